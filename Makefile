@@ -1,0 +1,78 @@
+# Everything is done with the programs in .venv, which every target makes when it is missing.
+# `make` alone prints the targets.
+
+BIN := .venv/bin
+UV := $(BIN)/uv --quiet
+CODE := cart_service infrastructure inventory_service load rest_api tests
+# One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
+PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help up down dev check test lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+up: .venv/.run ## install what is missing, start the shop; Ctrl-C stops it (DETACH=1 returns when it is ready, UP="--workers cart=2" passes options)
+	@$(BIN)/holdfast up $(if $(DETACH),--detach) $(UP)
+
+down: ## stop the shop
+	@if [ -x $(BIN)/holdfast ]; then $(BIN)/holdfast down; fi
+
+dev: .venv/.dev ## install what development needs too
+
+check: .venv/.dev ## format, lint, types, layers and unit tests: under a minute
+	@$(BIN)/ruff format --check --quiet $(CODE) || { echo 'Run .venv/bin/ruff format.' >&2; exit 1; }
+	@$(BIN)/ruff check --quiet $(CODE)
+	@$(BIN)/mypy --strict $(CODE)
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -q tests/unit
+
+test: .venv/.dev ## all tests, on real servers, as CI runs them (SERVICE=cart: one service's)
+ifdef SERVICE
+	@files=$$(find tests -name 'test_*$(SERVICE)*.py'); \
+	if [ -z "$$files" ]; then echo 'No test file is named after $(SERVICE).' >&2; exit 2; fi; \
+	$(BIN)/pytest -q $$files
+else
+	@$(BIN)/pytest -q tests
+endif
+
+lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes
+	@$(UV) pip compile --upgrade $(LOCK) -o requirements/run.txt pyproject.toml
+	@$(UV) pip compile --upgrade $(LOCK) -o requirements/dev.txt --group dev -c requirements/run.txt pyproject.toml
+	@printf 'uv\nhatchling\neditables\n' | $(UV) pip compile --upgrade $(LOCK) -o requirements/uv.txt -
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
+clean: down ## remove the environment and caches; the shop's data in .holdfast stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: an environment is brought up to date when a file it is made from is newer.
+.venv/.uv: requirements/uv.txt
+	@for python in $(PYTHONS) none; do \
+	  "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	if [ "$$python" = none ]; then \
+	  echo 'Holdfast needs Python 3.11 or newer with its venv module (Debian and Ubuntu: the package python3-venv). Install it, or name one with PYTHON=/path/to/python.' >&2; exit 1; \
+	fi; \
+	$(BIN)/python -c '' 2>/dev/null || rm -rf .venv; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv .venv
+	@echo 'installing uv' >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# The project itself is installed editable; what builds it comes by hash, too.
+INSTALL = $(UV) pip sync --python $(BIN)/python --require-hashes $(1) \
+	&& $(UV) pip install --python $(BIN)/python --no-deps --build-constraints requirements/uv.txt --editable .
+
+.venv/.run: .venv/.uv requirements/run.txt pyproject.toml
+	@echo 'installing the shop' >&2
+	@rm -f .venv/.dev
+	@$(call INSTALL,requirements/run.txt)
+	@touch $@
+
+.venv/.dev: .venv/.uv requirements/dev.txt requirements/run.txt pyproject.toml
+	@echo 'installing the shop and its development tools' >&2
+	@$(call INSTALL,requirements/dev.txt)
+	@touch .venv/.run $@

@@ -1,0 +1,1 @@
+"""What every service stands on: envelopes, topics, workers, locks, the local stack. It knows no service."""

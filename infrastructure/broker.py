@@ -1,0 +1,79 @@
+"""What every process needs of Kafka before it works: the topics, and to know where a key belongs."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import murmur2
+
+from infrastructure.settings import Settings
+from infrastructure.topics import PARTITIONS, Topic
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS: Final = 60.0
+
+
+class BrokerAwayError(RuntimeError):
+    """Kafka did not answer in time."""
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes) -> int:
+    """The partition of `key` on every keyed topic: murmur2, as Java's clients do it."""
+    return int((murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
+
+
+async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:
+    """Make those of `topics` that do not exist, and return when every partition of all of them has a leader.
+
+    Waits up to `wait` seconds for the broker; `BrokerAwayError` when it does not come.
+    """
+    try:
+        async with asyncio.timeout(wait):
+            while True:
+                try:
+                    await _ensure(settings, topics)
+                except (KafkaError, OSError) as error:
+                    log.info("waiting for Kafka at %s: %s", settings.kafka, error)
+                    await asyncio.sleep(0.2)
+                else:
+                    return
+    except TimeoutError:
+        message = f"Kafka at {settings.kafka} did not answer within {wait:.0f} s; is it running?"
+        raise BrokerAwayError(message) from None
+
+
+async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=5_000)
+    await admin.start()
+    try:
+        wanted = {settings.topic(topic): topic for topic in topics}
+        known = set(await admin.list_topics())
+        missing = [
+            NewTopic(name, topic.partitions, settings.replication, topic_configs=topic.config())
+            for name, topic in wanted.items()
+            if name not in known
+        ]
+        if missing:
+            answer = await admin.create_topics(missing)
+            for name, code, *rest in answer.topic_errors:
+                error = for_code(code)
+                if code and error is not TopicAlreadyExistsError:  # another process may have been quicker
+                    raise error(f"{name}: {rest}")
+        while not await _led(admin, list(wanted)):  # noqa: ASYNC110 - Kafka has no event for it
+            await asyncio.sleep(0.05)
+    finally:
+        await admin.close()
+
+
+async def _led(admin: AIOKafkaAdminClient, names: Sequence[str]) -> bool:
+    described = await admin.describe_topics(names)
+    return all(
+        topic["error_code"] == 0 and topic["partitions"] and all(part["leader"] >= 0 for part in topic["partitions"])
+        for topic in described
+    )

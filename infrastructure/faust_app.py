@@ -1,0 +1,80 @@
+"""Faust, set up the one way that was found to hold: see docs/adr/0003-faust.md for each setting's reason."""
+
+import faust
+from faust.tables import recovery
+from faust.types import TP
+
+from infrastructure.broker import partition_of
+from infrastructure.settings import Settings
+from infrastructure.topics import DEAD_LETTER_MAX_BYTES, PARTITIONS
+
+_on_recovery_completed = recovery.Recovery.on_recovery_completed
+
+
+async def _without_fetching(self: recovery.Recovery, generation_id: int = 0) -> None:
+    # Faust resumes partitions before it has sought back to the committed offsets; what is fetched in between is taken
+    # for a gap, and commits stop or creep (faust-streaming#596). Nobody fetches during the seek: the original resumes.
+    self.app.consumer.stop_flow()
+    await _on_recovery_completed(self, generation_id)
+
+
+def create_app(settings: Settings, service: str) -> faust.App:
+    """A Faust app for one replica of `service`. Call it in the composition root, before the loop touches it."""
+    setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - a patch, and seen as one
+    return faust.App(
+        settings.prefix + service,
+        broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
+        datadir=f"{settings.state_dir}/faust",
+        store="memory://",
+        table_standby_replicas=0,
+        topic_partitions=PARTITIONS,
+        topic_replication_factor=settings.replication,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        autodiscover=False,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        cython_optimizations=True,
+        broker_commit_interval=0.3,
+        broker_max_poll_records=500,
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=3.0,
+        broker_request_timeout=15.0,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{settings.prefix}{settings.replica}",
+        stream_buffer_maxsize=1024,
+        producer_request_timeout=15.0,
+        producer_max_request_size=DEAD_LETTER_MAX_BYTES + 64 * 1024,
+    )
+
+
+class PartitionedTable:
+    """A Faust table of bytes by key, used as a cache: written under the key's own partition, read from anywhere.
+
+    Faust takes the partition of a write from the event in hand, which a batch over several partitions does not have.
+    """
+
+    def __init__(self, app: faust.App, name: str) -> None:
+        self.app = app
+        self.table = app.Table(
+            name, key_type=bytes, value_type=bytes, partitions=PARTITIONS, help="carts; a cache of what Postgres says"
+        )
+        self.changelog = f"{app.conf.id}-{name}-changelog"
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value last written or recovered; none when there is none."""
+        return self.table.data.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Keep `value` and send it to the changelog; that write may be lost, so what matters is asked of its owner."""
+        self.table.send_changelog(partition_of(key), key, value)
+        self.table.data[key] = value
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """What lies on the partitions that are this worker's now; Faust keeps some keys of lost ones as well."""
+        mine = {tp.partition for tp in self.assigned() if tp.topic == self.changelog}
+        return [(key, value) for key, value in self.table.data.items() if partition_of(key) in mine]
+
+    def assigned(self) -> set[TP]:
+        """This worker's partitions, of the changelog too."""
+        return set(self.app.consumer.assignment())

@@ -1,0 +1,148 @@
+"""What one `up` will run, and on which addresses: decided before anything is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from infrastructure.local import outside, probes, services
+from infrastructure.local.errors import PortTaken, WrongUse
+from infrastructure.local.events import Event
+from infrastructure.local.kafka import Kafka
+from infrastructure.local.postgres import Postgres
+from infrastructure.local.probes import LOOPBACK
+from infrastructure.local.redis import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from infrastructure.local.events import Tell
+    from infrastructure.local.parts import Part
+    from infrastructure.local.state import Root
+
+PREFERRED = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
+_PARTS: dict[str, type[Part]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    workers: Mapping[str, int] = field(default_factory=dict)
+    limits: bool = True
+    infra_only: bool = False
+
+
+@dataclass
+class Plan:
+    """Who runs where."""
+
+    ports: dict[str, int]
+    http: str
+    addresses: dict[str, str]
+    """`kafka`, `postgres`, `redis`: as a client needs them, with passwords."""
+    parts: list[Part] = field(default_factory=list)
+    outside: dict[str, str] = field(default_factory=dict)
+    workers: list[services.Service] = field(default_factory=list)
+    seed: bool = False
+
+
+def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind] = services.KINDS) -> Plan:
+    """Decide. Raises PortTaken, NoAnswer, Unsupported or WrongUse; notes what else is worth knowing."""
+    if not options.limits and os.environ.get("HOLDFAST_PROFILE", "local") == "production":
+        raise WrongUse("the production profile keeps its limits: leave --no-limits out")
+    before = root.load()
+    kept: dict[str, int] = before.get("ports", {})
+    plan = Plan({}, "", {})
+    for name, part_of in _PARTS.items():
+        if address := _foreign(name, before):
+            outside.check(name, address)
+            plan.outside[name] = plan.addresses[name] = address
+            continue
+        part = part_of(root, kept.get(name, PREFERRED[name]), root.secrets())
+        if isinstance(part, Kafka):
+            part.progress = lambda done, total: tell(Event("jars", done=done, total=total))
+        # A port that our own process holds is not taken: it is taken over, or ended first.
+        asked = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
+        ours = name in kept and asked in ("", str(kept[name])) and bool(part.left())
+        part.port = plan.ports[name] = kept[name] if ours else choose(name, kept, tell)
+        plan.parts.append(part)
+        plan.addresses[name] = part.url()
+    wanted = [] if options.infra_only else [kind for kind in kinds if _there(kind, tell)]
+    edge = any(not kind.many for kind in wanted)
+    plan.ports["http"] = choose("http", kept, tell) if edge else kept.get("http", PREFERRED["http"])
+    plan.http = f"http://{LOOPBACK}:{plan.ports['http']}"
+    settings = _settings(root, plan, limits=options.limits)
+    for kind in wanted:
+        for number in range(1, (options.workers.get(kind.name, 1) if kind.many else 1) + 1):
+            name = f"{kind.name}-{number}" if kind.many else kind.name
+            port = plan.ports["http"] if not kind.many else _health_port(name, kept, plan.ports)
+            plan.workers.append(services.Service(root, kind, name, port, settings))
+    loaded = seed_mark(plan) == before.get("seeded")
+    plan.seed = not loaded and any(kind.module == services.SEEDER for kind in wanted)
+    return plan
+
+
+def seed_mark(plan: Plan) -> str:
+    """Which database the catalogue was loaded into."""
+    return outside.plain("postgres", plan.outside["postgres"]) if "postgres" in plan.outside else "ours"
+
+
+def choose(name: str, kept: Mapping[str, int], tell: Tell) -> int:
+    """The port asked for in HOLDFAST_<NAME>_PORT, else the one used before, else the usual, else a free one."""
+    variable = f"HOLDFAST_{name.upper()}_PORT"
+    if asked := os.environ.get(variable):
+        if not asked.isascii() or not asked.isdigit() or not 0 < int(asked) < 1 << 16:
+            raise WrongUse(f"{variable} must be a port, not {asked!r}")
+        if probes.taken(int(asked)):
+            raise PortTaken(
+                f"port {asked} is taken by {probes.holder(int(asked))}: stop that program, or choose another"
+                f" with {variable}, or unset it to get a free one"
+            )
+        return int(asked)
+    first = kept.get(name, PREFERRED[name])
+    if not probes.taken(first):
+        return first
+    second = PREFERRED[name]
+    port = second if second != first and not probes.taken(second) else probes.free_port()
+    tell(Event("note", text=f"port {first} is taken by {probes.holder(first)}: {name} uses {port}"))
+    return port
+
+
+def _health_port(name: str, kept: Mapping[str, int], given: dict[str, int]) -> int:
+    """The port used before, else the first free one after the edge's usual port: easy to remember, and
+    not one that the system hands out to clients."""
+    usual = (port for port in range(PREFERRED["http"] + 1, PREFERRED["kafka"]) if port not in kept.values())
+    candidates = (port for port in (kept.get(name, 0), *usual) if port and port not in given.values())
+    given[name] = next((port for port in candidates if not probes.taken(port)), 0) or probes.free_port()
+    return given[name]
+
+
+def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
+    """The address of somebody else's server, None when unset or when it is our own from `holdfast env`."""
+    given = os.environ.get(outside.VARIABLES[name])
+    return given if given and not (given == before.get(name) and name in before.get("ports", {})) else None
+
+
+def _there(kind: services.Kind, tell: Tell) -> bool:
+    if kind.installed():
+        return True
+    tell(Event("note", text=f"{kind.name} is left out: the module {kind.module} is not installed here"))
+    return False
+
+
+def _settings(root: Root, plan: Plan, *, limits: bool) -> dict[str, str]:
+    return {
+        "HOLDFAST_KAFKA": plan.addresses["kafka"],
+        "HOLDFAST_POSTGRES_URL": plan.addresses["postgres"],
+        "HOLDFAST_REDIS_URL": plan.addresses["redis"],
+        "HOLDFAST_HTTP_HOST": LOOPBACK,
+        "HOLDFAST_HTTP_PORT": str(plan.ports["http"]),
+        "HOLDFAST_HTTP_URL": plan.http,
+        "HOLDFAST_SECRET": root.secrets().signing,
+        "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
+        "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
+        "HOLDFAST_LIMITS": "on" if limits else "off",
+        "HOLDFAST_ROOT": str(root.path),
+    }

@@ -1,0 +1,46 @@
+"""How a command reaches the shop: by the environment's addresses, else by those of the shop that runs here.
+
+So the same commands serve the local stack, a shop of containers, and two shops side by side under two prefixes.
+"""
+
+import os
+from typing import NoReturn
+
+from infrastructure.local import services
+from infrastructure.local.state import running
+from infrastructure.settings import Settings
+
+PREFIX = "HOLDFAST_"
+
+
+def environment(*needed: str) -> dict[str, str]:
+    """The shop's `HOLDFAST_…` variables.
+
+    When the environment has all of `needed`, it is believed; else a shop must run here (without one the command ends
+    with exit status 1), and what the environment has still comes first.
+    """
+    given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    if all(given.get(name) for name in needed):
+        return given
+    return running().environment() | given
+
+
+def settings(*needed: str) -> Settings:
+    """The shop's settings as a service of it would read them."""
+    os.environ.update(environment(*needed))
+    return Settings()
+
+
+def child_environment(*needed: str) -> dict[str, str]:
+    """The whole environment of a process that works for the shop, from whatever directory."""
+    return {**inherited(), **environment(*needed)}
+
+
+def inherited() -> dict[str, str]:
+    """The whole environment of a process that needs no shop."""
+    return {**os.environ, **services.search_path()}
+
+
+def become(argv: list[str], environ: dict[str, str]) -> NoReturn:
+    """Go on as another program, so that Ctrl-C, pipes and the exit status are its own."""
+    os.execve(argv[0], argv, environ)  # noqa: S606 - the program is our own interpreter

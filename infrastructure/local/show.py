@@ -1,0 +1,162 @@
+"""What a person sees: progress on standard error, addresses and tables on standard output."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infrastructure.local import processes
+from infrastructure.local.outside import plain
+from infrastructure.local.state import find_running
+
+if TYPE_CHECKING:
+    from infrastructure.local.events import Event
+    from infrastructure.local.state import Root
+
+_COLOURS = {"ready": "green", "failed": "red", "stopped": "red", "starting": "yellow", "restarting": "yellow", "degraded": "yellow"}
+
+
+class Teller:
+    """Shows events as they come: a bar while jars download, one line for everything else."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event.kind:
+            case "jars":
+                self._jars(event)
+            case "ready":
+                name, how = f"{event.name:<12}", {"started": "ready"}.get(event.how, event.how)
+                pid = f" pid {event.pid}" if event.pid else ""
+                self._line(f"[green]✓[/] {name} {how} in {event.seconds:.1f} s  {_escape(event.text)}[dim]{pid}[/]")
+            case "lost":
+                self._line(f"[yellow]![/] {event.name:<12} {_escape(event.text)}; it is started again")
+            case "note":
+                self._line(f"[dim]·[/] {_escape(event.text)}")
+            case "running":
+                self._line("a shop is already running here")
+            case "failed":
+                self.close()
+                self._line(f"[red]holdfast:[/] {_escape(event.text)}")
+            case "up":
+                self._line(f"[green]ready in {event.seconds:.1f} s[/]")
+                self.close()
+            case "down":
+                self._line(f"stopped in {event.seconds:.1f} s")
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, text: str) -> None:
+        (self._bar.console if self._bar else self.console).print(text)
+
+    def _jars(self, event: Event) -> None:
+        if self._bar is None and event.done < event.total:
+            if not self.console.is_terminal:
+                self._line(f"· fetching {event.total} jars of Kafka (about 55 MB in all)")
+            columns = (TextColumn("  fetching Kafka's jars"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("jars", total=event.total)
+            self._bar.start()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=event.done)
+            if event.done >= event.total:
+                self.close()
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def status(root: Root) -> dict[str, Any] | None:
+    """What `holdfast status --json` prints; None when nothing has ever run here."""
+    state = root.load()
+    if "http" not in state:
+        return None
+    lives = root.held()
+    entries: dict[str, dict[str, Any]] = {}
+    for name, entry in state.get("services", {}).items():
+        pid = entry["pid"]
+        left = "degraded" if pid and processes.memory(pid) else "stopped"
+        entries[name] = {**entry, "state": entry["state"] if lives else left, "rss_bytes": processes.memory(pid) if pid else 0}
+    return {
+        "http": state["http"],
+        "kafka": state["kafka"],
+        "postgres": plain("postgres", state["postgres"]),
+        "redis": plain("redis", state["redis"]),
+        "limits": state["limits"],
+        "limit_settings": state.get("limit_settings", {}),
+        "state": state["state"] if lives else "stopped",
+        "supervisor": state["supervisor"] if lives else 0,
+        "services": entries,
+    }
+
+
+def table(content: dict[str, Any]) -> None:
+    """The same for people."""
+    console = Console(highlight=False, soft_wrap=not os.isatty(1))
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for title, side in (("service", "left"), ("state", "left"), ("pid", "right"), ("MiB", "right"), ("restarts", "right"), ("metrics", "left")):
+        grid.add_column(title, justify=side)  # type: ignore[arg-type]
+    for name, entry in content["services"].items():
+        colour = _COLOURS.get(entry["state"], "white")
+        grid.add_row(
+            name,
+            f"[{colour}]{entry['state']}[/]",
+            str(entry["pid"] or "external" if entry.get("external") else entry["pid"] or "-"),
+            f"{entry['rss_bytes'] / (1 << 20):.0f}",
+            str(entry["restarts"]),
+            entry["metrics"] or "",
+        )
+    console.print(grid)
+    total = sum(entry["rss_bytes"] for entry in content["services"].values())
+    console.print(f"\nresident     {total / (1 << 20):.0f} MiB")
+    for name in ("http", "kafka", "postgres", "redis", "limits"):
+        console.print(f"{name:<12} {content[name]}")
+    for name, value in sorted(content["limit_settings"].items()):
+        console.print(f"  {name}={_escape(value)}")
+
+
+def addresses(root: Root) -> None:
+    """Where the shop answers, on standard output."""
+    content = status(root) or {}
+    lines = [f"{name:<10} {content[name]}" for name in ("http", "kafka", "postgres", "redis") if name in content]
+    print("\n".join(lines), flush=True)  # noqa: T201 - the answer of the command
+
+
+def environment(root: Root) -> str | None:
+    """Shell lines that give every client its address and password; None when no shop runs."""
+    stack = find_running(root)
+    if stack is None:
+        return None
+    link = urlsplit(stack.postgres_url)
+    exports = {
+        "HOLDFAST_HTTP_URL": stack.http,
+        "HOLDFAST_KAFKA": stack.kafka,
+        "HOLDFAST_POSTGRES_URL": stack.postgres_url,
+        "PGHOST": link.hostname or "",
+        "PGPORT": str(link.port or 5432),
+        "PGUSER": link.username or "",
+        "PGPASSWORD": link.password or "",
+        "PGDATABASE": link.path.lstrip("/"),
+        "HOLDFAST_REDIS_URL": stack.redis_url,
+        "HOLDFAST_SECRET": stack.secret,
+        "HOLDFAST_ROOT": str(stack.root),
+    }
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items())

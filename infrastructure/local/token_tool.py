@@ -1,0 +1,55 @@
+"""`holdfast token`: a signed token for trying things out, from the local shop's own secret."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from infrastructure.envelope import rfc3339
+from infrastructure.ids import uuid7
+from infrastructure.local import reach
+from infrastructure.local.errors import Fault
+from infrastructure.tokens import issue
+
+
+class Role(StrEnum):
+    """What a token may be for."""
+
+    ADMIN = "admin"
+    SUPPORT = "support"
+    SERVICE = "service"
+    SHOPPER = "shopper"
+
+
+def token(
+    role: Annotated[Role, typer.Option(help="What its bearer may do.")],
+    user: Annotated[str | None, typer.Option(help="Whose it is. [default: somebody new]", metavar="ID")] = None,
+    minutes: Annotated[int, typer.Option(min=1, max=60 * 24 * 30, help="How long it counts.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Print a signed token; the local profile only."""
+    if user is not None and not (0 < len(user) <= 64 and user.isascii() and user.isprintable()):  # noqa: PLR2004 - the contract's
+        raise typer.BadParameter("an id is 1 to 64 printable ASCII characters", param_hint="--user")
+    settings = reach.settings("HOLDFAST_SECRET")
+    if settings.profile != "local":
+        raise Fault("tokens are handed out like this in the local profile only")
+    user_id = user or uuid7()
+    signed, expires_at = issue(
+        settings.secret.get_secret_value(),
+        user_id=user_id,
+        roles=[role.value],
+        lifetime=timedelta(minutes=minutes),
+        now=datetime.now(UTC),
+    )
+    if as_json:
+        answer = {"user_id": user_id, "token": signed, "expires_at": rfc3339(expires_at), "roles": [role.value]}
+        typer.echo(json.dumps(answer))
+    else:
+        typer.echo(signed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `token`."""
+    app.command(epilog="Example: curl -H \"Authorization: Bearer $(holdfast token --role admin)\" …")(token)

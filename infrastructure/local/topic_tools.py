@@ -1,0 +1,211 @@
+"""`holdfast topics` and `holdfast tail`: what lies on the shop's topics, for people and for pipes."""
+
+import asyncio
+import base64
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from infrastructure.envelope import rfc3339
+from infrastructure.local import reach, topic_reader
+from infrastructure.local.errors import WrongUse
+from infrastructure.local.topic_reader import Record, TopicState
+from infrastructure.settings import Settings
+
+TYPE_PREFIX: Final = "holdfast."
+DAY_MS: Final = 86_400_000
+
+
+def topics(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False,
+) -> None:
+    """The shop's topics: partitions, how long records are kept, first and next offsets, records.
+
+    Offsets are the lowest first and the highest next one of all partitions; --json has them for each.
+    """
+    found = asyncio.run(topic_reader.states(reach.settings("HOLDFAST_KAFKA")))
+    if as_json:
+        typer.echo(json.dumps([topic.as_json() for topic in found]))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("topic", no_wrap=True, overflow="fold")
+    table.add_column("partitions", justify="right")
+    table.add_column("keeps")
+    for heading in ("first", "next", "records"):
+        table.add_column(heading, justify="right")
+    for topic in found:
+        first = min((offset for offset, _ in topic.offsets.values()), default=0)
+        end = max((offset for _, offset in topic.offsets.values()), default=0)
+        table.add_row(topic.name, str(len(topic.offsets)), _keeps(topic), str(first), str(end), _count(topic))
+    _wide_console().print(table)
+
+
+def _keeps(topic: TopicState) -> str:
+    if topic.retention_ms is None:
+        return "last of each key" if "compact" in topic.cleanup else "for ever"
+    return f"{topic.retention_ms / DAY_MS:g} d"
+
+
+def _count(topic: TopicState) -> str:
+    """Compaction leaves gaps that offsets do not tell."""
+    return f"{'≤ ' if 'compact' in topic.cleanup and topic.records else ''}{topic.records}"
+
+
+def _wide_console() -> Console:
+    """A pipe has no width: nothing is cut or wrapped there."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records to show; none matches all."""
+
+    key: str | None = None
+    type: str | None = None
+
+    def matches(self, record: Record) -> bool:
+        """Whether `record` has this key and this type."""
+        if self.key is not None and record.key != self.key.encode():
+            return False
+        return self.type is None or _type(record) in {self.type, TYPE_PREFIX + self.type}
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.key is None and self.type is None
+
+
+def tail(
+    topic: Annotated[str, typer.Argument(help="A topic's name, with or without the shop's prefix.")],
+    key: Annotated[str | None, typer.Option(help="Only records with this key.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Only events of this type, with or without `holdfast.`.")
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="Only the last N that match; else all that are kept.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a record, with its place.")] = False,
+    pretty: Annotated[
+        bool | None, typer.Option("--pretty/--plain", help="For people, or key TAB value. [default: by the terminal]")
+    ] = None,
+) -> None:
+    """The records of a topic in the order of their time, without a consumer group.
+
+    In a pipe each is one line, key TAB value, as Apache Kafka's console consumer prints it and its console producer
+    reads it. Ctrl-C ends --follow with exit status 0.
+    """
+    printer: Callable[[Record], None] = _plain
+    if as_json:
+        printer = _json
+    elif pretty or (pretty is None and sys.stdout.isatty()):
+        printer = _pretty
+    settings = reach.settings("HOLDFAST_KAFKA")
+    try:
+        asyncio.run(_tail(settings, topic, Filter(key, type_), last, printer, follow=follow))
+    except KeyboardInterrupt:
+        raise typer.Exit(0 if follow else 130) from None
+
+
+async def _tail(
+    settings: Settings, topic: str, wanted: Filter, last: int | None, printer: Callable[[Record], None], *, follow: bool
+) -> None:
+    found = await topic_reader.partitions(settings)
+    name = next((name for name in (settings.prefix + topic, topic) if name in found), None)
+    if name is None:
+        raise WrongUse(f"there is no topic {topic!r} here; the shop's topics: {', '.join(found) or 'none yet'}")
+    partitions = found[name]
+    async with topic_reader.consumer(settings) as reader:
+        reader.assign(partitions)
+        starts = await reader.beginning_offsets(partitions)
+        ends = await reader.end_offsets(partitions)
+        if last is not None and wanted.all:  # no more than the last N of each partition can be among the last N of all
+            starts = {p: max(first, ends[p] - last) for p, first in starts.items()}
+        old = (record async for record in topic_reader.kept(reader, starts, ends) if wanted.matches(record))
+        await _print(old if last is None else _last(old, last), printer)
+        if follow:
+            new = (record async for record in topic_reader.coming(reader, ends) if wanted.matches(record))
+            await _print(new, printer)
+
+
+async def _last(records: AsyncIterator[Record], number: int) -> AsyncIterator[Record]:
+    end: deque[Record] = deque(maxlen=number)
+    async for record in records:
+        end.append(record)
+    for record in end:
+        yield record
+
+
+async def _print(records: AsyncIterator[Record], printer: Callable[[Record], None]) -> None:
+    async for record in records:
+        printer(record)
+
+
+def _plain(record: Record) -> None:
+    """Key TAB value, `null` for what is not there."""
+    line = b"\t".join(b"null" if part is None else part for part in (record.key, record.value))
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _json(record: Record) -> None:
+    place = {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
+        "key": None if record.key is None else record.key.decode(errors="replace"),
+    }
+    sys.stdout.write(json.dumps(place | _value(record), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _value(record: Record) -> dict[str, Any]:
+    """The value as JSON, else as text, else in base 64, under a name that says which."""
+    if record.value is None:
+        return {"value": None}
+    try:
+        text = record.value.decode()
+    except UnicodeDecodeError:
+        return {"value_base64": base64.b64encode(record.value).decode()}
+    try:
+        return {"value": json.loads(text)}
+    except ValueError:
+        return {"value": text}
+
+
+def _type(record: Record) -> str | None:
+    """The event's type, none for what is no event."""
+    event = _value(record).get("value")
+    type_ = event.get("type") if isinstance(event, dict) else None
+    return type_ if isinstance(type_, str) else None
+
+
+def _pretty(record: Record) -> None:
+    event = _value(record).get("value")
+    line = Text()
+    line.append(f"{datetime.fromtimestamp(record.timestamp / 1000, UTC):%H:%M:%S.%f}"[:-3], "dim")
+    line.append(f" {record.partition:>2}@{record.offset:<6} ", "dim")
+    if isinstance(event, dict) and isinstance(event.get("data"), dict) and isinstance(event.get("type"), str):
+        line.append(event["type"].removeprefix(TYPE_PREFIX).ljust(18) + " ", "bold cyan")
+        line.append(f"{event.get('subject')} ", "green")
+        if event.get("requestid"):
+            line.append(f"{event['requestid']} ", "yellow")
+        line.append(json.dumps({k: v for k, v in event["data"].items() if k != "user_id"}, ensure_ascii=False))
+    else:
+        line.append("no event".ljust(18) + " ", "bold red")
+        line.append(f"{record.key!r} {record.value!r}")
+    Console(highlight=False, soft_wrap=True).print(line)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `topics` and `tail`."""
+    app.command(epilog="Example: holdfast topics --json")(topics)
+    app.command(epilog="Example: holdfast tail cart.responses.v1 --type cart.held --follow")(tail)

@@ -1,0 +1,273 @@
+"""The process around a service's agents: one Faust app, its health, its background loops, its end.
+
+A worker ends in one of three ways: asked to (SIGTERM: what is in hand is finished and committed; exit 0), crashed (exit
+1), or hard (exit 75: an attempt could not be finished while leaving; nothing is acknowledged, another reads it again).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import uvloop
+from faust.contrib.asgi import faust_app_running
+
+from infrastructure.broker import ensure_topics
+from infrastructure.dead_letters import Record
+from infrastructure.envelope import HEADERS, Envelope, Message
+from infrastructure.faust_app import PartitionedTable, create_app
+from infrastructure.guard import Guard, Handler
+from infrastructure.health import Check, HealthServer
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+
+log = logging.getLogger(__name__)
+
+EX_TEMPFAIL: Final = 75
+LEAVE_SECONDS: Final = 5.0
+"""How long a failing attempt may go on once the app stops or rebalances."""
+STOP_SECONDS: Final = 8.0
+STALL_SECONDS: Final = 30.0
+"""A worker with records waiting that begins no attempt for this long is not alive."""
+PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+M = TypeVar("M", bound=Message)
+
+
+class ReplicaInUseError(RuntimeError):
+    """Another process runs under this replica's name on this machine."""
+
+
+class Worker:
+    """One replica of a service. Build it, register what it does, then `run` it."""
+
+    def __init__(self, settings: Settings, service: str, *, topics: Sequence[Topic]) -> None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        # Faust's consumer lives in a second thread; Python's default of 5 ms between thread switches stalls both.
+        sys.setswitchinterval(0.0005)
+        self.settings = settings
+        self.service = service
+        self.topics = [*topics]
+        self.app = create_app(settings, service)
+        self._guards: list[Guard[Any]] = []
+        self._loops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._checks: list[Check] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._running = False
+        self._leaving_since: float | None = None
+        self._progress = (-1, 0.0)
+
+    # ---- what it does -----------------------------------------------------------------------------------------------
+
+    def agent(self, handler: Handler[M]) -> None:
+        """Act on `handler.topic`: live batches, in order, acknowledged when their effects are stored and sent."""
+        name = self.settings.topic(handler.topic)
+        self.topics += [handler.topic, handler.topic.dead_letters]
+        guard = Guard(handler, service=self.service, name=name, send=self._send_raw, leaving=self._leave_or_stay)
+        self._guards.append(guard)
+        source = self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+        async def consume(stream: Any) -> None:
+            queue = stream.channel.queue
+            async for first in stream.events():
+                drained: list[Any] = []
+                while len(drained) < handler.max_batch - 1 and not queue.empty():
+                    drained.append(queue.get_nowait())
+                events = [first, *(event for event in drained if self._current(event))]
+                try:
+                    await guard([_record(event) for event in events])
+                except BaseException:  # a cancelled attempt: to leave from here would acknowledge it
+                    log.exception("stopped in the middle of an attempt; leaving without acknowledging it")
+                    os._exit(EX_TEMPFAIL)
+                for event in events[1:]:  # the first is acknowledged by its stream
+                    event.ack()
+
+        self.app.agent(source, name=f"{self.service}.{handler.topic.name}")(consume)
+
+    def table(self, name: str) -> PartitionedTable:
+        """A cache with a changelog, on as many partitions as every keyed topic."""
+        table = PartitionedTable(self.app, name)
+        unprefixed = table.changelog.removeprefix(self.settings.prefix)
+        self.topics.append(Topic(unprefixed, keyed_by="user"))
+        return table
+
+    def background(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run `loop` for the app's life, again after a pause when it raises."""
+        self._loops.append((name, loop))
+
+    def ready_when(self, check: Check) -> None:
+        """One more condition for `/readyz`."""
+        self._checks.append(check)
+
+    def closing(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call `close` after the agents have stopped."""
+        self._closers.append(close)
+
+    async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
+        """Send `events` in order and return when the broker has stored all of them."""
+        name = self.settings.topic(topic)
+        sent = [await self.app.producer.send(name, event.key, event.encode(), None, None, HEADERS) for event in events]
+        for acknowledged in sent:
+            await acknowledged
+
+    @property
+    def generation(self) -> int:
+        """Grows with each rebalance: what was known about partitions before it is void."""
+        return int(self.app.consumer_generation_id)
+
+    # ---- its life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Start, work until asked to stop or crashed, stop; the exit code."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        health = HealthServer(
+            self.settings.health_host, self.settings.health_port, live=self.why_not_live, ready=self.why_not_ready
+        )
+        with self._replica_lock():
+            await health.start()
+            try:
+                if await self._unless(stop, ensure_topics(self.settings, self.topics)):
+                    return await self._work(stop)
+                return 0
+            finally:
+                for close in self._closers:
+                    await close()
+                await health.stop()
+
+    async def _work(self, stop: asyncio.Event) -> int:
+        tasks = []
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(faust_app_running(self.app, stop_timeout=STOP_SECONDS))
+                self._running = True
+                tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
+                gc.collect()
+                gc.freeze()  # what is alive now stays: the collector need not walk it again
+                log.info("running", extra={"health": self.settings.health_port})
+                while not (stop.is_set() or self.app.should_stop or self.app.crashed):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), 0.2)
+            finally:
+                self._running = False
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                # Faust's own stop can hang on a handler that does; then nothing is acknowledged and the end is hard.
+                loop = asyncio.get_running_loop()
+                loop.call_later(STOP_SECONDS, lambda: os._exit(EX_TEMPFAIL))
+        if stop.is_set():
+            log.info("stopped")
+            return 0
+        log.error("crashed: %s", self.app.crash_reason)
+        return 1
+
+    async def _unless(self, stop: asyncio.Event, work: Awaitable[None]) -> bool:
+        """Whether `work` was done before `stop` was asked for."""
+        doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not doing.done():
+            doing.cancel()
+            return False
+        doing.result()
+        return True
+
+    async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await loop()
+            except Exception as error:  # noqa: BLE001 - a loop beside the agents must not take them down
+                failures = 0 if time.monotonic() - began > STALL_SECONDS else failures + 1
+                pause = PAUSES[min(failures, len(PAUSES)) - 1]
+                log.warning("%s failed, again in %.1f s: %s: %s", name, pause, type(error).__name__, error)
+                await asyncio.sleep(pause)
+
+    @contextlib.contextmanager
+    def _replica_lock(self) -> Any:
+        """Two processes of one name would share an identity in the consumer group and evict each other in turn."""
+        folder = Path(self.settings.state_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.service}-{self.settings.replica}.lock"
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = (
+                    f"{self.settings.replica} runs already ({path} is locked); give this one another HOLDFAST_REPLICA"
+                )
+                raise ReplicaInUseError(message) from None
+            yield
+
+    # ---- its health -------------------------------------------------------------------------------------------------
+
+    def why_not_ready(self) -> str | None:
+        """None when it has its partitions, has recovered its tables and is not in a rebalance."""
+        if not self._running:
+            return "starting or stopping"
+        if self.app.rebalancing:
+            return "rebalancing"
+        recovery = getattr(self.app.tables, "recovery", None)
+        if len(self.app.tables) and recovery and not recovery.completed.is_set():
+            return "recovering its tables"
+        if not self.app.consumer.assignment():
+            return "no partitions assigned"
+        return next((problem for check in self._checks if (problem := check())), None)
+
+    def why_not_live(self) -> str | None:
+        """None unless records wait and no attempt was begun for `STALL_SECONDS`."""
+        begun = sum(guard.attempts for guard in self._guards)
+        last, since = self._progress
+        if begun != last or not self._running or not self._waiting():
+            self._progress = (begun, time.monotonic())
+            return None
+        stalled = time.monotonic() - since
+        return f"records wait, but none was tried for {stalled:.0f} s" if stalled > STALL_SECONDS else None
+
+    def _waiting(self) -> bool:
+        consumer = self.app.consumer
+        names = {guard.name for guard in self._guards}
+        for tp in consumer.assignment():
+            if tp.topic in names:
+                committed, end = _committed(consumer, tp), consumer.highwater(tp)
+                if end and (committed or 0) < end:
+                    return True
+        return False
+
+    def _leave_or_stay(self) -> None:
+        leaving = self.app.should_stop or self.app.rebalancing or not self._running
+        if not leaving:
+            self._leaving_since = None
+        elif self._leaving_since is None:
+            self._leaving_since = time.monotonic()
+        elif time.monotonic() - self._leaving_since > LEAVE_SECONDS:
+            log.error("an attempt still fails while leaving; ending without acknowledging it")
+            os._exit(EX_TEMPFAIL)
+
+    def _current(self, event: Any) -> bool:
+        return bool(event.message.generation_id == self.app.consumer_generation_id)
+
+    async def _send_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
+        await (await self.app.producer.send(topic, key, value, None, None, HEADERS))
+
+
+def _committed(consumer: Any, tp: Any) -> int | None:
+    offset: int | None = consumer._committed_offset[tp]  # noqa: SLF001 - Faust keeps it there only
+    return offset
+
+
+def _record(event: Any) -> Record:
+    message = event.message
+    return Record(message.topic, message.partition, message.offset, message.key, message.value)

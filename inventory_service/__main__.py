@@ -1,0 +1,141 @@
+"""The composition root: where the parts of the inventory service are built and joined, one function a sub-command."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import inventory_service
+from infrastructure import logs, postgres
+from infrastructure.guard import Handler
+from infrastructure.locks import Locks, NoLocks, RedisLocks
+from infrastructure.worker import Worker
+from inventory_service import catalogue, derive, publisher, upkeep
+from inventory_service.agents import Crowd, Inventory
+from inventory_service.audit import audit
+from inventory_service.messages import PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
+from inventory_service.publisher import Publisher
+from inventory_service.settings import Settings
+from inventory_service.store import MIGRATIONS, OPTIONS, QUERIES, PostgresStore
+from inventory_service.upkeep import Housekeeper, Knocker
+
+SERVICE: Final = "inventory"
+
+
+async def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Migrate, then decide requests until asked to stop."""
+    await migrate(settings, _)
+    connect = partial(postgres.connect, settings, SERVICE)
+    store = PostgresStore(partial(connect, options=OPTIONS), settings.rules)
+    locks: Locks = RedisLocks(settings.redis_url, settings.prefix) if settings.locks else NoLocks()
+    worker = Worker(settings, SERVICE, topics=[REQUESTS, RESPONSES, STOCK, PRODUCTS])
+    inventory = Inventory(store, locks, worker.publish, Crowd(settings.lock_above, settings.lock_remaining))
+    worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, inventory.handle, inventory.fail, transient=postgres.LOST))
+    publish_as = f"{settings.schema_name(SERVICE)} publisher"
+    worker.background(
+        "publisher", Publisher(partial(connect, options=publisher.OPTIONS), worker.publish, publish_as).run
+    )
+    worker.background("knocker", Knocker(partial(connect, options=upkeep.OPTIONS), worker.publish).run)
+    worker.background("housekeeper", Housekeeper(partial(connect, options=upkeep.OPTIONS)).run)
+    worker.closing(store.close)
+    worker.closing(locks.close)
+    return await worker.run()
+
+
+async def migrate(settings: Settings, _: argparse.Namespace) -> int:
+    """Bring the schema up; safe at any time and any number of times."""
+    await postgres.migrate(settings, SERVICE, MIGRATIONS)
+    return 0
+
+
+async def seed(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Load a catalogue file."""
+    try:
+        items = catalogue.read_catalogue(arguments.file)
+    except (catalogue.CatalogueError, OSError, UnicodeDecodeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    await migrate(settings, arguments)
+    async with await postgres.connect(settings, SERVICE) as connection:
+        done = await catalogue.seed(connection, items)
+    print(
+        f"{len(items)} products: {done.added} new, {done.changed} with another name or price, {done.unchanged} as they "
+        "were. The stock of products that were there already was left alone."
+    )
+    return 0
+
+
+async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Have the running publisher send the state of every product again."""
+    await migrate(settings, arguments)
+    async with await postgres.connect(settings, SERVICE) as connection:
+        await connection.execute(QUERIES["begin_again"])
+    print("Every product and its stock will be published again by the running inventory.")
+    return 0
+
+
+async def check(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Count everything again; 1 when something does not add up."""
+    async with await postgres.connect(settings, SERVICE) as connection:
+        report = await audit(connection)
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
+        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
+        print(f"digest {report['digest']}")
+        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
+    return 0 if report["ok"] else 1
+
+
+async def derive_catalogue(_: Settings, arguments: argparse.Namespace) -> int:
+    """Print the catalogue that a day's order lines come to."""
+    print(derive.catalogue_of(arguments.orders), end="")
+    return 0
+
+
+Command = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The sub-command and its arguments; exits with status 2 when they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m inventory_service", description=inventory_service.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, act: Command, example: str) -> argparse.ArgumentParser:
+        text = act.__doc__ or ""
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: python -m inventory_service {example}",
+        )
+        added.set_defaults(act=act)
+        return added
+
+    command("run", run, "run")
+    command("migrate", migrate, "migrate")
+    command("republish", republish, "republish")
+    seeding = command("seed", seed, "seed inventory_service/inventory.csv")
+    seeding.add_argument("file", nargs="?", type=Path, default=catalogue.DEFAULT_FILE, metavar="FILE")
+    command("audit", check, "audit --json").add_argument("--json", action="store_true", help="for machines")
+    deriving = command("catalogue", derive_catalogue, "catalogue orders.csv > inventory.csv")
+    deriving.add_argument("orders", type=Path, metavar="ORDERS.csv")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the sub-command; its exit status."""
+    arguments = parse()
+    act: Command = arguments.act
+    settings = Settings()
+    logs.configure(SERVICE, settings)
+    return asyncio.run(act(settings, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

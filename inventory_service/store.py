@@ -1,0 +1,228 @@
+"""Where facts are born: one Postgres transaction per batch, in two trips around the pure fold.
+
+Trip one takes the locks (shoppers in their order, then products in theirs) and reads what they cover; trip two writes
+one row per key and commits. Both go out in pipeline mode, so a batch costs two round trips, however much it touches.
+"""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+from pydantic import TypeAdapter
+
+from infrastructure.ids import derived
+from infrastructure.postgres import Connection, load_queries
+from inventory_service.messages import Check, Clear, Expire, Fail, Hold, Line, Lookup, Money, Remove, StoredOutcome
+from inventory_service.model import Answer, Command, Entry, Holder, Rules, Shelf, State, fold, is_due
+
+QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
+
+OPTIONS: Final = " ".join(
+    f"-c {option}"
+    for option in (
+        # Each statement is a lookup by key. Left to itself the planner prefers a scan of the whole log, at the latest
+        # when statistics are from a time when the tables were empty.
+        "plan_cache_mode=force_generic_plan",
+        "enable_seqscan=off",
+        "enable_hashjoin=off",
+        "enable_mergejoin=off",
+        "jit=off",
+        # A process that is stopped between the trips holds its rows until its session is ended. The idle timeout
+        # doesn't fire after a pipeline; this one does, and it counts lock waits too.
+        "transaction_timeout=5s",
+        "lock_timeout=4s",
+    )
+)
+"""Server settings for the connection of `PostgresStore`."""
+
+LOG_KEPT: Final = timedelta(days=9)
+"""How long outcomes are remembered: longer than any topic keeps a request."""
+
+_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
+
+
+def expiry_id(user: str, due: datetime) -> str:
+    """The id of the expiry of a cart that was due at `due`: whoever finds it due gives it the same."""
+    return derived(user, due.astimezone(UTC).isoformat(), "expire")
+
+
+class Decisions(NamedTuple):
+    """What became of a batch: when, the answers, and how many units its products then had left."""
+
+    now: datetime
+    answers: list[Answer]
+    available: Mapping[str, int]
+
+
+class Store(Protocol):
+    """Decides a batch in one transaction. When it raises, nothing is known; the same batch again is always right."""
+
+    async def transact(self, batch: Sequence[Command]) -> Decisions:
+        """Decide `batch` in its order."""
+        ...
+
+
+class MemoryStore:
+    """The store's double: the same decisions over plain dictionaries, for tests and for reading."""
+
+    def __init__(self, shelves: dict[str, Shelf], now: Callable[[], datetime], rules: Rules | None = None) -> None:
+        self.rules = rules or Rules()
+        self.now = now
+        self.shelves = shelves
+        self.holders: dict[str, Holder] = defaultdict(Holder)
+        self.log: dict[tuple[str, str], Entry] = {}
+
+    async def transact(self, batch: Sequence[Command]) -> Decisions:
+        """Decide `batch` in its order."""
+        now = self.now()
+        holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
+        state = State(now, holders, self.shelves, self.log, _expiry_ids(holders, now), self.rules)
+        answers = fold(state, batch)
+        return Decisions(now, answers, {code: shelf.available for code, shelf in self.shelves.items()})
+
+
+class PostgresStore:
+    """The store. `connect` gives a connection with `OPTIONS`; after any exception it is asked for another."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], rules: Rules | None = None) -> None:
+        self.connect = connect
+        self.rules = rules or Rules()
+        self._connection: Connection | None = None
+
+    async def transact(self, batch: Sequence[Command]) -> Decisions:
+        """Decide `batch` in its order."""
+        try:
+            if self._connection is None:
+                self._connection = await self.connect()
+                self._connection.prepare_threshold = 0  # prepared at first use: the statements are always the same
+            state = await self._lock(self._connection, batch)
+            answers = fold(state, batch)
+            await self._write(self._connection, state)
+        except BaseException:
+            await self.close()  # whether COMMIT arrived is unknown, and the log knows
+            raise
+        return Decisions(state.now, answers, {code: shelf.available for code, shelf in state.shelves.items()})
+
+    async def close(self) -> None:
+        """Give the connection up; the next batch opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _lock(self, connection: Connection, batch: Sequence[Command]) -> State:
+        names = ("insert_missing_holders", "lock_holders", "decided_before", "open_holds", "lock_stock")
+        values = _keys(batch)
+        async with connection.pipeline():
+            await connection.execute("BEGIN")
+            _, locked, log, holds, stock = [await connection.execute(QUERIES[name], values) for name in names]
+            rows = await locked.fetchall()  # the first fetch sends everything; the others read what came with it
+            now: datetime = rows[0][0]
+            holders = {user: Holder(*cart) for _, user, *cart in rows}
+            shelves = {
+                code: Shelf(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
+                async for code, received, held, sold, price, currency, version, for_sale in stock
+            }
+            entries = {
+                (user, id_): Entry(command, _OUTCOME.validate_json(outcome))
+                async for user, id_, command, outcome in log
+            }
+            async for user, code, quantity, amount, currency in holds:
+                price = Money(amount=amount, currency=currency)
+                holders[user].lines[code] = Line(product=code, quantity=quantity, price=price)
+        return State(now, holders, shelves, entries, _expiry_ids(holders, now), self.rules)
+
+    async def _write(self, connection: Connection, state: State) -> None:
+        """One row per key and one statement per table; empty ones are not sent. The hot stock rows come last."""
+        holders = [(user, state.holders[user]) for user in state.changed_holders]
+        lines = [(user, code, state.holders[user].lines.get(code)) for user, code in state.changed_lines]
+        stock = [(code, state.shelves[code]) for code in {code for _, code in state.changed_lines}]
+        plan: list[tuple[str, list[Any], tuple[Callable[[Iterable[Any]], str], ...]]] = [
+            (
+                "save_holders",
+                [(user, h.revision, h.first_held_at, h.expires_at) for user, h in holders],
+                (texts, scalars, scalars, scalars),
+            ),
+            (
+                "save_holds",
+                [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
+                (texts, texts, scalars, scalars, texts),
+            ),
+            ("drop_holds", [(user, code) for user, code, x in lines if not x], (texts, texts)),
+            (
+                "append_ledger",
+                [(row.product, row.version, *row.key, row.cause, row.held) for row in state.ledger],
+                (texts, scalars, texts, texts, texts, scalars),
+            ),
+            (
+                "append_log",
+                [(*key, entry.content, entry.outcome, revision) for key, entry, revision in state.decided],
+                (texts, texts, documents, outcomes, scalars),
+            ),
+            ("save_stock", [(code, s.held, s.version) for code, s in stock], (texts, scalars, scalars)),
+        ]
+        async with connection.pipeline():
+            for name, rows, encoders in plan:
+                if rows:
+                    columns = zip(encoders, zip(*rows, strict=True), strict=True)
+                    await connection.execute(QUERIES[name], [encode(column) for encode, column in columns])
+            await connection.execute("COMMIT")
+
+
+def _keys(batch: Sequence[Command]) -> dict[str, str]:
+    """The keys of all rows that a batch may touch, as the parameters of trip one."""
+    users, clears, codes, log = set(), set(), set(), []
+    for command in batch:
+        request = command.request
+        users.add(request.user_id)
+        match request:
+            case Hold(product=product) | Remove(product=product):
+                codes.add(product)
+                log.append(command.key)
+            case Check(product=product):
+                codes.add(product)
+            case Clear():
+                clears.add(request.user_id)
+                log.append(command.key)
+            case Fail() | Expire():
+                log.append(command.key)
+            case Lookup(ids=ids):
+                log.extend((request.user_id, id_) for id_ in ids)
+    return {
+        "users": texts(users),
+        "clears": texts(clears),
+        "codes": texts(codes),
+        "of": texts(user for user, _ in log),
+        "ids": texts(id_ for _, id_ in log),
+    }
+
+
+def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
+    return {user: expiry_id(user, holder.expires_at or now) for user, holder in holders.items() if is_due(holder, now)}
+
+
+# ---- array literals: psycopg dumps lists element by element in Python, two thirds of a batch's CPU time ---------------
+
+
+def texts(values: Iterable[str]) -> str:
+    """A `text[]` literal. Postgres text can't hold NUL, which is why it may separate."""
+    joined = "\0".join(values)
+    return '{"' + joined.replace("\\", r"\\").replace('"', r"\"").replace("\0", '","') + '"}' if joined else "{}"
+
+
+def scalars(values: Iterable[object]) -> str:
+    """The same for numbers and times; None is NULL."""
+    return "{" + ",".join("NULL" if value is None else f'"{value}"' for value in values) + "}"
+
+
+def documents(values: Iterable[Mapping[str, Any]]) -> str:
+    """The same for JSON objects."""
+    return texts(orjson.dumps(value).decode() for value in values)
+
+
+def outcomes(values: Iterable[StoredOutcome]) -> str:
+    """The same for stored outcomes."""
+    return texts(value.model_dump_json() for value in values)

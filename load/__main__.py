@@ -1,0 +1,155 @@
+"""`python -m load`: the proofs as commands; `holdfast prove` calls this with the running shop's addresses."""
+
+import asyncio
+import json
+import os
+import resource
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Final, NoReturn
+
+import psycopg
+import typer
+from rich.console import Console
+
+from load import commands
+from load.client import Guest, Shop, ShopAwayError, TurnedAwayError
+from load.control import CONNECTIONS, METHOD, rush_without_guard
+from load.prove import Proof, prove_oversell
+from load.report import show
+from load.verdict import Kind, Verdict
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+MAX_BUYERS: Final = 5000
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+proofs = typer.Typer(help="Proofs that the shop keeps its word.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(proofs, name="prove")
+
+
+@app.callback()
+def _load() -> None:
+    """Clients of the public contract."""
+
+
+@proofs.callback()
+def _proofs() -> None:
+    """Proofs that the shop keeps its word."""
+
+
+@proofs.command(
+    epilog="Example: holdfast prove oversell --buyers 500 --stock 25. Exit status: 0 proved, 1 refuted, 2 wrong use."
+)
+def oversell(
+    buyers: Annotated[int, typer.Option(min=2, max=MAX_BUYERS, help="shoppers who want one unit each")] = 200,
+    stock: Annotated[int, typer.Option(min=1, help="units there are; fewer than buyers")] = 25,
+    control: Annotated[
+        bool, typer.Option("--control", help="the same against a scratch schema without the guard: must oversell")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Send buyers at fewer units than they want: exactly the units there are may be held.
+
+    With --control the same crowd meets the classic bug in a scratch schema, and the same verdict must find it
+    oversold: exit status 0 when it did.
+    """
+    if buyers <= stock:
+        raise typer.BadParameter(f"{buyers} buyers for {stock} units prove nothing: there must be more buyers")
+    try:
+        if control:
+            _report_control(asyncio.run(_control(buyers, stock)), as_json=as_json)
+        else:
+            _report(asyncio.run(_prove(buyers, stock)), as_json=as_json)
+    except (ShopAwayError, TurnedAwayError, psycopg.OperationalError) as error:
+        _die(error)
+
+
+@app.command(epilog="Example: holdfast guests 3 --json. Exit status: 0 done, 1 no shop answers, 2 wrong use.")
+def guests(
+    number: Annotated[int, typer.Argument(min=1, max=MAX_BUYERS, metavar="N", help="how many")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON array on standard output")] = False,
+) -> None:
+    """New shoppers' tokens, one a line; --json has their user_id and expires_at too."""
+    try:
+        found = asyncio.run(_guests(number))
+    except ShopAwayError as error:
+        _die(error)
+    typer.echo(json.dumps([asdict(guest) for guest in found]) if as_json else "\n".join(guest.token for guest in found))
+
+
+async def _guests(number: int) -> Sequence[Guest]:
+    async with _shop() as shop:
+        return await shop.guests(number)
+
+
+def _shop() -> Shop:
+    return Shop(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
+
+
+def _die(error: Exception) -> NoReturn:
+    """One sentence on standard error, exit status 1."""
+    typer.echo(f"holdfast: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(1) from error
+
+
+async def _prove(buyers: int, stock: int) -> Proof:
+    _room_for_sockets(buyers)
+    async with _shop() as shop:
+        return await prove_oversell(
+            shop,
+            buyers=buyers,
+            stock=stock,
+            seed=commands.seed,
+            audit=commands.audit,
+            tell=lambda what: typer.echo(f"… {what}", err=True),
+        )
+
+
+async def _control(buyers: int, stock: int) -> Verdict:
+    url = os.environ.get("HOLDFAST_POSTGRES_URL", "")
+    return await rush_without_guard(url, product=f"PROOF-{secrets.token_hex(4).upper()}", buyers=buyers, stock=stock)
+
+
+def _room_for_sockets(number: int) -> None:
+    """One file descriptor a socket; many systems grant 1,024 unless asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + 256
+    if soft not in (resource.RLIM_INFINITY,) and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _report(proof: Proof, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(proof.as_json()))
+    else:
+        show(Console(), proof.rushes, proof.findings)
+        rush = proof.rushes[0]
+        sentence = (
+            f"Proved: {rush.attempts} buyers within {proof.spread_ms:.0f} ms, {rush.units} units, {rush.held} held."
+            if proof.ok
+            else "Refuted: the shop did not keep its word."
+        )
+        typer.echo(f"{sentence} ({proof.product}, {proof.seconds:.1f} s)")
+    raise typer.Exit(0 if proof.ok else 1)
+
+
+def _report_control(verdict: Verdict, *, as_json: bool) -> None:
+    oversold = verdict.found(Kind.OVERSOLD)
+    method = METHOD.format(connections=min(CONNECTIONS, verdict.attempts))
+    if as_json:
+        typer.echo(json.dumps({"ok": oversold, "oversold": oversold, "method": method, "rushes": [verdict.as_json()]}))
+    else:
+        show(Console(), [verdict])
+        typer.echo(f"Without the guard ({method}):")
+        typer.echo(
+            f"oversold, as it must: {verdict.held} held of {verdict.units}."
+            if oversold
+            else f"not oversold, {verdict.held} held of {verdict.units}: this control proves nothing."
+        )
+    raise typer.Exit(0 if oversold else 1)
+
+
+if __name__ == "__main__":
+    app(prog_name="holdfast")

@@ -1,0 +1,48 @@
+"""The two `holdfast` commands that a proof needs, run as anyone would run them."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from load.client import ShopAwayError
+
+HEADER = "product_code,name,price,currency,quantity"
+
+
+async def seed(product: str, quantity: int) -> None:
+    """Bring `quantity` units of a new product into the shop by `holdfast seed`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "proof.csv")
+        file.write_text(f"{HEADER}\n{product},Proof of no oversell,1.00,GBP,{quantity}\n", encoding="utf-8")
+        status, _, complaint = await _holdfast("seed", str(file))
+    if status:
+        raise ShopAwayError(f"`holdfast seed` failed with {status}: {complaint.strip()}")
+
+
+async def audit() -> Sequence[str]:
+    """The violations that `holdfast audit` finds, each in words."""
+    status, answer, complaint = await _holdfast("audit", "--json")
+    try:
+        found: dict[str, Any] = json.loads(answer)
+    except ValueError:
+        raise ShopAwayError(f"`holdfast audit` failed with {status}: {complaint.strip()}") from None
+    violations = [violation if isinstance(violation, str) else json.dumps(violation) for violation in found["violations"]]
+    return violations or ([] if found["ok"] and status == 0 else [f"the audit ended with {status}"])
+
+
+async def _holdfast(*arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "infrastructure.local",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    answer, complaint = await child.communicate()
+    return child.returncode or 0, answer.decode(), complaint.decode()

@@ -1,0 +1,87 @@
+"""The classic bug, on purpose: the same crowd and stock with nothing that guards them.
+
+A scratch schema of its own random name holds one product in a table without a CHECK. Each buyer reads what is
+available, decides, and writes back what it computed from what it read, without a row lock. Buyers come in rounds, one
+connection each, and all of a round have read before the first of them writes: the timing that a slow network gives
+now and then, placed exactly, so that the bug shows every time and not only on a bad day. Nothing else is arranged: the
+counting and the verdict are those of the real proof.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from psycopg import AsyncConnection, sql
+
+from load.client import new_id
+from load.verdict import Attempt, Verdict, judge
+
+CONNECTIONS: Final = 16
+"""The bound of the pool, and so the greatest number of buyers in a round."""
+
+METHOD: Final = (
+    "no CHECK, no row lock; read, then write back; in rounds of {connections} connections, with a barrier between the "
+    "reads and the writes of a round"
+)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+async def rush_without_guard(postgres_url: str, *, product: str, buyers: int, stock: int) -> Verdict:
+    """The verdict on `buyers` who want one of `stock` units each where nothing guards them."""
+    connections = min(CONNECTIONS, buyers)
+    async with AsyncExitStack() as stack:
+        pool = [
+            await stack.enter_async_context(await AsyncConnection.connect(postgres_url, autocommit=True))
+            for _ in range(connections)
+        ]
+        await stack.enter_async_context(_scratch_schema(pool, product, stock))
+        attempts: list[Attempt] = []
+        for first in range(0, buyers, connections):
+            crowd = pool[: buyers - first]
+            barrier = asyncio.Barrier(len(crowd))
+            async with asyncio.TaskGroup() as group:  # a buyer that fails must not leave the others at the barrier
+                bought = [group.create_task(_buy(connection, barrier, product)) for connection in crowd]
+            attempts += [task.result() for task in bought]
+        available = await _available(pool[0], product)
+    return judge("rush", attempts, product=product, units=stock, available=available)
+
+
+async def _buy(connection: Connection, barrier: asyncio.Barrier, product: str) -> Attempt:
+    user_id, request_id = new_id(), new_id()
+    answer: dict[str, Any] = {"id": request_id, "product": product}
+    async with connection.transaction():
+        available = await _available(connection, product)
+        await barrier.wait()
+        if available >= 1:
+            await connection.execute("UPDATE stock SET available = %s WHERE product = %s", (available - 1, product))
+            await connection.execute("INSERT INTO hold VALUES (%s, %s, 1)", (user_id, product))
+            answer |= {"type": "held", "quantity": 1, "line_quantity": 1}
+        else:
+            answer |= {"type": "refused", "reason": "out_of_stock", "available": available}
+    return Attempt(user_id, request_id, (answer,))
+
+
+async def _available(connection: Connection, product: str) -> int:
+    cursor = await connection.execute("SELECT available FROM stock WHERE product = %s", (product,))
+    ((available,),) = await cursor.fetchall()
+    return int(available)
+
+
+@asynccontextmanager
+async def _scratch_schema(pool: Sequence[Connection], product: str, stock: int) -> AsyncIterator[None]:
+    """A schema of its own for all of `pool`; dropped afterwards, whatever happens."""
+    name = sql.Identifier(f"scratch_{secrets.token_hex(6)}")
+    first = pool[0]
+    await first.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+    try:
+        for connection in pool:
+            await connection.execute(sql.SQL("SET search_path = {}").format(name))
+        await first.execute("CREATE TABLE stock (product text PRIMARY KEY, available int NOT NULL)")
+        await first.execute("CREATE TABLE hold (user_id text, product text, quantity int)")
+        await first.execute("INSERT INTO stock VALUES (%s, %s)", (product, stock))
+        yield
+    finally:
+        await asyncio.shield(first.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(name)))

@@ -1,0 +1,112 @@
+"""The FastAPI application: routes, the layers around them, and every framework error as a problem document."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import WebSocketRoute
+
+from rest_api import routes_cart, routes_catalogue, routes_pages, routes_seed, routes_session
+from rest_api.edge import Edge
+from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, pointer, request_id
+from rest_api.seed_stream import SeedStream
+from rest_api.shield import Shield
+from rest_api.stream import Stream
+
+_SLUGS = {
+    400: "bad-request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+    415: "unsupported-media-type",
+    422: "invalid",
+    503: "unavailable",
+}
+
+
+def create_app(edge: Edge) -> FastAPI:
+    """The application over the parts of an edge."""
+    app = FastAPI(
+        title="Holdfast",
+        version="1.0.0",
+        description="A shop that cannot sell what it does not have. Times are RFC 3339 UTC, money is minor units.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses={
+            "4XX": {"model": ProblemDocument, "description": "a problem", "content": {MEDIA_TYPE: {}}},
+            "5XX": {"model": ProblemDocument, "description": "a problem", "content": {MEDIA_TYPE: {}}},
+        },
+    )
+    app.state.edge = edge
+    for router in (routes_session.router, routes_cart.router, routes_catalogue.router, routes_pages.router):
+        app.include_router(router)
+    app.router.routes.append(WebSocketRoute("/v1/stream", Stream(edge.hub, edge.identities, edge.limiter)))
+    if edge.settings.profile == "local":
+        app.include_router(routes_seed.router)
+        app.router.routes.append(WebSocketRoute("/cart/update-product", SeedStream(edge)))
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=sorted(edge.identities.origins),
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Prefer", "traceparent"],
+        expose_headers=[
+            "ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID",
+        ],
+    )
+    app.add_middleware(Shield, hosts=edge.settings.hosts())
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        _forget_the_frameworks_errors(document)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
+    return app
+
+
+async def _problem(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Problem)
+    return problem.response(request_id(request))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return Problem("bad-request", "the body is not JSON").response(request_id(request))
+    errors = [{"pointer": pointer(fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
+    return Problem("invalid", errors=errors).response(request_id(request))
+
+
+async def _framework(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    slug = _SLUGS.get(error.status_code, "bad-request" if error.status_code < 500 else "unavailable")
+    headers = dict(error.headers or {})
+    if slug == "too-large":
+        headers["Connection"] = "close"
+    return Problem(slug, headers=headers).response(request_id(request))
+
+
+def _forget_the_frameworks_errors(document: dict[str, Any]) -> None:
+    """FastAPI describes a 422 of its own shape on every route; ours are problem documents, described under 4XX."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            for kind in ("4XX", "5XX"):
+                content = operation["responses"].get(kind, {}).get("content", {})
+                schema = content.pop("application/json", None)
+                if schema is not None:
+                    content[MEDIA_TYPE] = schema
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

@@ -1,0 +1,124 @@
+"""The AsyncAPI 3.0 document: the socket's frames and the topics of carts and inventory, from the models themselves."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from cart_service import messages as cart
+from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from rest_api import messages
+
+_TOPICS: Final[tuple[tuple[Topic, Vocabulary[Any], str], ...]] = (
+    (cart.REQUESTS, cart.REQUEST_VOCABULARY, "send"),
+    (cart.RESPONSES, cart.RESPONSE_VOCABULARY, "receive"),
+    (inventory.REQUESTS, inventory.REQUEST_VOCABULARY, "other"),
+    (inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, "other"),
+    (inventory.STOCK, inventory.STOCK_VOCABULARY, "receive"),
+    (inventory.PRODUCTS, inventory.PRODUCT_VOCABULARY, "receive"),
+)
+_REF: Final = "#/components/schemas/{model}"
+
+
+def document(host: str) -> dict[str, Any]:
+    """The document, as served by `host`."""
+    return {**_described(), "servers": {"edge": {"host": host, "protocol": "ws"}, "kafka": _KAFKA}}
+
+
+_KAFKA: Final = {"host": "localhost:9092", "protocol": "kafka", "description": "the address is a setting"}
+
+
+@cache
+def _described() -> dict[str, Any]:
+    frames = {"client": get_args(messages.Client), "server": get_args(messages.Server)}
+    models = {model for _, vocabulary, _ in _TOPICS for model in vocabulary.types.values()}
+    models |= {model for side in frames.values() for model in side} | {Envelope}
+    names, schemas = _schemas(models)
+    components: dict[str, Any] = {}
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+
+    channel = channels["stream"] = {
+        "address": "/v1/stream",
+        "description": f"WebSocket, subprotocol {messages.SUBPROTOCOL}",
+        "servers": [{"$ref": "#/servers/edge"}],
+        "messages": {},
+    }
+    for side, action in (("client", "receive"), ("server", "send")):
+        references = []
+        for model in frames[side]:
+            name = f"{side}.{_kind(model)}"
+            components[name] = _message(_kind(model), model, {"$ref": _REF.format(model=names[model])})
+            channel["messages"][name] = {"$ref": f"#/components/messages/{name}"}
+            references.append({"$ref": f"#/channels/stream/messages/{name}"})
+        operations[f"{side}Frames"] = {
+            "action": action,
+            "channel": {"$ref": "#/channels/stream"},
+            "messages": references,
+        }
+
+    for topic, vocabulary, action in _TOPICS:
+        told = channels[topic.name] = {
+            "address": topic.name,
+            "description": f"Kafka topic keyed by {topic.keyed_by}, {topic.partitions} partitions, {topic.cleanup}",
+            "servers": [{"$ref": "#/servers/kafka"}],
+            "messages": {},
+        }
+        references = []
+        for kind, model in vocabulary.types.items():
+            components[kind] = _message(kind, model, _event(kind, names[model], names[Envelope]))
+            told["messages"][kind] = {"$ref": f"#/components/messages/{kind}"}
+            references.append({"$ref": f"#/channels/{topic.name}/messages/{kind}"})
+        if action != "other":
+            operations[topic.name] = {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{topic.name}"},
+                "messages": references,
+            }
+
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Holdfast",
+            "version": "1.0.0",
+            "description": "Frames of the stream, and events on the topics. Operations are the edge's.",
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": components, "schemas": schemas},
+    }
+
+
+def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], str], dict[str, Any]]:
+    """The JSON schemas of models, and each model's name among them: two models of one name get longer ones."""
+    ordered = sorted(models, key=lambda model: (model.__module__, model.__qualname__))
+    found, definitions = models_json_schema(
+        [(model, "validation") for model in ordered], ref_template=_REF
+    )
+    names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in found.items()}
+    return names, definitions["$defs"]  # type: ignore[return-value]  # pydantic's keys are classes of models or dataclasses
+
+
+def _kind(model: type[BaseModel]) -> str:
+    return str(get_args(model.model_fields["type"].annotation)[0])
+
+
+def _message(name: str, model: type[BaseModel], payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "title": name, "summary": (model.__doc__ or "").strip(), "payload": payload}
+
+
+def _event(kind: str, model: str, envelope: str) -> dict[str, Any]:
+    """A CloudEvent whose `data` is a message."""
+    return {
+        "allOf": [
+            {"$ref": _REF.format(model=envelope)},
+            {"type": "object", "properties": {"type": {"const": kind}, "data": {"$ref": _REF.format(model=model)}}},
+        ]
+    }
+
+

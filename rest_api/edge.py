@@ -1,0 +1,89 @@
+"""The parts of the edge as the routes see them, and who is asking, with the limits that apply to them."""
+
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
+
+from infrastructure.tokens import Identity
+from rest_api.hub import Hub
+from rest_api.identity import COOKIE, SAFE, Identities
+from rest_api.limiter import Limiter, limit
+from rest_api.problems import Problem
+from rest_api.projection import Projection
+from rest_api.settings import EdgeSettings
+from rest_api.store import Store
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Everything that a route may need; built once, in `__main__`."""
+
+    settings: EdgeSettings
+    hub: Hub
+    store: Store
+    projection: Projection
+    identities: Identities
+    limiter: Limiter
+
+
+def of(request: Request) -> Edge:
+    """The edge that a request came to."""
+    edge: Edge = request.app.state.edge
+    return edge
+
+
+async def _edge(request: Request) -> Edge:
+    return of(request)
+
+
+_SCHEMES = (
+    Security(HTTPBearer(auto_error=False, description="a token of POST /v1/guests")),
+    Security(APIKeyCookie(name=COOKIE, auto_error=False, description="the cookie of POST /v1/guests")),
+)
+
+
+async def visitor(request: Request) -> Identity | None:
+    """Whoever asks, known or not; the limits are the user's, else the address's."""
+    edge = of(request)
+    try:
+        identity = edge.identities.identify(request)
+    except Problem:
+        edge.limiter.visitor(request)
+        raise
+    if identity is None:
+        edge.limiter.visitor(request)
+        return None
+    rules = edge.hub.rules
+    shopper = edge.hub.shopper(identity.user_id)
+    changing = request.method not in SAFE and request.url.path.startswith("/v1/cart")
+    allowance, size = (shopper.changes, rules.changes) if changing else (shopper.others, rules.others)
+    if allowance is not None and size is not None:
+        limit(request, allowance, size, time.time())
+    return identity
+
+
+async def shopper(request: Request) -> Identity:
+    """Whoever asks, who must be known."""
+    identity = await visitor(request)
+    if identity is None:
+        raise Problem("unauthenticated", "this needs a token; get one from POST /v1/guests")
+    return identity
+
+
+async def administrator(request: Request) -> Identity:
+    """Whoever asks, who must have the role `admin`."""
+    identity = await shopper(request)
+    if "admin" not in identity.roles:
+        raise Problem("forbidden", "this needs the role admin")
+    return identity
+
+
+Here = Annotated[Edge, Depends(_edge)]
+Visitor = Annotated[Identity | None, Depends(visitor)]
+Known = Annotated[Identity, Depends(shopper)]
+Admin = Annotated[Identity, Depends(administrator)]
+SECURED = list(_SCHEMES)
+"""What a router declares so that the OpenAPI document says how to authenticate."""

@@ -1,0 +1,142 @@
+"""How a server's frame is written: once, as bytes, for all the sockets that get it.
+
+Nothing here is checked again: what comes from Kafka was checked when it was read, and the tests hold every frame
+against its model in `messages.py`.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from cart_service import messages as cart
+from infrastructure.envelope import rfc3339
+from inventory_service import messages as inventory
+from rest_api.messages import ErrorCode
+
+Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired
+Stored = inventory.Held | inventory.Refused | inventory.Removed | inventory.Expired
+
+
+def moment(seconds: float) -> str:
+    """An instant of the Unix clock as the contract writes times."""
+    return rfc3339(datetime.fromtimestamp(seconds, UTC))
+
+
+def welcome(user_id: str, session: str, now: float, ping: int, limits: Mapping[str, int | None]) -> bytes:
+    """The first frame of a socket."""
+    return orjson.dumps(
+        {
+            "type": "welcome",
+            "user_id": user_id,
+            "session": session,
+            "server_time": moment(now),
+            "ping": ping,
+            "limits": limits,
+        }
+    )
+
+
+def pending(request_id: str) -> bytes:
+    """Kafka has the request."""
+    return orjson.dumps({"type": "pending", "id": request_id})
+
+
+def expiring(expires_at: float, version: int) -> bytes:
+    """Two minutes are left."""
+    return orjson.dumps({"type": "expiring", "expires_at": moment(expires_at), "version": version})
+
+
+def stock(product: str, available: int, version: int) -> bytes:
+    """The stock of a watched product."""
+    return orjson.dumps({"type": "stock", "product": product, "available": available, "version": version})
+
+
+def error(request_id: str | None, code: ErrorCode, detail: str, **more: str | int) -> bytes:
+    """A frame that was not accepted; `more` is `field`, `retry_after` or `trace_id`."""
+    return orjson.dumps({"type": "error", "id": request_id, "code": code, "detail": detail, **more})
+
+
+def availability(message: cart.Availability) -> bytes:
+    """The answer to `check`."""
+    return orjson.dumps(
+        {"type": "availability", "id": message.id, "product": message.product, "available": message.available}
+    )
+
+
+def resumed(message: cart.Resumed) -> bytes:
+    """The end of the answer to `resume`."""
+    return orjson.dumps({"type": "resumed", "id": message.id, "pending": message.pending, "unknown": message.unknown})
+
+
+def outcome(message: Outcome | Stored, request_id: str | None = None, *, replayed: bool = False) -> bytes:
+    """An outcome as its frame. A stored one bears no id of its own, so `request_id` gives it."""
+    request_id = request_id or getattr(message, "id", None)
+    frame: dict[str, Any]
+    match message:
+        case cart.Held() | inventory.Held():
+            frame = {
+                "type": "held",
+                "id": request_id,
+                "product": message.product,
+                "quantity": message.quantity,
+                "line_quantity": message.line_quantity,
+                "expires_at": rfc3339(message.expires_at),
+                "version": message.version,
+            }
+        case cart.Refused() | inventory.Refused():
+            frame = {"type": "refused", "id": request_id, "reason": message.reason, "available": message.available}
+            if message.product is not None:
+                frame["product"] = message.product
+        case cart.Removed() | inventory.Removed():
+            frame = {"type": "removed", "id": request_id, "version": message.version}
+            if message.product is not None:
+                frame["product"] = message.product
+        case cart.Expired() | inventory.Expired():
+            frame = {
+                "type": "expired",
+                "lines": [{"product": line.product, "quantity": line.quantity} for line in message.lines],
+                "version": message.version,
+            }
+    if replayed or getattr(message, "replayed", False):
+        frame["replayed"] = True
+    return orjson.dumps(frame)
+
+
+def cart_body(user_id: str, view: cart.CartView, names: Mapping[str, str], currency: str) -> dict[str, Any]:
+    """A cart as `GET /v1/cart` shows it; a product that the catalogue does not name goes by its code."""
+    return {
+        "user_id": user_id,
+        "version": view.version,
+        "expires_at": rfc3339(view.expires_at) if view.expires_at else None,
+        "total": {
+            "amount": sum(line.price.amount * line.quantity for line in view.lines),
+            "currency": view.lines[0].price.currency if view.lines else currency,
+        },
+        "lines": [
+            {
+                "product": line.product,
+                "name": names.get(line.product, line.product),
+                "quantity": line.quantity,
+                "price": {"amount": line.price.amount, "currency": line.price.currency},
+            }
+            for line in view.lines
+        ],
+        "pending": [_pending(request) for request in view.pending],
+    }
+
+
+def _pending(request: cart.PendingRequest) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": request.id, "type": request.type}
+    if request.product is not None:
+        shown["product"] = request.product
+    if request.quantity is not None:
+        shown["quantity"] = request.quantity
+    return {**shown, "since": rfc3339(request.since)}
+
+
+def cart_frame(body: Mapping[str, Any], request_id: str | None = None) -> bytes:
+    """The body of a cart as a frame, with the id of who asked, if somebody did."""
+    asked = {} if request_id is None else {"id": request_id}
+    return orjson.dumps({"type": "cart", **asked, **body})

@@ -1,0 +1,176 @@
+"""The edge's two lines to Kafka: requests out with the broker's acknowledgement, and every response in.
+
+While the broker is away nothing new is accepted; a look at it each second tells when it is back. What it took without
+saying so is still sent when it is (the producer is idempotent), so "unavailable" means "perhaps", never "no".
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from cart_service.messages import REQUESTS, RESPONSES
+from infrastructure import metrics
+from infrastructure.envelope import HEADERS, Envelope
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+
+log = logging.getLogger(__name__)
+
+ACK_SECONDS: Final = 3.0
+PROBE_SECONDS: Final = 1.0
+RETRY_AFTER: Final = 2
+"""Seconds that a client is asked to wait while the broker is away."""
+
+Done = Callable[[bool], None]
+"""Called exactly once: True when Kafka has the record, False when it did not say so in time."""
+Records = list[ConsumerRecord]
+Handle = Callable[[Records], Awaitable[None]]
+
+
+class Gateway:
+    """The producer of `cart.requests` and the groupless consumer of `cart.responses`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._requests = settings.topic(REQUESTS)
+        self._headers = list(HEADERS.items())
+        self._unacknowledged: OrderedDict[int, tuple[float, Done]] = OrderedDict()
+        self._sent = 0
+        self._answers = False
+        self._positioned = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._handle: Handle
+        self._producer: AIOKafkaProducer
+        self._consumer: AIOKafkaConsumer
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing new is accepted; None when all is well."""
+        if not self._positioned:
+            return "the positions in cart.responses are not known yet"
+        return None if self._answers else "Kafka does not answer"
+
+    async def start(self, handle: Handle) -> None:
+        """Connect, and return when `handle` will be given every later response. The topics exist."""
+        self._handle = handle
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka,
+            client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            request_timeout_ms=int(ACK_SECONDS * 1000),
+            retry_backoff_ms=100,
+        )
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.kafka,
+            client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            request_timeout_ms=5_000,
+            retry_backoff_ms=100,
+        )
+        await self._producer.start()
+        await self._consumer.start()
+        self._consumer.assign(partitions(self._settings.topic(RESPONSES), RESPONSES))
+        await self._consumer.seek_to_end()
+        for partition in self._consumer.assignment():
+            await self._consumer.position(partition)
+        self._positioned = self._answers = True
+        self._tasks = [asyncio.create_task(loop()) for loop in (self._read, self._expire, self._probe)]
+
+    async def stop(self) -> None:
+        """Send what is under way, then disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for client in (getattr(self, "_producer", None), getattr(self, "_consumer", None)):
+            if client is not None:
+                with contextlib.suppress(KafkaError, TimeoutError):
+                    await asyncio.wait_for(client.stop(), 2)
+
+    async def publish(self, event: Envelope, done: Done) -> None:
+        """Send a request; `done` is told what became of it, within three seconds and at once when the broker is away."""
+        if self.fault:
+            done(False)
+            return
+        self._sent += 1
+        number = self._sent
+        self._unacknowledged[number] = (time.monotonic() + ACK_SECONDS, done)
+        try:
+            async with asyncio.timeout(ACK_SECONDS):
+                future = await self._producer.send(
+                    self._requests, event.encode(), key=event.key, headers=self._headers
+                )
+        except (KafkaError, TimeoutError) as error:
+            log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
+            self._finish(number, acknowledged=False)
+            return
+        future.add_done_callback(lambda sent: self._acknowledge(number, sent))
+
+    def _acknowledge(self, number: int, sent: "asyncio.Future[object]") -> None:
+        if sent.cancelled() or sent.exception() is not None:
+            self._finish(number, acknowledged=False)
+        else:
+            self._answers = True
+            self._finish(number, acknowledged=True)
+
+    def _finish(self, number: int, *, acknowledged: bool) -> None:
+        waiting = self._unacknowledged.pop(number, None)
+        if waiting is None:
+            return  # the three seconds were over before
+        if not acknowledged:
+            metrics.EDGE_UNACKNOWLEDGED.inc()
+        waiting[1](acknowledged)
+
+    # ---- loops ------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                polled = await self._consumer.getmany(timeout_ms=1_000)
+                for records in polled.values():
+                    await self._handle(records)
+            except KafkaError as error:
+                log.warning("reading responses: %r", error)
+                await asyncio.sleep(0.5)
+
+    async def _expire(self) -> None:
+        """Give up what has waited three seconds; the order of sending is the order of the deadlines."""
+        while True:
+            await asyncio.sleep(0.1)
+            now = time.monotonic()
+            while self._unacknowledged:
+                number, (until, _) = next(iter(self._unacknowledged.items()))
+                if until > now:
+                    break
+                self._answers = False
+                self._finish(number, acknowledged=False)
+
+    async def _probe(self) -> None:
+        """Ask the broker for its metadata each second: it may be away while nobody sends, and back while nobody may."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                async with asyncio.timeout(ACK_SECONDS):
+                    found = await self._producer.client.force_metadata_update()
+            except (KafkaError, TimeoutError):
+                found = False
+            if found and not self._answers:
+                log.info("Kafka answers again")
+            elif self._answers and not found:
+                log.warning("Kafka does not answer")
+            self._answers = bool(found)
+
+
+def partitions(name: str, topic: Topic) -> list[TopicPartition]:
+    """Every partition of a topic, whose name with the broker is `name`: their number is fixed from birth."""
+    return [TopicPartition(name, number) for number in range(topic.partitions)]

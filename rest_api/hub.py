@@ -1,0 +1,273 @@
+"""Who is here: brings what Kafka answers to the shopper's sockets, and to the REST requests that wait for it."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from cart_service import messages as cart
+from infrastructure import metrics, trace
+from infrastructure.envelope import Envelope, Undecodable
+from rest_api import frames
+from rest_api.gateway import RETRY_AFTER, Gateway, Records
+from rest_api.model import Close, Publish, Rules, Session, Shopper, StartWatching, StopWatching
+from rest_api.outlet import Outlet
+from rest_api.ticker import Ticker
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS: Final = 1.0
+_OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired)
+
+Names = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a REST request waited for: the message, and as bytes the frame that a socket would get."""
+
+    message: cart.Response
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Seat:
+    """A socket that is here: its session and its way out."""
+
+    session: Session
+    outlet: Outlet
+
+
+class Hub:
+    """The shoppers of this edge, by user id."""
+
+    def __init__(self, gateway: Gateway, *, names: Names, currency: str, rules: Rules, ticker: Ticker) -> None:
+        self.names = names
+        self.currency = currency
+        self.rules = rules
+        self.ticker = ticker
+        self.gateway = gateway
+        self._shoppers: dict[str, Shopper] = {}
+        self._seats: dict[str, Seat] = {}
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[Answer]]] = defaultdict(list)
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing new is accepted; None when all is well."""
+        return self.gateway.fault
+
+    # ---- shoppers and sockets ---------------------------------------------------------------------------------------
+
+    def shopper(self, user_id: str) -> Shopper:
+        """What the sockets and requests of a user share; made when first asked for."""
+        shopper = self._shoppers.get(user_id)
+        if shopper is None:
+            shopper = self._shoppers[user_id] = Shopper(user_id, self.rules, time.time())
+        shopper.seen_at = time.time()
+        return shopper
+
+    async def enter(self, session: Session, outlet: Outlet) -> None:
+        """A socket is open."""
+        seat = self._seats[session.id] = Seat(session, outlet)
+        metrics.EDGE_SOCKETS.inc()
+        await self.do(seat.session, seat.outlet, session.open(time.time()))
+
+    def leave(self, session: Session) -> None:
+        """A socket is gone."""
+        seat = self._seats.pop(session.id, None)
+        if seat is not None:
+            metrics.EDGE_SOCKETS.dec()
+            self.ticker.stop(seat.outlet, None)
+            session.close()
+
+    async def do(self, session: Session, outlet: Outlet, effects: Iterable[object]) -> None:
+        """Carry out what a session says, in its order."""
+        for effect in effects:
+            match effect:
+                case bytes():
+                    outlet.put(effect.decode())
+                case Publish():
+                    await self._send(session, outlet, effect)
+                case Close():
+                    outlet.close(effect)
+                case StartWatching():
+                    self.ticker.start(outlet, effect.products)
+                case StopWatching():
+                    self.ticker.stop(outlet, effect.products)
+
+    async def _send(self, session: Session, outlet: Outlet, request: Publish) -> None:
+        def done(acknowledged: bool) -> None:  # noqa: FBT001 - the broker's yes or no
+            if acknowledged:
+                effects = session.acknowledged(request.request_id)
+            else:
+                effects = session.unacknowledged(request.request_id, RETRY_AFTER)
+            self._put(outlet, effects)
+
+        await self.gateway.publish(envelope(session.shopper.user_id, request), done)
+
+    def _put(self, outlet: Outlet, effects: Iterable[object]) -> None:
+        for effect in effects:
+            if isinstance(effect, bytes):
+                outlet.put(effect.decode())
+            elif isinstance(effect, Close):
+                outlet.close(effect)
+
+    # ---- REST requests ----------------------------------------------------------------------------------------------
+
+    def wait(self, user_id: str, request_id: str) -> "asyncio.Future[Answer]":
+        """A future for the answer to a request; ask for it before the request is sent, and `stop_waiting` for it after."""
+        self.shopper(user_id)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[user_id, request_id].append(future)
+        return future
+
+    def stop_waiting(self, user_id: str, request_id: str, future: "asyncio.Future[Answer]") -> None:
+        """Nobody waits for this future any more."""
+        waiting = self._waiting.get((user_id, request_id), [])
+        if future in waiting:
+            waiting.remove(future)
+        if not waiting:
+            self._waiting.pop((user_id, request_id), None)
+
+    async def publish(self, user_id: str, request: Publish) -> bool:
+        """Send a request that no socket asked for; False when Kafka did not say in time that it has it."""
+        sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self.gateway.publish(
+            envelope(user_id, request), lambda acknowledged: None if sent.done() else sent.set_result(acknowledged)
+        )
+        return await sent
+
+    # ---- what Kafka answers -----------------------------------------------------------------------------------------
+
+    async def handle(self, records: Records) -> None:
+        """Bring the responses of one poll to those who are here; what is for others is not even read."""
+        messages: list[tuple[Shopper, cart.Response]] = []
+        for record in records:
+            shopper = self._shoppers.get(record.key.decode(errors="replace")) if record.key else None
+            if shopper is None:
+                continue
+            try:
+                event = Envelope.decode(record.key, record.value)
+                messages.append((shopper, cart.RESPONSE_VOCABULARY.parse(event)))
+            except Undecodable as error:
+                metrics.IGNORED.labels(record.topic).inc()
+                log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
+        views = [message.cart for _, message in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
+        codes = {line.product for view in views for line in view.lines}
+        names = await self.names(codes) if codes else {}
+        for shopper, message in messages:
+            self._deliver(shopper, message, names)
+
+    def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str]) -> None:
+        match message:
+            case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired():
+                self._outcome(shopper, message)
+            case cart.Snapshot():
+                shopper.note(message.cart)
+                self._snapshot(shopper, message, names)
+            case cart.Availability():
+                self._answer(shopper, message.session, message.id, message, [frames.availability(message)])
+            case cart.Resumed():
+                shopper.note(message.cart)
+                self._resumed(shopper, message, names)
+            case cart.Error():
+                shopper.settle(message.id)
+                for session in list(shopper.sessions.values()):
+                    self._put(self._seats[session.id].outlet, session.rejected(message))
+                self._resolve(shopper, message.id, Answer(message, b""))
+
+    def _outcome(self, shopper: Shopper, message: frames.Outcome) -> None:
+        frame = frames.outcome(message)
+        shopper.note(message)
+        request_id = None if isinstance(message, cart.Expired) else message.id
+        if request_id is not None:
+            since = shopper.unanswered.get(request_id)
+            if since is not None:
+                metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, time.time() - since))
+            shopper.settle(request_id)
+            self._resolve(shopper, request_id, Answer(message, frame))
+        text = frame.decode()
+        for session in shopper.sessions.values():
+            outlet = self._seats[session.id].outlet
+            for effect in session.outcome(request_id, frame):
+                if isinstance(effect, bytes):
+                    outlet.put(text if effect is frame else effect.decode())
+
+    def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str]) -> None:
+        body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
+        if message.session is None:
+            for session in shopper.sessions.values():
+                self._seats[session.id].outlet.put(frames.cart_frame(body).decode())
+            return
+        request_id = message.id or ""
+        session = shopper.sessions.get(message.session)
+        if session is not None and request_id == f"{session.id}/end":
+            self._answer(shopper, session.id, request_id, message, [])
+            self._warn(shopper)
+            return
+        shown = session.client_id(request_id) if session else request_id
+        self._answer(shopper, message.session, request_id, message, [frames.cart_frame(body, shown)])
+
+    def _resumed(self, shopper: Shopper, message: cart.Resumed, names: Mapping[str, str]) -> None:
+        session = shopper.sessions.get(message.session)
+        if session is not None:
+            session.resolved(message)
+        body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
+        outcomes = [frames.outcome(stored.outcome, stored.id, replayed=True) for stored in message.outcomes]
+        told = [frames.cart_frame(body, message.id), *outcomes, frames.resumed(message)]
+        self._answer(shopper, message.session, message.id, message, told)
+
+    def _answer(
+        self, shopper: Shopper, session_id: str, request_id: str, message: cart.Response, told: list[bytes]
+    ) -> None:
+        """Answer a read: to the one session that asked, or to the REST request that did."""
+        session = shopper.sessions.get(session_id)
+        if session is not None:
+            self._put(self._seats[session_id].outlet, session.answered(request_id, told))
+        self._resolve(shopper, request_id, Answer(message, told[0] if told else b""))
+
+    def _resolve(self, shopper: Shopper, request_id: str, answer: Answer) -> None:
+        for future in self._waiting.pop((shopper.user_id, request_id), ()):
+            if not future.done():
+                future.set_result(answer)
+
+    def _warn(self, shopper: Shopper) -> None:
+        frame = shopper.warning(time.time())
+        if frame is not None:
+            for session in shopper.sessions.values():
+                self._seats[session.id].outlet.put(frame.decode())
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Once a second: what is due in the sessions, carts that near their end, shoppers that are long gone."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.time()
+            for seat in [seat for seat in self._seats.values() if seat.session.due <= now]:
+                await self.do(seat.session, seat.outlet, seat.session.tick(now))
+            for shopper in [shopper for shopper in self._shoppers.values() if shopper.nears_its_end(now)]:
+                session = next(iter(shopper.sessions.values()))
+                await self.do(session, self._seats[session.id].outlet, session.look_at_end(now))
+            waited_for = {user_id for user_id, _ in self._waiting}
+            for user_id, shopper in list(self._shoppers.items()):
+                if shopper.idle(now) and user_id not in waited_for:
+                    del self._shoppers[user_id]
+
+
+def envelope(user_id: str, request: Publish) -> Envelope:
+    """A request as it stands on `cart.requests`; its id is derived, so that the same one sent again is the same event."""
+    return Envelope(
+        id=f"{user_id}/{request.request_id}/{request.verb}",
+        source="/edge",
+        type=f"holdfast.cart.{request.verb}",
+        subject=user_id,
+        time=datetime.now(UTC),
+        traceparent=trace.child(request.traceparent),
+        requestid=request.request_id,
+        data=request.data,
+    )

@@ -1,0 +1,383 @@
+"""A shopper's socket without the socket: frames in; frames, requests and closes out. No clock, no input or output.
+
+A `Session` is one socket and a `Shopper` is what the sockets of one user share. Every method returns the effects, in
+order: `bytes` is a frame to send, the others are the small classes below. The shell (`stream.py`, `hub.py`) does what
+they say. `now` is always in seconds of the Unix clock.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+
+from cart_service import messages as cart
+from infrastructure.envelope import first_fault
+from rest_api import frames
+from rest_api.limits import Allowance, Verdict
+from rest_api.messages import (
+    CLIENT_FRAMES,
+    MAX_FRAME_BYTES,
+    MAX_WATCHED,
+    PING_SECONDS,
+    Client,
+    Resume,
+    Unwatch,
+    Watch,
+)
+
+WARNING_SECONDS: Final = 120.0
+"""How long before the end of a cart its shopper is told."""
+TOKEN_LEEWAY_SECONDS: Final = 30.0
+OWN_READ_SECONDS: Final = 5.0
+"""After this long without an answer the session asks again for the cart that it shows by itself."""
+READ_SECONDS: Final = 10.0
+"""After this long without an answer a client's read is answered `unavailable`."""
+FORGET_SECONDS: Final = 900.0
+"""A request that nothing was heard of for so long no longer counts as unanswered."""
+MAX_AWAITED: Final = 256
+
+_ANOTHERS: Final = ("user_id", "cart_id", "cart")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits of one user; None lifts a limit."""
+
+    changes: int | None = 100
+    others: int | None = 600
+    unanswered: int | None = 64
+    sockets: int | None = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a request to the carts. `data` is the envelope's, `verb` the last word of its type."""
+
+    request_id: str
+    verb: str
+    data: dict[str, Any]
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket after what was sent before."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartWatching:
+    """Send the stock of these products, or of all, now and as it changes."""
+
+    products: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopWatching:
+    """Send the stock of these products, or of any, no more."""
+
+    products: tuple[str, ...] | None
+
+
+Effect = bytes | Publish | Close | StartWatching | StopWatching
+
+
+class Shopper:
+    """What the sockets and the REST requests of one user share: limits, what is unanswered, when the cart ends."""
+
+    __slots__ = ("_told", "changes", "expires_at", "others", "rules", "seen_at", "sessions", "unanswered", "user_id", "version")
+
+    def __init__(self, user_id: str, rules: Rules, now: float) -> None:
+        self.user_id = user_id
+        self.rules = rules
+        self.sessions: dict[str, Session] = {}
+        self.unanswered: dict[str, float] = {}
+        self.changes = None if rules.changes is None else Allowance(rules.changes, now)
+        self.others = None if rules.others is None else Allowance(rules.others, now)
+        self.version = -1
+        self.expires_at: float | None = None
+        self.seen_at = now
+        self._told: float | None = None
+
+    def admits(self, request_id: str, now: float) -> bool:
+        """Count a request as unanswered; False when there are too many, and it is not one of them sent again."""
+        limit = self.rules.unanswered
+        if limit is not None and request_id not in self.unanswered and len(self.unanswered) >= limit:
+            self.forget(now)
+            if len(self.unanswered) >= limit:
+                return False
+        self.unanswered[request_id] = now
+        return True
+
+    def settle(self, request_id: str) -> None:
+        """The request has its answer."""
+        self.unanswered.pop(request_id, None)
+
+    def forget(self, now: float) -> None:
+        """Count no longer what nothing was heard of for a quarter of an hour."""
+        self.unanswered = {name: since for name, since in self.unanswered.items() if now - since < FORGET_SECONDS}
+
+    def note(self, message: frames.Outcome | cart.CartView) -> None:
+        """Learn from an outcome or a cart when the cart will come to its end."""
+        match message:
+            case cart.Held() if message.version > self.version:
+                self.version, self.expires_at = message.version, message.expires_at.timestamp()
+            case cart.Removed() if message.version > self.version:
+                self.version = message.version
+            case cart.Expired() if message.version > self.version:
+                self.version, self.expires_at = message.version, None
+            case cart.CartView() if message.version >= self.version:
+                self.version = message.version
+                self.expires_at = message.expires_at.timestamp() if message.expires_at and message.lines else None
+
+    def nears_its_end(self, now: float) -> bool:
+        """Whether the cart's last two minutes have begun, its shopper is here and has not been told."""
+        end = self.expires_at
+        return bool(self.sessions) and end is not None and end != self._told and end - WARNING_SECONDS <= now < end
+
+    def warning(self, now: float) -> bytes | None:
+        """The frame `expiring`, once for each end of the cart; None when it is not the time."""
+        if self.expires_at is None or not self.nears_its_end(now):
+            return None
+        self._told = self.expires_at
+        return frames.expiring(self.expires_at, self.version)
+
+    def idle(self, now: float) -> bool:
+        """Whether nothing would be lost by forgetting this shopper: no socket, full buckets, nothing unanswered."""
+        return not self.sessions and not self.unanswered and now - self.seen_at > 120
+
+
+class Session:
+    """One socket of a shopper."""
+
+    __slots__ = ("_awaited", "_reads", "_watches_all", "_watched", "closes_at", "id", "shopper")
+
+    def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float) -> None:
+        """`expires_at` is the token's; the socket is closed when that and the leeway are over."""
+        self.id = session_id
+        self.shopper = shopper
+        self.closes_at = expires_at + TOKEN_LEEWAY_SECONDS
+        self._awaited: dict[str, bool] = {}  # changes this socket asked for -> whether it saw `pending`
+        self._reads: dict[str, float] = {}  # reads this socket asked for -> until when it waits
+        self._watched: set[str] = set()
+        self._watches_all = False
+
+    @property
+    def due(self) -> float:
+        """When `tick` next has something to do."""
+        return min(self.closes_at, *self._reads.values()) if self._reads else self.closes_at
+
+    def open(self, now: float) -> list[Effect]:
+        """The socket is open: `welcome` at once, and the cart by itself."""
+        rules = self.shopper.rules
+        limits = {
+            "changes": rules.changes,
+            "others": rules.others,
+            "unanswered": rules.unanswered,
+            "sockets": rules.sockets,
+            "watched": MAX_WATCHED,
+            "frame_bytes": MAX_FRAME_BYTES,
+        }
+        self.shopper.sessions[self.id] = self
+        return [
+            frames.welcome(self.shopper.user_id, self.id, now, PING_SECONDS, limits),
+            self._own_read("cart", now),
+        ]
+
+    def close(self) -> None:
+        """The socket is gone."""
+        self.shopper.sessions.pop(self.id, None)
+        for request_id in self._reads:
+            self.shopper.settle(self._read_key(request_id))
+
+    # ---- frames in --------------------------------------------------------------------------------------------------
+
+    def receive(self, text: str, now: float) -> list[Effect]:
+        """A text frame came."""
+        try:
+            frame = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return [frames.error(None, "bad_json", "the frame is not JSON"), Close(4400, "bad_json")]
+        fields = frame if isinstance(frame, dict) else {}
+        request_id = _readable_id(fields)
+        kind = fields.get("type")
+        model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
+        refusal = self._rate(request_id, now, changes=model is not None and model.CHANGES)
+        if refusal:
+            return refusal
+        if request_id is None:
+            if fields.get("id") is None:
+                return [frames.error(None, "missing_id", "a frame is a JSON object with an id of its own")]
+            return [frames.error(None, "bad_id", "an id is a string of 1 to 64 printable ASCII characters")]
+        if model is None:
+            return [frames.error(request_id, "unknown_type", f"type is one of {', '.join(CLIENT_FRAMES)}")]
+        if any(name in fields and fields[name] != self.shopper.user_id for name in _ANOTHERS):
+            return [frames.error(request_id, "forbidden", "a frame acts on the cart of its own shopper alone")]
+        try:
+            asked = model.model_validate(fields)
+        except ValidationError as error:
+            return [_fault(request_id, error)]
+        return self._act(asked, now)
+
+    def _rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
+        self.shopper.seen_at = now
+        allowance = self.shopper.changes if changes else self.shopper.others
+        verdict = Verdict.GRANTED if allowance is None else allowance.take(now)
+        if allowance is None or verdict is Verdict.GRANTED:
+            return []
+        wait = allowance.retry_after
+        told = frames.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
+        return [told] if verdict is Verdict.REFUSED else [told, Close(4429, f"retry_after={wait}")]
+
+    def _act(self, asked: Client, now: float) -> list[Effect]:
+        match asked:
+            case Watch():
+                return self._watch(asked)
+            case Unwatch():
+                self._watched = self._watched.difference(asked.products) if asked.products else set()
+                self._watches_all = self._watches_all and asked.products is not None
+                return [StopWatching(asked.products)]
+        key = asked.id if asked.CHANGES else self._read_key(asked.id)
+        if not self.shopper.admits(key, now):
+            return [frames.error(asked.id, "too_many", f"{self.shopper.rules.unanswered} requests are unanswered")]
+        verb, data = _request(asked)
+        if asked.CHANGES:
+            self._await(asked.id)
+        else:
+            data["session"] = self.id
+            self._reads[asked.id] = now + READ_SECONDS
+        return [Publish(asked.id, verb, {"user_id": self.shopper.user_id, **data}, asked.traceparent)]
+
+    def _watch(self, asked: Watch) -> list[Effect]:
+        if asked.products is None:
+            self._watches_all = True
+            return [StartWatching(None)]
+        watched = self._watched.union(asked.products)
+        if len(watched) > MAX_WATCHED:
+            detail = f"a socket watches {MAX_WATCHED} products at most, or all"
+            return [frames.error(asked.id, "bad_field", detail, field="products")]
+        self._watched = watched
+        return [StartWatching(asked.products)]
+
+    def _await(self, request_id: str) -> None:
+        self._awaited[request_id] = False
+        if len(self._awaited) > MAX_AWAITED:  # only with many sends that were answered `unavailable`
+            del self._awaited[next(iter(self._awaited))]
+
+    # ---- what became of a send --------------------------------------------------------------------------------------
+
+    def acknowledged(self, request_id: str) -> list[Effect]:
+        """Kafka has the request: `pending`, unless its outcome came first."""
+        if self._awaited.get(request_id, True):
+            return []
+        self._awaited[request_id] = True
+        return [frames.pending(request_id)]
+
+    def unacknowledged(self, request_id: str, retry_after: int) -> list[Effect]:
+        """Kafka did not say in time that it has the request, so it may have it or not."""
+        if request_id in self._awaited:
+            self.shopper.settle(request_id)
+        elif self._reads.pop(request_id, None) is not None:
+            self.shopper.settle(self._read_key(request_id))
+            if self._is_own(request_id):
+                self._reads[request_id] = 0.0  # asked again at the next tick
+                return []
+        else:
+            return []
+        return [_unavailable(request_id, retry_after)]
+
+    # ---- answers ----------------------------------------------------------------------------------------------------
+
+    def outcome(self, request_id: str | None, frame: bytes) -> list[Effect]:
+        """An outcome of this shopper, whoever asked; where this socket did, its `pending` comes first."""
+        if request_id is not None and not self._awaited.pop(request_id, True):
+            return [frames.pending(request_id), frame]
+        return [frame]
+
+    def rejected(self, message: cart.Error) -> list[Effect]:
+        """The request can't be decided; only the socket that asked is told."""
+        asked = self._awaited.pop(message.id, None) is not None
+        if self._reads.pop(message.id, None) is not None:
+            self.shopper.settle(self._read_key(message.id))
+            asked = True
+        more = {"field": message.field} if message.field else {}
+        return [frames.error(message.id, message.code, message.detail, **more)] if asked else []
+
+    def answered(self, request_id: str, answer: list[bytes]) -> list[Effect]:
+        """The answer to a read of this socket; nothing when it no longer waits for one."""
+        if self._reads.pop(request_id, None) is None:
+            return []
+        self.shopper.settle(self._read_key(request_id))
+        return list(answer)
+
+    def client_id(self, request_id: str) -> str | None:
+        """The id that the client knows a read by: none for those that the session makes by itself."""
+        return None if self._is_own(request_id) else request_id
+
+    def resolved(self, message: cart.Resumed) -> None:
+        """The answer to `resume` says what became of these ids; none of them is waited for as if it were new."""
+        for request_id in (*(stored.id for stored in message.outcomes), *message.unknown):
+            self._awaited.pop(request_id, None)
+            self.shopper.settle(request_id)
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: end with the token, ask again for the own cart, give up the client's reads."""
+        if now >= self.closes_at:
+            return [Close(4401, "the token has expired")]
+        effects: list[Effect] = []
+        for request_id in [name for name, until in self._reads.items() if until <= now]:
+            if self._is_own(request_id):
+                effects.append(self._own_read(request_id.rpartition("/")[2], now))
+            else:
+                del self._reads[request_id]
+                self.shopper.settle(self._read_key(request_id))
+                effects.append(_unavailable(request_id, 1))
+        return effects
+
+    def look_at_end(self, now: float) -> list[Effect]:
+        """Read the cart before telling that it nears its end: a removal may have emptied it."""
+        return [] if f"{self.id}/end" in self._reads else [self._own_read("end", now)]
+
+    def _own_read(self, name: str, now: float) -> Publish:
+        request_id = f"{self.id}/{name}"
+        self._reads[request_id] = now + OWN_READ_SECONDS
+        return Publish(request_id, "read", {"user_id": self.shopper.user_id, "session": self.id})
+
+    def _is_own(self, request_id: str) -> bool:
+        return request_id.startswith(f"{self.id}/")
+
+    def _read_key(self, request_id: str) -> str:
+        """A read is one socket's, so two sockets may use one id for theirs."""
+        return f"{self.id}\0{request_id}"
+
+
+def _request(asked: Client) -> tuple[str, dict[str, Any]]:
+    if isinstance(asked, Resume):
+        return "lookup", {"ids": list(dict.fromkeys(asked.unresolved))}
+    verb = "read" if asked.type == "cart" else asked.type
+    return verb, {name: getattr(asked, name) for name in ("product", "quantity") if hasattr(asked, name)}
+
+
+def _readable_id(fields: dict[str, Any]) -> str | None:
+    request_id = fields.get("id")
+    if isinstance(request_id, str) and 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable():
+        return request_id
+    return None
+
+
+def _fault(request_id: str, error: ValidationError) -> bytes:
+    fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(fault["loc"][0])
+    if field == "quantity":
+        return frames.error(request_id, "bad_quantity", first_fault(error), field=field)
+    return frames.error(request_id, "bad_field", first_fault(error), field=field)
+
+
+def _unavailable(request_id: str, retry_after: int) -> bytes:
+    detail = "not known to be accepted: send the same frame again"
+    return frames.error(request_id, "unavailable", detail, retry_after=retry_after)

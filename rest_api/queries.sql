@@ -1,0 +1,83 @@
+-- name: put_products
+-- What the catalogue says of some products; an older version changes nothing.
+INSERT INTO product (code, version, name, category, amount, currency, images, deleted)
+SELECT code, version, name, category, amount, currency,
+       ARRAY(SELECT jsonb_array_elements_text(images)), deleted
+  FROM unnest(%(code)s::text[], %(version)s::bigint[], %(name)s::text[], %(category)s::text[], %(amount)s::bigint[],
+              %(currency)s::text[], %(images)s::jsonb[], %(deleted)s::boolean[])
+       AS told (code, version, name, category, amount, currency, images, deleted)
+ ORDER BY code
+ON CONFLICT (code) DO UPDATE
+   SET version = excluded.version, name = excluded.name, category = excluded.category, amount = excluded.amount,
+       currency = excluded.currency, images = excluded.images, deleted = excluded.deleted
+ WHERE product.version < excluded.version;
+
+-- name: put_stock
+-- The stock of some products; an older version changes nothing.
+INSERT INTO product (code, available, stock_version)
+SELECT code, available, version
+  FROM unnest(%(code)s::text[], %(available)s::integer[], %(version)s::bigint[]) AS told (code, available, version)
+ ORDER BY code
+ON CONFLICT (code) DO UPDATE SET available = excluded.available, stock_version = excluded.stock_version
+ WHERE product.stock_version < excluded.stock_version;
+
+-- name: put_positions
+-- How far the topics have been read. Another edge on this schema may be further: the greater stands.
+INSERT INTO position (topic, partition, next_offset)
+SELECT * FROM unnest(%(topic)s::text[], %(partition)s::integer[], %(next_offset)s::bigint[]) AS read (t, p, o)
+ ORDER BY 1, 2
+ON CONFLICT (topic, partition) DO UPDATE SET next_offset = greatest(position.next_offset, excluded.next_offset);
+
+-- name: positions
+SELECT topic, partition, next_offset FROM position WHERE topic = ANY(%(topics)s);
+
+-- name: forget_position
+-- The topic was made anew and is shorter than what was read of the old one.
+DELETE FROM position WHERE topic = %(topic)s AND partition = %(partition)s;
+
+-- name: levels
+-- The stock of everything, for the sockets that watch it.
+SELECT code, available, stock_version FROM product WHERE stock_version > 0;
+
+-- name: names
+SELECT code, name FROM product WHERE code = ANY(%(codes)s) AND version > 0;
+
+-- name: product
+SELECT code, name, category, amount, currency, images, available, version, stock_version
+  FROM product WHERE code = %(code)s AND version > 0 AND NOT deleted;
+
+-- name: products
+-- One page of the catalogue after a cursor. {column}, {above} and {direction} are filled in from a fixed table.
+SELECT code, name, category, amount, currency, images, available, version, stock_version
+  FROM product
+ WHERE version > 0 AND NOT deleted {conditions}
+ ORDER BY {column} {direction}, code {direction}
+ LIMIT %(limit)s;
+
+-- name: claim
+-- Take an idempotency key; no row when it is taken.
+INSERT INTO claim (user_id, id, fingerprint) VALUES (%(user_id)s, %(id)s, %(fingerprint)s)
+ON CONFLICT (user_id, id) DO NOTHING RETURNING true;
+
+-- name: claimed
+-- Who holds the key, since when (in seconds), and what was answered.
+SELECT fingerprint, extract(epoch FROM now() - claimed_at)::float8, status, answer
+  FROM claim WHERE user_id = %(user_id)s AND id = %(id)s;
+
+-- name: take_over
+-- Take a claim that has had no answer for too long; one of those that try at once gets it.
+UPDATE claim SET claimed_at = now()
+ WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL
+   AND claimed_at <= now() - make_interval(secs => %(seconds)s)
+RETURNING true;
+
+-- name: release
+-- The send failed: whoever comes next may take the claim over at once.
+UPDATE claim SET claimed_at = now() - interval '1 day' WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL;
+
+-- name: answer
+UPDATE claim SET status = %(status)s, answer = %(answer)s WHERE user_id = %(user_id)s AND id = %(id)s;
+
+-- name: trim_claims
+DELETE FROM claim WHERE (user_id, id) IN (
+    SELECT user_id, id FROM claim WHERE created_at < now() - interval '48 hours' ORDER BY created_at LIMIT 1000);

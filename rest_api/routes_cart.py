@@ -1,0 +1,127 @@
+"""A cart over HTTP: the same requests as over the socket, answered at once or, with `Prefer: wait`, with their outcome."""
+
+import asyncio
+import hashlib
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Path, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from cart_service import messages as cart
+from infrastructure.ids import uuid7
+from inventory_service.messages import Printable, Quantity, QuantityOrNone
+from rest_api import frames, messages
+from rest_api.changes import Change, perform, read
+from rest_api.edge import SECURED, Here, Known
+from rest_api.problems import Problem
+
+router = APIRouter(prefix="/v1/cart", tags=["cart"], dependencies=SECURED)
+
+READ_SECONDS = 1.8
+"""The contract promises an answer within two."""
+
+
+class Wanted(BaseModel):
+    """A product and how many more of it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    product: Printable
+    quantity: Quantity
+
+
+class Amount(BaseModel):
+    """How many of a product the cart shall have; 0: none."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    quantity: QuantityOrNone
+
+
+class Accepted(BaseModel):
+    """The request is accepted and kept; its outcome is at `Location`."""
+
+    request_id: str
+
+
+class StillPending(BaseModel):
+    """The request has no outcome yet."""
+
+    request_id: str
+    status: str
+
+
+Outcome = messages.Held | messages.Refused | messages.Removed | messages.Expired
+Product = Annotated[Printable, Path()]
+Prefer = Annotated[str | None, Header(description="`wait=N`: answer with the outcome, within N seconds, at most 30")]
+Key = Annotated[str | None, Header(description="the same key and body: the same answer")]
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Outcome, "description": "the outcome (with `Prefer: wait`)"},
+    202: {"model": Accepted, "description": "accepted; the outcome is at `Location`"},
+}
+
+
+@router.get("", response_model=messages.CartBody)
+async def show(edge: Here, known: Known, request: Request) -> Response:
+    """The cart as it is."""
+    answer = await read(edge.hub, known.user_id, "read", {}, seconds=READ_SECONDS)
+    assert isinstance(answer, cart.Snapshot)
+    names = await edge.projection.names({line.product for line in answer.cart.lines})
+    body = orjson.dumps(frames.cart_body(known.user_id, answer.cart, names, edge.settings.currency))
+    digest = hashlib.blake2b(body, digest_size=6).hexdigest()
+    etag = f'"{answer.cart.version}-{digest}"'
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers={"ETag": etag})
+    return Response(body, headers={"ETag": etag}, media_type="application/json")
+
+
+@router.post("/items", status_code=202, responses=_CHANGED, response_model=None)
+async def add(
+    edge: Here, known: Known, wanted: Wanted, prefer: Prefer = None, idempotency_key: Key = None
+) -> Response:
+    """Hold more of a product; all or nothing."""
+    change = Change("add", {"product": wanted.product, "quantity": wanted.quantity}, "POST", "/v1/cart/items")
+    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+
+
+@router.put("/items/{product}", status_code=202, responses=_CHANGED, response_model=None)
+async def put(  # noqa: PLR0913 - what a request may carry
+    edge: Here, known: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
+) -> Response:
+    """Make a line exactly this; 0 takes it away."""
+    change = Change("set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}")
+    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+
+
+@router.delete("/items/{product}", status_code=202, responses=_CHANGED, response_model=None)
+async def remove(
+    edge: Here, known: Known, product: Product, prefer: Prefer = None, idempotency_key: Key = None
+) -> Response:
+    """Take a product out of the cart; never refused."""
+    change = Change("remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
+    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+
+
+@router.delete("", status_code=202, responses=_CHANGED, response_model=None)
+async def clear(edge: Here, known: Known, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
+    """Empty the cart; never refused."""
+    change = Change("clear", {}, "DELETE", "/v1/cart")
+    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+
+
+@router.get("/requests/{request_id}", responses={200: {"model": Outcome | StillPending}}, response_model=None)
+async def outcome(edge: Here, known: Known, request_id: Annotated[Printable, Path()]) -> Response:
+    """What became of a change: its outcome frame, or `{"request_id","status":"pending"}`."""
+    answer = await read(edge.hub, known.user_id, "lookup", {"ids": [request_id]}, seconds=READ_SECONDS)
+    assert isinstance(answer, cart.Resumed)
+    if answer.outcomes:
+        stored = answer.outcomes[0]
+        return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
+    if request_id in answer.pending:
+        return Response(
+            orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json"
+        )
+    raise Problem("not-found", "this cart knows no request with that id")

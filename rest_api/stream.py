@@ -1,0 +1,130 @@
+"""`GET /v1/stream`: the WebSocket around a `Session`. It decides who may in, then moves frames in both directions."""
+
+import contextlib
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from infrastructure import metrics
+from infrastructure.ids import uuid7
+from infrastructure.tokens import Identity
+from infrastructure.trace import child, trace_id
+from rest_api import frames
+from rest_api.gateway import RETRY_AFTER
+from rest_api.hub import Hub
+from rest_api.identity import Identities
+from rest_api.limiter import Limiter
+from rest_api.messages import SUBPROTOCOL
+from rest_api.model import Close, Session
+from rest_api.outlet import Outlet
+from rest_api.problems import Problem, request_id
+
+log = logging.getLogger(__name__)
+
+_TICKET: Final = "ticket."
+
+
+class Stream:
+    """The ASGI application of the route; one call is one socket's life."""
+
+    def __init__(self, hub: Hub, identities: Identities, limiter: Limiter) -> None:
+        self._hub = hub
+        self._identities = identities
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with a problem document before the upgrade, or accept and serve until the socket is gone."""
+        connection = HTTPConnection(scope)
+        await receive()  # websocket.connect
+        try:
+            subprotocol = _subprotocol(scope["subprotocols"])
+            identity = await self._admit(connection, scope["subprotocols"])
+        except Problem as problem:
+            await _deny(problem, request_id(connection), scope, receive, send)
+            return
+        await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
+        with self._limiter.socket(scope) as free:
+            shopper = self._hub.shopper(identity.user_id)
+            most = shopper.rules.sockets
+            if self._hub.fault is not None:
+                await _turn_away(send, receive, RETRY_AFTER)
+            elif not free or (most is not None and len(shopper.sessions) >= most):
+                await _turn_away(send, receive, 5)
+            else:
+                session = Session(uuid7(), shopper, expires_at=identity.expires_at.timestamp())
+                await self._serve(session, receive, send)
+
+    async def _admit(self, connection: HTTPConnection, offered: list[str]) -> Identity:
+        self._identities.check_origin(connection)
+        try:
+            identity = self._identities.identify(connection) if "authorization" in connection.headers else None
+            tickets = [protocol for protocol in offered if protocol.startswith(_TICKET)]
+            if identity is None and tickets:
+                if len(tickets) > 1:
+                    raise Problem("unauthenticated", "one ticket opens one socket")
+                identity = await self._identities.redeem(tickets[0].removeprefix(_TICKET))
+            if identity is None:
+                identity = self._identities.identify(connection)
+            if identity is None:
+                raise Problem("unauthenticated", "a socket needs a token, a cookie or a ticket")
+        except Problem:
+            self._limiter.visitor(connection)
+            raise
+        return identity
+
+    async def _serve(self, session: Session, receive: Receive, send: Send) -> None:
+        hub = self._hub
+        outlet = Outlet(send, hub.ticker.frame)
+        outlet.start()
+        try:
+            await hub.enter(session, outlet)
+            while (message := await receive())["type"] == "websocket.receive":
+                metrics.EDGE_FRAMES_IN.inc()
+                text = message.get("text")
+                if text is None:
+                    outlet.close(Close(1003, "frames are text"))
+                    continue
+                await self._take(session, outlet, text)
+        finally:
+            hub.leave(session)
+            outlet.stop()
+
+    async def _take(self, session: Session, outlet: Outlet, text: str) -> None:
+        if outlet.closing:
+            return
+        try:
+            await self._hub.do(session, outlet, session.receive(text, time.time()))
+        except Exception:
+            trace = trace_id(child(None))
+            log.exception("a frame could not be handled", extra={"trace": trace})
+            outlet.put(frames.error(None, "internal", "something broke here", trace_id=trace).decode())
+
+
+def _subprotocol(offered: list[str]) -> str | None:
+    """What the server selects of what was offered; a ticket is a credential, not a protocol."""
+    spoken = [protocol for protocol in offered if not protocol.startswith(_TICKET)]
+    if SUBPROTOCOL in spoken:
+        return SUBPROTOCOL
+    if spoken:
+        raise Problem("bad-request", f"this server speaks {SUBPROTOCOL}")
+    return None
+
+
+async def _turn_away(send: Send, receive: Receive, retry_after: int) -> None:
+    """Close at once with 1013: a browser can read the reason of a close, but not the status of a refused upgrade."""
+    metrics.EDGE_CLOSES.labels("1013").inc()
+    with contextlib.suppress(OSError):
+        await send({"type": "websocket.close", "code": 1013, "reason": f"retry_after={retry_after}"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+
+async def _deny(problem: Problem, instance: str, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    """Answer the upgrade with a problem document instead (the ASGI extension for denial responses)."""
+    response = problem.response(instance)
+    response.headers["X-Request-ID"] = instance
+    await response(scope, receive, send)

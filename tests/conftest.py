@@ -1,0 +1,76 @@
+"""Fixtures that every suite shares: real servers, and a whole shop.
+
+Each is started once a run, on ports and in directories of its own, and is gone afterwards; a test keeps to a prefix or to
+shoppers and products of its own. A skipped test fails the run: what is not run proves nothing.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure.settings import Settings
+from tests.servers import Servers, start
+from tests.shop import Shop
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Kafka, PostgreSQL and Redis, without a shop."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-servers-") as folder, start(Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A prefix for the topics, schemas and keys of one test."""
+    return f"t{secrets.token_hex(3)}."
+
+
+@pytest.fixture
+def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
+    """Shared settings of a service in one test's own shop."""
+    return Settings(
+        kafka=servers.kafka,
+        postgres_url=servers.postgres_url,
+        redis_url=servers.redis_url,
+        prefix=prefix,
+        state_dir=str(tmp_path),
+    )
+
+
+@pytest.fixture(scope="session")
+def shop() -> Iterator[Shop]:
+    """A whole shop as `holdfast up` makes it, with two workers of each kind."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-shop-") as folder:
+        running = Shop(Path(folder) / "root")
+        running.up("--workers", "cart=2,inventory=2")
+        try:
+            yield running
+        finally:
+            running.down()
+
+
+def pytest_configure() -> None:
+    # A shop that somebody runs beside the tests must not be theirs.
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_CHROMIUM"} and not _external(name):
+            del os.environ[name]
+
+
+def _external(name: str) -> bool:
+    return os.environ.get("HOLDFAST_TEST_SERVERS") == "external" and name in {
+        "HOLDFAST_KAFKA",
+        "HOLDFAST_POSTGRES_URL",
+        "HOLDFAST_REDIS_URL",
+    }
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and reporter.stats.get("skipped") and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line("a skipped test fails the run: what is not run proves nothing", red=True)

@@ -1,0 +1,454 @@
+"""The main job without a broker: the real rules of carts and inventory under a scheduler that kills, repeats and loses.
+
+A `World` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process is made of
+the real handlers, run step by step: an `await` is a place to be killed. What it must never see is in `World.faults`.
+"""
+
+import copy
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import coroutine
+from typing import Any
+
+from cart_service import messages as cart
+from cart_service.agents import CartAgents
+from cart_service.store import Carts
+from infrastructure import ids
+from infrastructure.envelope import Envelope, Message, Vocabulary, rfc3339
+from infrastructure.guard import Received
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from inventory_service import model
+
+USERS = ("ann", "bob")
+PRODUCTS = ("TEAPOT", "MUG")
+UNITS = 5
+START = datetime(2026, 11, 21, tzinfo=UTC)
+Step = Generator[None, None, None]
+
+
+@coroutine
+def _pause() -> Generator[None, None, None]:
+    """A point at which a process may be killed."""
+    yield
+
+
+@dataclass
+class Rules:
+    """What a planted bug takes away, and the faults that are on."""
+
+    faults: frozenset[str] = frozenset({"kill", "zombie", "replay", "expire"})
+    lost_writes: float = 0.05
+    reminders: bool = True
+    confirm: bool = True
+    """A read is answered from the table only after a snapshot of this assignment."""
+    send_on: bool = True
+    """A request that is pending already is sent on again."""
+    acknowledge_last: bool = True
+    answer_after_commit: bool = True
+    log: Callable[[model.Key], model.Key] = lambda key: key
+    fold: Callable[..., list[model.Answer]] = staticmethod(model.fold)
+
+
+class Postgres:
+    """Committed stock, carts and log; `transact` is one transaction."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        price = inventory.Money(amount=100, currency="GBP")
+        self.shelves = {code: model.Shelf(UNITS, 0, 0, price, 0) for code in PRODUCTS}
+        self.holders: dict[str, model.Holder] = defaultdict(model.Holder)
+        self.log: dict[model.Key, model.Entry] = {}
+
+    def transact(self, batch: Sequence[model.Command], now: datetime) -> list[model.Answer]:
+        for command in batch:
+            _ = self.holders[command.request.user_id]
+        due = {user: holder.expires_at for user, holder in self.holders.items() if model.is_due(holder, now)}
+        state = model.State(
+            now=now,
+            holders=self.holders,
+            shelves=self.shelves,
+            log={self.rules.log(key): entry for key, entry in self.log.items()},
+            expiry_ids={user: expiry_id(user, at) for user, at in due.items() if at},
+        )
+        answers = self.rules.fold(state, batch)
+        self.log |= state.log
+        return answers
+
+    def snapshot(self) -> Any:
+        return copy.deepcopy((self.shelves, self.holders, self.log))
+
+    def restore(self, kept: Any) -> None:
+        self.shelves, self.holders, self.log = kept
+
+
+def expiry_id(user: str, due: datetime) -> str:
+    return ids.derived(user, due.isoformat(), "expire")
+
+
+class Dictionary:
+    """A cart table in memory, whose changelog loses some writes."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.data = dict(world.changelog)
+        self.losing = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.data.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.data[key] = value
+        if self.losing:  # what a dying producer loses, it loses together
+            self.losing -= 1
+        elif self.world.random.random() < self.world.rules.lost_writes:
+            self.losing = self.world.random.randint(0, 12)
+        else:
+            self.world.changelog[key] = value
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        return list(self.data.items())
+
+
+@dataclass
+class Process:
+    """A consumer of some topics: where it reads next, and what it is in the middle of."""
+
+    positions: dict[str, int]
+    handle: Callable[[str, Envelope], Step]
+    running: dict[str, Step | None] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    """How far a zombie still reads; empty: to the end."""
+    agents: CartAgents | None = None
+
+
+class World:
+    """One shop, one seed, one history."""
+
+    def __init__(self, seed: int, rules: Rules | None = None) -> None:
+        self.random = random.Random(seed)
+        self.rules = rules or Rules()
+        self.topics: dict[str, list[Envelope]] = defaultdict(list)
+        self.now = START
+        self.postgres = Postgres(self.rules)
+        self.changelog: dict[bytes, bytes] = {}
+        self.sent: dict[tuple[str, str], Envelope] = {}
+        self.faults: list[str] = []
+        self.told: dict[str, int] = defaultdict(int)
+        self.told_before: dict[tuple[str, str], int] = {}
+        self.counts: dict[str, int] = defaultdict(int)
+        self.committed: dict[str, int] = defaultdict(int)
+        self.generation = 0
+        self.zombies: list[Process] = []
+        self.cart = self.new_cart()
+        self.inventory = self.new_inventory()
+
+    # ---- processes --------------------------------------------------------------------------------------------------
+
+    def new_cart(self) -> Process:
+        self.generation += 1
+        mine = str(self.generation)
+        agents = CartAgents(Carts(Dictionary(self)), self.publish, generation=lambda: mine, now=lambda: self.now)
+        topics = (cart.REQUESTS.name, inventory.RESPONSES.name)
+        process = Process({name: self.committed[name] for name in topics}, self.handle_cart(agents), agents=agents)
+        if not self.rules.confirm:
+            agents.confirmed = _Everyone()  # type: ignore[assignment]
+        return process
+
+    def handle_cart(self, agents: CartAgents) -> Callable[[str, Envelope], Step]:
+        def handle(topic: str, event: Envelope) -> Step:
+            if topic == cart.REQUESTS.name:
+                received = _received(event, cart.REQUEST_VOCABULARY)
+                known = {pending.id for pending in agents.carts.get(event.subject).pending}
+                if not self.rules.send_on and event.requestid in known:
+                    return
+                yield from _steps(agents.on_requests([received]))
+            else:
+                yield from _steps(agents.on_decisions([_received(event, inventory.RESPONSE_VOCABULARY)]))
+
+        return handle
+
+    def new_inventory(self) -> Process:
+        return Process({inventory.REQUESTS.name: self.committed[inventory.REQUESTS.name]}, self.handle_inventory)
+
+    def handle_inventory(self, _: str, event: Envelope) -> Step:
+        request = inventory.REQUEST_VOCABULARY.parse(event)
+        command = model.Command(event.requestid or "", event.time, request)
+        if self.rules.answer_after_commit:
+            answers, now = self.postgres.transact([command], self.now), self.now
+            yield
+            for answer in answers:
+                yield from _steps(self.publish(inventory.RESPONSES, [_decided(answer, now)]))
+            return
+        before = self.postgres.snapshot()
+        answers = self.postgres.transact([command], self.now)
+        after = self.postgres.snapshot()
+        self.postgres.restore(before)
+        for answer in answers:
+            yield from _steps(self.publish(inventory.RESPONSES, [_decided(answer, self.now)]))
+        yield
+        self.postgres.restore(after)
+
+    async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
+        for event in events:
+            await _pause()
+            self.topics[topic.name].append(event)
+            if topic is cart.RESPONSES:
+                self.told[event.subject] = max(self.told[event.subject], event.data.get("version", 0))
+
+    def step(self, process: Process) -> bool:
+        """Let a process do one thing; whether there was one to do."""
+        name = self.random.choice(list(process.positions))
+        running = process.running.get(name)
+        if running is None:
+            position = process.positions[name]
+            if position >= process.limits.get(name, len(self.topics[name])):
+                return False
+            running = process.running[name] = process.handle(name, self.topics[name][position])
+            if not self.rules.acknowledge_last:
+                process.positions[name] += 1
+        try:
+            next(running)
+        except StopIteration:
+            process.running[name] = None
+            if self.rules.acknowledge_last:
+                process.positions[name] += 1
+        return True
+
+    # ---- a history --------------------------------------------------------------------------------------------------
+
+    def run(self, steps: int = 150) -> list[str]:
+        """Live through a random history, come to rest, and say what went wrong."""
+        for _ in range(steps):
+            self.turn()
+        for zombie in self.zombies:
+            for _ in range(20):
+                self.step(zombie)
+        if self.random.random() < 0.5 and "kill" in self.rules.faults:
+            self.cart = self.new_cart()
+        self.settle()
+        self.commit()
+        if "kill" in self.rules.faults:
+            self.cart = self.new_cart()
+            self.settle()
+        for user in USERS:
+            self.ask(user, "last", cart.Read(user_id=user, session="last"))
+        self.drain()
+        return [*self.faults, *self.judge()]
+
+    def turn(self) -> None:
+        roll, faults = self.random.random(), self.rules.faults
+        if roll < 0.18:
+            self.shop()
+        elif roll < 0.55:
+            self.step(self.cart)
+        elif roll < 0.80:
+            self.step(self.inventory)
+        elif roll < 0.86:
+            self.commit()
+        elif roll < 0.89 and "kill" in faults:
+            self.counts["kill"] += 1
+            self.cart = self.new_cart()
+        elif roll < 0.91 and "kill" in faults:
+            self.inventory = self.new_inventory()
+        elif roll < 0.93 and "zombie" in faults and len(self.zombies) < 2:
+            self.make_zombie()
+        elif roll < 0.96 and self.zombies:
+            self.step(self.random.choice(self.zombies))
+        elif roll < 0.975 and "replay" in faults:
+            log = self.topics[self.random.choice([cart.REQUESTS.name, inventory.REQUESTS.name, inventory.RESPONSES.name])]
+            if log:
+                self.counts["replay"] += 1
+                log.append(self.random.choice(log))
+        elif "expire" in faults:
+            self.now += timedelta(minutes=self.random.choice((1, 5, 14, 16)))
+            self.knock()
+
+    def make_zombie(self) -> None:
+        """The old process goes on for some records beside its successor."""
+        self.counts["zombie"] += 1
+        old = self.random.choice(["cart", "inventory"])
+        process: Process = getattr(self, old)
+        process.limits = {name: min(len(self.topics[name]), at + 3) for name, at in process.positions.items()}
+        self.zombies.append(process)
+        setattr(self, old, self.new_cart() if old == "cart" else self.new_inventory())
+
+    def commit(self) -> None:
+        for process in (self.cart, self.inventory):
+            self.committed.update(process.positions)
+
+    def shop(self) -> None:
+        choice = self.random.random()
+        if choice < 0.15 and self.sent:  # the same frame again
+            again = self.random.choice(list(self.sent.values()))
+            self.topics[cart.REQUESTS.name].append(again)
+            return
+        user, product = self.random.choice(USERS), self.random.choice(PRODUCTS)
+        # Both shoppers use the same ids: a request is (user, id), never an id alone.
+        id_ = f"r{sum(1 for each, _ in self.sent if each == user)}"
+        quantity = self.random.randint(1, 3)
+        message: Message = self.random.choices(
+            (
+                cart.Add(user_id=user, product=product, quantity=quantity),
+                cart.Set(user_id=user, product=product, quantity=self.random.randint(0, 4)),
+                cart.Remove(user_id=user, product=product),
+                cart.Clear(user_id=user),
+                cart.Read(user_id=user, session="s"),
+            ),
+            (6, 4, 2, 1, 3),
+        )[0]
+        if isinstance(message, cart.Read):
+            id_ = f"read{len(self.topics[cart.REQUESTS.name])}"
+        self.ask(user, id_, message)
+
+    def ask(self, user: str, id_: str, message: Message) -> None:
+        event = _event(message, user, id_, self.now, "/edge")
+        if isinstance(message, cart.Read):
+            self.told_before[user, id_] = self.told[user]
+        else:
+            self.sent[user, id_] = event
+        self.topics[cart.REQUESTS.name].append(event)
+
+    def knock(self) -> None:
+        for user, holder in self.postgres.holders.items():
+            if holder.expires_at and model.is_due(holder, self.now):
+                expire = inventory.Expire(user_id=user, due=holder.expires_at)
+                event = _event(expire, user, expiry_id(user, holder.expires_at), self.now, "/inventory")
+                self.topics[inventory.REQUESTS.name].append(event)
+
+    def drain(self) -> None:
+        idle = 0
+        while idle < 40:
+            moved = [self.step(self.cart), self.step(self.inventory)]
+            idle = 0 if any(moved) else idle + 1
+
+    def settle(self) -> None:
+        """Everything is read, and what is still pending has been asked again."""
+        self.drain()
+        for _ in range(3 if self.rules.reminders else 0):
+            self.now += timedelta(seconds=6)
+            self.knock()
+            if self.cart.agents:
+                for _step in _steps(self.cart.agents.ask_again()):
+                    pass
+            self.drain()
+
+    # ---- the verdict ------------------------------------------------------------------------------------------------
+
+    def judge(self) -> Iterator[str]:
+        outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
+        last: dict[str, cart.CartView] = {}
+        for event in self.topics[cart.RESPONSES.name]:
+            response = cart.RESPONSE_VOCABULARY.parse(event)
+            if isinstance(response, cart.Held | cart.Refused | cart.Removed):
+                outcomes[response.user_id, response.id].add(response.model_copy(update={"replayed": False}).model_dump_json())
+            if isinstance(response, cart.Snapshot) and response.session == "last":
+                last[response.user_id] = response.cart
+        for key in self.sent:
+            if len(outcomes[key]) != 1:
+                yield f"{key} has {len(outcomes[key])} outcomes"
+        for user in USERS:
+            holder = self.postgres.holders[user]
+            if user not in last:
+                yield f"the last read of {user} was not answered"
+                continue
+            if {line.product: line.quantity for line in last[user].lines} != _quantities(holder):
+                yield f"the cart of {user} is not what is held"
+            if last[user].version != holder.revision:
+                yield f"the cart of {user} is at {last[user].version}, its holds at {holder.revision}"
+            if last[user].pending:
+                yield f"{user} has ghosts: {last[user].pending}"
+        for code, shelf in self.postgres.shelves.items():
+            held = sum(_quantities(holder).get(code, 0) for holder in self.postgres.holders.values())
+            if shelf.held != held or not 0 <= held <= UNITS:
+                yield f"{code}: {shelf.held} on the shelf's row, {held} in carts, of {UNITS}"
+        yield from self._expired_early()
+        if "zombie" not in self.rules.faults:
+            yield from self._stale_reads()
+        yield from self._revisions()
+
+    def _expired_early(self) -> Iterator[str]:
+        """A cart ends no sooner than the last `held` before it said."""
+        until: dict[str, dict[int, datetime]] = defaultdict(dict)
+        expired: list[tuple[str, int, datetime]] = []
+        for event in self.topics[inventory.RESPONSES.name]:
+            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            if isinstance(decided.outcome, inventory.Held):
+                until[decided.user_id][decided.outcome.version] = decided.outcome.expires_at
+            if isinstance(decided.outcome, inventory.Expired) and not decided.replayed:
+                expired.append((decided.user_id, decided.outcome.version, event.time))
+        for user, version, at in expired:  # answers of two processes may swap; versions do not
+            before = [each for each in until[user] if each < version]
+            if before and at < until[user][max(before)]:
+                yield f"the cart of {user} expired before its time"
+
+    def _stale_reads(self) -> Iterator[str]:
+        """Who was told of a version, and reads then, reads none older. (What a zombie says, a client ignores by version.)"""
+        answered: set[str] = set()
+        for event in self.topics[cart.RESPONSES.name]:
+            response = cart.RESPONSE_VOCABULARY.parse(event)
+            if isinstance(response, cart.Snapshot) and response.id and response.id not in answered:
+                answered.add(response.id)
+                told = self.told_before[response.user_id, response.id]
+                if response.cart.version < told:
+                    yield f"{response.user_id} was told of {told}, then asked, then read {response.cart.version}"
+
+    def _revisions(self) -> Iterator[str]:
+        """One revision, one cart."""
+        carts: dict[tuple[str, int], str] = {}
+        for event in self.topics[inventory.RESPONSES.name]:
+            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            shown = decided.cart.model_dump_json()
+            if carts.setdefault((decided.user_id, decided.cart.revision), shown) != shown:
+                yield f"revision {decided.cart.revision} of {decided.user_id} is two carts"
+
+
+class _Everyone:
+    def __contains__(self, _: str) -> bool:
+        return True
+
+    def add(self, _: str) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+def _quantities(holder: model.Holder) -> dict[str, int]:
+    return {line.product: line.quantity for line in holder.lines.values()}
+
+
+def _steps(work: Awaitable[None]) -> Step:
+    yield from work.__await__()
+
+
+def _event(message: Message, user: str, id_: str, now: datetime, source: str) -> Envelope:
+    return Envelope.model_validate(
+        {
+            "id": f"{user}/{id_}/{message.TYPE.rpartition('.')[2]}",
+            "source": source,
+            "type": message.TYPE,
+            "subject": user,
+            "time": rfc3339(now),
+            "requestid": id_,
+            "data": message.model_dump(mode="json", exclude_none=True),
+        }
+    )
+
+
+def _decided(answer: model.Answer, now: datetime) -> Envelope:
+    request = answer.command.request
+    message = inventory.Decided(
+        user_id=request.user_id,
+        outcome=answer.outcome,
+        cart=answer.cart,
+        replayed=answer.replayed,
+        session=getattr(request, "session", None),
+        epoch=getattr(request, "epoch", None),
+    )
+    return _event(message, request.user_id, answer.id, now, "/inventory")
+
+
+def _received(event: Envelope, vocabulary: Vocabulary[Any]) -> Received[Any]:
+    return Received(event, vocabulary.parse(event), 0, 0)

@@ -1,0 +1,115 @@
+"""Random histories with kills, zombies, duplicates, replays and lost changelog writes end well; without any one rule they do not.
+
+Each planted bug takes one rule of the main job away. It must be caught within the seeds that the real rules pass.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+
+from cart_service import model as cart_model
+from inventory_service import messages as inventory
+from inventory_service import model
+from tests.unit.simulation import Rules, World
+
+SEEDS = range(150)
+PLANTED_SEEDS = range(600)
+
+
+WITHOUT_ZOMBIES = frozenset({"kill", "replay", "expire"})
+
+
+@pytest.mark.parametrize("faults", [Rules().faults, WITHOUT_ZOMBIES], ids=["zombies", "no zombies"])
+@pytest.mark.parametrize("lost_writes", [0.0, 0.05, 0.3])
+def test_every_history_ends_well(lost_writes: float, faults: frozenset[str]) -> None:
+    rules = Rules(lost_writes=lost_writes, faults=faults)
+    bad = {seed: wrong for seed in SEEDS if (wrong := World(seed, rules).run())}
+    assert bad == {}
+
+
+def test_the_histories_are_eventful() -> None:
+    worlds = [World(seed) for seed in range(50)]
+    for world in worlds:
+        world.run()
+    answers = [
+        inventory.RESPONSE_VOCABULARY.parse(event)
+        for world in worlds
+        for event in world.topics[inventory.RESPONSES.name]
+    ]
+    kinds = {answer.outcome.type for answer in answers} | {"replayed" for answer in answers if answer.replayed}
+    assert kinds >= {"held", "refused", "removed", "expired", "snapshot", "replayed"}
+    for fault in ("kill", "zombie", "replay"):
+        assert sum(world.counts[fault] for world in worlds) > 50
+
+
+def without_the_log(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+    return model.fold(dataclasses.replace(state, log={}), batch)
+
+
+def without_the_guard(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+    with patch.object(model.Shelf, "available", property(lambda _: 1_000_000)):
+        return model.fold(state, batch)
+
+
+def without_raising_revisions(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+    before = {user: holder.revision for user, holder in state.holders.items()}
+    answers = model.fold(state, batch)
+    for user, holder in state.holders.items():
+        holder.revision = before[user]
+    return answers
+
+
+def expiring_whatever_is_knocked_at(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+    with patch.object(model, "is_due", lambda holder, now: bool(holder.lines)):
+        ids = {user: f"expiry-{user}-{holder.revision}" for user, holder in state.holders.items()}
+        early = dataclasses.replace(state, expiry_ids=ids)
+        knocks = [command for command in batch if isinstance(command.request, inventory.Expire)]
+        if knocks:
+            return model.fold(early, batch)
+    return model.fold(state, batch)
+
+
+def _taking_everything(state: cart_model.Cart, id_: str, decided: inventory.Decided) -> cart_model.Cart:
+    return _TAKEN(state.model_copy(update={"revision": -1}), id_, decided)
+
+
+def _never_settling(state: cart_model.Cart, id_: str, decided: inventory.Decided) -> cart_model.Cart:
+    return _TAKEN(state, id_, decided).model_copy(update={"pending": state.pending})
+
+
+def _silent_about_old_news(state: cart_model.Cart, id_: str, decided: inventory.Decided) -> object:
+    return None if decided.replayed else _TOLD(state, id_, decided)
+
+
+_TAKEN, _TOLD = cart_model.taken, cart_model.told
+
+PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
+    "the stock guard is off": (Rules(fold=without_the_guard), None),
+    "duplicates are not checked": (Rules(fold=without_the_log), None),
+    "the user is left out of the log's key": (Rules(log=lambda key: ("", key[1])), None),
+    "the revision is not raised": (Rules(fold=without_raising_revisions), None),
+    "an expiry ignores a newer hold": (Rules(fold=expiring_whatever_is_knocked_at), None),
+    "the answer leaves before the commit": (Rules(answer_after_commit=False), None),
+    "a record is acknowledged before its effects": (Rules(acknowledge_last=False), None),
+    "nothing pending is asked again": (Rules(reminders=False, send_on=False), None),
+    "reads are answered before a snapshot": (Rules(confirm=False, lost_writes=0.3), None),
+    "a stale cart is taken": (Rules(faults=frozenset({"replay"})), lambda: patch.object(cart_model, "taken", _taking_everything)),
+    "an outcome leaves its request pending": (Rules(), lambda: patch.object(cart_model, "taken", _never_settling)),
+    "a repeated outcome is not told": (Rules(), lambda: patch.object(cart_model, "told", _silent_about_old_news)),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_caught(bug: str) -> None:
+    rules, plant = PLANTED[bug]
+    for seed in PLANTED_SEEDS:
+        if plant is None:
+            faults = World(seed, rules).run()
+        else:
+            with plant():  # type: ignore[attr-defined]
+                faults = World(seed, rules).run()
+        if faults:
+            return
+    pytest.fail(f"{len(PLANTED_SEEDS)} histories ran well although {bug}")
