@@ -204,7 +204,7 @@ def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
     return {user: expiry_id(user, holder.expires_at or now) for user, holder in holders.items() if is_due(holder, now)}
 
 
-# ---- array literals: psycopg dumps lists element by element in Python, two thirds of a batch's CPU time ---------------
+# ---- array literals: psycopg dumps lists element by element in Python, two thirds of a batch's CPU time --------------
 
 
 def texts(values: Iterable[str]) -> str:

@@ -60,7 +60,14 @@ def create_app(edge: Edge) -> FastAPI:
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Prefer", "traceparent"],
         expose_headers=[
-            "ETag", "Link", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID",
+            "ETag",
+            "Link",
+            "Location",
+            "Preference-Applied",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+            "X-Request-ID",
         ],
     )
     app.add_middleware(Shield, hosts=edge.settings.hosts())

@@ -97,9 +97,7 @@ def _described() -> dict[str, Any]:
 def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], str], dict[str, Any]]:
     """The JSON schemas of models, and each model's name among them: two models of one name get longer ones."""
     ordered = sorted(models, key=lambda model: (model.__module__, model.__qualname__))
-    found, definitions = models_json_schema(
-        [(model, "validation") for model in ordered], ref_template=_REF
-    )
+    found, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF)
     names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in found.items()}
     return names, definitions["$defs"]  # type: ignore[return-value]  # pydantic's keys are classes of models or dataclasses
 
@@ -120,5 +118,3 @@ def _event(kind: str, model: str, envelope: str) -> dict[str, Any]:
             {"type": "object", "properties": {"type": {"const": kind}, "data": {"$ref": _REF.format(model=model)}}},
         ]
     }
-
-

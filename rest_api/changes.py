@@ -86,9 +86,7 @@ async def perform(edge: Edge, user_id: str, change: Change, *, key: str | None, 
     return response
 
 
-async def _claim(
-    edge: Edge, user_id: str, request_id: str, change: Change, seconds: int | None
-) -> Response | None:
+async def _claim(edge: Edge, user_id: str, request_id: str, change: Change, seconds: int | None) -> Response | None:
     """None when the request is ours to send, else the answer that the first one got; `Problem` for 409 and 422."""
     claimed = await edge.store.claim(user_id, request_id, change.fingerprint)
     if claimed is None:

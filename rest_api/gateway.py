@@ -107,9 +107,7 @@ class Gateway:
         self._unacknowledged[number] = (time.monotonic() + ACK_SECONDS, done)
         try:
             async with asyncio.timeout(ACK_SECONDS):
-                future = await self._producer.send(
-                    self._requests, event.encode(), key=event.key, headers=self._headers
-                )
+                future = await self._producer.send(self._requests, event.encode(), key=event.key, headers=self._headers)
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
             self._finish(number, acknowledged=False)

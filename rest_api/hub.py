@@ -200,8 +200,8 @@ class Hub:
     def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str]) -> None:
         body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
         if message.session is None:
-            for session in shopper.sessions.values():
-                self._seats[session.id].outlet.put(frames.cart_frame(body).decode())
+            for present in shopper.sessions.values():
+                self._seats[present.id].outlet.put(frames.cart_frame(body).decode())
             return
         request_id = message.id or ""
         session = shopper.sessions.get(message.session)

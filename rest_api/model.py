@@ -88,7 +88,18 @@ Effect = bytes | Publish | Close | StartWatching | StopWatching
 class Shopper:
     """What the sockets and the REST requests of one user share: limits, what is unanswered, when the cart ends."""
 
-    __slots__ = ("_told", "changes", "expires_at", "others", "rules", "seen_at", "sessions", "unanswered", "user_id", "version")
+    __slots__ = (
+        "_told",
+        "changes",
+        "expires_at",
+        "others",
+        "rules",
+        "seen_at",
+        "sessions",
+        "unanswered",
+        "user_id",
+        "version",
+    )
 
     def __init__(self, user_id: str, rules: Rules, now: float) -> None:
         self.user_id = user_id
@@ -153,7 +164,7 @@ class Shopper:
 class Session:
     """One socket of a shopper."""
 
-    __slots__ = ("_awaited", "_reads", "_watches_all", "_watched", "closes_at", "id", "shopper")
+    __slots__ = ("_awaited", "_reads", "_watched", "_watches_all", "closes_at", "id", "shopper")
 
     def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float) -> None:
         """`expires_at` is the token's; the socket is closed when that and the leeway are over."""

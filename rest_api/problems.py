@@ -13,8 +13,16 @@ from starlette.responses import Response
 MEDIA_TYPE: Final = "application/problem+json"
 
 SLUGS: Final[dict[str, tuple[int, str, str]]] = {
-    "bad-request": (400, "Bad request", "The request could not be read as HTTP or JSON of the kind that the route takes."),
-    "bad-cursor": (400, "Bad cursor", "`after` is not a cursor of this list. Take it as it was given, with the same filters."),
+    "bad-request": (
+        400,
+        "Bad request",
+        "The request could not be read as HTTP or JSON of the kind that the route takes.",
+    ),
+    "bad-cursor": (
+        400,
+        "Bad cursor",
+        "`after` is not a cursor of this list. Take it as it was given, with the same filters.",
+    ),
     "unauthenticated": (401, "Not authenticated", "The request carries no valid token. Get one from POST /v1/guests."),
     "token-expired": (401, "Token expired", "The token or ticket was valid and is no longer. Get a new one."),
     "forbidden": (403, "Forbidden", "The token is valid, but does not have the role that this needs."),
@@ -69,7 +77,7 @@ class ProblemDocument(BaseModel):
 
 
 @dataclass
-class Problem(Exception):  # noqa: N818 - the name of the field
+class Problem(Exception):
     """Raised anywhere in a request, answered as a problem document."""
 
     slug: str

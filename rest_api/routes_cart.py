@@ -1,9 +1,6 @@
 """A cart over HTTP: the same requests as over the socket, answered at once or, with `Prefer: wait`, with their outcome."""
 
-import asyncio
 import hashlib
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -11,7 +8,6 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from cart_service import messages as cart
-from infrastructure.ids import uuid7
 from inventory_service.messages import Printable, Quantity, QuantityOrNone
 from rest_api import frames, messages
 from rest_api.changes import Change, perform, read
@@ -79,16 +75,14 @@ async def show(edge: Here, known: Known, request: Request) -> Response:
 
 
 @router.post("/items", status_code=202, responses=_CHANGED, response_model=None)
-async def add(
-    edge: Here, known: Known, wanted: Wanted, prefer: Prefer = None, idempotency_key: Key = None
-) -> Response:
+async def add(edge: Here, known: Known, wanted: Wanted, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
     """Hold more of a product; all or nothing."""
     change = Change("add", {"product": wanted.product, "quantity": wanted.quantity}, "POST", "/v1/cart/items")
     return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.put("/items/{product}", status_code=202, responses=_CHANGED, response_model=None)
-async def put(  # noqa: PLR0913 - what a request may carry
+async def put(
     edge: Here, known: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
     """Make a line exactly this; 0 takes it away."""
@@ -121,7 +115,5 @@ async def outcome(edge: Here, known: Known, request_id: Annotated[Printable, Pat
         stored = answer.outcomes[0]
         return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
     if request_id in answer.pending:
-        return Response(
-            orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json"
-        )
+        return Response(orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json")
     raise Problem("not-found", "this cart knows no request with that id")

@@ -1,5 +1,6 @@
 """Everything of the edge that is no API: probes, descriptions, their reader, the pages of problems, and the shop's page."""
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,8 @@ router = APIRouter(include_in_schema=False)
 
 _HERE: Final = Path(__file__).parent
 _PAGES: Final = _HERE / "pages"
-_READER: Final = _HERE / "vendored" / "swagger_ui"
-_PAGE_FILES: Final = frozenset({"shop.js", "shop.css"})
+_READER: Final = _HERE / "vendor" / "swagger_ui"
+_PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
 _READER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
 
 
@@ -76,7 +77,9 @@ async def docs(edge: Here) -> Response:
 async def docs_file(edge: Here, name: str) -> Response:
     """The files of the reader."""
     _not_in_production(edge)
-    return _file(_READER, name, _READER_FILES)
+    if name not in _READER_FILES:
+        raise Problem("not-found")
+    return _file(_READER, name)
 
 
 @router.get("/problems/{slug}")
@@ -91,13 +94,15 @@ async def problem_page(slug: str) -> Response:
 @router.get("/")
 async def shop() -> Response:
     """The shop's page."""
-    return _file(_PAGES, "index.html", frozenset({"index.html"}))
+    return _file(_PAGES, "index.html")
 
 
 @router.get("/static/{name}")
 async def static(name: str) -> Response:
     """The files of the shop's page."""
-    return _file(_PAGES, name, _PAGE_FILES)
+    if not _PAGE_FILE.fullmatch(name):
+        raise Problem("not-found")
+    return _file(_PAGES, name)
 
 
 @router.get("/v1/stream")
@@ -106,8 +111,8 @@ async def stream_without_upgrade() -> Response:
     raise Problem("websocket-required", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
-def _file(folder: Path, name: str, known: frozenset[str]) -> Response:
-    if name not in known or not (folder / name).is_file():
+def _file(folder: Path, name: str) -> Response:
+    if not (folder / name).is_file():
         raise Problem("not-found")
     return FileResponse(folder / name, headers={"Cache-Control": "no-cache"})
 

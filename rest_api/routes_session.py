@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import orjson
 from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel
 
@@ -27,13 +28,15 @@ class Ticket(BaseModel):
 
 
 @router.post("/guests", status_code=201, response_model=Guest)
-async def become_guest(edge: Here, known: Visitor, response: Response) -> dict[str, str]:
+async def become_guest(edge: Here, known: Visitor) -> Response:
     """Become a guest; with a valid token the same user gets a fresh one.
 
     An `Idempotency-Key` is accepted and changes nothing: nothing is kept of a guest before their first request, and a
     key alone must not give away another's token.
     """
     user_id, token, expires_at = edge.identities.guest(known.user_id if known else None)
+    guest = {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
+    response = Response(orjson.dumps(guest), 201, media_type="application/json")
     response.set_cookie(
         COOKIE,
         token,
@@ -43,7 +46,7 @@ async def become_guest(edge: Here, known: Visitor, response: Response) -> dict[s
         httponly=True,
         samesite="lax",
     )
-    return {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
+    return response
 
 
 @router.post("/ws-tickets", status_code=201, response_model=Ticket)

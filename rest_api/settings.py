@@ -40,7 +40,8 @@ class EdgeSettings(Settings):
     def hosts(self) -> frozenset[str]:
         """The names, without a port, that a request may call this host by."""
         allowed = {origin.partition("://")[2].rsplit(":", 1)[0] for origin in _words(self.allowed_origins)}
-        return frozenset({"127.0.0.1", "localhost", "[::1]", self.http_host} | allowed | set(_words(self.trusted_hosts)))
+        own = {"127.0.0.1", "localhost", "[::1]", self.http_host}
+        return frozenset(own | allowed | set(_words(self.trusted_hosts)))
 
     def proxies(self) -> tuple[str, ...]:
         """The proxies whose forwarding headers are believed."""

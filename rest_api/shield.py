@@ -77,9 +77,8 @@ class Shield:
             await send(message)
 
         try:
-            if refusal is not None:
-                raise refusal
-            await self.app(scope, _bounded(receive), answer)
+            app = self.app if refusal is None else refusal.response(scope["state"]["request_id"])
+            await app(scope, _bounded(receive), answer)
         except Problem as problem:
             if status:
                 raise
@@ -109,7 +108,8 @@ class Shield:
         has_body = length != "0" or "transfer-encoding" in headers
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["type"] == "http" and has_body and media_type != "application/json":
-            return Problem("unsupported-media-type", "bodies are application/json", headers={"Accept": "application/json"})
+            accepted = {"Accept": "application/json"}
+            return Problem("unsupported-media-type", "bodies are application/json", headers=accepted)
         return None
 
 

@@ -16,7 +16,7 @@ from inventory_service.messages import Product, Stock
 
 HERE: Final = Path(__file__).parent
 SERVICE: Final = "edge"
-AWAY: Final = (*LOST, PoolTimeout)
+AWAY: Final[tuple[type[BaseException], ...]] = (*LOST, PoolTimeout)
 """What is raised when Postgres is away."""
 
 _QUERIES: Final = load_queries(HERE / "queries.sql")
@@ -135,7 +135,7 @@ class Store:
 
     async def names(self, codes: Iterable[str]) -> dict[str, str]:
         """The names of those of some products that the catalogue knows."""
-        return {code: name for code, name in await self._rows(_QUERIES["names"], {"codes": list(codes)})}
+        return dict(await self._rows(_QUERIES["names"], {"codes": list(codes)}))
 
     async def product(self, code: str) -> Shown | None:
         """One product; None when there is none, or it is no longer for sale."""

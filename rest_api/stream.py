@@ -60,20 +60,21 @@ class Stream:
 
     async def _admit(self, connection: HTTPConnection, offered: list[str]) -> Identity:
         self._identities.check_origin(connection)
+        tickets = [protocol.removeprefix(_TICKET) for protocol in offered if protocol.startswith(_TICKET)]
         try:
-            identity = self._identities.identify(connection) if "authorization" in connection.headers else None
-            tickets = [protocol for protocol in offered if protocol.startswith(_TICKET)]
-            if identity is None and tickets:
-                if len(tickets) > 1:
-                    raise Problem("unauthenticated", "one ticket opens one socket")
-                identity = await self._identities.redeem(tickets[0].removeprefix(_TICKET))
-            if identity is None:
-                identity = self._identities.identify(connection)
-            if identity is None:
-                raise Problem("unauthenticated", "a socket needs a token, a cookie or a ticket")
+            return await self._identify(connection, tickets)
         except Problem:
             self._limiter.visitor(connection)
             raise
+
+    async def _identify(self, connection: HTTPConnection, tickets: list[str]) -> Identity:
+        if tickets and "authorization" not in connection.headers:
+            if len(tickets) > 1:
+                raise Problem("unauthenticated", "one ticket opens one socket")
+            return await self._identities.redeem(tickets[0])
+        identity = self._identities.identify(connection)
+        if identity is None:
+            raise Problem("unauthenticated", "a socket needs a token, a cookie or a ticket")
         return identity
 
     async def _serve(self, session: Session, receive: Receive, send: Send) -> None:

@@ -99,7 +99,9 @@ def _bring(part: Part, started: list[subprocess.Popen[bytes]], patience: float =
     part.prepare()
     log = part.root.log(part.name)
     with log.open("ab") as out:
-        child = subprocess.Popen(part.argv(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=part.cwd, start_new_session=True)
+        child = subprocess.Popen(
+            part.argv(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=part.cwd, start_new_session=True
+        )
     started.append(child)
     end = time.monotonic() + patience
     while not part.answers():

@@ -141,6 +141,9 @@ def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[st
             try:
                 return _fetch_once(jar, place, session, f"{registry}/{jar.place}")
             except Fault as error:
+                if isinstance(fault, DamagedJar) and isinstance(error, DamagedJar):
+                    # Twice the same rubbish is no accident of the line.
+                    raise
                 fault = error
     assert fault is not None  # noqa: S101 - there is always one attempt
     raise fault

@@ -121,8 +121,6 @@ class Supervisor:
     def _wait_ready(self) -> bool:
         """Wait until all is ready: True; False when a stop was asked for. Raises what makes it hopeless."""
         infra_since: float | None = None
-        # Crashes that do not count: a service may stumble as long as its servers are not there.
-        stumbles = {kept.name: 0 for kept in self.parts}
         while not self.stop_asked.is_set():
             self._pass_on(0.05)
             if isinstance(self._seeding, Fault):
@@ -131,12 +129,14 @@ class Supervisor:
             if not waiting and self._seeding is True:
                 return True
             for kept in waiting:
-                crashes = kept.failures - stumbles.get(kept.name, kept.failures)
-                if kept.fault and (kept.fault.code != 1 or crashes >= HOPELESS):
+                # A service may stumble as long as its servers are not there.
+                hopeless = kept.failures >= HOPELESS and (kept in self.parts or infra_since is not None)
+                if kept.fault and (kept.fault.code != 1 or hopeless):
                     raise self._with_log(kept.name, kept.fault)
             if infra_since is None and not any(kept in waiting for kept in self.parts):
                 infra_since = time.monotonic()
-                stumbles |= {kept.name: kept.failures for kept in self.workers}
+                for kept in self.workers:
+                    kept.failures = 0
             if infra_since is not None and waiting and time.monotonic() - infra_since > START:
                 late = Fault(f"{waiting[0].name} is not ready after {START:.0f} s")
                 raise self._with_log(waiting[0].name, late)

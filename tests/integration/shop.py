@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from infrastructure.local import jars, probes
+from infrastructure.local.kafka import Kafka
+from infrastructure.local.postgres import Postgres
+from infrastructure.local.state import Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +48,8 @@ class Shop:
     env: dict[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
     """Put before every command: another user, a limit."""
+    afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What to undo when the shop is gone."""
 
     def __post_init__(self) -> None:
         """Give it a root with ports of its own, and services with nothing inside."""
@@ -81,10 +87,10 @@ class Shop:
         content: dict[str, Any] = json.loads(self("status", "--json").out)
         return content
 
-    def state(self, name: str) -> str:
-        """The state of one process; read without a command, so that a test may ask often."""
-        content = json.loads((self.root / "stack.json").read_text())
-        return str(content["services"][name]["state"])
+    def entry(self, name: str) -> dict[str, Any]:
+        """The recorded state of one process; read without a command, so that a test may ask often."""
+        content: dict[str, Any] = json.loads((self.root / "stack.json").read_text())["services"][name]
+        return content
 
     def ours(self) -> list[psutil.Process]:
         """Every process that has our directory in its command line, environment or working directory."""
@@ -96,6 +102,21 @@ class Shop:
                 if process.pid != os.getpid() and (told or inside) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+
+    def furnish(self, template: Path) -> None:
+        """Take over prepared servers, which saves their first start."""
+        for name in ("kafka", "postgres", "secrets.json"):
+            (shutil.copytree if (template / name).is_dir() else shutil.copy)(template / name, self.root / name)
+
+
+def prepare(root: Path) -> Path:
+    """A root whose servers are prepared but were never started."""
+    place = Root(root)
+    place.make()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda kind: kind(place, probes.free_port(), place.secrets()).prepare(), (Kafka, Postgres)))
+    return root
 
 
 def until(test: Callable[[], bool], seconds: float = 30.0) -> float:

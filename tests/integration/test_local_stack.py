@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from infrastructure.local import jars, probes
-from tests.integration.shop import INFRA, Mirror, Result, Shop, own_jars, until
+from tests.integration.shop import INFRA, Mirror, Result, Shop, own_jars, prepare, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,15 +32,29 @@ ORDINARY = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--") if
 """Root may write everywhere; inside a user namespace it is an ordinary user."""
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    """A shop that is not running; afterwards nothing of it may be."""
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared servers, made once."""
     jars.classpath()
+    return prepare(tmp_path_factory.mktemp("template") / "root")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Shop]:
+    """A shop that never ran; afterwards nothing of it may run."""
     shop = Shop(tmp_path)
-    yield shop
-    ended = shop("down")
-    assert ended.code == 0, ended.err
-    assert not [process.cmdline() for process in shop.ours()]
+    with shop.afterwards:
+        yield shop
+        ended = shop("down")
+        assert ended.code == 0, ended.err
+        assert not [process.cmdline() for process in shop.ours()]
+
+
+@pytest.fixture
+def shop(empty: Shop, template: Path) -> Shop:
+    """A shop that can start at once."""
+    empty.furnish(template)
+    return empty
 
 
 # -- the faults ---------------------------------------------------------------------------------------
@@ -75,6 +89,7 @@ def killed_at_first_child(shop: Shop) -> Result:
 
 def killed_while_preparing(shop: Shop) -> Result:
     """While initdb works."""
+    shutil.rmtree(shop.root / "postgres")
     return killed(shop, (shop.root / "postgres/new").exists)
 
 
@@ -127,20 +142,17 @@ def disk_full(shop: Shop) -> Result:
         return file_too_large(shop)
     kept = (shop.root / "stack.json").read_text()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", shop.root], check=True)
+    shop.afterwards.callback(subprocess.run, ["umount", "-l", shop.root], check=True)
     (shop.root / "stack.json").write_text(kept)
-    try:
-        result = shop(*INFRA)
-        # Somebody makes room, and the same directory does.
-        subprocess.run(["mount", "-o", "remount,size=1g", shop.root], check=True)
-        assert shop(*INFRA).code == 0
-        assert shop("down").code == 0
-    finally:
-        subprocess.run(["umount", shop.root], check=True)
+    result = shop(*INFRA)
+    # Somebody makes room.
+    subprocess.run(["mount", "-o", "remount,size=1g", shop.root], check=True)
     return result
 
 
 def file_too_large(shop: Shop) -> Result:
     """The same in the middle of a write: no file may grow past a megabyte."""
+    shutil.rmtree(shop.root / "postgres")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
@@ -214,9 +226,9 @@ def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: Shop, fault: Fau
 # -- a whole shop -------------------------------------------------------------------------------------
 
 
-def test_a_shop_survives_what_happens_to_its_processes(shop: Shop) -> None:
+def test_a_shop_survives_what_happens_to_its_processes(empty: Shop) -> None:
     """Crashes and freezes are seen and repaired, whoever suffers them; everything stops in order."""
-    began = time.monotonic()
+    shop, began = empty, time.monotonic()
     up = shop("up", "--detach", "--workers", "cart=2", "--no-limits")
     assert up.code == 0, up.err
     assert time.monotonic() - began < 30
@@ -234,13 +246,14 @@ def test_a_shop_survives_what_happens_to_its_processes(shop: Shop) -> None:
     psutil.Process(services["edge"]["pid"]).suspend()
     # The parent of PostgreSQL dies: its children must go before another can open the data.
     psutil.Process(services["postgres"]["pid"]).kill()
-    until(lambda: all(s["restarts"] == 1 for n, s in shop.status()["services"].items() if n in ("cart-1", "redis", "edge", "postgres")))
-    until(lambda: all(shop.state(name) == "ready" for name in services))
+    hurt = ("cart-1", "redis", "edge", "postgres")
+    until(lambda: all(shop.entry(name)["restarts"] == 1 for name in hurt))
+    until(lambda: all(shop.entry(name)["state"] == "ready" for name in services))
     assert shop.status()["services"]["kafka"]["pid"] == services["kafka"]["pid"]
 
     supervisor = psutil.Process(shop.status()["supervisor"])
     supervisor.kill()
-    until(lambda: shop("status").code == 1)
+    assert shop("status").code == 1
     again = shop("up", "--detach")
     assert again.code == 0, again.err
     assert "reused" in again.err
@@ -261,7 +274,6 @@ def test_a_shop_survives_what_happens_to_its_processes(shop: Shop) -> None:
 
     supervisor = psutil.Process(shop.status()["supervisor"])
     supervisor.kill()
-    until(lambda: shop("status").code == 1)
     assert shop("down").code == 0
     assert not shop.ours()
 
@@ -285,7 +297,7 @@ def test_ctrl_c_stops_everything(shop: Shop) -> None:
 
 def _services(shop: Shop) -> dict[str, str]:
     try:
-        return {name: shop.state(name) for name in ("edge", "cart-1", "inventory-1", "kafka", "postgres", "redis")}
+        return {name: shop.entry(name)["state"] for name in ("edge", "cart-1", "inventory-1", "kafka", "postgres", "redis")}
     except (KeyError, OSError, ValueError):
         return {}
 

@@ -259,7 +259,9 @@ class World:
         elif roll < 0.96 and self.zombies:
             self.step(self.random.choice(self.zombies))
         elif roll < 0.975 and "replay" in faults:
-            log = self.topics[self.random.choice([cart.REQUESTS.name, inventory.REQUESTS.name, inventory.RESPONSES.name])]
+            log = self.topics[
+                self.random.choice([cart.REQUESTS.name, inventory.REQUESTS.name, inventory.RESPONSES.name])
+            ]
             if log:
                 self.counts["replay"] += 1
                 log.append(self.random.choice(log))
@@ -344,7 +346,9 @@ class World:
         for event in self.topics[cart.RESPONSES.name]:
             response = cart.RESPONSE_VOCABULARY.parse(event)
             if isinstance(response, cart.Held | cart.Refused | cart.Removed):
-                outcomes[response.user_id, response.id].add(response.model_copy(update={"replayed": False}).model_dump_json())
+                outcomes[response.user_id, response.id].add(
+                    response.model_copy(update={"replayed": False}).model_dump_json()
+                )
             if isinstance(response, cart.Snapshot) and response.session == "last":
                 last[response.user_id] = response.cart
         for key in self.sent:

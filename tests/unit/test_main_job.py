@@ -95,7 +95,10 @@ PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "a record is acknowledged before its effects": (Rules(acknowledge_last=False), None),
     "nothing pending is asked again": (Rules(reminders=False, send_on=False), None),
     "reads are answered before a snapshot": (Rules(confirm=False, lost_writes=0.3), None),
-    "a stale cart is taken": (Rules(faults=frozenset({"replay"})), lambda: patch.object(cart_model, "taken", _taking_everything)),
+    "a stale cart is taken": (
+        Rules(faults=frozenset({"replay"})),
+        lambda: patch.object(cart_model, "taken", _taking_everything),
+    ),
     "an outcome leaves its request pending": (Rules(), lambda: patch.object(cart_model, "taken", _never_settling)),
     "a repeated outcome is not told": (Rules(), lambda: patch.object(cart_model, "told", _silent_about_old_news)),
 }

@@ -1,0 +1,167 @@
+"""How connections are served: uvicorn's protocols, with the bounds that it does not have by itself.
+
+- A request, headers and body, must be in within ten seconds; uvicorn has no such deadline.
+- What is no HTTP is refused with a problem document, and headers that are too large with 431.
+- A peer that does not answer a ping is closed with 4408, and one that won't read its close is cut off.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from typing import Any, Final
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from infrastructure.ids import uuid7
+from rest_api.messages import MAX_FRAME_BYTES, PING_SECONDS
+from rest_api.problems import MEDIA_TYPE, Problem
+from rest_api.settings import EdgeSettings
+
+REQUEST_SECONDS: Final = 10.0
+MAX_HEAD_BYTES: Final = 16 * 1024
+MAX_FRAGMENTS: Final = 64
+CLOSE_SECONDS: Final = 5.0
+SOCKET_BUFFER_BYTES: Final = 64 * 1024
+"""Of the kernel, for each connection: a slow reader shall fill our short queue, not megabytes of it."""
+
+
+class Requests(H11Protocol):
+    """HTTP with a deadline for what is being received."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        """A peer connected: its first request is awaited."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=SOCKET_BUFFER_BYTES)
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request came: it is whole, or the rest must be in before the deadline."""
+        super().data_received(data)
+        if self.transport.get_protocol() is not self or self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+            self._forget_deadline()
+        elif self._deadline is None:
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The peer is gone."""
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP/1.1 message; h11 says whether it was too large."""
+        error = sys.exc_info()[1]
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        problem = Problem("headers-too-large" if too_large else "bad-request", msg)
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.close()
+            return
+        body = problem.body(uuid7())
+        headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
+        response = h11.Response(status_code=problem.status, headers=headers)
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _await_request(self) -> None:
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class Sockets(WebSocketsSansIOProtocol):
+    """WebSockets with the contract's closes."""
+
+    def keepalive_timeout(self) -> None:
+        """No pong came."""
+        self.pong_timer = None
+        self.pending_ping_payload = None
+        if self.close_sent or self.transport.is_closing():
+            return
+        self._fail(4408, "no pong")
+
+    def handle_cont(self, event: Frame) -> None:
+        """A message in many tiny fragments is a way to cost much with little."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self._fail(1009, "too many fragments")
+            return
+        super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """A message is whole; one that is not UTF-8 closes the socket without a stack trace in the log."""
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self._fail(1007, "not UTF-8")
+                return
+        super().send_receive_event_to_app()
+
+    async def send(self, message: Any) -> None:
+        """Send for the application. A close does not wait for a reader that may never read again."""
+        if message["type"] == "websocket.close":
+            self.writable.set()
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+        await super().send(message)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()
+        self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+
+class Server(uvicorn.Server):
+    """uvicorn on a socket that is bound already, so that its port is known before the application is built."""
+
+    def __init__(self, app: FastAPI, settings: EdgeSettings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Requests,
+                ws=Sockets,
+                loop="uvloop",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(settings.proxies()),
+                forwarded_allow_ips=list(settings.proxies()),
+                ws_max_size=MAX_FRAME_BYTES,
+                ws_ping_interval=PING_SECONDS,
+                ws_ping_timeout=PING_SECONDS,
+                ws_per_message_deflate=False,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=5,
+                backlog=2048,
+            )
+        )
+
+
+def bind(settings: EdgeSettings) -> socket.socket:
+    """A listening socket; port 0 becomes one that the system chose."""
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    listening.bind((settings.http_host, settings.http_port))
+    listening.setblocking(False)
+    return listening
+
+
+for _name in ("uvicorn.error", "uvicorn.access", "websockets.server"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # their INFO tells addresses with their query strings

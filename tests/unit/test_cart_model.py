@@ -1,0 +1,138 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cart_service import messages as cart
+from cart_service import model
+from inventory_service import messages as inventory
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+GBP = inventory.Money(amount=255, currency="GBP")
+
+
+def line(product: str = "TEAPOT", quantity: int = 2) -> inventory.Line:
+    return inventory.Line(product=product, quantity=quantity, price=GBP)
+
+
+def decided(
+    revision: int, *lines: inventory.Line, outcome: inventory.Outcome | None = None, **more: object
+) -> inventory.Decided:
+    until = NOW + timedelta(minutes=15) if lines else None
+    return inventory.Decided.model_validate(
+        {
+            "user_id": "ann",
+            "outcome": outcome or inventory.Removed(product="MUG", version=revision),
+            "cart": inventory.Cart(revision=revision, expires_at=until, lines=lines),
+            **more,
+        }
+    )
+
+
+CHANGES = [
+    cart.Add(user_id="ann", product="TEAPOT", quantity=2),
+    cart.Set(user_id="ann", product="TEAPOT", quantity=0),
+    cart.Remove(user_id="ann", product="TEAPOT"),
+    cart.Clear(user_id="ann"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_pending_request_asks_the_same_again(change: cart.Change) -> None:
+    state = model.noted(model.Cart(), "r1", change, accepted=NOW)
+    (pending,) = state.pending
+    assert model.asked_again("ann", pending) == model.asked(change)
+
+
+def test_a_request_is_noted_once() -> None:
+    once = model.noted(model.Cart(), "r1", CHANGES[0], accepted=NOW)
+    assert model.noted(once, "r1", CHANGES[0], accepted=NOW) is once
+
+
+@pytest.mark.parametrize("change", CHANGES[1:])
+def test_what_is_asked_to_go_is_gone_at_once(change: cart.Change) -> None:
+    state = model.taken(model.Cart(), "r0", decided(1, line()))
+    assert model.view(state).lines == (line(),)
+    assert model.view(model.noted(state, "r1", change, accepted=NOW)).lines == ()
+
+
+def test_what_is_asked_for_is_not_there_before_it_is_granted() -> None:
+    assert model.view(model.noted(model.Cart(), "r1", CHANGES[0], accepted=NOW)).lines == ()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=30))
+def test_whatever_the_order_the_highest_revision_stays(arrivals: list[tuple[int, int]]) -> None:
+    state = model.Cart()
+    for revision, quantity in arrivals:
+        state = model.taken(state, "r", decided(revision, line(quantity=revision + 1)) if revision else decided(0))
+        assert quantity  # only the order matters
+    best = max((revision for revision, _ in arrivals), default=0)
+    assert state.revision == best
+    assert [each.quantity for each in state.lines] == ([best + 1] if best else [])
+
+
+def test_an_outcome_settles_its_request_even_when_it_is_old_news() -> None:
+    state = model.noted(model.taken(model.Cart(), "r0", decided(5, line())), "r1", CHANGES[0], accepted=NOW)
+    after = model.taken(state, "r1", decided(3))
+    assert after.pending == ()
+    assert after.revision == 5
+
+
+OUTCOMES: list[tuple[inventory.Outcome, type[cart.Response]]] = [
+    (inventory.Held(product="TEAPOT", quantity=2, line_quantity=2, expires_at=NOW, version=1), cart.Held),
+    (inventory.Refused(product="TEAPOT", reason="out_of_stock", available=1), cart.Refused),
+    (inventory.Removed(version=2), cart.Removed),
+    (inventory.Expired(lines=(inventory.GivenUp(product="TEAPOT", quantity=2),), version=2), cart.Expired),
+    (inventory.IdReused(), cart.Error),
+    (inventory.BadField(field="time"), cart.Error),
+    (inventory.Available(product="TEAPOT", available=None), cart.Availability),
+    (inventory.SnapshotTaken(), cart.Snapshot),
+    (inventory.LookedUp(outcomes=(), unknown=()), cart.Resumed),
+]
+
+
+@pytest.mark.parametrize(("outcome", "response"), OUTCOMES)
+def test_each_outcome_has_its_own_response(outcome: inventory.Outcome, response: type[cart.Response]) -> None:
+    told = model.told(model.Cart(), "r1", decided(2, outcome=outcome, session="s"))
+    assert isinstance(told, response)
+    assert cart.RESPONSE_VOCABULARY.types[told.TYPE] is response
+
+
+@pytest.mark.parametrize("outcome", [each for each, _ in OUTCOMES[6:]])
+def test_a_read_without_a_session_is_told_to_nobody(outcome: inventory.Outcome) -> None:
+    assert model.told(model.Cart(), "r1", decided(2, outcome=outcome)) is None
+
+
+def test_who_comes_back_learns_what_is_decided_pending_and_unknown() -> None:
+    state = model.noted(model.taken(model.Cart(), "r0", decided(1, line())), "r2", CHANGES[0], accepted=NOW)
+    stored = inventory.Stored(id="r1", outcome=inventory.Removed(version=1))
+    looked_up = inventory.LookedUp(outcomes=(stored,), unknown=("r2", "r3"))
+    told = model.told(state, "r9", decided(1, line(), outcome=looked_up, session="s"))
+    assert isinstance(told, cart.Resumed)
+    assert (told.outcomes, told.pending, told.unknown) == ((stored,), ("r2",), ("r3",))
+    assert told.cart == model.view(state)
+
+
+def test_reads_are_given_up_after_thirty_seconds() -> None:
+    assert model.still_wanted(NOW, now=NOW + timedelta(seconds=30))
+    assert not model.still_wanted(NOW, now=NOW + timedelta(seconds=31))
+
+
+def test_what_stays_pending_is_asked_again_less_and_less_often() -> None:
+    reminders = model.Reminders()
+    reminders.note("ann", "r1", now=NOW)
+    asked = []
+    for second in range(400):
+        asked += [second for _ in reminders.due(now=NOW + timedelta(seconds=second), limit=10)]
+    assert asked == [5, 15, 35, 65, 105, 155, 215, 275, 335, 395]
+    reminders.settle("ann", "r1")
+    assert list(reminders.due(now=NOW + timedelta(days=1), limit=10)) == []
+
+
+def test_reminders_are_bounded_a_round() -> None:
+    reminders = model.Reminders()
+    reminders.rebuild([("ann", f"r{number}") for number in range(250)], now=NOW)
+    later = NOW + timedelta(seconds=5)
+    rounds = [len(list(reminders.due(now=later, limit=100))) for _ in range(4)]
+    assert rounds == [100, 100, 50, 0]

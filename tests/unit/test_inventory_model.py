@@ -1,0 +1,519 @@
+"""The rules of holding stock: each as a sentence, then all of them against thousands of random histories."""
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inventory_service.messages import (
+    MAX_LINES,
+    MAX_QUANTITY,
+    REQUESTS,
+    Available,
+    BadField,
+    Check,
+    Clear,
+    Expire,
+    Expired,
+    Fail,
+    GivenUp,
+    Held,
+    Hold,
+    IdReused,
+    LookedUp,
+    Lookup,
+    Money,
+    Refused,
+    Remove,
+    Removed,
+    Request,
+    Snapshot,
+    Stored,
+)
+from inventory_service.model import EXPIRY_MARK, Answer, Command, Entry, Holder, Rules, Shelf, State, fold, is_due
+from inventory_service.settings import Settings
+from inventory_service.store import LOG_KEPT, expiry_id
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+RULES = Rules()
+POUND = Money(amount=100, currency="GBP")
+
+
+class Shop:
+    """A shop in memory: carts, shelves and log outlive a batch, and time passes when told."""
+
+    def __init__(self, rules: Rules = RULES, **stock: int) -> None:
+        self.rules = rules
+        self.now = NOON
+        self.shelves = {
+            code: Shelf(received=units, held=0, sold=0, price=POUND, version=1) for code, units in stock.items()
+        }
+        self.holders: dict[str, Holder] = defaultdict(Holder)
+        self.log: dict[tuple[str, str], Entry] = {}
+        self.ledger: list[Any] = []
+
+    def tell(self, *batch: Command) -> list[Answer]:
+        holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
+        due = {
+            user: expiry_id(user, holder.expires_at)
+            for user, holder in holders.items()
+            if holder.expires_at and is_due(holder, self.now)
+        }
+        state = State(self.now, holders, self.shelves, self.log, due, self.rules)
+        answers = fold(state, batch)
+        self.ledger += state.ledger
+        return answers
+
+    def ask(self, request: Request, id_: str = "r", *, accepted: datetime | None = None) -> Any:
+        """The outcome of one request that finds its cart alive."""
+        [answer] = self.tell(Command(id_, accepted or self.now, request))
+        return answer.outcome
+
+    def later(self, **time: float) -> None:
+        self.now += timedelta(**time)
+
+    def lines(self, user: str = "ann") -> dict[str, int]:
+        return {line.product: line.quantity for line in self.holders[user].cart().lines}
+
+
+def add(product: str, quantity: int, user: str = "ann") -> Hold:
+    return Hold(user_id=user, mode="add", product=product, quantity=quantity)
+
+
+def make(product: str, quantity: int, user: str = "ann") -> Hold:
+    return Hold(user_id=user, mode="set", product=product, quantity=quantity)
+
+
+# ---- grants and refusals --------------------------------------------------------------------------------------------
+
+
+def test_an_add_holds_more_of_a_product_and_the_answer_carries_the_whole_cart() -> None:
+    shop = Shop(TEAPOT=10, MUG=10)
+    shop.ask(add("TEAPOT", 2), "r1")
+    [answer] = shop.tell(Command("r2", NOON, add("TEAPOT", 3)))
+    until = NOON + RULES.idle
+    assert answer.outcome == Held(product="TEAPOT", quantity=3, line_quantity=5, expires_at=until, version=2)
+    assert (answer.cart.revision, answer.cart.expires_at) == (2, until)
+    assert [(line.product, line.quantity, line.price) for line in answer.cart.lines] == [("TEAPOT", 5, POUND)]
+    assert shop.shelves["TEAPOT"].available == 5
+
+
+def test_a_request_is_granted_wholly_or_not_at_all() -> None:
+    shop = Shop(TEAPOT=4)
+    shop.ask(add("TEAPOT", 3, "bob"), "r1")
+    assert shop.ask(add("TEAPOT", 2), "r2") == Refused(product="TEAPOT", reason="out_of_stock", available=1)
+    assert shop.lines() == {}
+    assert shop.holders["ann"].revision == 0
+    assert shop.ask(add("TEAPOT", 1), "r3").version == 1
+
+
+def test_a_product_that_is_not_there_or_no_longer_for_sale_is_unknown() -> None:
+    shop = Shop(TEAPOT=4)
+    shop.ask(make("TEAPOT", 3), "r1")
+    shop.shelves["TEAPOT"].for_sale = False
+    unknown = Refused(product="TEAPOT", reason="unknown_product")
+    assert shop.ask(add("TEAPOT", 1), "r2") == unknown
+    assert shop.ask(make("TEAPOT", 4), "r3") == unknown
+    assert shop.ask(make("TEAPOT", 2), "r4").line_quantity == 2, "what is in the cart may be lowered"
+    assert shop.ask(Check(user_id="ann", product="TEAPOT", session="s")) == Available(product="TEAPOT", available=None)
+    assert shop.ask(add("NOPE", 1), "r5") == Refused(product="NOPE", reason="unknown_product")
+
+
+def test_a_line_and_a_cart_have_limits() -> None:
+    shop = Shop(TEAPOT=5000, **{f"P{number}": 1 for number in range(MAX_LINES)})
+    shop.ask(add("TEAPOT", MAX_QUANTITY), "r1")
+    assert shop.ask(add("TEAPOT", 1), "r2") == Refused(product="TEAPOT", reason="limit")
+    answers = shop.tell(*(Command(f"p{number}", NOON, add(f"P{number}", 1)) for number in range(MAX_LINES)))
+    assert [type(answer.outcome) for answer in answers] == [Held] * (MAX_LINES - 1) + [Refused]
+    assert answers[-1].outcome == Refused(product=f"P{MAX_LINES - 1}", reason="limit")
+    assert shop.ask(make("TEAPOT", 5), "r3").line_quantity == 5, "a line that is there may change in a full cart"
+
+
+def test_a_lower_set_is_granted_even_when_nothing_is_left() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 5), "r1")
+    assert shop.ask(make("TEAPOT", 2), "r2").line_quantity == 2
+    assert shop.shelves["TEAPOT"].available == 3
+
+
+def test_a_line_keeps_the_price_it_was_first_granted_at() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 1), "r1")
+    shop.shelves["TEAPOT"].price = Money(amount=999, currency="GBP")
+    shop.ask(add("TEAPOT", 1), "r2")
+    assert shop.holders["ann"].lines["TEAPOT"].price == POUND
+    shop.ask(Remove(user_id="ann", product="TEAPOT"), "r3")
+    shop.ask(add("TEAPOT", 1), "r4")
+    assert shop.holders["ann"].lines["TEAPOT"].price.amount == 999, "a new line, a new price"
+
+
+def test_removing_and_clearing_are_never_refused() -> None:
+    shop = Shop(TEAPOT=5, MUG=5)
+    shop.tell(Command("r1", NOON, add("TEAPOT", 1)), Command("r2", NOON, add("MUG", 1)))
+    assert shop.ask(make("TEAPOT", 0), "r3") == Removed(product="TEAPOT", version=3)
+    assert shop.ask(Remove(user_id="ann", product="NOPE"), "r4") == Removed(product="NOPE", version=3)
+    assert shop.ask(Clear(user_id="ann"), "r5") == Removed(version=4)
+    assert shop.ask(Clear(user_id="ann"), "r6") == Removed(version=4)
+    assert shop.lines() == {}
+    assert shop.holders["ann"].expires_at is None
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_repeats_the_outcome_with_the_cart_as_it_is_now() -> None:
+    shop = Shop(TEAPOT=5)
+    first = shop.ask(add("TEAPOT", 2), "r1")
+    shop.ask(add("TEAPOT", 1), "r2")
+    [again] = shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
+    assert (again.outcome, again.replayed) == (first, True)
+    assert (again.cart.revision, shop.lines()) == (2, {"TEAPOT": 3})
+
+
+@pytest.mark.parametrize("other", [add("TEAPOT", 3), make("TEAPOT", 2), Remove(user_id="ann", product="TEAPOT")])
+def test_an_id_that_comes_with_another_content_does_nothing(other: Request) -> None:
+    shop = Shop(TEAPOT=5)
+    first = shop.ask(add("TEAPOT", 2), "r1")
+    assert shop.ask(other, "r1") == IdReused()
+    assert shop.lines() == {"TEAPOT": 2}
+    assert shop.ask(add("TEAPOT", 2), "r1") == first
+
+
+def test_two_shoppers_may_use_the_same_id() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 1, "ann"), "r1")
+    assert shop.ask(add("TEAPOT", 2, "bob"), "r1").line_quantity == 2
+
+
+def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
+    shop = Shop(TEAPOT=5)
+    old = NOON - RULES.remembered - timedelta(seconds=1)
+    refused = Refused(product="TEAPOT", reason="expired")
+    assert shop.ask(add("TEAPOT", 1), "r1", accepted=old) == refused
+    assert ("ann", "r1") in shop.log
+    assert shop.ask(add("TEAPOT", 1), "r1", accepted=NOON) == refused
+    assert shop.ask(add("TEAPOT", 1), "r2", accepted=NOON - RULES.remembered).version == 1
+
+
+def test_a_request_from_the_future_is_an_error_and_forgotten() -> None:
+    shop = Shop(TEAPOT=5)
+    assert shop.ask(add("TEAPOT", 1), "r1", accepted=NOON + timedelta(minutes=5, seconds=1)) == BadField(field="time")
+    assert shop.log == {}
+    assert shop.ask(add("TEAPOT", 1), "r1", accepted=NOON + timedelta(minutes=5)).version == 1
+
+
+@pytest.mark.parametrize("kind", ["holdfast.inventory.hold", "holdfast.cart.add"])
+def test_a_failed_command_is_refused_and_its_redrive_hears_the_same(kind: str) -> None:
+    shop = Shop(TEAPOT=5)
+    command = {"type": kind, "user_id": "ann", "mode": "add", "product": "TEAPOT", "quantity": 2}
+    failed = Refused(product="TEAPOT", reason="failed")
+    assert shop.ask(Fail(user_id="ann", command=command), "r1") == failed
+    [again] = shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
+    assert (again.outcome, again.replayed) == (failed, True)
+    assert shop.lines() == {}
+
+
+def test_a_failure_that_comes_after_the_decision_changes_nothing() -> None:
+    shop = Shop(TEAPOT=5)
+    held = shop.ask(add("TEAPOT", 2), "r1")
+    command = {"type": "holdfast.inventory.hold", "mode": "add", "product": "TEAPOT", "quantity": 2}
+    [answer] = shop.tell(Command("r1", NOON, Fail(user_id="ann", command=command)))
+    assert (answer.outcome, answer.replayed) == (held, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [{}, {"type": "holdfast.cart.add", "product": "a\0b", "quantity": 10**30}, {"type": ["x"], "product": {}}],
+)
+def test_nonsense_that_failed_can_be_noted(command: dict[str, Any]) -> None:
+    shop = Shop()
+    assert shop.ask(Fail(user_id="ann", command=command), "r1") == Refused(reason="failed")
+    assert set(shop.log["ann", "r1"].content) == {"type"}
+
+
+def test_requests_are_remembered_longer_than_any_topic_keeps_them() -> None:
+    assert REQUESTS.retention is not None
+    assert RULES.remembered <= REQUESTS.retention < LOG_KEPT
+    assert LOG_KEPT - RULES.remembered > RULES.ahead, "an id must not be forgotten while it may still be used"
+
+
+# ---- reads ----------------------------------------------------------------------------------------------------------
+
+
+def test_reads_answer_in_order_and_leave_no_trace() -> None:
+    shop = Shop(TEAPOT=5)
+    check = Check(user_id="ann", product="TEAPOT", session="s")
+    answers = shop.tell(
+        Command("c1", NOON, check),
+        Command("r1", NOON, add("TEAPOT", 2)),
+        Command("c2", NOON, check),
+        Command("l1", NOON, Lookup(user_id="ann", session="s", ids=("r1", "r2", "r1"))),
+        Command("s1", NOON, Snapshot(user_id="ann", session="s", epoch="7")),
+    )
+    assert [answers[0].outcome, answers[2].outcome] == [
+        Available(product="TEAPOT", available=5),
+        Available(product="TEAPOT", available=3),
+    ]
+    held = answers[1].outcome
+    assert isinstance(held, Held)
+    assert answers[3].outcome == LookedUp(outcomes=(Stored(id="r1", outcome=held),), unknown=("r2",))
+    assert answers[4].cart.revision == 1
+    assert [*shop.log] == [("ann", "r1")]
+
+
+# ---- expiry ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_grant_extends_the_cart_but_never_past_the_longest() -> None:
+    shop = Shop(TEAPOT=50)
+    seen = []
+    for number in range(6):
+        seen.append(shop.ask(add("TEAPOT", 1), f"r{number}").expires_at - NOON)
+        shop.later(minutes=10)
+    assert [each.total_seconds() / 60 for each in seen] == [15, 25, 35, 45, 55, 60]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        add("TEAPOT", 999),
+        add("NOPE", 1),
+        Remove(user_id="ann", product="MUG"),
+        make("MUG", 0),
+        Check(user_id="ann", product="TEAPOT", session="s"),
+        Snapshot(user_id="ann", session="s", epoch="e"),
+        Lookup(user_id="ann", session="s", ids=("r1",)),
+    ],
+    ids=str,
+)
+def test_refusals_removals_and_reads_do_not_extend(request_: Request) -> None:
+    shop = Shop(TEAPOT=5, MUG=5)
+    shop.tell(Command("r1", NOON, add("TEAPOT", 1)), Command("r2", NOON, add("MUG", 1)))
+    before = shop.holders["ann"].expires_at
+    shop.later(minutes=1)
+    shop.ask(request_, "r3")
+    shop.ask(add("TEAPOT", 1), "r1")
+    assert shop.holders["ann"].expires_at == before
+
+
+def test_a_set_to_the_same_quantity_is_a_grant_of_its_own() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 2), "r1")
+    shop.later(minutes=1)
+    held = shop.ask(make("TEAPOT", 2), "r2")
+    assert (held.version, held.expires_at) == (2, shop.now + RULES.idle)
+    assert (shop.shelves["TEAPOT"].version, len(shop.ledger)) == (2, 1), "but nothing happens to the stock"
+
+
+def test_an_emptied_cart_has_no_end_and_a_new_one_begins_anew() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 2), "r1")
+    shop.later(minutes=14)
+    shop.ask(Remove(user_id="ann", product="TEAPOT"), "r2")
+    assert shop.holders["ann"].expires_at is None
+    shop.later(hours=5)
+    assert shop.ask(add("TEAPOT", 1), "r3").expires_at == shop.now + RULES.idle
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        add("TEAPOT", 1),
+        Clear(user_id="ann"),
+        Check(user_id="ann", product="TEAPOT", session="s"),
+        Snapshot(user_id="ann", session="s", epoch="e"),
+        Lookup(user_id="ann", session="s", ids=("r1",)),
+    ],
+    ids=str,
+)
+def test_whatever_meets_a_due_cart_expires_it_first(request_: Request) -> None:
+    shop = Shop(TEAPOT=5)
+    due = shop.ask(add("TEAPOT", 2), "r1").expires_at
+    shop.later(minutes=15)
+    expired, answer = shop.tell(Command("r2", shop.now, request_))
+    assert expired.outcome == Expired(lines=(GivenUp(product="TEAPOT", quantity=2),), version=2)
+    assert (expired.id, expired.cart.lines, expired.cart.expires_at) == (expiry_id("ann", due), (), None)
+    assert (answer.id, shop.shelves["TEAPOT"].held) == ("r2", shop.lines().get("TEAPOT", 0))
+    assert shop.ledger[1].cause == "expire"
+
+
+def test_a_duplicate_that_meets_a_due_cart_expires_it_too() -> None:
+    shop = Shop(TEAPOT=5)
+    held = shop.ask(add("TEAPOT", 2), "r1")
+    shop.later(minutes=15)
+    expired, answer = shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
+    assert isinstance(expired.outcome, Expired)
+    assert (answer.outcome, answer.replayed, answer.cart.lines) == (held, True, ())
+
+
+def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
+    shop = Shop(TEAPOT=5)
+    due = shop.ask(add("TEAPOT", 2), "r1").expires_at
+    knock = Command(expiry_id("ann", due), due, Expire(user_id="ann", due=due))
+    assert shop.tell(knock) == [], "not due yet"
+    shop.later(minutes=15)
+    first, again = shop.tell(knock, knock)
+    assert (first.outcome, first.id, first.replayed) == (again.outcome, knock.id, False)
+    assert again.replayed
+    shop.later(minutes=60)
+    shop.ask(add("TEAPOT", 1), "r2")
+    [stale] = shop.tell(knock)
+    assert (stale.outcome, stale.cart.revision) == (first.outcome, 3), "an old knock spares the next cart"
+
+
+def test_nobody_can_take_the_id_of_a_coming_expiry() -> None:
+    shop = Shop(TEAPOT=5)
+    due = shop.ask(add("TEAPOT", 2), "r1").expires_at
+    shop.ask(Remove(user_id="ann", product="NOPE"), expiry_id("ann", due))
+    shop.later(minutes=15)
+    [expired] = shop.tell(Command(expiry_id("ann", due), due, Expire(user_id="ann", due=due)))
+    assert isinstance(expired.outcome, Expired)
+    assert shop.shelves["TEAPOT"].held == 0
+
+
+def test_a_failed_request_leaves_even_a_due_cart_alone() -> None:
+    shop = Shop(TEAPOT=5)
+    shop.ask(add("TEAPOT", 2), "r1")
+    shop.later(minutes=15)
+    fail = Fail(user_id="ann", command={"type": "holdfast.cart.clear"})
+    assert shop.ask(fail, "r2") == Refused(reason="failed")
+    assert shop.lines() == {"TEAPOT": 2}
+
+
+# ---- histories ------------------------------------------------------------------------------------------------------
+
+USERS = st.sampled_from(["ann", "bob", "cyd"])
+PRODUCTS = st.sampled_from(["TEAPOT", "MUG", "TRAY", "NOPE"])
+FEW = st.integers(1, 6)
+
+
+def _requests() -> st.SearchStrategy[Request]:
+    return st.one_of(
+        st.builds(Hold, user_id=USERS, mode=st.just("add"), product=PRODUCTS, quantity=FEW),
+        st.builds(Hold, user_id=USERS, mode=st.just("add"), product=PRODUCTS, quantity=FEW),
+        st.builds(Hold, user_id=USERS, mode=st.just("set"), product=PRODUCTS, quantity=st.integers(0, 6)),
+        st.builds(Remove, user_id=USERS, product=PRODUCTS),
+        st.builds(Clear, user_id=USERS),
+        st.builds(Check, user_id=USERS, product=PRODUCTS, session=st.just("s")),
+        st.builds(Lookup, user_id=USERS, session=st.just("s"), ids=st.just(("1", "2"))),
+        st.builds(lambda user: Fail(user_id=user, command={"type": "holdfast.cart.clear"}), USERS),
+    )
+
+
+STEPS = st.lists(
+    st.tuples(_requests(), st.integers(1, 40).map(str), st.sampled_from([0, 0, 0, 1, 8, 15, 61]), st.booleans()),
+    min_size=1,
+    max_size=40,
+)
+"""Requests with an id (few, so that they come twice), the minutes since the last, and whether a batch ends there."""
+
+
+def _play(shop: Shop, steps: Sequence[tuple[Request, str, int, bool]]) -> list[list[tuple[Command, list[Answer]]]]:
+    """What happened: for each batch its answers, grouped by the command that brought them about."""
+    history: list[list[tuple[Command, list[Answer]]]] = []
+    batch: list[Command] = []
+    for request, id_, minutes, ends in steps:
+        batch.append(Command(id_, shop.now, request))
+        if ends or minutes:
+            history.append(_tell(shop, batch))
+            batch = []
+            shop.later(minutes=minutes)
+    if batch:
+        history.append(_tell(shop, batch))
+    return history
+
+
+def _tell(shop: Shop, batch: list[Command]) -> list[tuple[Command, list[Answer]]]:
+    answers = shop.tell(*batch)
+    return [(command, [answer for answer in answers if answer.command is command]) for command in batch]
+
+
+def _check(shop: Shop) -> None:
+    folded: Counter[str] = Counter()
+    versions = dict.fromkeys(shop.shelves, 1)
+    for row in shop.ledger:
+        folded[row.product] += row.held
+        assert row.held != 0
+        assert 0 <= folded[row.product] <= shop.shelves[row.product].received
+        versions[row.product] += 1
+        assert row.version == versions[row.product], "the ledger of a product has no gap"
+        assert row.key in shop.log
+    for code, shelf in shop.shelves.items():
+        held = sum(holder.lines[code].quantity for holder in shop.holders.values() if code in holder.lines)
+        assert shelf.held == held == folded[code] <= shelf.received
+        assert shelf.version == versions[code]
+    for holder in shop.holders.values():
+        assert (holder.expires_at is None) == (not holder.lines)
+        if holder.expires_at and holder.first_held_at:
+            assert holder.expires_at <= holder.first_held_at + RULES.longest
+
+
+@settings(max_examples=2000, deadline=None)
+@given(STEPS)
+def test_no_history_breaks_a_rule(steps: list[tuple[Request, str, int, bool]]) -> None:
+    shop = Shop(TEAPOT=7, MUG=9, TRAY=3)
+    revisions: dict[str, int] = defaultdict(int)
+    first: dict[tuple[str, str], Any] = {}
+    for batch in _play(shop, steps):
+        for command, answers in batch:
+            assert 1 <= len(answers) <= 2
+            assert answers[-1].id == command.id
+            for answer in answers:
+                user = command.request.user_id
+                key = (user, EXPIRY_MARK + answer.id) if isinstance(answer.outcome, Expired) else (user, answer.id)
+                assert answer.cart.revision - revisions[user] in (0, 1), "revisions are dense and never go back"
+                changed = answer.cart.revision > revisions[user]
+                revisions[user] = answer.cart.revision
+                match answer.outcome:
+                    case Held(version=version) | Expired(version=version) if not answer.replayed:
+                        assert changed
+                        assert version == answer.cart.revision
+                    case Removed(version=version) if not answer.replayed:
+                        assert version == answer.cart.revision
+                    case _:
+                        assert not changed
+                if isinstance(answer.outcome, Held | Refused | Removed | Expired):
+                    assert answer.replayed == (key in first), "decided once"
+                    assert first.setdefault(key, answer.outcome) == answer.outcome, "and answered the same ever after"
+    _check(shop)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(STEPS, st.data())
+def test_replaying_any_part_of_a_history_changes_nothing(
+    steps: list[tuple[Request, str, int, bool]], data: st.DataObject
+) -> None:
+    shop = Shop(TEAPOT=7, MUG=9, TRAY=3)
+    _play(shop, steps)
+    shop.tell(*(Command("settle", NOON, Check(user_id=user, product="MUG", session="s")) for user in shop.holders))
+    before = copy.deepcopy((shop.shelves, dict(shop.holders), shop.log, len(shop.ledger)))
+    part = steps[: data.draw(st.integers(1, len(steps)))]
+    answers = shop.tell(*(Command(id_, NOON, request) for request, id_, _, _ in part))
+    assert (shop.shelves, dict(shop.holders), shop.log, len(shop.ledger)) == before
+    changing = [answer for answer in answers if isinstance(answer.outcome, Held | Refused | Removed | Expired)]
+    assert all(answer.replayed for answer in changing)
+
+
+@settings(max_examples=500, deadline=None)
+@given(STEPS)
+def test_a_history_ends_the_same_however_it_is_cut_into_batches(steps: list[tuple[Request, str, int, bool]]) -> None:
+    shops = [Shop(TEAPOT=7, MUG=9, TRAY=3) for _ in range(2)]
+    outcomes = []
+    for shop, alone in zip(shops, (False, True), strict=True):
+        history = _play(shop, [(request, id_, minutes, ends or alone) for request, id_, minutes, ends in steps])
+        outcomes.append(
+            [(a.id, a.outcome, a.cart, a.replayed) for batch in history for _, answers in batch for a in answers]
+        )
+    assert outcomes[0] == outcomes[1]
+    assert shops[0].log == shops[1].log
+
+
+def test_the_times_can_be_set() -> None:
+    rules = Settings(hold_minutes=1, hold_longest_minutes=2).rules
+    shop = Shop(rules, TEAPOT=5)
+    assert shop.ask(add("TEAPOT", 1), "r1").expires_at == NOON + timedelta(minutes=1)
