@@ -24,7 +24,7 @@ COMPETE_EVERY: Final = 1.0
 AT_ONCE: Final = 500
 """Events sent before their acknowledgements are awaited."""
 
-OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=5s"
+OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=5s -c enable_seqscan=off -c jit=off"
 """A publisher that is stopped, or waits for Kafka too long, loses its session and with it the lock: another goes on."""
 
 

@@ -37,12 +37,14 @@ SELECT product_code, received, held, sold, price_minor, currency, version,
             WHERE user_id = ANY(%(users)s::text[]) AND (expires_at <= now() OR user_id = ANY(%(clears)s::text[]))))))
  ORDER BY product_code FOR NO KEY UPDATE
 
--- ---- trip two: write
+-- ---- trip two: write. Rows are found by key in a LATERAL … OFFSET 0 and changed by their place: joined directly with
+-- unnest, a plan made when a table was small walks through all of it. Their locks keep them in their places.
 
 -- name: save_holders
 UPDATE holder AS h SET revision = w.revision, first_held_at = w.first, expires_at = w.expires
   FROM unnest(%s::text[], %s::bigint[], %s::timestamptz[], %s::timestamptz[]) AS w(user_id, revision, first, expires)
- WHERE h.user_id = w.user_id
+ CROSS JOIN LATERAL (SELECT ctid FROM holder WHERE user_id = w.user_id OFFSET 0) AS found
+ WHERE h.ctid = found.ctid
 
 -- name: save_holds
 INSERT INTO hold (user_id, product_code, hold_quantity, price_minor, currency)
@@ -52,8 +54,13 @@ SELECT * FROM unnest(%s::text[], %s::text[], %s::int[], %s::bigint[], %s::text[]
                   price_minor = excluded.price_minor, currency = excluded.currency
 
 -- name: drop_holds
-DELETE FROM hold AS h USING unnest(%s::text[], %s::text[]) AS w(user_id, product_code)
- WHERE (h.user_id, h.product_code) = (w.user_id, w.product_code) AND h.order_id IS NULL
+DELETE FROM hold AS h
+ USING unnest(%s::text[], %s::text[]) AS w(user_id, product_code)
+ CROSS JOIN LATERAL (
+   SELECT ctid FROM hold
+    WHERE (user_id, product_code) = (w.user_id, w.product_code) AND order_id IS NULL OFFSET 0
+ ) AS found
+ WHERE h.ctid = found.ctid
 
 -- name: append_ledger
 INSERT INTO stock_ledger (product_code, version, user_id, requestid, cause, received, held, sold)
@@ -69,7 +76,8 @@ SELECT u, r, c::jsonb, o::jsonb, v
 -- name: save_stock
 UPDATE inventory AS i SET held = w.held, version = w.version
   FROM unnest(%s::text[], %s::int[], %s::bigint[]) AS w(product_code, held, version)
- WHERE i.product_code = w.product_code
+ CROSS JOIN LATERAL (SELECT ctid FROM inventory WHERE product_code = w.product_code OFFSET 0) AS found
+ WHERE i.ctid = found.ctid
 
 -- ---- beside the agents
 

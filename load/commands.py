@@ -30,7 +30,9 @@ async def audit() -> Sequence[str]:
         found: dict[str, Any] = json.loads(answer)
     except ValueError:
         raise ShopAwayError(f"`holdfast audit` failed with {status}: {complaint.strip()}") from None
-    violations = [violation if isinstance(violation, str) else json.dumps(violation) for violation in found["violations"]]
+    violations = [
+        violation if isinstance(violation, str) else json.dumps(violation) for violation in found["violations"]
+    ]
     return violations or ([] if found["ok"] and status == 0 else [f"the audit ended with {status}"])
 
 

@@ -168,6 +168,8 @@ def _distinct(answers: Sequence[Frame]) -> list[Frame]:
 
 def _shared(ids: Sequence[str], what: str) -> list[Finding]:
     """A proof whose buyers share an id would count one of them twice."""
-    return [Finding(Kind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {what}")] if len(
-        set(ids)
-    ) < len(ids) else []
+    return (
+        [Finding(Kind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {what}")]
+        if len(set(ids)) < len(ids)
+        else []
+    )

@@ -52,4 +52,4 @@ def token(
 
 def register(app: typer.Typer) -> None:
     """Add `token`."""
-    app.command(epilog="Example: curl -H \"Authorization: Bearer $(holdfast token --role admin)\" …")(token)
+    app.command(epilog='Example: curl -H "Authorization: Bearer $(holdfast token --role admin)" …')(token)

@@ -90,9 +90,7 @@ async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     with _patience(settings):
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
-        )
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await admin.start()
@@ -148,7 +146,9 @@ async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[s
             [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
         )
     return {
-        resource[3]: {entry[0]: entry[1] for entry in resource[4]} for answer in answers for resource in answer.resources
+        resource[3]: {entry[0]: entry[1] for entry in resource[4]}
+        for answer in answers
+        for resource in answer.resources
     }
 
 

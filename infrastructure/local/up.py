@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from infrastructure.local import jars, plan, probes, processes, services, show
+from infrastructure.local import jars, plan, processes, services, show
 from infrastructure.local.errors import Fault
 from infrastructure.local.events import Event
 from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
 from infrastructure.local.redis import Redis
+from infrastructure.local.state import Secrets
 from infrastructure.local.supervisor import Supervisor, tail
 
 if TYPE_CHECKING:
@@ -181,14 +182,11 @@ def down(root: Root) -> int:
     elif not (root.path / "stack.json").exists():
         teller(Event("note", text="no shop runs here"))
         return 0
-    left = [services.left_behind(root)]
-    if root.path.exists():
-        kept = root.load().get("ports", {})
+    processes.end(services.left_behind(root), signal.SIGTERM, 8.0)
+    for kind in (Kafka, Postgres, Redis):
         with contextlib.suppress(Fault):
-            parts = [kind(root, kept.get(kind.name, probes.free_port()), root.secrets()) for kind in (Kafka, Postgres, Redis)]
-            left += [part.left() for part in parts]
-    for some in left:
-        processes.end(some, signal.SIGTERM, 8.0)
+            # Neither a port nor a password is needed to know our own.
+            processes.end(kind(root, 0, Secrets("", "", "")).left(), kind.stop_signal, 8.0)
     state = root.load()
     if state:
         state.update(state="stopped", supervisor=0, services={})

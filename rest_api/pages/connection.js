@@ -61,14 +61,13 @@ export class Connection {
     this.state = "connecting";
     this.retryAt = null;
     this.#changed();
-    this.#deadline = performance.now() + PATIENCE;
     if (this.#guest) {
       const wait = await introduce();
       if (attempt !== this.#attempt) return;
       if (wait !== null) return this.#retry(wait || Math.random() * backoff(this.#failures));
       this.#guest = false;
-      this.#deadline = performance.now() + PATIENCE;
     }
+    this.#deadline = performance.now() + PATIENCE;
     this.#open();
   }
 

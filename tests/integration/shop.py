@@ -74,7 +74,9 @@ class Shop:
         }
         argv = [*self.prefix, sys.executable, "-m", "infrastructure.local", *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(argv, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            argv, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
 
     def __call__(self, *words: str) -> Result:
         """Run a command to its end."""
@@ -103,7 +105,6 @@ class Shop:
                     found.append(process)
         return found
 
-
     def furnish(self, template: Path) -> None:
         """Take over prepared servers, which saves their first start."""
         for name in ("kafka", "postgres", "secrets.json"):
@@ -114,8 +115,9 @@ def prepare(root: Path) -> Path:
     """A root whose servers are prepared but were never started."""
     place = Root(root)
     place.make()
+    secrets = place.secrets()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda kind: kind(place, probes.free_port(), place.secrets()).prepare(), (Kafka, Postgres)))
+        list(pool.map(lambda kind: kind(place, probes.free_port(), secrets).prepare(), (Kafka, Postgres)))
     return root
 
 

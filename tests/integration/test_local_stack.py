@@ -142,7 +142,7 @@ def disk_full(shop: Shop) -> Result:
         return file_too_large(shop)
     kept = (shop.root / "stack.json").read_text()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", shop.root], check=True)
-    shop.afterwards.callback(subprocess.run, ["umount", "-l", shop.root], check=True)
+    shop.afterwards.callback(lambda: subprocess.run(["umount", "-l", shop.root], check=True))
     (shop.root / "stack.json").write_text(kept)
     result = shop(*INFRA)
     # Somebody makes room.
@@ -191,7 +191,11 @@ class Fault:
 
 
 FAULTS = (
-    Fault(port_taken, 3, r"port \d+ is taken by .+ \(pid \d+\): stop that program, or choose another with HOLDFAST_REDIS_PORT"),
+    Fault(
+        port_taken,
+        3,
+        r"port \d+ is taken by .+ \(pid \d+\): stop that program, or choose another with HOLDFAST_REDIS_PORT",
+    ),
     Fault(already_running, 0, r"a shop is already running here"),
     Fault(killed_at_first_child, -9, ""),
     Fault(killed_while_preparing, -9, ""),
@@ -202,7 +206,9 @@ FAULTS = (
     Fault(disk_full, 6, r"the disk is full at .+: make room there"),
     Fault(file_too_large, 6, r"the disk is full at .+: make room there"),
     Fault(no_right_to_write, 7, r"no right to write to .+: change its owner, or set HOLDFAST_ROOT"),
-    Fault(server_away, 8, r"HOLDFAST_REDIS_URL names redis://127.0.0.1:\d+/0, which cannot be used .+: start that server"),
+    Fault(
+        server_away, 8, r"HOLDFAST_REDIS_URL names redis://127.0.0.1:\d+/0, which cannot be used .+: start that server"
+    ),
 )
 
 
@@ -218,7 +224,9 @@ def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: Shop, fault: Fau
     again = shop(*INFRA)
     assert again.code == 0, again.err
     services = shop.status()["services"]
-    assert {name: entry["state"] for name, entry in services.items()} == dict.fromkeys(("kafka", "postgres", "redis"), "ready")
+    assert {name: entry["state"] for name, entry in services.items()} == dict.fromkeys(
+        ("kafka", "postgres", "redis"), "ready"
+    )
     for name in ("java", "valkey-server"):
         assert len([p for p in shop.ours() if p.name() == name]) == 1
 
@@ -265,7 +273,9 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: Shop) -> None:
 
     exports = shop("env").out
     assert f"export HOLDFAST_HTTP_URL=http://127.0.0.1:{shop.ports['http']}\n" in exports
-    query = subprocess.run(["sh", "-c", f'{exports}\necho "$PGDATABASE $HOLDFAST_ROOT"'], capture_output=True, text=True, check=True)
+    query = subprocess.run(
+        ["sh", "-c", f'{exports}\necho "$PGDATABASE $HOLDFAST_ROOT"'], capture_output=True, text=True, check=True
+    )
     assert query.stdout == f"holdfast {shop.root}\n"
     assert shop("psql", "-Atc", "SELECT current_user").out == "holdfast\n"
     assert shop("kafka", "topics", "--create", "--topic", "greetings", "--partitions", "3").code == 0
@@ -282,7 +292,11 @@ def test_ctrl_c_stops_everything(shop: Shop) -> None:
     """In the foreground, with the services, within 15 seconds and without an error."""
     process = shop.start("up")
     try:
-        until(lambda: process.poll() is not None or "edge" in (state := _services(shop)) and set(state.values()) == {"ready"})
+        until(
+            lambda: (
+                process.poll() is not None or "edge" in (state := _services(shop)) and set(state.values()) == {"ready"}
+            )
+        )
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
@@ -297,7 +311,9 @@ def test_ctrl_c_stops_everything(shop: Shop) -> None:
 
 def _services(shop: Shop) -> dict[str, str]:
     try:
-        return {name: shop.entry(name)["state"] for name in ("edge", "cart-1", "inventory-1", "kafka", "postgres", "redis")}
+        return {
+            name: shop.entry(name)["state"] for name in ("edge", "cart-1", "inventory-1", "kafka", "postgres", "redis")
+        }
     except (KeyError, OSError, ValueError):
         return {}
 
@@ -308,7 +324,9 @@ def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: Shop)
     (shop.root / "run/cart-1/crash").touch()
     result = shop("up", "--detach")
     assert result.code == 1
-    assert re.search(r"cart-1 ended with status 7; `holdfast logs cart-1` has more.+\n\s+stub: told to crash", result.err), result.err
+    assert re.search(
+        r"cart-1 ended with status 7; `holdfast logs cart-1` has more.+\n\s+stub: told to crash", result.err
+    ), result.err
     assert not shop.ours()
 
 

@@ -1,0 +1,60 @@
+/** What the page says: money, times, stock, refusals. Plain English, no markup. */
+
+const LOW = 5; // from here down we say how few are left
+
+/** Money of integer minor units, as people write it. */
+export function money({ amount, currency }) {
+  const format = new Intl.NumberFormat("en-GB", { style: "currency", currency });
+  return format.format(amount / 10 ** format.resolvedOptions().maximumFractionDigits);
+}
+
+/** Minutes and seconds; a started second counts whole. */
+export function minutes(milliseconds) {
+  const seconds = Math.ceil(milliseconds / 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+/** The stock of a product: `{text, level}`. */
+export function stock(available) {
+  if (available === null) return { text: "", level: "unknown" };
+  if (available <= 0) return { text: "Sold out", level: "none" };
+  if (available <= LOW) return { text: `Only ${available} left`, level: "low" };
+  return { text: `${available} in stock`, level: "plenty" };
+}
+
+/** Why a change was refused, in one sentence or two. */
+export function refusal({ asked, reason, available }) {
+  switch (reason) {
+    case "out_of_stock": return outOfStock(asked, available);
+    case "unknown_product": return "We no longer have this.";
+    case "limit": return "That is more than one cart may hold.";
+    case "expired": return "That came too late, so nothing was done.";
+    case "failed": return "The shop could not decide this, so nothing was done.";
+    default: return "That did not go through, so nothing was done.";
+  }
+}
+
+function outOfStock({ type, quantity }, available) {
+  if (!available) return type === "set" ? "There are no more of these." : "Sold out.";
+  const left = type === "set" ? `Only ${available} more ${available === 1 ? "is" : "are"} left` : `Only ${available} left`;
+  return `${left}; you asked for ${quantity}.`;
+}
+
+/** What came of something, for those who hear the page; `name` is the product's. */
+export function heard(news, name) {
+  switch (news.type) {
+    case "held": return `${news.quantity} × ${name} held for you.`;
+    case "removed": return news.product === undefined ? "Your cart is empty." : `${name} taken out.`;
+    case "refused": return `${name ?? "Your cart"}: ${refusal(news)}`;
+    case "expired": return "The time ran out, and your cart went back on the shelf.";
+    case "expiring": return "Two minutes are left. Adding anything gives you more time.";
+    case "rate_limited": return "That was a little fast. What you asked is being sent again.";
+    case "stranger": return "You have a new cart: the old session has ended.";
+    default: return "";
+  }
+}
+
+/** How many pieces, in words. */
+export function pieces(count) {
+  return count === 1 ? "1 piece" : `${count} pieces`;
+}

@@ -1,0 +1,100 @@
+"""What the tests of the inventory share: a schema of their own with some stock, and words to talk to it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from infrastructure import postgres
+from infrastructure.envelope import Envelope
+from infrastructure.postgres import Connection
+from infrastructure.settings import Settings as Shared
+from infrastructure.topics import Topic
+from inventory_service.catalogue import Item, seed
+from inventory_service.messages import Hold, Request
+from inventory_service.model import Command
+from inventory_service.settings import Settings
+from inventory_service.store import MIGRATIONS, OPTIONS, PostgresStore
+
+
+@dataclass
+class Schema:
+    """A migrated schema; `connection` is for looking and for planting."""
+
+    settings: Settings
+    connection: Connection
+    stores: list[PostgresStore] = field(default_factory=list)
+
+    def store(self) -> PostgresStore:
+        """Another worker's store."""
+        store = PostgresStore(
+            partial(postgres.connect, self.settings, "inventory", options=OPTIONS), self.settings.rules
+        )
+        self.stores.append(store)
+        return store
+
+    async def stock(self, **units: int) -> None:
+        """New products with that many units."""
+        await seed(self.connection, [Item(code, f"name of {code}", 100, "GBP", each) for code, each in units.items()])
+
+    async def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        return await (await self.connection.execute(query, values)).fetchall()
+
+    async def one(self, query: str) -> Any:
+        """The one value that a query finds."""
+        [(value,)] = await self.rows(query)
+        return value
+
+    async def pass_time(self, **time: int) -> None:
+        """Move all carts that far into the past; Postgres' own clock stands for itself."""
+        [(unit, count)] = time.items()
+        await self.connection.execute(
+            "WITH locked AS (SELECT user_id AS u FROM holder ORDER BY user_id FOR NO KEY UPDATE)"  # as the store does
+            " UPDATE holder SET first_held_at = first_held_at - i, expires_at = expires_at - i"
+            f" FROM locked, (SELECT interval '{count} {unit}') AS x(i) WHERE user_id = u"  # noqa: S608 - words of a test
+        )
+
+
+@asynccontextmanager
+async def schema(shared: Shared, **times: float) -> AsyncIterator[Schema]:
+    """A schema for one test, gone afterwards."""
+    settings = Settings.model_validate({**shared.model_dump(), **times})
+    await postgres.migrate(settings, "inventory", MIGRATIONS)
+    async with await postgres.connect(settings, "inventory") as connection:
+        here = Schema(settings, connection)
+        try:
+            yield here
+        finally:
+            for store in here.stores:
+                await store.close()
+            await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("inventory")}" CASCADE')
+
+
+def command(id_: str, request: Request, accepted: datetime | None = None) -> Command:
+    """A request as it comes now."""
+    return Command(id_, accepted or datetime.now(UTC), request)
+
+
+def add(product: str, quantity: int = 1, user: str = "ann") -> Hold:
+    """A request for more."""
+    return Hold(user_id=user, mode="add", product=product, quantity=quantity)
+
+
+@dataclass
+class Topics:
+    """A small broker: keeps what is published, in order."""
+
+    events: list[tuple[Topic, Envelope]] = field(default_factory=list)
+
+    async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
+        """As `Worker.publish`; what can't be encoded fails here too."""
+        self.events += [(topic, Envelope.decode(event.key, event.encode())) for event in events]
+
+    def take(self, topic: Topic) -> list[Envelope]:
+        """What has come on `topic` since the last time."""
+        taken = [event for where, event in self.events if where is topic]
+        self.events = [(where, event) for where, event in self.events if where is not topic]
+        return taken

@@ -1,0 +1,136 @@
+"""The catalogue file: checked line by line, loaded wholly or not at all, and never in the way of holds."""
+
+import asyncio
+import csv
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure.settings import Settings as Shared
+from inventory_service import catalogue
+from inventory_service.audit import audit
+from inventory_service.catalogue import DEFAULT_FILE, CatalogueError, Item, Seeded, read_catalogue, seed
+from inventory_service.derive import LEAST, MOST, catalogue_of
+from tests.integration.inventory import Schema, add, command, schema
+
+
+@pytest.fixture
+async def shop(settings: Shared) -> AsyncIterator[Schema]:
+    async with schema(settings) as here:
+        yield here
+
+
+async def test_the_shipped_catalogue_loads_and_the_same_again_changes_nothing(shop: Schema) -> None:
+    items = read_catalogue(DEFAULT_FILE)
+    assert await seed(shop.connection, items) == Seeded(added=len(items), changed=0, unchanged=0)
+    before = await _everything(shop)
+    assert await seed(shop.connection, items) == Seeded(added=0, changed=0, unchanged=len(items))
+    assert await _everything(shop) == before
+    assert (await audit(shop.connection))["violations"] == []
+
+
+async def _everything(shop: Schema) -> list[tuple[object, ...]]:
+    queries = ("SELECT * FROM inventory ORDER BY 1", "SELECT * FROM product ORDER BY 1", "SELECT * FROM stock_ledger ORDER BY 1, 2")
+    return [row for query in queries for row in await shop.rows(query)]
+
+
+async def test_an_existing_product_gets_its_name_and_price_and_keeps_its_stock(shop: Schema) -> None:
+    await shop.stock(TEAPOT=10, MUG=5)
+    await shop.store().transact([command("r1", add("TEAPOT", 8))])
+    done = await seed(shop.connection, [Item("TEAPOT", "a teapot", 999, "GBP", 2), Item("MUG", "name of MUG", 100, "GBP", 9)])
+    assert done == Seeded(added=0, changed=1, unchanged=1)
+    assert await shop.rows("SELECT received, held, price_minor FROM inventory WHERE product_code = 'TEAPOT'") == [(10, 8, 999)]
+    assert await shop.rows("SELECT code, name, version FROM product ORDER BY 1") == [
+        ("MUG", "name of MUG", 1),
+        ("TEAPOT", "a teapot", 2),
+    ]
+    assert await shop.rows("SELECT price_minor FROM hold") == [(100,)]
+
+
+async def test_a_new_name_and_a_new_price_are_one_new_version(shop: Schema) -> None:
+    await shop.stock(MUG=5)
+    await seed(shop.connection, [Item("MUG", "a mug", 101, "GBP", 5)])
+    assert await shop.rows("SELECT name, version FROM product") == [("a mug", 2)]
+
+
+async def test_two_may_load_at_once(settings: Shared) -> None:
+    items = read_catalogue(DEFAULT_FILE)
+    async with schema(settings) as one, schema(settings) as two:
+        done = await asyncio.gather(seed(one.connection, items), seed(two.connection, items[::-1]))
+        assert sum(each.added for each in done) == len(items)
+        assert (await audit(one.connection))["violations"] == []
+
+
+HEADER = "product_code,name,price,currency,quantity\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "line 1: the header lacks product_code, name, price, currency, quantity"),
+        ("product_code,name,price\n", "line 1: the header lacks currency, quantity"),
+        (HEADER, "no products in it"),
+        (HEADER + "A,a,1.00,GBP,5\nA,b,1.00,GBP,5\n", "line 3: product_code 'A' stands above already"),
+        (HEADER + "A,a,1.00,GBP\n", "line 2: quantity must be a whole number from 0, not ''"),
+        (HEADER + "A,a,1.00,GBP,-1\n", "line 2: quantity must be a whole number from 0, not '-1'"),
+        (HEADER + "A,a,1.00,GBP,²\n", "line 2: quantity must be"),
+        (HEADER + "A,a,1.00,GBP,99999999999\n", "line 2: quantity must be"),
+        (HEADER + "A,a,1.005,GBP,1\n", "line 2: price must be an amount such as 2.55, not '1.005'"),
+        (HEADER + "A,a,NaN,GBP,1\n", "line 2: price must be"),
+        (HEADER + "A,a,-1,GBP,1\n", "line 2: price must be"),
+        (HEADER + "A,a,1e30,GBP,1\n", "line 2: price must be"),
+        (HEADER + "A,a,1.00,pounds,1\n", "line 2: currency must be an ISO 4217 code such as GBP, not 'pounds'"),
+        (HEADER + "Ä,a,1.00,GBP,1\n", "line 2: product_code must be 1 to 64 printable ASCII characters"),
+        (HEADER + "A,,1.00,GBP,1\n", "line 2: name must be 1 to 200 printable characters"),
+        (HEADER + 'A,"a\0b",1.00,GBP,1\n', "line 2"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_the_line_of_the_fault(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(CatalogueError) as caught:
+        read_catalogue(file)
+    assert told in str(caught.value)
+
+
+def test_all_faults_are_told_and_prices_are_exact(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_text("﻿" + HEADER + "A,a,x,GBP,x\nB,,1,GBP,1\n", encoding="utf-8")
+    with pytest.raises(CatalogueError) as caught:
+        read_catalogue(file)
+    assert len(str(caught.value).splitlines()) == 3
+    file.write_text(HEADER + "A,a,2.55,GBP,1\nB,b,19.99,GBP,0\nC,c,3,GBP,1\n", encoding="utf-8")
+    assert [item.price for item in read_catalogue(file)] == [255, 1999, 300]
+
+
+# ---- where the shipped file comes from ------------------------------------------------------------------------------
+
+ORDERS = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+
+
+def test_a_catalogue_is_derived_by_the_written_rules(tmp_path: Path) -> None:
+    lines = [
+        "1,10001,TEAPOT ,2,,2.50,,",
+        "1,10001,TEAPOT,3,,2.60,,",
+        "2,10001,pot,40,,2.70,,",
+        "2,10002,,9,,1.00,,",
+        "2,10003,FREE,9,,0,,",
+        "C3,10004,RETURNED,-9,,1.00,,",
+        "3,10005,LOST,-2,,1.00,,",
+        "3,POST,POSTAGE,1,,18.00,,",
+        *(f"4,2000{n},THING {n},1,,1.5,," for n in range(9)),
+    ]
+    file = tmp_path / "orders.csv"
+    file.write_text(ORDERS + "\n".join(lines) + "\n")
+    rows = list(csv.reader(catalogue_of(file).splitlines()))
+    assert rows[0] == list(catalogue.COLUMNS)
+    assert rows[1] == ["10001", "TEAPOT", "2.70", "GBP", str(45 // 2)]
+    assert rows[2] == ["20000", "THING 0", "1.50", "GBP", str(LEAST)]
+    assert len(rows) == 11
+
+
+def test_the_shipped_catalogue_has_plenty_of_some_and_little_of_others() -> None:
+    quantities = [item.quantity for item in read_catalogue(DEFAULT_FILE)]
+    assert (min(quantities), max(quantities)) == (LEAST, MOST)
+    assert len(quantities) == 615

@@ -1,0 +1,261 @@
+"""What the inventory makes known: no committed change is missed, none is held back, and there is one voice at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import psycopg
+import pytest
+
+from infrastructure import postgres
+from infrastructure.settings import Settings as Shared
+from inventory_service import publisher, upkeep
+from inventory_service.agents import Crowd, Inventory
+from inventory_service.catalogue import Item, seed
+from inventory_service.messages import PRODUCT_VOCABULARY, PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
+from inventory_service.messages import RESPONSE_VOCABULARY, STOCK_VOCABULARY, Clear, Expire, Expired
+from inventory_service.publisher import Publisher
+from inventory_service.store import QUERIES, expiry_id
+from inventory_service.upkeep import Knocker
+from infrastructure.guard import Received
+from infrastructure.locks import NoLocks
+from tests.integration.inventory import Schema, Topics, add, command, schema
+
+
+@pytest.fixture
+async def shop(settings: Shared) -> AsyncIterator[Schema]:
+    async with schema(settings) as here:
+        await here.stock(TEAPOT=10, MUG=5)
+        yield here
+
+
+def voice(shop: Schema, topics: Topics) -> Publisher:
+    """Another process's publisher."""
+    return Publisher(partial(postgres.connect, shop.settings, "inventory", options=publisher.OPTIONS), topics.publish, "voice")
+
+
+def told(topics: Topics) -> list[tuple[str, int, int]]:
+    """Product, version and what is available, as published since the last time."""
+    stock = [STOCK_VOCABULARY.parse(event) for event in topics.take(STOCK)]
+    return [(each.product, each.version, each.available) for each in stock]
+
+
+async def test_everything_is_told_once_and_then_what_changes(shop: Schema) -> None:
+    topics, store = Topics(), shop.store()
+    one = voice(shop, topics)
+    await one.look(shop.connection)
+    assert told(topics) == [("MUG", 1, 5), ("TEAPOT", 1, 10)]
+    products = {each.code: each for each in map(PRODUCT_VOCABULARY.parse, topics.take(PRODUCTS))}
+    assert (products["MUG"].name, products["MUG"].price.amount, products["MUG"].version) == ("name of MUG", 100, 1)
+    assert await one.look(shop.connection) == 0
+    await store.transact([command("r1", add("TEAPOT", 2)), command("r2", add("TEAPOT", 1))])
+    await one.look(shop.connection)
+    assert told(topics) == [("TEAPOT", 3, 7)], "only its last state"
+    await seed(shop.connection, [Item("MUG", "a mug", 100, "GBP", 5)])
+    await one.look(shop.connection)
+    [event] = topics.take(PRODUCTS)
+    assert (event.data["name"], event.data["version"], event.id, event.subject) == ("a mug", 2, "MUG/product/2", "MUG")
+    assert told(topics) == []
+
+
+async def _a_late_commit(shop: Schema) -> tuple[Topics, list[list[tuple[str, int, int]]]]:
+    """A transaction that begins first and commits last, while others come and go; what was told after each step."""
+    topics, one, seen = Topics(), None, []
+    one = voice(shop, topics)
+    await one.look(shop.connection)
+    topics.events.clear()
+    async with await postgres.connect(shop.settings, "inventory") as late:
+        await late.execute("BEGIN")
+        await late.execute("UPDATE inventory SET received = received + 1, version = version + 1 WHERE product_code = 'MUG'")
+        await late.execute(
+            "INSERT INTO stock_ledger (product_code, version, cause, received, held, sold) VALUES ('MUG', 2, 'x', 1, 0, 0)"
+        )
+        for number in range(3):
+            await shop.store().transact([command(f"r{number}", add("TEAPOT"))])
+            await one.look(shop.connection)
+            seen.append(told(topics))
+        await late.execute("COMMIT")
+    await one.look(shop.connection)
+    seen.append(told(topics))
+    await one.look(shop.connection)
+    seen.append(told(topics))
+    return topics, seen
+
+
+async def test_a_late_commit_is_not_missed_and_holds_nothing_back(shop: Schema) -> None:
+    _, seen = await _a_late_commit(shop)
+    assert seen == [[("TEAPOT", 2, 9)], [("TEAPOT", 3, 8)], [("TEAPOT", 4, 7)], [("MUG", 2, 6)], []]
+
+
+async def test_a_publisher_that_went_by_the_newest_transaction_would_miss_it(
+    shop: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(QUERIES, "positions", QUERIES["positions"].replace("pg_snapshot_xmin", "pg_snapshot_xmax"))
+    _, seen = await _a_late_commit(shop)
+    assert ("MUG", 2, 6) not in [each for step in seen for each in step]
+
+
+async def test_the_next_publisher_goes_on_where_the_last_one_stored(shop: Schema) -> None:
+    topics = Topics()
+    await voice(shop, topics).look(shop.connection)
+    topics.events.clear()
+    await shop.store().transact([command("r1", add("MUG"))])
+    await voice(shop, topics).look(shop.connection)
+    assert told(topics) == [("MUG", 2, 4)]
+
+
+async def test_a_publisher_that_died_before_it_stored_its_position_tells_again(shop: Schema) -> None:
+    class Gone(Topics):
+        async def publish(self, topic: object, events: object) -> None:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await voice(shop, Gone()).look(shop.connection)
+    topics = Topics()
+    await voice(shop, topics).look(shop.connection)
+    assert len(told(topics)) == 2
+
+
+async def test_all_of_it_can_be_asked_for_again(shop: Schema) -> None:
+    topics = Topics()
+    one = voice(shop, topics)
+    await one.look(shop.connection)
+    topics.events.clear()
+    await shop.connection.execute(QUERIES["begin_again"])
+    assert await one.look(shop.connection) == 4
+    assert await one.look(shop.connection) == 0
+
+
+async def test_a_dump_restored_on_another_cluster_is_told_from_the_beginning(shop: Schema) -> None:
+    await shop.connection.execute("UPDATE publisher SET position = '1000000000000'")
+    topics = Topics()
+    await voice(shop, topics).look(shop.connection)
+    assert len(told(topics)) == 2
+
+
+async def test_one_publishes_and_when_its_session_ends_another_does(shop: Schema) -> None:
+    first, second = Topics(), Topics()
+    running = asyncio.create_task(voice(shop, first).run())
+    await _until(lambda: len(first.events) == 4)
+    waiting = asyncio.create_task(voice(shop, second).run())
+    await shop.store().transact([command("r1", add("MUG"))])
+    await _until(lambda: len(first.events) == 5)
+    assert second.events == []
+    await shop.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()"
+    )
+    with pytest.raises(postgres.LOST):
+        await running
+    await shop.store().transact([command("r2", add("MUG"))])
+    await _until(lambda: ("MUG", 3, 3) in told(second))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def _until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+# ---- expiry: from the knock to the answer ---------------------------------------------------------------------------
+
+
+async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
+    topics = Topics()
+    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
+    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=upkeep.OPTIONS), topics.publish)
+    await shop.store().transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
+    assert await knocker.look(shop.connection) == 0
+    await shop.pass_time(minutes=15)
+    [due] = {due for (due,) in await shop.rows("SELECT expires_at FROM holder WHERE user_id = 'ann'")}
+    assert await knocker.look(shop.connection) == 2
+    assert await knocker.look(shop.connection) == 0, "not at once again"
+    knocks = topics.take(REQUESTS)
+    ann = next(event for event in knocks if event.subject == "ann")
+    id_ = expiry_id("ann", due)
+    assert (ann.id, ann.requestid, ann.source, ann.type) == (f"ann/{id_}/expire", id_, "/inventory", Expire.TYPE)
+    batch = [Received(event, REQUEST_VOCABULARY.parse(event), 0, n) for n, event in enumerate(knocks)]
+    await inventory.handle(batch)
+    await inventory.handle(batch)
+    answers = [(event, RESPONSE_VOCABULARY.parse(event)) for event in topics.take(RESPONSES) if event.subject == "ann"]
+    assert [answer.replayed for _, answer in answers] == [False, True]
+    for event, answer in answers:
+        assert isinstance(answer.outcome, Expired)
+        assert (answer.outcome.version, answer.cart.revision, answer.cart.lines) == (2, 2, ())
+        assert (event.id, event.requestid) == (f"ann/{id_}/decided", id_)
+    assert await shop.rows("SELECT cause, held FROM stock_ledger WHERE user_id = 'ann' ORDER BY version") == [
+        ("add", 3),
+        ("expire", -3),
+    ]
+    assert await shop.rows("SELECT * FROM hold") == []
+
+
+async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> None:
+    topics = Topics()
+    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def asked(type_: str, id_: str | None, **data: object) -> Received:  # type: ignore[type-arg]  # of any request
+        fields = {"id": "x", "source": "/cart", "type": type_, "subject": "ann", "requestid": id_, "traceparent": trace}
+        now = "2026-11-21T03:24:41.118Z"
+        from infrastructure.envelope import Envelope
+
+        event = Envelope.model_validate({**fields, "time": now, "data": {"user_id": "ann", **data}})
+        event = event.model_copy(update={"time": command("", Clear(user_id="ann")).accepted})
+        return Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)
+
+    hold = asked("holdfast.inventory.hold", "r1", mode="add", product="TEAPOT", quantity=2)
+    await inventory.handle(
+        [
+            hold,
+            asked("holdfast.inventory.snapshot", "s1", session="tab 1", epoch="3"),
+            asked("holdfast.inventory.check", "c1", session="tab 1", product="MUG"),
+        ]
+    )
+    held, snapshot, check = topics.take(RESPONSES)
+    assert held.id == "ann/r1/decided"
+    assert (held.source, held.subject, held.requestid) == ("/inventory", "ann", "r1")
+    assert held.traceparent is not None
+    assert held.traceparent.split("-")[1] == trace.split("-")[1]
+    assert held.traceparent != trace
+    assert held.data["outcome"]["version"] == held.data["cart"]["revision"] == 1
+    assert (snapshot.id, snapshot.data["session"], snapshot.data["epoch"]) == ("ann/s1/snapshot", "tab 1", "3")
+    assert (check.id, check.data["outcome"]["available"]) == ("ann/c1/available", 5)
+    assert inventory.crowd.seen == {"TEAPOT": 8, "MUG": 5}
+
+    broken = asked("holdfast.inventory.hold", "r2", mode="add", product="TEAPOT", quantity=1)
+    await inventory.fail(broken, RuntimeError("for good"))
+    await inventory.handle([broken])
+    failed, again = topics.take(RESPONSES)
+    assert failed.data["outcome"] == again.data["outcome"]
+    assert (failed.data["outcome"]["reason"], again.data["replayed"]) == ("failed", True)
+    await inventory.fail(snapshot_request := asked("holdfast.inventory.snapshot", "s2", session="t", epoch="1"), ValueError())
+    assert topics.take(RESPONSES) == [], f"a read is only asked again: {snapshot_request.event.requestid}"
+    with pytest.raises(ValueError, match="requestid"):
+        await inventory.handle([asked("holdfast.inventory.clear", None)])
+
+
+async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) -> None:
+    async def refuse() -> postgres.Connection:
+        raise psycopg.OperationalError("connection refused")
+
+    store = shop.store()
+    store.connect = refuse
+    inventory = Inventory(store, NoLocks(), Topics().publish, Crowd(5, 5))
+    event = upkeep.knock("ann", command("", Clear(user_id="ann")).accepted)
+    with pytest.raises(postgres.LOST):
+        await inventory.handle([Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)])
+
+
+def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:
+    crowd = Crowd(above=5, remaining=5)
+    crowd.seen = {"PLENTY": 100, "FEW": 7}
+    assert crowd.wanted([add("PLENTY", 5)]) == set()
+    assert crowd.wanted([add("PLENTY", 6)]) == {"PLENTY"}
+    assert crowd.wanted([add("FEW", 2)]) == set(), "five remain"
+    assert crowd.wanted([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
+    assert crowd.wanted([Clear(user_id="ann")]) == set()
