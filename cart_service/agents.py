@@ -9,6 +9,7 @@ from cart_service import messages as cart
 from cart_service import model
 from cart_service.store import Carts
 from infrastructure import clock, trace
+from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import Envelope, Message
 from infrastructure.guard import Received
 from infrastructure.topics import Topic
@@ -72,8 +73,10 @@ class CartAgents:
                     asks.append(
                         _ask(event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch))
                     )
+        crashpoint("cart.noted")
         await self.publish(inventory.REQUESTS, asks)
         await self.publish(cart.RESPONSES, answers)
+        crashpoint("cart.asked")
 
     async def on_decisions(self, batch: Sequence[Received[inventory.Decided]]) -> None:
         """Take each cart that is newer than ours, and always tell the outcome."""
@@ -91,7 +94,9 @@ class CartAgents:
             answer = model.told(after, request_id, decided)
             if answer is not None:
                 answers.append(_tell(event, answer))
+        crashpoint("cart.taken")
         await self.publish(cart.RESPONSES, answers)
+        crashpoint("cart.told")
 
     async def keep_asking(self) -> None:
         """Ask again, once a second, as long as the worker lives."""

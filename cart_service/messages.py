@@ -7,9 +7,9 @@ The data of a response is the frame that a shopper's socket gets, beside the `us
 from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from infrastructure.envelope import Message, Vocabulary
+from infrastructure.envelope import Message, Moment, Vocabulary
 from infrastructure.topics import Topic
 from inventory_service.messages import (
     MAX_LOOKUP_IDS,
@@ -110,7 +110,7 @@ class Held(_Response):
     product: Printable
     quantity: int
     line_quantity: int
-    expires_at: AwareDatetime
+    expires_at: Moment
     version: int
     replayed: bool = False
 
@@ -152,14 +152,14 @@ class PendingRequest(_Value):
     type: Literal["add", "set", "remove", "clear"]
     product: Printable | None = None
     quantity: int | None = None
-    since: AwareDatetime
+    since: Moment
 
 
 class CartView(_Value):
     """A cart as a shopper sees it: a line whose removal is pending is hidden."""
 
     version: int
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     lines: tuple[Line, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from cart_service import messages as cart
+from infrastructure.envelope import Moment
 from inventory_service import messages as inventory
 
 READ_LIFETIME: Final = timedelta(seconds=30)
@@ -30,7 +31,7 @@ class Cart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     revision: int = 0
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     lines: tuple[inventory.Line, ...] = ()
     pending: tuple[cart.PendingRequest, ...] = ()
 

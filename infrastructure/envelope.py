@@ -6,10 +6,10 @@ such an object raises `Undecodable` with one of the dead-letter reasons of the c
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 HEADERS: Final = {"content-type": b"application/cloudevents+json"}
@@ -26,6 +26,15 @@ Reason = Literal[
     "wrong_source",
     "failed",
 ]
+
+
+def rfc3339(moment: datetime) -> str:
+    """`moment` in UTC with milliseconds, as every time of the contract is written: `2026-11-21T03:24:41.118Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+"""A time in a message: read with any offset, written as `rfc3339` does."""
 
 
 class Undecodable(ValueError):
@@ -151,8 +160,3 @@ class Vocabulary(Generic[M]):
         if getattr(parsed, "user_id", event.subject) != event.subject:
             raise Undecodable("wrong_key", f"data.user_id is not the subject {event.subject!r}")
         return parsed
-
-
-def rfc3339(moment: datetime) -> str:
-    """`moment` in UTC with milliseconds, as every time of the contract is written: `2026-11-21T03:24:41.118Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

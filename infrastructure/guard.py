@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from infrastructure import metrics
 from infrastructure.broker import partition_of
 from infrastructure.clock import now
+from infrastructure.crashpoints import crashpoint
 from infrastructure.dead_letters import Record, dead_letter
 from infrastructure.envelope import Envelope, Message, Reason, Undecodable, Vocabulary
 from infrastructure.topics import Topic
@@ -121,6 +122,7 @@ class Guard(Generic[M]):
             record, reason=reason, detail=detail, service=self.service, attempts=attempts, now=now()
         ).encode()
         await self._until_done(lambda: self.send(f"{self.name}.dlq", record.key, letter))
+        crashpoint("guard.put_aside")
         metrics.DEAD_LETTERS.labels(self.name, reason).inc()
         log.warning(
             "put aside: %s",

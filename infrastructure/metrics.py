@@ -39,8 +39,12 @@ EDGE_CLOSES: Final = Counter("holdfast_edge_closes_total", "sockets that the ser
 EDGE_OUTCOME_SECONDS: Final = Histogram(
     "holdfast_edge_outcome_seconds", "from a request's acceptance to its outcome at the edge", buckets=_HOP
 )
-EDGE_UNACKNOWLEDGED: Final = Counter("holdfast_edge_unacknowledged_total", "requests that Kafka did not confirm in time")
-EDGE_REQUESTS: Final = Counter("holdfast_edge_http_requests_total", "HTTP requests, by method and status", ["method", "status"])
+EDGE_UNACKNOWLEDGED: Final = Counter(
+    "holdfast_edge_unacknowledged_total", "requests that Kafka did not confirm in time"
+)
+EDGE_REQUESTS: Final = Counter(
+    "holdfast_edge_http_requests_total", "HTTP requests, by method and status", ["method", "status"]
+)
 EDGE_REQUEST_SECONDS: Final = Histogram(
     "holdfast_edge_http_request_seconds", "time to answer an HTTP request", ["method"], buckets=_HOP
 )

@@ -1,4 +1,4 @@
-"""Signed tokens that say who somebody is until when: JSON Web Tokens with one algorithm and one key, as RFC 8725 advises.
+"""Signed tokens that say who somebody is until when: JSON Web Tokens with one algorithm and one key (RFC 8725).
 
 The algorithm is a literal here and never read from a token. A token's header must be exactly the one that `issue`
 writes: a header that names another key, or a place to fetch one from, is refused and nothing is fetched.
@@ -21,6 +21,7 @@ TYPE: Final = "at+jwt"
 LEEWAY: Final = timedelta(seconds=30)
 """How far two machines' clocks may differ."""
 MAX_LENGTH: Final = 4096
+MAX_SUBJECT_LENGTH: Final = 64
 
 _REQUIRED: Final = ("exp", "iat", "aud", "iss", "sub", "jti")
 
@@ -89,7 +90,7 @@ def _identity(claims: dict[str, Any], now: datetime) -> Identity:
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
     if not (isinstance(roles, list) and all(isinstance(role, str) for role in roles)):
         raise InvalidToken("roles are a list of words")
-    if not (isinstance(subject, str) and 0 < len(subject) <= 64 and subject.isascii() and subject.isprintable()):
+    if not (isinstance(subject, str) and _is_id(subject)):
         raise InvalidToken("the subject is no id")
     if not all(type(moment) is int and 0 <= moment < 2**40 for moment in times):
         raise InvalidToken("a time is not in seconds")
@@ -99,6 +100,10 @@ def _identity(claims: dict[str, Any], now: datetime) -> Identity:
     if claims["exp"] + leeway <= instant:
         raise ExpiredToken("expired")
     return Identity(subject, frozenset(roles), datetime.fromtimestamp(claims["exp"], UTC), str(claims["jti"]))
+
+
+def _is_id(subject: str) -> bool:
+    return 0 < len(subject) <= MAX_SUBJECT_LENGTH and subject.isascii() and subject.isprintable()
 
 
 def _key_id(secret: str) -> str:

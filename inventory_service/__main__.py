@@ -13,7 +13,6 @@ import inventory_service
 from infrastructure import logs, postgres
 from infrastructure.guard import Handler
 from infrastructure.locks import Locks, NoLocks, RedisLocks
-from infrastructure.worker import Worker
 from inventory_service import catalogue, derive, publisher, upkeep
 from inventory_service.agents import Crowd, Inventory
 from inventory_service.audit import audit
@@ -28,6 +27,8 @@ SERVICE: Final = "inventory"
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate, then decide requests until asked to stop."""
+    from infrastructure.worker import Worker  # Faust takes its time, which the other sub-commands need not
+
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
     store = PostgresStore(partial(connect, options=OPTIONS), settings.rules)

@@ -5,11 +5,11 @@ true. Whoever keeps a copy of a cart takes a higher `cart.revision` and ignores 
 """
 
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infrastructure.envelope import Message, Vocabulary
+from infrastructure.envelope import Message, Moment, Vocabulary
 from infrastructure.topics import Topic
 
 MAX_QUANTITY: Final = 999
@@ -58,7 +58,7 @@ class Cart(_Value):
     """A whole cart as it is at `revision`; an empty one expires at no time."""
 
     revision: int = Field(ge=0)
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     lines: tuple[Line, ...] = ()
 
 
@@ -76,6 +76,12 @@ class Hold(_Request):
     mode: Literal["add", "set"]
     product: Printable
     quantity: QuantityOrNone
+
+    @model_validator(mode="after")
+    def _to_add_nothing_is_no_request(self) -> Self:
+        if self.mode == "add" and not self.quantity:
+            raise ValueError("quantity: to add takes at least 1")
+        return self
 
 
 class Remove(_Request):
@@ -95,7 +101,7 @@ class Expire(_Request):
     """A knock: expire the cart if Postgres still says it was due at `due`."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.expire"
-    due: AwareDatetime
+    due: Moment
 
 
 class Fail(_Request):
@@ -147,7 +153,7 @@ class Held(_Value):
     product: Printable
     quantity: int
     line_quantity: int
-    expires_at: AwareDatetime
+    expires_at: Moment
     version: int
 
 

@@ -8,8 +8,9 @@ once for the whole batch; nothing is sent, stored or looked up from here.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from inventory_service.content import Content, content
 from inventory_service.messages import (
     MAX_LINES,
     MAX_QUANTITY,
@@ -43,11 +44,6 @@ from inventory_service.messages import (
 EXPIRY_MARK: Final = "⏳"
 """Stands before an expiry's id in the log. No client's id can hold it, so nobody can take the id of a coming expiry
 beforehand and so keep a cart alive for ever."""
-
-WORDS: Final = frozenset({"add", "set", "remove", "clear"})
-
-Content = Mapping[str, Any]
-"""A command as the log keeps and compares it: the client's word as `type`, with its `product` and `quantity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,26 +178,6 @@ class Answer:
     outcome: Outcome
     cart: Cart
     replayed: bool = False
-
-
-def content(request: Hold | Remove | Clear | Fail) -> Content:
-    """The normalised command. A failed one is what it was meant to be, by whatever hand it was put aside."""
-    match request:
-        case Hold(mode=mode, product=product, quantity=quantity):
-            return {"type": mode, "product": product, "quantity": quantity}
-        case Remove(product=product):
-            return {"type": "remove", "product": product}
-        case Clear():
-            return {"type": "clear"}
-        case Fail(command=command):
-            word = str(command.get("type")).rpartition(".")[2]
-            word = str(command.get("mode")) if word == "hold" else word
-            meant, units = command.get("product"), command.get("quantity")
-            return {
-                "type": word if word in WORDS else "unknown",
-                **({"product": meant} if _printable(meant) else {}),
-                **({"quantity": units} if units in range(MAX_QUANTITY + 1) else {}),
-            }
 
 
 def is_due(holder: Holder, now: datetime) -> bool:
@@ -355,7 +331,3 @@ def _look_up(state: State, user: str, ids: tuple[str, ...]) -> LookedUp:
 def _to_milliseconds(moment: datetime) -> datetime:
     """Times are told in milliseconds, so they are kept in milliseconds: what a shopper sees is what is stored."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def _printable(text: object) -> bool:
-    return isinstance(text, str) and text.isascii() and text.isprintable() and 0 < len(text) <= 64  # noqa: PLR2004 - as Printable

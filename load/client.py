@@ -21,6 +21,7 @@ from load.protocol import SUBPROTOCOL, Again, Conversation, Frame, Later, backof
 
 CALLS_AT_ONCE: Final = 16
 """Requests and handshakes that one driver has open at a time: a crowd comes in, it does not break the door."""
+PATIENT_ATTEMPTS: Final = 10
 ABNORMAL: Final = 1006
 ANSWER_SECONDS: Final = 10.0
 
@@ -43,9 +44,11 @@ class Guest:
 
 
 class Shop:
-    """The shop's HTTP side at `url` (`http://127.0.0.1:8080`)."""
+    """The shop's HTTP side at `url` (`http://127.0.0.1:8080`). `chance` is uniform in [0, 1)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
+        self._met = False
         self.url = url.rstrip("/")
         self.stream_url = "ws" + self.url.removeprefix("http") + "/v1/stream"
         self.door = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -79,24 +82,38 @@ class Shop:
         return available
 
     async def _ask(self, method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
-        """One request, said again while the shop asks for patience; `LookupError` for a 404."""
+        """The body of the answer; `LookupError` for a 404.
+
+        A shop that asks for patience gets it, and one that has answered before and is away now is waited for.
+        """
         async with self.door:
-            for attempt in range(8):
+            for attempt in range(PATIENT_ATTEMPTS):
                 try:
                     async with self._http.request(method, self.url + path, headers=headers) as answer:
-                        if answer.status in {429, 503}:
-                            pause = answer.headers.get("Retry-After", "")
-                            await asyncio.sleep(float(pause) if pause.isdigit() else backoff(attempt, random.random()))
-                            continue
-                        if answer.status == 404:  # noqa: PLR2004 - the number is the name
-                            raise LookupError(path)
-                        if answer.status >= 400:  # noqa: PLR2004 - the number is the name
-                            raise ShopAwayError(f"{method} {path} was answered {answer.status}: {await answer.text()}")
-                        body: dict[str, Any] = await answer.json()
-                        return body
+                        self._met = True
+                        if answer.status not in {429, 503}:
+                            return await _body(answer)
+                        pause = _told_pause(answer.headers.get("Retry-After"), backoff(attempt, self._chance()))
                 except (aiohttp.ClientError, TimeoutError) as error:
-                    raise ShopAwayError(f"no shop answers at {self.url} ({type(error).__name__}: {error})") from error
-        raise ShopAwayError(f"{method} {path}: the shop asks for patience again and again")
+                    if not self._met:
+                        raise ShopAwayError(f"no shop answers at {self.url} ({error})") from error
+                    pause = backoff(attempt, self._chance())
+                await asyncio.sleep(pause)
+        raise ShopAwayError(f"{method} {self.url}{path}: no answer, asked {PATIENT_ATTEMPTS} times")
+
+
+async def _body(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    if answer.status == 404:  # noqa: PLR2004 - the number is the name
+        raise LookupError(answer.url.path)
+    if answer.status >= 400:  # noqa: PLR2004 - the number is the name
+        raise ShopAwayError(f"{answer.method} {answer.url} was answered {answer.status}: {await answer.text()}")
+    body: dict[str, Any] = await answer.json()
+    return body
+
+
+def _told_pause(retry_after: str | None, otherwise: float) -> float:
+    """The seconds that a `Retry-After` header asks for."""
+    return float(retry_after) if retry_after and retry_after.isdigit() else otherwise
 
 
 class Shopper:
@@ -228,8 +245,7 @@ class Shopper:
             if status == 401:  # noqa: PLR2004 - the number is the name
                 return Again(backoff(attempt, self._chance()), new_token=True)
             if status in {429, 503}:
-                pause = headers.get("Retry-After", "")
-                return Again(float(pause) if pause.isdigit() else backoff(attempt, self._chance()))
+                return Again(_told_pause(headers.get("Retry-After"), backoff(attempt, self._chance())))
             if status < 500:  # noqa: PLR2004 - the number is the name
                 raise TurnedAwayError(f"the shop answers {status} to the upgrade") from error
         return Again(backoff(attempt, self._chance()))

@@ -5,7 +5,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from load.client import ShopAwayError
@@ -15,10 +14,10 @@ HEADER = "product_code,name,price,currency,quantity"
 
 async def seed(product: str, quantity: int) -> None:
     """Bring `quantity` units of a new product into the shop by `holdfast seed`."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "proof.csv")
-        file.write_text(f"{HEADER}\n{product},Proof of no oversell,1.00,GBP,{quantity}\n", encoding="utf-8")
-        status, _, complaint = await _holdfast("seed", str(file))
+    with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
+        file.write(f"{HEADER}\n{product},Proof of no oversell,1.00,GBP,{quantity}\n")
+        file.flush()
+        status, _, complaint = await _holdfast("seed", file.name)
     if status:
         raise ShopAwayError(f"`holdfast seed` failed with {status}: {complaint.strip()}")
 

@@ -101,13 +101,16 @@ class Buyer:
         return sum(line["quantity"] for line in lines if line["product"] == product)
 
 
+Audit = Callable[[], Awaitable[Sequence[str]]]
+
+
 async def prove_oversell(
     shop: Shop,
     *,
     buyers: int,
     stock: int,
     seed: Callable[[str, int], Awaitable[None]],
-    audit: Callable[[], Awaitable[Sequence[str]]],
+    audit: Audit,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Send `buyers` shoppers at `stock` units; `tell` hears what is being done.
@@ -116,81 +119,95 @@ async def prove_oversell(
     """
     begun = time.perf_counter()
     product = f"PROOF-{secrets.token_hex(4).upper()}"
+    proving = _Proving(shop, product, audit)
     tell(f"{stock} units of {product}")
     await seed(product, stock)
-    if await _shown(shop, product, stock) != stock:
+    if await proving.shown(stock) != stock:
         raise ShopAwayError(f"{product} was seeded with {stock} units, but the catalogue does not show them")
     tell(f"{buyers} shoppers come in")
     async with _crowd(shop, await shop.guests(buyers)) as crowd:
         tell("all at once")
-        first, holders, spread = await _rush("rush", shop, crowd, product, stock, audit)
+        first, holders, spread = await proving.rush("rush", crowd, stock)
         leaving, staying = holders[: len(holders) // 2], holders[len(holders) // 2 :]
         late = [buyer for buyer in crowd if buyer not in holders]
         tell(f"{len(leaving)} holders let go, {len(late)} come back")
-        findings = await _let_go(leaving, product)
-        units = stock - len(staying)
-        second, late_holders, _ = await _rush("after removal", shop, late, product, units, audit, findings)
+        findings = await proving.let_go(leaving)
+        second, late_holders, _ = await proving.rush("after removal", late, stock - len(staying), findings)
         tell("everyone empties the cart")
-        after = await _empty(shop, [*staying, *late_holders], product, stock)
-    after += await _audited(audit)
+        after = await proving.empty([*staying, *late_holders], stock)
+    after += await proving.audited()
     return Proof(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - begun)
 
 
-async def _rush(
-    name: str,
-    shop: Shop,
-    crowd: Sequence[Buyer],
-    product: str,
-    units: int,
-    audit: Callable[[], Awaitable[Sequence[str]]],
-    before: Iterable[Finding] = (),
-) -> tuple[Verdict, list[Buyer], float]:
-    """All of `crowd` buy at once: the verdict, who holds a unit, and how many seconds the first frames took to leave."""
-    gate = asyncio.Event()
-    sent: list[float] = []
-    buying = [
-        asyncio.create_task(
-            buyer.buy(product, patient=number % 2 == 1, gate=gate, sent=lambda: sent.append(time.perf_counter()))
-        )
-        for number, buyer in enumerate(crowd)
-    ]
-    await asyncio.sleep(0)  # every buyer is at the gate
-    gate.set()
-    ids = await asyncio.gather(*buying)
-    carts = await asyncio.gather(*(buyer.has(product) for buyer in crowd))
+@dataclass(frozen=True, slots=True)
+class _Proving:
+    """One proof's shop, product and audit."""
 
-    attempts = [
-        Attempt(buyer.user_id, id_, tuple(buyer.heard[id_]), due=1 + number % 2)
-        for number, (buyer, id_) in enumerate(zip(crowd, ids, strict=True))
-    ]
-    granted = [any(answer["type"] == "held" for answer in attempt.answers) for attempt in attempts]
-    held = sum(granted)
-    findings = [
-        *before,
-        *(
-            Finding(Kind.WRONG_CART, f"{buyer.user_id}: {quantity} in the cart, {int(grant)} granted")
-            for buyer, quantity, grant in zip(crowd, carts, granted, strict=True)
-            if quantity != int(grant)
-        ),
-        *await _audited(audit),
-    ]
-    available = await _shown(shop, product, units - held)
-    verdict = judge(name, attempts, product=product, units=units, available=available, others=findings)
-    holders = [buyer for buyer, grant in zip(crowd, granted, strict=True) if grant]
-    return verdict, holders, max(sent, default=0.0) - min(sent, default=0.0)
+    shop: Shop
+    product: str
+    audit: Audit
 
+    async def rush(
+        self, name: str, crowd: Sequence[Buyer], units: int, before: Iterable[Finding] = ()
+    ) -> tuple[Verdict, list[Buyer], float]:
+        """All of `crowd` buy at once: the verdict, who holds a unit, and the seconds the first frames took to leave."""
+        gate = asyncio.Event()
+        sent: list[float] = []
+        buying = [
+            asyncio.create_task(
+                buyer.buy(
+                    self.product, patient=number % 2 == 1, gate=gate, sent=lambda: sent.append(time.perf_counter())
+                )
+            )
+            for number, buyer in enumerate(crowd)
+        ]
+        await asyncio.sleep(0)  # every buyer is at the gate
+        gate.set()
+        ids = await asyncio.gather(*buying)
+        carts = await asyncio.gather(*(buyer.has(self.product) for buyer in crowd))
 
-async def _let_go(leaving: Sequence[Buyer], product: str) -> list[Finding]:
-    answers = await asyncio.gather(*(buyer.ask("remove", product=product) for buyer in leaving))
-    return _not_removed(leaving, answers)
+        attempts = [
+            Attempt(buyer.user_id, id_, tuple(buyer.heard[id_]), due=1 + number % 2)
+            for number, (buyer, id_) in enumerate(zip(crowd, ids, strict=True))
+        ]
+        granted = [any(answer["type"] == "held" for answer in attempt.answers) for attempt in attempts]
+        findings = [
+            *before,
+            *(
+                Finding(Kind.WRONG_CART, f"{buyer.user_id}: {quantity} in the cart, {int(grant)} granted")
+                for buyer, quantity, grant in zip(crowd, carts, granted, strict=True)
+                if quantity != int(grant)
+            ),
+            *await self.audited(),
+        ]
+        available = await self.shown(units - sum(granted))
+        verdict = judge(name, attempts, product=self.product, units=units, available=available, others=findings)
+        holders = [buyer for buyer, grant in zip(crowd, granted, strict=True) if grant]
+        return verdict, holders, max(sent, default=0.0) - min(sent, default=0.0)
 
+    async def let_go(self, holders: Sequence[Buyer]) -> list[Finding]:
+        """These take the product out of their carts; what is wrong with the answers."""
+        return _not_removed(holders, await asyncio.gather(*(b.ask("remove", product=self.product) for b in holders)))
 
-async def _empty(shop: Shop, holders: Sequence[Buyer], product: str, stock: int) -> list[Finding]:
-    answers = await asyncio.gather(*(buyer.ask("clear") for buyer in holders))
-    findings = _not_removed(holders, answers)
-    if (available := await _shown(shop, product, stock)) != stock:
-        findings.append(Finding(Kind.WRONG_STOCK, f"all carts are empty, and {available} of {stock} are available"))
-    return findings
+    async def empty(self, holders: Sequence[Buyer], stock: int) -> list[Finding]:
+        """These empty their carts, and all of the stock must be there again; what is wrong."""
+        findings = _not_removed(holders, await asyncio.gather(*(buyer.ask("clear") for buyer in holders)))
+        if (available := await self.shown(stock)) != stock:
+            findings.append(Finding(Kind.WRONG_STOCK, f"all carts are empty, and {available} of {stock} are available"))
+        return findings
+
+    async def audited(self) -> list[Finding]:
+        """What the audit finds."""
+        return [Finding(Kind.AUDIT, violation) for violation in await self.audit()]
+
+    async def shown(self, expected: int) -> int | None:
+        """What the catalogue shows, once that is `expected` or its time is over."""
+        end = time.monotonic() + CATALOGUE_SECONDS
+        available = await self.shop.available(self.product)
+        while available != expected and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+            available = await self.shop.available(self.product)
+        return available
 
 
 def _not_removed(buyers: Sequence[Buyer], answers: Sequence[Frame | None]) -> list[Finding]:
@@ -199,18 +216,6 @@ def _not_removed(buyers: Sequence[Buyer], answers: Sequence[Frame | None]) -> li
         for buyer, answer in zip(buyers, answers, strict=True)
         if not answer or answer["type"] != "removed"
     ]
-
-
-async def _audited(audit: Callable[[], Awaitable[Sequence[str]]]) -> list[Finding]:
-    return [Finding(Kind.AUDIT, violation) for violation in await audit()]
-
-
-async def _shown(shop: Shop, product: str, expected: int) -> int | None:
-    """What the catalogue shows once it shows `expected`, or at the end of its time."""
-    end = time.monotonic() + CATALOGUE_SECONDS
-    while (available := await shop.available(product)) != expected and time.monotonic() < end:
-        await asyncio.sleep(0.1)
-    return available
 
 
 async def _within(seconds: float, answer: asyncio.Future[Frame]) -> Frame | None:

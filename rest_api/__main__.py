@@ -27,11 +27,11 @@ from rest_api.gateway import Gateway
 from rest_api.hub import Hub
 from rest_api.identity import Identities
 from rest_api.limiter import Limiter
-from rest_api.model import Rules
 from rest_api.projection import Projection
 from rest_api.routes_pages import fault
 from rest_api.server import Server, bind
 from rest_api.settings import EdgeSettings
+from rest_api.shopper import Rules
 from rest_api.store import AWAY, HERE, SERVICE, Store
 from rest_api.ticker import Ticker
 
@@ -43,7 +43,7 @@ RETRY_SECONDS: Final = 1.0
 
 
 def build(settings: EdgeSettings, port: int) -> FastAPI:
-    """The application of an edge that listens on `port`; its parts start with it, and it accepts when they are ready."""
+    """The application of an edge that listens on `port`; its parts start with it, and it accepts when they are."""
     limited = settings.limits == "on"
     rules = (
         Rules(settings.limit_changes, settings.limit_others, settings.limit_unanswered, settings.limit_sockets)

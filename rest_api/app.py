@@ -1,6 +1,6 @@
 """The FastAPI application: routes, the layers around them, and every framework error as a problem document."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,8 @@ from rest_api.seed_stream import SeedStream
 from rest_api.shield import Shield
 from rest_api.stream import Stream
 
-_SLUGS = {
+SERVER_ERROR: Final = 500
+_SLUGS: Final = {
     400: "bad-request",
     401: "unauthenticated",
     403: "forbidden",
@@ -98,7 +99,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    slug = _SLUGS.get(error.status_code, "bad-request" if error.status_code < 500 else "unavailable")
+    slug = _SLUGS.get(error.status_code, "bad-request" if error.status_code < SERVER_ERROR else "unavailable")
     headers = dict(error.headers or {})
     if slug == "too-large":
         headers["Connection"] = "close"

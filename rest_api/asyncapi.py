@@ -99,7 +99,22 @@ def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], s
     ordered = sorted(models, key=lambda model: (model.__module__, model.__qualname__))
     found, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF)
     names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in found.items()}
-    return names, definitions["$defs"]  # type: ignore[return-value]  # pydantic's keys are classes of models or dataclasses
+    schemas = definitions["$defs"]
+    for schema in schemas.values():
+        _without_discriminators(schema)
+    return names, schemas  # type: ignore[return-value]  # pydantic's keys are classes of models or dataclasses
+
+
+def _without_discriminators(place: Any) -> None:
+    """OpenAPI writes a discriminator as an object, AsyncAPI as a word; the constants of `type` say the same."""
+    if isinstance(place, dict):
+        if isinstance(place.get("discriminator"), dict):
+            del place["discriminator"]
+        for value in place.values():
+            _without_discriminators(value)
+    elif isinstance(place, list):
+        for value in place:
+            _without_discriminators(value)
 
 
 def _kind(model: type[BaseModel]) -> str:

@@ -19,13 +19,15 @@ from infrastructure.ids import derived, uuid7
 from rest_api.edge import Edge
 from rest_api.gateway import RETRY_AFTER
 from rest_api.hub import Answer, Hub
-from rest_api.model import Publish
 from rest_api.problems import Problem
+from rest_api.shopper import Publish
 from rest_api.store import AWAY, Claimed
 
 log = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS: Final = 30
+MAX_KEY_LENGTH: Final = 255
+ACCEPTED: Final = 202
 TAKE_OVER_SECONDS: Final = 10.0
 _WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
 
@@ -68,8 +70,8 @@ async def perform(edge: Edge, user_id: str, change: Change, *, key: str | None, 
     seconds = _seconds(prefer)
     if key is None:
         return await _send(edge, user_id, uuid7(), change, seconds)
-    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise Problem("bad-request", "an Idempotency-Key is 1 to 255 printable ASCII characters")
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise Problem("bad-request", f"an Idempotency-Key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     request_id = derived(change.method, change.route, key)
     try:
         kept = await _claim(edge, user_id, request_id, change, seconds)
@@ -95,7 +97,7 @@ async def _claim(edge: Edge, user_id: str, request_id: str, change: Change, seco
         raise Problem("idempotency-key-reused", "the first request with this key had another content")
     if claimed.status is not None:
         # Who now waits for the outcome of what was only accepted then, gets it: the same request is sent again.
-        return None if claimed.status == 202 and seconds else _kept(claimed, request_id, seconds)
+        return None if claimed.status == ACCEPTED and seconds else _kept(claimed, request_id, seconds)
     if claimed.seconds >= TAKE_OVER_SECONDS and await edge.store.take_over(user_id, request_id, TAKE_OVER_SECONDS):
         return None
     raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
@@ -134,7 +136,7 @@ def _outcome(answer: Answer, seconds: int) -> Response:
 
 def _accepted(request_id: str, seconds: int | None) -> Response:
     return Response(
-        orjson.dumps({"request_id": request_id}), 202, _accepted_headers(request_id, seconds), "application/json"
+        orjson.dumps({"request_id": request_id}), ACCEPTED, _accepted_headers(request_id, seconds), "application/json"
     )
 
 
@@ -144,7 +146,7 @@ def _accepted_headers(request_id: str, seconds: int | None) -> dict[str, str]:
 
 
 def _kept(claimed: Claimed, request_id: str, seconds: int | None) -> Response:
-    headers = _accepted_headers(request_id, seconds) if claimed.status == 202 else {}
+    headers = _accepted_headers(request_id, seconds) if claimed.status == ACCEPTED else {}
     return Response(claimed.answer, claimed.status or 200, headers, "application/json")
 
 

@@ -65,6 +65,20 @@ async def visitor(request: Request) -> Identity | None:
     return identity
 
 
+async def newcomer(request: Request) -> Identity | None:
+    """Whoever asks to become a guest. A cookie that does not count is no obstacle: its holder can't take it away."""
+    edge = of(request)
+    edge.identities.check_origin(request)
+    if "authorization" in request.headers:
+        return await visitor(request)
+    try:
+        return await visitor(request)
+    except Problem as problem:
+        if problem.slug == "rate-limited":
+            raise
+        return None
+
+
 async def shopper(request: Request) -> Identity:
     """Whoever asks, who must be known."""
     identity = await visitor(request)
@@ -82,6 +96,7 @@ async def administrator(request: Request) -> Identity:
 
 
 Here = Annotated[Edge, Depends(_edge)]
+Newcomer = Annotated[Identity | None, Depends(newcomer)]
 Visitor = Annotated[Identity | None, Depends(visitor)]
 Known = Annotated[Identity, Depends(shopper)]
 Admin = Annotated[Identity, Depends(administrator)]

@@ -86,13 +86,12 @@ def outcome(message: Outcome | Stored, request_id: str | None = None, *, replaye
                 "version": message.version,
             }
         case cart.Refused() | inventory.Refused():
-            frame = {"type": "refused", "id": request_id, "reason": message.reason, "available": message.available}
-            if message.product is not None:
-                frame["product"] = message.product
+            about = {} if message.product is None else {"product": message.product}
+            refused = {"reason": message.reason, "available": message.available}
+            frame = {"type": "refused", "id": request_id, **about, **refused}
         case cart.Removed() | inventory.Removed():
-            frame = {"type": "removed", "id": request_id, "version": message.version}
-            if message.product is not None:
-                frame["product"] = message.product
+            about = {} if message.product is None else {"product": message.product}
+            frame = {"type": "removed", "id": request_id, **about, "version": message.version}
         case cart.Expired() | inventory.Expired():
             frame = {
                 "type": "expired",

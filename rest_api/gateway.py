@@ -98,9 +98,9 @@ class Gateway:
                     await asyncio.wait_for(client.stop(), 2)
 
     async def publish(self, event: Envelope, done: Done) -> None:
-        """Send a request; `done` is told what became of it, within three seconds and at once when the broker is away."""
+        """Send a request; `done` is told what became of it within three seconds, or at once when the broker is away."""
         if self.fault:
-            done(False)
+            done(False)  # noqa: FBT003 - the broker's no
             return
         self._sent += 1
         number = self._sent

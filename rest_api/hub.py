@@ -14,8 +14,9 @@ from infrastructure import metrics, trace
 from infrastructure.envelope import Envelope, Undecodable
 from rest_api import frames
 from rest_api.gateway import RETRY_AFTER, Gateway, Records
-from rest_api.model import Close, Publish, Rules, Session, Shopper, StartWatching, StopWatching
+from rest_api.model import Session
 from rest_api.outlet import Outlet
+from rest_api.shopper import Close, Publish, Rules, Shopper, StartWatching, StopWatching
 from rest_api.ticker import Ticker
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Hub:
     # ---- REST requests ----------------------------------------------------------------------------------------------
 
     def wait(self, user_id: str, request_id: str) -> "asyncio.Future[Answer]":
-        """A future for the answer to a request; ask for it before the request is sent, and `stop_waiting` for it after."""
+        """A future for the answer to a request: ask for it before the request is sent, and `stop_waiting` after."""
         self.shopper(user_id)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[user_id, request_id].append(future)
@@ -260,7 +261,7 @@ class Hub:
 
 
 def envelope(user_id: str, request: Publish) -> Envelope:
-    """A request as it stands on `cart.requests`; its id is derived, so that the same one sent again is the same event."""
+    """A request as it stands on `cart.requests`; its id is derived, so the same one sent again is the same event."""
     return Envelope(
         id=f"{user_id}/{request.request_id}/{request.verb}",
         source="/edge",

@@ -1,4 +1,4 @@
-"""The one place where the edge finds out who is asking: a bearer token, the session cookie, or a ticket for a socket."""
+"""The one place where the edge finds out who is asking: by bearer token, session cookie, or ticket for a socket."""
 
 import logging
 import re
@@ -64,10 +64,10 @@ class Identities:
         return self._verify(cookie)
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Refuse a socket whose Origin is sent and not allowed, whatever its credentials."""
+        """Refuse what comes with an Origin that is not allowed, whatever its credentials."""
         origins = connection.headers.getlist("origin")
         if any(origin not in self.origins for origin in origins):
-            raise Problem("bad-origin", "this origin may not open a socket here")
+            raise Problem("bad-origin", "this origin may not use this shop")
 
     def _from_allowed_page(self, connection: HTTPConnection, *, socket: bool) -> bool:
         origins = connection.headers.getlist("origin")

@@ -66,7 +66,7 @@ class Limiter:
 
 
 def limit(connection: HTTPConnection, allowance: Allowance, size: int, now: float) -> None:
-    """Take one request from an allowance, and leave word of it for the `RateLimit` header; `Problem` when it is spent."""
+    """Take one request from an allowance, and note it for the `RateLimit` header; `Problem` when it is spent."""
     verdict = allowance.take(now)
     wait = allowance.retry_after
     connection.scope["state"]["ratelimit"] = (size, allowance.remaining, wait)

@@ -4,7 +4,7 @@ A client's frame is checked against these models; a server's frame is written by
 say in the AsyncAPI document, and in the tests, what it looks like.
 """
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -114,15 +114,7 @@ class Resume(ClientFrame):
 
 Client = Add | Set | Remove | Clear | Check | ReadCart | Watch | Unwatch | Resume
 CLIENT_FRAMES: Final[dict[str, type[Client]]] = {
-    "add": Add,
-    "set": Set,
-    "remove": Remove,
-    "clear": Clear,
-    "check": Check,
-    "cart": ReadCart,
-    "watch": Watch,
-    "unwatch": Unwatch,
-    "resume": Resume,
+    get_args(frame.model_fields["type"].annotation)[0]: frame for frame in get_args(Client)
 }
 
 # ---- server frames --------------------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """A shopper's socket without the socket: frames in; frames, requests and closes out. No clock, no input or output.
 
 A `Session` is one socket and a `Shopper` is what the sockets of one user share. Every method returns the effects, in
-order: `bytes` is a frame to send, the others are the small classes below. The shell (`stream.py`, `hub.py`) does what
-they say. `now` is always in seconds of the Unix clock.
+order: `bytes` is a frame to send, the others are the small classes of `shopper.py`. The shell (`stream.py`, `hub.py`)
+does what they say. `now` is always in seconds of the Unix clock.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from cart_service import messages as cart
 from infrastructure.envelope import first_fault
 from rest_api import frames
-from rest_api.limits import Allowance, Verdict
+from rest_api.limits import Verdict
 from rest_api.messages import (
     CLIENT_FRAMES,
     MAX_FRAME_BYTES,
@@ -25,146 +24,23 @@ from rest_api.messages import (
     Unwatch,
     Watch,
 )
+from rest_api.shopper import Close, Effect, Publish, Shopper, StartWatching, StopWatching
 
-WARNING_SECONDS: Final = 120.0
-"""How long before the end of a cart its shopper is told."""
 TOKEN_LEEWAY_SECONDS: Final = 30.0
 OWN_READ_SECONDS: Final = 5.0
 """After this long without an answer the session asks again for the cart that it shows by itself."""
 READ_SECONDS: Final = 10.0
 """After this long without an answer a client's read is answered `unavailable`."""
-FORGET_SECONDS: Final = 900.0
-"""A request that nothing was heard of for so long no longer counts as unanswered."""
 MAX_AWAITED: Final = 256
 
-_ANOTHERS: Final = ("user_id", "cart_id", "cart")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The limits of one user; None lifts a limit."""
-
-    changes: int | None = 100
-    others: int | None = 600
-    unanswered: int | None = 64
-    sockets: int | None = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Send a request to the carts. `data` is the envelope's, `verb` the last word of its type."""
-
-    request_id: str
-    verb: str
-    data: dict[str, Any]
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the socket after what was sent before."""
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartWatching:
-    """Send the stock of these products, or of all, now and as it changes."""
-
-    products: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class StopWatching:
-    """Send the stock of these products, or of any, no more."""
-
-    products: tuple[str, ...] | None
-
-
-Effect = bytes | Publish | Close | StartWatching | StopWatching
-
-
-class Shopper:
-    """What the sockets and the REST requests of one user share: limits, what is unanswered, when the cart ends."""
-
-    __slots__ = (
-        "_told",
-        "changes",
-        "expires_at",
-        "others",
-        "rules",
-        "seen_at",
-        "sessions",
-        "unanswered",
-        "user_id",
-        "version",
-    )
-
-    def __init__(self, user_id: str, rules: Rules, now: float) -> None:
-        self.user_id = user_id
-        self.rules = rules
-        self.sessions: dict[str, Session] = {}
-        self.unanswered: dict[str, float] = {}
-        self.changes = None if rules.changes is None else Allowance(rules.changes, now)
-        self.others = None if rules.others is None else Allowance(rules.others, now)
-        self.version = -1
-        self.expires_at: float | None = None
-        self.seen_at = now
-        self._told: float | None = None
-
-    def admits(self, request_id: str, now: float) -> bool:
-        """Count a request as unanswered; False when there are too many, and it is not one of them sent again."""
-        limit = self.rules.unanswered
-        if limit is not None and request_id not in self.unanswered and len(self.unanswered) >= limit:
-            self.forget(now)
-            if len(self.unanswered) >= limit:
-                return False
-        self.unanswered[request_id] = now
-        return True
-
-    def settle(self, request_id: str) -> None:
-        """The request has its answer."""
-        self.unanswered.pop(request_id, None)
-
-    def forget(self, now: float) -> None:
-        """Count no longer what nothing was heard of for a quarter of an hour."""
-        self.unanswered = {name: since for name, since in self.unanswered.items() if now - since < FORGET_SECONDS}
-
-    def note(self, message: frames.Outcome | cart.CartView) -> None:
-        """Learn from an outcome or a cart when the cart will come to its end."""
-        match message:
-            case cart.Held() if message.version > self.version:
-                self.version, self.expires_at = message.version, message.expires_at.timestamp()
-            case cart.Removed() if message.version > self.version:
-                self.version = message.version
-            case cart.Expired() if message.version > self.version:
-                self.version, self.expires_at = message.version, None
-            case cart.CartView() if message.version >= self.version:
-                self.version = message.version
-                self.expires_at = message.expires_at.timestamp() if message.expires_at and message.lines else None
-
-    def nears_its_end(self, now: float) -> bool:
-        """Whether the cart's last two minutes have begun, its shopper is here and has not been told."""
-        end = self.expires_at
-        return bool(self.sessions) and end is not None and end != self._told and end - WARNING_SECONDS <= now < end
-
-    def warning(self, now: float) -> bytes | None:
-        """The frame `expiring`, once for each end of the cart; None when it is not the time."""
-        if self.expires_at is None or not self.nears_its_end(now):
-            return None
-        self._told = self.expires_at
-        return frames.expiring(self.expires_at, self.version)
-
-    def idle(self, now: float) -> bool:
-        """Whether nothing would be lost by forgetting this shopper: no socket, full buckets, nothing unanswered."""
-        return not self.sessions and not self.unanswered and now - self.seen_at > 120
+MAX_ID_LENGTH: Final = 64
+_ANOTHERS: Final = ("user_id", "cart_id")
 
 
 class Session:
     """One socket of a shopper."""
 
-    __slots__ = ("_awaited", "_reads", "_watched", "_watches_all", "closes_at", "id", "shopper")
+    __slots__ = ("_awaited", "_reads", "_watched", "closes_at", "id", "shopper")
 
     def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float) -> None:
         """`expires_at` is the token's; the socket is closed when that and the leeway are over."""
@@ -174,7 +50,6 @@ class Session:
         self._awaited: dict[str, bool] = {}  # changes this socket asked for -> whether it saw `pending`
         self._reads: dict[str, float] = {}  # reads this socket asked for -> until when it waits
         self._watched: set[str] = set()
-        self._watches_all = False
 
     @property
     def due(self) -> float:
@@ -219,19 +94,23 @@ class Session:
         refusal = self._rate(request_id, now, changes=model is not None and model.CHANGES)
         if refusal:
             return refusal
+        asked = self._read_frame(request_id, model, fields)
+        return [asked] if isinstance(asked, bytes) else self._act(asked, now)
+
+    def _read_frame(self, request_id: str | None, model: type[Client] | None, fields: dict[str, Any]) -> Client | bytes:
+        """What the client asks for, or the error that tells what is wrong with its frame."""
+        if request_id is None and fields.get("id") is None:
+            return frames.error(None, "missing_id", "a frame is a JSON object with an id of its own")
         if request_id is None:
-            if fields.get("id") is None:
-                return [frames.error(None, "missing_id", "a frame is a JSON object with an id of its own")]
-            return [frames.error(None, "bad_id", "an id is a string of 1 to 64 printable ASCII characters")]
+            return frames.error(None, "bad_id", "an id is a string of 1 to 64 printable ASCII characters")
         if model is None:
-            return [frames.error(request_id, "unknown_type", f"type is one of {', '.join(CLIENT_FRAMES)}")]
+            return frames.error(request_id, "unknown_type", f"type is one of {', '.join(CLIENT_FRAMES)}")
         if any(name in fields and fields[name] != self.shopper.user_id for name in _ANOTHERS):
-            return [frames.error(request_id, "forbidden", "a frame acts on the cart of its own shopper alone")]
+            return frames.error(request_id, "forbidden", "a frame acts on the cart of its own shopper alone")
         try:
-            asked = model.model_validate(fields)
+            return model.model_validate(fields)
         except ValidationError as error:
-            return [_fault(request_id, error)]
-        return self._act(asked, now)
+            return _fault(request_id, error)
 
     def _rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
         self.shopper.seen_at = now
@@ -249,7 +128,6 @@ class Session:
                 return self._watch(asked)
             case Unwatch():
                 self._watched = self._watched.difference(asked.products) if asked.products else set()
-                self._watches_all = self._watches_all and asked.products is not None
                 return [StopWatching(asked.products)]
         key = asked.id if asked.CHANGES else self._read_key(asked.id)
         if not self.shopper.admits(key, now):
@@ -264,7 +142,6 @@ class Session:
 
     def _watch(self, asked: Watch) -> list[Effect]:
         if asked.products is None:
-            self._watches_all = True
             return [StartWatching(None)]
         watched = self._watched.union(asked.products)
         if len(watched) > MAX_WATCHED:
@@ -376,9 +253,9 @@ def _request(asked: Client) -> tuple[str, dict[str, Any]]:
 
 def _readable_id(fields: dict[str, Any]) -> str | None:
     request_id = fields.get("id")
-    if isinstance(request_id, str) and 0 < len(request_id) <= 64 and request_id.isascii() and request_id.isprintable():
-        return request_id
-    return None
+    if not (isinstance(request_id, str) and request_id.isascii() and request_id.isprintable()):
+        return None
+    return request_id if 0 < len(request_id) <= MAX_ID_LENGTH else None
 
 
 def _fault(request_id: str, error: ValidationError) -> bytes:

@@ -1,7 +1,7 @@
 """The way out of one socket: a short queue of frames, the stock it watches, and the close at the end.
 
-Frames wait in order, 64 at most; a reader that is further behind is closed. Stock does not wait: for each watched
-product only the newest counts, and it is written when there is nothing else to write.
+Frames wait in order. For a reader that takes none just now 64 wait at most: one that is further behind is closed.
+Stock does not wait: for each watched product only the newest counts, and it is written when there is nothing else.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from infrastructure import metrics
 from rest_api.messages import MAX_QUEUED_FRAMES
-from rest_api.model import Close
+from rest_api.shopper import Close
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RETRY_AFTER: Final = 5
@@ -20,7 +20,7 @@ RETRY_AFTER: Final = 5
 class Outlet:
     """Writes to one socket; `put`, `stock` and `close` never wait."""
 
-    __slots__ = ("_closing", "_frames", "_send", "_stock", "_stock_frame", "_wake", "_writer")
+    __slots__ = ("_closing", "_frames", "_send", "_sending", "_stock", "_stock_frame", "_wake", "_writer")
 
     def __init__(self, send: Send, stock_frame: Callable[[str], str | None]) -> None:
         """`stock_frame` gives the frame that tells a product's stock as it is now."""
@@ -29,6 +29,7 @@ class Outlet:
         self._frames: deque[str] = deque()
         self._stock: dict[str, None] = {}
         self._closing: Close | None = None
+        self._sending = False
         self._wake: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
 
@@ -50,7 +51,7 @@ class Outlet:
         """Send a frame after those that wait; closes the socket when too many do."""
         if self._closing is not None:
             return
-        if len(self._frames) >= MAX_QUEUED_FRAMES:
+        if self._sending and len(self._frames) >= MAX_QUEUED_FRAMES:
             self._abandon()
             return
         self._frames.append(frame)
@@ -96,7 +97,9 @@ class Outlet:
             while True:
                 while frames:
                     metrics.EDGE_FRAMES_OUT.inc()
+                    self._sending = True  # seen by others only while this waits for the reader
                     await send({"type": "websocket.send", "text": frames.popleft()})
+                    self._sending = False
                 if self._stock:
                     frame = self._stock_frame(self._next_stock())
                     if frame is not None:

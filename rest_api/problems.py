@@ -12,16 +12,17 @@ from starlette.responses import Response
 
 MEDIA_TYPE: Final = "application/problem+json"
 
+UNAUTHENTICATED: Final = 401
 SLUGS: Final[dict[str, tuple[int, str, str]]] = {
     "bad-request": (
         400,
         "Bad request",
-        "The request could not be read as HTTP or JSON of the kind that the route takes.",
+        "The request could not be read as HTTP, or its body as JSON.",
     ),
     "bad-cursor": (
         400,
         "Bad cursor",
-        "`after` is not a cursor of this list. Take it as it was given, with the same filters.",
+        "`after` is no cursor of this list. Send it back as it was given, with the same filters.",
     ),
     "unauthenticated": (401, "Not authenticated", "The request carries no valid token. Get one from POST /v1/guests."),
     "token-expired": (401, "Token expired", "The token or ticket was valid and is no longer. Get a new one."),
@@ -110,7 +111,7 @@ class Problem(Exception):
         headers = dict(self.headers)
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
-        if self.status == 401:
+        if self.status == UNAUTHENTICATED:
             headers.setdefault("WWW-Authenticate", 'Bearer realm="holdfast"')
         return Response(self.body(instance), self.status, headers, MEDIA_TYPE)
 

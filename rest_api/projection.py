@@ -1,4 +1,4 @@
-"""The read model of the catalogue: what two compacted topics tell, kept in Postgres, with the names most asked for in memory.
+"""The read model of the catalogue: what two compacted topics tell, kept in Postgres, with names in memory.
 
 The positions in the topics are stored with the rows in one transaction, and every row is guarded by its version, so a
 record read twice, or by two edges, changes nothing.

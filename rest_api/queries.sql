@@ -47,7 +47,7 @@ SELECT code, name, category, amount, currency, images, available, version, stock
   FROM product WHERE code = %(code)s AND version > 0 AND NOT deleted;
 
 -- name: products
--- One page of the catalogue after a cursor. {column}, {above} and {direction} are filled in from a fixed table.
+-- One page of the catalogue after a cursor. What stands in braces is filled in from a fixed table in `store.py`.
 SELECT code, name, category, amount, currency, images, available, version, stock_version
   FROM product
  WHERE version > 0 AND NOT deleted {conditions}

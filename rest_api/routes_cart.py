@@ -1,4 +1,4 @@
-"""A cart over HTTP: the same requests as over the socket, answered at once or, with `Prefer: wait`, with their outcome."""
+"""A cart over HTTP: the same requests as over the socket, answered at once, or with their outcome (`Prefer: wait`)."""
 
 import hashlib
 from typing import Annotated, Any

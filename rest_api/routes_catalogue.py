@@ -49,7 +49,7 @@ Count = Annotated[int | None, Query(ge=-(2**31), lt=2**31)]
 
 
 @router.get("", response_model=ProductList)
-async def list_products(  # noqa: PLR0913 - the filters of the contract
+async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
     edge: Here,
     _: Visitor,
     request: Request,

@@ -1,4 +1,4 @@
-"""Everything of the edge that is no API: probes, descriptions, their reader, the pages of problems, and the shop's page."""
+"""What of the edge is no API: probes, descriptions and their reader, the pages of problems, and the shop's page."""
 
 import re
 from pathlib import Path

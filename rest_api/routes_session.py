@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel
 
 from infrastructure.envelope import rfc3339
-from rest_api.edge import SECURED, Here, Known, Visitor
+from rest_api.edge import SECURED, Here, Known, Newcomer
 from rest_api.identity import COOKIE
 
 router = APIRouter(prefix="/v1", tags=["sessions"], dependencies=SECURED)
@@ -28,7 +28,7 @@ class Ticket(BaseModel):
 
 
 @router.post("/guests", status_code=201, response_model=Guest)
-async def become_guest(edge: Here, known: Visitor) -> Response:
+async def become_guest(edge: Here, known: Newcomer) -> Response:
     """Become a guest; with a valid token the same user gets a fresh one.
 
     An `Idempotency-Key` is accepted and changes nothing: nothing is kept of a guest before their first request, and a

@@ -19,8 +19,8 @@ from inventory_service.messages import MAX_QUANTITY, Printable
 from rest_api import frames
 from rest_api.changes import read
 from rest_api.edge import Edge
-from rest_api.model import Publish
 from rest_api.problems import Problem, request_id
+from rest_api.shopper import Publish
 
 ANSWER_SECONDS: Final = 10.0
 FIRST_FRAME_SECONDS: Final = 10.0

@@ -6,9 +6,12 @@
 """
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 import h11
@@ -22,9 +25,10 @@ from infrastructure.ids import uuid7
 from rest_api.messages import MAX_FRAME_BYTES, PING_SECONDS
 from rest_api.problems import MEDIA_TYPE, Problem
 from rest_api.settings import EdgeSettings
+from rest_api.shield import MAX_HEAD_BYTES
 
 REQUEST_SECONDS: Final = 10.0
-MAX_HEAD_BYTES: Final = 16 * 1024
+HEADERS_TOO_LARGE: Final = 431
 MAX_FRAGMENTS: Final = 64
 CLOSE_SECONDS: Final = 5.0
 SOCKET_BUFFER_BYTES: Final = 64 * 1024
@@ -58,7 +62,7 @@ class Requests(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP/1.1 message; h11 says whether it was too large."""
         error = sys.exc_info()[1]
-        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == HEADERS_TOO_LARGE
         problem = Problem("headers-too-large" if too_large else "bad-request", msg)
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.close()
@@ -114,6 +118,8 @@ class Sockets(WebSocketsSansIOProtocol):
             self.writable.set()
             self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # it ended in a refusal, which uvicorn would log as an error
 
     def _fail(self, code: int, reason: str) -> None:
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -151,6 +157,14 @@ class Server(uvicorn.Server):
             )
         )
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop when told to, and then end as a process that did what it was told, not as one that was killed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
 
 def bind(settings: EdgeSettings) -> socket.socket:
     """A listening socket; port 0 becomes one that the system chose."""
@@ -159,7 +173,7 @@ def bind(settings: EdgeSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
     listening.bind((settings.http_host, settings.http_port))
-    listening.setblocking(False)
+    listening.setblocking(False)  # noqa: FBT003 - the standard library has it so
     return listening
 
 

@@ -23,6 +23,7 @@ from rest_api.problems import Problem
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 16 * 1024
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Asked by orchestrators, by whatever address they know."""
 _PORT: Final = re.compile(r":\d*$")
@@ -100,6 +101,9 @@ class Shield:
         host = _PORT.sub("", headers.get("host", ""))
         if host.lower() not in self.hosts and scope["path"] not in PROBES:
             return Problem("bad-request", "this shop does not go by that Host", headers={"Connection": "close"})
+        head = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            return Problem("headers-too-large", f"{MAX_HEAD_BYTES} bytes at most", headers={"Connection": "close"})
         if "transfer-encoding" in headers and "content-length" in headers:
             return Problem("bad-request", "a body has one length", headers={"Connection": "close"})
         length = headers.get("content-length", "0")

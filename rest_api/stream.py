@@ -1,5 +1,6 @@
 """`GET /v1/stream`: the WebSocket around a `Session`. It decides who may in, then moves frames in both directions."""
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -19,9 +20,10 @@ from rest_api.hub import Hub
 from rest_api.identity import Identities
 from rest_api.limiter import Limiter
 from rest_api.messages import SUBPROTOCOL
-from rest_api.model import Close, Session
+from rest_api.model import Session
 from rest_api.outlet import Outlet
 from rest_api.problems import Problem, request_id
+from rest_api.shopper import Close
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class Stream:
                     outlet.close(Close(1003, "frames are text"))
                     continue
                 await self._take(session, outlet, text)
+                await asyncio.sleep(0)  # a hundred frames may have come at once: others have their turn
         finally:
             hub.leave(session)
             outlet.stop()

@@ -32,7 +32,9 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_inte
 @app.command(epilog="Example: holdfast up --detach --workers inventory=2,cart=2")
 def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; it goes on by itself.")] = False,
-    workers: Annotated[str, typer.Option(help="Workers of each service, as inventory=2,cart=2.", metavar="NAME=N,…")] = "",
+    workers: Annotated[
+        str, typer.Option(help="Workers of each service, as inventory=2,cart=2.", metavar="NAME=N,…")
+    ] = "",
     no_limits: Annotated[bool, typer.Option("--no-limits", help="Lift all rate limits.")] = False,
     infra_only: Annotated[bool, typer.Option("--infra-only", help="Kafka, PostgreSQL and Redis, no services.")] = False,
     report_to: Annotated[int | None, typer.Option(ups.REPORT, hidden=True)] = None,
@@ -80,8 +82,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
         show.table(content)
     if not lives:
         left = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
-        die(f"its supervisor is gone and {left} processes are left: `holdfast up` takes them over, `holdfast down` ends them"
-            if left else "no shop runs here: start one with `holdfast up`")  # fmt: skip
+        if left:
+            die(
+                f"the supervisor is gone, {left} processes are left:"
+                " `holdfast up` takes them over, `holdfast down` ends them"
+            )
+        die("no shop runs here: start one with `holdfast up`")
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
@@ -126,16 +132,18 @@ def env() -> None:
     typer.echo(show.environment(find_root()))
 
 
-@app.command(epilog="Example: holdfast psql -c 'SELECT count(*) FROM pg_tables'", context_settings=PASS_ON, add_help_option=False)
+@app.command(
+    epilog="Example: holdfast psql -c 'SELECT count(*) FROM pg_tables'", context_settings=PASS_ON, add_help_option=False
+)
 def psql(ctx: typer.Context) -> None:
-    """psql on the shop's database; its arguments are passed through."""
+    """The client psql on the shop's database; its arguments are passed through."""
     console.psql(ctx.args)
 
 
 kafka = typer.Typer(
     no_args_is_help=True,
     help="Apache Kafka's own console tools; arguments passed through, the address filled in.",
-    epilog="Example: holdfast kafka console-consumer --topic inventory.stock.v1 --from-beginning --property print.key=true",
+    epilog="Example: holdfast kafka console-consumer --topic cart.requests.v1 --from-beginning",
 )
 app.add_typer(kafka, name="kafka")
 
@@ -156,7 +164,7 @@ def main() -> None:
     try:
         if not OWN & set(sys.argv[1:2]):
             # The other commands bring the shop's libraries: half a second and 30 MB that a supervisor can do without.
-            from infrastructure.local import tools  # noqa: PLC0415
+            from infrastructure.local import tools
 
             tools.register(app)
         app()

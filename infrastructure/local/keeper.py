@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 import psutil
 
 from infrastructure.local import processes
-from infrastructure.local.errors import Fault, explain
+from infrastructure.local.errors import Fault, PortTaken, explain
 from infrastructure.local.events import Event
+from infrastructure.local.judge import Judge
 from infrastructure.local.outside import plain
-from infrastructure.local.probes import Health
+from infrastructure.local.probes import Health, holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,41 +30,34 @@ if TYPE_CHECKING:
 
 BEAT = 1.0
 """Seconds between two looks at a program that is up."""
-FROZEN, MISSES = 6.0, 3
-"""A program that was up and has been silent for so long and so often is killed."""
-UNWELL = 30.0
-"""One that answers that it is not well has this long to recover by itself."""
-SLOW_START = 60.0
-"""Seconds without any answer after which a start counts as hung."""
-HEALTHY = 30.0
-"""Seconds in good health after which earlier crashes are forgotten."""
 PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0)
 HOPELESS = 5
 """Crashes in a row after which it is shown as failed (and still tried)."""
 
 
-class Program(Protocol):
-    """What a keeper needs to know: a part and a service both are one."""
+class Program(Protocol):  # its members are described in `parts.Part`, which is one; so is `services.Service`
+    """What a keeper needs to know."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # noqa: D102
     @property
-    def root(self) -> Root: ...
+    def root(self) -> Root: ...  # noqa: D102
     @property
-    def cwd(self) -> Path: ...
+    def cwd(self) -> Path: ...  # noqa: D102
     @property
-    def stop_signal(self) -> int: ...
+    def stop_signal(self) -> int: ...  # noqa: D102
     @property
-    def adoptable(self) -> bool: ...
+    def adoptable(self) -> bool: ...  # noqa: D102
     @property
-    def metrics(self) -> str | None: ...
-
-    def prepare(self) -> None: ...
-    def argv(self) -> list[str]: ...
-    def environment(self) -> dict[str, str]: ...
-    def health(self) -> Health: ...
-    def left(self) -> list[psutil.Process]: ...
-    def url(self) -> str: ...
+    def metrics(self) -> str | None: ...  # noqa: D102
+    @property
+    def port(self) -> int: ...  # noqa: D102
+    def prepare(self) -> None: ...  # noqa: D102
+    def argv(self) -> list[str]: ...  # noqa: D102
+    def environment(self) -> dict[str, str]: ...  # noqa: D102
+    def health(self) -> Health: ...  # noqa: D102
+    def left(self) -> list[psutil.Process]: ...  # noqa: D102
+    def url(self) -> str: ...  # noqa: D102
 
 
 class Keeper(threading.Thread):
@@ -73,6 +67,7 @@ class Keeper(threading.Thread):
         super().__init__(name=program.name, daemon=True)
         self.program, self.tell, self.changed = program, tell, changed
         self.state, self.pid, self.restarts, self.failures = "starting", 0, 0, 0
+        self._shown = ("starting", -1)
         self.fault: Fault | None = None
         """Why the last start or life ended."""
         self.was_ready = threading.Event()
@@ -119,44 +114,30 @@ class Keeper(threading.Thread):
         if (process := self._process) is None:
             return "stopped before it was started"
         self.pid = process.pid
-        if self.state != "restarting" and self.state != "failed":
-            self._become("starting")
-        heard = well = ready_since = None
-        first, misses, announced = time.monotonic(), 0, False
+        judge, announced = Judge(time.monotonic()), False
         while not self.stopping.is_set():
             if not processes.alive(process):
                 return self._ended()
             health, now = self.program.health(), time.monotonic()
-            if health is Health.SILENT:
-                misses += 1
-                if heard is None and now - first > SLOW_START:
-                    return self._put_away(f"did not answer within {SLOW_START:.0f} s of its start")
-                if heard is not None and misses >= MISSES and now - heard > FROZEN:
-                    return self._put_away(f"has not answered for {now - heard:.0f} s")
-            else:
-                heard, misses = now, 0
-            if health in (Health.LIVE, Health.READY):
-                well = now
-            elif health is Health.SICK and now - (well or first) > (UNWELL if well else SLOW_START):
-                return self._put_away(f"has been unwell for {now - (well or first):.0f} s")
-            if health is Health.READY:
-                if ready_since is None or self.state != "ready":
-                    ready_since = now
-                    self._become("ready")
-                    if not announced:
-                        self.tell(Event("ready", self.name, plain(self.name, self.program.url()), how, now - began, self.pid))
-                        self.was_ready.set()
-                        announced = True
-                if now - ready_since > HEALTHY:
-                    self.failures = 0
-            elif ready_since is not None and self.state == "ready" and (health is not Health.SILENT or misses > 1):
-                self._become("degraded")
-            self.stopping.wait(BEAT if ready_since is not None else 0.1)
+            if why := judge.note(health, now):
+                return self._put_away(why)
+            if health is Health.READY and not announced:
+                if not processes.listens(process, self.program.port):
+                    raise PortTaken(self._put_away(f"cannot have its port: {self._thief()}"))
+                self.tell(Event("ready", self.name, plain(self.name, self.program.url()), how, now - began, self.pid))
+                self.was_ready.set()
+                announced = True
+            if judge.forgiven(now):
+                self.failures = 0
+            # Until it is ready again, one that crashed is shown as such.
+            if judge.was_ready or self.state == "starting":
+                self._become(judge.state)
+            self.stopping.wait(BEAT if judge.was_ready else 0.1)
         return "stopped"
 
     def _become(self, state: str) -> None:
-        if state != self.state or state in ("starting", "ready"):
-            self.state = state
+        if (state, self.pid) != self._shown:
+            self.state, self._shown = state, (state, self.pid)
             self.changed()
 
     def _adopt(self) -> bool:
@@ -179,7 +160,7 @@ class Keeper(threading.Thread):
             with log.open("ab") as out, self._starting:
                 if self.stopping.is_set():
                     return
-                self._child = subprocess.Popen(  # noqa: S603 - our own commands
+                self._child = subprocess.Popen(
                     self.program.argv(),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
@@ -193,16 +174,22 @@ class Keeper(threading.Thread):
         except OSError as error:
             raise explain(error, self.program.cwd) from error
 
+    def _thief(self) -> str:
+        port = self.program.port
+        return f"port {port} was taken meanwhile by {holder(port)}; `holdfast up` again chooses another"
+
     def _put_away(self, why: str) -> str:
         """Kill a frozen program: it would not hear a polite signal."""
-        assert self._process is not None  # noqa: S101 - called while it lives
+        assert self._process is not None
         processes.kill(self._process)
         self._reap()
         return f"{self.program.name} {why}"
 
     def _ended(self) -> str:
         status = self._reap()
-        how = "ended" if status is None else f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if status is None:
+            return f"{self.program.name} ended"
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"{self.program.name} {how}"
 
     def _reap(self) -> int | None:

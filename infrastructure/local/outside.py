@@ -50,18 +50,18 @@ def check(name: str, address: str) -> None:
             if not any(probes.kafka(host, port) for host, port in endpoints(name, address)):
                 raise NoAnswer("no broker there speaks Kafka's protocol")  # noqa: TRY301 - one sentence for all
         elif name == "postgres":
-            import psycopg  # noqa: PLC0415 - only for servers of somebody else
+            import psycopg
 
             psycopg.connect(address, connect_timeout=3).close()
         else:
-            import redis  # noqa: PLC0415 - as above
+            import redis
 
             with redis.Redis.from_url(address, socket_timeout=3, socket_connect_timeout=3) as client:
                 client.ping()
     except Exception as error:
-        why = str(error).strip().splitlines()[:1]
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise NoAnswer(
-            f"{VARIABLES[name]} names {plain(name, address)}, which cannot be used ({why[0] if why else type(error).__name__}):"
+            f"{VARIABLES[name]} names {plain(name, address)}, which cannot be used ({why}):"
             f" start that server or correct the address, or unset {VARIABLES[name]} to have one started here"
         ) from error
 

@@ -42,11 +42,9 @@ def missing(what: str, package: str) -> Unsupported:
     )
 
 
-def run(
-    argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None
-) -> None:
+def run(argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None) -> None:
     """Run a preparing step; raises the fault its output tells of."""
-    done = subprocess.run(  # noqa: S603 - our own commands
+    done = subprocess.run(
         [str(a) for a in argv],
         input=stdin,
         capture_output=True,

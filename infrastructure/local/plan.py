@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.local import outside, probes, services
+from infrastructure.local import claims, outside, probes, services
 from infrastructure.local.errors import PortTaken, WrongUse
 from infrastructure.local.events import Event
 from infrastructure.local.kafka import Kafka
@@ -63,8 +63,8 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
         part = part_of(root, kept.get(name, PREFERRED[name]), root.secrets())
         if isinstance(part, Kafka):
             part.progress = lambda done, total: tell(Event("jars", done=done, total=total))
-        # A port that our own process holds is not taken: it is taken over, or ended first.
         asked = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
+        # A port that our own process holds is not taken: it is taken over, or ended first.
         ours = name in kept and asked in ("", str(kept[name])) and bool(part.left())
         part.port = plan.ports[name] = kept[name] if ours else choose(name, kept, tell)
         plan.parts.append(part)
@@ -95,27 +95,32 @@ def choose(name: str, kept: Mapping[str, int], tell: Tell) -> int:
     if asked := os.environ.get(variable):
         if not asked.isascii() or not asked.isdigit() or not 0 < int(asked) < 1 << 16:
             raise WrongUse(f"{variable} must be a port, not {asked!r}")
-        if probes.taken(int(asked)):
+        if not claims.available(int(asked)):
             raise PortTaken(
                 f"port {asked} is taken by {probes.holder(int(asked))}: stop that program, or choose another"
                 f" with {variable}, or unset it to get a free one"
             )
         return int(asked)
     first = kept.get(name, PREFERRED[name])
-    if not probes.taken(first):
+    if claims.available(first):
         return first
     second = PREFERRED[name]
-    port = second if second != first and not probes.taken(second) else probes.free_port()
+    port = second if second != first and claims.available(second) else _free_port()
     tell(Event("note", text=f"port {first} is taken by {probes.holder(first)}: {name} uses {port}"))
     return port
 
 
+def _free_port() -> int:
+    while not claims.available(port := probes.free_port()):
+        pass
+    return port
+
+
 def _health_port(name: str, kept: Mapping[str, int], given: dict[str, int]) -> int:
-    """The port used before, else the first free one after the edge's usual port: easy to remember, and
-    not one that the system hands out to clients."""
-    usual = (port for port in range(PREFERRED["http"] + 1, PREFERRED["kafka"]) if port not in kept.values())
-    candidates = (port for port in (kept.get(name, 0), *usual) if port and port not in given.values())
-    given[name] = next((port for port in candidates if not probes.taken(port)), 0) or probes.free_port()
+    """The port used before, else a free one."""
+    port = kept.get(name, 0)
+    usable = port and port not in given.values() and claims.available(port)
+    given[name] = port if usable else _free_port()
     return given[name]
 
 

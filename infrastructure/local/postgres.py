@@ -67,11 +67,30 @@ class Postgres(Part):
         password.write_text(self.secrets.postgres)
         # The built-in locale sorts alike on every system; before 17 there is only libc's.
         locale = ["--locale-provider=builtin", "--locale=C.UTF-8"] if self.major >= 17 else ["--locale=C"]  # noqa: PLR2004
-        initdb: list[str | Path] = [*prefix, self.bin / "initdb", "-D", new, "-U", DATABASE, f"--pwfile={password}", "-E", "UTF8"]
+        initdb: list[str | Path] = [
+            *prefix,
+            self.bin / "initdb",
+            "-D",
+            new,
+            "-U",
+            DATABASE,
+            f"--pwfile={password}",
+            "-E",
+            "UTF8",
+        ]
         run([*initdb, "--auth=scram-sha-256", "--no-instructions", "--no-sync", *locale], self.folder)
         password.unlink()
         # Still nobody can connect: the one writer makes the shop's database.
-        alone: list[str | Path] = [*prefix, self.bin / "postgres", "--single", "-D", new, "-c", "log_min_messages=warning", "postgres"]
+        alone: list[str | Path] = [
+            *prefix,
+            self.bin / "postgres",
+            "--single",
+            "-D",
+            new,
+            "-c",
+            "log_min_messages=warning",
+            "postgres",
+        ]
         run(alone, self.folder, stdin=f"CREATE DATABASE {DATABASE};\n")
         # Only a complete cluster ever has this name: one half made by a killed `up` is made again.
         new.rename(self.cluster)
@@ -126,7 +145,7 @@ def other_user() -> list[str]:
     if os.geteuid() != 0:
         return []
     prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
-    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:  # noqa: S603
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         raise Unsupported(
             "PostgreSQL refuses to run as root and this machine gives root no user namespace:"
             " run `holdfast up` as an ordinary user, or set HOLDFAST_POSTGRES_URL to a server of yours"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import socket
 import struct
 from enum import Enum
@@ -90,10 +91,14 @@ def _status(port: int, path: str) -> int:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nobody uses now.
+
+    Not one of those that the system hands out to clients (from 32768 on): a server that is started
+    again must find its port free. At random, so that two shops that start together do not meet.
+    """
+    while taken(port := random.randint(20000, 32000)):  # noqa: S311 - no secret
+        pass
+    return port
 
 
 def taken(port: int) -> bool:
@@ -108,9 +113,9 @@ def taken(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Who listens there, as `name (pid 12)`; `another program` when this user may not know."""
+    """Who listens there, as `name (pid 12)`; less when this user may not know."""
     with contextlib.suppress(psutil.Error, OSError):
         for link in psutil.net_connections("tcp"):
             if link.status == psutil.CONN_LISTEN and link.laddr and link.laddr[1] == port and link.pid:
                 return f"{psutil.Process(link.pid).name()} (pid {link.pid})"
-    return "another program"
+    return "another program, or chosen by another shop that is starting"

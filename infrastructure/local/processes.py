@@ -65,6 +65,19 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
         return [process]
 
 
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether it, or a child of it, listens on a port; yes when this system does not let us know."""
+    for member in tree(process):
+        try:
+            if any(link.laddr and link.laddr[1] == port for link in member.net_connections("tcp")):
+                return True
+        except psutil.NoSuchProcess:
+            continue
+        except (psutil.Error, OSError):
+            return True
+    return False
+
+
 def memory(pid: int) -> int:
     """Resident bytes of a process with its children, 0 when it is gone."""
     total = 0
@@ -83,8 +96,10 @@ def tell(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def wait_gone(processes: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
-    """Wait up to `patience` seconds; returns those that still live. Zombies count as gone:
-    where nobody reaps orphans (a container without an init) they would stay for ever."""
+    """Wait up to `patience` seconds; returns those that still live.
+
+    Zombies count as gone: where nobody reaps orphans (a container without an init) they would stay for ever.
+    """
     end = time.monotonic() + patience
     left = [p for p in processes if alive(p)]
     while left and time.monotonic() < end:

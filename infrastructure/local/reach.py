@@ -27,8 +27,8 @@ def environment(*needed: str) -> dict[str, str]:
 
 def settings(*needed: str) -> Settings:
     """The shop's settings as a service of it would read them."""
-    os.environ.update(environment(*needed))
-    return Settings()
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in environment(*needed).items()}
+    return Settings.model_validate({name: value for name, value in given.items() if name in Settings.model_fields})
 
 
 def child_environment(*needed: str) -> dict[str, str]:

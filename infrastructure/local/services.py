@@ -111,8 +111,10 @@ class Service:
 
 
 def search_path() -> dict[str, str]:
-    """PYTHONPATH with the directory that holds us last: from a checkout that is not installed, a child
-    with another working directory would find no service."""
+    """PYTHONPATH with the directory that holds us last.
+
+    From a checkout that is not installed, a child with another working directory would find no service.
+    """
     ours = str(Path(__file__).resolve().parents[2])
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {"PYTHONPATH": os.pathsep.join([p for p in given if p] + [ours])}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infrastructure.local.events import Event
     from infrastructure.local.state import Root
 
-_COLOURS = {"ready": "green", "failed": "red", "stopped": "red", "starting": "yellow", "restarting": "yellow", "degraded": "yellow"}
+_COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
 class Teller:
@@ -93,8 +93,9 @@ def status(root: Root) -> dict[str, Any] | None:
     entries: dict[str, dict[str, Any]] = {}
     for name, entry in state.get("services", {}).items():
         pid = entry["pid"]
-        left = "degraded" if pid and processes.memory(pid) else "stopped"
-        entries[name] = {**entry, "state": entry["state"] if lives else left, "rss_bytes": processes.memory(pid) if pid else 0}
+        memory = processes.memory(pid) if pid else 0
+        left = "degraded" if memory else "stopped"
+        entries[name] = {**entry, "state": entry["state"] if lives else left, "rss_bytes": memory}
     return {
         "http": state["http"],
         "kafka": state["kafka"],
@@ -112,10 +113,10 @@ def table(content: dict[str, Any]) -> None:
     """The same for people."""
     console = Console(highlight=False, soft_wrap=not os.isatty(1))
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for title, side in (("service", "left"), ("state", "left"), ("pid", "right"), ("MiB", "right"), ("restarts", "right"), ("metrics", "left")):
-        grid.add_column(title, justify=side)  # type: ignore[arg-type]
+    for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
+        grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")
     for name, entry in content["services"].items():
-        colour = _COLOURS.get(entry["state"], "white")
+        colour = _COLOURS.get(entry["state"], "yellow")
         grid.add_row(
             name,
             f"[{colour}]{entry['state']}[/]",

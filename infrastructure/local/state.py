@@ -1,12 +1,13 @@
 """The root directory: where one shop keeps its data, its secrets and what runs just now.
 
-    .holdfast/            0700
-      lock                held (flock) by the supervisor as long as it lives
-      stack.json          addresses, ports and the state of every process
-      secrets.json        passwords and the token-signing secret, made once
-      logs/<name>.log     what a process prints
-      run/<name>/         a service's own state directory
-      kafka/ postgres/ redis/
+| in `.holdfast/` (0700) | |
+|---|---|
+| `lock` | held (flock) by the supervisor as long as it lives, with its pid |
+| `stack.json` | addresses, ports and the state of every process |
+| `secrets.json` | passwords and the token-signing secret, made once |
+| `logs/<name>.log` | what a process prints |
+| `run/<name>/` | a service's own state directory |
+| `kafka/`, `postgres/`, `redis/` | the servers' data |
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class Root:
         kept = self._read("secrets.json")
         if not kept:
             if (self.path / "postgres").exists():
-                raise Fault(f"{self.path}/secrets.json is lost and its database cannot be opened without: put it back, or remove {self.path}")
+                raise Fault(
+                    f"{self.path}/secrets.json is lost, and its database cannot be opened without it:"
+                    f" put it back, or remove {self.path} and start anew"
+                )
             made = Secrets(secrets.token_hex(16), secrets.token_hex(16), secrets.token_urlsafe(32))
             self._write("secrets.json", asdict(made))
             return made
@@ -131,7 +135,18 @@ class Root:
             end = time.monotonic() + patience
             while not (mine := _try_lock(stream.fileno(), fcntl.LOCK_EX)) and time.monotonic() < end:
                 time.sleep(0.05)
+            if mine:
+                stream.truncate(0)
+                stream.write(str(os.getpid()))
+                stream.flush()
             yield mine
+
+    def holder(self) -> int:
+        """The pid of the supervisor that lives, 0 when none does."""
+        try:
+            return int(self.lock.read_text()) if self.held() else 0
+        except (OSError, ValueError):
+            return 0
 
     def held(self) -> bool:
         """Whether a supervisor lives."""

@@ -156,7 +156,7 @@ class Supervisor:
                     self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        import psutil  # noqa: PLC0415 - only inside a container
+        import psutil
 
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ChildProcessError):
@@ -184,14 +184,24 @@ class Supervisor:
         while not postgres.was_ready.wait(0.1):
             if self.stop_asked.is_set():
                 return
-        seeder = services.Service(self.root, services.Kind("seed", services.SEEDER), "seed", 0, self.plan.workers[0].settings)
+        kind, settings = services.Kind("seed", services.SEEDER), self.plan.workers[0].settings
+        seeder = services.Service(self.root, kind, "seed", 0, settings)
         argv = [*seeder.argv()[:-1], "seed"]
         for pause in (0.5, 1.0, 2.0, 4.0, 0.0):
             try:
                 seeder.prepare()
                 with self.root.log("seed").open("ab") as out:
                     environment = {**os.environ, **seeder.environment()}
-                    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=seeder.cwd, env=environment, check=False, start_new_session=True)  # noqa: S603, E501
+                    done = subprocess.run(
+                        argv,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=out,
+                        cwd=seeder.cwd,
+                        env=environment,
+                        check=False,
+                        start_new_session=True,
+                    )
             except (OSError, Fault) as error:
                 self._seeding = error if isinstance(error, Fault) else explain(error, self.root.path)
                 return

@@ -69,6 +69,8 @@ def _patience(settings: Settings) -> Iterator[None]:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would log is told by the fault
     try:
         yield
+    except BrokenPipeError:  # whoever reads our output has seen enough; the broker's lines end as KafkaError
+        raise
     except (KafkaError, OSError, TimeoutError) as error:
         why = f" ({error})" if str(error) else ""
         raise Fault(f"Kafka at {settings.kafka} does not answer{why}") from error
@@ -185,7 +187,7 @@ async def _some(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Re
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (batch := await reader.getmany(timeout_ms=500)):
             pass
-    return cast(Mapping[TopicPartition, Sequence[Record]], batch)
+    return cast("Mapping[TopicPartition, Sequence[Record]]", batch)
 
 
 async def coming(reader: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> AsyncIterator[Record]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ DAY_MS: Final = 86_400_000
 
 
 def topics(
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False,
 ) -> None:
     """The shop's topics: partitions, how long records are kept, first and next offsets, records.
@@ -76,7 +78,7 @@ class Filter:
         """Whether `record` has this key and this type."""
         if self.key is not None and record.key != self.key.encode():
             return False
-        return self.type is None or _type(record) in {self.type, TYPE_PREFIX + self.type}
+        return self.type is None or f".{_type(record)}".endswith(f".{self.type}")
 
     @property
     def all(self) -> bool:
@@ -84,13 +86,14 @@ class Filter:
         return self.key is None and self.type is None
 
 
-def tail(
+def tail(  # noqa: PLR0913 - a parameter for each option
     topic: Annotated[str, typer.Argument(help="A topic's name, with or without the shop's prefix.")],
     key: Annotated[str | None, typer.Option(help="Only records with this key.")] = None,
     type_: Annotated[
-        str | None, typer.Option("--type", help="Only events of this type, with or without `holdfast.`.")
+        str | None, typer.Option("--type", help="Only events of this type: `holdfast.cart.held`, `cart.held`, `held`.")
     ] = None,
     last: Annotated[int | None, typer.Option(min=0, help="Only the last N that match; else all that are kept.")] = None,
+    *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a record, with its place.")] = False,
     pretty: Annotated[
@@ -112,6 +115,8 @@ def tail(
         asyncio.run(_tail(settings, topic, Filter(key, type_), last, printer, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(0 if follow else 130) from None
+    except BrokenPipeError:  # `| head` has seen enough; nothing may be left to flush at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _tail(

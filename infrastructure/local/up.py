@@ -111,7 +111,16 @@ def detached(root: Root, words: list[str]) -> int:
     with log:
         argv = [sys.executable, "-m", "infrastructure.local", "up", *words, REPORT, str(writing)]
         environment = {**os.environ, "HOLDFAST_ROOT": str(root.path), **services.search_path()}
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=root.path, pass_fds=[writing], start_new_session=True)  # noqa: S603, E501
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=root.path,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
     os.close(writing)
     try:
         with os.fdopen(reading) as lines:
@@ -144,7 +153,9 @@ def _wait_for_other(root: Root, teller: Tell, patience: float = 300.0) -> int:
         time.sleep(0.2)
     if root.load().get("state") != "ready":
         why = root.load().get("failure", "it was stopped")
-        teller(Event("failed", text=f"the shop that was starting here did not get ready ({why}): run `holdfast up` again"))
+        teller(
+            Event("failed", text=f"the shop that was starting here did not get ready ({why}): run `holdfast up` again")
+        )
         return 1
     show.addresses(root)
     return 0
@@ -153,7 +164,7 @@ def _wait_for_other(root: Root, teller: Tell, patience: float = 300.0) -> int:
 def report(root: Root, options: Options, descriptor: int) -> int:
     """Be the detached supervisor: tell events to a pipe as long as somebody reads it."""
     pipe = os.fdopen(descriptor, "w", buffering=1)
-    os.set_inheritable(descriptor, False)
+    os.set_inheritable(descriptor, False)  # noqa: FBT003
 
     def tell(event: Event) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -170,7 +181,7 @@ def down(root: Root) -> int:
     teller = show.Teller(root)
     began = time.monotonic()
     if root.held():
-        pid = int(root.load().get("supervisor") or 0)
+        pid = root.holder() or int(root.load().get("supervisor") or 0)
         with contextlib.suppress(psutil.Error):
             boss = [psutil.Process(pid)] if pid else []
             processes.tell(boss, signal.SIGTERM)

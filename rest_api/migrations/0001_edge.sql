@@ -11,7 +11,9 @@ CREATE TABLE product (
     deleted       boolean NOT NULL DEFAULT false,
     available     integer NOT NULL DEFAULT 0,
     stock_version bigint NOT NULL DEFAULT 0,
-    search        tsvector GENERATED ALWAYS AS (to_tsvector('simple', code || ' ' || name)) STORED
+    -- Words as a search has them: letters and digits, whatever stands between.
+    search        tsvector GENERATED ALWAYS AS (
+        to_tsvector('simple', regexp_replace(code || ' ' || name, '[^[:alnum:]]+', ' ', 'g'))) STORED
 );
 
 CREATE INDEX product_search ON product USING gin (search);

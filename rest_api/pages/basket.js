@@ -3,7 +3,7 @@
 import { named } from "./catalogue.js";
 import { make, part, say } from "./dom.js";
 import { paper } from "./paper.js";
-import { minutes, money, pieces, refusal } from "./words.js";
+import { minutes, money, refusal, summary } from "./words.js";
 
 const MOST = 999;
 const SOON = 120_000;
@@ -24,9 +24,8 @@ export class Basket {
     });
   }
 
-  /** Bring the page up to date with the client. */
-  render() {
-    const lines = this.#client.lines();
+  /** Bring the page up to date; `lines` are the client's. */
+  render(lines) {
     const now = new Set(lines.map((line) => line.product));
     for (const [product, { item }] of this.#shown) {
       if (now.has(product)) continue;
@@ -115,12 +114,13 @@ export class Basket {
     const held = lines.filter((line) => line.held && line.price);
     const currency = held[0]?.price.currency ?? "GBP";
     const total = money({ amount: held.reduce((sum, line) => sum + line.price.amount * line.held, 0), currency });
-    const count = held.reduce((sum, line) => sum + line.held, 0);
     part("cart-empty").hidden = lines.length > 0;
     part("sum").hidden = lines.length === 0;
     say(part("total"), total);
-    say(part("bar-says"), count ? `Your cart, ${pieces(count)}` : lines.length ? "Your cart" : "Your cart is empty");
-    say(part("bar-total"), count ? total : "");
+    const ended = !lines.length && part("notice").textContent !== "";
+    say(part("bar-says"), ended ? "Your cart has ended" : summary(lines));
+    say(part("bar-total"), held.length ? total : "");
+    part("bar").dataset.state = ["refused", "pending"].find((state) => lines.some((line) => line.state === state)) ?? "held";
   }
 
   /** When the line under the shopper's hands goes, leave them at the next one, or at the cart. */

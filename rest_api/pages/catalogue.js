@@ -2,7 +2,7 @@
 
 import { make, part, say } from "./dom.js";
 import { paper } from "./paper.js";
-import { money, stock } from "./words.js";
+import { mine, money, stock } from "./words.js";
 
 const PAGE = 24;
 const TYPING = 250; // after the last key, before we search
@@ -13,6 +13,7 @@ export class Catalogue {
   #shelf;
   #ask;
   #watch;
+  #changed;
   #cards = new Map(); // code -> what is shown of a product
   #query = null;
   #after = null;
@@ -22,11 +23,12 @@ export class Catalogue {
   #looking = null;
   #observer;
 
-  /** `ask(product, quantity)` adds to the cart; `watch(products)` says whose stock is in view. */
-  constructor(shelf, ask, watch) {
+  /** `ask(product, quantity)` adds to the cart; `watch(products)` says whose stock is in view; `changed()`: draw me. */
+  constructor(shelf, ask, watch, changed) {
     this.#shelf = shelf;
     this.#ask = ask;
     this.#watch = watch;
+    this.#changed = changed;
     this.#observer = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: "200px" });
     let typing = null;
     const search = () => {
@@ -56,9 +58,13 @@ export class Catalogue {
     if (this.#failed) this.#read();
   }
 
-  /** Bring stock up to date on the page. */
-  render() {
+  /** Bring stock up to date on the page, and what of it is in the cart; `lines` are the client's. */
+  render(lines) {
+    const own = new Map(lines.map((line) => [line.product, line]));
     for (const [code, card] of this.#cards) {
+      const line = own.get(code);
+      say(card.mine, line ? mine(line) : "");
+      card.mine.dataset.state = line?.state ?? "";
       const available = this.#shelf.available(code);
       if (card.available === available) continue;
       card.available = available;
@@ -111,7 +117,7 @@ export class Catalogue {
     this.#shelf.learn(items);
     const fresh = items.filter((item) => !this.#cards.has(item.code)).map((item) => this.#card(item));
     part("products").append(...fresh);
-    this.render();
+    this.#changed();
     const wasMore = document.activeElement === part("more");
     this.#after = after;
     part("more").hidden = after === null;
@@ -132,6 +138,7 @@ export class Catalogue {
     });
     const add = make("button", { type: "submit", "aria-label": `Add ${name}` }, "Add");
     const left = make("p", { class: "stock" });
+    const inCart = make("p", { class: "mine" });
     const form = make("form", { class: "add", submit: (event) => {
       event.preventDefault();
       if (add.getAttribute("aria-disabled") === "true") return;
@@ -143,9 +150,10 @@ export class Catalogue {
       make("h3", { class: named(name) }, name),
       make("p", { class: "price" }, money(price)),
       left,
+      inCart,
       form,
     );
-    this.#cards.set(code, { item, stock: left, add, available: undefined });
+    this.#cards.set(code, { item, stock: left, mine: inCart, add, available: undefined });
     this.#observer.observe(item);
     return item;
   }

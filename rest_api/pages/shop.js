@@ -1,7 +1,7 @@
 /** The shop's page: joins the client, its connection, the shelf and the cart, and lets time pass. */
 
 import { Basket } from "./basket.js";
-import { Catalogue } from "./catalogue.js";
+import { Catalogue, named } from "./catalogue.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
 import { make, part, say } from "./dom.js";
@@ -15,7 +15,7 @@ const GRAVE = new Set(["refused", "expired", "expiring", "rate_limited", "strang
 const client = new Client(newId, restored());
 const connection = new Connection(client, changed);
 const basket = new Basket(client, asked);
-const catalogue = new Catalogue(client.shelf, add, watch);
+const catalogue = new Catalogue(client.shelf, add, watch, changed);
 
 let rendering = null;
 let savedText = null;
@@ -46,21 +46,25 @@ function changed() {
 
 function render() {
   rendering = null;
-  catalogue.render();
-  basket.render();
+  const lines = client.lines();
+  catalogue.render(lines);
+  basket.render(lines);
   basket.tick(performance.now());
   showLine();
 }
 
 function tell(news) {
   const text = heard(news, news.product === undefined ? undefined : client.name(news.product));
-  say(part(GRAVE.has(news.type) ? "warned" : "said"), text);
+  part(GRAVE.has(news.type) ? "warned" : "said").textContent = text; // also when it says the same again
   if (GRAVE.has(news.type) && news.product === undefined) notice(text, news.lines ?? []);
-  if (news.type === "held") say(part("notice"), "");
+  if (news.type === "held" || news.type === "removed") say(part("notice"), "");
 }
 
 function notice(text, lines) {
-  const lost = lines.map(({ product, quantity }) => make("li", {}, `${quantity} × ${client.name(product)}`));
+  const lost = lines.map(({ product, quantity }) => {
+    const name = client.name(product);
+    return make("li", {}, `${quantity} × `, make("span", { class: named(name) }, name));
+  });
   part("notice").replaceChildren(text, ...(lost.length ? [make("ul", {}, ...lost)] : []));
 }
 

@@ -22,6 +22,12 @@ export function stock(available) {
   return { text: `${available} in stock`, level: "plenty" };
 }
 
+/** What of a product is in the cart, in a few words. */
+export function mine({ state, held, quantity, refusal: refused }) {
+  if (state === "pending") return `Asking for ${quantity}…`;
+  return state === "refused" ? refusal(refused) : `${held} held for you`;
+}
+
 /** Why a change was refused, in one sentence or two. */
 export function refusal({ asked, reason, available }) {
   switch (reason) {
@@ -54,7 +60,12 @@ export function heard(news, name) {
   }
 }
 
-/** How many pieces, in words. */
-export function pieces(count) {
-  return count === 1 ? "1 piece" : `${count} pieces`;
+/** The cart in one line. */
+export function summary(lines) {
+  const refused = lines.filter((line) => line.state === "refused").length;
+  if (refused) return `Your cart: ${refused} refused`;
+  if (lines.some((line) => line.state === "pending")) return "Your cart: asking…";
+  const count = lines.reduce((sum, line) => sum + line.held, 0);
+  if (!count) return "Your cart is empty";
+  return `Your cart: ${count} ${count === 1 ? "piece" : "pieces"}`;
 }

@@ -54,7 +54,7 @@ class Schema:
         await self.connection.execute(
             "WITH locked AS (SELECT user_id AS u FROM holder ORDER BY user_id FOR NO KEY UPDATE)"  # as the store does
             " UPDATE holder SET first_held_at = first_held_at - i, expires_at = expires_at - i"
-            f" FROM locked, (SELECT interval '{count} {unit}') AS x(i) WHERE user_id = u"  # noqa: S608 - words of a test
+            f" FROM locked, (SELECT interval '{count} {unit}') AS x(i) WHERE user_id = u"
         )
 
 

@@ -31,16 +31,24 @@ async def test_the_shipped_catalogue_loads_and_the_same_again_changes_nothing(sh
 
 
 async def _everything(shop: Schema) -> list[tuple[object, ...]]:
-    queries = ("SELECT * FROM inventory ORDER BY 1", "SELECT * FROM product ORDER BY 1", "SELECT * FROM stock_ledger ORDER BY 1, 2")
+    queries = (
+        "SELECT * FROM inventory ORDER BY 1",
+        "SELECT * FROM product ORDER BY 1",
+        "SELECT * FROM stock_ledger ORDER BY 1, 2",
+    )
     return [row for query in queries for row in await shop.rows(query)]
 
 
 async def test_an_existing_product_gets_its_name_and_price_and_keeps_its_stock(shop: Schema) -> None:
     await shop.stock(TEAPOT=10, MUG=5)
     await shop.store().transact([command("r1", add("TEAPOT", 8))])
-    done = await seed(shop.connection, [Item("TEAPOT", "a teapot", 999, "GBP", 2), Item("MUG", "name of MUG", 100, "GBP", 9)])
+    done = await seed(
+        shop.connection, [Item("TEAPOT", "a teapot", 999, "GBP", 2), Item("MUG", "name of MUG", 100, "GBP", 9)]
+    )
     assert done == Seeded(added=0, changed=1, unchanged=1)
-    assert await shop.rows("SELECT received, held, price_minor FROM inventory WHERE product_code = 'TEAPOT'") == [(10, 8, 999)]
+    assert await shop.rows("SELECT received, held, price_minor FROM inventory WHERE product_code = 'TEAPOT'") == [
+        (10, 8, 999)
+    ]
     assert await shop.rows("SELECT code, name, version FROM product ORDER BY 1") == [
         ("MUG", "name of MUG", 1),
         ("TEAPOT", "a teapot", 2),

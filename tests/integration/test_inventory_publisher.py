@@ -1,4 +1,4 @@
-"""What the inventory makes known: no committed change is missed, none is held back, and there is one voice at a time."""
+"""What the inventory makes known: no commit is missed, none is held back, and there is one voice at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,17 +8,29 @@ import psycopg
 import pytest
 
 from infrastructure import postgres
+from infrastructure.envelope import Envelope
+from infrastructure.guard import Received
+from infrastructure.locks import NoLocks
 from infrastructure.settings import Settings as Shared
 from inventory_service import publisher, upkeep
 from inventory_service.agents import Crowd, Inventory
 from inventory_service.catalogue import Item, seed
-from inventory_service.messages import PRODUCT_VOCABULARY, PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
-from inventory_service.messages import RESPONSE_VOCABULARY, STOCK_VOCABULARY, Clear, Expire, Expired
+from inventory_service.messages import (
+    PRODUCT_VOCABULARY,
+    PRODUCTS,
+    REQUEST_VOCABULARY,
+    REQUESTS,
+    RESPONSE_VOCABULARY,
+    RESPONSES,
+    STOCK,
+    STOCK_VOCABULARY,
+    Clear,
+    Expire,
+    Expired,
+)
 from inventory_service.publisher import Publisher
 from inventory_service.store import QUERIES, expiry_id
 from inventory_service.upkeep import Knocker
-from infrastructure.guard import Received
-from infrastructure.locks import NoLocks
 from tests.integration.inventory import Schema, Topics, add, command, schema
 
 
@@ -31,7 +43,9 @@ async def shop(settings: Shared) -> AsyncIterator[Schema]:
 
 def voice(shop: Schema, topics: Topics) -> Publisher:
     """Another process's publisher."""
-    return Publisher(partial(postgres.connect, shop.settings, "inventory", options=publisher.OPTIONS), topics.publish, "voice")
+    return Publisher(
+        partial(postgres.connect, shop.settings, "inventory", options=publisher.OPTIONS), topics.publish, "voice"
+    )
 
 
 def told(topics: Topics) -> list[tuple[str, int, int]]:
@@ -66,9 +80,12 @@ async def _a_late_commit(shop: Schema) -> tuple[Topics, list[list[tuple[str, int
     topics.events.clear()
     async with await postgres.connect(shop.settings, "inventory") as late:
         await late.execute("BEGIN")
-        await late.execute("UPDATE inventory SET received = received + 1, version = version + 1 WHERE product_code = 'MUG'")
         await late.execute(
-            "INSERT INTO stock_ledger (product_code, version, cause, received, held, sold) VALUES ('MUG', 2, 'x', 1, 0, 0)"
+            "UPDATE inventory SET received = received + 1, version = version + 1 WHERE product_code = 'MUG'"
+        )
+        await late.execute(
+            "INSERT INTO stock_ledger (product_code, version, cause, received, held, sold)"
+            " VALUES ('MUG', 2, 'x', 1, 0, 0)"
         )
         for number in range(3):
             await shop.store().transact([command(f"r{number}", add("TEAPOT"))])
@@ -107,7 +124,7 @@ async def test_the_next_publisher_goes_on_where_the_last_one_stored(shop: Schema
 async def test_a_publisher_that_died_before_it_stored_its_position_tells_again(shop: Schema) -> None:
     class Gone(Topics):
         async def publish(self, topic: object, events: object) -> None:
-            raise ConnectionError
+            raise ConnectionError(topic, events)
 
     with pytest.raises(ConnectionError):
         await voice(shop, Gone()).look(shop.connection)
@@ -142,7 +159,9 @@ async def test_one_publishes_and_when_its_session_ends_another_does(shop: Schema
     await _until(lambda: len(first.events) == 5)
     assert second.events == []
     await shop.connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()"
+        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND granted AND application_name LIKE %s",
+        (f"{shop.settings.prefix}%",),
     )
     with pytest.raises(postgres.LOST):
         await running
@@ -202,8 +221,6 @@ async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> N
     def asked(type_: str, id_: str | None, **data: object) -> Received:  # type: ignore[type-arg]  # of any request
         fields = {"id": "x", "source": "/cart", "type": type_, "subject": "ann", "requestid": id_, "traceparent": trace}
         now = "2026-11-21T03:24:41.118Z"
-        from infrastructure.envelope import Envelope
-
         event = Envelope.model_validate({**fields, "time": now, "data": {"user_id": "ann", **data}})
         event = event.model_copy(update={"time": command("", Clear(user_id="ann")).accepted})
         return Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)
@@ -233,7 +250,9 @@ async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> N
     failed, again = topics.take(RESPONSES)
     assert failed.data["outcome"] == again.data["outcome"]
     assert (failed.data["outcome"]["reason"], again.data["replayed"]) == ("failed", True)
-    await inventory.fail(snapshot_request := asked("holdfast.inventory.snapshot", "s2", session="t", epoch="1"), ValueError())
+    await inventory.fail(
+        snapshot_request := asked("holdfast.inventory.snapshot", "s2", session="t", epoch="1"), ValueError()
+    )
     assert topics.take(RESPONSES) == [], f"a read is only asked again: {snapshot_request.event.requestid}"
     with pytest.raises(ValueError, match="requestid"):
         await inventory.handle([asked("holdfast.inventory.clear", None)])

@@ -95,7 +95,7 @@ def killed_while_preparing(shop: Shop) -> Result:
 
 def killed_while_kafka_boots(shop: Shop) -> Result:
     """PostgreSQL and Redis are up, Kafka is not."""
-    return killed(shop, lambda: (shop.root / "logs/kafka.log").exists())
+    return killed(shop, (shop.root / "logs/kafka.log").exists)
 
 
 def half_written_download(shop: Shop) -> Result:
@@ -294,7 +294,8 @@ def test_ctrl_c_stops_everything(shop: Shop) -> None:
     try:
         until(
             lambda: (
-                process.poll() is not None or "edge" in (state := _services(shop)) and set(state.values()) == {"ready"}
+                process.poll() is not None
+                or ("edge" in (state := _services(shop)) and set(state.values()) == {"ready"})
             )
         )
         began = time.monotonic()

@@ -47,8 +47,8 @@ POUND = Money(amount=100, currency="GBP")
 class Shop:
     """A shop in memory: carts, shelves and log outlive a batch, and time passes when told."""
 
-    def __init__(self, rules: Rules = RULES, **stock: int) -> None:
-        self.rules = rules
+    def __init__(self, **stock: int) -> None:
+        self.rules = RULES
         self.now = NOON
         self.shelves = {
             code: Shelf(received=units, held=0, sold=0, price=POUND, version=1) for code, units in stock.items()
@@ -515,5 +515,6 @@ def test_a_history_ends_the_same_however_it_is_cut_into_batches(steps: list[tupl
 
 def test_the_times_can_be_set() -> None:
     rules = Settings(hold_minutes=1, hold_longest_minutes=2).rules
-    shop = Shop(rules, TEAPOT=5)
+    shop = Shop(TEAPOT=5)
+    shop.rules = rules
     assert shop.ask(add("TEAPOT", 1), "r1").expires_at == NOON + timedelta(minutes=1)

@@ -1,0 +1,265 @@
+"""The edge as a process on real servers, and a small stand-in for the carts behind it."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from cart_service import messages as cart
+from infrastructure.broker import ensure_topics
+from infrastructure.envelope import Envelope
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service.messages import PRODUCTS, STOCK
+from rest_api.gateway import partitions
+from tests.servers import Servers
+
+TOPICS = (cart.REQUESTS, cart.RESPONSES, PRODUCTS, STOCK)
+SCARCE, SILENT = "SCARCE", "SILENT"
+"""Products of which the stand-in has none, and of which it never says anything."""
+
+
+class Carts:
+    """Answers cart requests as the contract says, from memory; on a loop of its own, as the real ones are elsewhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.requests: list[Envelope] = []
+        self.silent = threading.Event()
+        self._lines: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._versions: defaultdict[str, int] = defaultdict(int)
+        self._log: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._open: dict[str, dict[str, str]] = defaultdict(dict)
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(60)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(20)
+        self._loop.close()
+
+    def publish(self, topic: Topic, source: str, kind: str, key: str, data: dict[str, Any]) -> None:
+        """Send any record, as another service would."""
+        event = Envelope(id=f"{key}/{time.time_ns()}", source=source, type=kind, subject=key, time=NOW(), data=data)
+        asyncio.run_coroutine_threadsafe(self._send(topic, event), self._loop).result(20)
+
+    async def _send(self, topic: Topic, event: Envelope) -> None:
+        await self._producer.send_and_wait(self.settings.topic(topic), event.encode(), key=event.key)
+
+    async def _run(self) -> None:
+        self._task = asyncio.current_task() or asyncio.Task(self._run())
+        await ensure_topics(self.settings, TOPICS)
+        self._producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka, linger_ms=0)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
+        await self._producer.start()
+        await consumer.start()
+        consumer.assign(partitions(self.settings.topic(cart.REQUESTS), cart.REQUESTS))
+        self._ready.set()
+        try:
+            async for record in consumer:
+                event = Envelope.decode(record.key, record.value)
+                cart.REQUEST_VOCABULARY.parse(event)
+                self.requests.append(event)
+                if not self.silent.is_set():
+                    for kind, data in self._answers(event):
+                        await self._reply(event, kind, data)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            await consumer.stop()
+            await self._producer.stop()
+
+    async def _reply(self, request: Envelope, kind: str, data: dict[str, Any]) -> None:
+        event = Envelope(
+            id=f"{request.id}/{kind}",
+            source="/cart",
+            type=f"holdfast.cart.{kind}",
+            subject=request.subject,
+            time=NOW(),
+            requestid=request.requestid,
+            traceparent=request.traceparent,
+            data={"user_id": request.subject, **data},
+        )
+        await self._send(cart.RESPONSES, event)
+
+    def _answers(self, event: Envelope) -> Iterator[tuple[str, dict[str, Any]]]:
+        user, name, verb = event.subject, event.requestid or "", event.type.rpartition(".")[2]
+        asked = {key: value for key, value in event.data.items() if key not in {"user_id", "session"}}
+        session = {"session": event.data.get("session")}
+        match verb:
+            case "read":
+                yield "snapshot", {"id": name, **session, "cart": self._view(user)}
+            case "check":
+                yield "availability", {"id": name, **session, "product": asked["product"], "available": 7}
+            case "lookup":
+                known = [wanted for wanted in asked["ids"] if (user, wanted) in self._log]
+                told = [{"id": wanted, "outcome": self._log[user, wanted][1]} for wanted in known]
+                waiting = [wanted for wanted in asked["ids"] if wanted in self._open[user]]
+                unknown = [wanted for wanted in asked["ids"] if wanted not in {*known, *waiting}]
+                answer = {"outcomes": told, "pending": waiting, "unknown": unknown}
+                yield "resumed", {"id": name, **session, "cart": self._view(user), **answer}
+            case _:
+                yield from self._change(user, name, verb, asked)
+
+    def _change(self, user: str, name: str, verb: str, asked: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        command = {"verb": verb, **asked}
+        if asked.get("product") == SILENT:
+            self._open[user][name] = verb
+            return
+        if (user, name) in self._log:
+            first, outcome = self._log[user, name]
+            if first != command:
+                yield "error", {"id": name, "code": "id_reused", "detail": "used before"}
+                return
+            yield outcome["type"], {"id": name, **outcome, "replayed": True}
+            return
+        outcome = self._decide(user, verb, asked)
+        self._log[user, name] = command, outcome
+        yield outcome["type"], {"id": name, **outcome}
+
+    def _decide(self, user: str, verb: str, asked: dict[str, Any]) -> dict[str, Any]:
+        product, quantity, lines = asked.get("product", ""), asked.get("quantity", 0), self._lines[user]
+        if product == SCARCE:
+            return {"type": "refused", "product": product, "reason": "out_of_stock", "available": 0}
+        self._versions[user] += 1
+        if verb == "clear":
+            lines.clear()
+            return {"type": "removed", "version": self._versions[user]}
+        if verb == "remove" or (verb == "set" and not quantity):
+            lines.pop(product, None)
+            return {"type": "removed", "product": product, "version": self._versions[user]}
+        lines[product] = quantity + (lines.get(product, 0) if verb == "add" else 0)
+        return {
+            "type": "held",
+            "product": product,
+            "quantity": quantity,
+            "line_quantity": lines[product],
+            "expires_at": END,
+            "version": self._versions[user],
+        }
+
+    def _view(self, user: str) -> dict[str, Any]:
+        lines = self._lines[user]
+        price = {"amount": 295, "currency": "GBP"}
+        waiting = [{"id": name, "type": verb, "since": END} for name, verb in self._open[user].items()]
+        return {
+            "version": self._versions[user],
+            "expires_at": END if lines else None,
+            "lines": [{"product": code, "quantity": count, "price": price} for code, count in lines.items()],
+            "pending": waiting,
+        }
+
+
+def NOW() -> datetime:  # noqa: N802 - reads as the constant that it nearly is
+    return datetime.now(UTC)
+
+
+END = (datetime.now(UTC) + timedelta(minutes=15)).isoformat()
+
+
+@dataclass
+class Running:
+    """An edge that runs, with the carts behind it."""
+
+    url: str
+    settings: Settings
+    carts: Carts
+    process: "subprocess.Popen[str]"
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, token: str | None = None, **more: Any) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=40, trust_env=False, **more)
+
+    def guest(self) -> dict[str, str]:
+        with self.client() as client:
+            found: dict[str, str] = client.post("/v1/guests").json()
+        return found
+
+
+@contextmanager
+def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running]:
+    """An edge on a port of its own, ready, and gone afterwards with all it made."""
+    settings = Settings(
+        kafka=servers.kafka, postgres_url=servers.postgres_url, redis_url=servers.redis_url, prefix=prefix
+    )
+    carts = Carts(settings)
+    carts.start()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+        **servers.environment(),
+        "HOLDFAST_PREFIX": prefix,
+        "HOLDFAST_HTTP_PORT": "0",
+        **more,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rest_api", "run"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    log = [process.stderr.readline()]
+    match = re.search(r"http://[^\"]+", log[0])
+    assert match, log
+    running = Running(match[0], settings, carts, process, log)
+    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))
+    reader.start()
+    try:
+        _await_ready(running)
+        yield running
+    finally:
+        process.terminate()
+        status = process.wait(15)
+        reader.join(5)
+        process.stderr.close()
+        carts.stop()
+        asyncio.run(_clean_up(settings))
+    assert status == 0, log[-5:]
+
+
+def _await_ready(running: Running) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            assert running.process.poll() is None, running.log
+        time.sleep(0.1)
+    raise AssertionError("the edge did not become ready: " + "".join(running.log[-20:]))
+
+
+async def _clean_up(settings: Settings) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    await admin.start()
+    await admin.delete_topics([settings.topic(topic) for topic in TOPICS])
+    await admin.close()
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("edge")}" CASCADE'.encode())
+
+
+def frame(text: str | bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found

@@ -1,0 +1,258 @@
+"""The running process on the real Kafka: killed in the middle, fed twice, stopped politely."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from infrastructure import postgres
+from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.envelope import Envelope
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service.messages import (
+    REQUESTS,
+    RESPONSE_VOCABULARY,
+    RESPONSES,
+    STOCK,
+    STOCK_VOCABULARY,
+    Expired,
+    Removed,
+)
+from tests.servers import Servers
+
+PATIENCE = 60
+
+
+class Inventory:
+    """`python -m inventory_service` with one test's settings."""
+
+    def __init__(self, servers: Servers, settings: Settings) -> None:
+        self.settings = settings
+        self.environment = {
+            **os.environ,
+            **servers.environment(),
+            "HOLDFAST_PREFIX": settings.prefix,
+            "HOLDFAST_STATE_DIR": settings.state_dir,
+            "HOLDFAST_HOLD_MINUTES": "0.1",
+        }
+        self.log = Path(settings.state_dir) / "log"
+        self.port = 0
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a sub-command to its end."""
+        program = [sys.executable, "-m", "inventory_service", *arguments]
+        return subprocess.run(
+            program, env=self.environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Begin to run."""
+        self.port = _free_port()
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "inventory_service", "run"],
+                env={**self.environment, "HOLDFAST_REPLICA": name, "HOLDFAST_HEALTH_PORT": str(self.port)},
+                stderr=log,
+            )
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Outside:
+    """A client of the topics: sends requests, gathers answers."""
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
+        self.settings = settings
+        self.producer = producer
+        self.consumer = consumer
+        self.sent: list[Envelope] = []
+        self.outcomes: dict[tuple[str, str], list[Any]] = defaultdict(list)
+        self.stock: dict[str, Any] = {}
+
+    async def ask(self, user: str, id_: str, type_: str, **data: Any) -> None:
+        """Send one request, as the cart would."""
+        await self.send(
+            Envelope(
+                id=f"{user}/{id_}",
+                source="/cart",
+                type=f"holdfast.inventory.{type_}",
+                subject=user,
+                time=datetime.now(UTC),
+                requestid=id_,
+                data={"user_id": user, **data},
+            )
+        )
+
+    async def send(self, event: Envelope) -> None:
+        """Send an event to the requests."""
+        self.sent.append(event)
+        topic = self.settings.topic(REQUESTS)
+        await self.producer.send_and_wait(topic, event.encode(), event.key, partition=partition_of(event.key))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Gather what comes until `condition` holds."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                for records in (await self.consumer.getmany(timeout_ms=100)).values():
+                    for record in records:
+                        self._take(Envelope.decode(record.key, record.value))
+
+    def _take(self, event: Envelope) -> None:
+        if event.type == "holdfast.inventory.stock":
+            stock = STOCK_VOCABULARY.parse(event)
+            known = self.stock.get(stock.product)
+            if known is None or stock.version > known.version:  # the next publisher may tell again
+                self.stock[stock.product] = stock
+        else:
+            answer = RESPONSE_VOCABULARY.parse(event)
+            self.outcomes[event.subject, event.requestid or ""].append(answer.outcome)
+
+
+@pytest.fixture
+async def outside(settings: Settings) -> AsyncIterator[Outside]:
+    topics: list[Topic] = [REQUESTS, RESPONSES, STOCK]
+    await ensure_topics(settings, topics)
+    names = [settings.topic(topic) for topic in (RESPONSES, STOCK)]
+    async with (
+        AIOKafkaProducer(bootstrap_servers=settings.kafka) as producer,
+        AIOKafkaConsumer(*names, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer,
+    ):
+        yield Outside(settings, producer, consumer)
+
+
+async def test_every_request_has_one_outcome_whatever_dies(
+    servers: Servers, settings: Settings, outside: Outside, tmp_path: Path
+) -> None:
+    inventory = Inventory(servers, settings)
+    catalogue = tmp_path / "c.csv"
+    catalogue.write_text("product_code,name,price,currency,quantity\nHOT,hot,1.00,GBP,25\nMUG,mug,2.00,GBP,100\n")
+    done = inventory.command("seed", str(catalogue))
+    assert (done.returncode, done.stdout[:17]) == (0, "2 products: 2 new"), done.stderr
+
+    with ExitStack() as stack:
+
+        def start(name: str) -> subprocess.Popen[bytes]:
+            process = stack.enter_context(inventory.start(name))
+            stack.callback(process.kill)
+            return process
+
+        running = [start("one"), start("two")]
+        await outside.until(lambda: set(outside.stock) == {"HOT", "MUG"})
+        for number in range(120):
+            user = f"user {number % 12}"
+            await outside.ask(
+                user, f"h{number}", "hold", mode="add", product="HOT" if number % 2 else "MUG", quantity=1
+            )
+            if number == 60:
+                running[0].send_signal(signal.SIGKILL)
+        running.append(start("one"))
+        asked = {(event.subject, event.requestid or "") for event in outside.sent}
+        await outside.until(lambda: asked <= set(outside.outcomes))
+
+        for event in list(outside.sent):  # everything once more
+            await outside.send(event)
+        await outside.ask("user 0", "last", "clear")
+        await outside.until(lambda: ("user 0", "last") in outside.outcomes)
+        for outcomes in outside.outcomes.values():
+            assert len({repr(outcome) for outcome in outcomes}) == 1, "one outcome, however often it is told"
+
+        # Left alone, every cart comes to its end and says so.
+        def given_back() -> bool:
+            return all(stock.held == 0 for stock in outside.stock.values())
+
+        await outside.until(given_back)
+        expired = [each[0] for each in outside.outcomes.values() if isinstance(each[0], Expired)]
+        assert {line.product for each in expired for line in each.lines} == {"HOT", "MUG"}
+        assert isinstance(outside.outcomes["user 0", "last"][0], Removed)
+
+        audited = json.loads(inventory.command("audit", "--json").stdout)
+        assert (audited["ok"], audited["violations"]) == (True, [])
+        assert audited["figures"]["available"] == 125
+        async with await postgres.connect(settings, "inventory") as connection:
+            versions = await (await connection.execute("SELECT product_code, version FROM inventory")).fetchall()
+        assert {code: stock.version for code, stock in outside.stock.items()} == dict(versions)
+
+        for process in running[1:]:
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(10) for process in running[1:]] == [0, 0], inventory.log.read_text()
+
+
+async def test_a_request_that_can_not_be_acted_on_is_put_aside_and_the_next_is_answered(
+    servers: Servers, settings: Settings, outside: Outside
+) -> None:
+    inventory = Inventory(servers, settings)
+    with ExitStack() as stack:
+        process = stack.enter_context(inventory.start("one"))
+        stack.callback(process.kill)
+        nameless = Envelope(
+            id="x",
+            source="/cart",
+            type="holdfast.inventory.clear",
+            subject="ann",
+            time=datetime.now(UTC),
+            data={"user_id": "ann"},
+        )
+        await outside.send(nameless)
+        await outside.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
+        await outside.until(lambda: ("ann", "r1") in outside.outcomes)
+        assert outside.outcomes["ann", "r1"][0].reason == "unknown_product"
+        letters = settings.topic(REQUESTS.dead_letters)
+        async with AIOKafkaConsumer(
+            letters, bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
+        ) as consumer:
+            async with asyncio.timeout(PATIENCE):
+                record = await consumer.getone()
+        assert json.loads(record.value)["data"]["reason"] == "failed"
+
+
+async def test_a_process_is_ready_when_it_has_its_partitions(servers: Servers, settings: Settings) -> None:
+    inventory = Inventory(servers, settings)
+    with inventory.start("one") as process:
+        try:
+            async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        async with session.get(f"http://127.0.0.1:{inventory.port}/readyz") as answer:
+                            if answer.status == 200:
+                                break
+                    except aiohttp.ClientError:
+                        pass
+                    await asyncio.sleep(0.1)
+                async with session.get(f"http://127.0.0.1:{inventory.port}/metrics") as answer:
+                    assert "holdfast_outcomes_total" in await answer.text()
+        finally:
+            process.terminate()
+            assert process.wait(15) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["nonsense"], 2, "invalid choice"),
+        ([], 2, "required"),
+        (["seed", "/no/such/file"], 1, "No such file"),
+        (["--help"], 0, ""),
+    ],
+)
+def test_wrong_use_is_told(arguments: list[str], code: int, told: str, servers: Servers, settings: Settings) -> None:
+    done = Inventory(servers, settings).command(*arguments)
+    assert done.returncode == code
+    assert told in done.stderr

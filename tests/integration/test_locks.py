@@ -1,0 +1,190 @@
+"""Crowd locks: one after the other while Redis is well, and at once without them when it isn't."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+from infrastructure import locks as module
+from infrastructure import metrics
+from infrastructure.locks import Locks, NoLocks, RedisLocks
+from infrastructure.settings import Settings
+
+Make = Callable[[], Locks]
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    async with Redis.from_url(settings.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def make(settings: Settings) -> AsyncIterator[Callable[[], RedisLocks]]:
+    """Makes the locks of one more process."""
+    made: list[RedisLocks] = []
+
+    def another() -> RedisLocks:
+        made.append(RedisLocks(settings.redis_url, settings.prefix))
+        return made[-1]
+
+    yield another
+    for each in made:
+        await each.close()
+
+
+def counted(result: str) -> float:
+    value: float = metrics.LOCKS.labels(result)._value.get()
+    return value
+
+
+# ---- both -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["redis", "none"])
+async def any_locks(request: pytest.FixtureRequest, make: Callable[[], RedisLocks]) -> Locks:
+    return make() if request.param == "redis" else NoLocks()
+
+
+async def test_everyone_comes_through(any_locks: Locks) -> None:
+    through = []
+
+    async def go(number: int) -> None:
+        async with any_locks.hold({"A", "B"}):
+            through.append(number)
+
+    await asyncio.gather(*(go(number) for number in range(10)))
+    assert sorted(through) == [*range(10)]
+
+
+async def test_nothing_to_lock_is_nothing_to_wait_for(any_locks: Locks) -> None:
+    async with any_locks.hold(()) as held:
+        assert held
+
+
+async def test_what_fails_inside_comes_out_as_it_is(any_locks: Locks) -> None:
+    with pytest.raises(KeyError):
+        async with any_locks.hold({"A"}):
+            raise KeyError
+    async with any_locks.hold({"A"}) as held:
+        assert held is isinstance(any_locks, RedisLocks)
+
+
+# ---- Redis ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lock_keeps_others_out_until_it_is_given_back(make: Callable[[], RedisLocks]) -> None:
+    one, two = make(), make()
+    async with one.hold({"A", "B"}) as held:
+        assert held
+        async with two.hold({"B", "C"}) as also:
+            assert not also, "after a short wait it goes on without"
+        async with two.hold({"C"}) as free:
+            assert free, "all or none: C was not kept by the try above"
+    async with two.hold({"A", "B"}) as held:
+        assert held
+
+
+async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], RedisLocks]) -> None:
+    inside, most, got = 0, 0, 0
+
+    async def go() -> None:
+        nonlocal inside, most, got
+        async with make().hold({"A"}) as held:
+            if held:
+                got += 1
+                inside += 1
+                most = max(most, inside)
+                await asyncio.sleep(0.001)
+                inside -= 1
+
+    await asyncio.gather(*(go() for _ in range(5)))
+    assert (most, got >= 1) == (1, True)
+
+
+async def test_a_lock_whose_owner_died_frees_itself(make: Callable[[], RedisLocks], redis: Redis, prefix: str) -> None:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(make().hold({"A"}))
+        assert 0 < await redis.pttl(f"{prefix}lock:A") <= module.TTL_MS
+        while True:
+            if not await redis.exists(f"{prefix}lock:A"):
+                break
+            await asyncio.sleep(0.05)
+        async with make().hold({"A"}) as held:
+            assert held
+
+
+async def test_a_flushed_lock_of_another_is_not_given_back_by_me(
+    make: Callable[[], RedisLocks], redis: Redis, prefix: str
+) -> None:
+    other = AsyncExitStack()
+    async with make().hold({"A"}):
+        await redis.delete(f"{prefix}lock:A")  # as FLUSHALL does
+        assert await other.enter_async_context(make().hold({"A"}))
+    assert await redis.exists(f"{prefix}lock:A")
+    await other.aclose()
+    assert not await redis.exists(f"{prefix}lock:A")
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[str]:
+    """A Redis that is paused: it takes everything and says nothing."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    server.close()
+    for writer in writers:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_silent_redis_is_gone_without_and_not_asked_again_at_once(silent: str) -> None:
+    locks = RedisLocks(silent, "x.")
+    away, asked = counted("away"), metrics.LOCK_SECONDS._sum.get()
+    for _ in range(50):
+        async with locks.hold({"A"}) as held:
+            assert not held
+    assert counted("away") - away == 50
+    assert metrics.LOCK_SECONDS._sum.get() - asked < 50 * module.PATIENCE, "the breaker spared most of them the wait"
+    await locks.close()
+
+
+async def test_a_redis_that_is_gone_is_gone_without() -> None:
+    locks = RedisLocks("redis://127.0.0.1:1/0", "x.")
+    for _ in range(3):
+        async with locks.hold({"A"}) as held:
+            assert not held
+    await locks.close()
+
+
+async def test_a_redis_that_comes_back_is_used_again(
+    settings: Settings, silent: str, make: Callable[[], RedisLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BREAK", 0.0)
+    locks = make()
+    well, locks._redis.connection_pool = (
+        locks._redis.connection_pool,
+        Redis.from_url(silent, socket_timeout=0.05).connection_pool,
+    )
+    async with locks.hold({"A"}) as held:
+        assert not held
+    await locks._redis.connection_pool.disconnect()
+    locks._redis.connection_pool = well
+    async with locks.hold({"A"}) as held:
+        assert held
+
+
+async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
+    make: Callable[[], RedisLocks], redis: Redis
+) -> None:
+    locks = make()
+    async with locks.hold({"A"}) as held:
+        assert held
+        locks._give = redis.register_script("error('gone')")

@@ -1,0 +1,309 @@
+"""The commands that look into a shop, run as their users run them: from another directory, by their exit status."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from infrastructure.broker import ensure_topics
+from infrastructure.envelope import Envelope
+from infrastructure.local import cli
+from infrastructure.settings import Settings
+from infrastructure.tokens import verify
+from infrastructure.topics import Topic
+from tests.servers import Servers
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EVENTS = Topic("tools.events.v1", keyed_by="user", retention=timedelta(days=7))
+SECRET = "a-secret-of-a-test-that-is-long-enough"
+
+
+BECOME_OTHERS = {"guests", "prove"}
+"""These go on as another program; called in here, they would take the tests with them."""
+
+
+class Holdfast:
+    """The command with a shop's environment, in a directory that has nothing to do with it."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+        self.environment = {
+            **inherited,
+            "PYTHONPATH": str(CHECKOUT),
+            "HOLDFAST_ROOT": str(folder / "no-shop"),
+            "NO_COLOR": "1",
+            **environment,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "infrastructure.local", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output, standard error; run in here when that can be, which is quicker."""
+        if arguments[0] in BECOME_OTHERS:
+            child = self.start(*arguments)
+            answer, complaint = child.communicate(timeout=60)
+            return child.returncode, answer.decode(), complaint.decode()
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["holdfast", *arguments])
+            patch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
+            patch.setattr(sys, "stderr", io.TextIOWrapper(err, write_through=True))
+            with pytest.raises(SystemExit) as end:
+                sys.exit(cli.main())
+            out.seek(0)
+            err.seek(0)
+            return int(end.value.code or 0), out.read().decode(), err.read().decode()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Holdfast:
+    """The command where no shop runs."""
+    return Holdfast(tmp_path)
+
+
+@pytest.fixture
+def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
+    """The command with a broker and a database."""
+    return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET)
+
+
+def event(number: int, user: str, type_: str = "held") -> Envelope:
+    return Envelope(
+        id=f"event-{number}",
+        source="/cart",
+        type=f"holdfast.cart.{type_}",
+        subject=user,
+        time=datetime(2026, 11, 21, tzinfo=UTC),
+        requestid=f"r{number}",
+        data={"user_id": user, "number": number},
+    )
+
+
+EVENTS_SENT = [event(number, f"user-{number % 5}", "held" if number % 2 else "refused") for number in range(12)]
+
+
+async def send(settings: Settings, *records: tuple[bytes | None, bytes | None]) -> None:
+    """Records of one topic, a millisecond after another."""
+    await ensure_topics(settings, [EVENTS])
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
+    await producer.start()
+    try:
+        for timestamp, (key, value) in enumerate(records, start=int(datetime.now(UTC).timestamp() * 1000)):
+            await producer.send_and_wait(settings.topic(EVENTS), value, key=key, timestamp_ms=timestamp)
+    finally:
+        await producer.stop()
+
+
+@pytest.fixture
+async def sent(settings: Settings) -> list[str]:
+    """The lines that a topic of twelve events should be told as."""
+    await send(settings, *((each.key, each.encode()) for each in EVENTS_SENT))
+    return [f"{each.subject}\t{each.encode().decode()}" for each in EVENTS_SENT]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["topics", "tail", "seed", "migrate", "audit", "guests", "token", "prove", "prove oversell"],
+)
+def test_help_has_an_example(alone: Holdfast, command: str) -> None:
+    status, answer, _ = alone(*command.split(), "--help")
+    assert status == 0
+    assert f"Example: holdfast {command}" in " ".join(answer.split()) or (
+        command == "token" and "holdfast token --role admin" in answer
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tail",
+        "seed no-such-file.csv",
+        "guests",
+        "guests 0",
+        "guests x",
+        "token",
+        "token --role king",
+        "topics more",
+        "token --role admin --minutes 0",
+        "prove",
+        "prove oversell --buyers 3 --stock 3",
+        "prove oversell --buyers x",
+    ],
+)
+def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
+    alone.environment |= {
+        "HOLDFAST_HTTP_URL": "http://127.0.0.1:1",
+        "HOLDFAST_POSTGRES_URL": "postgresql://127.0.0.1:1",
+    }
+    status, answer, complaint = alone(*command.split())
+    assert (status, answer if command != "prove" else "") == (2, "")
+    assert "Traceback" not in complaint
+
+
+@pytest.mark.parametrize(
+    "command", ["topics", "tail t", "migrate", "audit", "guests 1", "token --role admin", "prove oversell"]
+)
+def test_without_a_shop_each_says_so(alone: Holdfast, command: str) -> None:
+    status, answer, complaint = alone(*command.split())
+    assert (status, answer) == (1, "")
+    assert complaint == "holdfast: no shop runs here: start one with `holdfast up`\n"
+
+
+@pytest.mark.parametrize("command", ["topics", "tail t", "guests 1", "prove oversell --control"])
+def test_a_server_that_does_not_answer_is_one_sentence(alone: Holdfast, command: str) -> None:
+    alone.environment |= {
+        "HOLDFAST_KAFKA": "127.0.0.1:1",
+        "HOLDFAST_HTTP_URL": "http://127.0.0.1:1",
+        "HOLDFAST_POSTGRES_URL": "postgresql://127.0.0.1:1/holdfast",
+    }
+    status, answer, complaint = alone(*command.split())
+    assert (status, answer) == (1, "")
+    assert complaint.startswith("holdfast: ")
+    assert complaint.count("\n") == 1
+
+
+def test_topics_tells_this_shops_topics_and_no_others(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
+    status, answer, _ = holdfast("topics", "--json")
+    (topic,) = json.loads(answer)
+    assert status == 0
+    assert (topic["topic"], topic["partitions"], topic["cleanup"]) == (f"{prefix}tools.events.v1", 24, "delete")
+    assert (topic["records"], topic["retention_ms"]) == (12, 7 * 24 * 3600 * 1000)
+    assert sum(each["end"] - each["first"] for each in topic["offsets"]) == 12
+    assert f"{prefix}tools.events.v1" in holdfast("topics")[1]
+
+
+def test_tail_tells_records_in_their_order_as_the_console_consumer_does(holdfast: Holdfast, sent: list[str]) -> None:
+    assert holdfast("tail", "tools.events.v1") == (0, "".join(f"{line}\n" for line in sent), "")
+
+
+def test_tail_by_full_name_and_the_last_few(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
+    assert holdfast("tail", f"{prefix}tools.events.v1", "--last", "3")[1].splitlines() == sent[-3:]
+    assert holdfast("tail", "tools.events.v1", "--last", "0")[1] == ""
+
+
+@pytest.mark.parametrize("type_", ["held", "cart.held", "holdfast.cart.held"])
+def test_tail_by_type(holdfast: Holdfast, sent: list[str], type_: str) -> None:
+    assert holdfast("tail", "tools.events.v1", "--type", type_)[1].splitlines() == sent[1::2]
+
+
+def test_tail_by_key_and_the_last_of_those(holdfast: Holdfast, sent: list[str]) -> None:
+    assert holdfast("tail", "tools.events.v1", "--key", "user-1")[1].splitlines() == sent[1::5]
+    assert holdfast("tail", "tools.events.v1", "--key", "user-1", "--last", "1")[1].splitlines() == [sent[11]]
+
+
+def test_tail_for_machines_has_the_place(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
+    lines = [json.loads(line) for line in holdfast("tail", "tools.events.v1", "--json")[1].splitlines()]
+    assert [line["value"]["id"] for line in lines] == [each.id for each in EVENTS_SENT]
+    assert {line["topic"] for line in lines} == {f"{prefix}tools.events.v1"}
+    assert all({"partition", "offset", "timestamp", "key"} <= line.keys() for line in lines)
+
+
+async def test_tail_tells_what_is_no_event(holdfast: Holdfast, settings: Settings) -> None:
+    await send(settings, (None, b"\xff"), (b"k", b"words"), (b"k", None))
+    told = [json.loads(line) for line in holdfast("tail", "tools.events.v1", "--json")[1].splitlines()]
+    assert [line.get("value", line.get("value_base64")) for line in told] == [
+        base64.b64encode(b"\xff").decode(),
+        "words",
+        None,
+    ]
+    pretty = holdfast("tail", "tools.events.v1", "--pretty")[1]
+    assert pretty.count("no event") == 3
+
+
+def test_tail_of_an_unknown_topic_names_those_there_are(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
+    status, answer, complaint = holdfast("tail", "no.such.topic")
+    assert (status, answer) == (2, "")
+    assert "'no.such.topic'" in complaint
+    assert f"{prefix}tools.events.v1" in complaint
+
+
+async def test_tail_follows_until_it_is_interrupted(holdfast: Holdfast, settings: Settings, sent: list[str]) -> None:
+    child = holdfast.start("tail", "tools.events.v1", "--last", "1", "--follow")
+    assert child.stdout is not None
+    assert child.stdout.readline().decode().rstrip("\n") == sent[-1]
+    new = event(99, "user-1")
+    await send(settings, (new.key, new.encode()))
+    assert child.stdout.readline().decode() == f"{new.subject}\t{new.encode().decode()}\n"
+    child.send_signal(signal.SIGINT)
+    assert (*child.communicate(timeout=30), child.returncode) == (b"", b"", 0)
+
+
+async def test_tail_leaves_no_consumer_group_behind(
+    holdfast: Holdfast, settings: Settings, sent: list[str], servers: Servers
+) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers.kafka)
+    await admin.start()
+    try:
+        before = set(await admin.list_consumer_groups())
+        holdfast("tail", "tools.events.v1")
+        assert set(await admin.list_consumer_groups()) <= before
+    finally:
+        await admin.close()
+
+
+def test_a_token_is_signed_with_the_shops_secret(holdfast: Holdfast) -> None:
+    status, answer, _ = holdfast("token", "--role", "support", "--user", "somebody", "--minutes", "5", "--json")
+    told = json.loads(answer)
+    identity = verify(SECRET, told["token"], now=datetime.now(UTC))
+    assert (status, identity.user_id, set(identity.roles)) == (0, "somebody", {"support"})
+    assert 0 < (identity.expires_at - datetime.now(UTC)).total_seconds() <= 300
+
+
+def test_no_token_outside_the_local_profile(holdfast: Holdfast) -> None:
+    holdfast.environment["HOLDFAST_PROFILE"] = "production"
+    status, answer, complaint = holdfast("token", "--role", "admin")
+    assert (status, answer) == (1, "")
+    assert "local profile" in complaint
+
+
+def test_migrate_seed_and_audit_from_anywhere(holdfast: Holdfast) -> None:
+    assert json.loads(holdfast("migrate", "--json")[1])["ok"] is True
+    (holdfast.folder / "a shop.csv").write_text(
+        "product_code,name,price,currency,quantity\nTEAPOT,A teapot,12.50,GBP,7\n", encoding="utf-8"
+    )
+    assert holdfast("seed", "a shop.csv")[0] == 0
+    status, answer, _ = holdfast("audit", "--json")
+    report = json.loads(answer)
+    assert (status, report["ok"], report["violations"]) == (0, True, [])
+    assert report["figures"]["received"] == 7
+    assert json.loads(holdfast("audit", "--json")[1])["digest"] == report["digest"]
+
+
+def test_a_file_that_is_no_catalogue_is_refused_with_the_services_own_status(holdfast: Holdfast) -> None:
+    (holdfast.folder / "bad.csv").write_text("product_code,name,price,currency,quantity\nX,Y,z,GBP,1\n", "utf-8")
+    status, answer, complaint = holdfast("seed", "bad.csv", "--json")
+    assert (status, json.loads(answer)["ok"]) == (1, False)
+    assert "price" in complaint
+
+
+@pytest.mark.parametrize(("buyers", "stock"), [(2, 1), (17, 16), (200, 25), (40, 39), (33, 1)])
+def test_without_the_guard_it_always_oversells(holdfast: Holdfast, buyers: int, stock: int) -> None:
+    command = ("prove", "oversell", "--control", "--json", "--buyers", str(buyers), "--stock", str(stock))
+    status, answer, _ = holdfast(*command)
+    told = json.loads(answer)
+    assert (status, told["oversold"]) == (0, True)
+    assert told["rushes"][0]["held"] > stock
+    assert "barrier" in told["method"]

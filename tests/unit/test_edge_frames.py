@@ -1,0 +1,137 @@
+"""Every frame as the contract writes it, and the document that describes them against AsyncAPI's own schema."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+import pytest
+from jsonschema import Draft7Validator
+
+from cart_service import messages as cart
+from inventory_service.messages import GivenUp, Line, Money
+from rest_api import frames, messages
+from rest_api.asyncapi import document
+
+AT = datetime(2026, 11, 21, 3, 40, 1, 870_000, tzinfo=UTC)
+STAMP = "2026-11-21T03:40:01.870Z"
+GBP = Money(amount=295, currency="GBP")
+
+
+def test_a_cart_has_names_a_total_and_what_is_pending() -> None:
+    view = cart.CartView(
+        version=9,
+        expires_at=AT,
+        lines=(Line(product="P", quantity=2, price=GBP), Line(product="Q", quantity=1, price=GBP)),
+        pending=(cart.PendingRequest(id="a", type="add", product="P", quantity=1, since=AT - timedelta(hours=1)),),
+    )
+    body = frames.cart_body("u1", view, {"P": "TEAPOT"}, "EUR")
+    assert body == {
+        "user_id": "u1",
+        "version": 9,
+        "expires_at": STAMP,
+        "total": {"amount": 885, "currency": "GBP"},
+        "lines": [
+            {"product": "P", "name": "TEAPOT", "quantity": 2, "price": {"amount": 295, "currency": "GBP"}},
+            {"product": "Q", "name": "Q", "quantity": 1, "price": {"amount": 295, "currency": "GBP"}},
+        ],
+        "pending": [
+            {"id": "a", "type": "add", "product": "P", "quantity": 1, "since": "2026-11-21T02:40:01.870Z"},
+        ],
+    }
+    frame = orjson.loads(frames.cart_frame(body, "c1"))
+    assert (frame["type"], frame["id"]) == ("cart", "c1")
+    messages.CartFrame.model_validate_json(frames.cart_frame(body))
+
+
+def test_an_empty_cart_is_worth_nothing_of_the_shops_currency() -> None:
+    pending = (cart.PendingRequest(id="a", type="clear", since=AT),)
+    body = frames.cart_body("u1", cart.CartView(version=0, pending=pending), {}, "EUR")
+    assert body["total"] == {"amount": 0, "currency": "EUR"}
+    assert body["expires_at"] is None
+    assert body["pending"] == [{"id": "a", "type": "clear", "since": STAMP}]
+
+
+@pytest.mark.parametrize(
+    ("message", "frame"),
+    [
+        (
+            cart.Held(user_id="u", id="a", product="P", quantity=1, line_quantity=3, expires_at=AT, version=4),
+            {
+                "type": "held",
+                "id": "a",
+                "product": "P",
+                "quantity": 1,
+                "line_quantity": 3,
+                "expires_at": STAMP,
+                "version": 4,
+            },
+        ),
+        (
+            cart.Refused(user_id="u", id="a", product="P", reason="limit", replayed=True),
+            {"type": "refused", "id": "a", "product": "P", "reason": "limit", "available": None, "replayed": True},
+        ),
+        (
+            cart.Refused(user_id="u", id="a", reason="failed"),
+            {"type": "refused", "id": "a", "reason": "failed", "available": None},
+        ),
+        (
+            cart.Removed(user_id="u", id="a", product="P", version=5),
+            {"type": "removed", "id": "a", "product": "P", "version": 5},
+        ),
+        (cart.Removed(user_id="u", id="a", version=5), {"type": "removed", "id": "a", "version": 5}),
+        (
+            cart.Expired(user_id="u", lines=(GivenUp(product="P", quantity=2),), version=6),
+            {"type": "expired", "lines": [{"product": "P", "quantity": 2}], "version": 6},
+        ),
+    ],
+)
+def test_an_outcome_as_a_frame(message: frames.Outcome, frame: dict[str, Any]) -> None:
+    assert orjson.loads(frames.outcome(message)) == frame
+
+
+def test_availability_of_an_unknown_product_is_null() -> None:
+    message = cart.Availability(user_id="u", id="k", session="s", product="P", available=None)
+    assert orjson.loads(frames.availability(message)) == {
+        "type": "availability",
+        "id": "k",
+        "product": "P",
+        "available": None,
+    }
+
+
+def test_the_description_is_valid_asyncapi_3() -> None:
+    schema = orjson.loads((Path(__file__).parent / "asyncapi" / "asyncapi-3.0.0.json").read_bytes())
+    faults = [
+        f"{list(fault.absolute_path)}: {fault.message[:200]}"
+        for fault in Draft7Validator(schema).iter_errors(document("127.0.0.1:8080"))
+    ]
+    assert faults == []
+
+
+def test_every_reference_of_the_description_leads_somewhere() -> None:
+    described = document("127.0.0.1:8080")
+    found = list(_references(described))
+    assert found
+    for reference in found:
+        place: Any = described
+        for step in reference.removeprefix("#/").split("/"):
+            place = place[step]
+
+
+def test_every_frame_is_described() -> None:
+    told = document("127.0.0.1:8080")["channels"]["stream"]["messages"]
+    assert len(told) == len(get_args(messages.Client)) + len(get_args(messages.Server))
+    assert {"client.add", "client.resume", "server.welcome", "server.held", "server.error"} <= told.keys()
+
+
+def _references(place: object) -> Any:
+    if isinstance(place, dict):
+        for name, value in place.items():
+            if name == "$ref":
+                yield value
+            else:
+                yield from _references(value)
+    elif isinstance(place, list):
+        for value in place:
+            yield from _references(value)

@@ -1,0 +1,55 @@
+"""Token buckets: a burst, then a steady rate; past twice the limit the patience is over."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rest_api.limits import WINDOW, Allowance, Bucket, Verdict
+
+
+def test_a_burst_is_granted_and_not_one_more() -> None:
+    bucket = Bucket(100, now=0)
+    assert [bucket.take(0) for _ in range(101)] == [True] * 100 + [False]
+    assert bucket.wait() == pytest.approx(0.6)
+
+
+def test_a_token_is_there_again_when_it_was_said() -> None:
+    bucket = Bucket(100, now=0)
+    while bucket.take(0):
+        pass
+    wait = bucket.wait()
+    assert not bucket.take(wait * 0.99)
+    assert bucket.take(wait * 1.01)
+
+
+def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing() -> None:
+    bucket = Bucket(2, now=100)
+    assert bucket.take(100)
+    assert bucket.take(50)
+    assert not bucket.take(50)
+
+
+@given(st.integers(1, 50), st.lists(st.floats(0, 5), max_size=300))
+def test_no_window_ever_grants_more_than_a_burst_and_a_minute(size: int, gaps: list[float]) -> None:
+    bucket, now, granted = Bucket(size, now=0), 0.0, []
+    for gap in gaps:
+        now += gap
+        if bucket.take(now):
+            granted.append(now)
+    for start in granted:
+        assert sum(start <= moment <= start + WINDOW for moment in granted) <= 2 * size + 1
+
+
+def test_past_the_limit_refused_past_its_double_exhausted() -> None:
+    allowance = Allowance(10, now=0)
+    verdicts = [allowance.take(0) for _ in range(21)]
+    assert verdicts == [Verdict.GRANTED] * 10 + [Verdict.REFUSED] * 10 + [Verdict.EXHAUSTED]
+    assert allowance.retry_after == 6
+    assert allowance.remaining == 0
+
+
+def test_who_keeps_to_what_was_said_is_granted() -> None:
+    allowance = Allowance(10, now=0)
+    for _ in range(11):
+        allowance.take(0)
+    assert allowance.take(allowance.retry_after) is Verdict.GRANTED

@@ -1,0 +1,123 @@
+"""The way out of a socket: order, bound, watched stock, and how it ends."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+from rest_api.messages import MAX_QUEUED_FRAMES
+from rest_api.outlet import Outlet
+from rest_api.shopper import Close
+from rest_api.ticker import Ticker
+
+
+class Reader:
+    """The other end of a socket: reads all it is sent, unless it is told to stop."""
+
+    def __init__(self) -> None:
+        self.read: list[Any] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] != "websocket.close":
+            await self.reads.wait()
+        self.read.append(message.get("text") or message)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_frames_come_in_order_and_the_close_comes_last() -> None:
+    reader = Reader()
+    outlet = Outlet(reader, lambda _: None)
+    outlet.start()
+    for frame in ("a", "b", "c"):
+        outlet.put(frame)
+    outlet.close(Close(4400, "bad_json"))
+    outlet.put("too late")
+    await settle()
+    assert reader.read == ["a", "b", "c", {"type": "websocket.close", "code": 4400, "reason": "bad_json"}]
+    assert outlet.closing
+
+
+async def test_a_reader_that_is_64_frames_behind_is_closed() -> None:
+    reader = Reader()
+    outlet = Outlet(reader, lambda _: None)
+    outlet.start()
+    await settle()
+    reader.reads.clear()
+    outlet.put("on its way")
+    await settle()
+    for number in range(MAX_QUEUED_FRAMES):
+        outlet.put(str(number))
+    assert not outlet.closing
+    outlet.put("one too many")
+    await settle()
+    assert reader.read == [{"type": "websocket.close", "code": 4410, "reason": "retry_after=5"}]
+
+
+async def test_a_slow_reader_of_stock_gets_the_newest_and_is_not_closed() -> None:
+    reader, ticker = Reader(), Ticker()
+    outlet = Outlet(reader, ticker.frame)
+    outlet.start()
+    await settle()
+    reader.reads.clear()
+    ticker.learn((f"P{number}", 1, 1) for number in range(500))
+    ticker.start(outlet, None)
+    await settle()
+    ticker.learn((f"P{number}", 0, 2) for number in range(500))
+    outlet.put("a frame goes before stock")
+    reader.reads.set()
+    for _ in range(600):
+        await asyncio.sleep(0)
+    assert reader.read[1] == "a frame goes before stock"
+    assert len(reader.read) == 501
+    assert all('"available":0' in frame for frame in reader.read[2:])
+
+
+async def test_stock_that_is_no_longer_watched_is_not_told() -> None:
+    reader, ticker = Reader(), Ticker()
+    ticker.learn([("P", 1, 1), ("Q", 1, 1)])
+    outlet = Outlet(reader, ticker.frame)
+    ticker.start(outlet, ("P", "Q", "UNKNOWN"))
+    ticker.stop(outlet, ("P",))
+    outlet.start()
+    await settle()
+    assert reader.read == ['{"type":"stock","product":"Q","available":1,"version":1}']
+    outlet.stop()
+
+
+async def test_changes_are_told_at_once_then_at_most_every_quarter_second() -> None:
+    reader, ticker = Reader(), Ticker()
+    outlet = Outlet(reader, ticker.frame)
+    outlet.start()
+    running = asyncio.create_task(ticker.run())
+    ticker.start(outlet, ("P",))
+    await settle()
+    ticker.learn([("P", 9, 1), ("Q", 9, 1)])
+    await settle()
+    assert reader.read == ['{"type":"stock","product":"P","available":9,"version":1}']
+    for version in range(2, 50):
+        ticker.learn([("P", 9 - version, version)])
+        await settle()
+    assert len(reader.read) == 1
+    while len(reader.read) < 2:
+        await asyncio.sleep(0.01)
+    assert reader.read[1] == '{"type":"stock","product":"P","available":-40,"version":49}'
+    ticker.learn([("P", 100, 3)])
+    assert ticker.frame("P") == reader.read[1], "an older version changes nothing"
+    running.cancel()
+    outlet.stop()
+
+
+async def test_a_socket_that_is_gone_is_not_remembered() -> None:
+    ticker = Ticker()
+    outlet = Outlet(Reader(), ticker.frame)
+    ticker.start(outlet, ("P", "Q"))
+    ticker.start(outlet, None)
+    ticker.stop(outlet, None)
+    assert not ticker._watchers
+    assert not ticker._watch_all
+    assert not ticker._watched

@@ -1,0 +1,495 @@
+"""A shopper's socket, frame by frame, without a socket."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import TypeAdapter
+
+from cart_service import messages as cart
+from inventory_service.messages import Line, Money, Stored
+from inventory_service.messages import Refused as StoredRefused
+from rest_api import frames
+from rest_api.messages import MAX_WATCHED, Server
+from rest_api.model import MAX_AWAITED, Session
+from rest_api.shopper import Close, Effect, Publish, Rules, Shopper, StartWatching, StopWatching
+
+NOW = 1_795_000_000.0
+SERVER = TypeAdapter[Any](Server)
+USER = "u1"
+
+
+def a_shopper(**rules: int | None) -> Shopper:
+    return Shopper(USER, Rules(**rules), NOW)
+
+
+def a_session(shopper: Shopper | None = None, name: str = "s1", *, opened: bool = True) -> Session:
+    session = Session(name, shopper or a_shopper(), expires_at=NOW + 3600)
+    if opened:
+        session.open(NOW)
+        session.answered(f"{name}/cart", [])
+    return session
+
+
+def send(session: Session, now: float = NOW, **frame: Any) -> list[Effect]:
+    return session.receive(orjson.dumps(frame).decode(), now)
+
+
+def told(effects: list[Effect]) -> list[dict[str, Any]]:
+    """The frames among some effects, each held against its model."""
+    found = [orjson.loads(effect) for effect in effects if isinstance(effect, bytes)]
+    for frame in found:
+        SERVER.validate_json(orjson.dumps(frame), strict=True)
+    return found
+
+
+def error(effects: list[Effect]) -> dict[str, Any]:
+    (frame,) = told(effects)
+    assert frame["type"] == "error"
+    return frame
+
+
+def held(request_id: str = "a1", version: int = 1, ends: float = NOW + 900) -> cart.Held:
+    return cart.Held(
+        user_id=USER,
+        id=request_id,
+        product="P",
+        quantity=2,
+        line_quantity=2,
+        expires_at=datetime.fromtimestamp(ends, UTC),
+        version=version,
+    )
+
+
+def outcome(session: Session, message: cart.Held) -> list[dict[str, Any]]:
+    return told(session.outcome(message.id, frames.outcome(message)))
+
+
+def add(session: Session, request_id: str = "a1") -> list[Effect]:
+    return send(session, id=request_id, type="add", product="P", quantity=2)
+
+
+# ---- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_welcome_is_first_and_the_cart_is_asked_for_without_a_word() -> None:
+    session = a_session(opened=False)
+    welcome, ask = session.open(NOW)
+    assert told([welcome])[0] == {
+        "type": "welcome",
+        "user_id": USER,
+        "session": "s1",
+        "server_time": frames.moment(NOW),
+        "ping": 20,
+        "limits": {
+            "changes": 100,
+            "others": 600,
+            "unanswered": 64,
+            "sockets": 5,
+            "watched": 100,
+            "frame_bytes": 16384,
+        },
+    }
+    assert ask == Publish("s1/cart", "read", {"user_id": USER, "session": "s1"})
+
+
+def test_the_cart_that_follows_answers_no_id() -> None:
+    session = a_session(opened=False)
+    session.open(NOW)
+    assert session.client_id("s1/cart") is None
+    assert session.client_id("c1") == "c1"
+
+
+def test_the_first_cart_is_asked_for_until_it_comes() -> None:
+    session = a_session(opened=False)
+    session.open(NOW)
+    assert session.tick(NOW + 4) == []
+    assert session.due == NOW + 5
+    (again,) = session.tick(NOW + 5)
+    assert isinstance(again, Publish)
+    assert again.request_id == "s1/cart"
+    assert session.answered("s1/cart", [b"x"]) == [b"x"]
+    assert session.tick(NOW + 20) == []
+
+
+def test_the_first_cart_is_asked_for_again_when_kafka_did_not_take_it() -> None:
+    session = a_session(opened=False)
+    session.open(NOW)
+    assert session.unacknowledged("s1/cart", 2) == []
+    assert len(session.tick(NOW)) == 1
+
+
+# ---- changes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_sent_then_pending_then_its_outcome() -> None:
+    session = a_session()
+    assert add(session) == [Publish("a1", "add", {"user_id": USER, "product": "P", "quantity": 2})]
+    assert told(session.acknowledged("a1")) == [{"type": "pending", "id": "a1"}]
+    assert [frame["type"] for frame in outcome(session, held())] == ["held"]
+
+
+def test_an_outcome_that_overtakes_sends_pending_first() -> None:
+    session = a_session()
+    add(session)
+    assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
+    assert session.acknowledged("a1") == []
+
+
+def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
+    shopper = a_shopper()
+    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    add(asking)
+    assert [frame["type"] for frame in outcome(looking, held())] == ["held"]
+    assert looking.acknowledged("a1") == []
+
+
+def test_a_frame_that_nobody_asked_for_has_no_pending() -> None:
+    frame = frames.outcome(cart.Expired(user_id=USER, lines=(), version=3))
+    assert told(a_session().outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
+
+
+def test_a_frame_sent_again_is_sent_on_again() -> None:
+    session = a_session()
+    assert add(session) == add(session)
+    session.acknowledged("a1")
+    assert session.acknowledged("a1") == []
+    assert add(session) == add(session)
+
+
+@pytest.mark.parametrize(
+    ("frame", "verb", "data"),
+    [
+        ({"type": "set", "product": "P", "quantity": 0}, "set", {"product": "P", "quantity": 0}),
+        ({"type": "remove", "product": "P"}, "remove", {"product": "P"}),
+        ({"type": "clear"}, "clear", {}),
+        ({"type": "check", "product": "P"}, "check", {"product": "P", "session": "s1"}),
+        ({"type": "cart"}, "read", {"session": "s1"}),
+        (
+            {"type": "resume", "version": 7, "unresolved": ["a", "b", "a"]},
+            "lookup",
+            {"ids": ["a", "b"], "session": "s1"},
+        ),
+        ({"type": "resume", "version": 0}, "lookup", {"ids": [], "session": "s1"}),
+    ],
+)
+def test_what_each_frame_asks_of_the_carts(frame: dict[str, Any], verb: str, data: dict[str, Any]) -> None:
+    assert send(a_session(), id="x", **frame) == [Publish("x", verb, {"user_id": USER, **data})]
+    parsed = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{verb}"]
+    parsed.model_validate_json(orjson.dumps({"user_id": USER, **data}))
+
+
+def test_the_frames_trace_goes_along() -> None:
+    (request,) = send(a_session(), id="x", type="cart", traceparent="00-ab")
+    assert isinstance(request, Publish)
+    assert request.traceparent == "00-ab"
+
+
+# ---- no acknowledgement ---------------------------------------------------------------------------------------------
+
+
+def test_without_an_acknowledgement_it_is_unavailable_and_never_refused() -> None:
+    session = a_session()
+    add(session)
+    frame = error(session.unacknowledged("a1", 2))
+    assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "unavailable", 2)
+    assert "a1" not in session.shopper.unanswered
+    assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
+
+
+def test_a_read_without_an_acknowledgement_is_unavailable_once() -> None:
+    session = a_session()
+    send(session, id="c1", type="cart")
+    assert error(session.unacknowledged("c1", 2))["code"] == "unavailable"
+    assert session.unacknowledged("c1", 2) == []
+    assert not session.shopper.unanswered
+
+
+def test_what_is_awaited_has_a_bound() -> None:
+    session = a_session(a_shopper(changes=None))
+    for number in range(MAX_AWAITED + 1):
+        add(session, f"a{number}")
+        session.unacknowledged(f"a{number}", 2)
+    assert session.acknowledged("a0") == []
+    assert len(session.acknowledged("a1")) == 1
+
+
+# ---- reads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_is_answered_once_and_to_who_asked() -> None:
+    shopper = a_shopper()
+    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    send(asking, id="c1", type="cart")
+    assert looking.answered("c1", [b"x"]) == []
+    assert asking.answered("c1", [b"x", b"y"]) == [b"x", b"y"]
+    assert asking.answered("c1", [b"x"]) == []
+    assert not shopper.unanswered
+
+
+def test_a_read_that_nobody_answers_is_unavailable() -> None:
+    session = a_session()
+    send(session, id="c1", type="cart")
+    assert session.due == NOW + 10
+    frame = error(session.tick(NOW + 10))
+    assert (frame["id"], frame["code"], frame["retry_after"]) == ("c1", "unavailable", 1)
+    assert session.due == session.closes_at
+
+
+def test_two_sockets_may_use_one_id_for_their_reads() -> None:
+    shopper = a_shopper()
+    for session in (a_session(shopper), a_session(shopper, "s2")):
+        send(session, id="c1", type="cart")
+    assert len(shopper.unanswered) == 2
+
+
+def test_a_socket_that_is_gone_awaits_no_reads_but_its_changes_stay() -> None:
+    session = a_session()
+    send(session, id="c1", type="cart")
+    add(session)
+    session.close()
+    assert list(session.shopper.unanswered) == ["a1"]
+    assert not session.shopper.sessions
+
+
+def test_resume_settles_what_it_tells() -> None:
+    session = a_session()
+    add(session)
+    stored = Stored(id="a1", outcome=StoredRefused(product="P", reason="out_of_stock", available=0))
+    message = cart.Resumed(
+        user_id=USER, id="r1", session="s1", cart=cart.CartView(version=1), outcomes=(stored,), unknown=("b2",)
+    )
+    session.resolved(message)
+    assert session.acknowledged("a1") == []
+    assert "a1" not in session.shopper.unanswered
+    shown = told([frames.outcome(stored.outcome, stored.id, replayed=True), frames.resumed(message)])
+    assert shown == [
+        {"type": "refused", "id": "a1", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True},
+        {"type": "resumed", "id": "r1", "pending": [], "unknown": ["b2"]},
+    ]
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense", "NaN", '{"id":1e400}', "[" * 10_000, '"\\ud800"', "{'id':1}"])
+def test_what_is_not_json_ends_the_socket(text: str) -> None:
+    frame, close = a_session().receive(text, NOW)
+    assert told([frame])[0]["code"] == "bad_json"
+    assert close == Close(4400, "bad_json")
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "field"),
+    [
+        ([], "missing_id", None),
+        (1, "missing_id", None),
+        ({}, "missing_id", None),
+        ({"id": None, "type": "clear"}, "missing_id", None),
+        ({"id": 1, "type": "clear"}, "bad_id", None),
+        ({"id": "", "type": "clear"}, "bad_id", None),
+        ({"id": "x" * 65, "type": "clear"}, "bad_id", None),
+        ({"id": "é", "type": "clear"}, "bad_id", None),
+        ({"id": "a\nb", "type": "clear"}, "bad_id", None),
+        ({"id": "x"}, "unknown_type", None),
+        ({"id": "x", "type": "nonsense"}, "unknown_type", None),
+        ({"id": "x", "type": ["add"]}, "unknown_type", None),
+        ({"id": "x", "type": "clear", "user_id": "u2"}, "forbidden", None),
+        ({"id": "x", "type": "clear", "cart_id": "u2"}, "forbidden", None),
+        ({"id": "x", "type": "add", "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "add", "product": "", "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "add", "product": "x" * 65, "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "add", "product": "１", "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "add", "product": 1, "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "clear", "traceparent": 1}, "bad_field", "traceparent"),
+        ({"id": "x", "type": "watch", "products": []}, "bad_field", "products"),
+        ({"id": "x", "type": "watch", "products": "P"}, "bad_field", "products"),
+        ({"id": "x", "type": "watch", "products": [1]}, "bad_field", "products"),
+        ({"id": "x", "type": "watch", "products": ["P"] * 101}, "bad_field", "products"),
+        ({"id": "x", "type": "resume"}, "bad_field", "version"),
+        ({"id": "x", "type": "resume", "version": -1}, "bad_field", "version"),
+        ({"id": "x", "type": "resume", "version": 1, "unresolved": ["a"] * 65}, "bad_field", "unresolved"),
+        *(
+            ({"id": "x", "type": "add", "product": "P", "quantity": quantity}, "bad_quantity", "quantity")
+            for quantity in (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
+        ),
+        ({"id": "x", "type": "add", "product": "P"}, "bad_quantity", "quantity"),
+        ({"id": "x", "type": "set", "product": "P", "quantity": -1}, "bad_quantity", "quantity"),
+    ],
+)
+def test_a_frame_that_parses_but_is_wrong(frame: object, code: str, field: str | None) -> None:
+    session = a_session()
+    answer = error(session.receive(json.dumps(frame), NOW))
+    assert answer["code"] == code
+    assert answer.get("field") == field
+    assert answer["id"] == ("x" if isinstance(frame, dict) and frame.get("id") == "x" else None)
+    assert not session.shopper.unanswered
+    assert len(add(session)) == 1, "the socket stays"
+
+
+def test_ones_own_user_id_is_no_offence() -> None:
+    assert isinstance(send(a_session(), id="x", type="clear", user_id=USER)[0], Publish)
+
+
+def test_what_is_rejected_is_told_to_the_socket_that_asked() -> None:
+    shopper = a_shopper()
+    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    add(asking)
+    message = cart.Error(user_id=USER, id="a1", code="id_reused", detail="used before")
+    assert error(asking.rejected(message))["code"] == "id_reused"
+    assert looking.rejected(message) == []
+
+
+def test_a_read_is_rejected_with_the_field_that_is_wrong() -> None:
+    session = a_session()
+    send(session, id="k", type="check", product="P")
+    frame = error(session.rejected(cart.Error(user_id=USER, id="k", code="bad_field", detail="ahead", field="time")))
+    assert (frame["code"], frame["field"]) == ("bad_field", "time")
+    assert not session.shopper.unanswered
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_64_unanswered_requests_and_not_one_more_on_all_sockets() -> None:
+    shopper = a_shopper()
+    one, two = a_session(shopper), a_session(shopper, "s2")
+    for number in range(64):
+        assert isinstance(add(one if number % 2 else two, f"a{number}")[0], Publish)
+    assert error(add(one, "b"))["code"] == "too_many"
+    assert error(send(two, id="c", type="cart"))["code"] == "too_many"
+    assert isinstance(add(one, "a1")[0], Publish), "one of the 64, sent again"
+    shopper.settle("a1")
+    assert isinstance(add(one, "b")[0], Publish)
+
+
+def test_what_nothing_was_heard_of_for_long_does_not_count_for_ever() -> None:
+    session = a_session(a_shopper(unanswered=1))
+    add(session)
+    assert error(add(session, "b"))["code"] == "too_many"
+    assert isinstance(send(session, NOW + 901, id="b", type="clear")[0], Publish)
+
+
+def test_past_the_limit_refused_past_its_double_closed() -> None:
+    session = a_session(a_shopper(changes=3))
+    assert all(isinstance(add(session)[0], Publish) for _ in range(3))
+    for _ in range(3):
+        frame = error(add(session))
+        assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "rate_limited", 20)
+    told_last, close = add(session)
+    assert told([told_last])[0]["code"] == "rate_limited"
+    assert close == Close(4429, "retry_after=20")
+
+
+def test_other_frames_and_frames_that_are_wrong_have_a_limit_of_their_own() -> None:
+    session = a_session(a_shopper(changes=1, others=2))
+    add(session)
+    assert error(send(session, id="x", type="nonsense"))["code"] == "unknown_type"
+    assert isinstance(send(session, id="x", type="cart")[0], Publish)
+    assert error(send(session, id="x", type="cart"))["code"] == "rate_limited"
+
+
+def test_limits_may_be_lifted() -> None:
+    session = a_session(a_shopper(changes=None, others=None, unanswered=None, sockets=None))
+    assert all(isinstance(add(session, f"a{number}")[0], Publish) for number in range(1000))
+
+
+# ---- watching -------------------------------------------------------------------------------------------------------
+
+
+def test_watch_some_or_all() -> None:
+    session = a_session()
+    assert send(session, id="w", type="watch", products=["P", "Q"]) == [StartWatching(("P", "Q"))]
+    assert send(session, id="w", type="watch") == [StartWatching(None)]
+    assert send(session, id="w", type="unwatch", products=["P"]) == [StopWatching(("P",))]
+    assert send(session, id="w", type="unwatch") == [StopWatching(None)]
+
+
+def test_a_socket_watches_a_hundred_products_at_most() -> None:
+    session = a_session()
+    send(session, id="w", type="watch", products=[f"P{number}" for number in range(MAX_WATCHED)])
+    assert error(send(session, id="w", type="watch", products=["Q"]))["field"] == "products"
+    assert send(session, id="w", type="watch", products=["P1"]) == [StartWatching(("P1",))]
+    send(session, id="w", type="unwatch", products=["P1"])
+    assert send(session, id="w", type="watch", products=["Q"]) == [StartWatching(("Q",))]
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_socket_ends_with_its_token_and_the_leeway() -> None:
+    session = a_session()
+    assert session.tick(NOW + 3629) == []
+    assert session.tick(NOW + 3630) == [Close(4401, "the token has expired")]
+
+
+def test_expiring_is_told_two_minutes_before_and_once() -> None:
+    shopper = a_shopper()
+    session = a_session(shopper)
+    shopper.note(held(ends=NOW + 900))
+    assert not shopper.nears_its_end(NOW + 779)
+    assert shopper.nears_its_end(NOW + 780)
+    (request,) = session.look_at_end(NOW + 780)
+    assert isinstance(request, Publish)
+    assert request.request_id == "s1/end"
+    assert session.look_at_end(NOW + 780) == []
+    warning = shopper.warning(NOW + 780)
+    assert warning is not None
+    assert told([warning]) == [{"type": "expiring", "expires_at": frames.moment(NOW + 900), "version": 1}]
+    assert shopper.warning(NOW + 781) is None
+
+
+def test_the_look_at_the_end_is_made_again_until_it_is_answered() -> None:
+    session = a_session()
+    session.look_at_end(NOW)
+    (again,) = session.tick(NOW + 5)
+    assert isinstance(again, Publish)
+    assert again.request_id == "s1/end"
+
+
+def test_a_later_end_is_warned_of_again() -> None:
+    shopper = a_shopper()
+    a_session(shopper)
+    shopper.note(held(ends=NOW + 100))
+    assert shopper.warning(NOW)
+    shopper.note(held(version=2, ends=NOW + 900))
+    assert shopper.warning(NOW + 1) is None
+    assert shopper.warning(NOW + 790)
+
+
+def test_an_empty_cart_a_past_end_and_an_absent_shopper_are_not_warned_of() -> None:
+    shopper = a_shopper()
+    assert shopper.warning(NOW) is None
+    shopper.note(held(ends=NOW + 60))
+    assert shopper.warning(NOW) is None, "nobody is here"
+    a_session(shopper)
+    assert shopper.warning(NOW + 60) is None, "it is over"
+    shopper.note(cart.CartView(version=1, expires_at=datetime.fromtimestamp(NOW + 60, UTC)))
+    assert shopper.warning(NOW) is None, "it is empty"
+
+
+def test_a_shopper_learns_from_what_is_newer_alone() -> None:
+    shopper = a_shopper()
+    shopper.note(held(version=5, ends=NOW + 900))
+    shopper.note(held(version=4, ends=NOW + 100))
+    shopper.note(cart.CartView(version=4))
+    shopper.note(cart.Expired(user_id=USER, lines=(), version=5))
+    assert (shopper.version, shopper.expires_at) == (5, NOW + 900)
+    shopper.note(cart.Removed(user_id=USER, id="r", version=6))
+    assert (shopper.version, shopper.expires_at) == (6, NOW + 900)
+    shopper.note(cart.Refused(user_id=USER, id="r", reason="limit"))
+    line = Line(product="P", quantity=1, price=Money(amount=1, currency="GBP"))
+    shopper.note(cart.CartView(version=6, expires_at=datetime.fromtimestamp(NOW + 50, UTC), lines=(line,)))
+    assert shopper.expires_at == NOW + 50
+    shopper.note(cart.Expired(user_id=USER, lines=(), version=7))
+    assert (shopper.version, shopper.expires_at) == (7, None)
+
+
+def test_who_is_long_gone_may_be_forgotten() -> None:
+    shopper = a_shopper()
+    assert not shopper.idle(NOW + 60)
+    assert shopper.idle(NOW + 121)
+    shopper.admits("a", NOW)
+    assert not shopper.idle(NOW + 121)

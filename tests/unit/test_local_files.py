@@ -1,0 +1,166 @@
+"""The root directory, the jar lock, the logs: what the local stack keeps on the disk."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infrastructure.local import errors, jars, kafka, processes, show, state, supervisor
+from infrastructure.local.events import Event
+from infrastructure.local.postgres import Postgres
+from infrastructure.local.state import Root, Secrets
+
+
+def test_the_root_is_named_or_found_above_or_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    deep = tmp_path / "a/b"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    monkeypatch.delenv("HOLDFAST_ROOT", raising=False)
+    assert state.find_root().path == deep / ".holdfast"
+    (tmp_path / ".holdfast").mkdir()
+    assert state.find_root().path == tmp_path / ".holdfast"
+    monkeypatch.setenv("HOLDFAST_ROOT", str(tmp_path / "elsewhere"))
+    assert state.find_root().path == tmp_path / "elsewhere"
+
+
+def test_secrets_are_made_once_and_for_this_user_only(tmp_path: Path) -> None:
+    root = Root(tmp_path / "root")
+    root.make()
+    first = root.secrets()
+    assert root.secrets() == first
+    assert len({first.postgres, first.redis, first.signing}) == 3
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (root.path, root.path / "secrets.json")}
+    assert modes == {"root": 0o700, "secrets.json": 0o600}
+
+
+def test_lost_secrets_of_a_filled_database_are_not_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    with pytest.raises(errors.Fault, match="put it back"):
+        Root(tmp_path).secrets()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"'])
+def test_a_damaged_state_file_is_no_state(content: str, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(content)
+    assert Root(tmp_path).load() == {}
+
+
+def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.make()
+    with root.hold() as mine:
+        assert mine
+        assert root.held()
+        assert root.holder() == os.getpid()
+        with root.hold(patience=0.1) as other:
+            assert not other
+    assert not root.held()
+
+
+def test_without_a_shop_a_command_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOLDFAST_ROOT", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        state.running()
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("", "holdfast: no shop runs here: start one with `holdfast up`\n")
+
+
+def test_exports_survive_any_shell(tmp_path: Path) -> None:
+    root = Root(tmp_path / 'it\'s $HOME `x` "q"')
+    root.make()
+    url = f"postgresql://holdfast:{root.secrets().postgres}@127.0.0.1:5/holdfast"
+    root.save({"http": "http://127.0.0.1:1", "kafka": "k:2", "postgres": url, "redis": "redis://r", "limits": "on"})
+    with root.hold():
+        lines = show.environment(root)
+    shown = subprocess.run(
+        ["sh", "-c", f'{lines}\nprintf %s "$HOLDFAST_ROOT"'], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == str(root.path)
+
+
+def test_the_lock_names_one_version_of_kafka_and_a_hash_for_every_jar() -> None:
+    locked = tomllib.loads(jars.LOCK.read_text())["dependencies"]
+    assert len({entry["version"] for entry in locked if entry["groupId"] == "org.apache.kafka"}) == 1
+    assert all(len(entry["sha256"]) == 64 for entry in locked)
+    assert len({jar.place for jar in jars.locked()}) == len(locked)
+
+
+def test_neither_the_lock_nor_the_settings_name_a_registry() -> None:
+    for file in (jars.LOCK, jars.LOCK.with_name("jgo.toml"), *kafka.CONF.iterdir()):
+        assert "://" not in file.read_text(), file
+
+
+def test_a_dead_letter_with_two_mebibytes_fits_into_a_message() -> None:
+    settings = dict(
+        line.split("=", 1) for line in (kafka.CONF / "server.properties").read_text().splitlines() if "=" in line
+    )
+    assert 2 << 20 < int(settings["message.max.bytes"]) <= int(settings["socket.request.max.bytes"])
+
+
+def test_an_operating_systems_error_becomes_a_sentence() -> None:
+    full = errors.explain(OSError(errno.ENOSPC, "No space left"), "/data")
+    assert (full.code, "make room" in str(full)) == (6, True)
+    forbidden = errors.explain(PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data")
+    assert (forbidden.code, "/data/x" in str(forbidden)) == (7, True)
+    assert errors.explain(OSError(errno.EIO, "I/O error"), "/data").code == 1
+    said = errors.explain_output("initdb: could not write: No space left on device", "/data")
+    assert isinstance(said, errors.DiskFull)
+    assert errors.explain_output("all is well", "/data") is None
+
+
+def test_an_event_survives_the_pipe() -> None:
+    event = Event("ready", name="kafka", text="127.0.0.1:9092", how="started", seconds=2.5, pid=7)
+    assert Event.decode(event.encode()) == event
+    assert Event.decode(json.dumps({"kind": "note", "new_field": 1})) == Event("note")
+
+
+def test_a_long_log_is_moved_aside_and_its_end_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "edge.log"
+    with log.open("a") as writer:
+        writer.write("old\n" * 100)
+        writer.flush()
+        supervisor.shorten(log, limit=100)
+        writer.write("new\n\nnewest\n")
+    assert log.read_text() == "new\n\nnewest\n"
+    assert supervisor.tail(log, 2) == ["new", "newest"]
+    assert (tmp_path / "edge.log.1").read_text() == "old\n" * 100
+    assert supervisor.tail(tmp_path / "none.log", 5) == []
+
+
+def test_the_pid_file_of_a_zombie_does_not_keep_postgres_down(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.make()
+    postgres = Postgres(root, 0, Secrets("p", "r", "s"))
+    postgres.cluster.mkdir(parents=True)
+    (postgres.cluster / "PG_VERSION").write_text("18")
+    pid_file = postgres.cluster / "postmaster.pid"
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
+        pid_file.write_text(f"{child.pid}\n")
+        postgres.prepare()
+        assert not pid_file.exists()
+    pid_file.write_text(f"{os.getpid()}\n")
+    postgres.prepare()
+    assert pid_file.exists(), "its owner lives"
+
+
+def test_a_process_is_known_by_what_it_was_given(tmp_path: Path) -> None:
+    given = str(tmp_path / "run/cart-1")
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"HOLDFAST_STATE_DIR": given}
+    ) as child:
+        found = processes.by_environment("HOLDFAST_STATE_DIR", lambda value: value == given)
+        assert [process.pid for process in found] == [child.pid]
+        assert processes.memory(child.pid) > 0
+        processes.end(found)
+        assert not processes.alive(found[0])
+        assert processes.memory(child.pid) == 0

@@ -1,0 +1,132 @@
+"""Ports, workers, addresses: what `holdfast up` decides before it starts anything."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infrastructure.local import outside, plan, probes, services
+from infrastructure.local.errors import NoAnswer, PortTaken, WrongUse
+from infrastructure.local.events import Event
+from infrastructure.local.state import Root
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PORT", "KAFKA_PORT", "KAFKA", "POSTGRES_URL", "REDIS_URL", "PROFILE"):
+        monkeypatch.delenv(f"HOLDFAST_{name}", raising=False)
+
+
+def test_workers_are_counted_by_name() -> None:
+    assert services.workers("") == {"edge": 1, "cart": 1, "inventory": 1}
+    assert services.workers("inventory=2, cart=3") == {"edge": 1, "cart": 3, "inventory": 2}
+
+
+@pytest.mark.parametrize("wish", ["edge=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"])
+def test_a_wish_that_makes_no_sense_is_wrong_use(wish: str) -> None:
+    with pytest.raises(WrongUse, match="--workers"):
+        services.workers(wish)
+
+
+def test_a_port_is_the_one_used_before_or_another_free_one() -> None:
+    said: list[Event] = []
+    before = probes.free_port()
+    assert plan.choose("http", {"http": before}, said.append) == before
+    assert not said
+    with socket.create_server(("127.0.0.1", before)):
+        other = plan.choose("http", {"http": before}, said.append)
+    assert other != before
+    assert f"port {before} is taken by" in said[0].text
+    assert said[0].text.endswith(f"http uses {other}")
+
+
+def test_a_port_that_was_asked_for_is_that_one_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = probes.free_port()
+    monkeypatch.setenv("HOLDFAST_KAFKA_PORT", str(asked))
+    assert plan.choose("kafka", {"kafka": 1}, print) == asked
+    with socket.create_server(("127.0.0.1", asked)), pytest.raises(PortTaken, match="HOLDFAST_KAFKA_PORT"):
+        plan.choose("kafka", {}, print)
+
+
+@pytest.mark.parametrize("asked", ["0", "65536", "kafka", "-1", "\uff19"])
+def test_a_port_must_be_a_port(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_KAFKA_PORT", asked)
+    with pytest.raises(WrongUse, match="must be a port"):
+        plan.choose("kafka", {}, print)
+
+
+def test_two_shops_that_start_together_do_not_meet() -> None:
+    chosen = probes.free_port()
+    other = f"from infrastructure.local import claims; print(claims.claim({chosen}), flush=True); input()"
+    argv, pipe = [sys.executable, "-c", other], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=os.environ | services.search_path(), text=True) as shop:
+        assert shop.stdout is not None
+        assert shop.stdout.readline() == "True\n"
+        assert not probes.taken(chosen)
+        assert plan.choose("http", {"http": chosen}, lambda _: None) != chosen
+        shop.kill()
+    assert plan.choose("http", {"http": chosen}, lambda _: None) == chosen
+
+
+def test_a_port_in_closing_connections_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as link:
+            assert probes.taken(port)
+            link.close()
+            client.recv(1)
+    assert not probes.taken(port)
+
+
+def test_the_addresses_of_holdfast_env_are_not_a_foreign_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = Root(tmp_path / "root")
+    root.make()
+    first = plan.make(root, plan.Options(infra_only=True), print)
+    root.save({"ports": first.ports, **first.addresses})
+    for name, variable in outside.VARIABLES.items():
+        monkeypatch.setenv(variable, first.addresses[name])
+    again = plan.make(root, plan.Options(infra_only=True), print)
+    assert not again.outside
+    assert again.addresses == first.addresses
+    assert [part.name for part in again.parts] == ["kafka", "postgres", "redis"]
+
+
+def test_production_keeps_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOLDFAST_PROFILE", "production")
+    with pytest.raises(WrongUse, match="production"):
+        plan.make(Root(tmp_path), plan.Options(limits=False), print)
+
+
+def test_addresses_are_read_as_their_clients_read_them() -> None:
+    assert outside.endpoints("kafka", "one:9093, two") == [("one", 9093), ("two", 9092)]
+    assert outside.endpoints("postgres", "postgresql://me:p%40ss@db/shop") == [("db", 5432)]
+    assert outside.endpoints("redis", "redis://:secret@[::1]:7000/0") == [("::1", 7000)]
+    with pytest.raises(NoAnswer, match="HOLDFAST_KAFKA"):
+        outside.endpoints("kafka", "host:port")
+
+
+def test_a_shown_address_has_no_password() -> None:
+    assert outside.plain("postgres", "postgresql://me:secret@db:5433/shop?sslmode=require") == (
+        "postgresql://me@db:5433/shop?sslmode=require"
+    )
+    assert outside.plain("redis", "redis://:secret@cache/0") == "redis://cache/0"
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres", "redis"])
+def test_a_server_that_is_not_there_is_one_sentence_without_a_password(name: str) -> None:
+    port = probes.free_port()
+    address = {
+        "kafka": f"127.0.0.1:{port}",
+        "postgres": f"postgresql://me:secret@127.0.0.1:{port}/shop",
+        "redis": f"redis://:secret@127.0.0.1:{port}/0",
+    }[name]
+    with pytest.raises(NoAnswer) as caught:
+        outside.check(name, address)
+    assert "start that server or correct the address" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
