@@ -1,7 +1,7 @@
 """Fixtures that every suite shares: real servers, and a whole shop.
 
-Each is started once a run, on ports and in directories of its own, and is gone afterwards; a test keeps to a prefix or to
-shoppers and products of its own. A skipped test fails the run: what is not run proves nothing.
+Each is started once a run, on ports and in directories of its own, and is gone afterwards; a test keeps to a prefix,
+or to shoppers and products of its own. A skipped test fails the run: what is not run proves nothing.
 """
 
 import os

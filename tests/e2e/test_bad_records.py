@@ -64,11 +64,11 @@ def letters(shop: Shop, topic: str) -> list[dict[str, Any]]:
         place = TopicPartition(f"{topic}.dlq", 0, 0)
         _, end = consumer.get_watermark_offsets(place)
         consumer.assign([place])
-        found = []
+        found: list[dict[str, Any]] = []
         while len(found) < end:
             message = consumer.poll(5)
             assert message is not None
-            found.append(json.loads(message.value())["data"])
+            found.append(json.loads(message.value() or b"")["data"])
         return found
     finally:
         consumer.close()
@@ -86,14 +86,14 @@ def producer(shop: Shop) -> Producer:
 def test_a_bad_record_is_put_aside_with_its_reason(
     shop: Shop, producer: Producer, topic: str, reason: str, key: bytes | None, value: bytes
 ) -> None:
-    placed: list[tuple[int, int]] = []
-    where = {"partition": partition_of(key)} if key else {}
+    placed: list[tuple[int | None, int | None]] = []
+    partition = partition_of(key) if key else -1  # -1: librdkafka chooses
     producer.produce(
         topic,
         value,
         key,
         on_delivery=lambda _, message: placed.append((message.partition(), message.offset())),
-        **where,
+        partition=partition,
     )
     assert producer.flush(10) == 0
     end = time.monotonic() + 15

@@ -15,6 +15,7 @@ import pytest
 
 from load.client import Shop as Edge
 from load.client import Shopper
+from load.protocol import Frame
 from tests.shop import Shop
 
 
@@ -57,10 +58,13 @@ async def test_an_add_over_a_socket_comes_back_held_with_real_products(shop: Sho
 
 
 async def test_two_shoppers_may_use_the_same_id(shop: Shop, product: str) -> None:
-    async with Edge(shop.http_url) as edge:
-        async with Shopper(edge, await edge.guest()) as ann, Shopper(edge, await edge.guest()) as bob:
-            answers = [await each.ask("add", id_="1", product=product, quantity=4) for each in (ann, bob)]
-            assert [answer["type"] for answer in answers] == ["held", "held"]
+    async with (
+        Edge(shop.http_url) as edge,
+        Shopper(edge, await edge.guest()) as ann,
+        Shopper(edge, await edge.guest()) as bob,
+    ):
+        answers = [await each.ask("add", id_="1", product=product, quantity=4) for each in (ann, bob)]
+        assert [answer["type"] for answer in answers] == ["held", "held"]
 
 
 def test_the_same_over_rest(shop: Shop, product: str) -> None:
@@ -85,7 +89,7 @@ def test_the_same_over_rest(shop: Shop, product: str) -> None:
 
 
 async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, product: str) -> None:
-    heard: list[dict[str, Any]] = []
+    heard: list[Frame] = []
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest(), listener=heard.append) as shopper:
         await shopper.ask("add", product=product, quantity=7)
         with psycopg.connect(postgres(shop)) as database:
@@ -93,9 +97,7 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
                 "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE user_id = %s",
                 [shopper.guest.user_id],
             )
-        async with asyncio.timeout(10):
-            while not any(frame["type"] == "expired" for frame in heard):
-                await asyncio.sleep(0.05)
+        await asyncio.to_thread(shop.until, lambda: any(frame["type"] == "expired" for frame in heard))
         for expired in (frame for frame in heard if frame["type"] == "expired"):  # each worker may tell of it
             assert expired["lines"] == [{"product": product, "quantity": 7}]
             assert expired["version"] == 2
@@ -122,7 +124,7 @@ async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is
         chance = random.Random(number)
         guest = await edge.guest()
 
-        def note(frame: dict[str, Any]) -> None:
+        def note(frame: Frame) -> None:
             if frame["type"] in {"held", "refused", "removed"}:
                 kinds[frame["type"]] += 1
                 told = {name: value for name, value in frame.items() if name != "replayed"}
@@ -130,9 +132,12 @@ async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is
 
         async with Shopper(edge, guest, listener=note) as shopper:
             while not stop.is_set():
-                verb, fields = chance.choice(
-                    [("add", {"quantity": 1}), ("set", {"quantity": chance.randint(0, 5)}), ("remove", {})]
-                )
+                choices: list[tuple[str, dict[str, Any]]] = [
+                    ("add", {"quantity": 1}),
+                    ("set", {"quantity": chance.randint(0, 5)}),
+                    ("remove", {}),
+                ]
+                verb, fields = chance.choice(choices)
                 answer = await shopper.ask(verb, product=chance.choice(products), seconds=60, **fields)
                 assert answer["type"] in {"held", "refused", "removed"}, answer
                 await asyncio.sleep(chance.uniform(0.05, 0.6))
@@ -174,7 +179,8 @@ async def test_a_replay_by_kafkas_own_tools_changes_nothing(shop: Shop, product:
                 check=False,
             ).stdout
             assert read.count("\n") >= 4
-            written = subprocess.run(
+            written = await asyncio.to_thread(
+                subprocess.run,
                 [*HOLDFAST, "kafka", "console-producer", "--topic", topic, "--property", "parse.key=true"],
                 input=read,
                 text=True,

@@ -49,7 +49,7 @@ async def shopper(chromium: Browser, shop: Shop) -> AsyncIterator[Callable[[], A
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(shopper: Callable[[], Awaitable[BrowserContext]]) -> Page:
-    """A tab of a new shopper; a script that breaks or a file that is refused fails the test."""
+    """A tab of a new shopper."""
     return await (await shopper()).new_page()
 
 
@@ -75,6 +75,7 @@ class Line:
         self._sockets: list[WebSocketRoute] = []
         self._held_back: list[tuple[WebSocketRoute, str]] = []
         self._holding = False
+        self._decided = asyncio.Event()
 
     @classmethod
     async def of(cls, page: Page) -> Self:
@@ -94,6 +95,7 @@ class Line:
     def _from_server(self, socket: WebSocketRoute, text: str | bytes) -> None:
         if self._holding and any(f'"type":"{kind}"' in str(text) for kind in OUTCOMES):
             self._held_back.append((socket, str(text)))
+            self._decided.set()
         else:
             socket.send(text)
 
@@ -109,9 +111,7 @@ class Line:
 
     async def until_decided(self) -> None:
         """Return when an outcome was held back: the shop has decided, and the page does not know."""
-        async with asyncio.timeout(PATIENCE / 1000):
-            while not self._held_back:
-                await asyncio.sleep(0.02)
+        await asyncio.wait_for(self._decided.wait(), PATIENCE / 1000)
 
     async def cut(self) -> None:
         """The line is cut, with all that was held back, and nobody answers before `away` is taken back."""
@@ -334,7 +334,9 @@ async def test_a_browser_that_was_offline_comes_back(page: Page, product: str, w
     assert await held_by_shop(page) == {product: 2}
 
 
-async def test_a_cookie_that_is_no_longer_good_makes_a_new_guest(page: Page, shop: Shop, product: str, word: str) -> None:
+async def test_a_cookie_that_is_no_longer_good_makes_a_new_guest(
+    page: Page, shop: Shop, product: str, word: str
+) -> None:
     await visit(page, word)
     (cookie,) = await page.context.cookies()
     await page.context.add_cookies([{"name": cookie["name"], "value": "not.a.token", "url": shop.http_url}])

@@ -28,8 +28,9 @@ DRIVE: Final = """async ([saved, steps]) => {
         news.push(...client.takeNews());
     }
     const lines = client.lines().map(({ product, state, held, quantity }) => [product, state, held, quantity]);
-    return { sent, news, lines, version: client.version, left: client.left(60_000), saved: client.saved(),
-             available: client.shelf.available("TEAPOT"), refusals: client.lines().map((line) => line.refusal?.reason) };
+    const refusals = client.lines().map((line) => line.refusal?.reason);
+    return { sent, news, lines, refusals, version: client.version, left: client.left(60_000), saved: client.saved(),
+             available: client.shelf.available("TEAPOT") };
 }"""
 AFTER_CLOSE: Final = """async ([code, reason, failures, chance]) => {
     const { afterClose } = await import("/static/connection.js");
@@ -81,9 +82,7 @@ def cart(version: int, *lines: tuple[str, int], pending: tuple[Any, ...] = (), *
 
 
 def held(request: str, line: int, version: int, product: str = "TEAPOT") -> Step:
-    return frame(
-        "held", id=request, product=product, quantity=1, line_quantity=line, expires_at=END, version=version
-    )
+    return frame("held", id=request, product=product, quantity=1, line_quantity=line, expires_at=END, version=version)
 
 
 def add(quantity: int = 1, product: str = "TEAPOT") -> Step:

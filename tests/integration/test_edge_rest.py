@@ -181,7 +181,7 @@ def test_carts_that_are_away_are_unavailable_within_two_seconds(edge: Running, c
 
 @pytest.mark.parametrize(
     "quantity",
-    ["0", "-1", "1000", "1.0", "1.5", "true", '"3"', '"１"', "null", "[]", str(2**63), "1e308", "1e400", "NaN"],
+    ["0", "-1", "1000", "1.0", "1.5", "true", '"3"', '"\uff11"', "null", "[]", str(2**63), "1e308", "1e400", "NaN"],
 )
 def test_a_quantity_that_is_none(client: httpx.Client, quantity: str) -> None:
     body = f'{{"product":"P","quantity":{quantity}}}'.encode()
@@ -304,7 +304,7 @@ def test_a_claim_that_nobody_answers_is_taken_over_under_the_same_id(edge: Runni
             answers = [pool.submit(client.post, "/v1/cart/items", json=body, headers=key) for _ in range(4)]
         done = [answer.result() for answer in answers]
         assert {answer.status_code for answer in done} <= {200, 409}
-        assert [answer for answer in done if answer.status_code == 200][0].json()["id"] == name
+        assert next(answer for answer in done if answer.status_code == 200).json()["id"] == name
         assert client.get("/v1/cart").json()["lines"][0]["quantity"] == 2
 
 
@@ -514,7 +514,7 @@ def test_another_host_is_not_answered(visitor: httpx.Client) -> None:
 
 
 def test_a_hundred_changes_a_minute(client: httpx.Client) -> None:
-    statuses = []
+    statuses: list[int] = []
     while len(statuses) < 400 and 429 not in statuses:
         response = client.delete("/v1/cart/items/P")
         statuses.append(response.status_code)
@@ -561,8 +561,10 @@ def raw(edge: Running, sent: bytes) -> bytes:
         (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\nx", 400),
         (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
         (
-            b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            (
+                b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
             400,
         ),
         (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
@@ -574,16 +576,20 @@ def test_what_is_no_request_is_refused_and_the_line_closed(edge: Running, head: 
     assert b"application/problem+json" in answer
 
 
-@pytest.mark.parametrize("head", ["", "GET / HTTP/1.1\r\nHost: lo", "POST /v1/cart/items HTTP/1.1\r\n{whole}\r\nx"])
-def test_who_takes_too_long_to_ask_is_cut_off(edge: Running, head: str) -> None:
+def test_who_takes_too_long_to_ask_is_cut_off(edge: Running) -> None:
     whole = (
-        f"Host: localhost\r\nAuthorization: Bearer {edge.guest()['token']}\r\n"
-        "Content-Type: application/json\r\nContent-Length: 9\r\n"
+        f"POST /v1/cart/items HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {edge.guest()['token']}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 9\r\n\r\nx"
     )
-    try:
-        assert raw(edge, head.format(whole=whole).encode()) == b""
-    except ConnectionResetError:
-        pass  # cut off, too
+
+    def answer(sent: str) -> bytes:
+        try:
+            return raw(edge, sent.encode())
+        except ConnectionResetError:
+            return b""  # cut off, too
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(answer, ["", "GET / HTTP/1.1\r\nHost: lo", whole])) == [b"", b"", b""]
 
 
 # ---- routes of an earlier system ------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ async def refused(edge: Running, **more: Any) -> tuple[int, str]:
         async with stream(edge, **more):
             pass
     response = caught.value.response
-    body = frame(response.body or b"{}")
+    body = frame(bytes(response.body or b"{}"))
     assert response.headers["content-type"] == "application/problem+json"
     assert body["instance"] == response.headers["x-request-id"]
     return response.status_code, body["type"].removeprefix("/problems/")
@@ -349,7 +349,7 @@ async def test_the_name_in_a_cart_is_the_catalogues(edge: Running) -> None:
     product = {"code": code, "name": "TEAPOT", "price": {"amount": 1, "currency": "GBP"}, "version": 1}
     await asyncio.to_thread(edge.carts.publish, PRODUCTS, "/inventory", "holdfast.catalogue.product", code, product)
     with edge.client() as client:
-        while client.get(f"/v1/products/{code}").status_code != 200:
+        while client.get(f"/v1/products/{code}").status_code != 200:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.05)
     async with shopper(edge) as line:
         await send(line, id="a", type="add", product=code, quantity=1)
@@ -403,7 +403,8 @@ async def test_who_reads_nothing_is_closed_and_others_are_served(edge: Running) 
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     head = (
         f"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1:{edge.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer {token}\r\n\r\n"
+        f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
     )
     await asyncio.to_thread(deaf.sendall, head.encode())
     assert (await asyncio.to_thread(deaf.recv, 12)).startswith(b"HTTP/1.1 101")

@@ -30,7 +30,7 @@ def decided(
     )
 
 
-CHANGES = [
+CHANGES: list[cart.Change] = [
     cart.Add(user_id="ann", product="TEAPOT", quantity=2),
     cart.Set(user_id="ann", product="TEAPOT", quantity=0),
     cart.Remove(user_id="ann", product="TEAPOT"),

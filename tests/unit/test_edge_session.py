@@ -19,6 +19,7 @@ from rest_api.shopper import Close, Effect, Publish, Rules, Shopper, StartWatchi
 NOW = 1_795_000_000.0
 SERVER = TypeAdapter[Any](Server)
 USER = "u1"
+NO_QUANTITIES: tuple[Any, ...] = (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
 
 
 def a_shopper(**rules: int | None) -> Shopper:
@@ -301,7 +302,7 @@ def test_what_is_not_json_ends_the_socket(text: str) -> None:
         ({"id": "x", "type": "add", "quantity": 1}, "bad_field", "product"),
         ({"id": "x", "type": "add", "product": "", "quantity": 1}, "bad_field", "product"),
         ({"id": "x", "type": "add", "product": "x" * 65, "quantity": 1}, "bad_field", "product"),
-        ({"id": "x", "type": "add", "product": "１", "quantity": 1}, "bad_field", "product"),
+        ({"id": "x", "type": "add", "product": "\uff11", "quantity": 1}, "bad_field", "product"),
         ({"id": "x", "type": "add", "product": 1, "quantity": 1}, "bad_field", "product"),
         ({"id": "x", "type": "clear", "traceparent": 1}, "bad_field", "traceparent"),
         ({"id": "x", "type": "watch", "products": []}, "bad_field", "products"),
@@ -313,7 +314,7 @@ def test_what_is_not_json_ends_the_socket(text: str) -> None:
         ({"id": "x", "type": "resume", "version": 1, "unresolved": ["a"] * 65}, "bad_field", "unresolved"),
         *(
             ({"id": "x", "type": "add", "product": "P", "quantity": quantity}, "bad_quantity", "quantity")
-            for quantity in (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
+            for quantity in NO_QUANTITIES
         ),
         ({"id": "x", "type": "add", "product": "P"}, "bad_quantity", "quantity"),
         ({"id": "x", "type": "set", "product": "P", "quantity": -1}, "bad_quantity", "quantity"),
@@ -484,7 +485,8 @@ def test_a_shopper_learns_from_what_is_newer_alone() -> None:
     shopper.note(cart.CartView(version=6, expires_at=datetime.fromtimestamp(NOW + 50, UTC), lines=(line,)))
     assert shopper.expires_at == NOW + 50
     shopper.note(cart.Expired(user_id=USER, lines=(), version=7))
-    assert (shopper.version, shopper.expires_at) == (7, None)
+    assert shopper.version == 7
+    assert shopper.expires_at is None
 
 
 def test_who_is_long_gone_may_be_forgotten() -> None:

@@ -42,7 +42,7 @@ def claims_of(text: str) -> dict[str, Any]:
 def test_a_token_says_who_and_until_when() -> None:
     text, expires_at = issue(SECRET, user_id="u1", roles={"admin", "guest"}, lifetime=HOUR, now=NOW)
     identity = verify(SECRET, text, now=NOW)
-    assert (identity.user_id, identity.roles) == ("u1", {"admin", "guest"})
+    assert (identity.user_id, identity.roles) == ("u1", frozenset({"admin", "guest"}))
     assert identity.expires_at == expires_at == NOW + HOUR
 
 
@@ -112,7 +112,7 @@ def test_6_a_key_that_is_not_ours(name: str, caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize("name", ["jku", "x5u", "jwk", "x5c", "crit"])
 def test_7_a_header_that_names_a_place_for_a_key(name: str) -> None:
     with pytest.raises(InvalidToken):
-        verify(SECRET, sign(claims_of(token()), **{name: ["http://127.0.0.1:9/key"]}), now=NOW)
+        verify(SECRET, sign(claims_of(token()), SECRET, **{name: "http://127.0.0.1:9/key"}), now=NOW)
 
 
 @pytest.mark.parametrize(
