@@ -23,7 +23,9 @@ from load.verdict import Kind, Verdict
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 MAX_BUYERS: Final = 5000
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 proofs = typer.Typer(help="Proofs that the shop keeps its word.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(proofs, name="prove")
 

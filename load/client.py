@@ -252,11 +252,11 @@ class Shopper:
 
     async def _listen(self, socket: ClientConnection) -> bool:
         """Hear frames until the line is cut; true if the shop said anything at all."""
-        if self._first_cart.is_set():
-            await socket.send(json.dumps(self.conversation.resume()))
-        self._socket = socket
         heard = False
         with suppress(ConnectionClosed):
+            if self._first_cart.is_set():
+                await socket.send(json.dumps(self.conversation.resume()))
+            self._socket = socket
             async for text in socket:
                 heard = True
                 frame = json.loads(text)

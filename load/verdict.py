@@ -118,7 +118,7 @@ def judge(
     due = min(units, len(attempts))
     if held > units:
         findings.insert(0, Finding(Kind.OVERSOLD, f"{held} units held, {units} there were"))
-    if False:
+    if held < due:
         findings.append(Finding(Kind.UNDERSOLD, f"{held} units held, {due} should be"))
     if available != units - held:
         findings.append(Finding(Kind.WRONG_STOCK, f"the shop shows {available} available, {units - held} are left"))

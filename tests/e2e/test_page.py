@@ -329,6 +329,9 @@ async def test_a_browser_that_was_offline_comes_back(page: Page, product: str, w
     await visit(page, word)
     await page.context.set_offline(True)
     await add(page, product, 2)
+    # Nobody tells a browser that a line has gone silent: the page found out by itself.
+    await expect(page.locator("#line")).to_have_attribute("data-state", "waiting")
+    await expect_line(page, product, "pending", held=0)
     await page.context.set_offline(False)
     await expect_line(page, product, "held", held=2)
     assert await held_by_shop(page) == {product: 2}

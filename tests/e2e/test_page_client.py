@@ -101,7 +101,12 @@ async def test_a_change_is_pending_at_once_and_held_with_its_outcome(page: Page)
     done = await drive(page, *LIVE, add(2), frame("pending", id="i1"), held("i1", 2, 1))
     assert done["lines"] == [["TEAPOT", "held", 2, 2]]
     assert (done["version"], done["saved"]) == (1, None)
-    assert done["left"] == 14 * 60_000  # a minute later by our clock, whatever the wall says
+
+
+async def test_the_countdown_goes_by_the_servers_clock(page: Page) -> None:
+    (step, first, _) = welcome()
+    told = await drive(page, (step, first, 45_000), cart(1, ("TEAPOT", 1)))
+    assert told["left"] == 15 * 60_000 - (60_000 - 45_000)  # it is 60,000 by our clock
 
 
 async def test_a_leap_asks_for_the_cart_once_and_settles_the_request(page: Page) -> None:
@@ -211,6 +216,13 @@ async def test_after_a_cut_the_old_view_stays_and_only_the_unknown_is_sent_again
         {"id": "i4", "type": "add", "product": "CUP", "quantity": 2},
     ]
     assert (told["version"], told["lines"][0]) == (9, ["TEAPOT", "held", 2, 2])
+
+
+async def test_what_the_shop_says_nothing_of_is_sent_again(page: Page) -> None:
+    told = await drive(
+        page, *LIVE, add(), ("closed",), welcome(), cart(0, id="i2"), frame("resumed", id="i2", pending=[], unknown=[])
+    )
+    assert [each["id"] for each in told["sent"][-1]] == ["i1"]
 
 
 async def test_what_is_asked_while_resuming_is_sent_after_it(page: Page) -> None:

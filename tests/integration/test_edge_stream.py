@@ -349,7 +349,7 @@ async def test_the_name_in_a_cart_is_the_catalogues(edge: Running) -> None:
     product = {"code": code, "name": "TEAPOT", "price": {"amount": 1, "currency": "GBP"}, "version": 1}
     await asyncio.to_thread(edge.carts.publish, PRODUCTS, "/inventory", "holdfast.catalogue.product", code, product)
     with edge.client() as client:
-        while client.get(f"/v1/products/{code}").status_code != 200:  # noqa: ASYNC110 - it is another process
+        while client.get(f"/v1/products/{code}").status_code != 200:
             await asyncio.sleep(0.05)
     async with shopper(edge) as line:
         await send(line, id="a", type="add", product=code, quantity=1)

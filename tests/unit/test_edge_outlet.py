@@ -103,7 +103,7 @@ async def test_changes_are_told_at_once_then_at_most_every_quarter_second() -> N
         ticker.learn([("P", 9 - version, version)])
         await settle()
     assert len(reader.read) == 1
-    while len(reader.read) < 2:  # noqa: ASYNC110 - the reader is a plain one
+    while len(reader.read) < 2:
         await asyncio.sleep(0.01)
     assert reader.read[1] == '{"type":"stock","product":"P","available":-40,"version":49}'
     ticker.learn([("P", 100, 3)])

@@ -119,6 +119,27 @@ async def test_after_a_cut_it_resumes_and_says_again_what_the_shop_does_not_know
         assert [(frame["type"], frame["unresolved"]) for frame in resumed] == [("resume", ["a1", "b2"])]
 
 
+async def test_a_shop_that_hangs_up_on_the_resume_is_called_again() -> None:
+    async def overloaded(socket: web.WebSocketResponse, _: web.Request) -> None:
+        await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"retry_after=0")
+
+    async def cut(socket: web.WebSocketResponse, _: web.Request) -> None:
+        await tell(socket, {"type": "welcome"}, cart())
+        await socket.receive()
+        await socket.close(code=WSCloseCode.SERVICE_RESTART)
+
+    async def answer_all(socket: web.WebSocketResponse, _: web.Request) -> None:
+        await tell(socket, {"type": "welcome"}, cart())
+        resume = json.loads((await socket.receive()).data)
+        await tell(socket, {"type": "resumed", "id": resume["id"], "pending": [], "unknown": resume["unresolved"]})
+        await tell(socket, held(json.loads((await socket.receive()).data)["id"], 1))
+        await socket.receive()
+
+    lines = [cut, *[overloaded] * 5, answer_all]
+    async with edge(*lines) as shop, Shopper(shop, GUEST, chance=lambda: 0.0) as shopper:
+        assert (await shopper.ask("add", product="A", quantity=1))["type"] == "held"
+
+
 async def test_an_expired_token_is_renewed_before_the_next_call() -> None:
     async def expire(socket: web.WebSocketResponse, _: web.Request) -> None:
         await socket.close(code=4401)
