@@ -287,7 +287,7 @@ def _answers(state: State, command: Command) -> Iterator[Answer]:
             yield Answer(command, command.id, SnapshotTaken(), holder.cart())
         case Lookup(ids=ids):
             yield Answer(command, command.id, _look_up(state, user, ids), holder.cart())
-        case Expire():
+        case Expire():  # the cart, if it was due, has been expired above, under its own id
             if known is not None:
                 yield Answer(command, command.id, known.outcome, holder.cart(), replayed=True)
         case _:

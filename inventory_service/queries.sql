@@ -83,7 +83,7 @@ UPDATE inventory AS i SET held = w.held, version = w.version
 
 -- name: due_holders
 -- `due_from` finds the candidates by index, `expires_at` decides.
-SELECT user_id, expires_at FROM holder
+SELECT user_id, expires_at, revision FROM holder
  WHERE due_from <= now() AND expires_at <= now()
  ORDER BY due_from LIMIT %(limit)s
 

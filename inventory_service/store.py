@@ -45,9 +45,12 @@ LOG_KEPT: Final = timedelta(days=9)
 _OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
 
 
-def expiry_id(user: str, due: datetime) -> str:
-    """The id of the expiry of a cart that was due at `due`: whoever finds it due gives it the same."""
-    return derived(user, due.astimezone(UTC).isoformat(), "expire")
+def expiry_id(user: str, due: datetime, revision: int) -> str:
+    """The id of the expiry of a cart that is due at `due`: whoever finds it due gives it the same.
+
+    The revision keeps two carts apart that are due at the same instant, as a clock that was set back can make them.
+    """
+    return derived(user, due.astimezone(UTC).isoformat(), str(revision), "expire")
 
 
 class Decisions(NamedTuple):
@@ -201,7 +204,11 @@ def _keys(batch: Sequence[Command]) -> dict[str, str]:
 
 
 def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
-    return {user: expiry_id(user, holder.expires_at or now) for user, holder in holders.items() if is_due(holder, now)}
+    return {
+        user: expiry_id(user, holder.expires_at, holder.revision)
+        for user, holder in holders.items()
+        if holder.expires_at and is_due(holder, now)
+    }
 
 
 # ---- array literals: psycopg dumps lists element by element in Python, two thirds of a batch's CPU time --------------

@@ -31,7 +31,7 @@ class Knocker:
     def __init__(self, connect: Connect, publish: Callable[[Topic, Sequence[Envelope]], Awaitable[None]]) -> None:
         self.connect = connect
         self.publish = publish
-        self._sent: dict[tuple[str, datetime], float] = {}
+        self._sent: dict[tuple[str, datetime, int], float] = {}
 
     async def run(self) -> None:
         """Look twice a second, for as long as the connection lasts; raises when it is lost."""
@@ -44,18 +44,18 @@ class Knocker:
         """Knock for those that are due now, at most `AT_ONCE`; how many knocks that were."""
         found = await (await connection.execute(QUERIES["due_holders"], {"limit": AT_ONCE})).fetchall()
         late = time.monotonic() - KNOCK_AGAIN
-        self._sent = {due: at for due, at in self._sent.items() if at > late}
-        fresh: list[tuple[str, datetime]] = [(user, due) for user, due in found if (user, due) not in self._sent]
+        self._sent = {cart: at for cart, at in self._sent.items() if at > late}
+        fresh: list[tuple[str, datetime, int]] = [cart for cart in found if cart not in self._sent]
         if fresh:
-            await self.publish(REQUESTS, [knock(user, due) for user, due in fresh])
+            await self.publish(REQUESTS, [knock(*cart) for cart in fresh])
             self._sent |= dict.fromkeys(fresh, time.monotonic())
             metrics.KNOCKS.inc(len(fresh))
         return len(fresh)
 
 
-def knock(user: str, due: datetime) -> Envelope:
-    """The request to expire the cart of `user` that was due at `due`."""
-    id_ = expiry_id(user, due)
+def knock(user: str, due: datetime, revision: int) -> Envelope:
+    """The request to expire the cart of `user` that is due at `due`."""
+    id_ = expiry_id(user, due, revision)
     return Envelope(
         id=f"{user}/{id_}/expire",
         source="/inventory",

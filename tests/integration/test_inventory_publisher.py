@@ -190,12 +190,12 @@ async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
     await shop.store().transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
     assert await knocker.look(shop.connection) == 0
     await shop.pass_time(minutes=15)
-    [due] = {due for (due,) in await shop.rows("SELECT expires_at FROM holder WHERE user_id = 'ann'")}
+    [(due, revision)] = await shop.rows("SELECT expires_at, revision FROM holder WHERE user_id = 'ann'")
     assert await knocker.look(shop.connection) == 2
     assert await knocker.look(shop.connection) == 0, "not at once again"
     knocks = topics.take(REQUESTS)
     ann = next(event for event in knocks if event.subject == "ann")
-    id_ = expiry_id("ann", due)
+    id_ = expiry_id("ann", due, revision)
     assert (ann.id, ann.requestid, ann.source, ann.type) == (f"ann/{id_}/expire", id_, "/inventory", Expire.TYPE)
     batch = [Received(event, REQUEST_VOCABULARY.parse(event), 0, n) for n, event in enumerate(knocks)]
     await inventory.handle(batch)
@@ -265,7 +265,7 @@ async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) ->
     store = shop.store()
     store.connect = refuse
     inventory = Inventory(store, NoLocks(), Topics().publish, Crowd(5, 5))
-    event = upkeep.knock("ann", command("", Clear(user_id="ann")).accepted)
+    event = upkeep.knock("ann", command("", Clear(user_id="ann")).accepted, 1)
     with pytest.raises(postgres.LOST):
         await inventory.handle([Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)])
 

@@ -60,7 +60,7 @@ class Shop:
     def tell(self, *batch: Command) -> list[Answer]:
         holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
         due = {
-            user: expiry_id(user, holder.expires_at)
+            user: expiry_id(user, holder.expires_at, holder.revision)
             for user, holder in holders.items()
             if holder.expires_at and is_due(holder, self.now)
         }
@@ -337,7 +337,7 @@ def test_whatever_meets_a_due_cart_expires_it_first(request_: Request) -> None:
     shop.later(minutes=15)
     expired, answer = shop.tell(Command("r2", shop.now, request_))
     assert expired.outcome == Expired(lines=(GivenUp(product="TEAPOT", quantity=2),), version=2)
-    assert (expired.id, expired.cart.lines, expired.cart.expires_at) == (expiry_id("ann", due), (), None)
+    assert (expired.id, expired.cart.lines, expired.cart.expires_at) == (expiry_id("ann", due, 1), (), None)
     assert (answer.id, shop.shelves["TEAPOT"].held) == ("r2", shop.lines().get("TEAPOT", 0))
     assert shop.ledger[1].cause == "expire"
 
@@ -354,7 +354,7 @@ def test_a_duplicate_that_meets_a_due_cart_expires_it_too() -> None:
 def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
     shop = Shop(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
-    knock = Command(expiry_id("ann", due), due, Expire(user_id="ann", due=due))
+    knock = Command(expiry_id("ann", due, 1), due, Expire(user_id="ann", due=due))
     assert shop.tell(knock) == [], "not due yet"
     shop.later(minutes=15)
     first, again = shop.tell(knock, knock)
@@ -366,12 +366,37 @@ def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
     assert (stale.outcome, stale.cart.revision) == (first.outcome, 3), "an old knock spares the next cart"
 
 
+def test_a_knock_for_a_cart_that_has_shrunk_meanwhile_expires_it_under_its_own_id() -> None:
+    shop = Shop(TEAPOT=5, MUG=5)
+    shop.tell(Command("r1", NOON, add("TEAPOT", 2)), Command("r2", NOON, add("MUG", 1)))
+    due = NOON + RULES.idle
+    knocks = [Command(expiry_id("ann", due, revision), due, Expire(user_id="ann", due=due)) for revision in (2, 3)]
+    shop.ask(Remove(user_id="ann", product="MUG"), "r3")
+    shop.later(minutes=15)
+    first, again = shop.tell(*knocks, knocks[0])
+    assert (first.id, again.id, again.replayed) == (knocks[1].id, knocks[1].id, True)
+    assert isinstance(first.outcome, Expired)
+
+
+def test_carts_that_are_due_at_the_same_instant_expire_each_for_itself() -> None:
+    shop = Shop(TEAPOT=5)
+    ids = set()
+    for number in range(2):
+        shop.now = NOON  # the clock was set back
+        shop.ask(add("TEAPOT", 2), f"r{number}")
+        shop.later(minutes=15)
+        expired, _ = shop.tell(Command("s", shop.now, Snapshot(user_id="ann", session="s", epoch="e")))
+        ids.add(expired.id)
+    assert len(ids) == 2
+    assert len({row.key for row in shop.ledger}) == 4
+
+
 def test_nobody_can_take_the_id_of_a_coming_expiry() -> None:
     shop = Shop(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
-    shop.ask(Remove(user_id="ann", product="NOPE"), expiry_id("ann", due))
+    shop.ask(Remove(user_id="ann", product="NOPE"), expiry_id("ann", due, 1))
     shop.later(minutes=15)
-    [expired] = shop.tell(Command(expiry_id("ann", due), due, Expire(user_id="ann", due=due)))
+    [expired] = shop.tell(Command(expiry_id("ann", due, 1), due, Expire(user_id="ann", due=due)))
     assert isinstance(expired.outcome, Expired)
     assert shop.shelves["TEAPOT"].held == 0
 
