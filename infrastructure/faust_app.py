@@ -23,7 +23,7 @@ def create_app(settings: Settings, service: str) -> faust.App:
     setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - a patch, and seen as one
     return faust.App(
         settings.prefix + service,
-        broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
+        broker=[f"holdfast://{address}" for address in settings.kafka.split(",")],
         datadir=f"{settings.state_dir}/faust",
         store="memory://",
         table_standby_replicas=0,
