@@ -32,7 +32,8 @@ class Shop:
             [sys.executable, "-m", "infrastructure.local", *arguments],
             env=self.environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # a topic may hold any bytes
             timeout=timeout,
             check=False,
         )
