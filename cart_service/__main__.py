@@ -1,25 +1,35 @@
-"""The cart service as a process: `python -m cart_service run | migrate`."""
+"""The cart service as a process: `python -m cart_service run | migrate | audit [--json]`."""
+
+from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from cart_service import messages as cart
 from cart_service.agents import CartAgents
+from cart_service.audit import audit
 from cart_service.store import Carts
 from infrastructure import logs
 from infrastructure.broker import BrokerAwayError, ensure_topics
 from infrastructure.guard import Handler
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
-from infrastructure.worker import ReplicaInUseError, Worker
 from inventory_service import messages as inventory
+
+if TYPE_CHECKING:
+    from infrastructure.worker import Worker
 
 TOPICS = (cart.REQUESTS, cart.RESPONSES, inventory.REQUESTS, inventory.RESPONSES)
 
 
 def build(settings: Settings) -> Worker:
     """One cart worker, its parts joined."""
+    from infrastructure.worker import Worker  # Faust takes its time, which an audit need not
+
     worker = Worker(settings, "cart", topics=TOPICS)
     process = uuid7()
     agents = CartAgents(
@@ -31,19 +41,49 @@ def build(settings: Settings) -> Worker:
     return worker
 
 
+def run(settings: Settings) -> int:
+    """Work until asked to stop."""
+    from infrastructure.worker import ReplicaInUseError
+
+    try:
+        return asyncio.run(build(settings).run())
+    except ReplicaInUseError as error:
+        print(f"cart_service: {error}", file=sys.stderr)
+        return 1
+
+
+def check(settings: Settings, *, as_json: bool) -> int:
+    """Count the topics again; 1 when something does not add up."""
+    report = asyncio.run(audit(settings, timedelta(seconds=settings.audit_grace_seconds)))
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
+        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
+        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
+    return 0 if report["ok"] else 1
+
+
 def main() -> int:
     """Run one sub-command; the process's exit code."""
     parser = argparse.ArgumentParser(prog="cart_service", description=__doc__)
-    parser.add_argument("command", choices=("run", "migrate"), help="work, or only make the topics")
-    command = parser.parse_args().command
+    parser.add_argument(
+        "command", choices=("run", "migrate", "audit"), help="work, only make the topics, or count them again"
+    )
+    parser.add_argument("--json", action="store_true", help="an audit for machines")
+    arguments = parser.parse_args()
     settings = Settings()
     logs.configure("cart", settings)
     try:
-        if command == "migrate":
-            asyncio.run(ensure_topics(settings, build(settings).topics))
-            return 0
-        return asyncio.run(build(settings).run())
-    except (BrokerAwayError, ReplicaInUseError) as error:
+        match arguments.command:
+            case "migrate":
+                asyncio.run(ensure_topics(settings, build(settings).topics))
+                return 0
+            case "audit":
+                return check(settings, as_json=arguments.json)
+            case _:
+                return run(settings)
+    except BrokerAwayError as error:
         print(f"cart_service: {error}", file=sys.stderr)
         return 1
 

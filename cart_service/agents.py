@@ -51,7 +51,7 @@ class CartAgents:
         answers: list[Envelope] = []
         for received in batch:
             event, request = received.event, received.message
-            request_id = _request_id(event)
+            request_id = request_id_of(event)
             match request:
                 case cart.Add() | cart.Set() | cart.Remove() | cart.Clear():
                     before = self.carts.get(request.user_id)
@@ -84,7 +84,7 @@ class CartAgents:
         answers: list[Envelope] = []
         for received in batch:
             event, decided = received.event, received.message
-            request_id = _request_id(event)
+            request_id = request_id_of(event)
             before = self.carts.get(decided.user_id)
             after = model.taken(before, request_id, decided)
             self.carts.put(decided.user_id, before, after)
@@ -94,6 +94,8 @@ class CartAgents:
             answer = model.told(after, request_id, decided)
             if answer is not None:
                 answers.append(_tell(event, answer))
+            if model.reappeared(before, after, decided):
+                answers.append(_tell(event, model.snapshot(decided.user_id, None, None, after)))
         crashpoint("cart.taken")
         await self.publish(cart.RESPONSES, answers)
         crashpoint("cart.told")
@@ -136,16 +138,17 @@ class CartAgents:
             self.reminders.rebuild(self.carts.pending(), now=self.now())
 
 
-def _request_id(event: Envelope) -> str:
+def request_id_of(event: Envelope) -> str:
+    """The id under which a record is decided; one that came without gets it from its event."""
     return event.requestid or event.id[-64:]
 
 
 def _ask(cause: Envelope, request: inventory.Request) -> Envelope:
-    return _event(request, cause.subject, _request_id(cause), cause.time, cause.traceparent)
+    return _event(request, cause.subject, request_id_of(cause), cause.time, cause.traceparent)
 
 
 def _tell(cause: Envelope, response: cart.Response) -> Envelope:
-    return _event(response, cause.subject, _request_id(cause), cause.time, cause.traceparent)
+    return _event(response, cause.subject, request_id_of(cause), cause.time, cause.traceparent)
 
 
 def _event(message: Message, user_id: str, request_id: str, time: object, traceparent: str | None) -> Envelope:

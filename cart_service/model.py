@@ -105,6 +105,19 @@ def view(state: Cart) -> cart.CartView:
     )
 
 
+def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
+    """Whether lines that a pending removal hid are seen again: no outcome tells a client that.
+
+    It happens when a removal that was decided long ago is sent again: it hides what came after it until its old outcome
+    is there, and a client that reads its cart in between has the wrong lines under the right version.
+    """
+    if isinstance(decided.outcome, inventory.Removed) and not decided.replayed:
+        return False
+    shown = {line.product for line in view(before).lines}
+    hidden = {line.product for line in before.lines} - shown
+    return any(line.product in hidden for line in view(after).lines)
+
+
 def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Response | None:  # noqa: PLR0911 - one per outcome
     """What the shopper's sockets are told of a decision, given the cart after it."""
     user, outcome, replayed = decided.user_id, decided.outcome, decided.replayed
@@ -142,8 +155,8 @@ def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Respo
             return None
 
 
-def snapshot(user_id: str, request_id: str, session: str, state: Cart) -> cart.Snapshot:
-    """The answer to a read, for the session that asked."""
+def snapshot(user_id: str, request_id: str | None, session: str | None, state: Cart) -> cart.Snapshot:
+    """The answer to a read, for the session that asked; without one, told to all sockets of the shopper."""
     return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=view(state))
 
 

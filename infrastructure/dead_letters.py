@@ -1,18 +1,23 @@
 """Dead letters: a record that can't be acted on, put aside whole, with where it stood and why.
 
-Everything is in the value, so that Kafka's console tools show it and a redrive needs nothing else.
+Everything is in the value, so that Kafka's console tools show it and a redrive needs nothing else. A letter that has
+been seen to is followed on its own topic by a second record that says so: docs/adr/0010-settled-dead-letters.md.
 """
 
 import base64
+import binascii
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
 from infrastructure.envelope import Envelope, Reason
 
 TYPE: Final = "holdfast.dead-letter"
+SETTLED_TYPE: Final = "holdfast.dead-letter-settled"
+
+How = Literal["redriven", "dropped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,22 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it is read back: `event` as it stands on the topic, `original` as it was put aside."""
+
+    event: Envelope
+    original: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The mark that the letter with this id has been seen to."""
+
+    id: str
+    how: str
 
 
 def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, attempts: int, now: datetime) -> Envelope:
@@ -44,6 +65,34 @@ def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, at
     return Envelope(id=place, source=f"/{service}", type=TYPE, subject=subject, time=now, data=data)
 
 
+def settled(letter: Envelope, how: How, now: datetime) -> Envelope:
+    """The mark for `letter`, to be sent to the topic that the letter stands on."""
+    place = {name: letter.data[name] for name in ("topic", "partition", "offset")}
+    return Envelope(
+        id=f"{letter.id}/settled",
+        source="/holdfast",
+        type=SETTLED_TYPE,
+        subject=letter.subject,
+        time=now,
+        data={**place, "how": how},
+    )
+
+
+def read(value: bytes | None) -> Letter | Settled | None:
+    """What a record of a `.dlq` topic says; none for what is neither a letter nor a mark."""
+    try:
+        event = Envelope.model_validate(orjson.loads(value or b""))
+        data = event.data
+        place = (str(data["topic"]), int(data["partition"]), int(data["offset"]))
+        if event.type == TYPE:
+            return Letter(event, Record(*place, _bytes(data, "key"), _bytes(data, "value")))
+        if event.type == SETTLED_TYPE:
+            return Settled("/".join(map(str, place)), str(data["how"]))
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
+        pass  # anybody can write to the topic
+    return None
+
+
 def _text_or_base64(name: str, raw: bytes | None) -> dict[str, str | None]:
     """The bytes as text when they are UTF-8 and JSON does not blow them up beyond base64's four thirds."""
     if raw is None:
@@ -56,3 +105,11 @@ def _text_or_base64(name: str, raw: bytes | None) -> dict[str, str | None]:
     if len(orjson.dumps(text)) > len(encoded) + 1024:
         return {f"{name}_base64": encoded}
     return {name: text}
+
+
+def _bytes(data: dict[str, Any], name: str) -> bytes | None:
+    """The reverse of `_text_or_base64`."""
+    if f"{name}_base64" in data:
+        return base64.b64decode(data[f"{name}_base64"], validate=True)
+    text = data[name]
+    return None if text is None else text.encode()

@@ -1,4 +1,4 @@
-"""Faust, set up the one way that was found to hold: see docs/adr/0003-faust.md for each setting's reason."""
+"""Faust, set up the one way that was found to hold: see docs/adr/0002-faust.md for each setting's reason."""
 
 import faust
 from faust.tables import recovery
@@ -37,8 +37,8 @@ def create_app(settings: Settings, service: str) -> faust.App:
         cython_optimizations=True,
         broker_commit_interval=0.3,
         broker_max_poll_records=500,
-        broker_session_timeout=10.0,
-        broker_heartbeat_interval=3.0,
+        broker_session_timeout=6.0,  # the least that a broker allows by default; a dead worker's partitions wait for it
+        broker_heartbeat_interval=1.0,  # and this is how late the others hear of it
         broker_request_timeout=15.0,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{settings.prefix}{settings.replica}",

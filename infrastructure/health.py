@@ -1,5 +1,6 @@
 """`/livez`, `/readyz` and `/metrics` of a worker: what supervisors, orchestrators and Prometheus ask."""
 
+import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -9,6 +10,23 @@ from infrastructure import metrics
 
 Check = Callable[[], str | None]
 """None when all is well, else a sentence that says what is not."""
+
+
+class Stall:
+    """How long nothing has moved although something waits."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._mark: object = None
+        self._since: float | None = None
+
+    def seconds(self, mark: object, *, waiting: bool) -> float:
+        """Seconds since something was first seen waiting with `mark`, which any progress changes, as it still is."""
+        if mark != self._mark or not waiting:
+            self._mark, self._since = mark, None
+        if waiting and self._since is None:
+            self._since = self._clock()
+        return 0.0 if self._since is None else self._clock() - self._since
 
 
 class HealthServer:

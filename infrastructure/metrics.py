@@ -49,3 +49,9 @@ EDGE_REQUEST_SECONDS: Final = Histogram(
     "holdfast_edge_http_request_seconds", "time to answer an HTTP request", ["method"], buckets=_HOP
 )
 EDGE_PROJECTED: Final = Counter("holdfast_edge_projected_total", "records taken into the read model", ["topic"])
+
+# ---- the audit that goes on beside the shop: exported by the one process that does it --------------------------------
+
+AUDIT_VIOLATIONS: Final = Gauge("holdfast_audit_violations", "what the last audit found wrong", ["service"])
+AUDIT_AGE: Final = Gauge("holdfast_audit_age_seconds", "time since the last audit ended", ["service"])
+AUDIT_SECONDS: Final = Gauge("holdfast_audit_duration_seconds", "how long the last audit took", ["service"])

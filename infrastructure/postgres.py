@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from infrastructure.crashpoints import crashpoint
 from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ async def migrate(settings: Settings, service: str, folder: Path) -> None:
                 await connection.execute(
                     "INSERT INTO schema_migration (number, name) VALUES (%s, %s)", (number, file.stem)
                 )
+                crashpoint("migrate.applied")
             log.info("migrated %s to %s", schema, file.stem)
     finally:
         await connection.close()

@@ -25,11 +25,17 @@ class Settings(BaseSettings):
         description="before every topic, schema, Redis key and group name, so that several shops live side by side",
     )
     secret: SecretStr = Field(default=SecretStr(DEVELOPMENT_SECRET), min_length=32, description="signs tokens")
+    secret_previous: SecretStr | None = Field(
+        default=None, min_length=32, description="while keys are rotated: what signed before, and still counts"
+    )
     replica: str = Field(default="solo", pattern=r"^[a-z0-9-]{1,40}$", description="this process's stable name")
     health_host: str = "127.0.0.1"
     health_port: int = Field(default=0, ge=0, le=65535, description="0: any free one")
     state_dir: str = Field(default=".holdfast/run/solo", description="where this replica keeps its lock file")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    audit_grace_seconds: float = Field(
+        default=30, ge=0, description="a request may be without an outcome for this long before the audit complains"
+    )
     replication: int = Field(default=1, ge=1, description="copies of each Kafka partition")
 
     def topic(self, topic: Topic) -> str:
@@ -42,6 +48,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _production_has_its_own_secret(self) -> Self:
-        if self.profile == "production" and self.secret.get_secret_value() == DEVELOPMENT_SECRET:
+        secrets = [secret.get_secret_value() for secret in (self.secret, self.secret_previous) if secret]
+        if self.profile == "production" and DEVELOPMENT_SECRET in secrets:
             raise ValueError("HOLDFAST_SECRET must be set to a secret of at least 32 characters in production")
         return self

@@ -1,4 +1,4 @@
-"""Signed tokens that say who somebody is until when: JSON Web Tokens with one algorithm and one key (RFC 8725).
+"""Signed tokens that say who somebody is until when: JSON Web Tokens with one algorithm (RFC 8725).
 
 The algorithm is a literal here and never read from a token. A token's header must be exactly the one that `issue`
 writes: a header that names another key, or a place to fetch one from, is refused and nothing is fetched.
@@ -63,17 +63,22 @@ def issue(
     return token, datetime.fromtimestamp(expires_at, UTC)
 
 
-def verify(secret: str, token: str, *, now: datetime) -> Identity:
-    """Whom `token` speaks for; `ExpiredToken` when its time is over, `InvalidToken` for everything else."""
+def verify(secret: str, token: str, *, now: datetime, previous: str | None = None) -> Identity:
+    """Whom `token` speaks for; `ExpiredToken` when its time is over, `InvalidToken` for everything else.
+
+    While keys are rotated, `previous` is the one that signed before `secret`: its tokens still count.
+    """
     if len(token) > MAX_LENGTH:
         raise InvalidToken("too long")
+    headers = {key: {"alg": "HS256", "typ": TYPE, "kid": _key_id(key)} for key in (secret, previous) if key}
     try:
         header = jwt.get_unverified_header(token)
-        if header != {"alg": "HS256", "typ": TYPE, "kid": _key_id(secret)}:
+        key = next((key for key, ours in headers.items() if header == ours), None)
+        if key is None:
             raise InvalidToken("not a header of ours")
         claims = jwt.decode(
             token,
-            secret,
+            key,
             algorithms=["HS256"],
             audience=AUDIENCE,
             issuer=ISSUER,

@@ -11,6 +11,8 @@ STRANGER_MAX_BYTES: Final = 1024 * 1024 + 64 * 1024
 DEAD_LETTER_MAX_BYTES: Final = 2 * 1024 * 1024
 """Four thirds of the above and a little: a record of any bytes fits into its dead letter as base64."""
 
+SEGMENT_MS: Final = 24 * 3600 * 1000
+
 Cleanup = Literal["delete", "compact"]
 
 
@@ -47,5 +49,8 @@ class Topic:
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(int(self.retention.total_seconds() * 1000)),
+            # Age removes whole segments. With Kafka's own of a week a quiet topic would keep its records for two, which
+            # is longer than the request log remembers what became of them.
+            "segment.ms": str(SEGMENT_MS),
             "max.message.bytes": str(limit),
         }

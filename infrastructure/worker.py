@@ -25,7 +25,7 @@ from infrastructure.dead_letters import Record
 from infrastructure.envelope import HEADERS, Envelope, Message
 from infrastructure.faust_app import PartitionedTable, create_app
 from infrastructure.guard import Guard, Handler
-from infrastructure.health import Check, HealthServer
+from infrastructure.health import Check, HealthServer, Stall
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 
@@ -63,7 +63,7 @@ class Worker:
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._running = False
         self._leaving_since: float | None = None
-        self._progress = (-1, 0.0)
+        self._stall = Stall()
 
     # ---- what it does -----------------------------------------------------------------------------------------------
 
@@ -227,14 +227,15 @@ class Worker:
         return next((problem for check in self._checks if (problem := check())), None)
 
     def why_not_live(self) -> str | None:
-        """None unless records wait and no attempt was begun for `STALL_SECONDS`."""
+        """None unless records wait, and for `STALL_SECONDS` no attempt was begun and no table read back."""
         begun = sum(guard.attempts for guard in self._guards)
-        last, since = self._progress
-        if begun != last or not self._running or not self._waiting():
-            self._progress = (begun, time.monotonic())
-            return None
-        stalled = time.monotonic() - since
+        stalled = self._stall.seconds((begun, self._recovered()), waiting=self._running and self._waiting())
         return f"records wait, but none was tried for {stalled:.0f} s" if stalled > STALL_SECONDS else None
+
+    def _recovered(self) -> int:
+        """Grows while tables are read back: a long recovery is slow, not dead, and ending it makes it longer."""
+        tables: Any = self.app.tables
+        return sum(offset or 0 for offset in tables.recovery.active_offsets.values()) if len(tables) else 0
 
     def _waiting(self) -> bool:
         consumer = self.app.consumer

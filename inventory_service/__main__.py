@@ -5,17 +5,21 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import inventory_service
 from infrastructure import logs, postgres
+from infrastructure.broker import BrokerAwayError
 from infrastructure.guard import Handler
 from infrastructure.locks import Locks, NoLocks, RedisLocks
+from inventory_service import audit as audits
 from inventory_service import catalogue, derive, publisher, upkeep
 from inventory_service.agents import Crowd, Inventory
-from inventory_service.audit import audit
+from inventory_service.audit import Auditor, audit
+from inventory_service.audit_topics import read_topics
 from inventory_service.messages import PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
 from inventory_service.publisher import Publisher
 from inventory_service.settings import Settings
@@ -42,6 +46,11 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     )
     worker.background("knocker", Knocker(partial(connect, options=upkeep.OPTIONS), worker.publish).run)
     worker.background("housekeeper", Housekeeper(partial(connect, options=upkeep.OPTIONS)).run)
+    if settings.audit_seconds:
+        audit_as = f"{settings.schema_name(SERVICE)} auditor"
+        worker.background(
+            "auditor", Auditor(partial(connect, options=audits.OPTIONS), audit_as, settings.audit_seconds).run
+        )
     worker.closing(store.close)
     worker.closing(locks.close)
     return await worker.run()
@@ -81,8 +90,13 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
 
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Count everything again; 1 when something does not add up."""
+    try:
+        told = await read_topics(settings, timedelta(seconds=settings.audit_grace_seconds))
+    except BrokerAwayError as error:
+        print(error, file=sys.stderr)
+        return 1
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection)
+        report = await audit(connection, told)
     if arguments.json:
         print(json.dumps(report))
     else:

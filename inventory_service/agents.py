@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from infrastructure import metrics
+from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import Envelope, Message
 from infrastructure.guard import Received
 from infrastructure.locks import Locks
@@ -74,7 +75,9 @@ class Inventory:
         async with self.locks.hold(self.crowd.wanted([command.request for command in commands])):
             decisions = await self.store.transact(commands)
         self.crowd.seen |= decisions.available
+        crashpoint("inventory.committed")
         await self.publish(RESPONSES, responses(decisions, {id(command): event for command, event in asked}))
+        crashpoint("inventory.told")
 
 
 def _command(event: Envelope, message: Request) -> Command:

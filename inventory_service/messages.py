@@ -209,7 +209,7 @@ class SnapshotTaken(_Value):
     type: Literal["snapshot"] = "snapshot"
 
 
-StoredOutcome = Annotated[Held | Refused | Removed | Expired, Field(discriminator="type")]
+StoredOutcome = Annotated[Held | Refused | Removed | Expired | BadField, Field(discriminator="type")]
 """What the request log keeps: the one terminal outcome of a request."""
 
 

@@ -302,8 +302,9 @@ def _change(
         same = known.content == asked
         return Answer(command, command.id, known.outcome if same else IdReused(), holder.cart(), replayed=same)
     if command.accepted - state.now > state.rules.ahead:
-        return Answer(command, command.id, BadField(field="time"), holder.cart())
-    decision = decide(state, holder, request, command.accepted)
+        decision = Decision(BadField(field="time"))  # remembered: a replay, when its time has come, must not do it
+    else:
+        decision = decide(state, holder, request, command.accepted)
     _note(state, command.key, asked, decision)
     return Answer(command, command.id, decision.outcome, holder.cart())
 

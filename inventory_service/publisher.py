@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from infrastructure import metrics
 from infrastructure.clock import now
+from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection, try_lock
 from infrastructure.topics import Topic
@@ -85,6 +86,7 @@ class Publisher:
         told = await self._tell(PRODUCTS, products) + await self._tell(STOCK, stock)
         self._position = safe
         if told:
+            crashpoint("inventory.published")
             done = await connection.execute(QUERIES["store_position"], {"position": safe, "stored": stored})
             self._stored = safe if done.rowcount else stored  # if somebody asked for all again, the next look sees it
         return told

@@ -200,6 +200,9 @@ SELECT format('cart of %s: revision %s is the outcome of %s requests', user_id, 
   FROM request_log WHERE outcome->>'type' IN ('held', 'expired')
  GROUP BY user_id, outcome->>'version' HAVING count(*) > 1
 
+-- name: outcomes
+SELECT user_id, requestid, outcome::text FROM request_log
+
 -- name: figures
 SELECT (SELECT count(*) FROM inventory) AS products,
        (SELECT coalesce(sum(received), 0)::bigint FROM inventory) AS received,

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 from pydantic import TypeAdapter
 
+from infrastructure.crashpoints import crashpoint
 from infrastructure.ids import derived
 from infrastructure.postgres import Connection, load_queries
 from inventory_service.messages import Check, Clear, Expire, Fail, Hold, Line, Lookup, Money, Remove, StoredOutcome
@@ -103,6 +104,7 @@ class PostgresStore:
                 self._connection = await self.connect()
                 self._connection.prepare_threshold = 0  # prepared at first use: the statements are always the same
             state = await self._lock(self._connection, batch)
+            crashpoint("inventory.locked")
             answers = fold(state, batch)
             await self._write(self._connection, state)
         except BaseException:
@@ -172,6 +174,7 @@ class PostgresStore:
                 if rows:
                     columns = zip(encoders, zip(*rows, strict=True), strict=True)
                     await connection.execute(QUERIES[name], [encode(column) for encode, column in columns])
+            crashpoint("inventory.written")
             await connection.execute("COMMIT")
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from infrastructure import metrics
+from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
 from infrastructure.topics import Topic
@@ -48,6 +49,7 @@ class Knocker:
         fresh: list[tuple[str, datetime, int]] = [cart for cart in found if cart not in self._sent]
         if fresh:
             await self.publish(REQUESTS, [knock(*cart) for cart in fresh])
+            crashpoint("inventory.knocked")
             self._sent |= dict.fromkeys(fresh, time.monotonic())
             metrics.KNOCKS.inc(len(fresh))
         return len(fresh)

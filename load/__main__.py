@@ -3,24 +3,23 @@
 import asyncio
 import json
 import os
-import resource
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import psycopg
 import typer
 from rich.console import Console
 
-from load import commands
-from load.client import Guest, Shop, ShopAwayError, TurnedAwayError
+from load import commands, measuring
+from load.chaos.command import chaos
+from load.client import Guest, ShopAwayError, TurnedAwayError
 from load.control import CONNECTIONS, METHOD, rush_without_guard
 from load.prove import Proof, prove_oversell
 from load.report import show
 from load.verdict import Kind, Verdict
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 MAX_BUYERS: Final = 5000
 
 app = typer.Typer(
@@ -28,6 +27,10 @@ app = typer.Typer(
 )
 proofs = typer.Typer(help="Proofs that the shop keeps its word.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(proofs, name="prove")
+measuring.register(app)
+app.command(
+    epilog="Example: holdfast chaos --quick --seed 1. Exit status: 0 nothing broken, 1 something is, 2 wrong use."
+)(chaos)
 
 
 @app.callback()
@@ -64,7 +67,7 @@ def oversell(
         else:
             _report(asyncio.run(_prove(buyers, stock)), as_json=as_json)
     except (ShopAwayError, TurnedAwayError, psycopg.OperationalError) as error:
-        _die(error)
+        measuring.die(error)
 
 
 @app.command(epilog="Example: holdfast guests 3 --json. Exit status: 0 done, 1 no shop answers, 2 wrong use.")
@@ -76,28 +79,18 @@ def guests(
     try:
         found = asyncio.run(_guests(number))
     except ShopAwayError as error:
-        _die(error)
+        measuring.die(error)
     typer.echo(json.dumps([asdict(guest) for guest in found]) if as_json else "\n".join(guest.token for guest in found))
 
 
 async def _guests(number: int) -> Sequence[Guest]:
-    async with _shop() as shop:
+    async with measuring.shop() as shop:
         return await shop.guests(number)
 
 
-def _shop() -> Shop:
-    return Shop(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
-
-
-def _die(error: Exception) -> NoReturn:
-    """One sentence on standard error, exit status 1."""
-    typer.echo(f"holdfast: {' '.join(str(error).split())}", err=True)
-    raise typer.Exit(1) from error
-
-
 async def _prove(buyers: int, stock: int) -> Proof:
-    _room_for_sockets(buyers)
-    async with _shop() as shop:
+    measuring.room_for_sockets(buyers)
+    async with measuring.shop() as shop:
         return await prove_oversell(
             shop,
             buyers=buyers,
@@ -111,15 +104,6 @@ async def _prove(buyers: int, stock: int) -> Proof:
 async def _control(buyers: int, stock: int) -> Verdict:
     url = os.environ.get("HOLDFAST_POSTGRES_URL", "")
     return await rush_without_guard(url, product=f"PROOF-{secrets.token_hex(4).upper()}", buyers=buyers, stock=stock)
-
-
-def _room_for_sockets(number: int) -> None:
-    """One file descriptor a socket; many systems grant 1,024 unless asked."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _report(proof: Proof, *, as_json: bool) -> None:

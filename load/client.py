@@ -7,6 +7,7 @@ repeats what the shop does not know, and leaves alone what it may not retry.
 import asyncio
 import json
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -75,11 +76,23 @@ class Shop:
     async def available(self, product: str) -> int | None:
         """What the catalogue shows as available, at most 250 ms old; none for a product it does not know."""
         try:
-            body = await self._ask("GET", f"/v1/products/{product}", {})
+            body = await self.read(f"/v1/products/{product}")
         except LookupError:
             return None
         available: int = body["available"]
         return available
+
+    async def read(self, path: str) -> dict[str, Any]:
+        """The body of what is at `path`, open to all; `LookupError` for a 404."""
+        return await self._ask("GET", path, {})
+
+    async def wait_for(self, product: str, seconds: float = 60.0) -> None:
+        """Return when the catalogue knows `product`; `ShopAwayError` when it doesn't soon."""
+        end = time.monotonic() + seconds
+        while await self.available(product) is None:
+            if time.monotonic() > end:
+                raise ShopAwayError(f"{product} was seeded, but the catalogue does not show it")
+            await asyncio.sleep(0.05)
 
     async def _ask(self, method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
         """The body of the answer; `LookupError` for a 404.
@@ -167,6 +180,11 @@ class Shopper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Break the line as a network does, without a word; it is called again by the contract's rules."""
+        if self._socket is not None:
+            self._socket.transport.abort()
 
     def _line_ended(self, line: asyncio.Task[None]) -> None:
         error = None if line.cancelled() else line.exception()

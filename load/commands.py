@@ -1,10 +1,10 @@
-"""The two `holdfast` commands that a proof needs, run as anyone would run them."""
+"""The `holdfast` commands that proofs and loads need, run as anyone would run them."""
 
 import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from load.client import ShopAwayError
@@ -14,8 +14,13 @@ HEADER = "product_code,name,price,currency,quantity"
 
 async def seed(product: str, quantity: int) -> None:
     """Bring `quantity` units of a new product into the shop by `holdfast seed`."""
+    await seed_all({product: quantity}, "Proof of no oversell")
+
+
+async def seed_all(units: Mapping[str, int], name: str = "A product for load") -> None:
+    """Bring in products by code, with their units, all under one name; those that are there stay as they are."""
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
-        file.write(f"{HEADER}\n{product},Proof of no oversell,1.00,GBP,{quantity}\n")
+        file.write("\n".join([HEADER, *(f"{code},{name},1.00,GBP,{number}" for code, number in units.items()), ""]))
         file.flush()
         status, _, complaint = await _holdfast("seed", file.name)
     if status:

@@ -47,7 +47,8 @@ def create_app(edge: Edge) -> FastAPI:
     app.state.edge = edge
     for router in (routes_session.router, routes_cart.router, routes_catalogue.router, routes_pages.router):
         app.include_router(router)
-    app.router.routes.append(WebSocketRoute("/v1/stream", Stream(edge.hub, edge.identities, edge.limiter)))
+    stream = Stream(edge.hub, edge.identities, edge.limiter, ping=edge.settings.ping_seconds)
+    app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     if edge.settings.profile == "local":
         app.include_router(routes_seed.router)
         app.router.routes.append(WebSocketRoute("/cart/update-product", SeedStream(edge)))

@@ -15,6 +15,7 @@ import orjson
 from fastapi import Response
 
 from cart_service import messages as cart
+from infrastructure.crashpoints import crashpoint
 from infrastructure.ids import derived, uuid7
 from rest_api.edge import Edge
 from rest_api.gateway import RETRY_AFTER
@@ -92,6 +93,7 @@ async def _claim(edge: Edge, user_id: str, request_id: str, change: Change, seco
     """None when the request is ours to send, else the answer that the first one got; `Problem` for 409 and 422."""
     claimed = await edge.store.claim(user_id, request_id, change.fingerprint)
     if claimed is None:
+        crashpoint("edge.claimed")
         return None
     if claimed.fingerprint != change.fingerprint:
         raise Problem("idempotency-key-reused", "the first request with this key had another content")

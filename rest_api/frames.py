@@ -16,7 +16,7 @@ from inventory_service import messages as inventory
 from rest_api.messages import ErrorCode
 
 Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired
-Stored = inventory.Held | inventory.Refused | inventory.Removed | inventory.Expired
+Stored = inventory.Held | inventory.Refused | inventory.Removed | inventory.Expired | inventory.BadField
 
 
 def moment(seconds: float) -> str:
@@ -98,6 +98,9 @@ def outcome(message: Outcome | Stored, request_id: str | None = None, *, replaye
                 "lines": [{"product": line.product, "quantity": line.quantity} for line in message.lines],
                 "version": message.version,
             }
+        case inventory.BadField():
+            detail = "the request was accepted at a time that lies ahead of the clock"
+            return error(request_id, "bad_field", detail, field=message.field)
     if replayed or getattr(message, "replayed", False):
         frame["replayed"] = True
     return orjson.dumps(frame)

@@ -5,7 +5,6 @@ saying so is still sent when it is (the producer is idempotent), so "unavailable
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from cart_service.messages import REQUESTS, RESPONSES
 from infrastructure import metrics
+from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import HEADERS, Envelope
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ACK_SECONDS: Final = 3.0
 PROBE_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 2.0
 RETRY_AFTER: Final = 2
 """Seconds that a client is asked to wait while the broker is away."""
 
@@ -44,6 +45,7 @@ class Gateway:
         self._unacknowledged: OrderedDict[int, tuple[float, Done]] = OrderedDict()
         self._sent = 0
         self._answers = False
+        self._stuck = False
         self._positioned = False
         self._tasks: list[asyncio.Task[None]] = []
         self._handle: Handle
@@ -58,17 +60,23 @@ class Gateway:
         return None if self._answers else "Kafka does not answer"
 
     async def start(self, handle: Handle) -> None:
-        """Connect, and return when `handle` will be given every later response. The topics exist."""
+        """Connect, and return when `handle` will be given every later response. The topics exist.
+
+        Once it has begun, to begin again changes nothing; when it fails, nothing of it is left.
+        """
+        if self._positioned:
+            return
         self._handle = handle
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka,
-            client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            request_timeout_ms=int(ACK_SECONDS * 1000),
-            retry_backoff_ms=100,
-        )
+        try:
+            await self._connect()
+        except BaseException:
+            await self._disconnect()
+            raise
+        self._positioned = self._answers = True
+        self._tasks = [asyncio.create_task(_keep(loop)) for loop in (self._read, self._expire, self._probe)]
+
+    async def _connect(self) -> None:
+        self._producer = self._new_producer()
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=self._settings.kafka,
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
@@ -84,18 +92,29 @@ class Gateway:
         await self._consumer.seek_to_end()
         for partition in self._consumer.assignment():
             await self._consumer.position(partition)
-        self._positioned = self._answers = True
-        self._tasks = [asyncio.create_task(loop()) for loop in (self._read, self._expire, self._probe)]
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka,
+            client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            request_timeout_ms=int(ACK_SECONDS * 1000),
+            retry_backoff_ms=100,
+        )
 
     async def stop(self) -> None:
         """Send what is under way, then disconnect."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         for client in (getattr(self, "_producer", None), getattr(self, "_consumer", None)):
             if client is not None:
-                with contextlib.suppress(KafkaError, TimeoutError):
-                    await asyncio.wait_for(client.stop(), 2)
+                await _stop(client)
 
     async def publish(self, event: Envelope, done: Done) -> None:
         """Send a request; `done` is told what became of it within three seconds, or at once when the broker is away."""
@@ -110,14 +129,17 @@ class Gateway:
                 future = await self._producer.send(self._requests, event.encode(), key=event.key, headers=self._headers)
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
+            self._stuck = True
             self._finish(number, acknowledged=False)
             return
         future.add_done_callback(lambda sent: self._acknowledge(number, sent))
 
     def _acknowledge(self, number: int, sent: "asyncio.Future[object]") -> None:
         if sent.cancelled() or sent.exception() is not None:
+            self._stuck = True
             self._finish(number, acknowledged=False)
         else:
+            crashpoint("edge.sent")
             self._answers = True
             self._finish(number, acknowledged=True)
 
@@ -133,13 +155,9 @@ class Gateway:
 
     async def _read(self) -> None:
         while True:
-            try:
-                polled = await self._consumer.getmany(timeout_ms=1_000)
-                for records in polled.values():
-                    await self._handle(records)
-            except KafkaError as error:
-                log.warning("reading responses: %r", error)
-                await asyncio.sleep(0.5)
+            polled = await self._consumer.getmany(timeout_ms=1_000)
+            for records in polled.values():
+                await self._handle(records)
 
     async def _expire(self) -> None:
         """Give up what has waited three seconds; the order of sending is the order of the deadlines."""
@@ -151,6 +169,7 @@ class Gateway:
                 if until > now:
                     break
                 self._answers = False
+                self._stuck = True
                 self._finish(number, acknowledged=False)
 
     async def _probe(self) -> None:
@@ -162,11 +181,55 @@ class Gateway:
                     found = await self._producer.client.force_metadata_update()
             except (KafkaError, TimeoutError):
                 found = False
+            if found and self._stuck:
+                await self._renew()
             if found and not self._answers:
                 log.info("Kafka answers again")
             elif self._answers and not found:
                 log.warning("Kafka does not answer")
             self._answers = bool(found)
+
+    async def _renew(self) -> None:
+        """Begin with a new producer: the broker is there, and yet the old one did not bring its records to it.
+
+        A producer whose sender has died, or whose numbers the broker does not take, never recovers by itself. The old
+        one gets time to send what it has, and only then does anything new go out, so that no order is turned around.
+        """
+        self._answers = False
+        await _stop(self._producer)
+        producer = self._new_producer()
+        try:
+            async with asyncio.timeout(ACK_SECONDS):
+                await producer.start()
+        except BaseException:
+            await _stop(producer)
+            raise
+        self._producer = producer
+        self._stuck = False
+        log.info("a new producer sends")
+
+
+async def _keep(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever, whatever it raises."""
+    while True:
+        try:
+            await loop()
+        except KafkaError as error:
+            log.warning("Kafka: %r", error)
+        except Exception:
+            log.exception("a loop of the gateway failed and begins again")
+        await asyncio.sleep(0.5)
+
+
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Disconnect; a producer first sends what it has, as far as that can be done in two seconds."""
+    try:
+        await asyncio.wait_for(client.stop(), STOP_SECONDS)
+    except (KafkaError, TimeoutError):
+        if isinstance(client, AIOKafkaProducer):
+            # It would go on sending behind its successor's back.
+            await client._sender.close()  # noqa: SLF001 - `stop` is the public way, and it did not end
+            await client.client.close()
 
 
 def partitions(name: str, topic: Topic) -> list[TopicPartition]:

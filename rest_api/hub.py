@@ -161,7 +161,10 @@ class Hub:
         codes = {line.product for view in views for line in view.lines}
         names = await self.names(codes) if codes else {}
         for shopper, message in messages:
-            self._deliver(shopper, message, names)
+            try:
+                self._deliver(shopper, message, names)
+            except Exception:  # whatever one response holds, the next one is somebody else's
+                log.exception("a response could not be delivered")
 
     def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str]) -> None:
         match message:
@@ -201,8 +204,9 @@ class Hub:
     def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str]) -> None:
         body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
         if message.session is None:
+            text = frames.cart_frame(body).decode()
             for present in shopper.sessions.values():
-                self._seats[present.id].outlet.put(frames.cart_frame(body).decode())
+                self._seats[present.id].outlet.put(text)
             return
         request_id = message.id or ""
         session = shopper.sessions.get(message.session)

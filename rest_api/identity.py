@@ -32,6 +32,8 @@ class Identities:
         self._settings = settings
         self._redis = redis
         self._secret = settings.secret.get_secret_value()
+        previous = settings.secret_previous
+        self._previous = previous.get_secret_value() if previous else None
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ class Identities:
 
     def _verify(self, token: str) -> Identity:
         try:
-            return verify(self._secret, token, now=datetime.now(UTC))
+            return verify(self._secret, token, now=datetime.now(UTC), previous=self._previous)
         except ExpiredToken:
             raise Problem("token-expired", "the token has expired") from None
         except InvalidToken as error:

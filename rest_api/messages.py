@@ -22,6 +22,7 @@ from inventory_service.messages import (
 SUBPROTOCOL: Final = "holdfast.v1"
 MAX_FRAME_BYTES: Final = 16 * 1024
 MAX_QUEUED_FRAMES: Final = 64
+MAX_QUEUED_BYTES: Final = 32 * 1024
 MAX_WATCHED: Final = 100
 PING_SECONDS: Final = 20
 

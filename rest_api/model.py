@@ -32,6 +32,8 @@ OWN_READ_SECONDS: Final = 5.0
 READ_SECONDS: Final = 10.0
 """After this long without an answer a client's read is answered `unavailable`."""
 MAX_AWAITED: Final = 256
+MAX_RESUMES: Final = 5
+"""How many `resume` of a user may wait for their answers beyond the limit of unanswered requests."""
 
 MAX_ID_LENGTH: Final = 64
 _ANOTHERS: Final = ("user_id", "cart_id")
@@ -40,10 +42,11 @@ _ANOTHERS: Final = ("user_id", "cart_id")
 class Session:
     """One socket of a shopper."""
 
-    __slots__ = ("_awaited", "_reads", "_watched", "closes_at", "id", "shopper")
+    __slots__ = ("_awaited", "_ping", "_reads", "_watched", "closes_at", "id", "shopper")
 
-    def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float) -> None:
+    def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float, ping: int = PING_SECONDS) -> None:
         """`expires_at` is the token's; the socket is closed when that and the leeway are over."""
+        self._ping = ping
         self.id = session_id
         self.shopper = shopper
         self.closes_at = expires_at + TOKEN_LEEWAY_SECONDS
@@ -69,7 +72,7 @@ class Session:
         }
         self.shopper.sessions[self.id] = self
         return [
-            frames.welcome(self.shopper.user_id, self.id, now, PING_SECONDS, limits),
+            frames.welcome(self.shopper.user_id, self.id, now, self._ping, limits),
             self._own_read("cart", now),
         ]
 
@@ -101,7 +104,7 @@ class Session:
         """What the client asks for, or the error that tells what is wrong with its frame."""
         if request_id is None and fields.get("id") is None:
             return frames.error(None, "missing_id", "a frame is a JSON object with an id of its own")
-        if request_id is None:
+        if request_id is None or self._is_own(request_id):
             return frames.error(None, "bad_id", "an id is a string of 1 to 64 printable ASCII characters")
         if model is None:
             return frames.error(request_id, "unknown_type", f"type is one of {', '.join(CLIENT_FRAMES)}")
@@ -130,7 +133,9 @@ class Session:
                 self._watched = self._watched.difference(asked.products) if asked.products else set()
                 return [StopWatching(asked.products)]
         key = asked.id if asked.CHANGES else self._read_key(asked.id)
-        if not self.shopper.admits(key, now):
+        # Who comes back with as much unanswered as may be must be able to ask what became of it.
+        spare = MAX_RESUMES if isinstance(asked, Resume) else 0
+        if not self.shopper.admits(key, now, spare=spare):
             return [frames.error(asked.id, "too_many", f"{self.shopper.rules.unanswered} requests are unanswered")]
         verb, data = _request(asked)
         if asked.CHANGES:

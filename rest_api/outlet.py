@@ -1,6 +1,7 @@
 """The way out of one socket: a short queue of frames, the stock it watches, and the close at the end.
 
-Frames wait in order. For a reader that takes none just now 64 wait at most: one that is further behind is closed.
+Frames wait in order. For a reader that takes none just now 64 frames or 32 KiB wait at most (one frame may be larger):
+one that is further behind is closed.
 Stock does not wait: for each watched product only the newest counts, and it is written when there is nothing else.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from infrastructure import metrics
-from rest_api.messages import MAX_QUEUED_FRAMES
+from rest_api.messages import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from rest_api.shopper import Close
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -20,13 +21,14 @@ RETRY_AFTER: Final = 5
 class Outlet:
     """Writes to one socket; `put`, `stock` and `close` never wait."""
 
-    __slots__ = ("_closing", "_frames", "_send", "_sending", "_stock", "_stock_frame", "_wake", "_writer")
+    __slots__ = ("_bytes", "_closing", "_frames", "_send", "_sending", "_stock", "_stock_frame", "_wake", "_writer")
 
     def __init__(self, send: Send, stock_frame: Callable[[str], str | None]) -> None:
         """`stock_frame` gives the frame that tells a product's stock as it is now."""
         self._send = send
         self._stock_frame = stock_frame
         self._frames: deque[str] = deque()
+        self._bytes = 0
         self._stock: dict[str, None] = {}
         self._closing: Close | None = None
         self._sending = False
@@ -51,10 +53,11 @@ class Outlet:
         """Send a frame after those that wait; closes the socket when too many do."""
         if self._closing is not None:
             return
-        if self._sending and len(self._frames) >= MAX_QUEUED_FRAMES:
+        if self._sending and self._is_full(frame):
             self._abandon()
             return
         self._frames.append(frame)
+        self._bytes += len(frame)
         self._notify()
 
     def stock(self, products: Iterable[str]) -> None:
@@ -78,9 +81,14 @@ class Outlet:
             self._stock.clear()
             self._notify()
 
+    def _is_full(self, frame: str) -> bool:
+        waiting = len(self._frames)
+        return waiting >= MAX_QUEUED_FRAMES or (waiting > 0 and self._bytes + len(frame) > MAX_QUEUED_BYTES)
+
     def _abandon(self) -> None:
         """The reader is too slow: what waits for it is dropped, so that only the close stands before its eyes."""
         self._frames.clear()
+        self._bytes = 0
         self.close(Close(4410, f"retry_after={RETRY_AFTER}"))
         if self._writer is not None:
             self._writer.cancel()  # it waits for room, which may never come
@@ -98,12 +106,15 @@ class Outlet:
                 while frames:
                     metrics.EDGE_FRAMES_OUT.inc()
                     self._sending = True  # seen by others only while this waits for the reader
-                    await send({"type": "websocket.send", "text": frames.popleft()})
+                    frame = frames.popleft()
+                    self._bytes -= len(frame)
+                    await send({"type": "websocket.send", "text": frame})
                     self._sending = False
                 if self._stock:
-                    frame = self._stock_frame(self._next_stock())
-                    if frame is not None:
-                        frames.append(frame)
+                    told = self._stock_frame(self._next_stock())
+                    if told is not None:
+                        frames.append(told)
+                        self._bytes += len(told)
                     continue
                 if self._closing is not None:
                     metrics.EDGE_CLOSES.labels(str(self._closing.code)).inc()

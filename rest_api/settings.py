@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from infrastructure.settings import Settings
+from rest_api.messages import PING_SECONDS
 
 
 class EdgeSettings(Settings):
@@ -16,6 +17,7 @@ class EdgeSettings(Settings):
     trusted_hosts: str = Field(default="", description="more names that a request may call this host by")
     forwarded_allow_ips: str = Field(default="", description="proxies whose X-Forwarded-… is believed; empty: none")
     currency: str = Field(default="GBP", pattern=r"^[A-Z]{3}$", description="of the total of an empty cart")
+    ping_seconds: int = Field(default=PING_SECONDS, ge=1, le=60, description="between pings, and for each pong")
     guest_token_hours: int = Field(default=24 * 30, ge=1, le=24 * 365)
 
     limits: Literal["on", "off"] = "on"

@@ -94,12 +94,15 @@ class Shopper:
         self.seen_at = now
         self._told: float | None = None
 
-    def admits(self, request_id: str, now: float) -> bool:
-        """Count a request as unanswered; False when there are too many, and it is not one of them sent again."""
+    def admits(self, request_id: str, now: float, *, spare: int = 0) -> bool:
+        """Count a request as unanswered; False when there are too many, and it is not one of them sent again.
+
+        A few requests may go past the limit: as many as `spare` says.
+        """
         limit = self.rules.unanswered
-        if limit is not None and request_id not in self.unanswered and len(self.unanswered) >= limit:
+        if limit is not None and request_id not in self.unanswered and len(self.unanswered) >= limit + spare:
             self.forget(now)
-            if len(self.unanswered) >= limit:
+            if len(self.unanswered) >= limit + spare:
                 return False
         self.unanswered[request_id] = now
         return True
@@ -139,4 +142,7 @@ class Shopper:
 
     def idle(self, now: float) -> bool:
         """Whether nothing would be lost by forgetting this shopper: no socket, full buckets, nothing unanswered."""
-        return not self.sessions and not self.unanswered and now - self.seen_at > 2 * WINDOW
+        if self.sessions or now - self.seen_at <= 2 * WINDOW:
+            return False
+        self.forget(now)
+        return not self.unanswered

@@ -33,7 +33,9 @@ _TICKET: Final = "ticket."
 class Stream:
     """The ASGI application of the route; one call is one socket's life."""
 
-    def __init__(self, hub: Hub, identities: Identities, limiter: Limiter) -> None:
+    def __init__(self, hub: Hub, identities: Identities, limiter: Limiter, *, ping: int) -> None:
+        """`ping` is the number of seconds between pings, which `welcome` tells."""
+        self._ping = ping
         self._hub = hub
         self._identities = identities
         self._limiter = limiter
@@ -57,7 +59,7 @@ class Stream:
             elif not free or (most is not None and len(shopper.sessions) >= most):
                 await _turn_away(send, receive, 5)
             else:
-                session = Session(uuid7(), shopper, expires_at=identity.expires_at.timestamp())
+                session = Session(uuid7(), shopper, expires_at=identity.expires_at.timestamp(), ping=self._ping)
                 await self._serve(session, receive, send)
 
     async def _admit(self, connection: HTTPConnection, offered: list[str]) -> Identity:

@@ -73,19 +73,11 @@ def start_local(root: Path) -> Iterator[Servers]:
     PostgreSQL does not wait for the disk: a test outlives no power failure, and its commits are then as
     fast as memory. Killing a process loses nothing even so (the pages are the kernel's by then).
     """
-    place = Root(root.resolve())
-    place.make()
-    secrets, port = place.secrets(), probes.free_port
-    unsynced = ("-c", "fsync=off", "-c", "full_page_writes=off")
-    parts: list[Part] = [
-        Kafka(place, port(), secrets),
-        Postgres(place, port(), secrets, options=unsynced),
-        Redis(place, port(), secrets),
-    ]
+    parts = local_parts(root)
     started: list[subprocess.Popen[bytes]] = []
     try:
         with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda part: _bring(part, started), parts))
+            list(pool.map(lambda part: bring(part, started), parts))
         yield Servers(*(part.url() for part in parts))
     finally:
         # Nobody reads what they leave: no polite end.
@@ -95,7 +87,21 @@ def start_local(root: Path) -> Iterator[Servers]:
             child.wait()
 
 
-def _bring(part: Part, started: list[subprocess.Popen[bytes]], patience: float = 60.0) -> None:
+def local_parts(root: Path) -> list[Part]:
+    """The three servers as they will be in `root`, on free ports; none is started."""
+    place = Root(root.resolve())
+    place.make()
+    secrets, port = place.secrets(), probes.free_port
+    unsynced = ("-c", "fsync=off", "-c", "full_page_writes=off")
+    return [
+        Kafka(place, port(), secrets),
+        Postgres(place, port(), secrets, options=unsynced),
+        Redis(place, port(), secrets),
+    ]
+
+
+def bring(part: Part, started: list[subprocess.Popen[bytes]], patience: float = 60.0) -> None:
+    """Start a server, again perhaps, and return when it answers; its process is added to `started`."""
     part.prepare()
     log = part.root.log(part.name)
     with log.open("ab") as out:

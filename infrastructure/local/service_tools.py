@@ -1,4 +1,4 @@
-"""`holdfast seed`, `migrate`, `audit`, `prove`, `guests`: sub-commands of the services and of the driver.
+"""`holdfast seed`, `migrate`, `audit`, and the commands of `load`: sub-commands of the services and of the driver.
 
 Each is run as a process with the shop's environment, so that nothing here imports a service; what it prints and the
 status it ends with are passed on.
@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,7 +21,7 @@ from infrastructure.local import reach
 from infrastructure.local.errors import Fault
 from infrastructure.local.services import KINDS, SEEDER
 
-AUDITORS: Final = ("inventory_service",)
+AUDITORS: Final = ("cart_service", "inventory_service")
 """The modules with an `audit --json` sub-command."""
 PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Arguments that are the sub-command's to read."""
@@ -48,6 +49,17 @@ def migrate(
     _run_each("migrate", tuple(kind.module for kind in KINDS if kind.installed()), as_json=as_json)
 
 
+def republish(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Have the running inventory send the state of every product and its stock again.
+
+    This is how a compacted topic is replayed: readers keep the greatest version, so what they have they ignore.
+    """
+    _run_each("republish", (SEEDER,), as_json=as_json)
+
+
 def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: bool) -> None:
     """Run one sub-command of some modules in turn; the first that fails ends it with its own status."""
     environ = reach.child_environment("HOLDFAST_POSTGRES_URL")
@@ -68,12 +80,15 @@ def audit(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Check that nothing was lost, made up or sold twice; exit status 1 on any violation.
+    """Check that nothing was lost, made up, told in two ways or sold twice; exit status 1 on any violation.
 
-    `digest` covers what the shop has decided, without times: no replay changes it.
+    It folds the ledger, the holds, the stock, the request log and the topics, and changes nothing. `digest` covers
+    what the shop has decided, without times: no replay changes it.
     """
-    environ = reach.child_environment("HOLDFAST_POSTGRES_URL")
-    whole = add_up({module: _audit(module, environ) for module in AUDITORS})
+    environ = reach.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
+    with ThreadPoolExecutor() as pool:  # each is a process of its own
+        audits = list(pool.map(lambda module: _audit(module, environ), AUDITORS))
+    whole = add_up(dict(zip(AUDITORS, audits, strict=True)))
     if as_json:
         typer.echo(json.dumps(whole))
     else:
@@ -97,11 +112,15 @@ def _audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def add_up(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One audit of several services' audits, by module: numbers of one name are summed, digests are digested."""
+    """One audit of several services' audits, by module: numbers of one name are summed, digests are digested.
+
+    A service that decides nothing by itself has no digest.
+    """
     figures: dict[str, Any] = {}
     digest = hashlib.sha256()
     for module, answer in sorted(audits.items()):
-        digest.update(f"{module}\0{answer['digest']}\n".encode())
+        if "digest" in answer:
+            digest.update(f"{module}\0{answer['digest']}\n".encode())
         for name, figure in answer.get("figures", {}).items():
             both_numbers = isinstance(figure, int) and isinstance(figures.get(name), int)
             figures[name] = figures[name] + figure if both_numbers else figure
@@ -143,12 +162,38 @@ def guests(ctx: typer.Context) -> None:
     _driver("guests", *ctx.args, needed=("HOLDFAST_HTTP_URL",))
 
 
+def chaos(ctx: typer.Context) -> None:
+    """Break a shop of its own in every way there is, and check that no promise was broken."""
+    _driver("chaos", *ctx.args, needed=())
+
+
+def load(ctx: typer.Context) -> None:
+    """Shoppers at a steady rate over WebSocket: latency, outcomes, what was lost."""
+    needed = (
+        ("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL") if "--products" in " ".join(ctx.args) else ("HOLDFAST_HTTP_URL",)
+    )
+    _driver("load", *ctx.args, needed=needed)
+
+
+def shoppers(ctx: typer.Context) -> None:
+    """Replay a file of real orders, and check that every unit was granted or refused."""
+    _driver("shoppers", *ctx.args, needed=("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL"))
+
+
+def bench(ctx: typer.Context) -> None:
+    """Measure a shop of its own beside bare opponents."""
+    _driver("bench", *ctx.args, needed=())
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: holdfast seed inventory.csv")(seed)
     app.command(epilog="Example: holdfast migrate")(migrate)
+    app.command(epilog="Example: holdfast republish")(republish)
     app.command(epilog="Example: holdfast audit --json")(audit)
-    app.command(context_settings=PASS_ON, add_help_option=False)(guests)
+    for command in (guests, load, shoppers, bench):
+        app.command(context_settings=PASS_ON, add_help_option=False)(command)
+    app.command(context_settings=PASS_ON, add_help_option=False)(chaos)
     prove = typer.Typer(
         no_args_is_help=True,
         help="Proofs that the shop keeps its word.",

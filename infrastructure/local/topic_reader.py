@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from infrastructure.local.errors import Fault
+from infrastructure.local.errors import Fault, WrongUse
 from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
@@ -31,6 +31,7 @@ class Record(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class TopicState:
 
 
 @contextmanager
-def _patience(settings: Settings) -> Iterator[None]:
+def patience(settings: Settings) -> Iterator[None]:
     """What the client libraries raise when the broker is away, as one sentence."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would log is told by the fault
     try:
@@ -79,7 +80,7 @@ def _patience(settings: Settings) -> Iterator[None]:
 @asynccontextmanager
 async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer without a group. Raises Fault when the broker does not answer, at the start or later."""
-    with _patience(settings):
+    with patience(settings):
         reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -91,7 +92,7 @@ async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    with _patience(settings):
+    with patience(settings):
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -114,9 +115,25 @@ async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
     return {name: [TopicPartition(name, number) for number in found[name]] for name in names}
 
 
-async def states(settings: Settings) -> list[TopicState]:
-    """Every topic of this shop. Raises Fault when the broker does not answer."""
+async def partitions_of(settings: Settings, topic: str) -> list[TopicPartition]:
+    """The partitions of the topic that is given with or without the shop's prefix. Raises WrongUse or Fault."""
+    there = await partitions(settings)
+    return there[_found(settings, topic, there)]
+
+
+def _found(settings: Settings, topic: str, there: Mapping[str, object]) -> str:
+    for name in (settings.prefix + topic, topic):
+        if name in there:
+            return name
+    raise WrongUse(f"there is no topic {topic!r} here; the shop's topics: {', '.join(there) or 'none yet'}")
+
+
+async def states(settings: Settings, only: str | None = None) -> list[TopicState]:
+    """Every topic of this shop, or the one that is given with or without the prefix. Raises WrongUse or Fault."""
     found = await partitions(settings)
+    if only is not None:
+        name = _found(settings, only, found)
+        found = {name: found[name]}
     if not found:
         return []
     configs = await _configs(settings, list(found))

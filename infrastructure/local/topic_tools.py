@@ -18,7 +18,6 @@ from rich.text import Text
 
 from infrastructure.envelope import rfc3339
 from infrastructure.local import reach, topic_reader
-from infrastructure.local.errors import WrongUse
 from infrastructure.local.topic_reader import Record, TopicState
 from infrastructure.settings import Settings
 
@@ -122,11 +121,7 @@ def tail(  # noqa: PLR0913 - a parameter for each option
 async def _tail(
     settings: Settings, topic: str, wanted: Filter, last: int | None, printer: Callable[[Record], None], *, follow: bool
 ) -> None:
-    found = await topic_reader.partitions(settings)
-    name = next((name for name in (settings.prefix + topic, topic) if name in found), None)
-    if name is None:
-        raise WrongUse(f"there is no topic {topic!r} here; the shop's topics: {', '.join(found) or 'none yet'}")
-    partitions = found[name]
+    partitions = await topic_reader.partitions_of(settings, topic)
     async with topic_reader.consumer(settings) as reader:
         reader.assign(partitions)
         starts = await reader.beginning_offsets(partitions)
@@ -182,7 +177,7 @@ def _value(record: Record) -> dict[str, Any]:
         return {"value_base64": base64.b64encode(record.value).decode()}
     try:
         return {"value": json.loads(text)}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"value": text}
 
 

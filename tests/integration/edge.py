@@ -30,8 +30,8 @@ from rest_api.gateway import partitions
 from tests.servers import Servers
 
 TOPICS = (cart.REQUESTS, cart.RESPONSES, PRODUCTS, STOCK)
-SCARCE, SILENT = "SCARCE", "SILENT"
-"""Products of which the stand-in has none, and of which it never says anything."""
+SCARCE, SILENT, BRIEF = "SCARCE", "SILENT", "BRIEF"
+"""Products of which the stand-in has none, of which it never says anything, and which a cart keeps for 90 seconds."""
 
 
 class Carts:
@@ -154,7 +154,7 @@ class Carts:
             "product": product,
             "quantity": quantity,
             "line_quantity": lines[product],
-            "expires_at": END,
+            "expires_at": _end(lines),
             "version": self._versions[user],
         }
 
@@ -164,7 +164,7 @@ class Carts:
         waiting = [{"id": name, "type": verb, "since": END} for name, verb in self._open[user].items()]
         return {
             "version": self._versions[user],
-            "expires_at": END if lines else None,
+            "expires_at": _end(lines) if lines else None,
             "lines": [{"product": code, "quantity": count, "price": price} for code, count in lines.items()],
             "pending": waiting,
         }
@@ -175,6 +175,11 @@ def NOW() -> datetime:  # noqa: N802 - reads as the constant that it nearly is
 
 
 END = (datetime.now(UTC) + timedelta(minutes=15)).isoformat()
+SOON = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
+
+
+def _end(lines: dict[str, int]) -> str:
+    return SOON if BRIEF in lines else END
 
 
 @dataclass

@@ -568,12 +568,34 @@ def raw(edge: Running, sent: bytes) -> bytes:
             400,
         ),
         (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0x1\r\n\r\nx", 400),
+        (b"POST /v1/guests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", 400),
+        (b"GET /test HTTP/1.1\nHost: localhost\n\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\r\n\tX: a\r\n\r\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET /test HTTP/1.1\r\nHost: localhost\r\n: empty\r\n\r\n", 400),
+        (b"GET /te st HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        *(
+            (
+                (
+                    b"POST /v1/cart/items HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                    b"Transfer-Encoding: chunked\r\n\r\n" + size + b"\r\n{}\r\n0\r\n\r\n"
+                ),
+                400,
+            )
+            for size in (b"", b"g", b"-2", b"+2", b"0x2", b"2 2", b"f" * 40)
+        ),
     ],
 )
 def test_what_is_no_request_is_refused_and_the_line_closed(edge: Running, head: bytes, status: int) -> None:
-    answer = raw(edge, head)
+    answer = raw(edge, head + b"GET /test HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 %d" % status) or (status == 400 and answer.startswith(b"HTTP/1.1 501"))
     assert b"application/problem+json" in answer
+    assert b"Everything is ok!" not in answer, "what follows is not read as a request"
 
 
 def test_who_takes_too_long_to_ask_is_cut_off(edge: Running) -> None:

@@ -1,6 +1,7 @@
 """`GET /v1/stream` over real servers: who may in, what comes and goes, how it ends."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import socket
@@ -310,8 +311,9 @@ async def test_64_unanswered_and_not_one_more(edge: Running) -> None:
 
 async def test_a_hundred_changes_a_minute_then_refused_then_closed(edge: Running) -> None:
     async with shopper(edge) as line:
-        for number in range(201):
-            await send(line, id=f"a{number}", type="remove", product="P")
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(1000):  # many more than the limit and what a slow machine refills of it
+                await send(line, id=f"a{number}", type="remove", product="P")
         code, reason = await closed(line)
     assert code == 4429
     assert reason.startswith("retry_after=")

@@ -71,7 +71,20 @@ async def sent(settings: Settings) -> list[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["topics", "tail", "seed", "migrate", "audit", "guests", "token", "prove", "prove oversell"],
+    [
+        "topics",
+        "tail",
+        "seed",
+        "migrate",
+        "audit",
+        "guests",
+        "token",
+        "prove",
+        "prove oversell",
+        "load",
+        "shoppers",
+        "bench",
+    ],
 )
 def test_help_has_an_example(alone: Holdfast, command: str) -> None:
     status, answer, _ = alone(*command.split(), "--help")
@@ -96,6 +109,12 @@ def test_help_has_an_example(alone: Holdfast, command: str) -> None:
         "prove",
         "prove oversell --buyers 3 --stock 3",
         "prove oversell --buyers x",
+        "load --rate 0",
+        "load --shoppers many",
+        "shoppers no-such-file.csv",
+        "shoppers --pace 0",
+        "bench nonsense",
+        "bench --rounds 0",
     ],
 )
 def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
@@ -109,7 +128,8 @@ def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["topics", "tail t", "migrate", "audit", "guests 1", "token --role admin", "prove oversell"]
+    "command",
+    ["topics", "tail t", "migrate", "audit", "guests 1", "token --role admin", "prove oversell", "load", "shoppers"],
 )
 def test_without_a_shop_each_says_so(alone: Holdfast, command: str) -> None:
     status, answer, complaint = alone(*command.split())
@@ -117,7 +137,7 @@ def test_without_a_shop_each_says_so(alone: Holdfast, command: str) -> None:
     assert complaint == "holdfast: no shop runs here: start one with `holdfast up`\n"
 
 
-@pytest.mark.parametrize("command", ["topics", "tail t", "guests 1", "prove oversell --control"])
+@pytest.mark.parametrize("command", ["topics", "tail t", "guests 1", "prove oversell --control", "load", "shoppers"])
 def test_a_server_that_does_not_answer_is_one_sentence(alone: Holdfast, command: str) -> None:
     alone.environment |= {
         "HOLDFAST_KAFKA": "127.0.0.1:1",

@@ -361,6 +361,11 @@ class World:
             if len(outcomes[key]) != 1:
                 yield f"{key} has {len(outcomes[key])} outcomes"
 
+    def judge_stock(self) -> Iterator[str]:
+        """The part of the verdict that is about shelves and carts alone."""
+        yield from self._shelves()
+        yield from self._revisions()
+
     def _last_reads(self) -> Iterator[str]:
         """At rest, a shopper reads what is held, and nothing is pending."""
         last: dict[str, cart.CartView] = {}

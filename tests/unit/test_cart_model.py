@@ -136,3 +136,26 @@ def test_reminders_are_bounded_a_round() -> None:
     later = NOW + timedelta(seconds=5)
     rounds = [len(list(reminders.due(now=later, limit=100))) for _ in range(4)]
     assert rounds == [100, 100, 50, 0]
+
+
+def test_lines_that_an_old_removal_hid_and_that_are_seen_again_are_told() -> None:
+    kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
+    old = inventory.Removed(version=3)
+    before = model.noted(kept, "r1", CHANGES[3], accepted=NOW)
+    again = decided(9, line("MUG"), line(), outcome=old, replayed=True)
+    assert model.view(before).lines == ()
+    assert model.reappeared(before, model.taken(before, "r1", again), again)
+    late = inventory.Refused(product="TEAPOT", reason="expired", available=None)
+    refused = decided(9, line("MUG"), line(), outcome=late)
+    before = model.noted(kept, "r2", CHANGES[2], accepted=NOW)
+    assert model.reappeared(before, model.taken(before, "r2", refused), refused)
+
+
+def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
+    kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
+    before = model.noted(kept, "r1", CHANGES[2], accepted=NOW)
+    done = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10))
+    assert not model.reappeared(before, model.taken(before, "r1", done), done)
+    after = model.taken(before, "r1", done)
+    twice = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10), replayed=True)
+    assert not model.reappeared(after, model.taken(after, "r1", twice), twice)

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from cart_service import messages as cart
-from inventory_service.messages import GivenUp, Line, Money
+from inventory_service.messages import BadField, GivenUp, Line, Money
 from rest_api import frames, messages
 from rest_api.asyncapi import document
 
@@ -88,6 +88,12 @@ def test_an_empty_cart_is_worth_nothing_of_the_shops_currency() -> None:
 )
 def test_an_outcome_as_a_frame(message: frames.Outcome, frame: dict[str, Any]) -> None:
     assert orjson.loads(frames.outcome(message)) == frame
+
+
+def test_what_stays_an_error_is_told_again_as_one() -> None:
+    told = frames.outcome(BadField(field="time"), "a", replayed=True)
+    frame = messages.Error.model_validate_json(told)
+    assert (frame.id, frame.code, frame.field) == ("a", "bad_field", "time")
 
 
 def test_availability_of_an_unknown_product_is_null() -> None:

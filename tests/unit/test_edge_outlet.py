@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from rest_api.messages import MAX_QUEUED_FRAMES
+from rest_api.messages import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from rest_api.outlet import Outlet
 from rest_api.shopper import Close
 from rest_api.ticker import Ticker
@@ -56,6 +56,39 @@ async def test_a_reader_that_is_64_frames_behind_is_closed() -> None:
     outlet.put("one too many")
     await settle()
     assert reader.read == [{"type": "websocket.close", "code": 4410, "reason": "retry_after=5"}]
+
+
+async def test_a_reader_that_is_32_kib_behind_is_closed_though_it_is_few_frames() -> None:
+    reader = Reader()
+    outlet = Outlet(reader, lambda _: None)
+    outlet.start()
+    await settle()
+    reader.reads.clear()
+    outlet.put("on its way")
+    await settle()
+    outlet.put("x" * (MAX_QUEUED_BYTES + 1))
+    assert not outlet.closing, "one frame may be as large as it is"
+    outlet.put("one too many")
+    await settle()
+    assert reader.read == [{"type": "websocket.close", "code": 4410, "reason": "retry_after=5"}]
+
+
+async def test_what_a_reader_has_read_does_not_count_against_it() -> None:
+    reader = Reader()
+    outlet = Outlet(reader, lambda _: None)
+    outlet.start()
+    for _ in range(10):
+        outlet.put("x" * (MAX_QUEUED_BYTES // 2))
+        await settle()
+    reader.reads.clear()
+    outlet.put("on its way")
+    await settle()
+    outlet.put("x" * MAX_QUEUED_BYTES)
+    assert not outlet.closing
+    reader.reads.set()
+    await settle()
+    assert len(reader.read) == 12
+    outlet.stop()
 
 
 async def test_a_slow_reader_of_stock_gets_the_newest_and_is_not_closed() -> None:

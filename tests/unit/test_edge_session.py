@@ -13,7 +13,7 @@ from inventory_service.messages import Line, Money, Stored
 from inventory_service.messages import Refused as StoredRefused
 from rest_api import frames
 from rest_api.messages import MAX_WATCHED, Server
-from rest_api.model import MAX_AWAITED, Session
+from rest_api.model import MAX_AWAITED, MAX_RESUMES, Session
 from rest_api.shopper import Close, Effect, Publish, Rules, Shopper, StartWatching, StopWatching
 
 NOW = 1_795_000_000.0
@@ -94,6 +94,11 @@ def test_welcome_is_first_and_the_cart_is_asked_for_without_a_word() -> None:
         },
     }
     assert ask == Publish("s1/cart", "read", {"user_id": USER, "session": "s1"})
+
+
+def test_welcome_tells_how_often_it_will_be_pinged() -> None:
+    session = Session("s1", a_shopper(), expires_at=NOW + 3600, ping=7)
+    assert told(session.open(NOW))[0]["ping"] == 7
 
 
 def test_the_cart_that_follows_answers_no_id() -> None:
@@ -294,6 +299,7 @@ def test_what_is_not_json_ends_the_socket(text: str) -> None:
         ({"id": "x" * 65, "type": "clear"}, "bad_id", None),
         ({"id": "é", "type": "clear"}, "bad_id", None),
         ({"id": "a\nb", "type": "clear"}, "bad_id", None),
+        ({"id": "s1/cart", "type": "cart"}, "bad_id", None),
         ({"id": "x"}, "unknown_type", None),
         ({"id": "x", "type": "nonsense"}, "unknown_type", None),
         ({"id": "x", "type": ["add"]}, "unknown_type", None),
@@ -364,6 +370,18 @@ def test_64_unanswered_requests_and_not_one_more_on_all_sockets() -> None:
     assert isinstance(add(one, "a1")[0], Publish), "one of the 64, sent again"
     shopper.settle("a1")
     assert isinstance(add(one, "b")[0], Publish)
+
+
+def test_who_comes_back_with_64_unanswered_may_ask_what_became_of_them() -> None:
+    shopper = a_shopper()
+    session = a_session(shopper)
+    for number in range(64):
+        add(session, f"a{number}")
+    for number in range(MAX_RESUMES):
+        (request,) = send(session, id=f"r{number}", type="resume", version=0, unresolved=[])
+        assert isinstance(request, Publish)
+    assert error(send(session, id="r", type="resume", version=0, unresolved=[]))["code"] == "too_many"
+    assert error(add(session, "b"))["code"] == "too_many"
 
 
 def test_what_nothing_was_heard_of_for_long_does_not_count_for_ever() -> None:
@@ -495,3 +513,4 @@ def test_who_is_long_gone_may_be_forgotten() -> None:
     assert shopper.idle(NOW + 121)
     shopper.admits("a", NOW)
     assert not shopper.idle(NOW + 121)
+    assert shopper.idle(NOW + 901), "an answer that never came holds nobody for ever"

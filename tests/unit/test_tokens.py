@@ -51,6 +51,20 @@ def test_two_tokens_are_never_the_same() -> None:
     assert verify(SECRET, first, now=NOW).token_id != verify(SECRET, second, now=NOW).token_id
 
 
+def test_8_a_key_that_is_rotated_out_counts_until_it_is_taken_away() -> None:
+    old = issue(OTHER, user_id="u1", roles=[], lifetime=HOUR, now=NOW)[0]
+    assert verify(SECRET, old, now=NOW, previous=OTHER).user_id == "u1"
+    assert verify(SECRET, token(), now=NOW, previous=OTHER).user_id == "u1"
+    with pytest.raises(InvalidToken):
+        verify(SECRET, old, now=NOW)
+    with pytest.raises(ExpiredToken):
+        verify(SECRET, old, now=NOW + HOUR + LEEWAY, previous=OTHER)
+    # A token that names one key and is signed with the other.
+    crossed = sign(claims_of(old), SECRET, kid=jwt.get_unverified_header(old)["kid"])
+    with pytest.raises(InvalidToken):
+        verify(SECRET, crossed, now=NOW, previous=OTHER)
+
+
 @pytest.mark.parametrize("algorithm", ["none", "None", "nOnE", "", "HS512", "RS256"])
 def test_1_no_other_algorithm_and_none_at_all(algorithm: str) -> None:
     header = {**jwt.get_unverified_header(token()), "alg": algorithm}

@@ -1,0 +1,69 @@
+"""Sending records to a topic from the outside: as they are, to the partition that Java's tools would choose, acked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+
+from infrastructure.local.topic_reader import PATIENCE_SECONDS, patience
+from infrastructure.settings import Settings
+from infrastructure.topics import DEAD_LETTER_MAX_BYTES
+
+AT_ONCE: Final = 500
+"""Records that are sent before their acknowledgements are awaited."""
+
+
+class Writer:
+    """Sends in order; `acknowledged` counts what the broker has stored."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self.acknowledged = 0
+        self._producer = producer
+        self._sent: list[asyncio.Future[object]] = []
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int,
+    ) -> None:
+        """Send one record; one without a key goes to `partition`."""
+        # The library's partitioner is murmur2. It scatters what has no key, and that has no reason to move.
+        fixed = partition if key is None else None
+        self._sent.append(await self._producer.send(topic, value, key, partition=fixed, headers=[*headers]))
+        if len(self._sent) >= AT_ONCE:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return when all that was sent is acknowledged."""
+        sent, self._sent = self._sent, []
+        for each in sent:
+            await each
+            self.acknowledged += 1
+
+
+@asynccontextmanager
+async def writer(settings: Settings) -> AsyncIterator[Writer]:
+    """Send; all is acknowledged in the end. Raises Fault when the broker does not answer."""
+    with patience(settings):
+        producer = AIOKafkaProducer(
+            bootstrap_servers=settings.kafka,
+            acks="all",
+            enable_idempotence=True,  # a retry neither doubles nor reorders
+            linger_ms=5,
+            max_request_size=DEAD_LETTER_MAX_BYTES + 64 * 1024,
+            request_timeout_ms=int(PATIENCE_SECONDS * 1000),
+        )
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await producer.start()
+            opened = Writer(producer)
+            yield opened
+            await opened.flush()
+        finally:
+            await producer.stop()

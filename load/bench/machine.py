@@ -1,0 +1,82 @@
+"""What processes use, and what the machine is that they use it on."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+MS: Final = 1000.0
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time that processes and their children have used so far, also children that ended and were reaped."""
+    total = 0.0
+    for process in _tree(pids):
+        with suppress(psutil.Error):
+            used = process.cpu_times()
+            total += used.user + used.system + used.children_user + used.children_system
+    return total
+
+
+def rss_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of processes and their children."""
+    total = 0
+    for process in _tree(pids):
+        with suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
+
+
+def _tree(pids: Iterable[int]) -> list[psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            for each in (process, *process.children(recursive=True)):
+                found[each.pid] = each
+    return [*found.values()]
+
+
+class Meter:
+    """CPU time by group of processes, from now on."""
+
+    def __init__(self, groups: Mapping[str, Iterable[int]]) -> None:
+        self._groups = {name: tuple(pids) for name, pids in groups.items()}
+        self._begun = self._read()
+
+    def milliseconds(self, requests: int) -> dict[str, float]:
+        """Milliseconds a request, by group."""
+        now = self._read()
+        return {name: round((now[name] - self._begun[name]) * MS / max(1, requests), 4) for name in now}
+
+    def _read(self) -> dict[str, float]:
+        return {name: cpu_seconds(pids) for name, pids in self._groups.items()}
+
+
+def description() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "cpus": os.cpu_count(),
+        "cpu": _cpu_model(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": sys.version.split()[0],
+    }
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float:
+    """Runnable processes in the mean of the last minute."""
+    return round(os.getloadavg()[0], 2)

@@ -1,0 +1,177 @@
+"""`docs/performance/`: raw records as they are, and what they say as tables and charts.
+
+Written anew from all records that lie there, so one experiment can be measured again by itself.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from load.bench import chart
+from load.bench.experiments import EXPERIMENTS
+from load.bench.rounds import OURS, Bars, Experiment, Lines, Record, Row, figures, ratio
+from load.bench.trust import Distrust, Ratio, Spread, slope
+
+HEAD: Final = """# Performance
+
+Written by `holdfast bench`: [how it measures and how to read it](../load.md#how-holdfast-bench-measures). Each number
+is the median of interleaved rounds, with the range over them in brackets; each ratio is the median of the ratios of
+single rounds. Where a ratio could not be trusted, the table says why instead. Absolute numbers are of this machine and
+of this hour; ratios travel better.
+"""
+LAWS: Final = {
+    "catalogue_hold": "a hold against the catalogue",
+    "carts_hold": "a hold against live carts",
+    "history_hold": "a hold against history",
+    "catalogue_back": "the inventory's return against the catalogue",
+    "carts_back": "the cart's return against live carts",
+    "history_back": "the cart's return against history",
+}
+
+
+def save(folder: Path, record: Record) -> Path:
+    """Keep one record; where."""
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    file = raw / f"{record['experiment']}.json"
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return file
+
+
+def write(folder: Path) -> Path:
+    """Write the page and the charts of all records in `folder`; the page."""
+    sections = [HEAD]
+    for name, experiment in EXPERIMENTS.items():
+        file = folder / "raw" / f"{name}.json"
+        if file.exists():
+            record = json.loads(file.read_text(encoding="utf-8"))
+            sections += _section(experiment, record)
+            for file_name, svg in charts(experiment, record):
+                (folder / file_name).write_text(svg, encoding="utf-8")
+    page = folder / "README.md"
+    page.write_text("\n".join(sections), encoding="utf-8")
+    return page
+
+
+def summary(experiment: Experiment, record: Record) -> dict[str, Any]:
+    """What a record says, for machines: each side's median and range by row, and the ratio or why there is none."""
+    rows = []
+    for row in _told(experiment, record):
+        compared = ratio(record, row)
+        told: dict[str, Any] = {"figure": row.figure, "label": row.label, "unit": row.unit, "base": row.base}
+        told["sides"] = {side: _json(found) for side in _sides(record) if (found := figures(record, side, row.figure))}
+        if isinstance(compared, Ratio):
+            told["ratio"] = {**_json(compared.spread), "pairs": compared.pairs, "dropped": compared.dropped}
+        elif isinstance(compared, Distrust):
+            told["untrusted"] = compared.reason
+        rows.append(told)
+    return {"title": experiment.title, "rounds": len(record["rounds"]), "rows": rows}
+
+
+def table(experiment: Experiment, record: Record) -> list[str]:
+    """The rows of a Markdown table."""
+    sides = _sides(record)
+    lines = [f"| | {' | '.join(sides)} | ratio |", "|---|" + "---:|" * len(sides) + "---|"]
+    for row in _told(experiment, record):
+        cells = [_cell(figures(record, side, row.figure), row.unit) for side in sides]
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {_ratio(ratio(record, row), row)} |")
+    return lines
+
+
+def charts(experiment: Experiment, record: Record) -> Iterator[tuple[str, str]]:
+    """File name and text of each chart."""
+    for each in experiment.charts:
+        if isinstance(each, Lines):
+            series = {
+                f"{side} {name}" if len(_sides(record)) > 1 else name.replace("_", " "): points
+                for side in each.sides or _sides(record)
+                for name in each.names
+                if (points := _points(record, side, name))
+            }
+            yield each.file, chart.lines(each.title, each.x, each.y, series)
+        elif isinstance(each, Bars):
+            groups = {
+                label: {side: found for side in _sides(record) if (found := figures(record, side, figure))}
+                for figure, label in each.figures
+            }
+            yield each.file, chart.bars(each.title, each.unit, groups)
+
+
+def _section(experiment: Experiment, record: Record) -> list[str]:
+    rounds, machine = record["rounds"], record["machine"]
+    loads = [load for each in rounds for load in each["load"]]
+    quick = (
+        " **A quick run, to see that it works: no number of it means anything.**" if record["options"]["quick"] else ""
+    )
+    return [
+        f"## {experiment.title}",
+        "",
+        f"{experiment.text}{quick}",
+        "",
+        *table(experiment, record),
+        "",
+        *(f"![{each.title}]({each.file})\n" for each in experiment.charts),
+        *_slopes(record),
+        (
+            f"{len(rounds)} rounds, {record['options']['seconds']:g} s a measurement, {record['at']}; load average "
+            f"{min(loads, default=0):g} to {max(loads, default=0):g}; {machine['cpus']} CPUs ({machine['cpu']}), "
+            f"{machine['memory_gib']:g} GiB, {machine['system']}, Python {machine['python']}. "
+            f"Raw: [{experiment.name}.json](raw/{experiment.name}.json)."
+        ),
+        "",
+    ]
+
+
+def _slopes(record: Record) -> list[str]:
+    told = []
+    for law, title in LAWS.items():
+        found = slope([(at, spread.median) for at, spread in _points(record, OURS, law)])
+        if found is not None:
+            told.append(f"{title} {found:.2f}")
+    return [f"Log-log slopes (0 does not grow, 1 grows with the size): {'; '.join(told)}.\n"] if told else []
+
+
+def _points(record: Record, side: str, name: str) -> list[tuple[float, Spread]]:
+    """The figures `name@x` of a side, by x."""
+    known = {figure for each in record["rounds"] for figure in each["sides"].get(side, {"figures": {}})["figures"]}
+    sizes = sorted(float(figure.partition("@")[2]) for figure in known if figure.startswith(f"{name}@"))
+    return [(size, found) for size in sizes if (found := figures(record, side, f"{name}@{size:g}"))]
+
+
+def _told(experiment: Experiment, record: Record) -> Sequence[Row]:
+    """The rows that some side has a figure for; a quick run has other sizes, so what it has is added."""
+    sides = _sides(record)
+    having = [row for row in experiment.rows if any(figures(record, side, row.figure) for side in sides)]
+    named = {row.figure for row in having}
+    known = {figure for each in record["rounds"] for side in each["sides"].values() for figure in side["figures"]}
+    return [*having, *(Row(figure, figure, "") for figure in sorted(known - named) if record["options"]["quick"])]
+
+
+def _sides(record: Record) -> list[str]:
+    return list(dict.fromkeys(side for each in record["rounds"][:1] for side in each["order"]))
+
+
+def _json(found: Spread) -> Mapping[str, float]:
+    return {"median": found.median, "low": found.low, "high": found.high}
+
+
+def _cell(found: Spread | None, unit: str) -> str:
+    if found is None:
+        return "-"
+    told = f"{_number(found.median)} {unit}".strip()
+    return told if found.low == found.high else f"{told} ({_number(found.low)}–{_number(found.high)})"  # noqa: RUF001 - a range
+
+
+def _ratio(compared: Ratio | Distrust | None, row: Row) -> str:
+    if compared is None:
+        return ""
+    if isinstance(compared, Distrust):
+        return f"{compared.reason} ({row.base})"
+    found = compared.spread
+    dropped = f", {compared.dropped} dropped" if compared.dropped else ""
+    return f"**{found.median:.2f}** × {row.base} ({found.low:.2f}–{found.high:.2f}; {compared.pairs} pairs{dropped})"  # noqa: RUF001 - times, a range
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits say enough

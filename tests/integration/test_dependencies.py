@@ -1,0 +1,309 @@
+"""Postgres, Redis and Kafka gone, slow, cut off and back, and a worker whose clock is wrong.
+
+The servers are these tests' own: they are killed, stopped and flushed here. Each test asks for changes before, during
+and after the fault; every one of them has exactly one outcome, the stock adds up, the carts equal the holds, and all
+of it comes back by itself: nobody starts a service again but the supervisor.
+"""
+
+import asyncio
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+import pytest
+from redis import Redis
+
+from infrastructure.local import processes as system
+from infrastructure.settings import Settings
+from tests.processes import Processes, processes
+from tests.proxy import Mood, Proxy, proxy
+from tests.servers import Servers, bring, local_parts
+from tests.shoppers import Shoppers, shoppers
+
+
+class Dependencies:
+    """Three servers of our own with a proxy before two of them, and a shop that knows only the proxies."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.parts = {part.name: part for part in local_parts(folder)}
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.postgres, self.redis = self._before("postgres", stack), self._before("redis", stack)
+        for part in self.parts.values():
+            bring(part, self.started)
+        self.servers = Servers(
+            self.parts["kafka"].url(),
+            _through(self.parts["postgres"].url(), self.postgres),
+            _through(self.parts["redis"].url(), self.redis),
+        )
+
+    def _before(self, name: str, stack: ExitStack) -> Proxy:
+        return stack.enter_context(proxy(f"127.0.0.1:{self.parts[name].port}"))
+
+    def process(self, name: str) -> psutil.Process:
+        """The server itself; what we started may be a wrapper around it."""
+        port = self.parts[name].port
+        for child in self.started:
+            if child.poll() is None and system.listens(psutil.Process(child.pid), port):
+                return psutil.Process(child.pid)
+        raise LookupError(name)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of a server and all that it started."""
+        system.kill(self.process(name))
+
+    def revive(self, name: str) -> None:
+        """Start it again on its data."""
+        bring(self.parts[name], self.started)
+
+    def close(self) -> None:
+        """End all servers at once."""
+        for child in self.started:
+            if child.poll() is None:
+                system.kill(psutil.Process(child.pid))
+            child.wait()
+
+
+def _through(url: str, between: Proxy) -> str:
+    parsed = urlsplit(url)
+    return parsed._replace(netloc=parsed.netloc.replace(f":{parsed.port}", f":{between.port}")).geturl()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dependencies]:
+    with ExitStack() as stack:
+        here = Dependencies(tmp_path_factory.mktemp("servers"), stack)
+        stack.callback(here.close)
+        yield here
+
+
+@pytest.fixture(scope="module")
+def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """One cart worker, two of the inventory: the crowd locks are between them."""
+    settings = Settings(
+        kafka=own.servers.kafka,
+        postgres_url=own.parts["postgres"].url(),  # the tests themselves look past the proxy
+        redis_url=own.servers.redis_url,
+        prefix=f"t{secrets.token_hex(3)}.",
+    )
+    with processes(own.servers, settings, tmp_path_factory.mktemp("shop")) as here:
+        here.seed(MUG=100_000, HOT=100)
+        here.start("cart_service", "cart-1")
+        here.start("inventory_service", "inventory-1", "inventory-2")
+        for replica in here.replicas:
+            replica.wait_ready()
+        yield here
+
+
+@pytest.fixture
+async def crowd(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
+    """Shoppers who shop before the fault and after it, and count in the end."""
+    async with shoppers(shop.settings) as here:
+        await _for(1, here)
+        await here.settled()
+        yield here
+        assert (own.postgres.mood, own.redis.mood) == (Mood(), Mood())
+        await _for(1, here)
+        began = time.monotonic()
+        await here.settled()
+        print(f"all answered {time.monotonic() - began:.1f} s after the last request")
+        await here.check()
+    for replica in shop.replicas:
+        replica.wait_ready()
+
+
+async def _for(seconds: float, crowd: Shoppers, rate: float = 20) -> None:
+    began = time.monotonic()
+    await crowd.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
+
+
+async def _while(crowd: Shoppers, fault: Callable[[], object], seconds: float) -> None:
+    """Shop for some time; the fault happens at once, beside it."""
+    shopping = asyncio.create_task(_for(seconds, crowd))
+    await asyncio.to_thread(fault)
+    await shopping
+
+
+# ---- Redis ----------------------------------------------------------------------------------------------------------
+
+
+async def test_redis_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    answered = len(crowd.first_told)
+    await _while(crowd, lambda: own.kill("redis"), 3)
+    assert len(crowd.first_told) > answered, "the shop goes on without it"
+    await asyncio.to_thread(own.revive, "redis")
+
+
+async def test_redis_forgets_everything(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    with Redis.from_url(own.parts["redis"].url()) as redis:
+
+        def flush() -> None:
+            for _ in range(40):
+                redis.flushall()
+                time.sleep(0.05)
+
+        await _while(crowd, flush, 2)
+
+
+async def test_redis_is_paused_for_longer_than_a_lock_lives(
+    own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    with Redis.from_url(own.parts["redis"].url()) as redis:
+        answered = len(crowd.first_told)
+        await _while(crowd, lambda: redis.execute_command("CLIENT", "PAUSE", "2500", "ALL"), 2)
+        assert len(crowd.first_told) > answered, "the shop goes on without it"
+
+
+@pytest.mark.parametrize("mood", [Mood(delay=0.1), Mood(hole=True), Mood(refuse=True)], ids=["slow", "hole", "refuses"])
+async def test_redis_behind_a_bad_line(mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    own.redis.mood = mood
+    own.redis.reset()
+    await _for(2, crowd)
+    await crowd.settled()
+    own.redis.mood = Mood()
+
+
+# ---- Postgres -------------------------------------------------------------------------------------------------------
+
+
+async def test_postgres_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    def fault() -> None:
+        own.kill("postgres")
+        time.sleep(2)
+        assert {replica.health("/livez") for replica in shop.replicas} == {"ok"}, "who tries again is alive"
+        own.revive("postgres")
+
+    began = time.monotonic()
+    await _while(crowd, fault, 6)
+    await crowd.settled()
+    print(f"Postgres killed for 2 s: silence {crowd.silence(began):.1f} s")
+
+
+async def test_connections_to_postgres_are_ended_again_and_again(
+    own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    def storm() -> None:
+        with psycopg.connect(own.parts["postgres"].url(), autocommit=True) as connection:
+            ended = 0
+            for _ in range(30):
+                found = connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s",
+                    (f"{shop.settings.prefix}inventory/%",),
+                ).fetchall()
+                ended += len(found)
+                time.sleep(0.1)
+        assert ended > 10
+
+    await _while(crowd, storm, 4)
+
+
+@pytest.mark.parametrize(
+    ("mood", "seconds"),
+    [(Mood(delay=0.025), 3), (Mood(hole=True), 3), (Mood(bandwidth=20_000), 3), (Mood(refuse=True), 3)],
+    ids=["50 ms a round trip", "black hole", "little bandwidth", "refuses"],
+)
+async def test_postgres_behind_a_bad_line(
+    mood: Mood, seconds: float, own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    own.postgres.mood = mood
+    if mood.refuse:
+        own.postgres.reset()
+    await _for(seconds, crowd)
+    own.postgres.mood = Mood()
+
+
+async def test_lines_to_postgres_are_reset_in_mid_transaction(
+    own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    """Whether a COMMIT arrived is unknown then; the log knows."""
+
+    def resets() -> None:
+        own.postgres.mood = Mood(delay=0.02)  # so that most resets meet a transaction
+        for _ in range(20):
+            time.sleep(0.15)
+            own.postgres.reset()
+        own.postgres.mood = Mood()
+
+    await _while(crowd, resets, 4)
+
+
+# ---- Kafka ----------------------------------------------------------------------------------------------------------
+
+
+async def test_kafka_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    """What it has acknowledged is still there; what it has not is sent again by the idempotent producer."""
+
+    def fault() -> None:
+        own.kill("kafka")
+        time.sleep(1)
+        own.revive("kafka")
+
+    began = time.monotonic()
+    await _while(crowd, fault, 8)
+    await crowd.settled()
+    print(f"Kafka killed for 1 s: silence {crowd.silence(began):.1f} s")
+
+
+async def test_kafka_stops_for_longer_than_a_session(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    def fault() -> None:
+        kafka = own.process("kafka")
+        kafka.send_signal(signal.SIGSTOP)
+        time.sleep(9)
+        kafka.send_signal(signal.SIGCONT)
+
+    began = time.monotonic()
+    await _while(crowd, fault, 11)
+    await crowd.settled()
+    print(f"Kafka stopped for 9 s: silence {crowd.silence(began):.1f} s")
+
+
+async def test_kafka_is_slow(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    """Stopped for half a second, ten times: what it advertises is its own address, so no proxy can stand before it."""
+
+    def fault() -> None:
+        kafka = own.process("kafka")
+        for _ in range(10):
+            kafka.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            kafka.send_signal(signal.SIGCONT)
+            time.sleep(0.2)
+
+    await _while(crowd, fault, 7)
+
+
+# ---- clocks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [5, -5])
+async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    """Postgres' clock decides: nothing expires early, no request is taken for one of tomorrow, nothing is lost."""
+    wrong = [replica for replica in shop.replicas if replica.name in {"cart-1", "inventory-1"}]
+    for replica in wrong:
+        replica.again(HOLDFAST_CLOCK_SKEW_SECONDS=str(minutes * 60))
+    await _for(3, crowd)
+    await crowd.settled()
+    assert not [key for key, told in crowd.told.items() if told[0].get("reason") == "expired"]
+    with psycopg.connect(shop.settings.postgres_url) as connection:
+        connection.execute(f'SET search_path = "{shop.settings.schema_name("inventory")}"'.encode())
+        [(expired,)] = connection.execute(
+            "SELECT count(*) FROM request_log WHERE outcome->>'type' = 'expired'"
+        ).fetchall()
+        [(soon,)] = connection.execute(
+            "SELECT count(*) FROM holder"
+            " WHERE expires_at NOT BETWEEN now() + interval '1 minute' AND now() + interval '15 minutes'"
+        ).fetchall()
+    assert (expired, soon) == (0, 0)
+    for replica in wrong:
+        replica.again(HOLDFAST_CLOCK_SKEW_SECONDS="0")
+
+
+def test_every_replica_is_the_one_that_was_started_or_its_successor(shop: Processes) -> None:
+    """No process has crashed on the way: those of the clock were ended on purpose."""
+    crashes = {replica.name: replica.exits for replica in shop.replicas if replica.exits}
+    assert crashes == {}, crashes

@@ -1,0 +1,240 @@
+"""A small real shop of processes: started, killed and frozen by a test, and brought back as a supervisor would.
+
+`tests/shop.py` drives the `holdfast` command; here a test has the processes themselves in hand, each with its own
+environment, on servers that other tests use too: a prefix keeps them apart.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+import psycopg
+from aiokafka.admin import AIOKafkaAdminClient
+
+from infrastructure.crashpoints import VARIABLE
+from infrastructure.settings import Settings
+from tests.servers import Servers
+
+PATIENCE: Final = 60.0
+RESTART_AFTER: Final = 0.3
+"""Seconds before a process that ended is started again."""
+
+
+class Replica:
+    """One process of a service under its stable name, with a state directory and a log of its own."""
+
+    def __init__(self, module: str, name: str, folder: Path, environment: dict[str, str]) -> None:
+        self.module = module
+        self.name = name
+        self.folder = folder
+        self.environment = environment
+        self.log = folder / "log"
+        self.port = _free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.kept = False
+        """Whether it is started again when it ends."""
+        self.exits: list[int] = []
+        self.arguments = ["run"]
+        self.begun = 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, **more: str) -> None:
+        """Begin to run; `more` stays in its environment."""
+        self.environment |= more
+        own = {
+            "HOLDFAST_REPLICA": self.name,
+            "HOLDFAST_STATE_DIR": str(self.folder),
+            "HOLDFAST_HEALTH_PORT": str(self.port),
+            "HOLDFAST_HTTP_PORT": str(self.port),
+        }
+        self.begun = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module, *self.arguments], env={**self.environment, **own}, stderr=log
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, patience: float = 15.0) -> int:
+        """End it for now, and return its exit status."""
+        self.kept = False
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(patience)
+
+    def again(self, **more: str) -> None:
+        """A new process under the same name, kept from now on; returns when it is ready."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        self.start(**more)
+        self.kept = True
+        self.wait_ready()
+
+    def arm(self, point: str) -> None:
+        """A new process that dies, or freezes, at a point: `name:count` or `name:count:pause`."""
+        (self.folder / f"crashed-at-{point.partition(':')[0]}").unlink(missing_ok=True)
+        self.again(**{VARIABLE: point})
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send it a signal; it is brought back when it is kept."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is stopped, as by SIGSTOP."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+
+    def health(self, path: str = "/readyz") -> str:
+        """`ok`, or what its health server says is wrong; `silent` when it does not answer."""
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=2)
+        except httpx.TransportError:
+            return "silent"
+        return "ok" if answer.status_code == 200 else str(answer.json().get("detail"))
+
+    def wait_ready(self, patience: float = PATIENCE) -> None:
+        """Return when it is ready for work."""
+        until(lambda: self.health() == "ok", patience, lambda: f"{self.name}: {self.health()}\n{self.told()}")
+
+    def told(self, lines: int = 12) -> str:
+        """The end of its log."""
+        return "\n".join(line[:400] for line in self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def messages(self) -> list[str]:
+        """What it logged, line by line."""
+        return [str(each.get("message")) for line in self.log.read_text().splitlines() if (each := _parsed(line))]
+
+
+class Processes:
+    """The processes of one shop, and the thread that brings back what ended."""
+
+    def __init__(self, servers: Servers, settings: Settings, folder: Path, **environment: str) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+            **servers.environment(),
+            "HOLDFAST_PREFIX": settings.prefix,
+            "HOLDFAST_LIMITS": "off",
+            **environment,
+        }
+        self.replicas: list[Replica] = []
+        self._closed = threading.Event()
+        self._keeper = threading.Thread(target=self._keep)
+        self._keeper.start()
+
+    def add(self, module: str, name: str, folder: str = "", **more: str) -> Replica:
+        """A replica that is not started yet; `folder` is another machine's state directory."""
+        replica = Replica(module, name, self.folder / (folder or name), {**self.environment, **more})
+        self.replicas.append(replica)
+        return replica
+
+    def start(self, module: str, *names: str, **more: str) -> list[Replica]:
+        """Start replicas that are kept; the caller waits until they are ready."""
+        started = [self.add(module, name, **more) for name in names]
+        for replica in started:
+            replica.start()
+            replica.kept = True
+        return started
+
+    def run(self, module: str, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        """Run a sub-command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env={**self.environment, "HOLDFAST_STATE_DIR": str(self.folder / "command"), **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    def seed(self, **units: int) -> None:
+        """Put products with that many units into the catalogue."""
+        file = self.folder / "products.csv"
+        lines = [f"{code},name of {code},1.00,GBP,{each}\n" for code, each in units.items()]
+        file.write_text("product_code,name,price,currency,quantity\n" + "".join(lines))
+        done = self.run("inventory_service", "seed", str(file))
+        assert done.returncode == 0, done.stderr
+
+    def close(self) -> None:
+        """End everything."""
+        self._closed.set()
+        self._keeper.join()
+        for replica in self.replicas:
+            if replica.process is not None and replica.process.poll() is None:
+                replica.process.kill()
+                replica.process.send_signal(signal.SIGCONT)
+        for replica in self.replicas:
+            if replica.process is not None:
+                replica.process.wait(15)
+
+    def _keep(self) -> None:
+        while not self._closed.wait(0.05):
+            for replica in list(self.replicas):
+                process = replica.process
+                if replica.kept and process is not None and (status := process.poll()) is not None:
+                    replica.exits.append(status)
+                    if self._closed.wait(RESTART_AFTER) or not replica.kept:
+                        return
+                    replica.start()
+
+
+@contextmanager
+def processes(servers: Servers, settings: Settings, folder: Path, **environment: str) -> Iterator[Processes]:
+    """A shop without a process yet; gone afterwards with all it made on the servers."""
+    shop = Processes(servers, settings, folder, **environment)
+    try:
+        yield shop
+    finally:
+        shop.close()
+
+
+async def clean_up(settings: Settings) -> None:
+    """Take the topics and schemas of a prefix away."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
+    await admin.start()
+    try:
+        ours = [name for name in await admin.list_topics() if name.startswith(settings.prefix)]
+        if ours:
+            await admin.delete_topics(ours)
+    finally:
+        await admin.close()
+    with contextlib.suppress(psycopg.Error), psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        for service in ("inventory", "edge"):
+            connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name(service)}" CASCADE'.encode())
+
+
+def until(condition: Callable[[], object], patience: float = PATIENCE, why: Callable[[], str] = str) -> None:
+    """Return when `condition` holds; an error that says `why` not, when it does not in time."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            message = f"not within {patience:.0f} s: {why()}"
+            raise AssertionError(message)
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

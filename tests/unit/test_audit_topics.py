@@ -1,0 +1,295 @@
+"""What the audits see on topics: each kind of damage is planted once, beside a request with which all is well."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cart_service import audit as of_carts
+from cart_service import messages as cart
+from cart_service.model import Cart as Kept
+from cart_service.model import told
+from infrastructure import dead_letters
+from infrastructure.audit_topics import SHOWN, Window, shown
+from infrastructure.envelope import Envelope, Message
+from infrastructure.settings import Settings
+from inventory_service import audit_topics as of_inventory
+from inventory_service import messages as inventory
+from inventory_service.model import EXPIRY_MARK
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(hours=1)
+WINDOW = Window(NOW, timedelta(seconds=30), timedelta(days=7))
+SETTINGS = Settings(prefix="t.")
+HELD = inventory.Held(product="TEAPOT", quantity=2, line_quantity=2, expires_at=NOW, version=1)
+REFUSED = inventory.Refused(product="TEAPOT", reason="out_of_stock", available=0)
+CART = inventory.Cart(revision=1)
+
+
+@dataclass
+class Record:
+    """As the consumer gives it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    offset: int
+    timestamp: int
+    partition: int = 0
+
+
+class Topics:
+    """Topics on which records are put, and the audit that reads them."""
+
+    def __init__(self, readers: Mapping[str, Callable[[Any], None]]) -> None:
+        self.readers = readers
+        self.offset = 0
+
+    def put(self, topic: str, key: bytes | None, value: bytes | None, at: datetime = LONG_AGO) -> Record:
+        self.offset += 1
+        record = Record(f"t.{topic}", key, value, self.offset, int(at.timestamp() * 1000))
+        self.readers[record.topic](record)
+        return record
+
+    def send(
+        self,
+        topic: str,
+        message: Message,
+        id_: str = "r1",
+        *,
+        user: str = "ann",
+        at: datetime = LONG_AGO,
+        accepted: datetime | None = None,
+    ) -> Record:
+        event = Envelope(
+            id=f"{user}/{id_}",
+            source={"cart.requests.v1": "/edge", "inventory.responses.v1": "/inventory"}.get(topic, "/cart"),
+            type=message.TYPE,
+            subject=user,
+            time=accepted or at,
+            requestid=id_,
+            data=message.model_dump(mode="json", exclude_none=True),
+        )
+        return self.put(topic, event.key, event.encode(), at)
+
+    def put_aside(self, record: Record) -> None:
+        original = dead_letters.Record(record.topic, record.partition, record.offset, record.key, record.value)
+        letter = dead_letters.dead_letter(
+            original, reason="failed", detail="", service="cart", attempts=1, now=LONG_AGO
+        )
+        self.put(f"{record.topic.removeprefix('t.')}.dlq", letter.key, letter.encode())
+
+
+def add(user: str = "ann") -> cart.Add:
+    return cart.Add(user_id=user, product="TEAPOT", quantity=2)
+
+
+def decided(outcome: inventory.Outcome = HELD, *, user: str = "ann", replayed: bool = False) -> inventory.Decided:
+    return inventory.Decided(user_id=user, outcome=outcome, cart=CART, replayed=replayed)
+
+
+def answer(outcome: inventory.Outcome = HELD, id_: str = "r1", *, user: str = "ann") -> cart.Response:
+    response = told(Kept(), id_, decided(outcome, user=user))
+    assert response is not None
+    return response
+
+
+# ---- carts ----------------------------------------------------------------------------------------------------------
+
+
+class Carts(Topics):
+    def __init__(self) -> None:
+        self.books, readers = of_carts.begin(SETTINGS, WINDOW)
+        super().__init__(readers)
+        self.all_is_well("well")
+
+    def all_is_well(self, id_: str, **more: Any) -> None:
+        self.send("cart.requests.v1", add(), id_, **more)
+        self.send("inventory.responses.v1", decided(), id_, **more)
+        self.send("cart.responses.v1", answer(id_=id_), id_, **more)
+
+    def violations(self) -> list[str]:
+        return [sentence for kind in self.books.violations() for sentence in kind]
+
+
+@pytest.fixture
+def carts() -> Carts:
+    return Carts()
+
+
+def test_where_all_is_well_nothing_is_found_however_often_it_is_played(carts: Carts) -> None:
+    carts.all_is_well("well")
+    carts.send("inventory.responses.v1", decided(replayed=True), "well")
+    carts.send("cart.responses.v1", answer(id_="well").model_copy(update={"replayed": True}), "well")
+    carts.send("cart.requests.v1", cart.Read(user_id="ann", session="s"), "a read")
+    carts.send("inventory.responses.v1", decided(inventory.IdReused()), "well")
+    assert carts.violations() == []
+
+
+def test_a_request_without_an_outcome_is_lost(carts: Carts) -> None:
+    carts.send("cart.requests.v1", add(), "r1")
+    (violation,) = carts.violations()
+    assert "request r1 of ann" in violation
+    assert "no outcome" in violation
+
+
+def test_the_same_id_of_another_shopper_is_another_request(carts: Carts) -> None:
+    carts.send("cart.requests.v1", add("bob"), "well", user="bob")
+    assert len(carts.violations()) == 1
+
+
+@pytest.mark.parametrize("age", [timedelta(seconds=29), timedelta(days=6.9)], ids=["too young", "too old"])
+def test_it_may_be_too_early_or_too_late_to_tell(carts: Carts, age: timedelta) -> None:
+    carts.send("cart.requests.v1", add(), at=NOW - age)
+    assert carts.violations() == []
+
+
+def test_what_was_put_aside_is_not_lost(carts: Carts) -> None:
+    carts.put_aside(carts.send("cart.requests.v1", add()))
+    assert carts.violations() == []
+
+
+def test_a_decision_that_the_shopper_was_not_told(carts: Carts) -> None:
+    carts.send("cart.requests.v1", add())
+    carts.send("inventory.responses.v1", decided())
+    (violation,) = carts.violations()
+    assert "not told" in violation
+
+
+def test_two_answers_to_one_request(carts: Carts) -> None:
+    carts.send("cart.responses.v1", answer(REFUSED, "well"), "well")
+    (violation,) = carts.violations()
+    assert "in two ways" in violation
+
+
+def test_another_answer_than_was_decided(carts: Carts) -> None:
+    carts.send("inventory.responses.v1", decided(REFUSED))
+    carts.send("cart.responses.v1", answer(HELD))
+    (violation,) = carts.violations()
+    assert "decided in one way and told in another" in violation
+
+
+@pytest.mark.parametrize("topic", ["cart.requests.v1", "inventory.responses.v1"])
+def test_what_cannot_be_read_must_be_among_the_dead_letters(carts: Carts, topic: str) -> None:
+    record = carts.put(topic, b"ann", b"[" * 9000)
+    (violation,) = carts.violations()
+    assert f"t.{topic}/0/{record.offset}" in violation
+    carts.put_aside(record)
+    assert carts.violations() == []
+
+
+def test_what_this_version_does_not_know_may_be_passed_over_on_responses_only(carts: Carts) -> None:
+    unknown = Envelope(id="x", source="/inventory", type="holdfast.new.thing", subject="ann", time=LONG_AGO, data={})
+    carts.put("inventory.responses.v1", b"ann", unknown.encode())
+    assert carts.violations() == []
+    carts.put("cart.requests.v1", b"ann", unknown.encode())
+    assert len(carts.violations()) == 1
+
+
+def test_what_has_been_pending_for_long(carts: Carts) -> None:
+    pending = cart.PendingRequest(id="r1", type="add", product="TEAPOT", quantity=2, since=LONG_AGO)
+    stuck = Kept(pending=(pending,)).model_dump_json().encode()
+    carts.put("cart-carts-changelog", b"ann", stuck, NOW)
+    assert carts.violations() == []
+    carts.put("cart-carts-changelog", b"ann", stuck)
+    assert carts.violations() == ["request r1 of ann is still pending"]
+    carts.put("cart-carts-changelog", b"ann", Kept(revision=1).model_dump_json().encode())
+    assert carts.violations() == []
+
+
+# ---- inventory ------------------------------------------------------------------------------------------------------
+
+
+class Log(Topics):
+    def __init__(self) -> None:
+        self.told, readers = of_inventory.begin(SETTINGS, WINDOW)
+        super().__init__(readers)
+        self.ask("well")
+        self.send("inventory.responses.v1", decided(), "well")
+        self.rows: list[tuple[str, str, inventory.StoredOutcome]] = [("ann", "well", HELD)]
+
+    def ask(self, id_: str, **more: Any) -> Record:
+        hold = inventory.Hold(user_id="ann", mode="add", product="TEAPOT", quantity=2)
+        return self.send("inventory.requests.v1", hold, id_, **more)
+
+    def violations(self) -> list[str]:
+        for user, id_, outcome in self.rows:
+            self.told.logged(user, id_, outcome.model_dump_json())
+        return [sentence for kind in self.told.violations() for sentence in kind]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def test_where_the_log_has_what_was_told_nothing_is_found(log: Log) -> None:
+    log.ask("well")
+    log.send("inventory.responses.v1", decided(replayed=True), "well")
+    expired = inventory.Expired(lines=(), version=2)
+    log.send("inventory.responses.v1", decided(expired), "e1")
+    log.rows += [("ann", f"{EXPIRY_MARK}e1", expired), ("ann", "older than the topics", REFUSED)]
+    log.send("inventory.responses.v1", decided(inventory.IdReused()), "well")
+    assert log.violations() == []
+    assert log.told.figures() == {"outcomes_told": 2, "dead_letters": 0}
+
+
+def test_a_request_that_the_log_does_not_have(log: Log) -> None:
+    log.ask("r1")
+    (violation,) = log.violations()
+    assert "request r1 of ann (t.inventory.requests.v1/0/" in violation
+
+
+def test_one_that_is_older_than_the_log_remembers_may_be_played_again(log: Log) -> None:
+    log.ask("r1", accepted=NOW - timedelta(days=10))
+    log.send("inventory.responses.v1", decided(replayed=True), "r1")
+    assert log.violations() == []
+
+
+def test_an_outcome_that_the_log_does_not_have(log: Log) -> None:
+    log.send("inventory.responses.v1", decided(), "r1")
+    (violation,) = log.violations()
+    assert "that the log does not have" in violation
+
+
+def test_an_outcome_other_than_the_logs(log: Log) -> None:
+    log.rows = [("ann", "well", REFUSED)]
+    (violation,) = log.violations()
+    assert "otherwise than it was decided" in violation
+
+
+def test_two_outcomes_of_one_request(log: Log) -> None:
+    log.send("inventory.responses.v1", decided(REFUSED), "well")
+    (violation,) = log.violations()
+    assert "in two ways" in violation
+
+
+def test_a_request_that_was_put_aside_needs_no_outcome(log: Log) -> None:
+    log.put_aside(log.ask("r1"))
+    log.put_aside(log.put("inventory.requests.v1", b"ann", b"\xff"))
+    assert log.violations() == []
+    log.put("inventory.requests.v1", b"ann", b"\xff")
+    assert len(log.violations()) == 1
+
+
+def test_a_request_without_an_id_belongs_to_the_dead_letters(log: Log) -> None:
+    nameless = Envelope(
+        id="x",
+        source="/cart",
+        type=inventory.Clear.TYPE,
+        subject="ann",
+        time=LONG_AGO,
+        data={"user_id": "ann"},
+    )
+    record = log.put("inventory.requests.v1", b"ann", nameless.encode())
+    (violation,) = log.violations()
+    assert "no request id" in violation
+    log.put_aside(record)
+    assert log.violations() == []
+
+
+def test_only_some_of_a_kind_are_spelled_out() -> None:
+    assert shown(["x"] * SHOWN) == ["x"] * SHOWN
+    assert shown(["x"] * (SHOWN + 2)) == [*["x"] * SHOWN, "and 2 more of this kind"]

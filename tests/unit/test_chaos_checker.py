@@ -1,0 +1,331 @@
+"""The checker of chaos runs passes a right history, and fails each history in which one promise is broken.
+
+A checker that cannot fail proves nothing: every invariant has its violation here, and nothing else may be found in it.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from load.chaos import bounds, figures
+from load.chaos.checker import check
+from load.chaos.history import NEMESIS, Entry, Recorder, about, read
+from load.chaos.nemesis import FAULTS
+from load.chaos.scenarios import QUICK, full, of
+from load.chaos.truth import Bad, Change, Told, Truth
+
+TEAPOT = "TEAPOT"
+SECOND = 1_000_000_000
+
+
+def held(version: int, line: int, quantity: int | None = None) -> dict[str, Any]:
+    return {"type": "held", "product": TEAPOT, "quantity": quantity or line, "line_quantity": line, "version": version}
+
+
+def frame(id_: str, outcome: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"id": id_, **outcome, **more}
+
+
+def said(second: float, id_: str, user: str = "ann", f: str = "add") -> Entry:
+    return Entry(int(second * SECOND), "shopper-1", "invoke", f, id=id_, user=user, product=TEAPOT)
+
+
+def answered(second: float, id_: str, value: dict[str, Any], user: str = "ann", f: str = "add") -> Entry:
+    at = int(second * SECOND)
+    return Entry(at, "shopper-1", "ok", f, id=id_, user=user, product=TEAPOT, session="s1", value=frame(id_, value))
+
+
+def cart(version: int, **lines: int) -> dict[str, Any]:
+    told = [{"product": product, "quantity": quantity} for product, quantity in lines.items()]
+    return {"type": "cart", "version": version, "lines": told, "pending": []}
+
+
+REFUSED = {"type": "refused", "product": TEAPOT, "reason": "out_of_stock", "available": 2}
+HISTORY = [
+    said(1, "a1"),
+    answered(2, "a1", held(1, 3)),
+    said(3, "b1", "bob"),
+    answered(4, "b1", REFUSED, "bob"),
+    said(5, "a2", f="set"),
+    Entry(6 * SECOND, "shopper-1", "info", "set", id="a2", user="ann"),
+    answered(9, "a2", held(2, 1), f="set"),
+    said(10, "c1", f="cart"),
+    Entry(11 * SECOND, "shopper-1", "ok", "cart", id="c1", user="ann", session="s1", value=cart(2, TEAPOT=1)),
+    said(12, "k1", "bob", f="check"),
+    answered(13, "k1", {"type": "availability", "product": TEAPOT, "available": 4}, "bob", "check"),
+]
+LOG = {("ann", "a1"): held(1, 3), ("bob", "b1"): REFUSED, ("ann", "a2"): held(2, 1)}
+TRUTH = Truth(
+    ledger=(
+        Change(TEAPOT, 1, None, None, "seed", 5, 0, 0),
+        Change(TEAPOT, 2, "ann", "a1", "add", 0, 3, 0),
+        Change(TEAPOT, 3, "ann", "a2", "set", 0, -2, 0),
+    ),
+    holds={"ann": {TEAPOT: 1}},
+    revisions={"ann": 2, "bob": 0},
+    log=LOG,
+    accepted=frozenset(LOG),
+    told=tuple(
+        Told(topic, user, id_, outcome)
+        for (user, id_), outcome in LOG.items()
+        for topic in ("inventory.responses.v1", "cart.responses.v1")
+    ),
+    bad=(Bad("cart.requests.v1", 3, 7, "not JSON"),),
+    dead=frozenset({("cart.requests.v1", 3, 7)}),
+    carts={"ann": cart(2, TEAPOT=1), "bob": cart(0)},
+    shown={"ann": {TEAPOT: 1}, "bob": {}},
+    digests=("d", "d"),
+    rest_seconds=1.0,
+)
+
+
+def test_nothing_is_wrong_with_a_right_history() -> None:
+    assert check(HISTORY, TRUTH) == []
+
+
+def but(**changes: Any) -> tuple[Sequence[Entry], Truth]:
+    return HISTORY, dataclasses.replace(TRUTH, **changes)
+
+
+def ledger(*rows: Change) -> tuple[Change, ...]:
+    return (*TRUTH.ledger, *rows)
+
+
+BROKEN: dict[str, tuple[str, Callable[[], tuple[Sequence[Entry], Truth]]]] = {
+    "more held than received, for a moment": (
+        "I1",
+        lambda: but(
+            ledger=(
+                TRUTH.ledger[0],
+                Change(TEAPOT, 2, "ann", "a1", "add", 0, 6, 0),
+                Change(TEAPOT, 3, "ann", "a2", "set", 0, -5, 0),
+            )
+        ),
+    ),
+    "a version of a product is missing": ("I1", lambda: but(ledger=(*TRUTH.ledger[:2],))),
+    "units that are held by no cart": (
+        "I1",
+        lambda: but(ledger=ledger(Change(TEAPOT, 4, None, None, "somebody's hand", 0, 1, 0))),
+    ),
+    "an accepted request without an outcome": ("I2", lambda: but(accepted=TRUTH.accepted | {("bob", "lost")})),
+    "a topic that tells another outcome": (
+        "I2",
+        lambda: but(told=(*TRUTH.told, Told("cart.responses.v1", "bob", "b1", {**REFUSED, "available": 1}))),
+    ),
+    "a socket that hears another outcome": (
+        "I2",
+        lambda: ([*HISTORY, answered(14, "b1", {"type": "removed", "version": 3}, "bob")], TRUTH),
+    ),
+    "an outcome that only a socket heard": (
+        "I2",
+        lambda: but(told=tuple(told for told in TRUTH.told if told.id != "b1")),
+    ),
+    "a shopper who was never told": ("I2", lambda: ([*HISTORY, said(14, "b2", "bob")], TRUTH)),
+    "a hold that the ledger does not know": (
+        "I3",
+        lambda: but(
+            ledger=(
+                TRUTH.ledger[0],
+                Change(TEAPOT, 2, "ann", "other", "add", 0, 3, 0),
+                TRUTH.ledger[2],
+            )
+        ),
+    ),
+    "a line that was told longer than it was": (
+        "I3",
+        lambda: but(
+            ledger=(
+                TRUTH.ledger[0],
+                Change(TEAPOT, 2, "ann", "a1", "add", 0, 2, 0),
+                Change(TEAPOT, 3, "ann", "a2", "set", 0, -1, 0),
+            )
+        ),
+    ),
+    "a unit that left a cart without a decision": (
+        "I3",
+        lambda: but(
+            ledger=ledger(
+                Change(TEAPOT, 4, "ann", "why", "remove", 0, -1, 0), Change(TEAPOT, 5, "ann", "a2", "set", 0, 1, 0)
+            )
+        ),
+    ),
+    "a request that is pending for ever": (
+        "I4",
+        lambda: but(carts={**TRUTH.carts, "bob": {**cart(0), "pending": [{"id": "b1"}]}}),
+    ),
+    "a lock that nobody owns": ("I4", lambda: but(locks=("lock:TEAPOT",))),
+    "a replay that changed something": ("I5", lambda: but(digests=("d", "e"))),
+    "a cart that is not what is held": ("I8", lambda: but(carts={**TRUTH.carts, "ann": cart(2, TEAPOT=3)})),
+    "a cart at an old version": ("I8", lambda: but(carts={**TRUTH.carts, "ann": cart(1, TEAPOT=1)})),
+    "a client that was led astray": ("I8", lambda: but(shown={**TRUTH.shown, "ann": {}})),
+    "a read older than what was told before": (
+        "I9",
+        lambda: (
+            [
+                *HISTORY,
+                said(14, "c2", f="cart"),
+                Entry(15 * SECOND, "shopper-1", "ok", "cart", id="c2", user="ann", session="s1", value=cart(1)),
+            ],
+            TRUTH,
+        ),
+    ),
+    "two changes at one version": (
+        "I9",
+        lambda: (
+            [
+                *HISTORY,
+                Entry(
+                    14 * SECOND,
+                    "shopper-1",
+                    "heard",
+                    "expired",
+                    user="ann",
+                    session="s1",
+                    value={"type": "expired", "version": 2},
+                ),
+            ],
+            TRUTH,
+        ),
+    ),
+    "no rest": ("I10", lambda: but(rest_seconds=None, restless="3 records not acknowledged")),
+    "rest too late": ("I10", lambda: but(rest_seconds=15.5)),
+    "a record that was stepped over": ("I11", lambda: but(dead=frozenset())),
+    "a decision that no cart told": (
+        "I11",
+        lambda: but(
+            told=(*TRUTH.told, Told("inventory.responses.v1", "bob", "b9", REFUSED)),
+            log={**TRUTH.log, ("bob", "b9"): REFUSED},
+        ),
+    ),
+    "a number that cannot have been": (
+        "bounds",
+        lambda: (
+            [
+                *HISTORY,
+                said(14, "k2", "bob", "check"),
+                answered(15, "k2", {"type": "availability", "product": TEAPOT, "available": 2}, "bob", "check"),
+            ],
+            TRUTH,
+        ),
+    ),
+    "an audit that finds something": ("audit", lambda: but(audit=("stock of TEAPOT differs",))),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_promise_is_found(what: str) -> None:
+    invariant, broken = BROKEN[what]
+    assert {finding.invariant for finding in check(*broken())} >= {invariant}
+
+
+@pytest.mark.parametrize("what", [what for what, (invariant, _) in BROKEN.items() if invariant not in {"I1", "I3"}])
+def test_and_only_that_one(what: str) -> None:
+    invariant, broken = BROKEN[what]
+    assert {finding.invariant for finding in check(*broken())} == {invariant}
+
+
+def test_what_a_zombie_reads_late_is_ignored() -> None:
+    history, truth = BROKEN["a read older than what was told before"][1]()
+    assert check(history, truth, zombies=True) == []
+
+
+# ---- bounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_honest_answers_are_always_possible() -> None:
+    """A true register, random windows around each effect, questions at random: the bound never cries wolf."""
+    for seed in range(200):
+        chance = random.Random(seed)
+        history, truth = _honest(chance)
+        assert list(bounds.broken(history, truth)) == []
+
+
+def test_a_wrong_answer_while_nothing_moves_is_never_possible() -> None:
+    for seed in range(200):
+        chance = random.Random(seed)
+        history, truth = _honest(chance)
+        lines = sum(truth.holds["total"].values())
+        wrong = 100 - lines + chance.choice((-2, -1, 1, 2))
+        late = [said(1000, "q", "eve", "check"), answered(1001, "q", _available(wrong), "eve", "check")]
+        assert [each.id for each in bounds.broken([*history, *late], truth)] == ["q"]
+
+
+def _available(number: int) -> dict[str, Any]:
+    return {"type": "availability", "product": TEAPOT, "available": number}
+
+
+def _honest(chance: random.Random) -> tuple[list[Entry], Truth]:
+    entries: list[Entry] = []
+    log: dict[tuple[str, str], dict[str, Any]] = {}
+    lines = {"ann": 0, "bob": 0}
+    versions = {"ann": 0, "bob": 0}
+    for number in range(30):
+        effect = 10.0 * number + 50
+        begun, done = effect - chance.uniform(0, 40), effect + chance.uniform(0, 40)
+        user = chance.choice(("ann", "bob"))
+        if chance.random() < 0.4:
+            entries.append(said(begun, f"r{number}", "eve", "check"))
+            entries.append(answered(done, f"r{number}", _available(100 - sum(lines.values())), "eve", "check"))
+            continue
+        versions[user] += 1
+        lines[user] = chance.randint(0, 9)
+        outcome = held(versions[user], lines[user]) if lines[user] else {"type": "removed", "version": versions[user]}
+        log[user, f"r{number}"] = outcome
+        entries.append(said(begun, f"r{number}", user, "set"))
+        if chance.random() < 0.8:  # else nobody hears the answer
+            entries.append(answered(done, f"r{number}", outcome, user, "set"))
+    entries.sort(key=lambda entry: entry.t_ns)
+    rows = (Change(TEAPOT, 1, None, None, "seed", 100, 0, 0),)
+    settled = [e for e in entries if e.type == "ok"]
+    heard = {(entry.user, entry.id) for entry in settled}
+    for (user, id_), outcome in log.items():
+        if (user, id_) not in heard:  # in the end everyone is told, so that the last lines are certain
+            entries.append(answered(900, id_, outcome, user, "set"))
+    return entries, Truth(ledger=rows, log=log, holds={"total": lines})
+
+
+# ---- figures, history, scenarios ------------------------------------------------------------------------------------
+
+
+def test_what_happened_is_counted() -> None:
+    struck = Entry(7 * SECOND, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1", "restarts": 2})
+    counts = figures.sometimes([*HISTORY, struck], TRUTH)
+    assert (counts["held"], counts["refused"], counts["known later"], counts["restarts"]) == (2, 1, 1, 2)
+    assert (counts["kill-cart"], counts["dead letters"], counts["expired"]) == (1, 1, 0)
+
+
+def test_waits_are_measured() -> None:
+    assert figures.waits(HISTORY) == figures.Waits(silence=5.0, longest=4.0, median=1.0)
+    closed = Entry(8 * SECOND, NEMESIS, "heard", figures.CLOSING)
+    history = sorted([*HISTORY, closed], key=lambda entry: entry.t_ns)
+    assert figures.waits(history).silence == 4.0  # what is answered later was not waited for by a shop in business
+
+
+def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
+    ticks = iter(range(100))
+    recorder = Recorder(tmp_path / "history.jsonl", clock=lambda: next(ticks))
+    recorder.note("shopper-1", "invoke", "add", id="a1", user="ann", product=TEAPOT, quantity=2)
+    recorder.note(NEMESIS, "ok", "kill-cart", value={"victim": "cart-1"})
+    recorder.close()
+    assert read(recorder.path) == recorder.entries
+    assert [entry.t_ns for entry in recorder.entries] == [1, 2]
+
+
+def test_the_end_of_a_history_is_about_what_is_wrong() -> None:
+    struck = Entry(7 * SECOND, NEMESIS, "ok", "kill-cart")
+    history = sorted([*HISTORY, struck], key=lambda entry: entry.t_ns)
+    shown = about(history, words=("b1",), last=20)
+    assert [(entry.proc, entry.id) for entry in shown] == [("shopper-1", "b1"), ("shopper-1", "b1"), (NEMESIS, None)]
+    assert [(entry.type, entry.id) for entry in about(history, words=(), last=2)] == [("info", "a2"), ("ok", None)]
+
+
+def test_every_fault_stands_in_the_full_set_and_a_seed_repeats_it() -> None:
+    assert {fault for scenario in full(1) for fault in scenario.faults} == set(FAULTS)
+    assert full(7) == full(7)
+    assert len({full(seed)[-1].faults for seed in range(10)}) > 5
+    for scenario in (*QUICK, of(["expire"], 5)):
+        assert set(scenario.needs) > {"held", "refused", *scenario.faults}

@@ -1,0 +1,55 @@
+"""How `holdfast chaos` is called, and what it says when something is broken."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from load.__main__ import app
+from load.chaos import command
+from load.chaos.checker import Finding
+from load.chaos.figures import Waits
+from load.chaos.history import NEMESIS, Entry
+from load.chaos.nemesis import FAULTS
+from load.chaos.run import Result, products_of
+from load.chaos.scenarios import QUICK, full, of
+from load.chaos.stage import Stage
+
+
+def test_every_fault_is_listed_with_what_it_does() -> None:
+    listed = CliRunner().invoke(app, ["chaos", "--list"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(FAULTS)
+
+
+@pytest.mark.parametrize("arguments", [["--fault", "kill-everybody"], ["--seconds", "20"], ["--seed", "-1"]])
+def test_wrong_use_ends_with_two(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, ["chaos", *arguments]).exit_code == 2
+
+
+def test_a_failure_shows_the_end_of_the_history_and_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = of(["kill-cart", "expire"], 9)
+    struck = Entry(5, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1"})
+    findings = (Finding("I1", "MUG at version 7: received 5, held 6, sold 0", ("MUG",)),)
+    result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, Path("/histories/h.jsonl"), (struck,))
+    command._tell([result], 7, 20, as_json=False)
+    told = capsys.readouterr()
+    assert "I1: MUG at version 7" in told.err
+    assert '"victim": "cart-1"' in told.err
+    assert "holdfast chaos --seed 7 --seconds 9 --fault kill-cart --fault expire" in told.err
+    assert "Broken: 1 scenarios" in told.out
+
+
+def test_scenarios_of_one_run_share_no_product() -> None:
+    for scenarios in (QUICK, full(3)):
+        codes = [code for scenario in scenarios for code in products_of(scenario)]
+        assert len(set(codes)) == len(codes)
+        assert all(len(code) <= 64 for code in codes)
+
+
+def test_the_shop_under_test_is_never_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_POSTGRES_URL", "postgresql://somebody.else/production")
+    monkeypatch.setenv("HOLDFAST_ROOT", "/somebody/else")
+    environment = Stage(tmp_path).environment()
+    assert "HOLDFAST_POSTGRES_URL" not in environment
+    assert environment["HOLDFAST_ROOT"] == str(tmp_path)

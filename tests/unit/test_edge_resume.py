@@ -1,0 +1,116 @@
+"""Resume, at every place where a line can be cut: the view of who was cut is that of who never was."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cart_service import model as cart_model
+from load.protocol import Conversation, Frame
+from rest_api.model import Session
+from tests.unit.resumption import Cut, Fate, Schedule, Shop
+
+SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")
+UNDER_WAY = [(up, down) for up in (False, True) for down in (False, True)]
+
+
+def faults(schedule: Schedule, *cuts: Cut) -> list[str]:
+    return list(Shop(schedule, cuts).run().faults())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_cut_after_every_single_frame(schedule: Schedule) -> None:
+    whole = Shop(schedule).run()
+    assert list(whole.faults()) == []
+    assert whole.cut.on_line >= 29, "or there would be few places to cut"
+    # The frames of the first line and what follows on the second: a cut at 0 is before the first of them.
+    for after in range(whole.cut.on_line + 1):
+        for up, down in UNDER_WAY:
+            assert faults(schedule, Cut(after, up, down)) == [], (after, up, down)
+            assert faults(schedule, Cut(after, up, down, half_open=True)) == [], (after, up, down)
+
+
+CUTS = st.builds(Cut, st.integers(0, 30), st.booleans(), st.booleans(), st.booleans())
+FATES: st.SearchStrategy[list[Fate]] = st.lists(st.sampled_from(("kept", "kept", "late", "lost")), max_size=30)
+
+
+@given(st.lists(CUTS, max_size=4), FATES, st.integers(0, 2**32))
+@settings(max_examples=300, deadline=None)
+def test_cuts_where_they_may_and_sends_that_were_not_acknowledged(
+    cuts: list[Cut], fates: list[Fate], seed: int
+) -> None:
+    # Five sockets a user: those that the edge does not know to be gone count.
+    shop = Shop("random", [cut for cut in cuts if cut.after <= 30][:4], fates, seed)
+    try:
+        shop.run()
+    except AssertionError as error:
+        raise AssertionError((cuts, fates, seed)) from error
+    remaining, shop.cuts = shop.cuts, type(shop.cuts)()
+    assert list(shop.faults()) == [], remaining
+
+
+def view_after_a_removal_sent_again() -> tuple[int, dict[str, int]]:
+    """What a shopper sees who emptied the cart, filled it, and whose `clear` is then sent again as the cart is read."""
+    clear = {"id": "c2", "type": "clear"}
+    frames = (
+        {"id": "c1", "type": "add", "product": "TEAPOT", "quantity": 1},
+        clear,
+        {"id": "c3", "type": "add", "product": "MUG", "quantity": 2},
+    )
+    shop = Shop(script=[("cut", frame) for frame in frames]).run()
+    assert (shop.cut.conversation.version, shop.cut.conversation.lines) == (3, {"MUG": 2})
+    shop.cut.send(clear)
+    shop.all_but_inventory()
+    shop.cut.say({"id": "c4", "type": "cart"})
+    shop.all_but_inventory()
+    assert shop.cut.conversation.lines == {}, "hidden at once, also when it was done long ago"
+    shop.run()
+    return shop.cut.conversation.version, shop.cut.conversation.lines
+
+
+def test_lines_that_a_removal_sent_again_hid_are_told_when_they_are_seen_again() -> None:
+    assert view_after_a_removal_sent_again() == (3, {"MUG": 2})
+
+
+# ---- the proof can fail ---------------------------------------------------------------------------------------------
+
+
+def exhaustive(schedule: Schedule) -> list[str]:
+    """What goes wrong first, at any cut."""
+    for after in range(33):
+        for up, down in UNDER_WAY:
+            try:
+                shop = Shop(schedule, [Cut(after, up, down)]).run()
+            except AssertionError as error:
+                return [str(error)]
+            shop.cuts.clear()
+            if found := list(shop.faults()):
+                return found
+    return []
+
+
+def test_planted_a_client_that_does_not_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conversation, "resume", lambda _: {"id": "r", "type": "cart"})
+    assert exhaustive("fair")
+
+
+def test_planted_a_client_that_says_what_is_unknown_under_a_new_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    hear = Conversation.hear
+
+    def twice(self: Conversation, frame: Frame) -> object:
+        step = hear(self, frame)
+        if frame["type"] == "resumed":
+            step.send = [{**said, "id": f"{said['id']}-again"} for said in step.send]
+        return step
+
+    monkeypatch.setattr(Conversation, "hear", twice)
+    assert exhaustive("fair")
+
+
+def test_planted_a_session_whose_outcome_does_not_bring_its_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "outcome", lambda _self, _id, frame: [frame])
+    assert exhaustive("late acknowledgements") == ["`pending` after its outcome"]
+
+
+def test_planted_removals_that_are_sent_again_hide_lines_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cart_model, "reappeared", lambda *_: False)
+    assert view_after_a_removal_sent_again() == (3, {})

@@ -1,0 +1,149 @@
+"""A ratio is given only when it can be believed; a knee is found; a page says what the records say."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from load.bench import chart, report
+from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
+from load.bench.rounds import Figures, ratio
+from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
+
+STEADY = [Pair(20, 10), Pair(22, 11), Pair(27, 9)]
+
+
+def test_three_steady_pairs_make_a_ratio() -> None:
+    assert compare(STEADY) == Ratio(Spread(2.0, 2.0, 3.0), 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "why"),
+    [
+        ([], "0 of 0 pairs"),
+        (STEADY[:2], "2 of 2 pairs count, 3 are needed"),
+        ([Pair(20, 10), Pair(20, 20), Pair(20, 10)], "the base drifted between 10 and 20"),
+        ([Pair(1, 10), Pair(1, 14), Pair(1, 20), Pair(1, 30)], "drifted"),
+        ([*STEADY[:2], Pair(27, 9, "the driver itself was late")], "the driver itself was late"),
+        ([*STEADY[:2], Pair(27, 0)], "the base is zero"),
+    ],
+)
+def test_what_drifts_or_is_faulty_makes_a_sentence_instead(pairs: list[Pair], why: str) -> None:
+    found = compare(pairs)
+    assert isinstance(found, Distrust)
+    assert "could not be trusted" in found.reason
+    assert why in found.reason
+
+
+def test_a_drifting_pair_is_dropped_when_enough_are_left() -> None:
+    found = compare([*STEADY, Pair(20, 40), Pair(1, 10, "late")])
+    assert isinstance(found, Ratio)
+    assert (found.pairs, found.dropped, found.spread.median) == (3, 2, 2.0)
+
+
+def test_ours_may_drift_as_it_likes() -> None:
+    assert isinstance(compare([Pair(1, 10), Pair(100, 10), Pair(10_000, 10)]), Ratio)
+
+
+@given(st.floats(min_value=12, max_value=12_000))
+def test_the_knee_of_any_shop_is_found_to_a_fifth(true_knee: float) -> None:
+    tried: dict[float, bool] = {}
+    while (rate := next_rate(tried)) is not None:
+        assert rate not in tried
+        tried[rate] = rate <= true_knee
+    assert len(tried) <= 12
+    assert true_knee / 1.2 <= knee(tried) <= true_knee
+
+
+def test_a_shop_that_never_keeps_up_has_no_knee() -> None:
+    tried: dict[float, bool] = {}
+    while (rate := next_rate(tried)) is not None:
+        tried[rate] = False
+    assert knee(tried) == 0
+
+
+def test_slopes() -> None:
+    assert slope([(10, 5), (100, 5), (1000, 5)]) == pytest.approx(0)
+    assert slope([(10, 1), (100, 10), (1000, 100)]) == pytest.approx(1)
+    assert slope([(10, 1)]) is None
+    assert slope([(10, 0), (100, 1)]) is None
+    assert spread([]) is None
+
+
+def record_of(experiment: str, *rounds: dict[str, dict[str, float]], faults: Any = None) -> dict[str, Any]:
+    return {
+        "experiment": experiment,
+        "at": "2026-11-21T09:00:00+00:00",
+        "machine": {"cpus": 2, "cpu": "a", "memory_gib": 4.0, "system": "Linux", "python": "3.11"},
+        "options": {"rounds": len(rounds), "seconds": 1.0, "quick": False},
+        "rounds": [
+            {
+                "order": [*each],
+                "load": [0.1, 0.2],
+                "seconds": 1.0,
+                "sides": {side: {"figures": values, "faults": faults or {}} for side, values in each.items()},
+            }
+            for each in rounds
+        ],
+    }
+
+
+def three(ours: float, base: float, **more: Any) -> dict[str, Any]:
+    one = {"holdfast": {"p50@10": ours, "p50@100": ours}, "bare echo": {"p50@10": base, "p50@100": base}}
+    return record_of("latency", one, one, one, **more)
+
+
+def test_a_row_is_divided_by_its_base() -> None:
+    found = ratio(three(9, 3), LATENCY.rows[0])
+    assert isinstance(found, Ratio)
+    assert found.spread.median == 3
+    late = ratio(three(9, 3, faults={"p50@10": "late"}), LATENCY.rows[0])
+    assert isinstance(late, Distrust)
+
+
+def test_the_page_has_a_table_a_ratio_or_the_reason_there_is_none(tmp_path: Path) -> None:
+    report.save(tmp_path, three(9, 3, faults={"p50@100": "the driver itself was late"}))
+    sizes = {f"catalogue_hold@{size}": 50.0 for size in (100, 10_000)}
+    report.save(tmp_path, record_of("growth", {"holdfast": sizes}))
+    page = report.write(tmp_path).read_text()
+    assert "| p50 at 10/s | 9 ms | 3 ms | **3.00** \N{MULTIPLICATION SIGN} bare echo (" in page
+    assert "the driver itself was late" in page
+    assert "a hold against the catalogue 0.00" in page
+    for each in (*LATENCY.charts, *GROWTH.charts):
+        root = ET.fromstring((tmp_path / each.file).read_text())
+        assert root.tag.endswith("svg")
+    assert json.loads((tmp_path / "raw" / "latency.json").read_text())["rounds"]
+
+
+def test_the_summary_for_machines_has_no_ratio_that_cannot_be_trusted() -> None:
+    told = report.summary(LATENCY, three(9, 3, faults={"p50@100": "late"}))
+    rows = {row["figure"]: row for row in told["rows"]}
+    assert rows["p50@10"]["ratio"]["median"] == 3
+    assert "ratio" not in rows["p50@100"]
+    assert "late" in rows["p50@100"]["untrusted"]
+
+
+def test_every_experiment_is_about_figures_with_names_of_their_own() -> None:
+    for name, experiment in EXPERIMENTS.items():
+        assert experiment.name == name
+        assert len({(row.figure, row.base) for row in experiment.rows}) == len(experiment.rows)
+
+
+def test_values_are_kept_to_five_digits() -> None:
+    told = Figures()
+    told.note("a", 1234.5678, "late")
+    assert (told.values, told.faults) == ({"a": 1234.6}, {"a": "late"})
+
+
+def test_charts_of_nothing_and_of_odd_names_are_still_pictures() -> None:
+    for svg in (
+        chart.lines("a < b & c", "x", "y", {}),
+        chart.lines("t", "x", "y", {"<s>": [(10, Spread(1, 0.5, 2)), (0, Spread(0, 0, 0))]}),
+        chart.bars("t", "u", {}),
+        chart.bars("t", "u", {"g": {"a&b": Spread(3, 2, 4)}}),
+    ):
+        assert ET.fromstring(svg).tag.endswith("svg")
