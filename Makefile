@@ -4,6 +4,8 @@
 BIN := .venv/bin
 UV := $(BIN)/uv --quiet
 CODE := cart_service infrastructure inventory_service load rest_api tests
+# Test files run side by side, each process with servers and a shop of its own: most of the time they wait.
+PARALLEL ?= 3
 # One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
 
@@ -35,7 +37,7 @@ ifdef SERVICE
 	if [ -z "$$files" ]; then echo 'No test file is named after $(SERVICE).' >&2; exit 2; fi; \
 	$(BIN)/pytest -q $$files
 else
-	@$(BIN)/pytest -q tests
+	@$(BIN)/pytest -q -n $(PARALLEL) --dist loadfile tests
 endif
 
 lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -51,8 +50,6 @@ class Worker:
 
     def __init__(self, settings: Settings, service: str, *, topics: Sequence[Topic]) -> None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        # Faust's consumer lives in a second thread; Python's default of 5 ms between thread switches stalls both.
-        sys.setswitchinterval(0.0005)
         self.settings = settings
         self.service = service
         self.topics = [*topics]

@@ -76,11 +76,9 @@ class Shop:
     async def available(self, product: str) -> int | None:
         """What the catalogue shows as available, at most 250 ms old; none for a product it does not know."""
         try:
-            body = await self.read(f"/v1/products/{product}")
+            return int((await self.read(f"/v1/products/{product}"))["available"])
         except LookupError:
             return None
-        available: int = body["available"]
-        return available
 
     async def read(self, path: str) -> dict[str, Any]:
         """The body of what is at `path`, open to all; `LookupError` for a 404."""

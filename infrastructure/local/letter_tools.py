@@ -171,7 +171,7 @@ def _settle(choice: Choice, how: How, *, again: bool, as_json: bool) -> None:
         return
     before = len(known) - len(entries)
     hint = f"; {before} had been settled before" + (" (--again sends them too)" if how == "redriven" else "")
-    typer.echo(f"{done} letters were {how}" + (hint if before else ""))
+    typer.echo(f"{done} {'letter was' if done == 1 else 'letters were'} {how}" + (hint if before else ""))
 
 
 def _chosen(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]:

@@ -25,7 +25,9 @@ class Role(StrEnum):
 
 def token(
     role: Annotated[Role, typer.Option(help="What its bearer may do.")],
-    user: Annotated[str | None, typer.Option(help="Whose it is. [default: somebody new]", metavar="ID")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose it is; somebody new, when none is named.", metavar="ID")
+    ] = None,
     minutes: Annotated[int, typer.Option(min=1, max=60 * 24 * 30, help="How long it counts.")] = 60,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,

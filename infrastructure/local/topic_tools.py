@@ -96,7 +96,8 @@ def tail(  # noqa: PLR0913 - a parameter for each option
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a record, with its place.")] = False,
     pretty: Annotated[
-        bool | None, typer.Option("--pretty/--plain", help="For people, or key TAB value. [default: by the terminal]")
+        bool | None,
+        typer.Option("--pretty/--plain", help="For people, or key TAB value; by itself, the first on a terminal."),
     ] = None,
 ) -> None:
     """The records of a topic in the order of their time, without a consumer group.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, Self
 
 import aiohttp
@@ -36,6 +37,7 @@ REQUESTS: Final = Topic("inventory.requests.v1", keyed_by="user", retention=time
 RESPONSES: Final = Topic("inventory.responses.v1", keyed_by="user", retention=timedelta(days=7))
 TOLD: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedelta(days=7))
 STOCK: Final = Topic("inventory.stock.v1", keyed_by="product")
+PRODUCTS: Final = Topic("catalogue.products.v1", keyed_by="product")
 UNITS: Final = 1_000_000_000
 PATIENCE: Final = 300.0
 POLL_SECONDS: Final = 0.1
@@ -79,7 +81,7 @@ class Hop:
             file.write("\n".join([HEADER, *(f"{product},Bench,1.00,GBP,{UNITS}" for product in products), ""]))
             file.flush()
             await self._run("inventory_service", "seed", file.name)
-        await ensure_topics(self.settings, (REQUESTS, RESPONSES, TOLD, STOCK))
+        await ensure_topics(self.settings, (REQUESTS, RESPONSES, TOLD, STOCK, PRODUCTS))
 
     async def fill(self, users: Sequence[str], products: Sequence[str], quantity: int = 1) -> None:
         """One hold request for each pair of a user and a product, in this order."""
@@ -117,7 +119,8 @@ class Hop:
                 end = time.monotonic() + PATIENCE
                 while sum((await reader.ends(RESPONSES)).values()) - sum(before.values()) < requests:
                     if time.monotonic() > end or any(replica.ended for replica in replicas):
-                        raise HopError("the inventory worker did not drain its topic")
+                        said = " / ".join(replica.said() for replica in replicas)
+                        raise HopError(f"the inventory worker did not drain its topic: {said}")
                     await asyncio.sleep(POLL_SECONDS)
             outcomes, times = await reader.outcomes(before, await reader.ends(RESPONSES))
         if outcomes.total() != requests:
@@ -128,7 +131,7 @@ class Hop:
     async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "Replica":
         """A worker of this prefix, stopped with the stack."""
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
-        port = free_port()
+        port, log = free_port(), Path(folder) / "log"
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -141,15 +144,16 @@ class Hop:
                 "HOLDFAST_REPLICA": replica,
                 "HOLDFAST_HEALTH_PORT": str(port),
                 "HOLDFAST_STATE_DIR": folder,
-                "HOLDFAST_LOG_LEVEL": "ERROR",
             },
             stdin=asyncio.subprocess.DEVNULL,
+            stderr=stack.enter_context(log.open("wb")),
         )
         stack.push_async_callback(stop, child)
-        return Replica(child, f"http://127.0.0.1:{port}/readyz")
+        return Replica(child, f"http://127.0.0.1:{port}/readyz", log)
 
     async def published(self, products: int) -> None:
-        """Return when the stock of this many products has been published: the worker is at rest then."""
+        """Return when this many products and their stock have been published: the worker is at rest then."""
+        await self._stored(PRODUCTS, products)
         await self._stored(STOCK, products)
 
     async def learnt(self, outcomes: int) -> None:
@@ -187,6 +191,11 @@ class Replica:
 
     child: asyncio.subprocess.Process
     ready_url: str
+    log: Path
+
+    def said(self) -> str:
+        """The end of what it logged."""
+        return self.log.read_text(encoding="utf-8", errors="replace").strip()[-500:]
 
     @property
     def ended(self) -> bool:
@@ -205,7 +214,7 @@ class Replica:
                 except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.02)
-        raise HopError("a worker did not get ready")
+        raise HopError(f"a worker did not get ready: {self.said()}")
 
 
 class _Reader:

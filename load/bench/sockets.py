@@ -44,10 +44,11 @@ async def sockets(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
 
 
 async def _ours(bench: Bench) -> Figures:
-    told, few, edge = Figures(), Crowd(), bench.shop.pids["edge"]
+    told, few, edge = Figures(), Crowd(), await bench.shop.restart("edge")
     (product,) = own_products(1)
     async with Shop(bench.shop.url) as shop:
         await shop.wait_for(product)
+        await asyncio.sleep(REST_SECONDS)
         idle = rss_bytes([edge])
         try:
             for size in sizes(bench):
