@@ -11,12 +11,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 import orjson
@@ -51,10 +51,12 @@ class HopError(RuntimeError):
 class Drained:
     """What draining a full topic came to."""
 
-    requests: int
     outcomes: Mapping[str, int]
+    """Of all requests."""
+    counted: int
+    """Grants that fell into `seconds`."""
     seconds: float
-    """From the first response to the last."""
+    """From the first response to the last; of several workers, from when all of them were ready."""
     ready_seconds: float
     """From the start of the process until it said that it was ready."""
     first_seconds: float
@@ -63,7 +65,24 @@ class Drained:
     @property
     def holds_a_second(self) -> float:
         """Grants a second."""
-        return self.outcomes.get("held", 0) / max(1e-3, self.seconds)
+        return self.counted / max(1e-3, self.seconds)
+
+
+class Answer(NamedTuple):
+    """One response: what became of a request, and when by its worker's clock, in seconds."""
+
+    outcome: str
+    at: float
+
+
+def _drained(
+    answers: Collection[Answer], outcomes: Mapping[str, int], *, begun: float, ready: float, workers: int
+) -> Drained:
+    times = sorted(answer.at for answer in answers)
+    # The first of several workers begins before the last has come, and a rebalance stands between.
+    since = begun + ready if workers > 1 and times[-1] > begun + ready else times[0]
+    counted = sum(answer.outcome == "held" and answer.at >= since for answer in answers)
+    return Drained(outcomes, counted, times[-1] - since, ready, times[0] - begun)
 
 
 class Hop:
@@ -117,16 +136,20 @@ class Hop:
                     await replica.ready()
                 ready = time.time() - begun
                 end = time.monotonic() + PATIENCE
-                while sum((await reader.ends(RESPONSES)).values()) - sum(before.values()) < requests:
-                    if time.monotonic() > end or any(replica.ended for replica in replicas):
-                        said = " / ".join(replica.said() for replica in replicas)
-                        raise HopError(f"the inventory worker did not drain its topic: {said}")
-                    await asyncio.sleep(POLL_SECONDS)
-            outcomes, times = await reader.outcomes(before, await reader.ends(RESPONSES))
-        if outcomes.total() != requests:
-            raise HopError(f"{requests} requests were answered {outcomes.total()} times")
+                answers: dict[str, Answer] = {}
+                while len(answers) < requests:  # a rebalance redelivers, so more records may be fewer answers
+                    missing = requests - len(answers)
+                    while sum((ends := await reader.ends(RESPONSES)).values()) - sum(before.values()) < missing:
+                        if time.monotonic() > end or any(replica.ended for replica in replicas):
+                            said = " / ".join(replica.said() for replica in replicas)
+                            raise HopError(f"the inventory worker did not drain its topic: {said}")
+                        await asyncio.sleep(POLL_SECONDS)
+                    for id_, answer in await reader.answers(before, ends):
+                        answers.setdefault(id_, answer)
+                    before = ends
+        outcomes = Counter(answer.outcome for answer in answers.values())
         await self._books(outcomes)
-        return Drained(requests, outcomes, times[-1] - times[0], ready, times[0] - begun)
+        return _drained(answers.values(), outcomes, begun=begun, ready=ready, workers=workers)
 
     async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "Replica":
         """A worker of this prefix, stopped with the stack."""
@@ -239,21 +262,22 @@ class _Reader:
         )
         return found
 
-    async def outcomes(
+    async def answers(
         self, begin: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
-    ) -> tuple[Counter[str], list[float]]:
-        """The outcomes of the responses between two sets of offsets, and their times in order, in seconds."""
+    ) -> list[tuple[str, Answer]]:
+        """The responses between two sets of offsets, by request id; one may come twice."""
         wanted = {partition for partition, offset in end.items() if offset > begin[partition]}
         self._consumer.assign(sorted(wanted))
         for partition in wanted:
             self._consumer.seek(partition, begin[partition])
-        outcomes: Counter[str] = Counter()
-        times: list[float] = []
+        found: list[tuple[str, Answer]] = []
         missing = sum(end[partition] - begin[partition] for partition in wanted)
         async with asyncio.timeout(PATIENCE):
             while missing > 0:
                 for records in (await self._consumer.getmany(timeout_ms=1000)).values():
                     missing -= len(records)
-                    outcomes.update(orjson.loads(record.value)["data"]["outcome"]["type"] for record in records)
-                    times += [record.timestamp / 1000 for record in records]
-        return outcomes, sorted(times)
+                    for record in records:
+                        event = orjson.loads(record.value)
+                        answer = Answer(event["data"]["outcome"]["type"], record.timestamp / 1000)
+                        found.append((event["requestid"], answer))
+        return found

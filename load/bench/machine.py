@@ -42,6 +42,12 @@ def _tree(pids: Iterable[int]) -> list[psutil.Process]:
     return [*found.values()]
 
 
+def busy_seconds() -> float:
+    """CPU time that the machine has spent on anything so far, also on its hypervisor's other guests."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
 class Meter:
     """CPU time by group of processes, from now on."""
 

@@ -1,5 +1,6 @@
 """Interleaved rounds: A B, then B A, so that whatever the machine does in the meantime falls on both."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,9 @@ from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, spread
 
 EXTRA_ROUNDS: Final = 2
 """How many rounds more than planned there may be, when those planned make no ratio that matters."""
+
+OTHERS: Final = 0.1
+"""Of the machine: what other programs may use of it."""
 
 Record = dict[str, Any]
 """One experiment as it is kept: machine, options, and each round's figures and faults by side; plain JSON."""
@@ -124,14 +128,41 @@ async def _round(name: str, number: int, sides: Mapping[str, Side], bench: Bench
     told: dict[str, Record] = {}
     for side in order:
         bench.tell(f"{name}: round {number + 1}, {side}")
+        watch = _Others(bench.shop)
         figures = await sides[side]()
-        told[side] = {"figures": figures.values, "faults": figures.faults}
+        others = watch.cores()
+        if fault := others_fault(others):
+            figures.faults = dict.fromkeys(figures.values, fault) | figures.faults
+        told[side] = {"figures": figures.values, "faults": figures.faults, "others": round(others, 3)}
     return {
         "order": order,
         "load": [before, machine.load_average()],
         "seconds": round(time.perf_counter() - begun, 1),
         "sides": told,
     }
+
+
+class _Others:
+    """What programs that are not ours use of the machine, from now on."""
+
+    def __init__(self, shop: OwnShop) -> None:
+        self._shop = shop
+        self._begun = time.perf_counter()
+        self._busy, self._ours = self._read()
+
+    def cores(self) -> float:
+        """Cores, in the mean."""
+        busy, ours = self._read()
+        return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(1e-9, time.perf_counter() - self._begun)
+
+    def _read(self) -> tuple[float, float]:
+        return machine.busy_seconds(), machine.cpu_seconds([os.getpid(), *self._shop.pids.values()])
+
+
+def others_fault(cores: float) -> str | None:
+    """Why a measurement beside which other programs used this many cores can't be believed; None when it can."""
+    most = OTHERS * (os.cpu_count() or 1)
+    return f"other programs used {cores:.2f} cores (more than {most:g})" if cores > most else None
 
 
 def _unsettled(experiment: Experiment, record: Record) -> bool:

@@ -66,7 +66,7 @@ def compare(pairs: Sequence[Pair], *, needed: int = NEEDED) -> Ratio | Distrust:
     if len(steady) < len(sound):
         bases = [pair.base for pair in sound]
         reasons.append(f"the base drifted between {min(bases):.4g} and {max(bases):.4g}, more than {DRIFT:.0%}")
-    reasons += sorted({pair.fault for pair in pairs if pair.fault is not None})[:2]
+    reasons += sorted({pair.fault for pair in pairs if pair.fault is not None})[:1]
     if any(pair.fault is None and pair.base <= 0 for pair in pairs):
         reasons.append("the base is zero")
     why = f": {'; '.join(reasons)}" if reasons else ""

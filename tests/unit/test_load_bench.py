@@ -1,6 +1,9 @@
 """A ratio is given only when it can be believed; a knee is found; a page says what the records say."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -11,7 +14,9 @@ from hypothesis import strategies as st
 
 from load.bench import chart, report
 from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
-from load.bench.rounds import Figures, ratio
+from load.bench.hop import Answer, _drained
+from load.bench.machine import busy_seconds, cpu_seconds, rss_bytes
+from load.bench.rounds import Figures, others_fault, ratio
 from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
 
 STEADY = [Pair(20, 10), Pair(22, 11), Pair(27, 9)]
@@ -147,3 +152,25 @@ def test_charts_of_nothing_and_of_odd_names_are_still_pictures() -> None:
         chart.bars("t", "u", {"g": {"a&b": Spread(3, 2, 4)}}),
     ):
         assert ET.fromstring(svg).tag.endswith("svg")
+
+
+def test_a_busy_machine_cannot_be_measured_on() -> None:
+    assert others_fault(0.0) is None
+    assert "other programs used 1000.00 cores" in str(others_fault(1000.0))
+
+
+def test_the_processor_time_of_a_child_that_has_ended_still_counts() -> None:
+    before = cpu_seconds([os.getpid()])
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    assert cpu_seconds([os.getpid()]) - before >= 0.29
+    assert rss_bytes([os.getpid()]) > 1_000_000
+    assert busy_seconds() > 0
+
+
+def test_answers_before_the_last_worker_was_ready_do_not_count() -> None:
+    answers = [Answer("held", 100 + second) for second in range(10)]
+    one = _drained(answers, {"held": 10}, begun=99, ready=5, workers=1)
+    assert (one.counted, one.seconds, one.first_seconds) == (10, 9, 1)
+    two = _drained(answers, {"held": 10}, begun=99, ready=5, workers=2)
+    assert (two.counted, two.seconds) == (6, 5)
+    assert two.holds_a_second == pytest.approx(1.2)
