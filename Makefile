@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv --quiet
 CODE := cart_service infrastructure inventory_service load rest_api tests
 # Test files run side by side, each process with servers and a shop of its own: most of the time they wait.
-PARALLEL ?= 3
+PARALLEL ?= 2
 # One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
 

@@ -1,6 +1,7 @@
 """The edge as a process on real servers, and a small stand-in for the carts behind it."""
 
 import asyncio
+import functools
 import json
 import os
 import re
@@ -175,11 +176,16 @@ def NOW() -> datetime:  # noqa: N802 - reads as the constant that it nearly is
 
 
 END = (datetime.now(UTC) + timedelta(minutes=15)).isoformat()
-SOON = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
+
+
+@functools.cache
+def soon() -> str:
+    """The end of a cart that is near: 90 seconds from when it is first asked for, the same ever after."""
+    return (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
 
 
 def _end(lines: dict[str, int]) -> str:
-    return SOON if BRIEF in lines else END
+    return soon() if BRIEF in lines else END
 
 
 @dataclass
