@@ -4,6 +4,9 @@ Kafka forgets by age and the shop is busy, so only records of a certain age are 
 on, young enough for everything that came of them to be there still.
 """
 
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -23,6 +26,19 @@ Place = tuple[str, int, int]
 def shown(found: list[str]) -> list[str]:
     """The first violations of one kind, and how many more there are."""
     return found[:SHOWN] + ([f"and {len(found) - SHOWN} more of this kind"] if len(found) > SHOWN else [])
+
+
+def show(report: Mapping[str, Any], *, as_json: bool) -> int:
+    """Print an audit, for a person or for machines; the exit status: 1 when something does not add up."""
+    if as_json:
+        lines = [json.dumps(report)]
+    else:
+        figures = ", ".join(f"{name} {count}" for name, count in report["figures"].items())
+        digest = [f"digest {report['digest']}"] if "digest" in report else []
+        verdict = "everything adds up" if report["ok"] else f"{len(report['violations'])} violations"
+        lines = [*report["violations"], figures, *digest, verdict]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0 if report["ok"] else 1
 
 
 @dataclass(frozen=True, slots=True)

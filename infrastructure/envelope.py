@@ -30,7 +30,8 @@ Reason = Literal[
 
 def rfc3339(moment: datetime) -> str:
     """`moment` in UTC with milliseconds, as every time of the contract is written: `2026-11-21T03:24:41.118Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"  # less the +00:00 at its end
 
 
 Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
@@ -52,6 +53,8 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     TYPE: ClassVar[str]
+    KEY: ClassVar[str] = "user_id"
+    """The field that repeats the record's key, in the messages that have it."""
 
 
 M = TypeVar("M", bound=Message)
@@ -157,6 +160,6 @@ class Vocabulary(Generic[M]):
             parsed = message.model_validate_json(orjson.dumps(event.data))
         except ValidationError as error:
             raise Undecodable("bad_data", first_fault(error)) from None
-        if getattr(parsed, "user_id", event.subject) != event.subject:
-            raise Undecodable("wrong_key", f"data.user_id is not the subject {event.subject!r}")
+        if getattr(parsed, parsed.KEY, event.subject) != event.subject:
+            raise Undecodable("wrong_key", f"data.{parsed.KEY} is not the subject {event.subject!r}")
         return parsed

@@ -38,7 +38,7 @@ def create_app(settings: Settings, service: str) -> faust.App:
         broker_commit_interval=0.3,
         broker_max_poll_records=500,
         broker_session_timeout=6.0,  # the least that a broker allows by default; a dead worker's partitions wait for it
-        broker_heartbeat_interval=1.0,  # and this is how late the others hear of it
+        broker_heartbeat_interval=0.25,  # and this is how late the others hear of it, or of one that leaves or comes
         broker_request_timeout=15.0,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=f"{settings.prefix}{settings.replica}",

@@ -3,18 +3,34 @@
 Faust's own driver runs its consumer in a second thread with a second loop, and makes two tasks for each message that
 passes from one to the other. Both loops then wait for the interpreter in turn. Here there is one loop and no task a
 message; everything else is Faust's. What it is worth is written down in docs/performance/log.md.
+
+It is also where a consumer is kept from going silent or deaf: no record is taken from Kafka's client that cannot be
+handed on, what ends the client's own tasks ends the worker, and who stops says so to the group.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 from mode.services import Service
 
-YIELD_EVERY = 100
+from infrastructure.leave_group import leave_group
+
+YIELD_EVERY: Final = 100
 """Messages taken over between two chances for others to run."""
+LONG_POLL_MS: Final = 250
+"""How long a broker keeps a fetch that finds nothing. Whatever is asked behind it on the same connection waits for it:
+the first questions after a rebalance, which Faust's own 1500 would hold up for as long."""
+RETRY_SECONDS: Final = 0.02
+WATCH_SECONDS: Final = 1.0
+
+
+class ConsumerDiedError(RuntimeError):
+    """Kafka's client has stopped reading, or taking part in its group, and would not say so by itself."""
 
 
 class LoopConsumerThread(driver.AIOKafkaConsumerThread):
@@ -24,11 +40,21 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, **options)
+        self.fetches = 0
+        """Fetches that have come to an end, with records, without, or with an error: that something still tries."""
+
+    # ---- its life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start on the loop that is running."""
         self._thread_started.set()
         await self._default_start()
+
+    async def on_start(self) -> None:
+        """Connect, and count fetches."""
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - as everywhere in Faust: aiokafka has no other way
+        fetcher._proc_fetch_request = self._counted(fetcher._proc_fetch_request)  # noqa: SLF001
 
     async def stop(self) -> None:
         """Stop, if it was started."""
@@ -36,13 +62,31 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
             await Service.stop(self)
 
     async def on_stop(self) -> None:
-        """Leave the group as Kafka's client does."""
+        """Leave the group, so that the others need not wait for the session's end."""
         if self._consumer is not None:
+            await leave_group(self._consumer)
             await self._consumer.stop()
+
+    def close(self) -> None:
+        """Nothing yet. Faust calls it when a rebalance comes while the app stops: the last commit is still to come."""
 
     def set_shutdown(self) -> None:
         """Nobody is on another loop to be told."""
         self._shutdown.set()
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = LONG_POLL_MS  # noqa: SLF001 - Faust writes its own number into the call
+        return consumer
+
+    def _counted(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
+        async def counted(*args: Any) -> Any:
+            try:
+                return await fetch(*args)
+            finally:
+                self.fetches += 1
+
+        return counted
 
     def _stopped_set(self) -> None:
         self._stopped.set()
@@ -55,6 +99,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _stop_exit_stacks(self) -> None:
         await self._default_stop_exit_stacks()
+
+    # ---- what Faust asks of it --------------------------------------------------------------------------------------
 
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of Kafka's client, here."""
@@ -73,12 +119,109 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         """Tell the app at once."""
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek all partitions to their committed offsets, asked for at once: aiokafka asks for one after the other."""
+        consumer = self._ensure_consumer()
+        committed: dict[Any, Any] = dict.fromkeys(consumer.assignment())
+        kept = await consumer._coordinator.fetch_committed_offsets(list(committed))  # noqa: SLF001
+        for place, found in kept.items():
+            committed[place] = found.offset
+            if found.offset > 0:
+                self._go_to(place, found.offset)
+        return committed
+
+    async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
+        for place, offset in partitions.items():
+            self._go_to(place, offset)
+            if offset > 0:
+                self.consumer._read_offset[place] = offset  # noqa: SLF001
+            else:
+                self.consumer._read_offset.pop(place, None)  # noqa: SLF001
+
+    def _go_to(self, place: Any, offset: int) -> None:
+        """Seek, unless it stands there: what is fetched ahead would be fetched again, behind a fetch under way."""
+        consumer = self._ensure_consumer()
+        state = consumer._subscription._assigned_state(place)  # noqa: SLF001
+        if not (state.has_valid_position and state.position == offset):
+            consumer.seek(place, offset)
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        """What is there for `active_partitions`, now or at the next news within `timeout` seconds.
+
+        aiokafka counts as read what it hands out. While it waits for news, Faust may stop the flow or give the
+        partitions up, and would throw away what then comes: the records of a table's changelog, and of a partition
+        without a committed offset, would not be read a second time. So nothing is taken but in one step with the look
+        at whether it may be.
+        """
+        fetcher = consumer._fetcher  # noqa: SLF001
+        taken = await self._take(fetcher, active_partitions, max_records)
+        if not taken:
+            with fetcher._subscriptions.fetch_context():  # noqa: SLF001
+                news = fetcher._create_fetch_waiter()  # noqa: SLF001
+                await asyncio.wait([news], timeout=timeout)
+            if news.done():
+                news.result()
+            else:
+                news.cancel()
+            taken = await self._take(fetcher, active_partitions, max_records)
+        return taken
+
+    async def _take(self, fetcher: Any, active_partitions: set[TP], max_records: int | None) -> Any:
+        if fetcher._closed:  # noqa: SLF001
+            raise ConsumerStoppedError
+        # Without partitions aiokafka would hand out those of all, and in a rebalance it would wait inside.
+        in_rebalance = fetcher._subscriptions.reassignment_in_progress  # noqa: SLF001
+        if not self.consumer.flow_active or not active_partitions or in_rebalance:
+            return {}
+        return await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
+
+    def look_again(self) -> None:
+        """Whoever waits for news shall see what has come already: it may be taken now."""
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher  # noqa: SLF001
+            for news in fetcher._fetch_waiters:  # noqa: SLF001
+                fetcher._notify(news)  # noqa: SLF001
+
 
 class LoopConsumer(driver.Consumer):
     """Takes messages over from the fetcher to the agents, one after the other, without a task for each."""
 
+    _thread: LoopConsumerThread
+
+    @property
+    def fetches(self) -> int:
+        """Grows as long as Kafka's client tries to read."""
+        return self._thread.fetches
+
+    def resume_flow(self) -> None:
+        """Allow records to be taken, at once."""
+        super().resume_flow()
+        self._thread.look_again()
+
     def _new_consumer_thread(self) -> LoopConsumerThread:
         return LoopConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _wait_next_records(
+        self,
+        timeout: float,  # noqa: ASYNC109 - Faust's signature
+    ) -> tuple[Any, set[TP] | None]:
+        """The next records and the partitions they may be of; none when the flow is stopped, and no seek then.
+
+        Faust's own looks again after a second when no partition is active: that is how a rebalance ends.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        active = self._get_active_partitions()
+        if not (active and self.flow_active):
+            await asyncio.sleep(RETRY_SECONDS)
+            return None, active
+        return await self._getmany(active_partitions=active, timeout=timeout) or None, active
 
     async def _drain_messages(self, fetcher: Any) -> None:
         taken = 0
@@ -100,6 +243,8 @@ class LoopConsumer(driver.Consumer):
             self.set_shutdown()
 
     async def _take_over(self, place: Any, message: Any) -> None:
+        if not self.flow_active:  # stopped since it was fetched: it would wait for the flow and come in behind a seek
+            return
         read = self._read_offset[place]
         if read is not None and message.offset < read:
             return
@@ -113,6 +258,24 @@ class LoopConsumer(driver.Consumer):
             if task is None or task.cancelling():
                 raise
         self._read_offset[place] = message.offset
+
+    @Service.task
+    async def _watch(self) -> None:
+        """Raise what aiokafka keeps for who polls it its own way, which Faust does not.
+
+        A fetcher that has died reads nothing any more; a coordinator with an error waits until it is taken note of, and
+        joins no group meanwhile. Both look like a quiet shop.
+        """
+        while not self.should_stop:
+            await self.sleep(WATCH_SECONDS)
+            consumer = self._thread._consumer  # noqa: SLF001
+            if consumer is None or consumer._closed or self.should_stop:  # noqa: SLF001
+                continue
+            consumer._coordinator.check_errors()  # noqa: SLF001
+            reading = consumer._fetcher._fetch_task  # noqa: SLF001
+            if reading.done():
+                error = None if reading.cancelled() else reading.exception()
+                raise ConsumerDiedError("the fetcher has ended") from error
 
 
 class Transport(driver.Transport):

@@ -1,12 +1,24 @@
-"""`/livez`, `/readyz` and `/metrics` of a worker: what supervisors, orchestrators and Prometheus ask."""
+"""`/livez`, `/readyz` and `/metrics` of a worker: what supervisors, orchestrators and Prometheus ask.
 
+Three paths, answered and hung up on: that takes a page of code, where a web framework takes ten megabytes a process.
+"""
+
+import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
-from aiohttp import web
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from infrastructure import metrics
+
+ASK_SECONDS: Final = 5.0
+"""How long somebody may take to say what they want to know."""
+MAX_REQUEST_BYTES: Final = 8192
+_REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 Check = Callable[[], str | None]
 """None when all is well, else a sentence that says what is not."""
@@ -29,46 +41,78 @@ class Stall:
         return 0.0 if self._since is None else self._clock() - self._since
 
 
-class HealthServer:
-    """A small HTTP server beside the agents, on their own loop: when that hangs, it does not answer, as it should."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer."""
 
-    def __init__(self, host: str, port: int, *, live: Check, ready: Check) -> None:
+    status: int
+    kind: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class HealthServer:
+    """A small HTTP server beside the agents, on their own loop: when that hangs, it does not answer, as it should.
+
+    `pages`, when given, answers what other paths ask for; none for those that it does not know.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, live: Check, ready: Check, pages: Callable[[str], Page | None] | None = None
+    ) -> None:
         self.host = host
         self.port = port
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/livez", _answer(live)),
-                web.get("/readyz", _answer(ready, gauge=True)),
-                web.get("/metrics", _metrics),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        self.live = live
+        self.ready = ready
+        self.pages = pages
+        self._server: asyncio.Server
 
     async def start(self) -> None:
         """Listen; `port` 0 becomes the one that the system chose."""
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=MAX_REQUEST_BYTES)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening."""
-        await self._runner.cleanup()
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Whoever hangs up, dawdles or talks too much is not answered.
+        with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            try:
+                async with asyncio.timeout(ASK_SECONDS):
+                    request = await reader.readuntil(b"\r\n\r\n")
+                    method, target, *_ = [*request.partition(b"\r\n")[0].split(b" "), b"", b""]
+                    page = self._answer(method, target.partition(b"?")[0])
+                    headers = {
+                        "Content-Type": page.kind,
+                        "Content-Length": str(len(page.body)),
+                        "Connection": "close",
+                        **page.headers,
+                    }
+                    lines = [f"HTTP/1.1 {page.status} {_REASONS[page.status]}", *map(": ".join, headers.items())]
+                    writer.write("\r\n".join([*lines, "", ""]).encode() + (page.body if method != b"HEAD" else b""))
+                    await writer.drain()
+            finally:
+                writer.close()
+
+    def _answer(self, method: bytes, path: bytes) -> Page:
+        if method not in {b"GET", b"HEAD"}:
+            return Page(405, "text/plain", b"GET\n", {"Allow": "GET, HEAD"})
+        match path:
+            case b"/livez":
+                return _state(self.live())
+            case b"/readyz":
+                problem = self.ready()
+                metrics.UP.set(problem is None)
+                return _state(problem)
+            case b"/metrics":
+                return Page(200, CONTENT_TYPE_LATEST, generate_latest())
+        page = self.pages(path.decode(errors="replace")) if self.pages else None
+        return page or Page(404, "text/plain", b"/livez /readyz /metrics\n")
 
 
-def _answer(check: Check, *, gauge: bool = False) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answer(_: web.Request) -> web.Response:
-        problem = check()
-        if gauge:
-            metrics.UP.set(problem is None)
-        return web.json_response(
-            {"status": "ok"} if problem is None else {"status": "unavailable", "detail": problem},
-            status=200 if problem is None else 503,
-        )
-
-    return answer
-
-
-async def _metrics(_: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+def _state(problem: str | None) -> Page:
+    if problem is None:
+        return Page(200, "application/json", b'{"status":"ok"}')
+    return Page(503, "application/json", orjson.dumps({"status": "unavailable", "detail": problem}))

@@ -30,6 +30,23 @@ KNOCKS: Final = Counter("holdfast_expiry_knocks_total", "knocks sent for carts t
 PUBLISHED: Final = Counter("holdfast_published_total", "states of products published", ["topic"])
 TRIMMED: Final = Counter("holdfast_trimmed_total", "old rows taken out of the request log")
 
+# ---- pumps: rows worked off beside the agents, and the breakers in front of what is slow -----------------------------
+
+PUMPED: Final = Counter("holdfast_pumped_total", "attempts at rows, by what came of them", ["pump", "result"])
+PUMP_SECONDS: Final = Histogram("holdfast_pump_seconds", "time of one attempt at a row", ["pump"], buckets=_HOP)
+BREAKER: Final = Gauge("holdfast_breaker_state", "0 closed, 1 half-open, 2 open", ["breaker"])
+
+# ---- insights: the shop's business, each thing counted once ----------------------------------------------------------
+
+BUSINESS: Final = Counter("holdfast_business_total", "what happened in the shop, by figure", ["figure"])
+BUSINESS_MONEY: Final = Counter(
+    "holdfast_business_money_total", "minor units ordered, captured and refunded", ["figure", "currency"]
+)
+INSIGHTS_REPEATED: Final = Counter("holdfast_insights_repeated_total", "events that had been counted before")
+INSIGHTS_TOO_LATE: Final = Counter(
+    "holdfast_insights_too_late_total", "events older than their topic keeps any, not counted"
+)
+
 # ---- the edge -------------------------------------------------------------------------------------------------------
 
 EDGE_SOCKETS: Final = Gauge("holdfast_edge_sockets", "open WebSockets")
@@ -50,8 +67,16 @@ EDGE_REQUEST_SECONDS: Final = Histogram(
 )
 EDGE_PROJECTED: Final = Counter("holdfast_edge_projected_total", "records taken into the read model", ["topic"])
 
+# ---- orders ---------------------------------------------------------------------------------------------------------
+
+ORDER_EVENTS: Final = Counter("holdfast_order_events_total", "what became of orders", ["event", "reason"])
+
 # ---- the audit that goes on beside the shop: exported by the one process that does it --------------------------------
 
 AUDIT_VIOLATIONS: Final = Gauge("holdfast_audit_violations", "what the last audit found wrong", ["service"])
 AUDIT_AGE: Final = Gauge("holdfast_audit_age_seconds", "time since the last audit ended", ["service"])
 AUDIT_SECONDS: Final = Gauge("holdfast_audit_duration_seconds", "how long the last audit took", ["service"])
+
+# ---- notices --------------------------------------------------------------------------------------------------------
+
+NOTICES: Final = Counter("holdfast_notices_total", "what notices came to: sent, failed, skipped", ["channel", "status"])

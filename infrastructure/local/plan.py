@@ -32,6 +32,8 @@ class Options:
     workers: Mapping[str, int] = field(default_factory=dict)
     limits: bool = True
     infra_only: bool = False
+    only: frozenset[str] = frozenset()
+    """The services to start; empty: all."""
 
 
 @dataclass
@@ -69,16 +71,22 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
         part.port = plan.ports[name] = kept[name] if ours else choose(name, kept, tell)
         plan.parts.append(part)
         plan.addresses[name] = part.url()
-    wanted = [] if options.infra_only else [kind for kind in kinds if _there(kind, tell)]
-    edge = any(not kind.many for kind in wanted)
-    plan.ports["http"] = choose("http", kept, tell) if edge else kept.get("http", PREFERRED["http"])
+    asked_for = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
+    wanted = [kind for kind in asked_for if _there(kind, tell)]
+    front = any(kind.front for kind in wanted)
+    plan.ports["http"] = choose("http", kept, tell) if front else kept.get("http", PREFERRED["http"])
     plan.http = f"http://{LOOPBACK}:{plan.ports['http']}"
+    workers = [
+        (kind, f"{kind.name}-{number}" if kind.many else kind.name)
+        for kind in wanted
+        for number in range(1, (options.workers.get(kind.name, 1) if kind.many else 1) + 1)
+    ]
+    ports = [plan.ports["http"] if kind.front else _health_port(name, kept, plan.ports) for kind, name in workers]
+    if any(kind.module == services.CATCHER for kind in wanted):
+        _health_port("smtp", kept, plan.ports)
     settings = _settings(root, plan, limits=options.limits)
-    for kind in wanted:
-        for number in range(1, (options.workers.get(kind.name, 1) if kind.many else 1) + 1):
-            name = f"{kind.name}-{number}" if kind.many else kind.name
-            port = plan.ports["http"] if not kind.many else _health_port(name, kept, plan.ports)
-            plan.workers.append(services.Service(root, kind, name, port, settings))
+    for (kind, name), port in zip(workers, ports, strict=True):
+        plan.workers.append(services.Service(root, kind, name, port, settings))
     loaded = seed_mark(plan) == before.get("seeded")
     plan.seed = not loaded and any(kind.module == services.SEEDER for kind in wanted)
     return plan
@@ -131,6 +139,8 @@ def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
 
 
 def _there(kind: services.Kind, tell: Tell) -> bool:
+    if kind.module == services.CATCHER and os.environ.get("HOLDFAST_PROFILE") == "production":
+        return False  # such a shop delivers its mails
     if kind.installed():
         return True
     tell(Event("note", text=f"{kind.name} is left out: the module {kind.module} is not installed here"))
@@ -138,6 +148,20 @@ def _there(kind: services.Kind, tell: Tell) -> bool:
 
 
 def _settings(root: Root, plan: Plan, *, limits: bool) -> dict[str, str]:
+    secrets, provider = root.secrets(), {}
+    if "provider" in plan.ports:
+        provider = {
+            "HOLDFAST_PROVIDER_URL": f"http://{LOOPBACK}:{plan.ports['provider']}",
+            "HOLDFAST_PROVIDER_FILE": str(root.run("provider") / "provider.sqlite"),
+            "HOLDFAST_WEBHOOK_URL": f"{plan.http}/v1/webhooks/payments",
+        }
+    mails = {}
+    if "smtp" in plan.ports:
+        caught = f"smtp://{LOOPBACK}:{plan.ports['smtp']}"
+        mails = {
+            "HOLDFAST_CATCHER_SMTP_PORT": str(plan.ports["smtp"]),
+            "HOLDFAST_SMTP_URL": os.environ.get("HOLDFAST_SMTP_URL", caught),
+        }
     return {
         "HOLDFAST_KAFKA": plan.addresses["kafka"],
         "HOLDFAST_POSTGRES_URL": plan.addresses["postgres"],
@@ -145,7 +169,10 @@ def _settings(root: Root, plan: Plan, *, limits: bool) -> dict[str, str]:
         "HOLDFAST_HTTP_HOST": LOOPBACK,
         "HOLDFAST_HTTP_PORT": str(plan.ports["http"]),
         "HOLDFAST_HTTP_URL": plan.http,
-        "HOLDFAST_SECRET": root.secrets().signing,
+        "HOLDFAST_SECRET": secrets.signing,
+        "HOLDFAST_WEBHOOK_SECRET": secrets.signing,
+        **provider,
+        **mails,
         "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
         "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
         "HOLDFAST_LIMITS": "on" if limits else "off",

@@ -21,8 +21,10 @@ from infrastructure.local import reach
 from infrastructure.local.errors import Fault
 from infrastructure.local.services import KINDS, SEEDER
 
-AUDITORS: Final = ("cart_service", "inventory_service")
-"""The modules with an `audit --json` sub-command."""
+LEARNER: Final = "order_service.insights"
+"""The module whose `baskets` sub-command learns from a file."""
+PUBLISHERS: Final = (SEEDER, "order_service", LEARNER)
+"""The modules whose `republish` sub-command sends what they know again."""
 PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Arguments that are the sub-command's to read."""
 
@@ -46,18 +48,19 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Bring every service's schema to the present; nothing is dropped, and a second time changes nothing."""
-    _run_each("migrate", tuple(kind.module for kind in KINDS if kind.installed()), as_json=as_json)
+    _run_each("migrate", tuple(kind.module for kind in KINDS if kind.owns and kind.installed()), as_json=as_json)
 
 
 def republish(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Have the running inventory send the state of every product and its stock again.
+    """Send the state of every product and its stock, the events of every order, and the figures, again.
 
-    This is how a compacted topic is replayed: readers keep the greatest version, so what they have they ignore.
+    Readers keep the greatest version, so what they have they ignore. Products are sent by the running inventory,
+    figures and related products by the running insights.
     """
-    _run_each("republish", (SEEDER,), as_json=as_json)
+    _run_each("republish", PUBLISHERS, as_json=as_json)
 
 
 def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: bool) -> None:
@@ -86,9 +89,10 @@ def audit(
     what the shop has decided, without times: no replay changes it.
     """
     environ = reach.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
+    auditors = [kind.module for kind in KINDS if kind.audits and kind.installed()]
     with ThreadPoolExecutor() as pool:  # each is a process of its own
-        audits = list(pool.map(lambda module: _audit(module, environ), AUDITORS))
-    whole = add_up(dict(zip(AUDITORS, audits, strict=True)))
+        audits = list(pool.map(lambda module: _audit(module, environ), auditors))
+    whole = add_up(dict(zip(auditors, audits, strict=True)))
     if as_json:
         typer.echo(json.dumps(whole))
     else:
@@ -157,6 +161,11 @@ def prove_oversell(ctx: typer.Context) -> None:
     _driver("prove", "oversell", *ctx.args, needed=needed)
 
 
+def prove_orders(ctx: typer.Context) -> None:
+    """Check out while every process is killed with -9 in turn: each order ends once, and all books balance."""
+    _driver("prove", "orders", *ctx.args, needed=())
+
+
 def guests(ctx: typer.Context) -> None:
     """New shoppers' tokens, as `POST /v1/guests` gives them."""
     _driver("guests", *ctx.args, needed=("HOLDFAST_HTTP_URL",))
@@ -185,13 +194,18 @@ def bench(ctx: typer.Context) -> None:
     _driver("bench", *ctx.args, needed=())
 
 
+def baskets(ctx: typer.Context) -> None:
+    """Learn from a file which products are bought together; needs no shop."""
+    reach.become([sys.executable, "-m", LEARNER, "baskets", *ctx.args], reach.inherited())
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: holdfast seed inventory.csv")(seed)
     app.command(epilog="Example: holdfast migrate")(migrate)
     app.command(epilog="Example: holdfast republish")(republish)
     app.command(epilog="Example: holdfast audit --json")(audit)
-    for command in (guests, load, shoppers, bench):
+    for command in (guests, load, shoppers, bench, baskets):
         app.command(context_settings=PASS_ON, add_help_option=False)(command)
     app.command(context_settings=PASS_ON, add_help_option=False)(chaos)
     prove = typer.Typer(
@@ -200,6 +214,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: holdfast prove oversell --buyers 500 --stock 25",
     )
     prove.command("oversell", context_settings=PASS_ON, add_help_option=False)(prove_oversell)
+    prove.command("orders", context_settings=PASS_ON, add_help_option=False)(prove_orders)
     prove.callback()(_proofs)
     app.add_typer(prove, name="prove")
 

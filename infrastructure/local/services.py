@@ -34,18 +34,48 @@ class Kind:
     name: str
     module: str
     many: bool = True
+    front: bool = False
+    """Whether it answers on the shop's own HTTP address."""
+    port_setting: str = ""
+    """What it is told its port by, when it is a stranger's service that has no metrics of ours."""
+    owns: bool = True
+    """Whether it has a schema or topics of its own, and so a `migrate`."""
+    audits: bool = True
+    """Whether it has an `audit`."""
 
     def installed(self) -> bool:
         """Whether its module can be run here; looked up, not imported."""
-        spec = importlib.util.find_spec(self.module)
+        try:
+            spec = importlib.util.find_spec(self.module)
+        except ModuleNotFoundError:  # not even the package that it is a part of
+            return False
         places = (spec and spec.submodule_search_locations) or ()
         return any((Path(place) / "__main__.py").exists() for place in places)
 
 
+CATCHER = "notification_service.catcher"
+"""The local mail catcher: it has an SMTP port beside its page."""
 KINDS = (
-    Kind("edge", "rest_api", many=False),
+    Kind("edge", "rest_api", many=False, front=True, audits=False),
     Kind("cart", "cart_service"),
     Kind("inventory", "inventory_service"),
+    Kind("orders", "order_service"),
+    Kind("payment", "order_service.payment"),
+    Kind("delivery", "order_service.delivery"),
+    Kind(
+        "provider",
+        "order_service.payment.provider",
+        many=False,
+        port_setting="HOLDFAST_PROVIDER_PORT",
+        owns=False,
+        audits=False,
+    ),
+    Kind("insights", "order_service.insights", audits=False),
+    Kind("notifications", "notification_service"),
+    Kind("email", "notification_service.email", owns=False, audits=False),
+    Kind("sms", "notification_service.sms", owns=False, audits=False),
+    Kind("push", "notification_service.push", owns=False, audits=False),
+    Kind("catcher", CATCHER, many=False, owns=False, audits=False),
 )
 SEEDER = "inventory_service"
 """The module whose `seed` sub-command loads the catalogue."""
@@ -65,6 +95,15 @@ def workers(wish: str, kinds: tuple[Kind, ...] = KINDS) -> dict[str, int]:
     return numbers
 
 
+def only(wish: str, kinds: tuple[Kind, ...] = KINDS) -> frozenset[str]:
+    """`edge,cart,inventory` as names of services; empty for all of them. Raises WrongUse."""
+    names = frozenset(filter(None, (p.strip() for p in wish.split(","))))
+    known = [kind.name for kind in kinds]
+    if unknown := names.difference(known):
+        raise WrongUse(f"--only knows {', '.join(known)}, not {min(unknown)!r}: for example --only edge,cart,inventory")
+    return names
+
+
 class Service:
     """One worker of one service."""
 
@@ -75,7 +114,7 @@ class Service:
     def __init__(self, root: Root, kind: Kind, name: str, port: int, settings: Mapping[str, str]) -> None:
         self.root, self.kind, self.name, self.port, self.settings = root, kind, name, port, settings
         self.cwd = root.run(name)
-        self.metrics: str | None = f"http://{LOOPBACK}:{port}/metrics"
+        self.metrics: str | None = None if kind.port_setting else f"http://{LOOPBACK}:{port}/metrics"
 
     def prepare(self) -> None:
         """Make its state directory. Raises NoRight or DiskFull."""
@@ -95,6 +134,8 @@ class Service:
             "HOLDFAST_STATE_DIR": str(self.cwd),
             "HOLDFAST_HEALTH_PORT": str(self.port),
         }
+        if self.kind.port_setting:
+            own[self.kind.port_setting] = str(self.port)
         return {**self.settings, **own, **search_path()}
 
     def health(self) -> Health:

@@ -13,12 +13,14 @@ from rich.table import Table
 
 from infrastructure.local import processes
 from infrastructure.local.outside import plain
+from infrastructure.local.probes import LOOPBACK
 from infrastructure.local.state import find_running
 
 if TYPE_CHECKING:
     from infrastructure.local.events import Event
     from infrastructure.local.state import Root
 
+ADDRESSES = ("http", "kafka", "postgres", "redis", "mails")
 _COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
@@ -103,10 +105,17 @@ def status(root: Root) -> dict[str, Any] | None:
         "redis": plain("redis", state["redis"]),
         "limits": state["limits"],
         "limit_settings": state.get("limit_settings", {}),
+        **_mails(state),
         "state": state["state"] if lives else "stopped",
         "supervisor": state["supervisor"] if lives else 0,
         "services": entries,
     }
+
+
+def _mails(state: dict[str, Any]) -> dict[str, str]:
+    """Where caught mails are read, in a shop that has a catcher."""
+    port = state.get("ports", {}).get("catcher")
+    return {"mails": f"http://{LOOPBACK}:{port}/"} if port and "catcher" in state.get("services", {}) else {}
 
 
 def table(content: dict[str, Any]) -> None:
@@ -128,7 +137,7 @@ def table(content: dict[str, Any]) -> None:
     console.print(grid)
     total = sum(entry["rss_bytes"] for entry in content["services"].values())
     console.print(f"\nresident     {total / (1 << 20):.0f} MiB")
-    for name in ("http", "kafka", "postgres", "redis", "limits"):
+    for name in [name for name in (*ADDRESSES, "limits") if name in content]:
         console.print(f"{name:<12} {content[name]}")
     for name, value in sorted(content["limit_settings"].items()):
         console.print(f"  {name}={_escape(value)}")
@@ -137,7 +146,7 @@ def table(content: dict[str, Any]) -> None:
 def addresses(root: Root) -> None:
     """Where the shop answers, on standard output."""
     content = status(root) or {}
-    lines = [f"{name:<10} {content[name]}" for name in ("http", "kafka", "postgres", "redis") if name in content]
+    lines = [f"{name:<10} {content[name]}" for name in ADDRESSES if name in content]
     print("\n".join(lines), flush=True)  # noqa: T201 - the answer of the command
 
 
@@ -159,5 +168,6 @@ def environment(root: Root) -> str | None:
         "HOLDFAST_REDIS_URL": stack.redis_url,
         "HOLDFAST_SECRET": stack.secret,
         "HOLDFAST_ROOT": str(stack.root),
+        **({"HOLDFAST_PROVIDER_URL": stack.provider} if stack.provider else {}),
     }
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items())

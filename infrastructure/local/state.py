@@ -178,6 +178,8 @@ class Stack:
     limits: str
     metrics: dict[str, str]
     """Process name → URL of its `/metrics`, for every service (`edge`, `cart-1` …)."""
+    provider: str = ""
+    """Where the simulated payment provider answers; empty when there is none."""
 
     def environment(self) -> dict[str, str]:
         """The settings a sub-command of a service needs (`python -m inventory_service seed FILE`)."""
@@ -194,6 +196,7 @@ class Stack:
             "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
             "HOLDFAST_LIMITS": self.limits,
             "HOLDFAST_ROOT": str(self.root),
+            **({"HOLDFAST_PROVIDER_URL": self.provider} if self.provider else {}),
         }
 
 
@@ -220,6 +223,7 @@ def find_running(root: Root) -> Stack | None:
             secret=root.secrets().signing,
             limits=state["limits"],
             metrics={n: e["metrics"] for n, e in state.get("services", {}).items() if e.get("metrics")},
+            provider=f"http://127.0.0.1:{port}" if (port := state.get("ports", {}).get("provider")) else "",
         )
     except KeyError:
         return None
