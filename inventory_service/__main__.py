@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -10,15 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
+
 import inventory_service
-from infrastructure import logs, postgres
+from infrastructure import auditor, logs, postgres
+from infrastructure.audit_topics import show
+from infrastructure.auditor import Auditor
 from infrastructure.broker import BrokerAwayError
 from infrastructure.guard import Handler
 from infrastructure.locks import Locks, NoLocks, RedisLocks
-from inventory_service import audit as audits
 from inventory_service import catalogue, derive, publisher, upkeep
 from inventory_service.agents import Crowd, Inventory
-from inventory_service.audit import Auditor, audit
+from inventory_service.audit import audit, violations_of
 from inventory_service.audit_topics import read_topics
 from inventory_service.messages import PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
 from inventory_service.publisher import Publisher
@@ -49,7 +51,14 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     if settings.audit_seconds:
         audit_as = f"{settings.schema_name(SERVICE)} auditor"
         worker.background(
-            "auditor", Auditor(partial(connect, options=audits.OPTIONS), audit_as, settings.audit_seconds).run
+            "auditor",
+            Auditor(
+                partial(connect, options=auditor.OPTIONS),
+                audit_as,
+                settings.audit_seconds,
+                service=SERVICE,
+                check=violations_of,
+            ).run,
         )
     worker.closing(store.close)
     worker.closing(locks.close)
@@ -97,14 +106,7 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, told)
-    if arguments.json:
-        print(json.dumps(report))
-    else:
-        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
-        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
-        print(f"digest {report['digest']}")
-        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
-    return 0 if report["ok"] else 1
+    return show(report, as_json=arguments.json)
 
 
 async def derive_catalogue(_: Settings, arguments: argparse.Namespace) -> int:
@@ -149,7 +151,8 @@ def main() -> int:
     act: Command = arguments.act
     settings = Settings()
     logs.configure(SERVICE, settings)
-    return asyncio.run(act(settings, arguments))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(act(settings, arguments))
 
 
 if __name__ == "__main__":

@@ -13,20 +13,28 @@ from infrastructure.trace import child
 from inventory_service.messages import (
     RESPONSES,
     Clear,
+    Commit,
+    Committed,
     Decided,
     Expired,
     Fail,
     Held,
     Hold,
+    Item,
     Refused,
+    Released,
     Remove,
     Removed,
     Request,
+    Reservation,
+    Restocked,
+    Sold,
 )
-from inventory_service.model import Answer, Command
+from inventory_service.state import Answer, Command
 from inventory_service.store import Decisions, Store
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
+Decision = Held | Refused | Removed | Expired | Committed | Sold | Released | Restocked | Reservation
 
 
 class Crowd:
@@ -43,11 +51,18 @@ class Crowd:
     def wanted(self, requests: Sequence[Request]) -> set[str]:
         """The products of `requests` that call for a lock."""
         return {
-            request.product
+            asked.product
             for request in requests
-            if isinstance(request, Hold)
-            and (request.quantity > self.above or self.seen.get(request.product, 0) - request.quantity < self.remaining)
+            for asked in _taking(request)
+            if asked.quantity > self.above or self.seen.get(asked.product, 0) - asked.quantity < self.remaining
         }
+
+
+def _taking(request: Request) -> Sequence[Hold | Item]:
+    """What of it wants units that are on the shelves."""
+    if isinstance(request, Hold):
+        return (request,)
+    return request.lines or () if isinstance(request, Commit) else ()
 
 
 class Inventory:
@@ -64,8 +79,11 @@ class Inventory:
         await self._decide([(_command(received.event, received.message), received.event) for received in batch])
 
     async def fail(self, received: Received[Request], error: Exception) -> None:  # noqa: ARG002 - the guard keeps it
-        """Decide `refused: failed` for a change that can't be carried out. Reads and knocks are only asked again."""
-        if isinstance(received.message, Hold | Remove | Clear) and received.event.requestid:
+        """Decide `refused: failed` for a change that can't be carried out.
+
+        Reads and knocks are only asked again; so is what is to be done with an order's holds, until it can be done.
+        """
+        if isinstance(received.message, Hold | Remove | Clear | Commit) and received.event.requestid:
             meant = {"type": received.event.type, **received.message.model_dump(mode="json")}
             failed = Fail(user_id=received.message.user_id, command=meant)
             await self._decide([(_command(received.event, failed), received.event)])
@@ -104,8 +122,9 @@ def responses(decisions: Decisions, causes: dict[int, Envelope]) -> list[Envelop
 
 def _response(answer: Answer, cart: Any, decisions: Decisions, cause: Envelope) -> Envelope:
     request: Message = answer.command.request
-    user, final = answer.command.request.user_id, isinstance(answer.outcome, Held | Refused | Removed | Expired)
+    user = answer.command.request.user_id
     read = {name: value for name in ("session", "epoch") if (value := getattr(request, name, None)) is not None}
+    final = isinstance(answer.outcome, Decision) and not read
     return Envelope.model_construct(
         id=f"{user}/{answer.id}/{'decided' if final else answer.outcome.type}",
         source="/inventory",

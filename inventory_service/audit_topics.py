@@ -7,9 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
-
-from pydantic import TypeAdapter
+from typing import Any
 
 from infrastructure import clock
 from infrastructure.audit_topics import Judged, Place, Window, named, place_of
@@ -20,22 +18,33 @@ from inventory_service.messages import (
     REQUESTS,
     RESPONSE_VOCABULARY,
     RESPONSES,
+    STORED_OUTCOME,
     BadField,
     Clear,
+    Commit,
+    Committed,
     Decided,
     Expired,
     Fail,
     Held,
     Hold,
+    Outcome,
     Refused,
+    Released,
+    ReleaseOrder,
     Remove,
     Removed,
     Request,
-    StoredOutcome,
+    Reservation,
+    Restock,
+    Restocked,
+    Sell,
+    Sold,
 )
-from inventory_service.model import EXPIRY_MARK, Key
+from inventory_service.state import EXPIRY_MARK, MARKS, STEP_MARK, Key
 
-_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
+OfOrder = Sold | Released | Restocked | Reservation
+Decision = Held | Refused | Removed | Expired | BadField | Committed | OfOrder
 
 
 @dataclass(slots=True)
@@ -58,12 +67,12 @@ class Told:
         if (read := self.requests.parse(record)) is None:
             return
         event, message = read
-        change = isinstance(message, Hold | Remove | Clear | Fail)
+        change = isinstance(message, Hold | Remove | Clear | Fail | Commit | Sell | ReleaseOrder | Restock)
         if change and self.window.covers(record) and self.window.remembers(event):
             if event.requestid is None:
                 self.without_id.add(place_of(record))
             else:
-                self.asked[event.subject, event.requestid] = place_of(record)
+                self.asked[event.subject, MARKS.get(type(message), "") + event.requestid] = place_of(record)
 
     def response(self, record: Any) -> None:
         """A record of `inventory.responses`."""
@@ -71,10 +80,9 @@ class Told:
             return
         event, message = read
         outcome = message.outcome
-        if not isinstance(outcome, Held | Refused | Removed | Expired | BadField):
+        if message.session or not isinstance(outcome, Decision):
             return
-        mark = EXPIRY_MARK if isinstance(outcome, Expired) else ""
-        key = (event.subject, mark + (event.requestid or ""))
+        key = (event.subject, _mark(outcome) + (event.requestid or ""))
         said = _hashed(outcome)
         self.outcomes += key not in self.told
         if self.told.setdefault(key, said) != said:
@@ -88,7 +96,7 @@ class Told:
         self.asked.pop(key, None)
         self.fresh.discard(key)
         said = self.told.pop(key, None)
-        if said is not None and said != _hashed(_OUTCOME.validate_json(outcome)):
+        if said is not None and said != _hashed(STORED_OUTCOME.validate_json(outcome)):
             self.differing.append(f"{_of(key)} was told otherwise than it was decided")
 
     def violations(self) -> list[list[str]]:
@@ -112,6 +120,11 @@ class Told:
     def figures(self) -> dict[str, int]:
         """How much was held against the log; what comes twice counts once."""
         return {"outcomes_told": self.outcomes, "dead_letters": len(self.requests.letters)}
+
+
+def _mark(outcome: Outcome) -> str:
+    """What stands before the request's id in the log."""
+    return EXPIRY_MARK if isinstance(outcome, Expired) else STEP_MARK if isinstance(outcome, OfOrder) else ""
 
 
 def _of(key: Key) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from infrastructure.postgres import Connection
-from inventory_service.store import QUERIES, scalars, texts
+from inventory_service.arrays import scalars, texts
+from inventory_service.store import QUERIES
 
 COLUMNS: Final = ("product_code", "name", "price", "currency", "quantity")
 DEFAULT_FILE: Final = Path(__file__).with_name("inventory.csv")

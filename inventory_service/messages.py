@@ -5,9 +5,9 @@ true. Whoever keeps a copy of a cart takes a higher `cart.revision` and ignores 
 """
 
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from infrastructure.envelope import Message, Moment, Vocabulary
 from infrastructure.topics import Topic
@@ -45,6 +45,13 @@ class Line(_Value):
     product: Printable
     quantity: Quantity
     price: Money
+
+
+class Item(_Value):
+    """So much of a product, asked for without a cart."""
+
+    product: Printable
+    quantity: Quantity
 
 
 class GivenUp(_Value):
@@ -136,14 +143,99 @@ class Lookup(_Request):
     ids: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS)]
 
 
-Request = Hold | Remove | Clear | Expire | Fail | Check | Snapshot | Lookup
+Purpose = Literal["order", "reservation"]
+"""Whom holds are for: an order of the saga, or a service that settles its reservation itself."""
+HoldState = Literal["PENDING", "COMMITTED", "CANCELLED"]
+"""Of the holds of an order: they keep the stock, have been sold, or have been given back."""
+
+
+class Commit(_Request):
+    """Give an order all open holds of the cart, at the prices they were granted at, or refuse.
+
+    With `lines`, the cart is left alone and these are taken from the shelves at today's prices; all or nothing. Else
+    `version` is the cart's, and a cart at another one is refused `cart_changed`, an empty one `cart_empty`. `expect` is
+    the total that the shopper saw; another one is refused `total_changed`.
+    """
+
+    TYPE: ClassVar[str] = "holdfast.inventory.commit"
+    order_id: Printable
+    version: int | None = None
+    lines: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
+    expect: Money | None = None
+    purpose: Purpose = "order"
+
+    @model_validator(mode="after")
+    def _of_a_cart_or_of_lines(self) -> Self:
+        if (self.version is None) == (self.lines is None):
+            raise ValueError("version: needs the cart's version, or lines; not both")
+        if self.lines is not None and len({line.product for line in self.lines}) < len(self.lines):
+            raise ValueError("lines: names a product twice")
+        return self
+
+
+class Sell(_Request):
+    """Sell what an order holds: units leave `held` for `sold`. Done once, however often it is asked."""
+
+    TYPE: ClassVar[str] = "holdfast.inventory.sell"
+    order_id: Printable
+
+
+class ReleaseOrder(_Request):
+    """Give an order's holds back: to the shopper's cart, as far as it has room, or to the shelves."""
+
+    TYPE: ClassVar[str] = "holdfast.inventory.release-order"
+    order_id: Printable
+    to: Literal["cart", "shelf"]
+
+
+class Restock(_Request):
+    """Take back what was sold to an order. Before it was shipped that lowers `sold`; after, it raises `received`."""
+
+    TYPE: ClassVar[str] = "holdfast.inventory.restock"
+    order_id: Printable
+    shipped: bool
+
+
+class ReadReservation(_Request):
+    """What is held for an order or a reservation, and its state; a read."""
+
+    TYPE: ClassVar[str] = "holdfast.inventory.reservation"
+    order_id: Printable
+    session: Printable
+
+
+Request = (
+    Hold
+    | Remove
+    | Clear
+    | Expire
+    | Fail
+    | Check
+    | Snapshot
+    | Lookup
+    | Commit
+    | Sell
+    | ReleaseOrder
+    | Restock
+    | ReadReservation
+)
 REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
-    (Hold, Remove, Clear, Expire, Fail, Check, Snapshot, Lookup), sources=("/cart", "/inventory")
+    get_args(Request), sources=("/cart", "/inventory", "/orders", "/edge")
 )
 
 # ---- outcomes -------------------------------------------------------------------------------------------------------
 
-RefusalReason = Literal["out_of_stock", "unknown_product", "limit", "expired", "failed"]
+RefusalReason = Literal[
+    "out_of_stock",
+    "unknown_product",
+    "limit",
+    "expired",
+    "failed",
+    "cart_changed",
+    "cart_empty",
+    "total_changed",
+    "payment_unavailable",
+]
 
 
 class Held(_Value):
@@ -158,12 +250,13 @@ class Held(_Value):
 
 
 class Refused(_Value):
-    """Nothing was done. `available` is there when stock was the reason."""
+    """Nothing was done. `available` is there when stock was the reason, `order_id` when an order was to be made."""
 
     type: Literal["refused"] = "refused"
     product: Printable | None = None
     reason: RefusalReason
     available: int | None = None
+    order_id: Printable | None = None
 
 
 class Removed(_Value):
@@ -183,9 +276,10 @@ class Expired(_Value):
 
 
 class IdReused(_Value):
-    """This id was decided for another content; that first outcome stands."""
+    """This id was decided for another content; that first outcome stands. A commit's order is then never held."""
 
     type: Literal["id_reused"] = "id_reused"
+    order_id: Printable | None = None
 
 
 class BadField(_Value):
@@ -209,8 +303,58 @@ class SnapshotTaken(_Value):
     type: Literal["snapshot"] = "snapshot"
 
 
-StoredOutcome = Annotated[Held | Refused | Removed | Expired | BadField, Field(discriminator="type")]
+class Committed(_Value):
+    """The order (or reservation) has these holds, at these prices; `version` is the cart's after it."""
+
+    type: Literal["committed"] = "committed"
+    order_id: Printable
+    purpose: Purpose
+    lines: tuple[Line, ...]
+    total: Money
+    version: int
+
+
+class Sold(_Value):
+    """What the order held is sold."""
+
+    type: Literal["sold"] = "sold"
+    order_id: Printable
+
+
+class Released(_Value):
+    """The order's holds are given back; `version` is the cart's after it."""
+
+    type: Literal["released"] = "released"
+    order_id: Printable
+    version: int
+
+
+class Restocked(_Value):
+    """What was sold to the order is stock again."""
+
+    type: Literal["restocked"] = "restocked"
+    order_id: Printable
+
+
+class Reservation(_Value):
+    """What is held for an order. The answer to `ReadReservation`, and to a step that its `state` does not allow.
+
+    `state` is none when nothing was ever held for it.
+    """
+
+    type: Literal["reservation"] = "reservation"
+    order_id: Printable
+    state: HoldState | None = None
+    lines: tuple[Line, ...] = ()
+
+
+StoredOutcome = Annotated[
+    Held | Refused | Removed | Expired | BadField | Committed | Sold | Released | Restocked | Reservation,
+    Field(discriminator="type"),
+]
 """What the request log keeps: the one terminal outcome of a request."""
+STORED_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
+"""Reads it back."""
 
 
 class Stored(_Value):
@@ -229,7 +373,20 @@ class LookedUp(_Value):
 
 
 Outcome = Annotated[
-    Held | Refused | Removed | Expired | IdReused | BadField | Available | SnapshotTaken | LookedUp,
+    Held
+    | Refused
+    | Removed
+    | Expired
+    | IdReused
+    | BadField
+    | Available
+    | SnapshotTaken
+    | LookedUp
+    | Committed
+    | Sold
+    | Released
+    | Restocked
+    | Reservation,
     Field(discriminator="type"),
 ]
 

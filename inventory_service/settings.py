@@ -5,7 +5,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from infrastructure.settings import Settings as Shared
-from inventory_service.model import Rules
+from inventory_service.state import Rules
 
 
 class Settings(Shared):

@@ -10,14 +10,29 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-import orjson
-from pydantic import TypeAdapter
-
 from infrastructure.crashpoints import crashpoint
 from infrastructure.ids import derived
 from infrastructure.postgres import Connection, load_queries
-from inventory_service.messages import Check, Clear, Expire, Fail, Hold, Line, Lookup, Money, Remove, StoredOutcome
-from inventory_service.model import Answer, Command, Entry, Holder, Rules, Shelf, State, fold, is_due
+from inventory_service.arrays import NOTHING, documents, optional_texts, outcomes, scalars, texts
+from inventory_service.messages import (
+    STORED_OUTCOME,
+    Check,
+    Clear,
+    Commit,
+    Expire,
+    Fail,
+    Hold,
+    Line,
+    Lookup,
+    Money,
+    ReadReservation,
+    ReleaseOrder,
+    Remove,
+    Restock,
+    Sell,
+)
+from inventory_service.model import fold
+from inventory_service.state import Answer, Command, Entry, Holder, Reserved, Rules, Shelf, State, is_due
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -42,8 +57,6 @@ OPTIONS: Final = " ".join(
 
 LOG_KEPT: Final = timedelta(days=9)
 """How long outcomes are remembered: longer than any topic keeps a request."""
-
-_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
 
 
 def expiry_id(user: str, due: datetime, revision: int) -> str:
@@ -79,12 +92,13 @@ class MemoryStore:
         self.shelves = shelves
         self.holders: dict[str, Holder] = defaultdict(Holder)
         self.log: dict[tuple[str, str], Entry] = {}
+        self.reserved: dict[str, Reserved] = {}
 
     async def transact(self, batch: Sequence[Command]) -> Decisions:
         """Decide `batch` in its order."""
         now = self.now()
         holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
-        state = State(now, holders, self.shelves, self.log, _expiry_ids(holders, now), self.rules)
+        state = State(now, holders, self.shelves, self.log, _expiry_ids(holders, now), self.rules, self.reserved)
         answers = fold(state, batch)
         return Decisions(now, answers, {code: shelf.available for code, shelf in self.shelves.items()})
 
@@ -119,11 +133,12 @@ class PostgresStore:
             await connection.close()
 
     async def _lock(self, connection: Connection, batch: Sequence[Command]) -> State:
-        names = ("insert_missing_holders", "lock_holders", "decided_before", "open_holds", "lock_stock")
         values = _keys(batch)
+        about_orders = ("reservations",) if values["orders"] != NOTHING else ()
+        names = ("insert_missing_holders", "lock_holders", "decided_before", "open_holds", *about_orders, "lock_stock")
         async with connection.pipeline():
             await connection.execute("BEGIN")
-            _, locked, log, holds, stock = [await connection.execute(QUERIES[name], values) for name in names]
+            _, locked, log, holds, *orders, stock = [await connection.execute(QUERIES[name], values) for name in names]
             rows = await locked.fetchall()  # the first fetch sends everything; the others read what came with it
             now: datetime = rows[0][0]
             holders = {user: Holder(*cart) for _, user, *cart in rows}
@@ -132,24 +147,25 @@ class PostgresStore:
                 async for code, received, held, sold, price, currency, version, for_sale in stock
             }
             entries = {
-                (user, id_): Entry(command, _OUTCOME.validate_json(outcome))
+                (user, id_): Entry(command, STORED_OUTCOME.validate_json(outcome))
                 async for user, id_, command, outcome in log
             }
             async for user, code, quantity, amount, currency in holds:
                 price = Money(amount=amount, currency=currency)
                 holders[user].lines[code] = Line(product=code, quantity=quantity, price=price)
-        return State(now, holders, shelves, entries, _expiry_ids(holders, now), self.rules)
+            reserved = _reserved([row for cursor in orders async for row in cursor])
+        return State(now, holders, shelves, entries, _expiry_ids(holders, now), self.rules, reserved)
 
     async def _write(self, connection: Connection, state: State) -> None:
         """One row per key and one statement per table; empty ones are not sent. The hot stock rows come last."""
         holders = [(user, state.holders[user]) for user in state.changed_holders]
         lines = [(user, code, state.holders[user].lines.get(code)) for user, code in state.changed_lines]
-        stock = [(code, state.shelves[code]) for code in {code for _, code in state.changed_lines}]
+        stock = [(code, state.shelves[code]) for code in {row.product for row in state.ledger}]
         plan: list[tuple[str, list[Any], tuple[Callable[[Iterable[Any]], str], ...]]] = [
             (
                 "save_holders",
-                [(user, h.revision, h.first_held_at, h.expires_at) for user, h in holders],
-                (texts, scalars, scalars, scalars),
+                [(user, h.revision, h.first_held_at, h.expires_at, h.expired) for user, h in holders],
+                (texts, scalars, scalars, scalars, scalars),
             ),
             (
                 "save_holds",
@@ -158,16 +174,37 @@ class PostgresStore:
             ),
             ("drop_holds", [(user, code) for user, code, x in lines if not x], (texts, texts)),
             (
+                "save_reservations",
+                [(id_, o.user, o.purpose, o.revision) for id_, o in _of(state.reserved, state.new_orders)],
+                (texts, texts, optional_texts, scalars),
+            ),
+            (
+                "save_order_holds",
+                [
+                    (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
+                    for id_, o in _of(state.reserved, state.changed_orders)
+                    for line in o.lines
+                ],
+                (texts, texts, scalars, scalars, texts, texts, texts),
+            ),
+            (
                 "append_ledger",
-                [(row.product, row.version, *row.key, row.cause, row.held) for row in state.ledger],
-                (texts, scalars, texts, texts, texts, scalars),
+                [
+                    (row.product, row.version, *row.key, row.cause, row.received, row.held, row.sold, row.order_id)
+                    for row in state.ledger
+                ],
+                (texts, scalars, texts, texts, texts, scalars, scalars, scalars, optional_texts),
             ),
             (
                 "append_log",
                 [(*key, entry.content, entry.outcome, revision) for key, entry, revision in state.decided],
                 (texts, texts, documents, outcomes, scalars),
             ),
-            ("save_stock", [(code, s.held, s.version) for code, s in stock], (texts, scalars, scalars)),
+            (
+                "save_stock",
+                [(code, s.received, s.held, s.sold, s.version) for code, s in stock],
+                (texts, scalars, scalars, scalars, scalars),
+            ),
         ]
         async with connection.pipeline():
             for name, rows, encoders in plan:
@@ -181,6 +218,8 @@ class PostgresStore:
 def _keys(batch: Sequence[Command]) -> dict[str, str]:
     """The keys of all rows that a batch may touch, as the parameters of trip one."""
     users, clears, codes, log = set(), set(), set(), []
+    commits: dict[str, str] = {}
+    orders, steps = set(), set()
     for command in batch:
         request = command.request
         users.add(request.user_id)
@@ -197,13 +236,42 @@ def _keys(batch: Sequence[Command]) -> dict[str, str]:
                 log.append(command.key)
             case Lookup(ids=ids):
                 log.extend((request.user_id, id_) for id_ in ids)
+            case Commit(order_id=order_id, lines=lines):
+                codes.update(line.product for line in lines or ())
+                commits[order_id] = request.user_id
+                log.append(command.key)
+            case Sell(order_id=order_id) | ReleaseOrder(order_id=order_id) | Restock(order_id=order_id):
+                steps.add(order_id)
+                log.append(command.key)
+            case ReadReservation(order_id=order_id):
+                orders.add(order_id)
+    # What an order gets within the batch, and then sells or gives back in the same one, is in its cart yet.
+    clears.update(user for order_id, user in commits.items() if order_id in steps)
     return {
         "users": texts(users),
         "clears": texts(clears),
         "codes": texts(codes),
         "of": texts(user for user, _ in log),
         "ids": texts(id_ for _, id_ in log),
+        "orders": texts(orders.union(commits, steps)),
+        "steps": texts(steps),
     }
+
+
+def _reserved(rows: Iterable[tuple[Any, ...]]) -> dict[str, Reserved]:
+    """The rows of `reservations`: one a line of each order, and one without a line of each that has none."""
+    found: dict[str, Reserved] = {}
+    for order_id, user, purpose, revision, code, quantity, amount, currency, state in rows:
+        order = found.get(order_id) or Reserved(order_id, user, purpose=purpose, revision=revision)
+        if code is not None:
+            line = Line(product=code, quantity=quantity, price=Money(amount=amount, currency=currency))
+            order = order._replace(lines=(*order.lines, line), state=state)
+        found[order_id] = order
+    return found
+
+
+def _of(reserved: Mapping[str, Reserved], orders: Iterable[str]) -> list[tuple[str, Reserved]]:
+    return [(order_id, reserved[order_id]) for order_id in orders]
 
 
 def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
@@ -212,27 +280,3 @@ def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
         for user, holder in holders.items()
         if holder.expires_at and is_due(holder, now)
     }
-
-
-# ---- array literals: psycopg dumps lists element by element in Python, two thirds of a batch's CPU time --------------
-
-
-def texts(values: Iterable[str]) -> str:
-    """A `text[]` literal. Postgres text can't hold NUL, which is why it may separate."""
-    joined = "\0".join(values)
-    return '{"' + joined.replace("\\", r"\\").replace('"', r"\"").replace("\0", '","') + '"}' if joined else "{}"
-
-
-def scalars(values: Iterable[object]) -> str:
-    """The same for numbers and times; None is NULL."""
-    return "{" + ",".join("NULL" if value is None else f'"{value}"' for value in values) + "}"
-
-
-def documents(values: Iterable[Mapping[str, Any]]) -> str:
-    """The same for JSON objects."""
-    return texts(orjson.dumps(value).decode() for value in values)
-
-
-def outcomes(values: Iterable[StoredOutcome]) -> str:
-    """The same for stored outcomes."""
-    return texts(value.model_dump_json() for value in values)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,10 @@ from infrastructure.postgres import Connection
 from infrastructure.settings import Settings as Shared
 from infrastructure.topics import Topic
 from inventory_service.catalogue import Item, seed
-from inventory_service.messages import Hold, Request
-from inventory_service.model import Command
+from inventory_service.messages import Hold, Money, Request
 from inventory_service.settings import Settings
-from inventory_service.store import MIGRATIONS, OPTIONS, PostgresStore
+from inventory_service.state import Answer, Command, Shelf
+from inventory_service.store import MIGRATIONS, OPTIONS, MemoryStore, PostgresStore, Store
 
 
 @dataclass
@@ -71,6 +71,68 @@ async def schema(shared: Shared, **times: float) -> AsyncIterator[Schema]:
             for store in here.stores:
                 await store.close()
             await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("inventory")}" CASCADE')
+
+
+class Shop:
+    """A store under test, with stock in it and a clock that can be moved."""
+
+    store: Store
+
+    async def tell(self, *batch: Command) -> list[Answer]:
+        return (await self.store.transact(batch)).answers
+
+    async def ask(self, id_: str, request: Request) -> Any:
+        [answer] = await self.tell(command(id_, request))
+        return answer.outcome
+
+    async def outcomes(self, *batch: Command) -> list[Any]:
+        return [answer.outcome for answer in await self.tell(*batch)]
+
+    async def pass_time(self, **time: int) -> None:
+        raise NotImplementedError
+
+    async def forget(self) -> None:
+        """As the log does after nine days."""
+        raise NotImplementedError
+
+    async def stock(self, product: str) -> tuple[int, int, int]:
+        """Received, held, sold."""
+        raise NotImplementedError
+
+
+class InMemory(Shop):
+    def __init__(self, **stock: int) -> None:
+        self.late = timedelta()
+        price = Money(amount=100, currency="GBP")
+        shelves = {code: Shelf(units, 0, 0, price, 1) for code, units in stock.items()}
+        self.store = self.memory = MemoryStore(shelves, lambda: datetime.now(UTC) + self.late)
+
+    async def pass_time(self, **time: int) -> None:
+        self.late += timedelta(**time)
+
+    async def forget(self) -> None:
+        self.memory.log.clear()
+
+    async def stock(self, product: str) -> tuple[int, int, int]:
+        shelf = self.memory.shelves[product]
+        return shelf.received, shelf.held, shelf.sold
+
+
+class InPostgres(Shop):
+    def __init__(self, here: Schema) -> None:
+        self.here = here
+        self.store = here.store()
+
+    async def pass_time(self, **time: int) -> None:
+        await self.here.pass_time(**time)
+
+    async def forget(self) -> None:
+        await self.here.connection.execute("DELETE FROM request_log")
+
+    async def stock(self, product: str) -> tuple[int, int, int]:
+        query = "SELECT received, held, sold FROM inventory WHERE product_code = %s"
+        [(received, held, sold)] = await self.here.rows(query, (product,))
+        return received, held, sold
 
 
 def command(id_: str, request: Request, accepted: datetime | None = None) -> Command:

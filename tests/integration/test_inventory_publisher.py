@@ -25,9 +25,15 @@ from inventory_service.messages import (
     STOCK,
     STOCK_VOCABULARY,
     Clear,
+    Commit,
     Expire,
     Expired,
+    ReadReservation,
+    Refused,
+    Request,
+    Sell,
 )
+from inventory_service.messages import Item as Wanted
 from inventory_service.publisher import Publisher
 from inventory_service.store import QUERIES, expiry_id
 from inventory_service.upkeep import Knocker
@@ -258,6 +264,43 @@ async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> N
         await inventory.handle([asked("holdfast.inventory.clear", None)])
 
 
+async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> None:
+    topics = Topics()
+    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
+
+    def asked(id_: str, message: Request) -> Received:  # type: ignore[type-arg]  # of any request
+        at = command("", Clear(user_id="ann")).accepted
+        event = Envelope.model_construct(
+            id="x", source="/orders", type=message.TYPE, subject="ann", time=at, requestid=id_, data={}
+        )
+        return Received(event, message, 0, 0)
+
+    commit = asked("c", Commit(user_id="ann", order_id="o1", version=1))
+    read = asked("q", ReadReservation(user_id="ann", order_id="o1", session="tab 1"))
+    sell = asked("o1/sell", Sell(user_id="ann", order_id="o1"))
+    await inventory.handle([asked("r1", add("TEAPOT", 2)), commit, read, sell, sell])
+    _, committed, reservation, *sold = topics.take(RESPONSES)
+    assert (committed.id, committed.requestid) == ("ann/c/decided", "c")
+    assert committed.data["outcome"]["total"] == {"amount": 200, "currency": "GBP"}
+    assert committed.data["outcome"]["version"] == committed.data["cart"]["revision"] == 2
+    assert (reservation.id, reservation.data["session"]) == ("ann/q/reservation", "tab 1")
+    assert [(event.id, event.data["replayed"]) for event in sold] == [
+        ("ann/o1/sell/decided", False),
+        ("ann/o1/sell/decided", True),
+    ]
+    await voice(shop, topics).look(shop.connection)
+    stock = {each.product: each for each in map(STOCK_VOCABULARY.parse, topics.take(STOCK))}
+    assert (stock["TEAPOT"].held, stock["TEAPOT"].sold, stock["TEAPOT"].available) == (0, 2, 8)
+
+    other = asked("c2", Commit(user_id="ann", order_id="o2", version=2))
+    await inventory.fail(other, RuntimeError("for good"))
+    await inventory.handle([other])
+    failed, again = topics.take(RESPONSES)
+    assert failed.data["outcome"] == again.data["outcome"] == Refused(reason="failed", order_id="o2").model_dump()
+    await inventory.fail(sell, RuntimeError("for good"))
+    assert topics.take(RESPONSES) == [], "what is owed to an order is asked again until it is done"
+
+
 async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) -> None:
     async def refuse() -> postgres.Connection:
         raise psycopg.OperationalError("connection refused")
@@ -278,3 +321,6 @@ def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:
     assert crowd.wanted([add("FEW", 2)]) == set(), "five remain"
     assert crowd.wanted([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
     assert crowd.wanted([Clear(user_id="ann")]) == set()
+    items = (Wanted(product="PLENTY", quantity=5), Wanted(product="FEW", quantity=3))
+    assert crowd.wanted([Commit(user_id="ann", order_id="o1", lines=items)]) == {"FEW"}
+    assert crowd.wanted([Commit(user_id="ann", order_id="o1", version=1)]) == set(), "what it gets is held already"

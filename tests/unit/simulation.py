@@ -1,7 +1,8 @@
 """The main job without a broker: the real rules of carts and inventory under a scheduler that kills, repeats and loses.
 
 A `World` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process is
-made of the real handlers, run step by step: an `await` is a place to be killed. `run` says what went wrong.
+made of the real handlers, run step by step: an `await` is a place to be killed. Whoever looks after the orders is no
+process here: at any moment anything may be asked of any order, in any sequence. `run` says what went wrong.
 """
 
 import copy
@@ -22,6 +23,8 @@ from infrastructure.guard import Received
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from inventory_service import model
+from inventory_service import state as states
+from order_service import messages as orders
 
 USERS = ("ann", "bob")
 PRODUCTS = ("TEAPOT", "MUG")
@@ -49,8 +52,8 @@ class Rules:
     """A request that is pending already is sent on again."""
     acknowledge_last: bool = True
     answer_after_commit: bool = True
-    log: Callable[[model.Key], model.Key] = lambda key: key
-    fold: Callable[..., list[model.Answer]] = model.fold
+    log: Callable[[states.Key], states.Key] = lambda key: key
+    fold: Callable[..., list[states.Answer]] = model.fold
 
 
 class Postgres:
@@ -59,34 +62,40 @@ class Postgres:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         price = inventory.Money(amount=100, currency="GBP")
-        self.shelves = {code: model.Shelf(UNITS, 0, 0, price, 0) for code in PRODUCTS}
-        self.holders: dict[str, model.Holder] = defaultdict(model.Holder)
-        self.log: dict[model.Key, model.Entry] = {}
+        self.shelves = {code: states.Shelf(UNITS, 0, 0, price, 0) for code in PRODUCTS}
+        self.holders: dict[str, states.Holder] = defaultdict(states.Holder)
+        self.reserved: dict[str, states.Reserved] = {}
+        self.log: dict[states.Key, states.Entry] = {}
 
-    def transact(self, batch: Sequence[model.Command], now: datetime) -> list[model.Answer]:
+    def transact(self, batch: Sequence[states.Command], now: datetime) -> list[states.Answer]:
         for command in batch:
             _ = self.holders[command.request.user_id]
-        due = {user: holder.expires_at for user, holder in self.holders.items() if model.is_due(holder, now)}
-        state = model.State(
+        due = {user: holder.expires_at for user, holder in self.holders.items() if states.is_due(holder, now)}
+        state = states.State(
             now=now,
             holders=self.holders,
             shelves=self.shelves,
             log={self.rules.log(key): entry for key, entry in self.log.items()},
             expiry_ids={user: expiry_id(user, at) for user, at in due.items() if at},
+            reserved=self.reserved,
         )
         answers = self.rules.fold(state, batch)
         self.log |= state.log
         return answers
 
     def snapshot(self) -> Any:
-        return copy.deepcopy((self.shelves, self.holders, self.log))
+        return copy.deepcopy((self.shelves, self.holders, self.reserved, self.log))
 
     def restore(self, kept: Any) -> None:
-        self.shelves, self.holders, self.log = kept
+        self.shelves, self.holders, self.reserved, self.log = kept
 
 
 def expiry_id(user: str, due: datetime) -> str:
     return ids.derived(user, due.isoformat(), "expire")
+
+
+WRITTEN = 0.5
+"""How often a cart worker has written its table before it goes on."""
 
 
 class Dictionary:
@@ -136,6 +145,9 @@ class World:
         self.postgres = Postgres(self.rules)
         self.changelog: dict[bytes, bytes] = {}
         self.sent: dict[tuple[str, str], Envelope] = {}
+        self.ordered: list[tuple[str, str]] = []
+        """Shopper and checkout, as often as it was asked for."""
+        self.steps: set[tuple[str, str]] = set()
         self.faults: list[str] = []
         self.told: dict[str, int] = defaultdict(int)
         self.told_before: dict[tuple[str, str], int] = {}
@@ -168,6 +180,8 @@ class World:
                 yield from _steps(agents.on_requests([received]))
             else:
                 yield from _steps(agents.on_decisions([_received(event, inventory.RESPONSE_VOCABULARY)]))
+            if self.random.random() < WRITTEN:  # else the process may die before it writes
+                agents.carts.write()
 
         return handle
 
@@ -176,7 +190,7 @@ class World:
 
     def handle_inventory(self, _: str, event: Envelope) -> Step:
         request = inventory.REQUEST_VOCABULARY.parse(event)
-        command = model.Command(event.requestid or "", event.time, request)
+        command = states.Command(event.requestid or "", event.time, request)
         if self.rules.answer_after_commit:
             answers, now = self.postgres.transact([command], self.now), self.now
             yield
@@ -243,6 +257,8 @@ class World:
         roll, faults = self.random.random(), self.rules.faults
         if roll < 0.18:
             self.shop()
+        elif roll < 0.24:
+            self.look_after_an_order()
         elif roll < 0.55:
             self.step(self.cart)
         elif roll < 0.80:
@@ -292,19 +308,53 @@ class World:
         # Both shoppers use the same ids: a request is (user, id), never an id alone.
         id_ = f"r{sum(1 for each, _ in self.sent if each == user)}"
         quantity = self.random.randint(1, 3)
-        message: Message = self.random.choices(
+        message: Any = self.random.choices(
             (
                 cart.Add(user_id=user, product=product, quantity=quantity),
                 cart.Set(user_id=user, product=product, quantity=self.random.randint(0, 4)),
                 cart.Remove(user_id=user, product=product),
                 cart.Clear(user_id=user),
                 cart.Read(user_id=user, session="s"),
+                cart.Checkout,
             ),
-            (6, 4, 2, 1, 3),
+            (6, 4, 2, 1, 3, 2),
         )[0]
+        if message is cart.Checkout:
+            message = self.checkout(user, id_)
+            self.ordered.append((user, id_))
         if isinstance(message, cart.Read):
             id_ = f"read{len(self.topics[cart.REQUESTS.name])}"
         self.ask(user, id_, message)
+
+    def checkout(self, user: str, id_: str) -> cart.Checkout:
+        """Of the cart as it is now. Some shoppers wait for their outcomes first; others are overtaken by their own."""
+        if self.random.random() < 0.7:
+            self.drain()
+        version = self.postgres.holders[user].revision - self.random.choice((0, 0, 0, 1))
+        return cart.Checkout(user_id=user, order_id=order_of(user, id_), version=max(0, version), **DELIVERY)
+
+    def look_after_an_order(self) -> None:
+        """One step of an order, whether it is its turn or not; now and then under an id of its own."""
+        if not self.ordered:
+            return
+        held = [each for each in self.ordered if order_of(*each) in self.postgres.reserved]
+        if not held and self.random.random() < 0.8:
+            return  # mostly one waits for the commit
+        user, id_ = self.random.choice(held or self.ordered)
+        order = order_of(user, id_)
+        step = self.random.choice(
+            (
+                inventory.Sell(user_id=user, order_id=order),
+                inventory.Sell(user_id=user, order_id=order),
+                inventory.ReleaseOrder(user_id=user, order_id=order, to="cart"),
+                inventory.Restock(user_id=user, order_id=order, shipped=False),
+                inventory.Restock(user_id=user, order_id=order, shipped=True),
+            )
+        )
+        word = f"{type(step).__name__}{getattr(step, 'shipped', '')}"
+        step_id = f"{order}/{word}{self.random.choice(('', '', ' again'))}"
+        self.steps.add((user, step_id))
+        self.topics[inventory.REQUESTS.name].append(_event(step, user, step_id, self.now, "/orders"))
 
     def ask(self, user: str, id_: str, message: Message) -> None:
         event = _event(message, user, id_, self.now, "/edge")
@@ -316,7 +366,7 @@ class World:
 
     def knock(self) -> None:
         for user, holder in self.postgres.holders.items():
-            if holder.expires_at and model.is_due(holder, self.now):
+            if holder.expires_at and states.is_due(holder, self.now):
                 expire = inventory.Expire(user_id=user, due=holder.expires_at)
                 event = _event(expire, user, expiry_id(user, holder.expires_at), self.now, "/inventory")
                 self.topics[inventory.REQUESTS.name].append(event)
@@ -342,6 +392,7 @@ class World:
 
     def judge(self) -> Iterator[str]:
         yield from self._outcomes()
+        yield from self._outcomes_of_steps()
         yield from self._last_reads()
         yield from self._shelves()
         yield from self._expired_early()
@@ -354,12 +405,28 @@ class World:
         outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
         for event in self.topics[cart.RESPONSES.name]:
             response = cart.RESPONSE_VOCABULARY.parse(event)
-            if isinstance(response, cart.Held | cart.Refused | cart.Removed):
+            if isinstance(response, cart.Held | cart.Refused | cart.Removed | cart.Order):
                 told = response.model_copy(update={"replayed": False}).model_dump_json()
                 outcomes[response.user_id, response.id].add(told)
         for key in self.sent:
             if len(outcomes[key]) != 1:
                 yield f"{key} has {len(outcomes[key])} outcomes"
+
+    def _outcomes_of_steps(self) -> Iterator[str]:
+        """So has each step of an order; and an order that was committed is so once, with the same lines."""
+        outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
+        commits: dict[str, set[str]] = defaultdict(set)
+        for event in self.topics[inventory.RESPONSES.name]:
+            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            outcomes[decided.user_id, event.requestid or ""].add(decided.outcome.model_dump_json())
+            if isinstance(decided.outcome, inventory.Committed):
+                commits[decided.outcome.order_id].add(decided.outcome.model_dump_json())
+        for key in self.steps:
+            if len(outcomes[key]) != 1:
+                yield f"{key} has {len(outcomes[key])} outcomes"
+        for order, told in commits.items():
+            if len(told) != 1:
+                yield f"order {order} was committed in {len(told)} ways"
 
     def judge_stock(self) -> Iterator[str]:
         """The part of the verdict that is about shelves and carts alone."""
@@ -386,11 +453,19 @@ class World:
                 yield f"{user} has ghosts: {last[user].pending}"
 
     def _shelves(self) -> Iterator[str]:
-        """What a shelf says is held is what carts hold, and never more than there is."""
+        """What a shelf says is held is held by carts and orders, and never more than there is; so with what is sold."""
         for code, shelf in self.postgres.shelves.items():
             held = sum(_quantities(holder).get(code, 0) for holder in self.postgres.holders.values())
-            if shelf.held != held or not 0 <= held <= UNITS:
-                yield f"{code}: {shelf.held} on the shelf's row, {held} in carts, of {UNITS}"
+            held += self._of_orders(code, "PENDING")
+            if shelf.held != held or not 0 <= held <= shelf.received - shelf.sold:
+                yield f"{code}: {shelf.held} held on the shelf's row, {held} by carts and orders, of {shelf.received}"
+            sold = self._of_orders(code, "COMMITTED") + shelf.received - UNITS  # what came back stays sold
+            if shelf.sold != sold:
+                yield f"{code}: {shelf.sold} sold on the shelf's row, {sold} to orders"
+
+    def _of_orders(self, code: str, state: inventory.HoldState) -> int:
+        lines = (line for order in self.postgres.reserved.values() if order.state == state for line in order.lines)
+        return sum(line.quantity for line in lines if line.product == code)
 
     def _expired_early(self) -> Iterator[str]:
         """A cart ends no sooner than the last `held` before it said."""
@@ -437,7 +512,19 @@ class _Everyone:
     def clear(self) -> None: ...
 
 
-def _quantities(holder: model.Holder) -> dict[str, int]:
+DELIVERY: dict[str, Any] = {
+    "address": orders.Address(name="Ann", line1="1 Quay", city="Ayr", postal_code="KA7", country="GB"),
+    "contact": orders.Contact(email="ann@example.org"),
+    "payment": orders.Payment(token="tok_approve"),
+}
+
+
+def order_of(user: str, request_id: str) -> str:
+    """The order that a checkout makes."""
+    return ids.derived(user, request_id, "order")
+
+
+def _quantities(holder: states.Holder) -> dict[str, int]:
     return {line.product: line.quantity for line in holder.lines.values()}
 
 
@@ -459,7 +546,7 @@ def _event(message: Message, user: str, id_: str, now: datetime, source: str) ->
     )
 
 
-def _decided(answer: model.Answer, now: datetime) -> Envelope:
+def _decided(answer: states.Answer, now: datetime) -> Envelope:
     request = answer.command.request
     message = inventory.Decided(
         user_id=request.user_id,

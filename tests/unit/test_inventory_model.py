@@ -1,14 +1,9 @@
-"""The rules of holding stock: each as a sentence, then all of them against thousands of random histories."""
+"""The rules of holding stock, each as a sentence; `test_inventory_histories.py` plays them at random."""
 
-import copy
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from inventory_service.messages import (
     MAX_LINES,
@@ -23,7 +18,6 @@ from inventory_service.messages import (
     Fail,
     GivenUp,
     Held,
-    Hold,
     IdReused,
     LookedUp,
     Lookup,
@@ -35,59 +29,10 @@ from inventory_service.messages import (
     Snapshot,
     Stored,
 )
-from inventory_service.model import EXPIRY_MARK, Answer, Command, Entry, Holder, Rules, Shelf, State, fold, is_due
 from inventory_service.settings import Settings
+from inventory_service.state import Command
 from inventory_service.store import LOG_KEPT, expiry_id
-
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-RULES = Rules()
-POUND = Money(amount=100, currency="GBP")
-
-
-class Shop:
-    """A shop in memory: carts, shelves and log outlive a batch, and time passes when told."""
-
-    def __init__(self, **stock: int) -> None:
-        self.rules = RULES
-        self.now = NOON
-        self.shelves = {
-            code: Shelf(received=units, held=0, sold=0, price=POUND, version=1) for code, units in stock.items()
-        }
-        self.holders: dict[str, Holder] = defaultdict(Holder)
-        self.log: dict[tuple[str, str], Entry] = {}
-        self.ledger: list[Any] = []
-
-    def tell(self, *batch: Command) -> list[Answer]:
-        holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
-        due = {
-            user: expiry_id(user, holder.expires_at, holder.revision)
-            for user, holder in holders.items()
-            if holder.expires_at and is_due(holder, self.now)
-        }
-        state = State(self.now, holders, self.shelves, self.log, due, self.rules)
-        answers = fold(state, batch)
-        self.ledger += state.ledger
-        return answers
-
-    def ask(self, request: Request, id_: str = "r", *, accepted: datetime | None = None) -> Any:
-        """The outcome of one request that finds its cart alive."""
-        [answer] = self.tell(Command(id_, accepted or self.now, request))
-        return answer.outcome
-
-    def later(self, **time: float) -> None:
-        self.now += timedelta(**time)
-
-    def lines(self, user: str = "ann") -> dict[str, int]:
-        return {line.product: line.quantity for line in self.holders[user].cart().lines}
-
-
-def add(product: str, quantity: int, user: str = "ann") -> Hold:
-    return Hold(user_id=user, mode="add", product=product, quantity=quantity)
-
-
-def make(product: str, quantity: int, user: str = "ann") -> Hold:
-    return Hold(user_id=user, mode="set", product=product, quantity=quantity)
-
+from tests.unit.inventory import NOON, POUND, RULES, Shop, add, make
 
 # ---- grants and refusals --------------------------------------------------------------------------------------------
 
@@ -412,134 +357,6 @@ def test_a_failed_request_leaves_even_a_due_cart_alone() -> None:
     fail = Fail(user_id="ann", command={"type": "holdfast.cart.clear"})
     assert shop.ask(fail, "r2") == Refused(reason="failed")
     assert shop.lines() == {"TEAPOT": 2}
-
-
-# ---- histories ------------------------------------------------------------------------------------------------------
-
-USERS = st.sampled_from(["ann", "bob", "cyd"])
-PRODUCTS = st.sampled_from(["TEAPOT", "MUG", "TRAY", "NOPE"])
-FEW = st.integers(1, 6)
-
-
-def _requests() -> st.SearchStrategy[Request]:
-    return st.one_of(
-        st.builds(Hold, user_id=USERS, mode=st.just("add"), product=PRODUCTS, quantity=FEW),
-        st.builds(Hold, user_id=USERS, mode=st.just("add"), product=PRODUCTS, quantity=FEW),
-        st.builds(Hold, user_id=USERS, mode=st.just("set"), product=PRODUCTS, quantity=st.integers(0, 6)),
-        st.builds(Remove, user_id=USERS, product=PRODUCTS),
-        st.builds(Clear, user_id=USERS),
-        st.builds(Check, user_id=USERS, product=PRODUCTS, session=st.just("s")),
-        st.builds(Lookup, user_id=USERS, session=st.just("s"), ids=st.just(("1", "2"))),
-        st.builds(lambda user: Fail(user_id=user, command={"type": "holdfast.cart.clear"}), USERS),
-    )
-
-
-STEPS = st.lists(
-    st.tuples(_requests(), st.integers(1, 40).map(str), st.sampled_from([0, 0, 0, 1, 8, 15, 61]), st.booleans()),
-    min_size=1,
-    max_size=40,
-)
-"""Requests with an id (few, so that they come twice), the minutes since the last, and whether a batch ends there."""
-
-
-def _play(shop: Shop, steps: Sequence[tuple[Request, str, int, bool]]) -> list[list[tuple[Command, list[Answer]]]]:
-    """What happened: for each batch its answers, grouped by the command that brought them about."""
-    history: list[list[tuple[Command, list[Answer]]]] = []
-    batch: list[Command] = []
-    for request, id_, minutes, ends in steps:
-        batch.append(Command(id_, shop.now, request))
-        if ends or minutes:
-            history.append(_tell(shop, batch))
-            batch = []
-            shop.later(minutes=minutes)
-    if batch:
-        history.append(_tell(shop, batch))
-    return history
-
-
-def _tell(shop: Shop, batch: list[Command]) -> list[tuple[Command, list[Answer]]]:
-    answers = shop.tell(*batch)
-    return [(command, [answer for answer in answers if answer.command is command]) for command in batch]
-
-
-def _check(shop: Shop) -> None:
-    folded: Counter[str] = Counter()
-    versions = dict.fromkeys(shop.shelves, 1)
-    for row in shop.ledger:
-        folded[row.product] += row.held
-        assert row.held != 0
-        assert 0 <= folded[row.product] <= shop.shelves[row.product].received
-        versions[row.product] += 1
-        assert row.version == versions[row.product], "the ledger of a product has no gap"
-        assert row.key in shop.log
-    for code, shelf in shop.shelves.items():
-        held = sum(holder.lines[code].quantity for holder in shop.holders.values() if code in holder.lines)
-        assert shelf.held == held == folded[code] <= shelf.received
-        assert shelf.version == versions[code]
-    for holder in shop.holders.values():
-        assert (holder.expires_at is None) == (not holder.lines)
-        if holder.expires_at and holder.first_held_at:
-            assert holder.expires_at <= holder.first_held_at + RULES.longest
-
-
-@settings(max_examples=2000, deadline=None)
-@given(STEPS)
-def test_no_history_breaks_a_rule(steps: list[tuple[Request, str, int, bool]]) -> None:
-    shop = Shop(TEAPOT=7, MUG=9, TRAY=3)
-    revisions: dict[str, int] = defaultdict(int)
-    first: dict[tuple[str, str], Any] = {}
-    for batch in _play(shop, steps):
-        for command, answers in batch:
-            assert 1 <= len(answers) <= 2
-            assert answers[-1].id == command.id
-            for answer in answers:
-                user = command.request.user_id
-                key = (user, EXPIRY_MARK + answer.id) if isinstance(answer.outcome, Expired) else (user, answer.id)
-                assert answer.cart.revision - revisions[user] in (0, 1), "revisions are dense and never go back"
-                changed = answer.cart.revision > revisions[user]
-                revisions[user] = answer.cart.revision
-                match answer.outcome:
-                    case Held(version=version) | Expired(version=version) if not answer.replayed:
-                        assert changed
-                        assert version == answer.cart.revision
-                    case Removed(version=version) if not answer.replayed:
-                        assert version == answer.cart.revision
-                    case _:
-                        assert not changed
-                if isinstance(answer.outcome, Held | Refused | Removed | Expired):
-                    assert answer.replayed == (key in first), "decided once"
-                    assert first.setdefault(key, answer.outcome) == answer.outcome, "and answered the same ever after"
-    _check(shop)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(STEPS, st.data())
-def test_replaying_any_part_of_a_history_changes_nothing(
-    steps: list[tuple[Request, str, int, bool]], data: st.DataObject
-) -> None:
-    shop = Shop(TEAPOT=7, MUG=9, TRAY=3)
-    _play(shop, steps)
-    shop.tell(*(Command("settle", NOON, Check(user_id=user, product="MUG", session="s")) for user in shop.holders))
-    before = copy.deepcopy((shop.shelves, dict(shop.holders), shop.log, len(shop.ledger)))
-    part = steps[: data.draw(st.integers(1, len(steps)))]
-    answers = shop.tell(*(Command(id_, NOON, request) for request, id_, _, _ in part))
-    assert (shop.shelves, dict(shop.holders), shop.log, len(shop.ledger)) == before
-    changing = [answer for answer in answers if isinstance(answer.outcome, Held | Refused | Removed | Expired)]
-    assert all(answer.replayed for answer in changing)
-
-
-@settings(max_examples=500, deadline=None)
-@given(STEPS)
-def test_a_history_ends_the_same_however_it_is_cut_into_batches(steps: list[tuple[Request, str, int, bool]]) -> None:
-    shops = [Shop(TEAPOT=7, MUG=9, TRAY=3) for _ in range(2)]
-    outcomes = []
-    for shop, alone in zip(shops, (False, True), strict=True):
-        history = _play(shop, [(request, id_, minutes, ends or alone) for request, id_, minutes, ends in steps])
-        outcomes.append(
-            [(a.id, a.outcome, a.cart, a.replayed) for batch in history for _, answers in batch for a in answers]
-        )
-    assert outcomes[0] == outcomes[1]
-    assert shops[0].log == shops[1].log
 
 
 def test_the_times_can_be_set() -> None:

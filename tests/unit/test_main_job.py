@@ -11,7 +11,8 @@ import pytest
 
 from cart_service import model as cart_model
 from inventory_service import messages as inventory
-from inventory_service import model
+from inventory_service import model, orders
+from inventory_service import state as states
 from tests.unit.simulation import Rules, World
 
 SEEDS = range(150)
@@ -40,20 +41,21 @@ def test_the_histories_are_eventful() -> None:
     ]
     kinds = {answer.outcome.type for answer in answers} | {"replayed" for answer in answers if answer.replayed}
     assert kinds >= {"held", "refused", "removed", "expired", "snapshot", "replayed"}
+    assert kinds >= {"committed", "sold", "released", "restocked", "reservation"}
     for fault in ("kill", "zombie", "replay"):
         assert sum(world.counts[fault] for world in worlds) > 50
 
 
-def without_the_log(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+def without_the_log(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
     return model.fold(dataclasses.replace(state, log={}), batch)
 
 
-def without_the_guard(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
-    with patch.object(model.Shelf, "available", property(lambda _: 1_000_000)):
+def without_the_guard(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+    with patch.object(states.Shelf, "available", property(lambda _: 1_000_000)):
         return model.fold(state, batch)
 
 
-def without_raising_revisions(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+def without_raising_revisions(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
     before = {user: holder.revision for user, holder in state.holders.items()}
     answers = model.fold(state, batch)
     for user, holder in state.holders.items():
@@ -61,7 +63,7 @@ def without_raising_revisions(state: model.State, batch: list[model.Command]) ->
     return answers
 
 
-def expiring_whatever_is_knocked_at(state: model.State, batch: list[model.Command]) -> list[model.Answer]:
+def expiring_whatever_is_knocked_at(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
     with patch.object(model, "is_due", lambda holder, _: bool(holder.lines)):
         ids = {user: f"expiry-{user}-{holder.revision}" for user, holder in state.holders.items()}
         early = dataclasses.replace(state, expiry_ids=ids)
@@ -69,6 +71,27 @@ def expiring_whatever_is_knocked_at(state: model.State, batch: list[model.Comman
         if knocks:
             return model.fold(early, batch)
     return model.fold(state, batch)
+
+
+def committing_without_a_revision(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+    def change(state: states.State, user: str, decision: states.Decision) -> None:
+        _CHANGED(state, user, decision)
+        if isinstance(decision.outcome, inventory.Committed):
+            state.holders[user].revision -= 1
+
+    with patch.object(model, "_change_cart", change):
+        return model.fold(state, batch)
+
+
+def selling_what_is_sold(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+    def step(state: states.State, holder: states.Holder, request: orders.Step) -> states.Decision:
+        known = state.reserved.get(request.order_id)
+        if known and known.state == "COMMITTED" and isinstance(request, inventory.Sell):
+            state.reserved[request.order_id] = known._replace(state="PENDING")
+        return _STEPPED(state, holder, request)
+
+    with patch.object(orders, "step", step):
+        return model.fold(state, batch)
 
 
 def _taking_everything(state: cart_model.Cart, id_: str, decided: inventory.Decided) -> cart_model.Cart:
@@ -84,6 +107,7 @@ def _silent_about_old_news(state: cart_model.Cart, id_: str, decided: inventory.
 
 
 _TAKEN, _TOLD = cart_model.taken, cart_model.told
+_CHANGED, _STEPPED = model._change_cart, orders.step
 
 PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "the stock guard is off": (Rules(fold=without_the_guard), None),
@@ -91,6 +115,8 @@ PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "the user is left out of the log's key": (Rules(log=lambda key: ("", key[1])), None),
     "the revision is not raised": (Rules(fold=without_raising_revisions), None),
     "an expiry ignores a newer hold": (Rules(fold=expiring_whatever_is_knocked_at), None),
+    "a commit raises no revision": (Rules(fold=committing_without_a_revision), None),
+    "what is sold is sold again": (Rules(fold=selling_what_is_sold), None),
     "the answer leaves before the commit": (Rules(answer_after_commit=False), None),
     "a record is acknowledged before its effects": (Rules(acknowledge_last=False), None),
     "nothing pending is asked again": (Rules(reminders=False, send_on=False), None),
