@@ -1,0 +1,60 @@
+-- Every statement of delivery, by name; those of the pumps are in infrastructure/pump.py.
+
+-- name: insert_missing
+-- In the order of keys everywhere, so that two batches never wait for each other.
+INSERT INTO parcel (shipment_id, order_id, user_id, wish)
+SELECT s, o, u, 'book' FROM unnest(%(shipments)s::text[], %(orders)s::text[], %(users)s::text[]) AS w(s, o, u)
+ ORDER BY s
+    ON CONFLICT DO NOTHING
+
+-- name: lock_parcels
+SELECT shipment_id, order_id, user_id, wish, address, state, carrier, tracking, booked_at, moves
+  FROM parcel WHERE shipment_id = ANY(%(shipments)s::text[]) ORDER BY shipment_id FOR UPDATE
+
+-- name: save_parcel
+-- What is told again is told from its beginning: whoever asks may have missed all of it.
+UPDATE parcel
+   SET wish = %(wish)s, address = %(address)s,
+       requestid = coalesce(requestid, %(requestid)s), traceparent = coalesce(traceparent, %(traceparent)s),
+       move_at = CASE WHEN %(move)s THEN now() ELSE move_at END,
+       told = CASE WHEN %(tell)s THEN 0 ELSE told END,
+       tell_at = CASE WHEN %(tell)s THEN now() ELSE tell_at END
+ WHERE shipment_id = %(shipment_id)s
+
+-- ---- the audit: each of these gives one row per violation. They have a parameter, hence the doubled signs.
+
+-- name: not_told
+SELECT format('parcel %%s of order %%s: %%s of %%s moves were told', shipment_id, order_id, told, jsonb_array_length(moves))
+  FROM parcel WHERE told < jsonb_array_length(moves) AND moved_at < now() - %(grace)s::interval
+
+-- name: left_alone
+SELECT format('parcel %%s is %%s and nobody will ask', shipment_id, state)
+  FROM parcel WHERE state IN ('wanted', 'booked', 'shipped') AND move_at IS NULL
+
+-- name: overdue
+SELECT format('parcel %%s is %%s and was to be asked after at %%s', shipment_id, state, move_at)
+  FROM parcel WHERE move_at < now() - %(grace)s::interval
+
+-- name: leased_for_ever
+SELECT format('parcel %%s is leased until %%s', shipment_id, greatest(move_lease, tell_lease))
+  FROM parcel WHERE greatest(move_lease, tell_lease) NOT BETWEEN now() - %(grace)s::interval - interval '1 minute'
+                                                          AND now() + interval '1 hour'
+
+-- name: shipped_twice
+SELECT format('order %%s: %%s parcels were shipped', order_id, count(*))
+  FROM parcel WHERE state IN ('shipped', 'delivered', 'failed')
+ GROUP BY order_id HAVING count(*) > 1
+
+-- name: figures
+SELECT count(*) AS parcels,
+       count(*) FILTER (WHERE state IN ('wanted', 'booked')) AS waiting,
+       count(*) FILTER (WHERE state = 'shipped') AS shipped,
+       count(*) FILTER (WHERE state = 'delivered') AS delivered,
+       count(*) FILTER (WHERE state = 'failed') AS failed,
+       count(*) FILTER (WHERE state = 'called-off') AS called_off,
+       count(*) FILTER (WHERE wish = 'call-off' AND state NOT IN ('called-off', 'wanted', 'booked')) AS called_off_too_late
+  FROM parcel
+
+-- name: digest
+SELECT concat_ws(' ', shipment_id, order_id, user_id, wish, state, carrier, tracking)
+  FROM parcel ORDER BY shipment_id COLLATE "C"

@@ -1,0 +1,136 @@
+"""A file of baskets, one a line: read once, strictly, and put aside as numbers, which every further pass reads.
+
+Memory holds the name and the count of each different item, at most `COUNTERS` counters, and what is found; baskets lie
+in temporary files.
+"""
+
+import csv
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from order_service.insights.baskets import COUNTERS, Basket, Counted, count_pairs, count_triples, least_count
+
+MAX_LINE: Final = 1024 * 1024
+"""Bytes of a line: a file without line ends is no file of baskets, however long it is."""
+_BLOCK: Final = 8192
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class BasketsError(ValueError):
+    """The file can't be read as baskets; the message names the line and what is wrong."""
+
+
+def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counted:
+    """Count the sets of one, two and three items whose support in `file` is at least `min_support`.
+
+    Raises `BasketsError`, and `OSError` when the file can't be read or the disk is full.
+    """
+    numbers: dict[str, int] = {}
+    counts: Counter[int] = Counter()
+    baskets = 0
+    with _Spool() as whole, _Spool() as frequent:
+        for basket in read_baskets(file):
+            items = [numbers.setdefault(name, len(numbers)) for name in basket]
+            counts.update(items)
+            whole.add(items)
+            baskets += 1
+        if not baskets:
+            return Counted(0, (), (), {}, {})
+        least = least_count(min_support, baskets)
+        ranked = _rarest_first(counts, least)
+        ranks = {number: rank for rank, number in enumerate(ranked)}
+        for numbered in whole:
+            kept = sorted(ranks[number] for number in numbered if number in ranks)
+            if len(kept) > 1:
+                frequent.add(kept)
+        every = list(numbers)
+        names, singles = [every[number] for number in ranked], [counts[number] for number in ranked]
+        del every, numbers, counts, ranks  # the rare ones are needed no more, and may be most of all
+        pairs = count_pairs(frequent.__iter__, least, counters=counters)
+        triples = count_triples(frequent.__iter__, pairs, least, counters=counters)
+    return Counted(baskets, names, singles, pairs, triples)
+
+
+def _rarest_first(counts: Counter[int], least: int) -> list[int]:
+    """The frequent items; a row of counters is as long as its key is rare, so in this order no row is long."""
+    return sorted((number for number, count in counts.items() if count >= least), key=lambda n: (counts[n], n))
+
+
+def read_baskets(file: Path) -> Iterator[set[str]]:
+    """The items of each line, without surrounding blanks; empty fields are none, and a line without items no basket."""
+    with file.open("rb") as lines:
+        number = 0
+        while line := lines.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise BasketsError(f"{file}: line {number} is longer than {MAX_LINE} bytes; a basket is one line")
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise BasketsError(
+                    f"{file}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} in column {error.start + 1}"
+                ) from None
+            try:
+                fields = _fields(text)
+            except csv.Error as error:
+                raise BasketsError(f"{file}: line {number}: {error}") from None
+            items = {item for field in fields if (item := field.strip())}
+            if items:
+                yield items
+
+
+def _fields(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split(",")
+    # Line by line, so that a quote without an end spoils one line and does not swallow the rest of the file.
+    return next(csv.reader((line.rstrip("\r\n"),), skipinitialspace=True, strict=True))
+
+
+class _Spool:
+    """Baskets of numbers in a temporary file, in blocks of flat arrays: 4 bytes an item and 4 a basket."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in `__exit__`
+        self._lengths = array("I")
+        self._items = array("I")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, basket: Iterable[int]) -> None:
+        """One more at the end."""
+        before = len(self._items)
+        self._items.extend(basket)
+        self._lengths.append(len(self._items) - before)
+        if len(self._items) >= _BLOCK:
+            self._flush()
+
+    def __iter__(self) -> Iterator[Basket]:
+        """All of them from the first on, as often as wanted; adding is over then."""
+        self._flush()
+        self._file.seek(0)
+        while head := self._file.read(2 * array("I").itemsize):
+            baskets, count = array("I", head)
+            lengths, items = array("I"), array("I")
+            lengths.fromfile(self._file, baskets)
+            items.fromfile(self._file, count)
+            flat, start = items.tolist(), 0
+            for length in lengths:
+                yield flat[start : start + length]
+                start += length
+
+    def _flush(self) -> None:
+        if self._lengths:
+            for part in (array("I", (len(self._lengths), len(self._items))), self._lengths, self._items):
+                part.tofile(self._file)
+            self._lengths, self._items = array("I"), array("I")

@@ -1,0 +1,61 @@
+-- An order is its events; everything else here can be computed from them, or is work in hand.
+
+-- The event store. The key is the optimistic lock: of two writers that saw the same version, one fails.
+CREATE TABLE order_event (
+  order_id text NOT NULL,
+  version int NOT NULL CHECK (version > 0),
+  type text NOT NULL,
+  data jsonb NOT NULL,
+  at timestamptz NOT NULL,
+  PRIMARY KEY (order_id, version)
+);
+
+CREATE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'the event store is only ever added to' USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON order_event FOR EACH ROW EXECUTE FUNCTION append_only();
+CREATE TRIGGER no_truncate BEFORE TRUNCATE ON order_event FOR EACH STATEMENT EXECUTE FUNCTION append_only();
+
+-- The read side, one row an order, and the row that is locked while one is decided. Version 0: something was said of an
+-- order that is not placed yet. Amounts are minor units. From `due_at` on it is work in hand, and not folded from events:
+-- `published` is the version up to which the topics know.
+CREATE TABLE orders (
+  order_id text PRIMARY KEY,
+  user_id text NOT NULL,
+  version int NOT NULL DEFAULT 0,
+  status text,
+  reason text,
+  currency text,
+  total bigint,
+  captured bigint,
+  refunded bigint NOT NULL DEFAULT 0,
+  refunding bigint NOT NULL DEFAULT 0,
+  placed_at timestamptz,
+  changed_at timestamptz,
+  due_at timestamptz,
+  attempts int NOT NULL DEFAULT 0,
+  published int NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX orders_of_user ON orders (user_id);
+CREATE INDEX orders_due ON orders (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX orders_unpublished ON orders (changed_at) WHERE published < version;
+
+-- What no event tells, so that it can be erased: where the parcel goes, how its shopper is reached, a payment token.
+CREATE TABLE order_private (
+  order_id text PRIMARY KEY,
+  address jsonb NOT NULL,
+  contact jsonb NOT NULL,
+  payment jsonb NOT NULL
+);
+
+-- Messages that came too early: a decision before its order was placed, a cancellation before the decision.
+CREATE TABLE waiting (
+  order_id text NOT NULL,
+  request_id text NOT NULL,
+  type text NOT NULL,
+  user_id text NOT NULL,
+  message jsonb NOT NULL,
+  came_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (order_id, request_id, type)
+);

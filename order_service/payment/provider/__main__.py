@@ -1,0 +1,55 @@
+"""The composition root of the simulated provider."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+from aiohttp import web
+
+import order_service.payment.provider
+from infrastructure import logs
+from order_service.payment.provider.books import Books
+from order_service.payment.provider.server import Server
+from order_service.payment.provider.settings import Settings
+from order_service.payment.provider.webhooks import Webhooks
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Serve until asked to stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = Server(
+        Books(settings.provider_file),
+        Webhooks(settings.webhook_secret.get_secret_value()),
+        settings.provider_key.get_secret_value(),
+        late=settings.provider_late_seconds,
+    )
+    # A client that went away, as one does that has waited too long, takes its handler with it.
+    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, settings.provider_host, settings.provider_port).start()
+    log.info("running at %s", runner.addresses[0])
+    await stop.wait()
+    await runner.cleanup()
+    return 0
+
+
+def main() -> int:
+    """Run the sub-command; its exit status."""
+    program = "python -m order_service.payment.provider"
+    parser = argparse.ArgumentParser(prog=program, description=order_service.payment.provider.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("run", help=run.__doc__, description=run.__doc__, epilog=f"example: {program} run")
+    parser.parse_args()
+    settings = Settings()
+    logs.configure("provider", settings)
+    return asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+-- Every statement of the order service, by name.
+
+-- ---- trip one: lock and read
+
+-- name: insert_missing
+-- A row for an order that is placed, or decided on, for the first time: there must be one to lock.
+INSERT INTO orders (order_id, user_id)
+SELECT o, u FROM unnest(%(new)s::text[], %(users)s::text[]) AS w(o, u) ORDER BY o ON CONFLICT DO NOTHING
+
+-- name: lock_orders
+-- In the order of ids everywhere, so that two batches never wait for each other.
+SELECT now(), order_id, published, attempts FROM orders
+ WHERE order_id = ANY(%(ids)s::text[]) ORDER BY order_id FOR NO KEY UPDATE
+
+-- name: streams
+SELECT order_id, type, data::text, at FROM order_event
+ WHERE order_id = ANY(%(ids)s::text[]) ORDER BY order_id, version
+
+-- name: privates
+SELECT order_id, address::text, contact::text, payment::text FROM order_private WHERE order_id = ANY(%(ids)s::text[])
+
+-- name: waiting
+SELECT order_id, user_id, request_id, type, message::text FROM waiting
+ WHERE order_id = ANY(%(ids)s::text[]) ORDER BY order_id, came_at, type
+
+-- ---- trip two: write
+
+-- name: append_events
+-- No ON CONFLICT: a version that is there already is another's, and this transaction must fail.
+INSERT INTO order_event (order_id, version, type, data, at)
+SELECT o, v, t, d::jsonb, now() FROM unnest(%s::text[], %s::int[], %s::text[], %s::text[]) AS w(o, v, t, d)
+
+-- name: save_orders
+UPDATE orders AS x
+   SET version = w.version, status = w.status, reason = w.reason, currency = w.currency, total = w.total,
+       captured = w.captured, refunded = w.refunded, refunding = w.refunding, placed_at = w.placed_at,
+       changed_at = w.changed_at, due_at = w.due_at, attempts = w.attempts
+  FROM unnest(%s::text[], %s::int[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
+              %s::bigint[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::int[])
+       AS w(order_id, version, status, reason, currency, total, captured, refunded, refunding, placed_at, changed_at,
+            due_at, attempts)
+ WHERE x.order_id = w.order_id
+
+-- name: set_due
+-- Of orders that are not placed yet.
+UPDATE orders AS x SET due_at = w.due_at FROM unnest(%s::text[], %s::timestamptz[]) AS w(order_id, due_at)
+ WHERE x.order_id = w.order_id AND x.version = 0
+
+-- name: save_private
+INSERT INTO order_private (order_id, address, contact, payment)
+SELECT o, a::jsonb, c::jsonb, p::jsonb
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS w(o, a, c, p)
+    ON CONFLICT DO NOTHING
+
+-- name: add_waiting
+INSERT INTO waiting (order_id, request_id, type, user_id, message)
+SELECT o, r, t, u, m::jsonb FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) AS w(o, r, t, u, m)
+    ON CONFLICT DO NOTHING
+
+-- name: drop_waiting
+DELETE FROM waiting AS x USING unnest(%s::text[], %s::text[], %s::text[]) AS w(o, r, t)
+ WHERE (x.order_id, x.request_id, x.type) = (w.o, w.r, w.t)
+
+-- ---- beside the agents
+
+-- name: mark_published
+-- Another may have published further meanwhile.
+UPDATE orders AS x SET published = w.version
+  FROM unnest(%s::text[], %s::int[]) AS w(order_id, version)
+ WHERE x.order_id = w.order_id AND x.published < w.version
+
+-- name: claim_due
+-- Whoever takes them has ten seconds; then they are due again.
+UPDATE orders SET due_at = greatest(due_at, now() + interval '10 seconds')
+ WHERE order_id = ANY(ARRAY(
+         SELECT order_id FROM orders WHERE due_at <= now() ORDER BY due_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED))
+RETURNING order_id, user_id
+
+-- name: unpublished
+-- What was committed and, it seems, not told: its process died in between.
+SELECT order_id, user_id FROM orders
+ WHERE published < version AND changed_at < now() - interval '5 seconds' ORDER BY changed_at LIMIT %(limit)s
+
+-- name: forget
+-- Of orders that are still under way, the address is needed.
+DELETE FROM order_private USING orders
+ WHERE order_private.order_id = orders.order_id AND orders.user_id = %(user)s AND orders.due_at IS NULL
+
+-- ---- the event store as a whole
+
+-- name: all_events
+SELECT order_id, version, type, data::text, at FROM order_event ORDER BY order_id COLLATE "C", version
+
+-- name: read_side
+SELECT order_id, version, status, reason, currency, total, captured, refunded, refunding, placed_at, changed_at
+  FROM orders WHERE version > 0 ORDER BY order_id COLLATE "C"
+
+-- name: insert_rebuilt
+INSERT INTO orders (order_id, user_id, published)
+SELECT o, u, 0 FROM unnest(%(new)s::text[], %(users)s::text[]) AS w(o, u) ON CONFLICT DO NOTHING
+
+-- name: no_events
+DELETE FROM orders AS x WHERE version > 0 AND NOT EXISTS (SELECT FROM order_event AS e WHERE e.order_id = x.order_id)
+
+-- ---- the audit: each gives one row per violation
+
+-- name: streams_with_gaps
+SELECT format('order %s: its %s events go from version %s to %s', order_id, count(*), min(version), max(version))
+  FROM order_event GROUP BY order_id HAVING min(version) <> 1 OR max(version) <> count(*)
+
+-- name: read_side_that_differs
+SELECT format('order %s: the read side says version %s, %s; its last event version %s, %s',
+              order_id, o.version, o.status, e.version, e.status)
+  FROM orders AS o
+  FULL JOIN (SELECT DISTINCT ON (order_id) order_id, version, data->>'status' AS status
+               FROM order_event ORDER BY order_id, version DESC) AS e USING (order_id)
+ WHERE (coalesce(o.version, 0), o.status) IS DISTINCT FROM (coalesce(e.version, 0), e.status)
+
+-- name: money_that_differs
+-- Captured is what was earned by delivering, or given back, or under way; at rest nothing is under way.
+WITH money AS (
+  SELECT order_id,
+         count(*) FILTER (WHERE type = 'holdfast.orders.captured') AS captures,
+         count(*) FILTER (WHERE type = 'holdfast.orders.confirmed') AS confirmed,
+         count(*) FILTER (WHERE type = 'holdfast.orders.delivered') AS delivered,
+         coalesce(sum((data->'amount'->>'amount')::bigint) FILTER (WHERE type = 'holdfast.orders.captured'), 0) AS captured,
+         coalesce(sum((data->'amount'->>'amount')::bigint) FILTER (WHERE type = 'holdfast.orders.refunded'), 0) AS refunded
+    FROM order_event
+   WHERE type IN ('holdfast.orders.captured', 'holdfast.orders.confirmed', 'holdfast.orders.delivered',
+                  'holdfast.orders.refunded')
+   GROUP BY order_id)
+SELECT format('order %s, %s: captured %s in %s captures, refunded %s of a total of %s', order_id, o.status, m.captured,
+              m.captures, m.refunded, coalesce(o.total::text, 'nothing'))
+  FROM orders AS o JOIN money AS m USING (order_id)
+ WHERE m.captures > 1 OR m.refunded > m.captured OR (m.confirmed > 0 AND m.captures = 0)
+    OR (m.captured, m.refunded) <> (coalesce(o.captured, 0), o.refunded)
+    OR (o.status IN ('confirmed', 'shipped', 'delivered') AND o.reason IS NULL AND m.captured IS DISTINCT FROM o.total)
+    OR (o.due_at IS NULL AND (o.refunding <> 0 OR (m.delivered = 0 AND m.captured <> m.refunded)))
+
+-- name: ends_that_are_none
+-- At rest, an order is delivered or cancelled.
+SELECT format('order %s: %s, and nobody looks after it', order_id, status)
+  FROM orders WHERE version > 0 AND due_at IS NULL AND status NOT IN ('delivered', 'cancelled')
+
+-- name: overdue
+SELECT format('order %%s, %%s: should have been looked at %%s ago', order_id, status, date_trunc('second', now() - due_at))
+  FROM orders WHERE due_at < now() - %(grace)s::interval
+
+-- name: not_published
+SELECT format('order %%s: version %%s is not published beyond %%s', order_id, version, published)
+  FROM orders WHERE published < version AND changed_at < now() - %(grace)s::interval
+
+-- name: never_placed
+SELECT format('order %%s of %%s: %%s, and it was never placed', order_id, user_id, type)
+  FROM waiting JOIN orders USING (order_id, user_id)
+ WHERE version = 0 AND came_at < now() - %(grace)s::interval
+
+-- name: figures
+-- Amounts are minor units. Under way is what was captured and has not come to either end.
+SELECT count(*) FILTER (WHERE version > 0) AS orders_placed,
+       count(*) FILTER (WHERE status = 'delivered') AS orders_delivered,
+       count(*) FILTER (WHERE status = 'cancelled') AS orders_cancelled,
+       count(*) FILTER (WHERE version > 0 AND status NOT IN ('delivered', 'cancelled')) AS orders_under_way,
+       coalesce(sum(captured), 0)::bigint AS money_captured,
+       coalesce(sum(captured - refunded) FILTER (WHERE earned), 0)::bigint AS money_confirmed,
+       coalesce(sum(refunded), 0)::bigint AS money_refunded,
+       coalesce(sum(captured - refunded) FILTER (WHERE NOT earned), 0)::bigint AS money_in_flight
+  FROM (SELECT *, status IN ('confirmed', 'shipped', 'delivered') AND reason IS NULL AS earned FROM orders) AS o

@@ -1,0 +1,177 @@
+"""What the tests of the orders share: a schema of their own, a small broker, and words for all that can be said."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from infrastructure import postgres
+from infrastructure.envelope import Envelope, Message
+from infrastructure.guard import Received
+from infrastructure.ids import derived
+from infrastructure.postgres import Connection
+from infrastructure.settings import Settings as Shared
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from order_service import messages as orders
+from order_service.agents import Saga
+from order_service.delivery import messages as deliveries
+from order_service.payment import messages as payments
+from order_service.settings import Settings
+from order_service.state import payment_id, shipment_id
+from order_service.store import MIGRATIONS, OPTIONS, OrderStore
+
+ADDRESS = orders.Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")
+CONTACT = orders.Contact(email="ann@example.org")
+POUND = inventory.Money(amount=100, currency="GBP")
+LINES = (inventory.Line(product="MUG", quantity=3, price=POUND),)
+TOTAL = inventory.Money(amount=300, currency="GBP")
+
+
+@dataclass
+class Broker:
+    """Keeps what is published, in order, as it can be read again; refuses when told to."""
+
+    events: list[tuple[Topic, Envelope]] = field(default_factory=list)
+    away: bool = False
+
+    async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
+        if self.away:
+            raise TimeoutError("no broker")
+        self.events += [(topic, Envelope.decode(event.key, event.encode())) for event in events]
+
+    def take(self, topic: Topic) -> list[Envelope]:
+        """What has come on `topic` since the last time."""
+        taken = [event for where, event in self.events if where is topic]
+        self.events = [(where, event) for where, event in self.events if where is not topic]
+        return taken
+
+    def kinds(self, topic: Topic) -> list[str]:
+        """The last words of their types."""
+        return [event.type.rpartition(".")[2] for event in self.take(topic)]
+
+
+@dataclass
+class Schema:
+    """A migrated schema; `connection` is for looking and for planting."""
+
+    settings: Settings
+    connection: Connection
+    broker: Broker = field(default_factory=Broker)
+    stores: list[OrderStore] = field(default_factory=list)
+
+    def saga(self) -> Saga:
+        """One more agent."""
+        store = OrderStore(
+            partial(postgres.connect, self.settings, "orders", options=OPTIONS), rules=self.settings.rules
+        )
+        self.stores.append(store)
+        return Saga(store, self.broker.publish)
+
+    async def rows(self, query: str, values: Any = None) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        return await (await self.connection.execute(query, values)).fetchall()
+
+    async def types(self, order_id: str) -> list[str]:
+        """The stream of an order."""
+        query = "SELECT split_part(type, '.', 3) FROM order_event WHERE order_id = %s ORDER BY version"
+        return [row[0] for row in await self.rows(query, [order_id])]
+
+
+@asynccontextmanager
+async def schema(shared: Shared, **times: float) -> AsyncIterator[Schema]:
+    """A schema for one test, gone afterwards."""
+    settings = Settings.model_validate({**shared.model_dump(), **times})
+    await postgres.migrate(settings, "orders", MIGRATIONS)
+    async with await postgres.connect(settings, "orders") as connection:
+        here = Schema(settings, connection)
+        try:
+            yield here
+        finally:
+            for store in here.stores:
+                await store.close()
+            await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("orders")}" CASCADE')
+
+
+@dataclass(frozen=True)
+class Buying:
+    """One shopper's order, and everything that can be said of it."""
+
+    user: str = "ann"
+    request: str = "c1"
+
+    @property
+    def id(self) -> str:
+        return derived(self.user, self.request, "order")
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        return {"order_id": self.id, "user_id": self.user}
+
+    @property
+    def payment(self) -> dict[str, Any]:
+        return {**self.ids, "payment_id": payment_id(self.id)}
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        return {**self.ids, "shipment_id": shipment_id(self.id), "carrier": "Swift", "tracking": "T1"}
+
+    def place(self, token: str = "tok_approve") -> Received[Any]:
+        return received(
+            orders.Place(**self.ids, version=4, address=ADDRESS, contact=CONTACT, payment=orders.Payment(token=token)),
+            self.request,
+        )
+
+    def committed(self) -> Received[Any]:
+        outcome = inventory.Committed(order_id=self.id, purpose="order", lines=LINES, total=TOTAL, version=5)
+        return self.decided(outcome)
+
+    def decided(self, outcome: Any, request: str | None = None) -> Received[Any]:
+        return received(
+            inventory.Decided(user_id=self.user, outcome=outcome, cart=inventory.Cart(revision=5)),
+            request or self.request,
+        )
+
+    def captured(self) -> Received[Any]:
+        return received(payments.Captured(**self.payment, amount=TOTAL))
+
+    def sold(self) -> Received[Any]:
+        return self.decided(inventory.Sold(order_id=self.id), f"{self.id}/sell")
+
+    def booked(self) -> Received[Any]:
+        return received(deliveries.Booked(**self.carried))
+
+    def shipped(self) -> Received[Any]:
+        return received(deliveries.Shipped(**self.carried))
+
+    def delivered(self) -> Received[Any]:
+        return received(deliveries.Delivered(**self.ids, shipment_id=shipment_id(self.id)))
+
+
+SOURCES = {"inventory": "/inventory", "payments": "/payments", "deliveries": "/deliveries", "orders": "/edge"}
+
+
+def received(message: Message, request: str = "r") -> Received[Any]:
+    """A message as an agent gets it."""
+    subject = getattr(message, message.KEY)
+    event = Envelope(
+        id=f"{subject}/{request}",
+        source=SOURCES[message.TYPE.split(".")[1]],
+        type=message.TYPE,
+        subject=subject,
+        time=datetime.now(UTC),
+        requestid=request,
+        data=message.model_dump(mode="json"),
+    )
+    return Received(event, message, 0, 0)
+
+
+async def deliver(saga: Saga, buying: Buying) -> None:
+    """All the way to the shopper's door."""
+    await saga.on_requests([buying.place()])
+    await saga.on_decisions([buying.committed()])
+    await saga.on_payments([buying.captured()])
+    await saga.on_decisions([buying.sold()])
+    await saga.on_deliveries([buying.booked(), buying.shipped(), buying.delivered()])

@@ -1,0 +1,318 @@
+"""The event store: streams, joins, deadlines, what is published again, many workers and one winner; and its audit."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from cart_service import messages as cart
+from infrastructure.settings import Settings as Shared
+from inventory_service import messages as inventory
+from order_service import messages as orders
+from order_service import upkeep
+from order_service.audit import audit
+from order_service.delivery import messages as deliveries
+from order_service.payment import messages as payments
+from order_service.state import Stray
+from tests.integration.order_world import TOTAL, Buying, Schema, deliver, received, schema
+
+ANN = Buying()
+WHOLE_LIFE = ["placed", "committed", "captured", "confirmed", "booked", "shipped", "delivered"]
+AT_ONCE = timedelta(0)
+
+
+@pytest.fixture
+async def here(settings: Shared) -> AsyncIterator[Schema]:
+    async with schema(settings) as made:
+        yield made
+
+
+async def balanced(here: Schema) -> dict[str, object]:
+    report = await audit(here.connection, timedelta(seconds=60))
+    assert report["violations"] == []
+    return dict(report["figures"])
+
+
+async def test_an_order_goes_all_the_way_and_tells_of_it(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    assert await here.types(ANN.id) == WHOLE_LIFE
+    assert [event.id for event in here.broker.take(orders.EVENTS)] == [f"{ANN.id}/{n}" for n in range(1, 8)]
+    frames = [cart.RESPONSE_VOCABULARY.parse(event) for event in here.broker.take(cart.RESPONSES)]
+    assert [(frame.status, frame.order_version, frame.id) for frame in frames if isinstance(frame, cart.Order)] == [
+        ("paid", 3, "c1"),
+        ("confirmed", 4, "c1"),
+        ("shipped", 6, "c1"),
+        ("delivered", 7, "c1"),
+    ]
+    assert here.broker.kinds(inventory.REQUESTS) == ["sell"]
+    assert here.broker.kinds(payments.REQUESTS) == ["charge"]
+    assert here.broker.kinds(deliveries.REQUESTS) == ["book"]
+    assert await here.rows("SELECT status, version, published, due_at, total, captured, refunded FROM orders") == [
+        ("delivered", 7, 7, None, 300, 300, 0)
+    ]
+    figures = await balanced(here)
+    assert (figures["money_captured"], figures["money_confirmed"], figures["money_in_flight"]) == (300, 300, 0)
+
+
+async def test_news_that_brings_nothing_asks_nothing(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([ANN.place()])
+    await saga.on_decisions([ANN.committed()])
+    here.broker.events.clear()
+    unknown = received(payments.Unknown(**ANN.payment, reason="no answer"))
+    await saga.on_payments([unknown, unknown])
+    assert here.broker.events == [], "or the two would ask each other for ever"
+
+
+async def test_a_decision_that_overtakes_its_order_waits_for_it(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_decisions([ANN.committed(), ANN.committed()])
+    assert here.broker.events == []
+    assert (await here.rows("SELECT type FROM waiting")) == [("Committed",)]
+    report = await audit(here.connection, AT_ONCE)
+    assert report["violations"] == [f"order {ANN.id} of ann: Committed, and it was never placed"]
+    await saga.on_requests([ANN.place()])
+    assert await here.types(ANN.id) == ["placed", "committed"]
+    assert await here.rows("SELECT * FROM waiting") == []
+    assert here.broker.kinds(payments.REQUESTS) == ["charge"]
+
+
+async def test_a_cancellation_that_overtakes_the_decision_waits_for_it(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([ANN.place(), received(orders.Cancel(**ANN.ids), "x1")])
+    assert await here.types(ANN.id) == ["placed"]
+    await here.saga().on_decisions([ANN.committed()])
+    assert await here.types(ANN.id) == ["placed", "committed", "cancelling"]
+    assert here.broker.kinds(payments.REQUESTS) == ["void"]
+    [answer] = here.broker.take(cart.RESPONSES)
+    assert (answer.requestid, answer.data["reason"]) == ("x1", "cancelled")
+
+
+async def test_a_cancellation_of_an_order_that_never_comes_is_answered_at_last(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([received(orders.Cancel(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x1")])
+    assert (here.broker.events, await saga.look()) == ([], 0)
+    await here.connection.execute("UPDATE orders SET due_at = now()")
+    assert await saga.look() == 1
+    [answer] = here.broker.take(cart.RESPONSES)
+    assert (answer.requestid, answer.data["reason"]) == ("x1", "unknown_order")
+    assert (await here.rows("SELECT * FROM waiting"), await saga.look()) == ([], 0)
+    assert await here.rows("SELECT version, due_at FROM orders") == [(0, None)]
+    await balanced(here)
+
+
+async def test_decisions_about_carts_and_reservations_leave_nothing_behind(here: Schema) -> None:
+    saga = here.saga()
+    committed = inventory.Committed(
+        order_id="r-1", purpose="reservation", lines=(), total=TOTAL.model_copy(update={"amount": 0}), version=1
+    )
+    outcomes = [
+        inventory.Refused(reason="out_of_stock", product="MUG"),
+        inventory.Refused(reason="out_of_stock", order_id="r-2"),
+        inventory.Reservation(order_id="r-1", state="PENDING"),
+        inventory.Released(order_id="r-1", version=2),
+        committed,
+    ]
+    await saga.on_decisions([ANN.decided(outcome) for outcome in outcomes])
+    assert (await here.rows("SELECT * FROM orders"), await here.rows("SELECT * FROM waiting")) == ([], [])
+
+
+async def test_a_forged_order_and_a_strangers_message_are_not_taken(here: Schema) -> None:
+    saga = here.saga()
+    forged = received(ANN.place().message, "another request")
+    with pytest.raises(Stray):
+        await saga.on_requests([Buying(request="c2").place(), forged])
+    assert await here.rows("SELECT * FROM order_event") == [], "the batch was not done in part"
+    await saga.on_requests([ANN.place()])
+    with pytest.raises(Stray):
+        await saga.on_payments([ANN.captured()])
+    mallory = received(orders.Cancel(order_id=ANN.id, user_id="mallory"), "m1")
+    await saga.on_requests([mallory])
+    [answer] = here.broker.take(cart.RESPONSES)
+    assert (answer.subject, answer.data["reason"]) == ("mallory", "unknown_order")
+
+
+async def test_what_was_committed_and_not_told_is_told_when_it_comes_again(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([ANN.place()])
+    here.broker.take(orders.EVENTS)
+    here.broker.away = True
+    with pytest.raises(TimeoutError):
+        await saga.on_decisions([ANN.committed()])
+    assert await here.types(ANN.id) == ["placed", "committed"]
+    here.broker.away = False
+    await saga.on_decisions([ANN.committed()])
+    assert here.broker.kinds(orders.EVENTS) == ["committed"]
+    assert here.broker.kinds(payments.REQUESTS) == ["charge"]
+    await saga.on_decisions([ANN.committed()])
+    assert here.broker.kinds(orders.EVENTS) == []
+
+
+async def test_what_was_committed_and_not_told_is_told_at_last_if_it_never_comes_again(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([ANN.place()])
+    here.broker.away = True
+    with pytest.raises(TimeoutError):
+        await saga.on_decisions([ANN.committed()])
+    here.broker.away = False
+    assert await saga.look() == 0
+    await here.connection.execute("UPDATE orders SET changed_at = changed_at - interval '6 s'")
+    assert await saga.look() == 1
+    assert here.broker.kinds(orders.EVENTS)[-1:] == ["committed"]
+    assert here.broker.kinds(payments.REQUESTS)[:1] == ["charge"]
+
+
+async def test_a_deadline_asks_again_and_waits_longer_each_time(here: Schema) -> None:
+    saga = here.saga()
+    await saga.on_requests([ANN.place()])
+    waits = []
+    for _ in range(4):
+        await here.connection.execute("UPDATE orders SET due_at = now()")
+        assert await saga.look() == 1
+        [(wait,)] = await here.rows("SELECT extract(epoch FROM due_at - now())::int FROM orders")
+        waits.append(round(wait / 30))
+        [asked] = here.broker.take(inventory.REQUESTS)
+        assert (asked.requestid, asked.type, asked.subject) == ("c1", "holdfast.inventory.commit", "ann")
+    assert waits == [2, 4, 8, 16]
+    await saga.on_decisions([ANN.committed()])
+    assert await here.rows("SELECT attempts FROM orders") == [(0,)]
+
+
+async def test_a_payment_that_stays_open_is_voided(settings: Shared) -> None:
+    async with schema(settings, payment_patience_seconds=0) as here:
+        saga = here.saga()
+        await saga.on_requests([ANN.place()])
+        await saga.on_decisions([ANN.committed()])
+        assert await saga.look() == 1, "with no patience, it is due at once"
+        assert here.broker.kinds(payments.REQUESTS) == ["charge", "void"]
+        await saga.on_payments([ANN.captured()])  # it was too late
+        [refund] = here.broker.take(payments.REQUESTS)
+        message = payments.REQUEST_VOCABULARY.parse(refund)
+        assert isinstance(message, payments.Refund)
+        given = payments.Refunded(**ANN.payment, refund_id=message.refund_id, amount=message.amount)
+        await saga.on_payments([received(given)])
+        [release] = here.broker.take(inventory.REQUESTS)
+        assert release.data["to"] == "cart"
+        await saga.on_decisions([ANN.decided(inventory.Released(order_id=ANN.id, version=6))])
+        assert (await here.types(ANN.id))[-3:] == ["undone", "undone", "cancelled"]
+        assert (await balanced(here))["money_refunded"] == 300
+
+
+async def test_a_due_order_is_given_to_one_of_many(here: Schema) -> None:
+    sagas = [here.saga() for _ in range(4)]
+    buyings = [Buying(f"user-{n}") for n in range(40)]
+    await sagas[0].on_requests([each.place() for each in buyings])
+    await here.connection.execute("UPDATE orders SET due_at = now()")
+    assert sum(await asyncio.gather(*(saga.look() for saga in sagas))) == 40
+    assert len(here.broker.take(inventory.REQUESTS)) == 40
+
+
+async def test_many_agents_work_on_the_same_orders_and_each_thing_happens_once(here: Schema) -> None:
+    buyings = [Buying(f"user-{n}") for n in range(12)]
+
+    async def agent(number: int) -> None:
+        saga, mine = here.saga(), random.Random(number).sample(buyings, len(buyings))
+        await saga.on_requests([each.place() for each in mine])
+        await saga.on_decisions([each.committed() for each in mine])
+        for each in mine:
+            await saga.on_payments([each.captured()])
+            await saga.on_decisions([each.sold()])
+            await saga.on_deliveries([each.booked(), each.shipped(), each.delivered()])
+
+    await asyncio.gather(*(agent(number) for number in range(4)))
+    for each in buyings:
+        assert await here.types(each.id) == WHOLE_LIFE
+    figures = await balanced(here)
+    assert (figures["orders_delivered"], figures["money_captured"]) == (12, 12 * 300)
+
+
+async def test_who_decides_on_an_old_version_fails(here: Schema) -> None:
+    await deliver(here.saga(), ANN)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await here.connection.execute(
+            "INSERT INTO order_event SELECT order_id, version, type, data, at FROM order_event WHERE version = 7"
+        )
+    for change in ("UPDATE order_event SET at = now()", "DELETE FROM order_event", "TRUNCATE order_event"):
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            await here.connection.execute(change)
+
+
+async def test_a_shopper_is_forgotten_when_the_order_is_at_rest(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    await saga.on_requests([Buying(request="c2").place(), Buying("bob").place()])
+    assert await upkeep.forget(here.connection, "ann") == 1
+    assert len(await here.rows("SELECT * FROM order_private")) == 2
+    await saga.on_requests([ANN.place()])  # a replay brings nothing back
+    assert len(await here.rows("SELECT * FROM order_private")) == 2
+    assert "High St" not in str(await here.rows("SELECT data FROM order_event"))
+
+
+# ---- the read side, and the audit -----------------------------------------------------------------------------------
+
+
+async def test_a_rebuilt_read_side_is_the_live_one(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    await saga.on_requests([Buying("bob").place(), Buying("cat").place()])
+    await saga.on_decisions([Buying("bob").committed()])
+    live = await here.rows("SELECT * FROM orders ORDER BY order_id")
+    assert await upkeep.rebuild(here.connection, saga.store.rules) == []
+    assert await here.rows("SELECT * FROM orders ORDER BY order_id") == live
+    await here.connection.execute("UPDATE orders SET refunded = 5 WHERE user_id = 'ann'")
+    await here.connection.execute("DELETE FROM orders WHERE user_id = 'bob'")
+    assert len((await audit(here.connection, AT_ONCE))["violations"]) >= 3
+    assert await upkeep.rebuild(here.connection, saga.store.rules) == sorted([ANN.id, Buying("bob").id])
+    mended = "order_id, user_id, version, status, reason, currency, total, captured, refunded, placed_at, changed_at"
+    before = {row[0]: row for row in live}
+    assert [row[:4] for row in await here.rows(f"SELECT {mended} FROM orders ORDER BY order_id")] == [
+        before[row[0]][:4] for row in live
+    ]
+    await balanced(here)
+
+
+async def test_every_event_can_be_published_again(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    await saga.on_requests([Buying("bob").place()])
+    first = {event.id: event.data for event in here.broker.take(orders.EVENTS)}
+    assert await upkeep.republish(here.connection, here.broker.publish) == 8
+    assert {event.id: event.data for event in here.broker.take(orders.EVENTS)} == first
+
+
+PLANTED = {
+    "a gap": "ALTER TABLE order_event DISABLE TRIGGER ALL; DELETE FROM order_event WHERE version = 3",
+    "a second capture": (
+        "INSERT INTO order_event SELECT order_id, 8, type, data || '{\"version\": 8}', at FROM order_event"
+        " WHERE type = 'holdfast.orders.captured'"
+    ),
+    "a read side of its own": "UPDATE orders SET status = 'cancelled'",
+    "money that was never captured": "UPDATE orders SET captured = 299",
+    "an order that nobody looks after": "UPDATE orders SET status = 'paid'",
+    "a deadline that nobody heard": "UPDATE orders SET due_at = now() - interval '1 hour'",
+    "events that nobody was told of": "UPDATE orders SET published = 3, changed_at = changed_at - interval '1 hour'",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+async def test_the_audit_finds(plant: str, here: Schema) -> None:
+    await deliver(here.saga(), ANN)
+    before = await audit(here.connection, AT_ONCE)
+    assert before["ok"]
+    await here.connection.execute(PLANTED[plant])
+    after = await audit(here.connection, timedelta(seconds=60))
+    assert not after["ok"]
+
+
+async def test_a_replay_changes_no_digest(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    before = (await audit(here.connection, AT_ONCE))["digest"]
+    await deliver(saga, ANN)
+    assert (await audit(here.connection, AT_ONCE))["digest"] == before
+    await deliver(saga, Buying("bob"))
+    assert (await audit(here.connection, AT_ONCE))["digest"] != before

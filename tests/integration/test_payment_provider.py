@@ -1,0 +1,241 @@
+"""The simulated provider over real HTTP, spoken to by the client that payment has: it keeps a real one's promises."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from infrastructure.breaker import Unavailable
+from infrastructure.webhooks import HEADER, verify
+from inventory_service.messages import Money
+from order_service.payment.client import Provider
+from order_service.payment.model import Create, GiveBack, NoAnswer, NotThere, Outcome, Read, Refusal, Step, Tombstone
+from order_service.payment.provider.server import Control
+from tests.integration.payments import KEY, SECRET, file_in, provider
+from tests.processes import _free_port
+
+TEN = Money(amount=1000, currency="GBP")
+STEP = Step(key="pay-1", order_id="o-1", user_id="ann", payment_id="pay-1", wish="charge", amount=TEN)
+CAPTURED = Outcome("captured", TEN)
+
+
+def create(token: str) -> Create:
+    return Create(TEN, token)
+
+
+@pytest.mark.parametrize("token", ["tok_approve", "tok_twice"])
+async def test_a_charge_is_captured_once_however_often_it_is_made(token: str) -> None:
+    async with provider() as (_, client):
+        answers = [await client.ask(STEP, create(token)) for _ in range(3)]
+        assert answers == [CAPTURED] * 3
+        assert await client.ask(STEP, Read()) == CAPTURED
+        assert await client.ask(STEP, Tombstone()) == CAPTURED, "too late"
+        assert [(entry["type"], entry["amount"]) for entry in await client.history()] == [("captured", 1000)]
+
+
+async def test_a_declined_one_stays_declined() -> None:
+    async with provider() as (_, client):
+        answers = [await client.ask(STEP, ask) for ask in (create("tok_decline"), Read(), Tombstone())]
+        assert {answer.status for answer in answers if isinstance(answer, Outcome)} == {"declined"}
+
+
+async def test_one_that_is_never_answered_is_undecided_until_it_is_voided() -> None:
+    async with provider() as (_, client):
+        assert isinstance(await client.ask(STEP, create("tok_timeout")), NoAnswer)
+        pending = await client.ask(STEP, Read())
+        assert isinstance(pending, Outcome)
+        assert pending.status == "pending"
+        for ask in (Tombstone(), Tombstone(), Read(), create("tok_timeout")):
+            voided = await client.ask(STEP, ask)
+            assert isinstance(voided, Outcome)
+            assert voided.status == "voided"
+
+
+async def test_a_late_one_is_captured_after_its_client_has_given_up() -> None:
+    async with provider(late=0.5) as (_, client):
+        assert isinstance(await client.ask(STEP, create("tok_late")), NoAnswer)
+        async with asyncio.timeout(5):
+            while await client.ask(STEP, Read()) != CAPTURED:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_late_one_that_was_voided_is_never_captured() -> None:
+    async with provider(late=0.6) as (server, client):
+        assert isinstance(await client.ask(STEP, create("tok_late")), NoAnswer)
+        voided = await client.ask(STEP, Tombstone())
+        assert isinstance(voided, Outcome)
+        assert voided.status == "voided"
+        async with asyncio.timeout(5):
+            while server._timers:
+                await asyncio.sleep(0.02)
+        assert [entry["type"] for entry in await client.history()] == ["voided"]
+
+
+async def test_a_void_of_what_is_unknown_refuses_the_charge_that_comes_later() -> None:
+    async with provider() as (_, client):
+        assert await client.ask(STEP, Read()) == NotThere()
+        for ask in (Tombstone(), create("tok_approve")):
+            answer = await client.ask(STEP, ask)
+            assert isinstance(answer, Outcome)
+            assert answer.status == "voided"
+
+
+async def test_a_wrong_amount_is_said_as_it_was_taken() -> None:
+    async with provider() as (_, client):
+        taken = Outcome("captured", Money(amount=999, currency="GBP"))
+        assert [await client.ask(STEP, ask) for ask in (create("tok_wrong_amount"), Read())] == [taken, taken]
+
+
+async def test_money_is_given_back_once_and_never_more_than_was_taken() -> None:
+    def back(key: str, amount: int) -> tuple[Step, GiveBack]:
+        return replace(STEP, key=key, wish="refund"), GiveBack(Money(amount=amount, currency="GBP"))
+
+    async with provider() as (_, client):
+        assert await client.ask(*back("r-1", 1)) == NotThere()
+        await client.ask(STEP, create("tok_approve"))
+        for _ in range(2):
+            assert await client.ask(*back("r-1", 600)) == Outcome("refunded", Money(amount=600, currency="GBP"))
+        assert await client.ask(*back("r-2", 401)) == Refusal("400 are left of 1000")
+        assert await client.ask(*back("r-2", 400)) == Outcome("refunded", Money(amount=400, currency="GBP"))
+        assert [entry["amount"] for entry in await client.history()] == [1000, 600, 400]
+
+
+@pytest.mark.parametrize(("token", "word"), [("tok_free", "no token"), ("4111 1111 1111 1111", "card number")])
+async def test_a_token_that_is_none_is_refused_in_a_sentence(token: str, word: str) -> None:
+    async with provider() as (_, client):
+        answer = await client.ask(STEP, create(token))
+        assert isinstance(answer, Refusal)
+        assert word in answer.reason
+        assert await client.history() == []
+
+
+async def test_the_same_key_for_another_amount_is_refused() -> None:
+    async with provider() as (_, client):
+        await client.ask(STEP, create("tok_approve"))
+        answer = await client.ask(STEP, Create(Money(amount=1, currency="GBP"), "tok_approve"))
+        assert answer == Refusal("this key belongs to a charge of another amount or token")
+
+
+@pytest.mark.parametrize("mood", [Control(down=True), Control(fail=1), Control(slow=5)])
+async def test_a_provider_that_cannot_is_unavailable_and_has_done_nothing(mood: Control) -> None:
+    async with provider() as (server, client):
+        server.control = mood
+        with pytest.raises(Unavailable):
+            await client.ask(STEP, Read())
+        server.control = Control()
+        assert await client.history() == []
+
+
+async def test_a_wrong_key_is_ours_to_mend_and_no_outcome() -> None:
+    async with provider() as (_, client):
+        client._headers["Authorization"] = "Bearer another"
+        await client.close()
+        async with client:
+            with pytest.raises(Unavailable, match="401"):
+                await client.ask(STEP, create("tok_approve"))
+
+
+async def test_what_makes_no_sense_is_no_outcome() -> None:
+    async with (
+        listener([{"status": "captured"}, {"status": "eaten"}]) as (url, _),
+        Provider(url, KEY, timeout=1) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="no sense"):
+                await client.ask(STEP, Read())
+
+
+async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() -> None:
+    async with listener([{}]) as (url, heard), provider(webhook_url=f"{url}/hook", patience=2) as (server, client):
+        await client.ask(STEP, create("tok_twice"))
+        assert len(heard) >= 1, "before the answer"
+        other = replace(STEP, key="pay-2", payment_id="pay-2")
+        await client.ask(other, create("tok_approve"))
+        async with asyncio.timeout(5):
+            while len(heard) < 3:
+                await asyncio.sleep(0.02)
+        for headers, body in heard:
+            verify(SECRET, headers[HEADER], body, datetime.now(UTC))
+        told = [json.loads(body) for _, body in heard]
+        assert [each["data"]["key"] for each in told].count("pay-1") == 2
+        assert told[0]["type"] == "charge.captured"
+        assert told[0]["data"]["metadata"] == {"order_id": "o-1", "user_id": "ann"}
+        assert not server.books.late()
+
+
+def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:
+    port = _free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+        "HOLDFAST_PROVIDER_PORT": str(port),
+        "HOLDFAST_PROVIDER_KEY": KEY,
+        "HOLDFAST_PROVIDER_FILE": file_in(tmp_path),
+        "HOLDFAST_PROVIDER_LATE_SECONDS": "1",
+    }
+
+    async def ask(*asks: tuple[str, Any]) -> list[Any]:
+        async with Provider(f"http://127.0.0.1:{port}", KEY, timeout=0.5) as client:
+            return [await client.ask(replace(STEP, key=key, payment_id=key), each) for key, each in asks]
+
+    for attempt in range(2):
+        process = subprocess.Popen([sys.executable, "-m", "order_service.payment.provider", "run"], env=environment)
+        try:
+            _wait(f"http://127.0.0.1:{port}/readyz")
+            if attempt == 0:
+                asyncio.run(ask(("a", create("tok_approve")), ("b", create("tok_late")), ("c", Tombstone())))
+            else:
+                end = time.monotonic() + 10
+                while asyncio.run(ask(("b", Read()))) != [CAPTURED]:
+                    assert time.monotonic() < end, "what was to be captured late still is"
+                [captured, voided] = asyncio.run(ask(("a", Read()), ("c", create("tok_approve"))))
+                assert (captured, voided.status) == (CAPTURED, "voided")
+        finally:
+            process.send_signal(signal.SIGKILL if attempt == 0 else signal.SIGTERM)
+            assert process.wait(10) == (-9 if attempt == 0 else 0)
+
+
+def _wait(url: str) -> None:
+    async def answered() -> bool:
+        try:
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return response.ok
+        except aiohttp.ClientError:
+            return False
+
+    end = time.monotonic() + 20
+    while not asyncio.run(answered()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@asynccontextmanager
+async def listener(answers: list[dict[str, Any]]) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
+    """A small HTTP server that answers with `answers` in turn, the last for ever, and keeps what it was sent."""
+    heard: list[tuple[Any, bytes]] = []
+
+    async def hear(request: web.Request) -> web.Response:
+        heard.append((request.headers, await request.read()))
+        return web.json_response(answers[min(len(heard), len(answers)) - 1])
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", hear)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", heard
+    finally:
+        await runner.cleanup()

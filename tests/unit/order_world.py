@@ -1,0 +1,309 @@
+"""A small world around one order: an inventory, a provider and a carrier that answer each step, and do it once.
+
+Everything is a frozen value, so a world can be a key: `tests/unit/test_order_arrivals.py` walks through all that can be
+reached. A message that was sent is never used up. It can be delivered at any time, in any order, and any number of
+times: that is what Kafka, redelivery and replays may do.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from infrastructure.ids import derived
+from inventory_service import messages as inventory
+from order_service import messages as orders
+from order_service import model, steps
+from order_service.delivery import messages as deliveries
+from order_service.payment import messages as payments
+from order_service.state import Order, shipment_id
+
+USER: Final = "ann"
+CHECKOUT: Final = "c1"
+ORDER: Final = derived(USER, CHECKOUT, "order")
+IDS: Final[dict[str, Any]] = {"order_id": ORDER, "user_id": USER}
+NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
+RULES: Final = model.Rules()
+LATE: Final = NOON + RULES.payment_patience + timedelta(seconds=1)
+POUND: Final = inventory.Money(amount=100, currency="GBP")
+TOTAL: Final = inventory.Money(amount=300, currency="GBP")
+LINES: Final = (inventory.Line(product="MUG", quantity=3, price=POUND),)
+ADDRESS: Final = orders.Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")
+CONTACT: Final = orders.Contact(email="ann@example.org")
+PLACE: Final = orders.Place(
+    **IDS, version=4, address=ADDRESS, contact=CONTACT, payment=orders.Payment(token="tok_approve")
+)
+PRIVATE: Final = steps.Private.of(PLACE)
+COMMIT: Final = inventory.Commit(**IDS, version=4)
+
+
+EARLY: Final = "early"
+"""Marks a deadline that comes while there is patience left."""
+
+
+class Sent(NamedTuple):
+    """A message on its way: to `orders`, `inventory`, `payment` or `delivery`."""
+
+    to: str
+    request_id: str
+    message: Any
+
+
+@dataclass(frozen=True)
+class Bank:
+    """What the provider knows of one payment."""
+
+    status: str = "new"
+    captured: int = 0
+    given_back: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def refunded(self) -> int:
+        return sum(amount for _, amount in self.given_back)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens around the order, and what people ask for."""
+
+    name: str
+    commit: Any = "committed"
+    provider: str = "approves"
+    carrier: str = "delivers"
+    asked: tuple[Any, ...] = ()
+    deadline: bool = False
+    ends: frozenset[str] = frozenset({"delivered"})
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything there is at one moment."""
+
+    order: Order | None = None
+    waiting: tuple[model.Came, ...] = ()
+    holds: str | None = None
+    restocked: bool = False
+    bank: tuple[tuple[str, Bank], ...] = ()
+    parcel: str | None = None
+    captures: int = 0
+    sent: frozenset[Sent] = frozenset()
+
+    @property
+    def money(self) -> int:
+        """What the provider has captured, whatever the payment."""
+        return sum(each.captured for _, each in self.bank)
+
+    @property
+    def given_back(self) -> int:
+        """What it gave back."""
+        return sum(each.refunded for _, each in self.bank)
+
+
+def begin(scenario: Scenario) -> World:
+    """The cart has sent its two messages; whatever people will ask for may come at any time."""
+    first = [Sent("orders", CHECKOUT, PLACE), Sent("inventory", CHECKOUT, COMMIT)]
+    first += [Sent("orders", f"asked-{number}", asked) for number, asked in enumerate(scenario.asked)]
+    if scenario.deadline:
+        first.append(Sent("orders", "", model.Deadline()))
+    return World(sent=frozenset(first))
+
+
+def deliver(world: World, sent: Sent, scenario: Scenario) -> World:
+    """The world after `sent` was delivered once more."""
+    match sent.to:
+        case "orders":
+            return _orders(world, sent)
+        case "inventory":
+            return _inventory(world, sent, scenario)
+        case "payment":
+            return _payment(world, sent, scenario)
+        case _:
+            return _delivery(world, sent, scenario)
+
+
+def nexts(world: World, scenario: Scenario) -> Iterator[World]:
+    """All worlds that one delivery leads to, but for those that are as they were."""
+    for sent in world.sent:
+        after = deliver(world, sent, scenario)
+        if after != world:
+            yield after
+
+
+TOPICS: Final = {
+    inventory.REQUESTS: "inventory",
+    payments.REQUESTS: "payment",
+    deliveries.REQUESTS: "delivery",
+}
+
+
+def _orders(world: World, sent: Sent) -> World:
+    came = model.Came(ORDER, USER, sent.request_id, sent.message)
+    late = isinstance(sent.message, model.Deadline)
+    handled = model.handle(
+        world.order, world.waiting, came, now=NOON if sent.request_id == EARLY else LATE, rules=RULES
+    )
+    if handled.state is None:
+        return replace(world, waiting=handled.waiting)
+    news = bool(handled.events) or late or isinstance(sent.message, orders.Request)
+    owed = steps.owed(handled.state, PRIVATE, late=late) if news else ()
+    return replace(
+        world,
+        order=replace(handled.state, since=NOON, placed_at=NOON),
+        waiting=handled.waiting,
+        captures=world.captures + sum(isinstance(event, orders.Captured) for event in handled.events),
+        sent=world.sent | {Sent(TOPICS[step.topic], step.request_id, step.message) for step in owed},
+    )
+
+
+def _inventory(world: World, sent: Sent, scenario: Scenario) -> World:
+    answer: Callable[..., World] = lambda outcome, **changes: replace(  # noqa: E731
+        world, sent=world.sent | {Sent("orders", sent.request_id, outcome)}, **changes
+    )
+    state: Any = None if world.holds == "refused" else world.holds
+    as_it_is = inventory.Reservation(order_id=ORDER, state=state)
+    match sent.message:
+        case inventory.Commit() if scenario.commit != "committed":
+            return answer(inventory.Refused(reason=scenario.commit, order_id=ORDER), holds="refused")
+        case inventory.Commit():
+            committed = inventory.Committed(order_id=ORDER, purpose="order", lines=LINES, total=TOTAL, version=5)
+            return answer(committed, holds=world.holds or "PENDING")
+        case inventory.Sell() if world.holds in {"PENDING", "COMMITTED"}:
+            return answer(inventory.Sold(order_id=ORDER), holds="COMMITTED")
+        case inventory.ReleaseOrder() if world.holds == "PENDING" or (
+            world.holds == "CANCELLED" and not world.restocked
+        ):
+            return answer(inventory.Released(order_id=ORDER, version=6), holds="CANCELLED")
+        case inventory.Restock() if world.holds == "COMMITTED" or world.restocked:
+            return answer(inventory.Restocked(order_id=ORDER), holds="CANCELLED", restocked=True)
+        case _:
+            return answer(as_it_is)
+
+
+def _payment(world: World, sent: Sent, scenario: Scenario) -> World:  # noqa: C901 - one page, one provider
+    message = sent.message
+    banks = dict(world.bank)
+    bank = banks.get(message.payment_id, Bank())
+    sends: list[Sent] = []
+    match message:
+        case payments.Charge(amount=amount) if bank.status == "new":
+            match scenario.provider:
+                case "approves":
+                    bank = Bank("captured", amount.amount)
+                case "declines":
+                    bank = Bank("declined")
+                case "errs":
+                    bank = Bank("captured", amount.amount - 1)
+                case "answers late":
+                    bank = Bank("open")
+                    sends.append(Sent("payment", "the bank's own", payments.Notified(**_payment_ids(message))))
+                case _:
+                    bank = Bank("open")
+        case payments.Notified() if bank.status == "open":
+            bank = Bank("captured", TOTAL.amount)
+        case payments.Void() if bank.status in {"new", "open"}:
+            bank = Bank("voided")
+        case payments.Refund(refund_id=refund_id, amount=amount) if bank.status == "captured":
+            if refund_id not in dict(bank.given_back):
+                bank = replace(bank, given_back=(*bank.given_back, (refund_id, amount.amount)))
+            given = inventory.Money(amount=dict(bank.given_back)[refund_id], currency="GBP")
+            sends.append(
+                Sent("orders", "", payments.Refunded(**_payment_ids(message), refund_id=refund_id, amount=given))
+            )
+        case payments.Refund():
+            return world
+    if not isinstance(message, payments.Refund) and bank.status != "new":
+        sends.append(Sent("orders", "", _of_bank(bank, _payment_ids(message))))
+    banks[message.payment_id] = bank
+    return replace(world, bank=tuple(sorted(banks.items())), sent=world.sent | set(sends))
+
+
+def _payment_ids(message: Any) -> dict[str, Any]:
+    return {**IDS, "payment_id": message.payment_id}
+
+
+def _of_bank(bank: Bank, ids: dict[str, Any]) -> payments.Event:
+    match bank.status:
+        case "captured":
+            return payments.Captured(**ids, amount=inventory.Money(amount=bank.captured, currency="GBP"))
+        case "declined":
+            return payments.Declined(**ids, reason="no")
+        case "voided":
+            return payments.Voided(**ids)
+        case _:
+            return payments.Unknown(**ids, reason="no answer")
+
+
+def _delivery(world: World, sent: Sent, scenario: Scenario) -> World:
+    ids = {**IDS, "shipment_id": shipment_id(ORDER)}
+    parcel, sends = world.parcel, []
+    match sent.message:
+        case deliveries.Book() if parcel is None:
+            parcel = "booked"
+            sends.append(Sent("delivery", "", "fetch"))
+        case deliveries.CallOff() if parcel in {None, "booked"}:
+            parcel = "called off"
+        case "fetch" if parcel == "booked":
+            parcel = "shipped"
+            sends.append(Sent("delivery", "", "arrive"))
+        case "arrive" if parcel == "shipped":
+            parcel = "failed" if scenario.carrier == "fails" else "delivered"
+    carried = {**ids, "carrier": "Swift", "tracking": "T1"}
+    told: dict[str, list[Any]] = {
+        "booked": [deliveries.Booked(**carried)],
+        "shipped": [deliveries.Shipped(**carried)],
+        "called off": [deliveries.CalledOff(**ids)],
+        "delivered": [deliveries.Delivered(**ids)],
+        "failed": [deliveries.Failed(**ids, reason="nobody there")],
+    }
+    sends += [Sent("orders", "", event) for event in told.get(parcel or "", [])]
+    return replace(world, parcel=parcel, sent=world.sent | set(sends))
+
+
+# ---- what must hold -------------------------------------------------------------------------------------------------
+
+
+def wrong(world: World) -> str | None:  # noqa: PLR0911 - one for each wrong
+    """What is wrong with a world, at whatever moment."""
+    order = world.order
+    if world.captures > 1 or sum(each.captured > 0 for _, each in world.bank) > 1:
+        return "two captures"
+    if world.given_back > world.money:
+        return "more was given back than captured"
+    if order is not None and order.captured is not None and order.captured.amount != world.money:
+        return "the order and the provider know of different sums"
+    if world.holds == "COMMITTED" and world.money == 0:
+        return "sold without a capture"
+    if world.holds == "CANCELLED" and not world.restocked and world.money > world.given_back:
+        return "released although captured"
+    if order is not None and order.reason is not None:
+        if world.given_back == world.money > 0 and world.holds == "COMMITTED" and order.cancelling:
+            return "money was given back before the sale was undone"
+        if world.restocked and world.parcel not in {None, "called off", "failed"}:
+            return "restocked with the parcel still under way"
+    if order is not None and list(order.undone) != [effect for effect in UNDOING if effect in order.undone]:
+        return "not undone in reverse order"
+    return None
+
+
+UNDOING: Final = ("delivery", "sale", "payment", "holds")
+
+
+def unfinished(world: World, scenario: Scenario) -> str | None:  # noqa: PLR0911 - one for each wrong
+    """What is wrong with a world in which every message has been delivered and says nothing new."""
+    order = world.order
+    if order is None or not order.at_rest:
+        return "it does not end"
+    if world.waiting:
+        return "something still waits"
+    if order.status not in scenario.ends:
+        return f"it ends as {order.status}"
+    if order.status == "delivered" and (world.parcel, world.holds) != ("delivered", "COMMITTED"):
+        return "delivered is not what happened"
+    if order.status == "delivered" and world.money != TOTAL.amount:
+        return "delivered, and not paid"
+    if order.status == "cancelled":
+        if world.money != world.given_back:
+            return "cancelled, and the money is not back"
+        if world.holds not in {"refused", "CANCELLED"}:
+            return "cancelled, and the stock is not back"
+    return None

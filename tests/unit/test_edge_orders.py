@@ -1,0 +1,214 @@
+"""What the edge makes of an order's events, and the small rules around checkouts, without a server."""
+
+import contextlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cart_service import messages as cart
+from infrastructure.ids import derived
+from inventory_service.messages import Line, Money
+from order_service import messages as orders
+from order_service.payment.messages import Provider
+from rest_api import cursors
+from rest_api.__main__ import assemble
+from rest_api.app import create_app
+from rest_api.frames import outcome
+from rest_api.messages import Checkout
+from rest_api.order_requests import refused
+from rest_api.order_view import fold, shipment
+from rest_api.outbound import order_id
+from rest_api.problems import SLUGS, Problem
+from rest_api.provider_watch import ProviderWatch
+from rest_api.server_frames import OrderFrame
+from rest_api.settings import EdgeSettings
+from rest_api.shopper import Publish, Rules, Shopper
+from rest_api.store import Store
+from tests.unit.test_edge_session import NOW, USER, a_session, a_shopper, error, send, told
+
+AT = datetime(2026, 11, 21, tzinfo=UTC)
+GBP = Money(amount=255, currency="GBP")
+LINE = Line(product="TEAPOT", quantity=2, price=GBP)
+TOTAL = Money(amount=510, currency="GBP")
+ADDRESS = {"name": "Ann", "line1": "1 High Street", "city": "York", "postal_code": "YO1", "country": "GB"}
+CHECKOUT: dict[str, Any] = {
+    "id": "c1",
+    "type": "checkout",
+    "version": 3,
+    "address": ADDRESS,
+    "contact": {"email": "ann@example.org"},
+    "payment": {"token": "tok_approve"},
+}
+
+
+# ---- checkout on a socket -------------------------------------------------------------------------------------------
+
+
+def test_a_checkout_asks_for_the_order_that_its_id_makes() -> None:
+    (asked,) = send(a_session(), **CHECKOUT, unheard_of=1)
+    order = derived(USER, "c1", "order")
+    data = {name: CHECKOUT[name] for name in ("version", "address", "contact", "payment")}
+    assert asked == Publish("c1", "checkout", {"user_id": USER, "order_id": order, **data})
+    parsed = cart.REQUEST_VOCABULARY.types["holdfast.cart.checkout"].model_validate_json(json.dumps(asked.data))
+    assert isinstance(parsed, cart.Checkout)
+    assert order == order_id(USER, "c1")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        ({"version": None}, "bad_field", "version"),
+        ({"version": -1}, "bad_field", "version"),
+        ({"version": 2**64}, "bad_field", "version"),
+        ({"items": [{"product": "P", "quantity": 1}]}, "bad_field", "version"),
+        ({"version": None, "items": []}, "bad_field", "items"),
+        ({"version": None, "items": [{"product": "P", "quantity": 0}]}, "bad_quantity", "items.0.quantity"),
+        ({"address": None}, "bad_field", "address"),
+        ({"address": {**ADDRESS, "country": "Britain"}}, "bad_field", "address.country"),
+        ({"contact": {"email": "a\x00@b.c"}}, "bad_field", "contact.email"),
+        ({"payment": {"token": ""}}, "bad_field", "payment.token"),
+        ({"payment": {"token": "tok_nonsense"}}, "bad_field", "payment.token"),
+        ({"expect": {"total": {"amount": 1e308, "currency": "GBP"}}}, "bad_field", "expect.total.amount"),
+        ({"user_id": "u2"}, "forbidden", None),
+    ],
+)
+def test_a_checkout_that_is_wrong(change: dict[str, Any], code: str, field: str | None) -> None:
+    session = a_session(Shopper(USER, Rules(tokens=frozenset({"tok_approve"})), NOW))
+    frame = {name: value for name, value in {**CHECKOUT, **change}.items() if value is not None}
+    found = error(session.receive(json.dumps(frame), NOW))
+    assert (found["code"], found.get("field")) == (code, field)
+    assert not session.shopper.unanswered
+
+
+def test_without_a_list_any_token_may_be_known() -> None:
+    frame = {**CHECKOUT, "payment": {"token": "pm_1"}}
+    assert isinstance(send(a_session(), **frame)[0], Publish)
+    assert EdgeSettings(payment_tokens="").tokens() is None
+
+
+def test_a_checkout_counts_as_a_change() -> None:
+    assert Checkout.CHANGES
+    session = a_session(a_shopper(changes=1))
+    send(session, **CHECKOUT)
+    assert error(send(session, **{**CHECKOUT, "id": "c2"}))["code"] == "rate_limited"
+
+
+def test_its_order_is_its_outcome_and_what_follows_is_told_to_all() -> None:
+    shopper = a_shopper()
+    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    send(asking, **CHECKOUT)
+    first = cart.Order(user_id=USER, id="c1", order_id="o1", status="committed", order_version=2)
+    assert [frame["type"] for frame in told(asking.outcome("c1", outcome(first)))] == ["pending", "order"]
+    paid = first.model_copy(update={"status": "paid", "order_version": 3})
+    for session in (asking, looking):
+        (frame,) = told(session.outcome("c1", outcome(paid)))
+        assert OrderFrame.model_validate(frame).status == "paid"
+
+
+# ---- the view of an order -------------------------------------------------------------------------------------------
+
+STREAM: list[orders.Event] = [
+    orders.Placed(order_id="o", user_id="u", version=1, status="placed", request_id="r", cart_version=3),
+    orders.Committed(order_id="o", user_id="u", version=2, status="committed", lines=(LINE,), total=TOTAL),
+    orders.Captured(order_id="o", user_id="u", version=3, status="paid", payment_id="p", amount=TOTAL),
+    orders.Cancelling(order_id="o", user_id="u", version=4, status="paid", reason="cancelled"),
+    orders.Refunded(order_id="o", user_id="u", version=5, status="paid", refund_id="f", amount=TOTAL, refunded=TOTAL),
+    orders.Cancelled(order_id="o", user_id="u", version=6, status="cancelled", reason="cancelled", refunded=TOTAL),
+]
+
+
+@pytest.mark.parametrize("length", range(1, len(STREAM) + 1))
+def test_an_order_is_as_its_last_event_left_it(length: int) -> None:
+    view = fold([(event, AT + timedelta(seconds=number)) for number, event in enumerate(STREAM[:length])])
+    assert view is not None
+    last = STREAM[length - 1]
+    assert (view.version, view.status) == (last.version, last.status)
+    assert (view.created_at, view.updated_at) == (AT, AT + timedelta(seconds=length - 1))
+    assert view.total == (TOTAL if length >= 2 else None)
+    assert view.reason == ("cancelled" if length == 6 else None), "while it is being undone it is not cancelled"
+    assert view.refunded == (TOTAL if length >= 5 else None)
+
+
+def test_of_nothing_there_is_no_order() -> None:
+    assert fold([]) is None
+    assert shipment([]) is None
+    assert shipment([("mislaid", AT, {"shipment_id": "s"})]) is None
+
+
+PARCEL = {"shipment_id": "s", "carrier": "c", "tracking": "t"}
+
+
+@given(
+    st.permutations(
+        [
+            ("booked", AT, PARCEL),
+            ("shipped", AT + timedelta(hours=1), PARCEL),
+            ("failed", AT + timedelta(hours=2), {"shipment_id": "s", "reason": "nobody in"}),
+        ]
+    )
+)
+def test_a_parcel_is_where_it_got_to_in_whatever_order_it_was_told(steps: list[Any]) -> None:
+    found = shipment(steps)
+    assert found is not None
+    assert (found["status"], found["carrier"], found["reason"]) == ("failed", "c", "nobody in")
+    assert [status for status, _ in found["history"]] == ["booked", "shipped", "failed"]
+
+
+# ---- small rules ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
+def test_a_cursor_opens_as_it_was_sealed(values: list[int | str]) -> None:
+    assert cursors.opened(cursors.sealed(*values)) == values
+
+
+@given(st.text(max_size=40))
+def test_whatever_is_no_cursor_is_a_problem(text: str) -> None:
+    with contextlib.suppress(Problem):
+        assert isinstance(cursors.opened(text), list)
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants them naive
+def test_a_time_survives_a_cursor(at: datetime) -> None:
+    assert cursors.at_instant(cursors.instant(at)) == at
+
+
+@pytest.mark.parametrize("reason", cart.Refused.model_fields["reason"].annotation.__args__)  # type: ignore[union-attr]  # a Literal has arguments
+def test_every_refusal_has_a_problem_of_its_own(reason: Any) -> None:
+    problem = refused(cart.Refused(user_id="u", id="r", reason=reason))
+    assert problem.slug in SLUGS
+    assert (problem.slug == "unavailable") == (reason == "failed")
+
+
+def provider(version: int, *, available: bool, since: datetime = AT) -> Provider:
+    return Provider(provider="simulated", available=available, since=since, version=version)
+
+
+def test_orders_are_refused_only_when_the_provider_has_been_away_for_long() -> None:
+    settings = EdgeSettings()
+    watch = ProviderWatch(settings, Store(settings), patience=timedelta(seconds=30))
+    assert not watch.away(AT), "nothing is known"
+    watch.learn([provider(2, available=False)])
+    assert not watch.away(AT + timedelta(seconds=30))
+    assert watch.away(AT + timedelta(seconds=31))
+    watch.learn([provider(1, available=True)])
+    assert watch.away(AT + timedelta(seconds=31)), "old news"
+    watch.learn([provider(3, available=True)])
+    assert not watch.away(AT + timedelta(days=1))
+
+
+def test_every_reference_of_the_openapi_description_leads_somewhere() -> None:
+    described = create_app(assemble(EdgeSettings(), 8080)[0]).openapi()
+    references = set(re.findall(r'"\$ref": ?"([^"]+)"', json.dumps(described)))
+    assert len(references) > 10
+    for reference in references:
+        place: Any = described
+        for step in reference.removeprefix("#/").split("/"):
+            place = place[step]
+    body = described["paths"]["/v1/webhooks/payments"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["data"]["properties"]["metadata"]["required"] == ["order_id", "user_id"]

@@ -1,0 +1,103 @@
+"""Every order in which messages can arrive, each any number of times: one end, with money and stock in balance.
+
+This is no sample. From each world that can be reached, each message that was ever sent is delivered, again and again,
+until nothing new comes of any of them. A planted bug must not survive the same walk.
+"""
+
+import pytest
+
+from inventory_service.messages import Money
+from order_service import messages as orders
+from order_service import state
+from tests.unit.order_bugs import PLANTED
+from tests.unit.order_world import IDS, Scenario, World, begin, nexts, unfinished, wrong
+
+EITHER = frozenset({"delivered", "cancelled"})
+CANCELLED = frozenset({"cancelled"})
+CANCEL = orders.Cancel(**IDS)
+TOO_MUCH = orders.Refund(**IDS, amount=Money(amount=200, currency="GBP"))
+REFUND = orders.Refund(**IDS, amount=Money(amount=120, currency="GBP"))
+
+SCENARIOS = [
+    Scenario("happy"),
+    Scenario("happy, with a deadline at any time", deadline=True, ends=EITHER),
+    Scenario("refused", commit="cart_changed", ends=CANCELLED),
+    Scenario("refused and cancelled", commit="out_of_stock", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("declined", provider="declines", ends=CANCELLED),
+    Scenario("declined and cancelled", provider="declines", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("the provider is silent", provider="is silent", deadline=True, ends=CANCELLED),
+    Scenario(
+        "the provider is silent, and cancelled", provider="is silent", asked=(CANCEL,), deadline=True, ends=CANCELLED
+    ),
+    Scenario("captured late, or voided", provider="answers late", deadline=True, ends=EITHER),
+    Scenario("a wrong amount", provider="errs", ends=CANCELLED),
+    Scenario("a wrong amount, and cancelled", provider="errs", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("cancelled at any point", asked=(CANCEL,), ends=EITHER),
+    Scenario("cancelled at any point, and the parcel fails", carrier="fails", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("delivery failed", carrier="fails", ends=CANCELLED),
+    Scenario("a part refunded", asked=(REFUND,)),
+    Scenario("a part refunded, and the parcel fails", carrier="fails", asked=(REFUND,), ends=CANCELLED),
+    Scenario("asked to pay again", provider="answers late", asked=(orders.Pay(**IDS),)),
+]
+
+
+class Walk:
+    """All worlds that can be reached, and what is wrong in one of them."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.leads_to: dict[World, list[World]] = {}
+        self.wrong: str | None = None
+
+    def run(self) -> "Walk":
+        """Walk until everything was seen, or something is wrong."""
+        first = begin(self.scenario)
+        found, self.leads_to = [first], {first: []}
+        while found and self.wrong is None:
+            world = found.pop()
+            try:
+                after = self.leads_to[world] = list(nexts(world, self.scenario))
+            except state.Stray as stray:
+                self.wrong = f"stray: {stray}"
+                break
+            self.wrong = wrong(world) or (None if after else unfinished(world, self.scenario))
+            for each in after:
+                if each not in self.leads_to:
+                    self.leads_to[each] = []
+                    found.append(each)
+        return self
+
+    @property
+    def ends(self) -> set[tuple[str, str | None]]:
+        """How it can end: status and reason."""
+        return {(w.order.status, w.order.reason) for w, after in self.leads_to.items() if not after and w.order}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+def test_every_arrival_ends_once_and_in_balance(scenario: Scenario) -> None:
+    walk = Walk(scenario).run()
+    assert walk.wrong is None
+    assert {status for status, _ in walk.ends} == scenario.ends
+
+
+ALL_AT_ONCE = [
+    Scenario("together", "committed", provider, carrier, asked, deadline=True, ends=EITHER)
+    for provider in ("approves", "declines", "errs", "answers late", "is silent")
+    for carrier in ("delivers", "fails")
+    for asked in ((CANCEL, REFUND), (REFUND, TOO_MUCH), (CANCEL, orders.Pay(**IDS)))
+]
+
+
+def test_whatever_comes_together_ends_in_balance() -> None:
+    walks = [Walk(scenario).run() for scenario in ALL_AT_ONCE]
+    assert [(walk.scenario, walk.wrong) for walk in walks if walk.wrong] == []
+    ends = set().union(*(walk.ends for walk in walks))
+    reasons = {"cancelled", "declined", "payment_unavailable", "wrong_amount", "delivery_failed"}
+    assert ends == {("delivered", None), *(("cancelled", reason) for reason in reasons)}
+    assert sum(len(walk.leads_to) for walk in walks) > 4_000, "worlds that are different"
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_does_not_survive(bug: str) -> None:
+    with PLANTED[bug]():
+        assert any(Walk(scenario).run().wrong for scenario in SCENARIOS)

@@ -1,0 +1,241 @@
+"""The pump over rows in memory: what is due is done, some at a time, again when it fails, and never by two at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import pytest
+
+from infrastructure import pump as pumps
+from infrastructure.pump import Again, Done, Failed, Handle, Pump, Row, Verdict
+from tests.rows import MemoryRows
+
+
+@asynccontextmanager
+async def pumping(rows: MemoryRows, handle: Handle, **more: object) -> AsyncIterator[Pump]:
+    pump = Pump(rows, handle, **{"pauses": (0.01, 0.02), **more})  # type: ignore[arg-type]
+    running = asyncio.create_task(_again_and_again(pump.run))
+    try:
+        yield pump
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await pump.close()
+
+
+async def _again_and_again(run: Callable[[], Awaitable[None]]) -> None:
+    """As a worker does with its loops."""
+    while True:
+        with suppress(TimeoutError):
+            await run()
+        await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_what_is_due_is_done_once_the_longest_due_first() -> None:
+    rows, done = MemoryRows(), list[str]()
+    rows.add("a", "b", "c", "d")
+
+    async def handle(row: Row, attempt: int) -> Verdict:
+        assert attempt == 1
+        done.append(row["key"])
+        return Done({"state": "done"})
+
+    async with pumping(rows, handle, concurrency=2):
+        await until(lambda: all(row.at is None and row.lease is None for row in rows.rows.values()))
+    assert done == ["a", "b", "c", "d"]
+    assert {row.columns["state"] for row in rows.rows.values()} == {"done"}
+
+
+async def test_no_more_than_allowed_are_in_hand_and_a_slow_one_holds_up_nobody_else() -> None:
+    rows, in_hand, most, slow = MemoryRows(), 0, 0, asyncio.Event()
+    rows.add("slow", *map(str, range(20)))
+
+    async def handle(row: Row, _: int) -> Verdict:
+        nonlocal in_hand, most
+        in_hand += 1
+        most = max(most, in_hand)
+        await (slow.wait() if row["key"] == "slow" else asyncio.sleep(0))
+        in_hand -= 1
+        return Done()
+
+    async with pumping(rows, handle, concurrency=3):
+        await until(lambda: sum(row.at is not None for row in rows.rows.values()) == 1)
+        assert rows.rows["slow"].at is not None
+        slow.set()
+        await until(lambda: rows.rows["slow"].at is None)
+    assert most == 3
+
+
+async def test_a_new_row_is_taken_at_once_by_a_pump_that_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
+    rows, done = MemoryRows(), asyncio.Event()
+
+    async def handle(row: Row, _: int) -> Verdict:
+        done.set()
+        return Done()
+
+    async with pumping(rows, handle) as pump:
+        await until(lambda: rows.looks)
+        rows.add("a")
+        pump.wake()
+        await asyncio.wait_for(done.wait(), 10)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_who_has_more_to_do_does_not_wait_for_the_next_look(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
+    rows, steps = MemoryRows(), dict[str, int]()
+    rows.add(*map(str, range(count)))
+
+    async def handle(row: Row, _: int) -> Verdict:
+        steps[row["key"]] = steps.get(row["key"], 0) + 1
+        return Done() if steps[row["key"]] == 3 else Again(timedelta(0))
+
+    async with pumping(rows, handle, concurrency=2):
+        await until(lambda: all(row.at is None for row in rows.rows.values()))
+    assert set(steps.values()) == {3}
+
+
+@pytest.mark.parametrize("how", ["raises", "says so", "takes too long"])
+async def test_what_fails_is_tried_again_and_its_attempts_are_counted_until_something_comes_of_it(how: str) -> None:
+    rows, attempts = MemoryRows(), list[int]()
+    rows.add("a")
+
+    async def handle(_: Row, attempt: int) -> Verdict:
+        attempts.append(attempt)
+        if len(attempts) == 4:
+            return Again(timedelta(0), {"half": "done"})
+        if len(attempts) == 5:
+            return Done()
+        if how == "raises":
+            raise ValueError("not today")
+        if how == "takes too long":
+            await asyncio.sleep(60)
+        return Failed()
+
+    async with pumping(rows, handle, deadline=0.02):
+        await until(lambda: rows.rows["a"].at is None)
+    assert attempts == [1, 2, 3, 4, 1]
+    assert rows.rows["a"].columns == {"half": "done"}
+
+
+async def test_pauses_double_and_have_an_end() -> None:
+    pump = Pump(MemoryRows(), _nothing, pauses=(1.0, 10.0))
+    for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 10.0), (5000, 10.0)):
+        pauses = {pump._pause(attempt).total_seconds() for _ in range(100)}
+        assert longest / 2 <= min(pauses) < max(pauses) <= longest
+
+
+async def test_a_row_that_is_asked_for_while_it_is_in_hand_is_looked_at_once_more() -> None:
+    rows, seen = MemoryRows(), list[str]()
+    rows.add("a")
+
+    async def handle(row: Row, _: int) -> Verdict:
+        seen.append(row.get("wish", "charge"))
+        if len(seen) == 1:
+            rows.rows["a"].columns["wish"] = "void"
+            rows.knock("a")
+            await asyncio.sleep(0.01)
+        return Done()
+
+    async with pumping(rows, handle):
+        await until(lambda: rows.rows["a"].at is None)
+    assert seen == ["charge", "void"]
+
+
+async def test_a_lease_that_ran_out_is_another_s_and_its_first_owner_changes_nothing() -> None:
+    rows, first, seen = MemoryRows(), asyncio.Event(), list[int]()
+    rows.add("a")
+
+    async def handle(_: Row, attempt: int) -> Verdict:
+        seen.append(attempt)
+        if attempt == 1:
+            await first.wait()
+            return Done({"by": "the first"})
+        return Done({"by": "the second"})
+
+    async with pumping(rows, handle), pumping(rows, handle):
+        await until(lambda: seen)
+        rows.rows["a"].lease = rows.now()  # as time would
+        await until(lambda: rows.rows["a"].at is None)
+        first.set()
+    assert (seen, rows.rows["a"].columns) == ([1, 2], {"by": "the second"})
+
+
+async def test_rows_that_cannot_be_reached_for_a_while_are_worked_off_afterwards() -> None:
+    rows, calls = MemoryRows(), 0
+    rows.add("a")
+
+    async def handle(_: Row, __: int) -> Verdict:
+        nonlocal calls
+        calls += 1
+        rows.lost = 2  # just when it is to be written
+        return Done()
+
+    rows.lost = 3
+    async with pumping(rows, handle, deadline=5.0):
+        await until(lambda: rows.rows["a"].at is None)
+    assert calls == 1, "what came of it was not forgotten"
+
+
+async def test_without_room_nothing_is_taken_and_one_only_when_there_is_room_for_one() -> None:
+    rows, room, in_hand = MemoryRows(), 0, set[str]()
+    rows.add("a", "b", "c")
+    go_on = asyncio.Event()
+
+    async def handle(row: Row, _: int) -> Verdict:
+        in_hand.add(row["key"])
+        await go_on.wait()
+        return Done()
+
+    async with pumping(rows, handle, room=lambda: room) as pump:
+        for _ in range(3):
+            pump.wake()
+            await asyncio.sleep(0)
+        assert (rows.looks, in_hand) == (0, set())
+        room = 1
+        pump.wake()
+        await until(lambda: in_hand)
+        pump.wake()
+        await asyncio.sleep(0.01)
+        assert in_hand == {"a"}
+        room = 8
+        go_on.set()
+        pump.wake()
+        await until(lambda: all(row.at is None for row in rows.rows.values()))
+
+
+async def test_on_its_way_out_it_takes_nothing_more_and_gives_up_what_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pumps, "DRAIN_SECONDS", 0.05)
+    rows, begun = MemoryRows(), list[str]()
+    rows.add("quick", "endless")
+
+    async def handle(row: Row, _: int) -> Verdict:
+        begun.append(row["key"])
+        await asyncio.sleep(0.01 if row["key"] == "quick" else 60)
+        return Done()
+
+    async with pumping(rows, handle):
+        await until(lambda: len(begun) == 2)
+        rows.add("new")
+    assert begun == ["quick", "endless"]
+    assert rows.rows["quick"].at is None
+    endless = rows.rows["endless"]
+    assert (endless.lease, endless.attempts) == (None, 1)
+    assert endless.at is not None
+    assert endless.at <= rows.now(), "another may have it at once"
+    assert rows.rows["new"].lease is None
+
+
+async def _nothing(_: Row, __: int) -> Verdict:
+    return Done()
