@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,16 +13,18 @@ from cart_service.agents import CartAgents
 from cart_service.audit import audit
 from cart_service.store import Carts
 from infrastructure import logs
+from infrastructure.audit_topics import show
 from infrastructure.broker import BrokerAwayError, ensure_topics
 from infrastructure.guard import Handler
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
 from inventory_service import messages as inventory
+from order_service import messages as orders
 
 if TYPE_CHECKING:
     from infrastructure.worker import Worker
 
-TOPICS = (cart.REQUESTS, cart.RESPONSES, inventory.REQUESTS, inventory.RESPONSES)
+TOPICS = (cart.REQUESTS, cart.RESPONSES, inventory.REQUESTS, inventory.RESPONSES, orders.REQUESTS)
 
 
 def build(settings: Settings) -> Worker:
@@ -32,9 +33,9 @@ def build(settings: Settings) -> Worker:
 
     worker = Worker(settings, "cart", topics=TOPICS)
     process = uuid7()
-    agents = CartAgents(
-        Carts(worker.table("carts")), worker.publish, generation=lambda: f"{process}/{worker.generation}"
-    )
+    carts = Carts(worker.table("carts"))
+    agents = CartAgents(carts, worker.publish, generation=lambda: f"{process}/{worker.generation}")
+    worker.writing(carts.write)
     worker.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, agents.on_requests, agents.fail_request))
     worker.agent(Handler(inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, agents.on_decisions, agents.fail_decision))
     worker.background("asking again", agents.keep_asking)
@@ -55,13 +56,7 @@ def run(settings: Settings) -> int:
 def check(settings: Settings, *, as_json: bool) -> int:
     """Count the topics again; 1 when something does not add up."""
     report = asyncio.run(audit(settings, timedelta(seconds=settings.audit_grace_seconds)))
-    if as_json:
-        print(json.dumps(report))
-    else:
-        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
-        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
-        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
-    return 0 if report["ok"] else 1
+    return show(report, as_json=as_json)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cart_service import messages as cart
-from cart_service.agents import request_id_of
+from cart_service.agents import SOURCE, request_id_of
 from cart_service.model import Cart, told
 from infrastructure import clock
 from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
@@ -21,7 +21,8 @@ from infrastructure.settings import Settings
 from inventory_service import messages as inventory
 
 CHANGELOG: Final = "cart-carts-changelog"
-OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired)
+OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired, cart.Order)
+"""What the cart tells of a decision. Of an order it tells the first step alone; the others are not its decisions."""
 
 Request = tuple[str, str]
 """Shopper and id."""
@@ -71,6 +72,8 @@ class Books:
             event = Envelope.decode(record.key, record.value)
             message = cart.RESPONSE_VOCABULARY.parse(event)
         except ValueError:
+            return
+        if event.source != SOURCE:
             return
         key = (event.subject, request_id_of(event))
         if isinstance(message, (*OUTCOMES, cart.Error)):

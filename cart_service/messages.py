@@ -5,7 +5,7 @@ The data of a response is the frame that a shopper's socket gets, beside the `us
 """
 
 from datetime import timedelta
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,13 +14,16 @@ from infrastructure.topics import Topic
 from inventory_service.messages import (
     MAX_LOOKUP_IDS,
     GivenUp,
+    HoldState,
     Line,
+    Money,
     Printable,
     Quantity,
     QuantityOrNone,
     RefusalReason,
     Stored,
 )
+from order_service.messages import Address, CancelReason, Contact, Expect, Items, Payment, Status
 
 REQUESTS: Final = Topic("cart.requests.v1", keyed_by="user", retention=timedelta(days=7))
 RESPONSES: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedelta(days=7))
@@ -84,11 +87,24 @@ class Lookup(_Request):
     ids: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS)]
 
 
-Change = Add | Set | Remove | Clear
+class Checkout(_Request):
+    """Make an order of the cart at `version`, or of `items`. `order_id` is derived from user and request id."""
+
+    TYPE: ClassVar[str] = "holdfast.cart.checkout"
+    order_id: Printable
+    version: int | None = None
+    items: Items | None = None
+    address: Address
+    contact: Contact
+    payment: Payment
+    expect: Expect | None = None
+
+
+Change = Add | Set | Remove | Clear | Checkout
 """A request that may change the cart: it is pending until it has its one outcome."""
 Request = Change | Check | Read | Lookup
 REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
-    (Add, Set, Remove, Clear, Check, Read, Lookup), sources=("/edge",)
+    (Add, Set, Remove, Clear, Checkout, Check, Read, Lookup), sources=("/edge",)
 )
 
 # ---- responses ------------------------------------------------------------------------------------------------------
@@ -145,14 +161,24 @@ class Expired(_Response):
     replayed: bool = False
 
 
+class PendingCommit(_Value):
+    """What a pending checkout asks of inventory, so that it can be asked again; nothing of it is personal."""
+
+    order_id: Printable
+    version: int | None = None
+    items: Items | None = None
+    expect: Money | None = None
+
+
 class PendingRequest(_Value):
-    """A change that was accepted and has no outcome yet."""
+    """A change that was accepted and has no outcome yet; `commit` stands with a checkout, for the cart's own use."""
 
     id: Printable
-    type: Literal["add", "set", "remove", "clear"]
+    type: Literal["add", "set", "remove", "clear", "checkout"]
     product: Printable | None = None
     quantity: int | None = None
     since: Moment
+    commit: PendingCommit | None = None
 
 
 class CartView(_Value):
@@ -171,6 +197,7 @@ class Snapshot(_Response):
     id: Printable | None = None
     session: Printable | None = None
     cart: CartView
+    replayed: bool = False
 
 
 class Availability(_Response):
@@ -205,7 +232,70 @@ class Resumed(_Response):
     unknown: tuple[Printable, ...] = ()
 
 
-Response = Held | Refused | Removed | Expired | Snapshot | Availability | Error | Resumed
+class Order(_Response):
+    """An order of this shopper moved. `id` is the checkout's, or that of the request this answers.
+
+    The first one, `committed` at order version 2, comes from the cart, with inventory's decision; the later ones come
+    from the order service.
+    """
+
+    TYPE: ClassVar[str] = "holdfast.cart.order"
+    id: Printable
+    order_id: Printable
+    status: Status
+    order_version: int
+    reason: CancelReason | None = None
+    replayed: bool = False
+
+
+class OrderRefused(_Response):
+    """A request about an order could not be done; for whoever waits for `id`, no frame of a socket."""
+
+    TYPE: ClassVar[str] = "holdfast.cart.order-refused"
+    id: Printable
+    order_id: Printable
+    reason: Literal[
+        "unknown_order", "not_cancellable", "already_refunded", "refund_too_large", "already_paid", "not_paid"
+    ]
+
+
+class Reservation(_Response):
+    """What is held for a reservation of a service; `state` is none when nothing ever was."""
+
+    TYPE: ClassVar[str] = "holdfast.cart.reservation"
+    id: Printable
+    session: Printable | None = None
+    reservation_id: Printable
+    state: HoldState | None = None
+    lines: tuple[Line, ...] = ()
+    replayed: bool = False
+
+
+class Notice(_Response):
+    """Something for this shopper to read, on every socket that is open; kept by the notification service."""
+
+    TYPE: ClassVar[str] = "holdfast.cart.notice"
+    notice_id: Printable
+    template: str
+    title: str
+    body: str
+    cause: Printable | None = None
+
+
+Response = (
+    Held
+    | Refused
+    | Removed
+    | Expired
+    | Snapshot
+    | Availability
+    | Error
+    | Resumed
+    | Order
+    | OrderRefused
+    | Reservation
+    | Notice
+)
 RESPONSE_VOCABULARY: Final[Vocabulary[Response]] = Vocabulary(
-    (Held, Refused, Removed, Expired, Snapshot, Availability, Error, Resumed), sources=("/cart",)
+    get_args(Response), sources=("/cart", "/orders", "/notifications")
 )

@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict
 from cart_service import messages as cart
 from infrastructure.envelope import Moment
 from inventory_service import messages as inventory
+from order_service import messages as orders
 
 READ_LIFETIME: Final = timedelta(seconds=30)
 """Whoever asked a read longer ago than this has given up on it."""
 PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 10, 20, 30, 40, 50, 60))
 """How long to wait before a pending request is asked again, the first time, the second …; the last one repeats."""
+
+COMMITTED_VERSION: Final = 2
+"""An order's second event, after it was placed; the order service tells of the later ones."""
 
 DETAILS: Final = {
     "id_reused": "this id was used before for another request, whose outcome stands; send this one under a new id",
@@ -44,6 +48,8 @@ def noted(state: Cart, request_id: str, change: cart.Change, *, accepted: dateti
     if any(pending.id == request_id for pending in state.pending):
         return state
     fields = change.model_dump(include={"product", "quantity"})
+    if isinstance(change, cart.Checkout):
+        fields["commit"] = _commit(change)
     verb = change.TYPE.removeprefix("holdfast.cart.")
     new = cart.PendingRequest.model_validate({"id": request_id, "type": verb, "since": accepted, **fields})
     return state.model_copy(update={"pending": (*state.pending, new)})
@@ -60,10 +66,20 @@ def asked(change: cart.Change) -> inventory.Request:
             return inventory.Remove(user_id=change.user_id, product=change.product)
         case cart.Clear():
             return inventory.Clear(user_id=change.user_id)
+        case cart.Checkout():
+            return _asked_for(change.user_id, _commit(change))
+
+
+def placed(checkout: cart.Checkout) -> orders.Place:
+    """What the order service is told of a checkout: who lives where stands here, and nowhere in the cart's table."""
+    fields = {name: getattr(checkout, name) for name in orders.Place.model_fields}
+    return orders.Place.model_validate(fields)
 
 
 def asked_again(user_id: str, pending: cart.PendingRequest) -> inventory.Request:
     """What inventory is asked for a request that has been pending for too long."""
+    if pending.commit is not None:
+        return _asked_for(user_id, pending.commit)
     fields = pending.model_dump(include={"product", "quantity"}, exclude_none=True)
     change = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{pending.type}"].model_validate(
         {"user_id": user_id, **fields}
@@ -72,6 +88,17 @@ def asked_again(user_id: str, pending: cart.PendingRequest) -> inventory.Request
         message = f"only changes can be pending, not {pending.type}"
         raise TypeError(message)
     return asked(change)
+
+
+def _commit(checkout: cart.Checkout) -> cart.PendingCommit:
+    total = checkout.expect.total if checkout.expect else None
+    return cart.PendingCommit(order_id=checkout.order_id, version=checkout.version, items=checkout.items, expect=total)
+
+
+def _asked_for(user_id: str, commit: cart.PendingCommit) -> inventory.Commit:
+    return inventory.Commit(
+        user_id=user_id, order_id=commit.order_id, version=commit.version, lines=commit.items, expect=commit.expect
+    )
 
 
 def still_wanted(accepted: datetime, *, now: datetime) -> bool:
@@ -100,8 +127,10 @@ def view(state: Cart) -> cart.CartView:
     cleared = any(pending.type == "clear" for pending in state.pending)
     going = {pending.product for pending in state.pending if pending.type == "remove" or pending.quantity == 0}
     lines = () if cleared else tuple(line for line in state.lines if line.product not in going)
+    # How a checkout is asked for again is the cart's own affair.
+    pending = tuple(each.model_copy(update={"commit": None}) if each.commit else each for each in state.pending)
     return cart.CartView(
-        version=state.revision, expires_at=state.expires_at if lines else None, lines=lines, pending=state.pending
+        version=state.revision, expires_at=state.expires_at if lines else None, lines=lines, pending=pending
     )
 
 
@@ -116,6 +145,21 @@ def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
     shown = {line.product for line in view(before).lines}
     hidden = {line.product for line in before.lines} - shown
     return any(line.product in hidden for line in view(after).lines)
+
+
+def moved(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
+    """Whether an order took the cart, or gave it back: that has no frame of its own, so the whole cart is told.
+
+    Only as long as the cart is as this decision left it; whatever came later makes its readers ask for the whole. It is
+    told again when it is decided again: whoever decided first may have died before anybody heard of it.
+    """
+    match decided.outcome:
+        case inventory.Committed(purpose="order", version=version):
+            return version == after.revision
+        case inventory.Released(order_id=order_id, version=version) if _of_an_order(request_id, order_id):
+            return version == after.revision
+        case _:
+            return False
 
 
 def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Response | None:  # noqa: PLR0911 - one per outcome
@@ -152,12 +196,64 @@ def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Respo
                 unknown=tuple(each for each in outcome.unknown if each not in pending),
             )
         case _:
+            return _told_of_holds(request_id, decided)
+
+
+def _told_of_holds(request_id: str, decided: inventory.Decided) -> cart.Response | None:
+    """What is told of an order's or a reservation's holds: to a shopper the first step alone, to a service each."""
+    outcome = decided.outcome
+    match outcome:
+        case inventory.Committed(purpose="order"):
+            return cart.Order(
+                user_id=decided.user_id,
+                id=request_id,
+                order_id=outcome.order_id,
+                status="committed",
+                order_version=COMMITTED_VERSION,
+                replayed=decided.replayed,
+            )
+        case inventory.Committed():
+            return _reservation(request_id, decided, outcome.order_id, "PENDING", outcome.lines)
+        case inventory.Sold():
+            return _reservation(request_id, decided, outcome.order_id, "COMMITTED")
+        case inventory.Released() | inventory.Restocked():
+            return _reservation(request_id, decided, outcome.order_id, "CANCELLED")
+        case inventory.Reservation():
+            return _reservation(request_id, decided, outcome.order_id, outcome.state, outcome.lines)
+        case _:
             return None
 
 
-def snapshot(user_id: str, request_id: str | None, session: str | None, state: Cart) -> cart.Snapshot:
+def _reservation(
+    request_id: str,
+    decided: inventory.Decided,
+    order_id: str,
+    state: inventory.HoldState | None,
+    lines: tuple[inventory.Line, ...] = (),
+) -> cart.Reservation | None:
+    if _of_an_order(request_id, order_id):
+        return None
+    return cart.Reservation(
+        user_id=decided.user_id,
+        id=request_id,
+        session=decided.session,
+        reservation_id=order_id,
+        state=state,
+        lines=lines,
+        replayed=decided.replayed,
+    )
+
+
+def _of_an_order(request_id: str, order_id: str) -> bool:
+    """Whether a step is one of the order service, which asks for them as `{order_id}/{step}`."""
+    return request_id.startswith(f"{order_id}/")
+
+
+def snapshot(
+    user_id: str, request_id: str | None, session: str | None, state: Cart, *, replayed: bool = False
+) -> cart.Snapshot:
     """The answer to a read, for the session that asked; without one, told to all sockets of the shopper."""
-    return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=view(state))
+    return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=view(state), replayed=replayed)
 
 
 def _fields(outcome: BaseModel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final
 
 import uvloop
@@ -15,19 +16,32 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from cart_service.messages import REQUESTS, RESPONSES
+from cart_service import messages as cart
 from infrastructure import logs
 from infrastructure.broker import ensure_topics
 from infrastructure.health import HealthServer
 from infrastructure.postgres import migrate
-from inventory_service.messages import PRODUCTS, STOCK
+from inventory_service import messages as inventory
+from notification_service import messages as notices
+from order_service import messages as orders
+from order_service.delivery import messages as deliveries
+from order_service.insights import messages as learnt
+from order_service.payment import messages as payments
+from rest_api.admission import Admission
 from rest_api.app import create_app
 from rest_api.edge import Edge
 from rest_api.gateway import Gateway
 from rest_api.hub import Hub
 from rest_api.identity import Identities
+from rest_api.insights import Insights
 from rest_api.limiter import Limiter
+from rest_api.notices import Notices
+from rest_api.order_projection import OrderProjection
+from rest_api.order_requests import refuses_orders
+from rest_api.order_store import OrderStore
 from rest_api.projection import Projection
+from rest_api.provider_watch import ProviderWatch
+from rest_api.routes_notifications import tell_preferences
 from rest_api.routes_pages import fault
 from rest_api.server import Server, bind
 from rest_api.settings import EdgeSettings
@@ -40,35 +54,77 @@ log = logging.getLogger("rest_api")
 MIGRATIONS: Final = HERE / "migrations"
 TRIM_SECONDS: Final = 600
 RETRY_SECONDS: Final = 1.0
+TOPICS: Final = (
+    cart.REQUESTS,
+    cart.RESPONSES,
+    inventory.REQUESTS,
+    inventory.PRODUCTS,
+    inventory.STOCK,
+    orders.REQUESTS,
+    orders.EVENTS,
+    payments.REQUESTS,
+    payments.EVENTS,
+    payments.STATE,
+    deliveries.EVENTS,
+    learnt.RELATED,
+    learnt.FIGURES,
+    notices.REQUESTS,
+    notices.EVENTS,
+)
+
+
+def assemble(settings: EdgeSettings, port: int) -> tuple[Edge, Redis]:
+    """The parts of an edge that listens on `port`, joined and not started; and the Redis that is to be closed."""
+    store, ticker = Store(settings), Ticker()
+    order_store = OrderStore(store)
+    projection = Projection(settings, store, ticker)
+    hub = Hub(
+        Gateway(settings),
+        names=projection.names,
+        currency=settings.currency,
+        rules=_rules(settings),
+        ticker=ticker,
+        refuses=lambda order_id: refuses_orders(edge, order_id),
+    )
+    hub.admission = Admission(settings.limit_under_way)
+    redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+    edge = Edge(
+        settings,
+        hub,
+        store,
+        projection,
+        order_store,
+        OrderProjection(settings, store, order_store),
+        ProviderWatch(settings, store, patience=timedelta(seconds=settings.provider_patience_seconds)),
+        Insights(settings, store),
+        Notices(settings, store, lambda *told: tell_preferences(edge, *told)),
+        Identities(settings, redis, settings.origins(port)),
+        Limiter(settings),
+    )
+    return edge, redis
 
 
 def build(settings: EdgeSettings, port: int) -> FastAPI:
     """The application of an edge that listens on `port`; its parts start with it, and it accepts when they are."""
-    limited = settings.limits == "on"
-    rules = (
-        Rules(settings.limit_changes, settings.limit_others, settings.limit_unanswered, settings.limit_sockets)
-        if limited
-        else Rules(None, None, None, None)
-    )
-    store, ticker, gateway = Store(settings), Ticker(), Gateway(settings)
-    projection = Projection(settings, store, ticker)
-    hub = Hub(gateway, names=projection.names, currency=settings.currency, rules=rules, ticker=ticker)
-    redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    identities = Identities(settings, redis, settings.origins(port))
-    edge = Edge(settings, hub, store, projection, identities, Limiter(settings))
+    edge, redis = assemble(settings, port)
+    store, hub, gateway = edge.store, edge.hub, edge.hub.gateway
 
     async def begin() -> None:
-        """Wait for Kafka and Postgres, then read: responses first, the catalogue beside them."""
-        await ensure_topics(settings, (REQUESTS, RESPONSES, PRODUCTS, STOCK))
+        """Wait for Kafka and Postgres, then read: responses first, the read models beside them."""
+        await ensure_topics(settings, TOPICS)
         await gateway.start(hub.handle)
         await migrate(settings, SERVICE, MIGRATIONS)
         await store.open()
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(_again("the read model", projection.run))
+            loops.create_task(_again("the read model of the catalogue", edge.projection.run))
+            loops.create_task(_again("the read model of orders", edge.order_projection.run))
+            loops.create_task(_again("the watch on the payment provider", edge.providers.run))
+            loops.create_task(_again("the read model of insights", edge.insights.run))
+            loops.create_task(_again("the read model of notices", edge.notices.run))
             loops.create_task(_again("the sweep", hub.sweep))
-            loops.create_task(_again("the ticker", ticker.run))
+            loops.create_task(_again("the ticker", hub.ticker.run))
             loops.create_task(_again("the trimming of claims", lambda: _trim(store)))
 
     @asynccontextmanager
@@ -90,6 +146,13 @@ def build(settings: EdgeSettings, port: int) -> FastAPI:
     app = create_app(edge)
     app.router.lifespan_context = life
     return app
+
+
+def _rules(settings: EdgeSettings) -> Rules:
+    if settings.limits == "off":
+        return Rules(None, None, None, None, settings.tokens())
+    limits = (settings.limit_changes, settings.limit_others, settings.limit_unanswered, settings.limit_sockets)
+    return Rules(*limits, settings.tokens())
 
 
 async def _again(name: str, loop: Callable[[], Awaitable[None]]) -> None:

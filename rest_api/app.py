@@ -8,7 +8,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 
-from rest_api import routes_cart, routes_catalogue, routes_pages, routes_seed, routes_session
+from rest_api import (
+    routes_analytics,
+    routes_cart,
+    routes_catalogue,
+    routes_notifications,
+    routes_orders,
+    routes_pages,
+    routes_related,
+    routes_reservations,
+    routes_seed,
+    routes_session,
+    routes_webhooks,
+)
 from rest_api.edge import Edge
 from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, pointer, request_id
 from rest_api.seed_stream import SeedStream
@@ -16,6 +28,18 @@ from rest_api.shield import Shield
 from rest_api.stream import Stream
 
 SERVER_ERROR: Final = 500
+_ROUTES: Final = (
+    routes_session,
+    routes_cart,
+    routes_catalogue,
+    routes_related,
+    routes_orders,
+    routes_reservations,
+    routes_analytics,
+    routes_notifications,
+    routes_webhooks,
+    routes_pages,
+)
 _SLUGS: Final = {
     400: "bad-request",
     401: "unauthenticated",
@@ -45,8 +69,8 @@ def create_app(edge: Edge) -> FastAPI:
         },
     )
     app.state.edge = edge
-    for router in (routes_session.router, routes_cart.router, routes_catalogue.router, routes_pages.router):
-        app.include_router(router)
+    for routes in _ROUTES:
+        app.include_router(routes.router)
     stream = Stream(edge.hub, edge.identities, edge.limiter, ping=edge.settings.ping_seconds)
     app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     if edge.settings.profile == "local":

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document: the socket's frames and the topics of carts and inventory, from the models themselves."""
+"""The AsyncAPI 3.0 document: the socket's frames and the topics of the shop, from the models themselves."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -11,15 +11,31 @@ from cart_service import messages as cart
 from infrastructure.envelope import Envelope, Vocabulary
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
-from rest_api import messages
+from notification_service import messages as notices
+from order_service import messages as orders
+from order_service.delivery import messages as deliveries
+from order_service.insights import messages as learnt
+from order_service.payment import messages as payments
+from rest_api import messages, server_frames
 
 _TOPICS: Final[tuple[tuple[Topic, Vocabulary[Any], str], ...]] = (
     (cart.REQUESTS, cart.REQUEST_VOCABULARY, "send"),
     (cart.RESPONSES, cart.RESPONSE_VOCABULARY, "receive"),
-    (inventory.REQUESTS, inventory.REQUEST_VOCABULARY, "other"),
+    (inventory.REQUESTS, inventory.REQUEST_VOCABULARY, "send"),
     (inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, "other"),
     (inventory.STOCK, inventory.STOCK_VOCABULARY, "receive"),
     (inventory.PRODUCTS, inventory.PRODUCT_VOCABULARY, "receive"),
+    (orders.REQUESTS, orders.REQUEST_VOCABULARY, "send"),
+    (orders.EVENTS, orders.EVENT_VOCABULARY, "receive"),
+    (payments.REQUESTS, payments.REQUEST_VOCABULARY, "send"),
+    (payments.EVENTS, payments.EVENT_VOCABULARY, "receive"),
+    (payments.STATE, payments.STATE_VOCABULARY, "receive"),
+    (deliveries.REQUESTS, deliveries.REQUEST_VOCABULARY, "other"),
+    (deliveries.EVENTS, deliveries.EVENT_VOCABULARY, "receive"),
+    (learnt.RELATED, learnt.RELATED_VOCABULARY, "receive"),
+    (learnt.FIGURES, learnt.FIGURES_VOCABULARY, "receive"),
+    (notices.REQUESTS, notices.REQUEST_VOCABULARY, "send"),
+    (notices.EVENTS, notices.EVENT_VOCABULARY, "receive"),
 )
 _REF: Final = "#/components/schemas/{model}"
 
@@ -34,7 +50,7 @@ _KAFKA: Final = {"host": "localhost:9092", "protocol": "kafka", "description": "
 
 @cache
 def _described() -> dict[str, Any]:
-    frames = {"client": get_args(messages.Client), "server": get_args(messages.Server)}
+    frames = {"client": get_args(messages.Client), "server": get_args(server_frames.Server)}
     models = {model for _, vocabulary, _ in _TOPICS for model in vocabulary.types.values()}
     models |= {model for side in frames.values() for model in side} | {Envelope}
     names, schemas = _schemas(models)

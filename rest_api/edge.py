@@ -1,6 +1,7 @@
 """The parts of the edge as the routes see them, and who is asking, with the limits that apply to them."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,9 +11,14 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from infrastructure.tokens import Identity
 from rest_api.hub import Hub
 from rest_api.identity import COOKIE, SAFE, Identities
+from rest_api.insights import Insights
 from rest_api.limiter import Limiter, limit
+from rest_api.notices import Notices
+from rest_api.order_projection import OrderProjection
+from rest_api.order_store import OrderStore
 from rest_api.problems import Problem
 from rest_api.projection import Projection
+from rest_api.provider_watch import ProviderWatch
 from rest_api.settings import EdgeSettings
 from rest_api.store import Store
 
@@ -25,6 +31,11 @@ class Edge:
     hub: Hub
     store: Store
     projection: Projection
+    orders: OrderStore
+    order_projection: OrderProjection
+    providers: ProviderWatch
+    insights: Insights
+    notices: Notices
     identities: Identities
     limiter: Limiter
 
@@ -45,6 +56,12 @@ _SCHEMES = (
 )
 
 
+_CHANGING = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
+"""Routes whose unsafe requests count as changes; the others hand out tokens and tickets."""
+STAFF = frozenset({"admin", "support"})
+"""Who sees everybody's orders."""
+
+
 async def visitor(request: Request) -> Identity | None:
     """Whoever asks, known or not; the limits are the user's, else the address's."""
     edge = of(request)
@@ -58,7 +75,7 @@ async def visitor(request: Request) -> Identity | None:
         return None
     rules = edge.hub.rules
     shopper = edge.hub.shopper(identity.user_id)
-    changing = request.method not in SAFE and request.url.path.startswith("/v1/cart")
+    changing = request.method not in SAFE and request.url.path.startswith(_CHANGING)
     allowance, size = (shopper.changes, rules.changes) if changing else (shopper.others, rules.others)
     if allowance is not None and size is not None:
         limit(request, allowance, size, time.time())
@@ -87,18 +104,22 @@ async def shopper(request: Request) -> Identity:
     return identity
 
 
-async def administrator(request: Request) -> Identity:
-    """Whoever asks, who must have the role `admin`."""
-    identity = await shopper(request)
-    if "admin" not in identity.roles:
-        raise Problem("forbidden", "this needs the role admin")
-    return identity
+def _with_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
+    async def holder(request: Request) -> Identity:
+        identity = await shopper(request)
+        if identity.roles.isdisjoint(roles):
+            raise Problem("forbidden", f"this needs the role {' or '.join(roles)}")
+        return identity
+
+    return holder
 
 
 Here = Annotated[Edge, Depends(_edge)]
 Newcomer = Annotated[Identity | None, Depends(newcomer)]
 Visitor = Annotated[Identity | None, Depends(visitor)]
 Known = Annotated[Identity, Depends(shopper)]
-Admin = Annotated[Identity, Depends(administrator)]
+Admin = Annotated[Identity, Depends(_with_role("admin"))]
+Staff = Annotated[Identity, Depends(_with_role(*sorted(STAFF)))]
+Service = Annotated[Identity, Depends(_with_role("service"))]
 SECURED = list(_SCHEMES)
 """What a router declares so that the OpenAPI document says how to authenticate."""

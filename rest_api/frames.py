@@ -1,22 +1,33 @@
 """How a server's frame is written: once, as bytes, for all the sockets that get it.
 
 Nothing here is checked again: what comes from Kafka was checked when it was read, and the tests hold every frame
-against its model in `messages.py`.
+against its model in `server_frames.py`.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from cart_service import messages as cart
 from infrastructure.envelope import rfc3339
 from inventory_service import messages as inventory
-from rest_api.messages import ErrorCode
+from rest_api.server_frames import ErrorCode
 
-Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired
-Stored = inventory.Held | inventory.Refused | inventory.Removed | inventory.Expired | inventory.BadField
+COMMITTED_VERSION: Final = 2
+"""The event of an order's stream with which its stock is held for it."""
+
+Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired | cart.Order
+Stored = (
+    inventory.Held
+    | inventory.Refused
+    | inventory.Removed
+    | inventory.Expired
+    | inventory.BadField
+    | inventory.Committed
+)
+"""What the log may tell a shopper of a request; what else it keeps is of orders' and reservations' own steps."""
 
 
 def moment(seconds: float) -> str:
@@ -98,11 +109,51 @@ def outcome(message: Outcome | Stored, request_id: str | None = None, *, replaye
                 "lines": [{"product": line.product, "quantity": line.quantity} for line in message.lines],
                 "version": message.version,
             }
+        case cart.Order():
+            return order(message, request_id)
+        case inventory.Committed():
+            frame = {
+                "type": "order",
+                "id": request_id,
+                "order_id": message.order_id,
+                "status": "committed",
+                "order_version": COMMITTED_VERSION,
+            }
         case inventory.BadField():
             detail = "the request was accepted at a time that lies ahead of the clock"
             return error(request_id, "bad_field", detail, field=message.field)
     if replayed or getattr(message, "replayed", False):
         frame["replayed"] = True
+    return orjson.dumps(frame)
+
+
+def order(message: cart.Order, request_id: str | None = None) -> bytes:
+    """An order that moved."""
+    frame = {
+        "type": "order",
+        "id": request_id or message.id,
+        "order_id": message.order_id,
+        "status": message.status,
+        "order_version": message.order_version,
+    }
+    if message.reason is not None:
+        frame["reason"] = message.reason
+    if message.replayed:
+        frame["replayed"] = True
+    return orjson.dumps(frame)
+
+
+def notice(message: cart.Notice) -> bytes:
+    """Something for the shopper to read."""
+    frame = {
+        "type": "notice",
+        "notice_id": message.notice_id,
+        "template": message.template,
+        "title": message.title,
+        "body": message.body,
+    }
+    if message.cause is not None:
+        frame["cause"] = message.cause
     return orjson.dumps(frame)
 
 

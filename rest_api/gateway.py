@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from cart_service.messages import REQUESTS, RESPONSES
 from infrastructure import metrics
+from infrastructure.broker import partition_of
 from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import HEADERS, Envelope
 from infrastructure.settings import Settings
@@ -36,11 +37,10 @@ Handle = Callable[[Records], Awaitable[None]]
 
 
 class Gateway:
-    """The producer of `cart.requests` and the groupless consumer of `cart.responses`."""
+    """The producer of every request of the edge, and the groupless consumer of `cart.responses`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._requests = settings.topic(REQUESTS)
         self._headers = list(HEADERS.items())
         self._unacknowledged: OrderedDict[int, tuple[float, Done]] = OrderedDict()
         self._sent = 0
@@ -116,8 +116,11 @@ class Gateway:
             if client is not None:
                 await _stop(client)
 
-    async def publish(self, event: Envelope, done: Done) -> None:
-        """Send a request; `done` is told what became of it within three seconds, or at once when the broker is away."""
+    async def publish(self, event: Envelope, done: Done, topic: Topic = REQUESTS) -> None:
+        """Send a request, to the carts or elsewhere.
+
+        `done` is told what became of it within three seconds, or at once when the broker is away.
+        """
         if self.fault:
             done(False)  # noqa: FBT003 - the broker's no
             return
@@ -126,7 +129,11 @@ class Gateway:
         self._unacknowledged[number] = (time.monotonic() + ACK_SECONDS, done)
         try:
             async with asyncio.timeout(ACK_SECONDS):
-                future = await self._producer.send(self._requests, event.encode(), key=event.key, headers=self._headers)
+                name = self._settings.topic(topic)
+                place = partition_of(event.key)  # it is cached; aiokafka would compute it each time
+                future = await self._producer.send(
+                    name, event.encode(), key=event.key, partition=place, headers=self._headers
+                )
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
             self._stuck = True

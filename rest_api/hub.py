@@ -3,36 +3,37 @@
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from cart_service import messages as cart
-from infrastructure import metrics, trace
+from infrastructure import metrics
 from infrastructure.envelope import Envelope, Undecodable
+from infrastructure.topics import Topic
 from rest_api import frames
+from rest_api.admission import Admission
 from rest_api.gateway import RETRY_AFTER, Gateway, Records
 from rest_api.model import Session
+from rest_api.outbound import cart_request
 from rest_api.outlet import Outlet
 from rest_api.shopper import Close, Publish, Rules, Shopper, StartWatching, StopWatching
 from rest_api.ticker import Ticker
+from rest_api.waiting import Answer, Waiting
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 1.0
-_OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired)
 
 Names = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+Refuses = Callable[[str], Awaitable[bool]]
+"""Whether no order may be begun now, given the id that it would have: one that is there already goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a REST request waited for: the message, and as bytes the frame that a socket would get."""
-
-    message: cart.Response
-    frame: bytes
+async def refuses_none(_: str) -> bool:
+    """Every order may be begun."""
+    return False
 
 
 @dataclass(slots=True)
@@ -46,15 +47,26 @@ class Seat:
 class Hub:
     """The shoppers of this edge, by user id."""
 
-    def __init__(self, gateway: Gateway, *, names: Names, currency: str, rules: Rules, ticker: Ticker) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        names: Names,
+        currency: str,
+        rules: Rules,
+        ticker: Ticker,
+        refuses: Refuses = refuses_none,
+    ) -> None:
         self.names = names
+        self.refuses = refuses
         self.currency = currency
         self.rules = rules
         self.ticker = ticker
         self.gateway = gateway
+        self.admission = Admission(None)
         self._shoppers: dict[str, Shopper] = {}
         self._seats: dict[str, Seat] = {}
-        self._waiting: dict[tuple[str, str], list[asyncio.Future[Answer]]] = defaultdict(list)
+        self._waiting = Waiting()
 
     @property
     def fault(self) -> str | None:
@@ -67,7 +79,7 @@ class Hub:
         """What the sockets and requests of a user share; made when first asked for."""
         shopper = self._shoppers.get(user_id)
         if shopper is None:
-            shopper = self._shoppers[user_id] = Shopper(user_id, self.rules, time.time())
+            shopper = self._shoppers[user_id] = Shopper(user_id, self.rules, time.time(), self.admission)
         shopper.seen_at = time.time()
         return shopper
 
@@ -108,7 +120,12 @@ class Hub:
                 effects = session.unacknowledged(request.request_id, RETRY_AFTER)
             self._put(outlet, effects)
 
-        await self.gateway.publish(envelope(session.shopper.user_id, request), done)
+        if request.verb == "checkout" and await self.refuses(request.data["order_id"]):
+            session.shopper.settle(request.request_id)
+            refused = cart.Refused(user_id=session.shopper.user_id, id=request.request_id, reason="payment_unavailable")
+            self._put(outlet, session.outcome(request.request_id, frames.outcome(refused)))
+            return
+        await self.gateway.publish(cart_request(session.shopper.user_id, request), done)
 
     def _put(self, outlet: Outlet, effects: Iterable[object]) -> None:
         for effect in effects:
@@ -119,26 +136,20 @@ class Hub:
 
     # ---- REST requests ----------------------------------------------------------------------------------------------
 
-    def wait(self, user_id: str, request_id: str) -> "asyncio.Future[Answer]":
-        """A future for the answer to a request: ask for it before the request is sent, and `stop_waiting` after."""
+    def wait(self, user_id: str, request_id: str) -> "AbstractContextManager[asyncio.Future[Answer]]":
+        """A future for the answer to a request, to be entered before the request is sent."""
         self.shopper(user_id)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[user_id, request_id].append(future)
-        return future
-
-    def stop_waiting(self, user_id: str, request_id: str, future: "asyncio.Future[Answer]") -> None:
-        """Nobody waits for this future any more."""
-        waiting = self._waiting.get((user_id, request_id), [])
-        if future in waiting:
-            waiting.remove(future)
-        if not waiting:
-            self._waiting.pop((user_id, request_id), None)
+        return self._waiting.wait(user_id, request_id)
 
     async def publish(self, user_id: str, request: Publish) -> bool:
-        """Send a request that no socket asked for; False when Kafka did not say in time that it has it."""
+        """Send a request to the carts that no socket asked for; False when Kafka did not say in time that it has it."""
+        return await self.send(cart_request(user_id, request), cart.REQUESTS)
+
+    async def send(self, event: Envelope, topic: Topic) -> bool:
+        """Send a request to any service; False when Kafka did not say in time that it has it."""
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self.gateway.publish(
-            envelope(user_id, request), lambda acknowledged: None if sent.done() else sent.set_result(acknowledged)
+            event, lambda acknowledged: None if sent.done() else sent.set_result(acknowledged), topic
         )
         return await sent
 
@@ -168,7 +179,7 @@ class Hub:
 
     def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str]) -> None:
         match message:
-            case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired():
+            case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
                 self._outcome(shopper, message)
             case cart.Snapshot():
                 shopper.note(message.cart)
@@ -182,7 +193,14 @@ class Hub:
                 shopper.settle(message.id)
                 for session in list(shopper.sessions.values()):
                     self._put(self._seats[session.id].outlet, session.rejected(message))
-                self._resolve(shopper, message.id, Answer(message, b""))
+                self._resolve(shopper, message.id, Answer(message))
+            case cart.OrderRefused() | cart.Reservation():
+                shopper.settle(message.id)
+                self._resolve(shopper, message.id, Answer(message))
+            case cart.Notice():
+                text = frames.notice(message).decode()
+                for session in shopper.sessions.values():
+                    self._seats[session.id].outlet.put(text)
 
     def _outcome(self, shopper: Shopper, message: frames.Outcome) -> None:
         frame = frames.outcome(message)
@@ -222,7 +240,11 @@ class Hub:
         if session is not None:
             session.resolved(message)
         body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
-        outcomes = [frames.outcome(stored.outcome, stored.id, replayed=True) for stored in message.outcomes]
+        outcomes = [
+            frames.outcome(stored.outcome, stored.id, replayed=True)
+            for stored in message.outcomes
+            if isinstance(stored.outcome, frames.Stored)
+        ]
         told = [frames.cart_frame(body, message.id), *outcomes, frames.resumed(message)]
         self._answer(shopper, message.session, message.id, message, told)
 
@@ -235,10 +257,12 @@ class Hub:
             self._put(self._seats[session_id].outlet, session.answered(request_id, told))
         self._resolve(shopper, request_id, Answer(message, told[0] if told else b""))
 
+    def answer(self, user_id: str, request_id: str, answer: Answer) -> None:
+        """An answer that came another way than by the carts' responses, to whoever waits for it here."""
+        self._waiting.resolve(user_id, request_id, answer)
+
     def _resolve(self, shopper: Shopper, request_id: str, answer: Answer) -> None:
-        for future in self._waiting.pop((shopper.user_id, request_id), ()):
-            if not future.done():
-                future.set_result(answer)
+        self._waiting.resolve(shopper.user_id, request_id, answer)
 
     def _warn(self, shopper: Shopper) -> None:
         frame = shopper.warning(time.time())
@@ -258,21 +282,7 @@ class Hub:
             for shopper in [shopper for shopper in self._shoppers.values() if shopper.nears_its_end(now)]:
                 session = next(iter(shopper.sessions.values()))
                 await self.do(session, self._seats[session.id].outlet, session.look_at_end(now))
-            waited_for = {user_id for user_id, _ in self._waiting}
+            waited_for = self._waiting.users()
             for user_id, shopper in list(self._shoppers.items()):
                 if shopper.idle(now) and user_id not in waited_for:
                     del self._shoppers[user_id]
-
-
-def envelope(user_id: str, request: Publish) -> Envelope:
-    """A request as it stands on `cart.requests`; its id is derived, so the same one sent again is the same event."""
-    return Envelope(
-        id=f"{user_id}/{request.request_id}/{request.verb}",
-        source="/edge",
-        type=f"holdfast.cart.{request.verb}",
-        subject=user_id,
-        time=datetime.now(UTC),
-        traceparent=trace.child(request.traceparent),
-        requestid=request.request_id,
-        data=request.data,
-    )

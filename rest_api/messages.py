@@ -1,23 +1,22 @@
-"""The public language of the edge: the frames of `GET /v1/stream`, client's and server's, as the contract has them.
+"""The public language of the edge, as it hears it: what a client may say on `GET /v1/stream`, and what makes an order.
 
-A client's frame is checked against these models; a server's frame is written by `frames.py` in one go, and these models
-say in the AsyncAPI document, and in the tests, what it looks like.
+A client's frame is checked against these models; what the server says stands in `server_frames.py`.
 """
 
-from typing import Annotated, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from cart_service.messages import PendingRequest
 from inventory_service.messages import (
+    MAX_LINES,
     MAX_LOOKUP_IDS,
-    GivenUp,
+    Item,
     Money,
     Printable,
     Quantity,
     QuantityOrNone,
-    RefusalReason,
 )
+from order_service.messages import Address, Contact, Payment
 
 SUBPROTOCOL: Final = "holdfast.v1"
 MAX_FRAME_BYTES: Final = 16 * 1024
@@ -25,6 +24,58 @@ MAX_QUEUED_FRAMES: Final = 64
 MAX_QUEUED_BYTES: Final = 32 * 1024
 MAX_WATCHED: Final = 100
 PING_SECONDS: Final = 20
+
+MAX_AMOUNT: Final = 2**53 - 1
+"""Of money and versions that a client names: what every JSON reader takes for a whole number."""
+
+# ---- orders ---------------------------------------------------------------------------------------------------------
+
+
+class Total(Money):
+    """Money that a client names."""
+
+    amount: Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
+
+
+class Expected(BaseModel):
+    """What the shopper saw: another total is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    total: Total
+
+
+class Wanted(BaseModel):
+    """An order: of the cart at `version`, or of `items` without a cart; over HTTP and over the socket."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    # A JSON array is a list in Python, so this tuple is not strict.
+    items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES, strict=False)] | None = None
+    version: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = Field(default=None, validate_default=True)
+    address: Address
+    contact: Contact
+    payment: Payment
+    expect: Expected | None = None
+
+    @field_validator("items")
+    @classmethod
+    def _each_product_once(cls, items: tuple[Item, ...] | None) -> tuple[Item, ...] | None:
+        if items is not None and len({item.product for item in items}) < len(items):
+            raise ValueError("names a product twice")
+        return items
+
+    @field_validator("version")
+    @classmethod
+    def _of_a_cart_or_of_items(cls, version: int | None, info: ValidationInfo) -> int | None:
+        if "items" in info.data and (version is None) == (info.data["items"] is None):
+            raise ValueError("an order is of the cart at a version, or of items; not of both")
+        return version
+
+    def command(self) -> dict[str, Any]:
+        """What the carts are asked, beside whose it is."""
+        return self.model_dump(mode="json", include=set(Wanted.model_fields), exclude_none=True)
+
 
 # ---- client frames --------------------------------------------------------------------------------------------------
 
@@ -74,6 +125,15 @@ class Clear(ClientFrame):
     type: Literal["clear"]
 
 
+class Checkout(ClientFrame, Wanted):
+    """Make an order of the cart as it was at `version`, or of `items`; told by `order` as it moves, or refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    CHANGES: ClassVar[bool] = True
+    type: Literal["checkout"]
+
+
 class Check(ClientFrame):
     """Ask inventory how much of a product is available, in order with the shopper's own requests."""
 
@@ -113,193 +173,7 @@ class Resume(ClientFrame):
     unresolved: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS, strict=False)] = ()
 
 
-Client = Add | Set | Remove | Clear | Check | ReadCart | Watch | Unwatch | Resume
+Client = Add | Set | Remove | Clear | Checkout | Check | ReadCart | Watch | Unwatch | Resume
 CLIENT_FRAMES: Final[dict[str, type[Client]]] = {
     get_args(frame.model_fields["type"].annotation)[0]: frame for frame in get_args(Client)
 }
-
-# ---- server frames --------------------------------------------------------------------------------------------------
-
-
-class ServerFrame(BaseModel):
-    """A frame of the server. Fields may be added; clients ignore what they do not know."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Limits(BaseModel):
-    """What a socket may do: frames a minute, requests without an answer, and bytes a frame; null: no limit."""
-
-    changes: int | None
-    others: int | None
-    unanswered: int | None
-    sockets: int | None
-    watched: int
-    frame_bytes: int
-
-
-class Welcome(ServerFrame):
-    """The first frame of a socket. `ping` is the seconds between the server's pings."""
-
-    type: Literal["welcome"]
-    user_id: Printable
-    session: Printable
-    server_time: AwareDatetime
-    ping: int
-    limits: Limits
-
-
-class Pending(ServerFrame):
-    """The request is accepted and kept; exactly one outcome follows."""
-
-    type: Literal["pending"]
-    id: Printable
-
-
-class Held(ServerFrame):
-    """Granted: `quantity` is what this request got, `line_quantity` the line after it, `expires_at` the cart's."""
-
-    type: Literal["held"]
-    id: Printable
-    product: Printable
-    quantity: int
-    line_quantity: int
-    expires_at: AwareDatetime
-    version: int
-    replayed: bool = False
-
-
-class Refused(ServerFrame):
-    """Nothing was done. `available` is what there was, where stock was the reason."""
-
-    type: Literal["refused"]
-    id: Printable
-    product: Printable | None = None
-    reason: RefusalReason
-    available: int | None
-    replayed: bool = False
-
-
-class Removed(ServerFrame):
-    """The line, or after `clear` the whole cart, is gone."""
-
-    type: Literal["removed"]
-    id: Printable
-    product: Printable | None = None
-    version: int
-    replayed: bool = False
-
-
-class Expired(ServerFrame):
-    """The cart came to its end and gave its lines back."""
-
-    type: Literal["expired"]
-    lines: tuple[GivenUp, ...]
-    version: int
-    replayed: bool = False
-
-
-class Expiring(ServerFrame):
-    """The cart comes to its end in two minutes, unless something is granted."""
-
-    type: Literal["expiring"]
-    expires_at: AwareDatetime
-    version: int
-
-
-class CartLine(BaseModel):
-    """A line with the name that the catalogue has for its product, and the price it was granted at."""
-
-    product: Printable
-    name: str
-    quantity: Quantity
-    price: Money
-
-
-class CartBody(BaseModel):
-    """A cart, as `GET /v1/cart` and the frame `cart` show it."""
-
-    user_id: Printable
-    version: int
-    expires_at: AwareDatetime | None
-    total: Money
-    lines: tuple[CartLine, ...]
-    pending: tuple[PendingRequest, ...]
-
-
-class CartFrame(ServerFrame, CartBody):
-    """The whole cart; with the `id` of the frame that asked for it, if one did."""
-
-    type: Literal["cart"]
-    id: Printable | None = None
-
-
-class Availability(ServerFrame):
-    """The answer to `check`; `available` is null for an unknown product."""
-
-    type: Literal["availability"]
-    id: Printable
-    product: Printable
-    available: int | None
-
-
-class Resumed(ServerFrame):
-    """The end of the answer to `resume`: wait for the `pending`, send the `unknown` again unchanged."""
-
-    type: Literal["resumed"]
-    id: Printable
-    pending: tuple[Printable, ...]
-    unknown: tuple[Printable, ...]
-
-
-class StockFrame(ServerFrame):
-    """The stock of a watched product."""
-
-    type: Literal["stock"]
-    product: Printable
-    available: int
-    version: int
-
-
-ErrorCode = Literal[
-    "bad_json",
-    "missing_id",
-    "bad_id",
-    "id_reused",
-    "unknown_type",
-    "bad_field",
-    "bad_quantity",
-    "too_many",
-    "forbidden",
-    "rate_limited",
-    "unavailable",
-    "internal",
-]
-
-
-class Error(ServerFrame):
-    """The frame was not accepted, or not surely; `id` is null when it had none that could be read."""
-
-    type: Literal["error"]
-    id: Printable | None
-    code: ErrorCode
-    detail: str
-    field: str | None = None
-    retry_after: int | None = None
-    trace_id: str | None = None
-
-
-Server = (
-    Welcome
-    | Pending
-    | Held
-    | Refused
-    | Removed
-    | Expired
-    | Expiring
-    | CartFrame
-    | Availability
-    | Resumed
-    | StockFrame
-    | Error
-)

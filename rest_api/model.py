@@ -13,17 +13,20 @@ from pydantic import ValidationError
 from cart_service import messages as cart
 from infrastructure.envelope import first_fault
 from rest_api import frames
+from rest_api.admission import RETRY_AFTER
 from rest_api.limits import Verdict
 from rest_api.messages import (
     CLIENT_FRAMES,
     MAX_FRAME_BYTES,
     MAX_WATCHED,
     PING_SECONDS,
+    Checkout,
     Client,
     Resume,
     Unwatch,
     Watch,
 )
+from rest_api.outbound import order_id
 from rest_api.shopper import Close, Effect, Publish, Shopper, StartWatching, StopWatching
 
 TOKEN_LEEWAY_SECONDS: Final = 30.0
@@ -31,6 +34,7 @@ OWN_READ_SECONDS: Final = 5.0
 """After this long without an answer the session asks again for the cart that it shows by itself."""
 READ_SECONDS: Final = 10.0
 """After this long without an answer a client's read is answered `unavailable`."""
+OVERLOADED: Final = "more work than the shop can do right now; nothing was done: send the same frame again"
 MAX_AWAITED: Final = 256
 MAX_RESUMES: Final = 5
 """How many `resume` of a user may wait for their answers beyond the limit of unanswered requests."""
@@ -132,12 +136,16 @@ class Session:
             case Unwatch():
                 self._watched = self._watched.difference(asked.products) if asked.products else set()
                 return [StopWatching(asked.products)]
+            case Checkout() if not self.shopper.rules.knows(asked.payment.token):
+                return [frames.error(asked.id, "bad_field", "no such means of payment", field="payment.token")]
         key = asked.id if asked.CHANGES else self._read_key(asked.id)
         # Who comes back with as much unanswered as may be must be able to ask what became of it.
         spare = MAX_RESUMES if isinstance(asked, Resume) else 0
         if not self.shopper.admits(key, now, spare=spare):
             return [frames.error(asked.id, "too_many", f"{self.shopper.rules.unanswered} requests are unanswered")]
-        verb, data = _request(asked)
+        if not isinstance(asked, Resume) and not self.shopper.has_room(key, now):
+            return [frames.error(asked.id, "unavailable", OVERLOADED, retry_after=RETRY_AFTER)]
+        verb, data = _request(self.shopper.user_id, asked)
         if asked.CHANGES:
             self._await(asked.id)
         else:
@@ -249,9 +257,12 @@ class Session:
         return f"{self.id}\0{request_id}"
 
 
-def _request(asked: Client) -> tuple[str, dict[str, Any]]:
-    if isinstance(asked, Resume):
-        return "lookup", {"ids": list(dict.fromkeys(asked.unresolved))}
+def _request(user_id: str, asked: Client) -> tuple[str, dict[str, Any]]:
+    match asked:
+        case Resume():
+            return "lookup", {"ids": list(dict.fromkeys(asked.unresolved))}
+        case Checkout():
+            return "checkout", {"order_id": order_id(user_id, asked.id), **asked.command()}
     verb = "read" if asked.type == "cart" else asked.type
     return verb, {name: getattr(asked, name) for name in ("product", "quantity") if hasattr(asked, name)}
 
@@ -265,8 +276,11 @@ def _readable_id(fields: dict[str, Any]) -> str | None:
 
 def _fault(request_id: str, error: ValidationError) -> bytes:
     fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    field = str(fault["loc"][0])
-    if field == "quantity":
+    path = list(fault["loc"])
+    while isinstance(path[-1], int):  # one of a list: the list is what is wrong
+        path.pop()
+    field = ".".join(map(str, path))
+    if path[-1] == "quantity":
         return frames.error(request_id, "bad_quantity", first_fault(error), field=field)
     return frames.error(request_id, "bad_field", first_fault(error), field=field)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cart_service import messages as cart
 from inventory_service.messages import Printable, Quantity, QuantityOrNone
-from rest_api import frames, messages
+from rest_api import frames, server_frames
 from rest_api.changes import Change, perform, read
 from rest_api.edge import SECURED, Here, Known
 from rest_api.problems import Problem
@@ -50,7 +50,13 @@ class StillPending(BaseModel):
     status: str
 
 
-Outcome = messages.Held | messages.Refused | messages.Removed | messages.Expired
+Outcome = (
+    server_frames.Held
+    | server_frames.Refused
+    | server_frames.Removed
+    | server_frames.Expired
+    | server_frames.OrderFrame
+)
 Product = Annotated[Printable, Path()]
 Prefer = Annotated[str | None, Header(description="`wait=N`: answer with the outcome, within N seconds, at most 30")]
 Key = Annotated[str | None, Header(description="the same key and body: the same answer")]
@@ -60,7 +66,7 @@ _CHANGED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", response_model=messages.CartBody)
+@router.get("", response_model=server_frames.CartBody)
 async def show(edge: Here, known: Known, request: Request) -> Response:
     """The cart as it is."""
     answer = await read(edge.hub, known.user_id, "read", {}, seconds=READ_SECONDS)
@@ -77,7 +83,9 @@ async def show(edge: Here, known: Known, request: Request) -> Response:
 @router.post("/items", status_code=202, responses=_CHANGED, response_model=None)
 async def add(edge: Here, known: Known, wanted: Wanted, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
     """Hold more of a product; all or nothing."""
-    change = Change("add", {"product": wanted.product, "quantity": wanted.quantity}, "POST", "/v1/cart/items")
+    change = Change(
+        known.user_id, "add", {"product": wanted.product, "quantity": wanted.quantity}, "POST", "/v1/cart/items"
+    )
     return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
 
 
@@ -86,7 +94,9 @@ async def put(
     edge: Here, known: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
     """Make a line exactly this; 0 takes it away."""
-    change = Change("set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}")
+    change = Change(
+        known.user_id, "set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}"
+    )
     return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
 
 
@@ -95,14 +105,14 @@ async def remove(
     edge: Here, known: Known, product: Product, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
     """Take a product out of the cart; never refused."""
-    change = Change("remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
+    change = Change(known.user_id, "remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
     return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.delete("", status_code=202, responses=_CHANGED, response_model=None)
 async def clear(edge: Here, known: Known, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
     """Empty the cart; never refused."""
-    change = Change("clear", {}, "DELETE", "/v1/cart")
+    change = Change(known.user_id, "clear", {}, "DELETE", "/v1/cart")
     return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
 
 
@@ -111,9 +121,9 @@ async def outcome(edge: Here, known: Known, request_id: Annotated[Printable, Pat
     """What became of a change: its outcome frame, or `{"request_id","status":"pending"}`."""
     answer = await read(edge.hub, known.user_id, "lookup", {"ids": [request_id]}, seconds=READ_SECONDS)
     assert isinstance(answer, cart.Resumed)
-    if answer.outcomes:
-        stored = answer.outcomes[0]
-        return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
+    for stored in answer.outcomes:
+        if isinstance(stored.outcome, frames.Stored):
+            return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
     if request_id in answer.pending:
         return Response(orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json")
     raise Problem("not-found", "this cart knows no request with that id")

@@ -1,15 +1,14 @@
 """The catalogue over HTTP, from the edge's own read model: no token needed to read it."""
 
-import base64
 import re
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlencode
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from inventory_service.messages import Money, Printable
+from rest_api import cursors
 from rest_api.edge import SECURED, Here, Visitor
 from rest_api.gateway import RETRY_AFTER
 from rest_api.problems import Problem
@@ -66,13 +65,14 @@ async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
     filters = Filters(words, category, available_min, available_max, sort)
     cursor = None if after is None else _opened(after, sort)
     if words == ():  # nothing but punctuation: no product has such a word
-        return _page([], None, request)
+        return cursors.page([], None, request)
     try:
         found = await edge.store.products(filters, limit=limit + 1, after=cursor)
     except AWAY:
         raise Problem("unavailable", "the catalogue is away", retry_after=RETRY_AFTER) from None
     shown = found[:limit]
-    return _page(shown, _cursor(shown[-1], sort) if len(found) > limit else None, request)
+    more = _cursor(shown[-1], sort) if len(found) > limit else None
+    return cursors.page([body(product) for product in shown], more, request)
 
 
 @router.get("/{code}", response_model=ProductBody)
@@ -87,10 +87,11 @@ async def show_product(edge: Here, _: Visitor, request: Request, code: Annotated
     etag = f'"{found.version}.{found.stock_version}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
-    return Response(orjson.dumps(_body(found)), headers={"ETag": etag}, media_type="application/json")
+    return Response(orjson.dumps(body(found)), headers={"ETag": etag}, media_type="application/json")
 
 
-def _body(product: Shown) -> dict[str, Any]:
+def body(product: Shown) -> dict[str, Any]:
+    """A product as JSON has it."""
     return {
         "code": product.code,
         "name": product.name,
@@ -102,34 +103,14 @@ def _body(product: Shown) -> dict[str, Any]:
     }
 
 
-def _page(shown: list[Shown], after: str | None, request: Request) -> Response:
-    headers = {}
-    if after is not None:
-        query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
-        headers["Link"] = f'<{request.url.path}?{urlencode([*query, ("after", after)])}>; rel="next"'
-    body = orjson.dumps({"items": [_body(product) for product in shown], "after": after})
-    return Response(body, headers=headers, media_type="application/json")
-
-
 def _cursor(last: Shown, sort: Sort) -> str:
     """Where a page ended: the order, the value it is ordered by, and the code, which settles ties."""
-    value = getattr(last, _SORTED_BY[sort.removeprefix("-")])
-    return base64.urlsafe_b64encode(orjson.dumps([sort, value, last.code])).decode().rstrip("=")
+    return cursors.sealed(sort, getattr(last, _SORTED_BY[sort.removeprefix("-")]), last.code)
 
 
 def _opened(cursor: str, sort: Sort) -> tuple[str | int, str]:
-    try:
-        opened = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except (ValueError, TypeError):
-        raise Problem("bad-cursor") from None
     kind = str if _SORTED_BY[sort.removeprefix("-")] in {"code", "name"} else int
-    match opened:
-        case [str(order), value, str(code)] if order == sort and type(value) is kind and _storable(value, code):
+    match cursors.opened(cursor):
+        case [str(order), value, str(code)] if order == sort and isinstance(value, kind):
             return value, code
     raise Problem("bad-cursor")
-
-
-def _storable(value: str | int, code: str) -> bool:
-    """Whether Postgres can compare with these: no NUL in a text, eight bytes for a number."""
-    texts = [code, value] if isinstance(value, str) else [code]
-    return all("\0" not in text for text in texts) and (isinstance(value, str) or -(2**63) <= value < 2**63)

@@ -26,7 +26,7 @@ _READER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "sta
 
 def fault(edge: Edge) -> str | None:
     """Why the edge is not ready; None when it is."""
-    return edge.hub.fault or edge.projection.fault
+    return edge.hub.fault or edge.projection.fault or edge.order_projection.fault
 
 
 @router.get("/livez")

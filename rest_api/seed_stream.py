@@ -91,16 +91,14 @@ class SeedStream:
         data: dict[str, Any] = {"user_id": user_id, "product": product}
         if update.quantity > 0:
             data["quantity"] = update.quantity
-        answer = hub.wait(user_id, name)
-        try:
+        with hub.wait(user_id, name) as answer:
             if not await hub.publish(user_id, Publish(name, "add" if update.quantity > 0 else "remove", data)):
                 raise Problem("unavailable", "carts are away")
-            async with asyncio.timeout(ANSWER_SECONDS):
-                outcome = (await answer).message
-        except TimeoutError:
-            return 202, "accepted; there is no outcome yet"
-        finally:
-            hub.stop_waiting(user_id, name, answer)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    outcome = (await answer).message
+            except TimeoutError:
+                return 202, "accepted; there is no outcome yet"
         if isinstance(outcome, cart.Refused):
             return 409, outcome.reason
         return 200, "held" if isinstance(outcome, cart.Held) else "removed"

@@ -20,12 +20,23 @@ class EdgeSettings(Settings):
     ping_seconds: int = Field(default=PING_SECONDS, ge=1, le=60, description="between pings, and for each pong")
     guest_token_hours: int = Field(default=24 * 30, ge=1, le=24 * 365)
 
+    payment_tokens: str = Field(
+        default="tok_approve,tok_decline,tok_timeout,tok_late,tok_twice,tok_wrong_amount",
+        description="what a payment may be made with; empty: anything, the provider will know",
+    )
+    provider_patience_seconds: float = Field(
+        default=30, ge=0, description="the payment provider may be away this long before orders are refused for it"
+    )
+
     limits: Literal["on", "off"] = "on"
     limit_changes: int = Field(default=100, ge=1, description="changing requests or frames a minute and user")
     limit_others: int = Field(default=600, ge=1, description="other requests or frames a minute and user")
     limit_anonymous: int = Field(default=300, ge=1, description="requests without a user a minute and address")
     limit_unanswered: int = Field(default=64, ge=1, description="unanswered requests a user")
     limit_sockets: int = Field(default=5, ge=1, description="sockets a user")
+    limit_under_way: int = Field(
+        default=1024, ge=1, description="requests under way that an edge always has room for; else a second's worth"
+    )
     limit_address_sockets: int = Field(default=200, ge=1, description="sockets an address")
 
     @model_validator(mode="after")
@@ -44,6 +55,10 @@ class EdgeSettings(Settings):
         allowed = {origin.partition("://")[2].rsplit(":", 1)[0] for origin in _words(self.allowed_origins)}
         own = {"127.0.0.1", "localhost", "[::1]", self.http_host}
         return frozenset(own | allowed | set(_words(self.trusted_hosts)))
+
+    def tokens(self) -> frozenset[str] | None:
+        """The payment tokens that are known; None when the provider alone knows."""
+        return frozenset(_words(self.payment_tokens)) or None
 
     def proxies(self) -> tuple[str, ...]:
         """The proxies whose forwarding headers are believed."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cart_service import messages as cart
 from rest_api import frames
+from rest_api.admission import Admission
 from rest_api.limits import WINDOW, Allowance
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ FORGET_SECONDS: Final = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The limits of one user; None lifts a limit."""
+    """The limits of one user, and the payment tokens that are known; None lifts a limit, or knows any token."""
 
     changes: int | None = 100
     others: int | None = 600
     unanswered: int | None = 64
     sockets: int | None = 5
+    tokens: frozenset[str] | None = None
+
+    def knows(self, token: str) -> bool:
+        """Whether a token can stand for a means of payment here."""
+        return self.tokens is None or token in self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Shopper:
     """What the sockets and the REST requests of one user share: limits, what is unanswered, when the cart ends."""
 
     __slots__ = (
+        "_admission",
         "_told",
         "changes",
         "expires_at",
@@ -82,8 +89,9 @@ class Shopper:
         "version",
     )
 
-    def __init__(self, user_id: str, rules: Rules, now: float) -> None:
+    def __init__(self, user_id: str, rules: Rules, now: float, admission: Admission | None = None) -> None:
         self.user_id = user_id
+        self._admission = Admission(None) if admission is None else admission
         self.rules = rules
         self.sessions: dict[str, Session] = {}
         self.unanswered: dict[str, float] = {}
@@ -107,9 +115,17 @@ class Shopper:
         self.unanswered[request_id] = now
         return True
 
+    def has_room(self, request_id: str, now: float) -> bool:
+        """Let a request that is counted in; when the whole shop has too much to do, count it no more: False."""
+        if self._admission.admits(self.user_id, request_id, now):
+            return True
+        self.settle(request_id)
+        return False
+
     def settle(self, request_id: str) -> None:
         """The request has its answer."""
         self.unanswered.pop(request_id, None)
+        self._admission.settle(self.user_id, request_id)
 
     def forget(self, now: float) -> None:
         """Count no longer what nothing was heard of for a quarter of an hour."""

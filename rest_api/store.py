@@ -1,4 +1,7 @@
-"""The edge's own Postgres schema: the read model of the catalogue, and the claims of idempotency keys."""
+"""The edge's own Postgres schema: the read model of the catalogue, and the claims of idempotency keys.
+
+The read model of orders stands beside it, in `order_store.py`, over the same pool.
+"""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -99,7 +102,8 @@ class Store:
         """Close every connection."""
         await self._pool.close(timeout=2)
 
-    async def _rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+    async def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """What one statement gives, in a transaction of its own."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description else []
@@ -108,7 +112,7 @@ class Store:
 
     async def project(self, products: Sequence[Product], stock: Sequence[Stock], positions: Sequence[Position]) -> None:
         """Take in what two topics told, at most one record a product of each, and how far they have been read."""
-        async with self._transaction() as connection:
+        async with self.transaction() as connection:
             if products:
                 await connection.execute(_QUERIES["put_products"], _product_columns(products))
             if stock:
@@ -118,28 +122,31 @@ class Store:
                     "version": [level.version for level in stock],
                 }
                 await connection.execute(_QUERIES["put_stock"], columns)
-            topics, partitions, offsets = zip(*positions, strict=True)
-            columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}
-            await connection.execute(_QUERIES["put_positions"], columns)
+            await put_positions(connection, positions)
 
     async def resume(self, topics: Sequence[str]) -> tuple[list[Position], list[tuple[str, int, int]]]:
         """Where reading left off, and the stock of everything (code, available, version) as of just there."""
-        async with self._transaction(isolation="REPEATABLE READ") as connection:
+        async with self.transaction(isolation="REPEATABLE READ") as connection:
             positions = await (await connection.execute(_QUERIES["positions"], {"topics": list(topics)})).fetchall()
             levels = await (await connection.execute(_QUERIES["levels"])).fetchall()
         return [(row[0], row[1], row[2]) for row in positions], [(row[0], row[1], row[2]) for row in levels]
 
+    async def positions(self, topics: Sequence[str]) -> list[Position]:
+        """How far some topics have been read."""
+        rows = await self.rows(_QUERIES["positions"], {"topics": list(topics)})
+        return [(row[0], row[1], row[2]) for row in rows]
+
     async def forget_position(self, topic: str, partition: int) -> None:
         """The topic was made anew."""
-        await self._rows(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
+        await self.rows(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
 
     async def names(self, codes: Iterable[str]) -> dict[str, str]:
         """The names of those of some products that the catalogue knows."""
-        return dict(await self._rows(_QUERIES["names"], {"codes": list(codes)}))
+        return dict(await self.rows(_QUERIES["names"], {"codes": list(codes)}))
 
     async def product(self, code: str) -> Shown | None:
         """One product; None when there is none, or it is no longer for sale."""
-        rows = await self._rows(_QUERIES["product"], {"code": code})
+        rows = await self.rows(_QUERIES["product"], {"code": code})
         return Shown(*rows[0]) if rows else None
 
     async def products(self, filters: Filters, *, limit: int, after: tuple[str | int, str] | None) -> list[Shown]:
@@ -169,7 +176,7 @@ class Store:
             "code": code,
             "limit": limit,
         }
-        return [Shown(*row) for row in await self._rows(query, parameters)]
+        return [Shown(*row) for row in await self.rows(query, parameters)]
 
     # ---- idempotency keys -------------------------------------------------------------------------------------------
 
@@ -177,35 +184,43 @@ class Store:
         """Take an idempotency key; None when it is ours now, else what is known of who has it."""
         key = {"user_id": user_id, "id": request_id}
         while True:
-            if await self._rows(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
+            if await self.rows(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
                 return None
-            rows = await self._rows(_QUERIES["claimed"], key)
+            rows = await self.rows(_QUERIES["claimed"], key)
             if rows:
                 return Claimed(*rows[0])
 
     async def take_over(self, user_id: str, request_id: str, seconds: float) -> bool:
         """Take a claim that has had no answer for `seconds`; False when another was quicker."""
-        found = await self._rows(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
+        found = await self.rows(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
         return bool(found)
 
     async def release(self, user_id: str, request_id: str) -> None:
         """Leave a claim without an answer to whoever comes next."""
-        await self._rows(_QUERIES["release"], {"user_id": user_id, "id": request_id})
+        await self.rows(_QUERIES["release"], {"user_id": user_id, "id": request_id})
 
     async def answer(self, user_id: str, request_id: str, status: int, answer: bytes) -> None:
         """Keep what was answered."""
         parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": answer}
-        await self._rows(_QUERIES["answer"], parameters)
+        await self.rows(_QUERIES["answer"], parameters)
 
     async def trim_claims(self) -> None:
         """Forget the oldest of the claims that have been kept for two days."""
-        await self._rows(_QUERIES["trim_claims"])
+        await self.rows(_QUERIES["trim_claims"])
 
     @asynccontextmanager
-    async def _transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:
+    async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:
+        """A connection in a transaction, committed at the end."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
             yield connection
+
+
+async def put_positions(connection: AsyncConnection[Row], positions: Sequence[Position]) -> None:
+    """Store how far some topics have been read, in the transaction that stores what was read."""
+    topics, partitions, offsets = zip(*positions, strict=True)
+    columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}
+    await connection.execute(_QUERIES["put_positions"], columns)
 
 
 def _product_columns(products: Sequence[Product]) -> dict[str, list[Any]]:

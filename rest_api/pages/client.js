@@ -112,6 +112,7 @@ export class Client {
       case "refused": return this.#refused(frame.id, frame.reason, frame.available ?? null, now);
       case "expired": return this.#expired(frame, now);
       case "expiring": return this.#expiring(frame);
+      case "order": return this.#news.push(frame); // kept by the shop, not by us: it may be told twice
       case "stock": return this.shelf.note(frame);
       case "error": return this.#error(frame, now);
     }

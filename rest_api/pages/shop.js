@@ -5,6 +5,8 @@ import { Catalogue, named } from "./catalogue.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
 import { make, part, say } from "./dom.js";
+import { Orders } from "./orders.js";
+import { Together } from "./together.js";
 import { heard } from "./words.js";
 
 const TICK = 250;
@@ -15,7 +17,9 @@ const GRAVE = new Set(["refused", "expired", "expiring", "rate_limited", "strang
 const client = new Client(newId, restored());
 const connection = new Connection(client, changed);
 const basket = new Basket(client, asked);
+const orders = new Orders(client, newId, (text) => say(part("said"), text));
 const catalogue = new Catalogue(client.shelf, add, watch, changed);
+const together = new Together(client.shelf, add, changed);
 
 let rendering = null;
 let savedText = null;
@@ -49,6 +53,8 @@ function render() {
   const lines = client.lines();
   catalogue.render(lines);
   basket.render(lines);
+  orders.render(lines);
+  together.render(lines);
   basket.tick(performance.now());
   showLine();
 }
@@ -57,6 +63,7 @@ function tell(news) {
   const text = heard(news, news.product === undefined ? undefined : client.name(news.product));
   part(GRAVE.has(news.type) ? "warned" : "said").textContent = text; // also when it says the same again
   if (GRAVE.has(news.type) && news.product === undefined) notice(text, news.lines ?? []);
+  if (news.type === "order") orders.heard(news);
   if (news.type === "held" || news.type === "removed") say(part("notice"), "");
 }
 
@@ -76,7 +83,10 @@ function showLine() {
     waiting: "Out of reach. Your cart stays as it was.",
     stopped: "The shop has hung up.",
   };
-  if (state === "open" && part("line").dataset.state !== "open") catalogue.retry();
+  if (state === "open" && part("line").dataset.state !== "open") {
+    catalogue.retry();
+    orders.read();
+  }
   part("line").dataset.state = state;
   say(part("line-says"), says[state]);
   const seconds = state === "waiting" ? Math.max(1, Math.ceil((retryAt - performance.now()) / 1000)) : 0;

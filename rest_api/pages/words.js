@@ -55,6 +55,7 @@ export function heard(news, name) {
     case "expired": return "The time ran out, and your cart went back on the shelf.";
     case "expiring": return "Two minutes are left. Adding anything gives you more time.";
     case "rate_limited": return "That was a little fast. What you asked is being sent again.";
+    case "order": return `Your order: ${progress(news)}.`.replace("..", ".");
     case "stranger": return "You have a new cart: the old session has ended.";
     default: return "";
   }
@@ -68,4 +69,59 @@ export function summary(lines) {
   const count = lines.reduce((sum, line) => sum + line.held, 0);
   if (!count) return "Your cart is empty";
   return `Your cart: ${count} ${count === 1 ? "piece" : "pieces"}`;
+}
+
+const PROGRESS = {
+  placed: "Being looked at",
+  committed: "Held for you; waiting for the payment",
+  paid: "Paid",
+  confirmed: "Being packed",
+  shipped: "On its way",
+  delivered: "Delivered",
+};
+
+/** Where an order has come to. */
+export function progress({ status, reason, refunded }) {
+  if (status !== "cancelled") return PROGRESS[status] ?? status;
+  const back = refunded?.amount ? ` ${money(refunded)} went back to you.` : "";
+  switch (reason) {
+    case "cancelled": return `Cancelled, as you asked.${back}`;
+    case "declined": return "The payment was declined. What was held is in your cart again, as far as it could be.";
+    case "payment_unavailable": return `The payment did not come about. What was held is in your cart again.${back}`;
+    case "delivery_failed": return `It could not be delivered.${back}`;
+    case "wrong_amount": return `The payment was not for the right sum.${back}`;
+    default: return `Cancelled: ${(reason ?? "failed").replaceAll("_", " ")}.${back}`;
+  }
+}
+
+/** Why an order was not taken; `answer` is the shop's, or null when nobody answered. */
+export function refusedOrder(answer) {
+  switch (slug(answer)) {
+    case "cart-changed": return "Your cart has changed meanwhile. Look at it once more, then try again.";
+    case "cart-empty": return "There is nothing in your cart.";
+    case "cart-expired": return "The time ran out, and your cart went back on the shelf.";
+    case "total-changed": return "The total has changed meanwhile. Look at it once more, then try again.";
+    case "payment-unavailable": return "Payments are out of reach just now. Your cart stays yours; try again in a moment.";
+    case "unknown-payment-token": return "We do not know that way of paying.";
+    case "invalid": return `Please look at this again: ${fields(answer)}.`;
+    default: return declined(answer);
+  }
+}
+
+/** Why something did not come about. */
+export function declined(answer) {
+  switch (slug(answer)) {
+    case "order-not-cancellable": return "It is on its way already, so it can no longer be cancelled.";
+    case "rate-limited": return "That was a little fast. One moment, please.";
+    default: return "The shop did not answer. Nothing is lost: try again in a moment.";
+  }
+}
+
+function slug(answer) {
+  return answer?.body?.type?.replace("/problems/", "");
+}
+
+function fields({ body }) {
+  const names = { line1: "street", line2: "second line", postal_code: "postcode", email: "e-mail", token: "payment" };
+  return body.errors.map(({ pointer }) => pointer.split("/").pop()).map((name) => names[name] ?? name).join(", ");
 }

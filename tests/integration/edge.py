@@ -26,13 +26,17 @@ from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from inventory_service.messages import PRODUCTS, STOCK
+from inventory_service import messages as inventory
+from order_service import messages as orders
+from order_service.payment import messages as payments
+from rest_api.__main__ import TOPICS
 from rest_api.gateway import partitions
+from tests.integration.order_desk import PRICE, SCARCE, OrderDesk, Told
 from tests.servers import Servers
 
-TOPICS = (cart.REQUESTS, cart.RESPONSES, PRODUCTS, STOCK)
-SCARCE, SILENT, BRIEF = "SCARCE", "SILENT", "BRIEF"
-"""Products of which the stand-in has none, of which it never says anything, and which a cart keeps for 90 seconds."""
+READ = (cart.REQUESTS, inventory.REQUESTS, orders.REQUESTS, payments.REQUESTS)
+SILENT, BRIEF = "SILENT", "BRIEF"
+"""Products of which the stand-in never says anything, and which a cart keeps for 90 seconds; of SCARCE it has none."""
 
 
 class Carts:
@@ -46,6 +50,9 @@ class Carts:
         self._versions: defaultdict[str, int] = defaultdict(int)
         self._log: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._open: dict[str, dict[str, str]] = defaultdict(dict)
+        self.desk = OrderDesk()
+        self.asked: list[Envelope] = []
+        """What came on other topics than the carts'."""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
@@ -74,16 +81,24 @@ class Carts:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
         await self._producer.start()
         await consumer.start()
-        consumer.assign(partitions(self.settings.topic(cart.REQUESTS), cart.REQUESTS))
+        consumer.assign([each for topic in READ for each in partitions(self.settings.topic(topic), topic)])
         self._ready.set()
         try:
             async for record in consumer:
                 event = Envelope.decode(record.key, record.value)
+                if record.topic != self.settings.topic(cart.REQUESTS):
+                    self.asked.append(event)
+                    for told in self.desk.answers(event):
+                        await self._tell(event, told)
+                    continue
                 cart.REQUEST_VOCABULARY.parse(event)
                 self.requests.append(event)
                 if not self.silent.is_set():
                     for kind, data in self._answers(event):
                         await self._reply(event, kind, data)
+                        if kind == "order" and not data.get("replayed"):
+                            for told in self.desk.placed(event, self._log[event.subject, data["id"]][1]):
+                                await self._tell(event, told)
         except asyncio.CancelledError:
             pass
         finally:
@@ -103,11 +118,25 @@ class Carts:
         )
         await self._send(cart.RESPONSES, event)
 
+    async def _tell(self, request: Envelope, told: Told) -> None:
+        event = Envelope(
+            id=f"{told.key}/{request.requestid}/{told.kind}",
+            source=told.source,
+            type=told.kind,
+            subject=told.key,
+            time=NOW(),
+            requestid=request.requestid,
+            data=told.data,
+        )
+        await self._send(told.topic, event)
+
     def _answers(self, event: Envelope) -> Iterator[tuple[str, dict[str, Any]]]:
         user, name, verb = event.subject, event.requestid or "", event.type.rpartition(".")[2]
         asked = {key: value for key, value in event.data.items() if key not in {"user_id", "session"}}
         session = {"session": event.data.get("session")}
         match verb:
+            case "checkout":
+                yield from self._checkout(user, name, asked)
             case "read":
                 yield "snapshot", {"id": name, **session, "cart": self._view(user)}
             case "check":
@@ -121,6 +150,49 @@ class Carts:
                 yield "resumed", {"id": name, **session, "cart": self._view(user), **answer}
             case _:
                 yield from self._change(user, name, verb, asked)
+
+    def _checkout(self, user: str, name: str, asked: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        if any(item["product"] == SILENT for item in asked.get("items", ())):
+            self._open[user][name] = "checkout"
+            return
+        replayed = (user, name) in self._log
+        if not replayed:
+            self._log[user, name] = {}, self._commit(user, asked)
+        outcome = self._log[user, name][1]
+        again = {"replayed": True} if replayed else {}
+        if outcome["type"] == "refused":
+            yield "refused", {"id": name, **outcome, **again}
+            return
+        order = {"order_id": outcome["order_id"], "status": "committed", "order_version": 2}
+        yield "order", {"id": name, **order, **again}
+        yield "snapshot", {"cart": self._view(user)}
+
+    def _commit(self, user: str, asked: dict[str, Any]) -> dict[str, Any]:
+        lines = {item["product"]: item["quantity"] for item in asked.get("items", ())} or self._lines[user]
+        amount = sum(lines.values()) * PRICE["amount"]
+        expected = asked.get("expect", {}).get("total", {}).get("amount", amount)
+        refusals = {
+            "cart_changed": "items" not in asked and asked.get("version") != self._versions[user],
+            "cart_empty": not lines,
+            "total_changed": expected != amount,
+            "out_of_stock": SCARCE in lines,
+        }
+        refused = {"type": "refused", "order_id": asked["order_id"]}
+        for reason, is_so in refusals.items():
+            if is_so:
+                return {**refused, "reason": reason}
+        taken = [{"product": code, "quantity": count, "price": PRICE} for code, count in lines.items()]
+        if "items" not in asked:
+            self._versions[user] += 1
+            lines.clear()
+        return {
+            "type": "committed",
+            "order_id": asked["order_id"],
+            "purpose": "order",
+            "lines": taken,
+            "total": {**PRICE, "amount": amount},
+            "version": self._versions[user],
+        }
 
     def _change(self, user: str, name: str, verb: str, asked: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         command = {"verb": verb, **asked}
@@ -161,12 +233,11 @@ class Carts:
 
     def _view(self, user: str) -> dict[str, Any]:
         lines = self._lines[user]
-        price = {"amount": 295, "currency": "GBP"}
         waiting = [{"id": name, "type": verb, "since": END} for name, verb in self._open[user].items()]
         return {
             "version": self._versions[user],
             "expires_at": _end(lines) if lines else None,
-            "lines": [{"product": code, "quantity": count, "price": price} for code, count in lines.items()],
+            "lines": [{"product": code, "quantity": count, "price": PRICE} for code, count in lines.items()],
             "pending": waiting,
         }
 

@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from infrastructure.settings import Settings
 from rest_api.gateway import Gateway
-from rest_api.hub import envelope
+from rest_api.outbound import cart_request
 from rest_api.shopper import Publish
 from tests.integration.edge import Running, running_edge
 from tests.servers import start_local
@@ -205,7 +205,7 @@ async def test_a_broker_that_is_killed_in_a_stream_of_adds_loses_none_and_double
     adders = [Adder(edge, edge.guest()["token"]) for _ in range(4)]
     lives = [asyncio.create_task(adder.live(stop)) for adder in adders]
     with edge.client(edge.guest()["token"]) as client:
-        await asyncio.sleep(0.7)
+        await asyncio.to_thread(_until, lambda: all(adder.pending for adder in adders))
         broker.kill()
         await asyncio.to_thread(_until, lambda: client.get("/readyz").status_code == 503)
         for adder in adders:
@@ -303,7 +303,7 @@ async def test_a_producer_that_has_died_is_replaced(own: tuple[Running, Broker])
 
     async def publish() -> bool:
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        event = envelope("gw", Publish(secrets.token_hex(4), "remove", {"user_id": "gw", "product": "P"}))
+        event = cart_request("gw", Publish(secrets.token_hex(4), "remove", {"user_id": "gw", "product": "P"}))
         await gateway.publish(event, sent.set_result)
         return await sent
 

@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 from infrastructure.ids import derived
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
-from tests.integration.edge import SCARCE, SILENT, Running, running_edge
+from tests.integration.edge import SILENT, Running, running_edge
+from tests.integration.order_desk import SCARCE
 from tests.servers import Servers
 
 

@@ -59,6 +59,7 @@ def production(servers: Servers) -> Iterator[tuple[Running, str]]:
         "HOLDFAST_PROFILE": "production",
         "HOLDFAST_SECRET": NEW,
         "HOLDFAST_SECRET_PREVIOUS": OLD,
+        "HOLDFAST_WEBHOOK_SECRET": "the key of the payment provider's webhooks",
         "HOLDFAST_HEALTH_PORT": str(port),
         "HOLDFAST_LIMIT_ADDRESS_SOCKETS": "3",
         "HOLDFAST_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",

@@ -20,8 +20,9 @@ from websockets.frames import Frame, Opcode
 from cart_service.messages import RESPONSES
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
-from rest_api.messages import Server
-from tests.integration.edge import SCARCE, SILENT, Running, frame, running_edge
+from rest_api.server_frames import Server
+from tests.integration.edge import SILENT, Running, frame, running_edge
+from tests.integration.order_desk import SCARCE
 from tests.servers import Servers
 
 SERVER = TypeAdapter[Any](Server)

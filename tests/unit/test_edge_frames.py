@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft7Validator
 
 from cart_service import messages as cart
-from inventory_service.messages import BadField, GivenUp, Line, Money
-from rest_api import frames, messages
+from inventory_service.messages import BadField, Committed, GivenUp, Line, Money
+from rest_api import frames, messages, server_frames
 from rest_api.asyncapi import document
 
 AT = datetime(2026, 11, 21, 3, 40, 1, 870_000, tzinfo=UTC)
@@ -41,7 +41,7 @@ def test_a_cart_has_names_a_total_and_what_is_pending() -> None:
     }
     frame = orjson.loads(frames.cart_frame(body, "c1"))
     assert (frame["type"], frame["id"]) == ("cart", "c1")
-    messages.CartFrame.model_validate_json(frames.cart_frame(body))
+    server_frames.CartFrame.model_validate_json(frames.cart_frame(body))
 
 
 def test_an_empty_cart_is_worth_nothing_of_the_shops_currency() -> None:
@@ -90,9 +90,27 @@ def test_an_outcome_as_a_frame(message: frames.Outcome, frame: dict[str, Any]) -
     assert orjson.loads(frames.outcome(message)) == frame
 
 
+ORDER = {"type": "order", "id": "a", "order_id": "o", "status": "committed", "order_version": 2}
+
+
+def test_an_order_as_a_frame_and_as_the_log_tells_it_again() -> None:
+    moved = cart.Order(user_id="u", id="a", order_id="o", status="cancelled", order_version=7, reason="declined")
+    changed = {"status": "cancelled", "order_version": 7, "reason": "declined"}
+    assert orjson.loads(frames.outcome(moved)) == {**ORDER, **changed}
+    stored = Committed(order_id="o", purpose="order", lines=(), total=GBP, version=4)
+    assert orjson.loads(frames.outcome(stored, "a", replayed=True)) == {**ORDER, "replayed": True}
+
+
+def test_a_pending_checkout_shows_nothing_of_how_it_is_asked() -> None:
+    commit = cart.PendingCommit(order_id="o", version=3)
+    pending = cart.PendingRequest(id="a", type="checkout", since=AT, commit=commit)
+    body = frames.cart_body("u1", cart.CartView(version=0, pending=(pending,)), {}, "EUR")
+    assert body["pending"] == [{"id": "a", "type": "checkout", "since": STAMP}]
+
+
 def test_what_stays_an_error_is_told_again_as_one() -> None:
     told = frames.outcome(BadField(field="time"), "a", replayed=True)
-    frame = messages.Error.model_validate_json(told)
+    frame = server_frames.Error.model_validate_json(told)
     assert (frame.id, frame.code, frame.field) == ("a", "bad_field", "time")
 
 
@@ -127,8 +145,8 @@ def test_every_reference_of_the_description_leads_somewhere() -> None:
 
 def test_every_frame_is_described() -> None:
     told = document("127.0.0.1:8080")["channels"]["stream"]["messages"]
-    assert len(told) == len(get_args(messages.Client)) + len(get_args(messages.Server))
-    assert {"client.add", "client.resume", "server.welcome", "server.held", "server.error"} <= told.keys()
+    assert len(told) == len(get_args(messages.Client)) + len(get_args(server_frames.Server))
+    assert {"client.add", "client.checkout", "server.welcome", "server.order", "server.error"} <= told.keys()
 
 
 def _references(place: object) -> Any:

@@ -12,8 +12,10 @@ from cart_service import messages as cart
 from inventory_service.messages import Line, Money, Stored
 from inventory_service.messages import Refused as StoredRefused
 from rest_api import frames
-from rest_api.messages import MAX_WATCHED, Server
+from rest_api.admission import Admission
+from rest_api.messages import MAX_WATCHED
 from rest_api.model import MAX_AWAITED, MAX_RESUMES, Session
+from rest_api.server_frames import Server
 from rest_api.shopper import Close, Effect, Publish, Rules, Shopper, StartWatching, StopWatching
 
 NOW = 1_795_000_000.0
@@ -22,7 +24,7 @@ USER = "u1"
 NO_QUANTITIES: tuple[Any, ...] = (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
 
 
-def a_shopper(**rules: int | None) -> Shopper:
+def a_shopper(**rules: Any) -> Shopper:
     return Shopper(USER, Rules(**rules), NOW)
 
 
@@ -270,6 +272,7 @@ def test_resume_settles_what_it_tells() -> None:
     session.resolved(message)
     assert session.acknowledged("a1") == []
     assert "a1" not in session.shopper.unanswered
+    assert isinstance(stored.outcome, StoredRefused)
     shown = told([frames.outcome(stored.outcome, stored.id, replayed=True), frames.resumed(message)])
     assert shown == [
         {"type": "refused", "id": "a1", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True},
@@ -514,3 +517,21 @@ def test_who_is_long_gone_may_be_forgotten() -> None:
     shopper.admits("a", NOW)
     assert not shopper.idle(NOW + 121)
     assert shopper.idle(NOW + 901), "an answer that never came holds nobody for ever"
+
+
+# ---- when the whole shop has too much to do -------------------------------------------------------------------------
+
+
+def test_beyond_what_the_shop_can_do_nothing_is_done_and_said_so_at_once() -> None:
+    admission = Admission(2)
+    shoppers = [Shopper(f"u{number}", Rules(), NOW, admission) for number in range(3)]
+    sessions = [a_session(shopper, f"s{number}") for number, shopper in enumerate(shoppers)]
+    assert all(isinstance(add(session)[0], Publish) for session in sessions[:2])
+    refused = error(add(sessions[2]))
+    assert (refused["code"], refused["id"], refused["retry_after"]) == ("unavailable", "a1", 1)
+    assert shoppers[2].unanswered == {}, "it does not count against its shopper"
+    assert isinstance(add(sessions[0])[0], Publish), "what is under way may be sent again"
+    assert isinstance(send(sessions[2], id="r", type="resume", version=0)[0], Publish), "who was cut off may come back"
+    outcome(sessions[0], held())
+    shoppers[0].settle("a1")
+    assert isinstance(add(sessions[2])[0], Publish), "there is room again"

@@ -1,0 +1,29 @@
+-- name: put_notice
+-- One that had failed may be sent later, never the other way round.
+INSERT INTO notice (notice_id, user_id, channel, template, cause, title, body, status, accepted_at, settled_at)
+VALUES (%(notice_id)s, %(user_id)s, %(channel)s, %(template)s, %(cause)s, %(title)s, %(body)s, %(status)s,
+        %(accepted_at)s, %(settled_at)s)
+ON CONFLICT (notice_id) DO UPDATE SET status = excluded.status, settled_at = excluded.settled_at
+ WHERE notice.settled_at < excluded.settled_at;
+
+-- name: put_preference
+INSERT INTO notice_preference AS p (user_id, email, sms, push, since)
+VALUES (%(user_id)s, %(email)s, %(sms)s, %(push)s, %(since)s)
+ON CONFLICT (user_id) DO UPDATE
+   SET email = excluded.email, sms = excluded.sms, push = excluded.push, since = excluded.since
+ WHERE p.since < excluded.since;
+
+-- name: forget
+DELETE FROM notice WHERE user_id = %(user_id)s AND accepted_at <= %(at)s;
+
+-- name: preference
+SELECT email, sms, push FROM notice_preference WHERE user_id = %(user_id)s;
+
+-- name: notices
+-- One page of what a user was told, the newest first.
+SELECT notice_id, channel, template, cause, title, body, status, accepted_at, settled_at
+  FROM notice
+ WHERE user_id = %(user_id)s
+   AND (%(at)s::timestamptz IS NULL OR (accepted_at, notice_id) < (%(at)s::timestamptz, %(notice_id)s::text))
+ ORDER BY accepted_at DESC, notice_id DESC
+ LIMIT %(limit)s;

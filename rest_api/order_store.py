@@ -1,0 +1,158 @@
+"""The read model of orders in the edge's schema: what the topics told, and an order's row folded from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from psycopg import AsyncConnection
+from pydantic import TypeAdapter
+
+from infrastructure.postgres import load_queries
+from inventory_service.messages import Line, Money
+from order_service import messages as orders
+from rest_api.order_view import OrderView, fold
+from rest_api.store import HERE, Position, Row, Store, put_positions
+
+_QUERIES: Final = load_queries(HERE / "order_queries.sql")
+_LINES: Final = TypeAdapter(tuple[Line, ...])
+Cursor = tuple[datetime, str]
+"""Where a page ended: the time and the id of its last entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldOfOrder:
+    """A record of `orders.events`; `data` is JSON."""
+
+    event: orders.Event
+    at: datetime
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A record of payments or deliveries about an order; `data` is JSON."""
+
+    order_id: str
+    kind: str
+    event_id: str
+    type: str
+    at: datetime
+    data: str
+
+
+class OrderStore:
+    """Orders and what was told of them, over the pool of the edge's store. Raises `store.AWAY` when it is away."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    async def begin(self, order_id: str, user_id: str, at: datetime) -> None:
+        """An order was asked for: it can be read from now on, as placed, until its events tell more."""
+        await self._store.rows(_QUERIES["begin"], {"order_id": [order_id], "user_id": [user_id], "at": [at]})
+
+    async def project(
+        self, told: Sequence[ToldOfOrder], steps: Sequence[Step], positions: Sequence[Position]
+    ) -> list[OrderView]:
+        """Take in what was told, and how far the topics have been read: the orders that it was about, as they are."""
+        async with self._store.transaction() as connection:
+            if steps:
+                await connection.execute(_QUERIES["put_steps"], _step_columns(steps))
+            views = await self._fold(connection, told) if told else []
+            await put_positions(connection, positions)
+        return views
+
+    async def _fold(self, connection: AsyncConnection[Row], told: Sequence[ToldOfOrder]) -> list[OrderView]:
+        await connection.execute(_QUERIES["put_events"], _event_columns(told))
+        first = {each.event.order_id: each for each in reversed(told)}
+        begun = {
+            "order_id": list(first),
+            "user_id": [each.event.user_id for each in first.values()],
+            "at": [each.at for each in first.values()],
+        }
+        await connection.execute(_QUERIES["begin"], begun)
+        await connection.execute(_QUERIES["lock"], {"ids": list(first)})
+        rows = await (await connection.execute(_QUERIES["all_events"], {"ids": list(first)})).fetchall()
+        streams: dict[str, list[tuple[orders.Event, datetime]]] = {}
+        for order_id, kind, at, data in rows:
+            event = orders.EVENT_VOCABULARY.types[kind].model_validate_json(data)
+            streams.setdefault(order_id, []).append((event, at))
+        views = [view for stream in streams.values() if (view := fold(stream)) is not None]
+        await connection.execute(_QUERIES["put_orders"], _order_columns(views))
+        return views
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    async def order(self, order_id: str) -> OrderView | None:
+        """One order; None when nothing is known of it."""
+        rows = await self._store.rows(_QUERIES["order"], {"order_id": order_id})
+        return _view(rows[0]) if rows else None
+
+    async def orders(self, user_id: str | None, *, limit: int, after: Cursor | None) -> list[OrderView]:
+        """The first `limit` orders after `after`, the newest first: a user's, or everybody's."""
+        conditions = {
+            "AND user_id = %(user_id)s": user_id is not None,
+            "AND (created_at, order_id) < (%(at)s, %(order_id)s)": after is not None,
+        }
+        query = _QUERIES["orders"].format(conditions=" ".join(text for text, wanted in conditions.items() if wanted))
+        at, order_id = after or (None, None)
+        rows = await self._store.rows(query, {"user_id": user_id, "at": at, "order_id": order_id, "limit": limit})
+        return [_view(row) for row in rows]
+
+    async def events(self, order_id: str, *, limit: int, after: int) -> list[Row]:
+        """An order's events above a version, as (version, type, time, data)."""
+        return await self._store.rows(_QUERIES["events"], {"order_id": order_id, "after": after, "limit": limit})
+
+    async def steps(self, order_id: str, kind: str, *, limit: int, after: Cursor) -> list[Row]:
+        """What payments or deliveries told of an order, as (event id, type, time, data), the oldest first."""
+        at, event_id = after
+        parameters = {"order_id": order_id, "kind": kind, "at": at, "event_id": event_id, "limit": limit}
+        return await self._store.rows(_QUERIES["steps"], parameters)
+
+
+def _view(row: Row) -> OrderView:
+    order_id, user_id, version, status, reason, lines, total, refunded, created_at, updated_at = row
+    return OrderView(
+        order_id,
+        user_id,
+        version,
+        status,
+        reason,
+        _LINES.validate_python(tuple(lines)),
+        None if total is None else Money.model_validate(total),
+        None if refunded is None else Money.model_validate(refunded),
+        created_at,
+        updated_at,
+    )
+
+
+def _event_columns(told: Sequence[ToldOfOrder]) -> dict[str, list[Any]]:
+    return {
+        "order_id": [each.event.order_id for each in told],
+        "version": [each.event.version for each in told],
+        "type": [each.event.TYPE for each in told],
+        "at": [each.at for each in told],
+        "data": [each.data for each in told],
+    }
+
+
+def _step_columns(steps: Sequence[Step]) -> dict[str, list[Any]]:
+    names = ("order_id", "kind", "event_id", "type", "at", "data")
+    return {name: [getattr(step, name) for step in steps] for name in names}
+
+
+def _order_columns(views: Sequence[OrderView]) -> dict[str, list[Any]]:
+    plain = ("order_id", "user_id", "version", "status", "reason", "created_at", "updated_at")
+    return {
+        **{name: [getattr(view, name) for view in views] for name in plain},
+        "lines": [orjson.dumps([line.model_dump() for line in view.lines]).decode() for view in views],
+        "total": [_json(view.total) for view in views],
+        "refunded": [_json(view.refunded) for view in views],
+    }
+
+
+def _json(money: Money | None) -> str | None:
+    return None if money is None else money.model_dump_json()

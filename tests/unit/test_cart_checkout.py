@@ -1,0 +1,280 @@
+"""A checkout as the cart sees it: what it keeps, asks and tells, and that its audit follows."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cart_service import audit as of_carts
+from cart_service import messages as cart
+from cart_service import model
+from cart_service.agents import CartAgents
+from cart_service.store import Carts
+from infrastructure.audit_topics import Window
+from infrastructure.envelope import Envelope
+from infrastructure.guard import Received
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from order_service import messages as orders
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+GBP = inventory.Money(amount=255, currency="GBP")
+LINE = inventory.Line(product="TEAPOT", quantity=2, price=GBP)
+TOTAL = inventory.Money(amount=510, currency="GBP")
+ITEMS = (inventory.Item(product="TEAPOT", quantity=2),)
+SOLD_OUT = inventory.Refused(reason="out_of_stock", order_id="o1")
+
+
+def checkout(**more: Any) -> cart.Checkout:
+    return cart.Checkout(
+        user_id="ann",
+        order_id="o1",
+        address=orders.Address(name="Ann", line1="1 High Street", city="York", postal_code="YO1", country="GB"),
+        contact=orders.Contact(email="ann@example.org"),
+        payment=orders.Payment(token="tok_approve"),
+        **(more or {"version": 3}),
+    )
+
+
+CHECKOUTS = [
+    checkout(),
+    checkout(version=3, expect=orders.Expect(total=TOTAL)),
+    checkout(items=ITEMS, expect=orders.Expect(total=TOTAL)),
+]
+
+
+def committed(version: int = 4, purpose: inventory.Purpose = "order") -> inventory.Committed:
+    return inventory.Committed(order_id="o1", purpose=purpose, lines=(LINE,), total=TOTAL, version=version)
+
+
+def decided(outcome: inventory.Outcome, revision: int = 4, **more: Any) -> inventory.Decided:
+    return inventory.Decided(user_id="ann", outcome=outcome, cart=inventory.Cart(revision=revision), **more)
+
+
+def told(outcome: inventory.Outcome, request_id: str = "r1", **more: Any) -> cart.Response | None:
+    return model.told(model.Cart(), request_id, decided(outcome, **more))
+
+
+# ---- what is kept and asked -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", CHECKOUTS)
+def test_the_same_is_asked_again_and_nothing_personal_is_kept(wanted: cart.Checkout) -> None:
+    state = model.noted(model.Cart(), "r1", wanted, accepted=NOW)
+    kept = state.model_dump_json()
+    (pending,) = model.Cart.model_validate_json(kept).pending
+    assert model.asked_again("ann", pending) == model.asked(wanted)
+    for personal in ("High Street", "example.org", "York", "tok_approve"):
+        assert personal not in kept
+
+
+def test_the_order_is_told_all_and_inventory_what_it_needs() -> None:
+    wanted = CHECKOUTS[1]
+    place = model.placed(wanted)
+    assert {name: getattr(place, name) for name in orders.Place.model_fields} == {
+        name: getattr(wanted, name) for name in orders.Place.model_fields
+    }
+    assert model.asked(wanted) == inventory.Commit(user_id="ann", order_id="o1", version=3, expect=TOTAL)
+
+
+def test_how_it_is_asked_for_is_nobody_elses_affair() -> None:
+    state = model.noted(model.Cart(), "r1", checkout(items=ITEMS), accepted=NOW)
+    (pending,) = model.view(state).pending
+    assert (pending.id, pending.type, pending.commit) == ("r1", "checkout", None)
+
+
+# ---- what is told ---------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_is_an_order_and_a_refusal_a_refusal() -> None:
+    assert told(committed(), replayed=True) == cart.Order(
+        user_id="ann", id="r1", order_id="o1", status="committed", order_version=2, replayed=True
+    )
+    assert told(SOLD_OUT) == cart.Refused(user_id="ann", id="r1", reason="out_of_stock")
+
+
+RESERVED: list[tuple[inventory.Outcome, str | None]] = [
+    (committed(purpose="reservation"), "PENDING"),
+    (inventory.Sold(order_id="o1"), "COMMITTED"),
+    (inventory.Released(order_id="o1", version=4), "CANCELLED"),
+    (inventory.Restocked(order_id="o1"), "CANCELLED"),
+    (inventory.Reservation(order_id="o1", state="PENDING", lines=(LINE,)), "PENDING"),
+    (inventory.Reservation(order_id="o1", state=None), None),
+]
+
+
+@pytest.mark.parametrize(("outcome", "state"), RESERVED)
+def test_a_service_is_told_of_its_reservation(outcome: inventory.Outcome, state: str | None) -> None:
+    found = told(outcome, session="s")
+    assert isinstance(found, cart.Reservation)
+    assert (found.reservation_id, found.state, found.session) == ("o1", state, "s")
+    assert not model.moved(model.Cart(revision=4), "r1", decided(outcome)), "the cart is as it was"
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome, _ in RESERVED[1:]])
+def test_of_an_orders_own_steps_nobody_is_told(outcome: inventory.Outcome) -> None:
+    assert told(outcome, "o1/sell") is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "request_id"), [(committed(), "r1"), (inventory.Released(order_id="o1", version=4), "o1/release")]
+)
+def test_a_cart_that_an_order_took_or_gave_back_is_told_whole(outcome: inventory.Outcome, request_id: str) -> None:
+    before = model.Cart(revision=3, lines=(LINE,))
+    for replayed in (False, True):  # whoever decided first may have died before anybody heard of it
+        news = decided(outcome, replayed=replayed)
+        after = model.taken(before, request_id, news)
+        assert model.moved(after, request_id, news)
+        assert model.moved(model.taken(after, request_id, news), request_id, news), "told again"
+    later = model.Cart(revision=5)
+    assert not model.moved(model.taken(later, request_id, news), request_id, news), "who missed it asks for the cart"
+
+
+@given(st.permutations([committed(4), inventory.Released(order_id="o1", version=5), inventory.Removed(version=6)]))
+def test_in_whatever_order_they_come_the_last_cart_stays(outcomes: list[inventory.Outcome]) -> None:
+    state = model.noted(model.Cart(revision=3, lines=(LINE,)), "r1", checkout(), accepted=NOW)
+    ids = {"committed": "r1", "released": "o1/release", "removed": "r2"}
+    for outcome in outcomes:
+        revision = getattr(outcome, "version", 0)
+        state = model.taken(state, ids[outcome.type], decided(outcome, revision))
+    assert (state.revision, state.pending) == (6, ())
+
+
+# ---- the shell ------------------------------------------------------------------------------------------------------
+
+
+class Dictionary:
+    """A table that is a dictionary."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.kept.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.kept[key] = value
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        return list(self.kept.items())
+
+
+class Shop:
+    """The agents, and what they sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Envelope]] = []
+        self.now = NOW
+        self.agents = CartAgents(Carts(Dictionary()), self.publish, lambda: "g1", lambda: self.now)
+
+    async def publish(self, topic: Topic, events: Any) -> None:
+        self.sent += [(topic.name, event) for event in events]
+
+    async def request(self, message: cart.Checkout) -> Envelope:
+        event = Envelope(
+            id="e",
+            source="/edge",
+            type=message.TYPE,
+            subject="ann",
+            time=NOW,
+            requestid="r1",
+            data=message.model_dump(),
+        )
+        await self.agents.on_requests([Received(event, message, 0, 0)])
+        return event
+
+    def take(self) -> list[tuple[str, Envelope]]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id() -> None:
+    shop = Shop()
+    await shop.request(checkout())
+    (place, commit) = shop.take()
+    assert (place[0], place[1].subject, place[1].source) == (orders.REQUESTS.name, "o1", "/cart")
+    assert (commit[0], commit[1].subject) == (inventory.REQUESTS.name, "ann")
+    assert place[1].requestid == commit[1].requestid == "r1"
+    orders.REQUEST_VOCABULARY.parse(Envelope.decode(place[1].key, place[1].encode()))
+    inventory.REQUEST_VOCABULARY.parse(Envelope.decode(commit[1].key, commit[1].encode()))
+
+
+async def test_only_inventory_is_asked_again() -> None:
+    shop = Shop()
+    await shop.request(checkout(items=ITEMS))
+    first = shop.take()[1][1]
+    shop.now += timedelta(seconds=6)
+    await shop.agents.ask_again()
+    ((topic, again),) = shop.take()
+    assert (topic, again.data, again.requestid) == (inventory.REQUESTS.name, first.data, "r1")
+
+
+async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_it_can_end() -> None:
+    shop = Shop()
+    message = checkout()
+    event = await shop.request(message)
+    shop.take()
+    await shop.agents.fail_request(Received(event, message, 0, 0), ValueError())
+    place, fail = shop.take()
+    assert (place[1].type, fail[1].type) == (orders.Place.TYPE, inventory.Fail.TYPE)
+    assert fail[1].data["command"]["order_id"] == "o1"
+    assert "High Street" not in fail[1].encode().decode()
+
+
+# ---- the audit ------------------------------------------------------------------------------------------------------
+
+
+def books() -> of_carts.Books:
+    window = Window(NOW, timedelta(seconds=30), timedelta(days=7))
+    return of_carts.begin(Settings(), window)[0]
+
+
+def record(message: Any, source: str, request_id: str = "r1") -> Any:
+    """A record of an hour ago."""
+    at = NOW - timedelta(hours=1)
+    event = Envelope(
+        id="e",
+        source=source,
+        type=message.TYPE,
+        subject="ann",
+        time=at,
+        requestid=request_id,
+        data=message.model_dump(mode="json", exclude_none=True),
+    )
+    where = {"topic": "t", "partition": 0, "offset": 0, "timestamp": int(at.timestamp() * 1000)}
+    return SimpleNamespace(key=event.key, value=event.encode(), **where)
+
+
+def order(**more: Any) -> cart.Order:
+    return cart.Order(user_id="ann", id="r1", order_id="o1", **{"status": "committed", "order_version": 2, **more})
+
+
+def faults(kept: of_carts.Books) -> list[str]:
+    return [sentence for kind in kept.violations() for sentence in kind]
+
+
+def test_a_checkout_is_a_request_with_one_outcome() -> None:
+    kept = books()
+    kept.request(record(checkout(), "/edge"))
+    assert len(faults(kept)) == 1
+    kept.decision(record(decided(committed()), "/inventory"))
+    assert "not told" in faults(kept)[0]
+    kept.response(record(order(status="paid", order_version=3), "/orders"))
+    assert "not told" in faults(kept)[0], "what the order service tells is no answer of the cart's"
+    kept.response(record(order(), "/cart"))
+    kept.response(record(order(replayed=True), "/cart"))
+    kept.decision(record(decided(committed(), replayed=True), "/inventory"))
+    kept.decision(record(decided(inventory.Sold(order_id="o1")), "/inventory", "o1/sell"))
+    assert faults(kept) == []
+
+
+def test_an_order_that_was_decided_in_one_way_and_told_in_another_is_found() -> None:
+    kept = books()
+    kept.request(record(checkout(), "/edge"))
+    kept.decision(record(decided(SOLD_OUT), "/inventory"))
+    kept.response(record(order(), "/cart"))
+    assert "told in another" in faults(kept)[0]
