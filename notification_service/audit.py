@@ -1,0 +1,97 @@
+"""Counts everything again: was each thing that is worth telling stored once, worked off, and made known?
+
+It reads topics and tables and changes nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from psycopg.rows import dict_row
+
+from infrastructure import clock, postgres
+from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
+from infrastructure.history import kept
+from infrastructure.postgres import Connection
+from infrastructure.settings import Settings
+from notification_service.messages import REQUEST_VOCABULARY, REQUESTS, Request, Send
+from notification_service.model import of_order
+from notification_service.store import QUERIES, SERVICE
+from order_service import messages as orders
+
+CHECKS: Final = ("overdue", "untold", "at_rest", "unwarned")
+Key = tuple[str, str]
+"""User and cause."""
+
+
+@dataclass(slots=True)
+class Books:
+    """What the topics say is to be told, by whoever and whatever says so."""
+
+    requests: Judged[Request]
+    events: Judged[orders.Event]
+    window: Window
+    wanted: dict[Key, Place] = field(default_factory=dict)
+
+    def request(self, record: Any) -> None:
+        """A record of `notifications.requests`."""
+        read = self.requests.parse(record)
+        if read is not None and isinstance(read[1], Send):
+            self._want(record, read[1])
+
+    def event(self, record: Any) -> None:
+        """A record of `orders.events`."""
+        read = self.events.parse(record)
+        if read is not None and (send := of_order(read[1], None)) is not None:
+            self._want(record, send)
+
+    def _want(self, record: Any, send: Send) -> None:
+        if self.window.covers(record):
+            self.wanted.setdefault((send.user_id, send.cause), place_of(record))
+
+    def violations(self, stored: set[Key]) -> Iterator[list[str]]:
+        """Sentences, by kind."""
+        yield self.requests.neither_read_nor_put_aside()
+        yield self.events.neither_read_nor_put_aside()
+        letters = self.requests.letters | self.events.letters
+        yield [
+            f"what {named(place)} tells of ({cause}) is not among the notices of {user}"
+            for (user, cause), place in self.wanted.items()
+            if (user, cause) not in stored and place not in letters
+        ]
+
+
+async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
+    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`; raises `BrokerAwayError`.
+
+    The digest covers which notices there are, not what became of them nor when: no replay changes it.
+    """
+    window = Window(clock.now(), grace, REQUESTS.retention or timedelta.max)
+    requests = Judged(settings.topic(REQUESTS), REQUEST_VOCABULARY, window)
+    events = Judged(settings.topic(orders.EVENTS), orders.EVENT_VOCABULARY, window, ignores_unknown=True)
+    books = Books(requests, events, window)
+    readers: dict[str, Callable[[Any], None]] = {
+        requests.name: books.request,
+        settings.topic(REQUESTS.dead_letters): requests.letter,
+        events.name: books.event,
+        settings.topic(orders.EVENTS.dead_letters): events.letter,
+    }
+    async for record in kept(settings, readers):
+        readers[record.topic](record)
+    async with await postgres.connect(settings, SERVICE) as connection:
+        stored = {(user, cause) async for user, cause in await connection.execute(QUERIES["stored_causes"])}
+        found = [*books.violations(stored), *[await _sentences(connection, name, grace) for name in CHECKS]]
+        digest = hashlib.sha256()
+        async for (line,) in await connection.execute(QUERIES["digest"]):
+            digest.update(line.encode() + b"\n")
+        async with connection.cursor(row_factory=dict_row) as cursor:
+            figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
+    violations = [sentence for kind in found for sentence in shown(kind)]
+    return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
+
+
+async def _sentences(connection: Connection, name: str, grace: timedelta) -> list[str]:
+    rows = await (await connection.execute(QUERIES[name], {"grace": grace.total_seconds()})).fetchall()
+    return [row[0] for row in rows]

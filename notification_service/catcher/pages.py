@@ -1,0 +1,105 @@
+"""What there is to see of caught mails: a list, one mail as text and as HTML, and all of them as JSON.
+
+A mail's HTML is shown in a frame that may run nothing and load nothing: it is somebody else's.
+"""
+
+import html
+import re
+from typing import Final
+
+import orjson
+
+from infrastructure.health import Page
+from notification_service.catcher.mailbox import Mail, Mailbox
+
+HTML: Final = "text/html; charset=utf-8"
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+OURS: Final = {
+    "Content-Security-Policy": f"{POLICY}; frame-src 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+THEIRS: Final = {
+    **OURS,
+    "Content-Security-Policy": f"sandbox; {POLICY}; frame-ancestors 'self'",
+}
+_STYLE: Final = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid #8884; vertical-align: top }
+pre { white-space: pre-wrap; padding: 1rem; border: 1px solid #8884 }
+iframe { width: 100%; height: 32rem; border: 1px solid #8884; background: #fff }
+"""
+_ONE: Final = re.compile(r"^/mails/(\d{1,12})(/html)?$")
+
+
+class Pages:
+    """Answers by path; none for one that is not known."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+
+    def __call__(self, path: str) -> Page | None:
+        """`/`, `/mails.json`, `/mails/N` and `/mails/N/html`."""
+        if path == "/":
+            return _page("Caught mails", _list(self.mailbox.mails()))
+        if path == "/mails.json":
+            mails = [_described(mail) for mail in self.mailbox.mails()]
+            return Page(200, "application/json", orjson.dumps({"mails": mails}), OURS)
+        match = _ONE.match(path)
+        mail = self.mailbox.mail(int(match[1])) if match else None
+        if match is None or mail is None:
+            return None
+        if match[2]:
+            return Page(200, HTML, mail.part("html").encode(), THEIRS)
+        return _page(mail.subject, _one(mail))
+
+
+def _described(mail: Mail) -> dict[str, object]:
+    return {
+        "number": mail.number,
+        "message_id": mail.message_id,
+        "from": mail.sender,
+        "to": mail.recipients,
+        "subject": mail.subject,
+        "received_at": mail.received_at,
+        "copies": mail.copies,
+        "template": mail.parsed["X-Holdfast-Template"],
+        "cause": mail.parsed["X-Holdfast-Cause"],
+        "text": mail.part("plain"),
+    }
+
+
+def _page(title: str, content: str) -> Page:
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{html.escape(title)}</h1>{content}</body></html>"
+    )
+    return Page(200, HTML, text.encode(), OURS)
+
+
+def _list(mails: list[Mail]) -> str:
+    rows = "".join(
+        f'<tr><td><a href="/mails/{mail.number}">{html.escape(mail.subject) or "(no subject)"}</a></td>'
+        f"<td>{html.escape(mail.recipients)}</td><td>{html.escape(mail.received_at[:19])}</td><td>{mail.copies}</td></tr>"
+        for mail in mails
+    )
+    head = "<tr><th>Subject</th><th>To</th><th>Received (UTC)</th><th>Copies</th></tr>"
+    return (
+        f"<p>{len(mails)} mails, none of which was delivered. "
+        f'<a href="/mails.json">As JSON</a>.</p><table>{head}{rows}</table>'
+    )
+
+
+def _one(mail: Mail) -> str:
+    headers = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in mail.parsed.items()
+    )
+    return (
+        f'<p><a href="/">All mails</a></p><table>{headers}</table>'
+        f"<h2>Text</h2><pre>{html.escape(mail.part('plain'))}</pre>"
+        f'<h2>HTML</h2><iframe sandbox src="/mails/{mail.number}/html" title="The mail as HTML"></iframe>'
+    )

@@ -1,0 +1,258 @@
+"""A small real world for the tests of notices: the worker, the three processors and the mail catcher as processes."""
+
+import asyncio
+import json
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from cart_service import messages as cart
+from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.envelope import Envelope, Message
+from infrastructure.ids import uuid7
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service.messages import Line, Money
+from notification_service import messages as notices
+from order_service import messages as orders
+from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.servers import Servers
+
+QUICK: Final = {
+    "HOLDFAST_NOTICE_PAUSE_SECONDS": "0.1",
+    "HOLDFAST_NOTICE_LONGEST_PAUSE_SECONDS": "0.4",
+    "HOLDFAST_NOTICE_SECONDS": "4",
+    "HOLDFAST_NOTICE_ATTEMPTS": "1000",
+    "HOLDFAST_AUDIT_GRACE_SECONDS": "0",
+}
+GBP: Final = "GBP"
+
+
+@dataclass
+class World:
+    """The processes, and hands on the topics and tables."""
+
+    shop: Processes
+    worker: Replica
+    email: Replica
+    sms: Replica
+    push: Replica
+    catcher: Replica
+    front: Replica
+
+    @property
+    def edge(self) -> str:
+        """Where the edge answers."""
+        return f"http://127.0.0.1:{self.front.port}"
+
+    @property
+    def settings(self) -> Settings:
+        return self.shop.settings
+
+    # ---- what happens in the shop -----------------------------------------------------------------------------------
+
+    async def say(self, *records: tuple[Topic, Envelope]) -> None:
+        """Write records as their services would."""
+        async with producer(self.settings) as out:
+            for topic, event in records:
+                await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition_of(event.key))
+            await out.flush()
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query finds in the service's tables."""
+        with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
+            connection.execute(f'SET search_path = "{self.settings.schema_name("notifications")}"'.encode())
+            cursor = connection.execute(query.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def notices(self, user: str) -> dict[tuple[str, str], str]:
+        """What became of a user's notices, by template and channel."""
+        found = self.rows("SELECT template, channel, status FROM notice WHERE user_id = %s", user)
+        return {(template, channel): status for template, channel, status in found}
+
+    def mails(self, to: str) -> list[dict[str, Any]]:
+        """What the catcher holds for an address."""
+        answer = httpx.get(f"http://127.0.0.1:{self.catcher.port}/mails.json", trust_env=False, timeout=10)
+        return [mail for mail in answer.json()["mails"] if mail["to"] == to]
+
+    async def settled(self, user: str, count: int) -> None:
+        """Return when `count` notices of a user are stored, worked off and told of."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found = self.rows("SELECT status <> 'queued' AND told_at IS NULL FROM notice WHERE user_id = %s", user)
+                if len(found) >= count and all(done for (done,) in found):
+                    return
+                await asyncio.sleep(0.1)
+
+    async def stored(self, user: str, sends: int) -> None:
+        """Return when so many requests to tell a user something are on their topic, and all of them are read."""
+        async with asyncio.timeout(PATIENCE):
+            while len([e for e in await self.heard(notices.REQUESTS, user) if e.type == notices.Send.TYPE]) < sends:
+                await asyncio.sleep(0.1)
+            wish = asked(user, notices.Prefer(user_id=user, email=True, sms=True, push=True))
+            await self.say(wish)
+            while wish[1].requestid not in {event.requestid for event in await self.heard(notices.EVENTS, user)}:
+                await asyncio.sleep(0.1)
+
+    async def heard(self, topic: Topic, user: str) -> list[Envelope]:
+        """What stands on a topic for a user."""
+        return [event for event in await read(self.settings, topic) if event.subject == user]
+
+    def audit(self) -> dict[str, Any]:
+        """What the audit finds."""
+        done = self.shop.run("notification_service", "audit", "--json")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+
+@contextmanager
+def world(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[World]:
+    """All but the edge, ready; or with `edge` that, the worker and push alone. Gone afterwards."""
+    settings = Settings(
+        kafka=servers.kafka,
+        postgres_url=servers.postgres_url,
+        redis_url=servers.redis_url,
+        prefix=f"t{secrets.token_hex(3)}.",
+    )
+    smtp = str(free_port())
+    told = {**QUICK, "HOLDFAST_CATCHER_SMTP_PORT": smtp, "HOLDFAST_SMTP_URL": f"smtp://127.0.0.1:{smtp}"}
+    with processes(servers, settings, folder, **told) as shop:
+        rooms = {name: f"notification_service.{name}" for name in ("email", "sms", "push", "catcher")}
+        modules = {"worker": "notification_service", **rooms, "front": "rest_api"}
+        replicas = {name: shop.add(module, name) for name, module in modules.items()}
+        wanted = {"worker", "push", "front"} if edge else {"worker", *rooms}
+        for name in wanted:
+            replicas[name].start()
+            replicas[name].kept = True
+        for name in wanted:
+            replicas[name].wait_ready()
+        yield World(shop, **replicas)
+    asyncio.run(clean_up(settings))
+
+
+@asynccontextmanager
+async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    topics = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS, notices.EVENTS)
+    await ensure_topics(settings, topics)
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka) as out:
+        yield out
+
+
+async def read(settings: Settings, topic: Topic) -> list[Envelope]:
+    """Everything that stands on a topic now."""
+    async with AIOKafkaConsumer(
+        settings.topic(topic), bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
+    ) as consumer:
+        places = list(consumer.assignment())
+        ends = await consumer.end_offsets(places)
+        found: list[Envelope] = []
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += [Envelope.decode(record.key, record.value) for record in records]
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+# ---- orders and carts as their services tell of them ----------------------------------------------------------------
+
+
+@dataclass
+class Order:
+    """One order's records, in their order."""
+
+    user: str
+    phone: str | None = None
+    order_id: str = field(default_factory=uuid7)
+    version: int = 0
+
+    @property
+    def email(self) -> str:
+        return f"{self.user}@mail.example"
+
+    def place(self) -> tuple[Topic, Envelope]:
+        address = orders.Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1", country="GB")
+        place = orders.Place(
+            order_id=self.order_id,
+            user_id=self.user,
+            version=1,
+            address=address,
+            contact=orders.Contact(email=self.email, phone=self.phone),
+            payment=orders.Payment(token="tok_approve"),
+        )
+        return orders.REQUESTS, event(place, "/cart", self.order_id, f"{self.order_id}/place")
+
+    def tell(self, kind: type[Message], status: str, **data: Any) -> tuple[Topic, Envelope]:
+        self.version += 1
+        whole = {"order_id": self.order_id, "user_id": self.user, "version": self.version, "status": status, **data}
+        return orders.EVENTS, event(kind(**whole), "/orders", self.order_id, f"{self.order_id}/{self.version}")
+
+    def begin(self) -> list[tuple[Topic, Envelope]]:
+        """Placed, committed and paid."""
+        lines = (Line(product="MUG", quantity=2, price=Money(amount=425, currency=GBP)),)
+        total = Money(amount=850, currency=GBP)
+        return [
+            self.place(),
+            self.tell(orders.Placed, "placed", request_id="r1"),
+            self.tell(orders.Committed, "committed", lines=lines, total=total),
+            self.tell(orders.Captured, "paid", payment_id="p1", amount=total),
+        ]
+
+    def whole(self) -> list[tuple[Topic, Envelope]]:
+        """From the checkout to the door, and a refund."""
+        parcel = {"shipment_id": "s1", "carrier": "Owl Post", "tracking": "OP123"}
+        money = Money(amount=850, currency=GBP)
+        return [
+            *self.begin(),
+            self.tell(orders.Confirmed, "confirmed"),
+            self.tell(orders.Booked, "confirmed", **parcel),
+            self.tell(orders.Shipped, "shipped", **parcel),
+            self.tell(orders.Delivered, "delivered"),
+            self.tell(orders.RefundAsked, "delivered", refund_id="f1", amount=money),
+            self.tell(orders.Refunded, "delivered", refund_id="f1", amount=money, refunded=money),
+        ]
+
+    def confirmed(self) -> list[tuple[Topic, Envelope]]:
+        return [*self.begin(), self.tell(orders.Confirmed, "confirmed")]
+
+    def declined(self) -> list[tuple[Topic, Envelope]]:
+        return [
+            *self.begin()[:3],
+            self.tell(orders.Cancelling, "committed", reason="declined"),
+            self.tell(orders.Cancelled, "cancelled", reason="declined"),
+        ]
+
+
+def event(message: Message, source: str, key: str, name: str, time: datetime | None = None) -> Envelope:
+    return Envelope(
+        id=name,
+        source=source,
+        type=message.TYPE,
+        subject=key,
+        time=time or datetime.now(UTC),
+        requestid=name[-64:],
+        data=message.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def responses(user: str, *told: Message) -> list[tuple[Topic, Envelope]]:
+    """What a shopper's cart answers."""
+    return [(cart.RESPONSES, event(each, "/cart", user, f"{user}/{number}")) for number, each in enumerate(told)]
+
+
+def asked(user: str, request: Message, time: datetime | None = None, source: str = "/edge") -> tuple[Topic, Envelope]:
+    """A request to the notification service."""
+    return notices.REQUESTS, event(request, source, user, f"{user}/{uuid7()}", time)

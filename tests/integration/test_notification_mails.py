@@ -1,0 +1,239 @@
+"""Notices on real servers: one mail for each event, whatever is replayed, dead or slow, and whoever is killed."""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cart_service import messages as cart
+from infrastructure.crashpoints import KILLED, VARIABLE
+from infrastructure.local.letters import overview, settle
+from notification_service import messages as notices
+from tests.integration.notification_world import Order, World, asked, responses, world
+from tests.processes import PATIENCE
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="module")
+def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(servers, tmp_path_factory.mktemp("notices")) as made:
+        yield made
+
+
+@pytest.fixture
+def user() -> str:
+    return f"u-{secrets.token_hex(4)}"
+
+
+async def test_a_threefold_replay_makes_one_mail_an_event(here: World, user: str) -> None:
+    order = Order(user, phone="+44 20 7946 0123")
+    told = order.whole()
+    for _ in range(3):
+        await here.say(*told)
+    expected = {"order_confirmed", "order_shipped", "order_delivered", "order_refunded"}
+    await here.stored(user, sends=3 * 4)
+    await here.settled(user, 4 + 3 + 4)
+    before = here.audit()
+    await here.say(*reversed(told))
+    await here.stored(user, sends=4 * 4)
+    await here.settled(user, 4 + 3 + 4)
+    mails = here.mails(order.email)
+    assert sorted(mail["template"] for mail in mails) == sorted(expected)
+    assert {mail["copies"] for mail in mails} == {1}
+    assert len({mail["message_id"] for mail in mails}) == len(mails)
+    confirmed = next(mail for mail in mails if mail["template"] == "order_confirmed")
+    assert "Total: 8.50 GBP" in confirmed["text"]
+    assert "2 x MUG, 4.25 GBP each" in confirmed["text"]
+    after = here.audit()
+    assert (before["ok"], after["ok"], after["violations"]) == (True, True, [])
+    assert after["digest"] == before["digest"], "a replay changes nothing"
+    numbers = here.rows("SELECT number FROM sms JOIN notice USING (notice_id) WHERE user_id = %s", user)
+    assert [number for (number,) in numbers] == ["•••••••••123"] * 3
+    pushed = [each for each in await here.heard(cart.RESPONSES, user) if each.type == cart.Notice.TYPE]
+    assert {each.data["template"] for each in pushed} == expected
+    sent = [each for each in await here.heard(notices.EVENTS, user) if each.type != notices.Preferred.TYPE]
+    assert {(each.data["template"], each.data["channel"]) for each in sent} == here.notices(user).keys()
+    assert {each.type for each in sent} == {notices.Sent.TYPE}
+
+
+async def test_a_payment_that_failed_is_called_that(here: World, user: str) -> None:
+    order = Order(user)
+    await here.say(*order.declined())
+    await here.settled(user, 3)
+    assert here.notices(user) == {
+        ("payment_failed", "email"): "sent",
+        ("payment_failed", "sms"): "skipped",  # no number was left
+        ("payment_failed", "push"): "sent",
+    }
+    [mail] = here.mails(order.email)
+    assert "the payment was declined" in mail["text"]
+
+
+async def test_a_dead_mail_server_holds_nothing_else_up_and_gets_everything_when_it_is_back(
+    here: World, user: str
+) -> None:
+    order = Order(user, phone="0113 496 0999")
+    here.catcher.stop(signal.SIGKILL)
+    try:
+        await here.say(*order.confirmed())
+        await _until(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
+        await _attempts(here, user, 2)
+        assert here.notices(user)["order_confirmed", "email"] == "queued"
+    finally:
+        here.catcher.again()
+    await here.settled(user, 3)
+    assert [mail["copies"] for mail in here.mails(order.email)] == [1]
+
+
+async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_time(here: World, user: str) -> None:
+    order = Order(user, phone="0113 496 0999")
+    here.catcher.kill(signal.SIGSTOP)
+    try:
+        await here.say(*order.confirmed())
+        await _until(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
+        await _attempts(here, user, 2)  # the first one ran into its deadline
+        assert here.notices(user)["order_confirmed", "email"] == "queued"
+    finally:
+        here.catcher.kill(signal.SIGCONT)
+    await here.settled(user, 3)
+    assert len(here.mails(order.email)) == 1
+
+
+async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_same_mail_twice_at_most(
+    here: World, user: str
+) -> None:
+    order, deaths = Order(user), len(here.email.exits)
+    here.email.arm("notifications.handed_over:1")
+    await here.say(*order.confirmed())
+    await here.settled(user, 3)
+    assert here.email.exits[deaths:] == [KILLED], here.email.told()
+    [mail] = here.mails(order.email)
+    assert mail["copies"] == 2, "the second has the Message-ID of the first"
+    told = [each for each in await here.heard(notices.EVENTS, user) if each.data["channel"] == "email"]
+    assert len(told) == 1
+
+
+@pytest.mark.timeout(300)
+async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str) -> None:
+    """Each successor is armed for the next point, so that one order and one cart meet all of them."""
+    order, deaths, points = Order(user), len(here.worker.exits), ["asked", "written", "stored", "told", "warned"]
+    here.worker.arm(f"notifications.{points[0]}:1")
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    await here.say(order.place(), *responses(user, _held(user, 1, ends)))
+    async with asyncio.timeout(PATIENCE):
+        while not here.rows("SELECT 1 FROM contact NATURAL JOIN cart WHERE user_id = %s", user):
+            await asyncio.sleep(0.05)
+    for number, point in enumerate([*points[1:], None], start=1):
+        here.worker.environment[VARIABLE] = f"notifications.{point}:1" if point else ""
+        if number == 1:
+            await here.say(*order.confirmed())
+        if point is None:
+            here.rows("UPDATE cart SET due_at = now() WHERE user_id = %s", user)
+        async with asyncio.timeout(PATIENCE):
+            while len(here.worker.exits) < deaths + number or here.worker.health("/livez") == "silent":
+                await asyncio.sleep(0.05)
+    await _until(here, user, {("order_confirmed", "email"): "sent", ("cart_expiring", "push"): "sent"})
+    await here.settled(user, 5)
+    assert here.worker.exits[deaths:] == [KILLED] * len(points), here.worker.told()
+    mails = here.mails(order.email)
+    assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
+    assert {mail["copies"] for mail in mails} == {1}
+    assert here.audit()["violations"] == []
+
+
+async def test_what_fails_for_good_is_put_aside_and_redriven_once_it_can_be_sent(here: World, user: str) -> None:
+    order = Order(user)
+    here.catcher.stop(signal.SIGKILL)
+    here.email.again(HOLDFAST_NOTICE_ATTEMPTS="2")
+    try:
+        await here.say(*order.confirmed())
+        await here.settled(user, 3)
+        assert here.notices(user)["order_confirmed", "email"] == "failed"
+        failed = [each for each in await here.heard(notices.EVENTS, user) if each.type == notices.Failed.TYPE]
+        assert [each.data["channel"] for each in failed] == ["email"]
+        assert order.email not in str(failed), "no event tells an address"
+    finally:
+        here.catcher.again()
+        here.email.again(HOLDFAST_NOTICE_ATTEMPTS="1000")
+    letters = [each for each in (await overview(here.settings)).entries if each.key == user.encode()]
+    assert [(each.topic, each.reason, each.settled) for each in letters] == [
+        (here.settings.topic(notices.REQUESTS), "failed", None)
+    ]
+    assert await settle(here.settings, letters, "redriven") == 1
+    await _until(here, user, {("order_confirmed", "email"): "sent"})
+    await here.settled(user, 3)
+    assert [mail["copies"] for mail in here.mails(order.email)] == [1]
+    assert len(here.rows("SELECT 1 FROM sms JOIN notice USING (notice_id) WHERE user_id = %s", user)) == 0
+    pushed = [each for each in await here.heard(cart.RESPONSES, user) if each.type == cart.Notice.TYPE]
+    assert len(pushed) == 1, "what was told before is not told again"
+
+
+async def test_who_wants_no_mail_gets_none_and_the_last_wish_counts(here: World, user: str) -> None:
+    now = datetime.now(UTC)
+    await here.say(
+        asked(user, notices.Prefer(user_id=user, email=False, sms=True, push=True), now),
+        asked(user, notices.Prefer(user_id=user, email=True, sms=True, push=True), now - timedelta(hours=1)),
+    )
+    order = Order(user)
+    async with asyncio.timeout(PATIENCE):
+        while len(told := [e for e in await here.heard(notices.EVENTS, user) if e.type == notices.Preferred.TYPE]) < 2:
+            await asyncio.sleep(0.1)
+    assert {each.data["email"] for each in told} == {False}
+    await here.say(*order.confirmed())
+    await here.settled(user, 3)
+    assert here.notices(user)["order_confirmed", "email"] == "muted"
+    assert here.mails(order.email) == []
+
+
+async def test_a_cart_is_warned_of_once_at_its_last_end(here: World, user: str) -> None:
+    other = f"{user}-other"
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=2, seconds=2)
+    later = soon + timedelta(seconds=1)
+    await here.say(
+        *responses(user, _held(user, 1, soon), _held(user, 2, later), _held(user, 1, soon)),
+        *responses(other, _held(other, 1, soon), cart.Removed(user_id=other, id="x", version=2)),
+    )
+    await here.settled(user, 2)
+    assert here.notices(user) == {("cart_expiring", "push"): "sent", ("cart_expiring", "email"): "skipped"}
+    [(cause,)] = here.rows("SELECT DISTINCT cause FROM notice WHERE user_id = %s", user)
+    assert cause == f"cart/expiring/{later.isoformat()}"
+    assert here.notices(other) == {}
+
+
+async def test_who_is_forgotten_is_told_nothing_old_again(here: World, user: str) -> None:
+    order = Order(user)
+    told = order.confirmed()
+    await here.say(*told)
+    await here.settled(user, 3)
+    await here.say(asked(user, notices.Forget(user_id=user)))
+    async with asyncio.timeout(PATIENCE):
+        while here.rows("SELECT 1 FROM contact WHERE user_id = %s", user):
+            await asyncio.sleep(0.1)
+    await here.say(*told)  # what is replayed does not bring them back
+    await here.say(asked(user, notices.Send(user_id=user, template="message", channel="push", cause="c1")))
+    await here.settled(user, 4)
+    assert here.rows("SELECT 1 FROM contact WHERE user_id = %s", user) == []
+    assert here.rows("SELECT 1 FROM notice WHERE user_id = %s AND params <> '{}'", user) == []
+    assert len(here.mails(order.email)) == 1
+
+
+def _held(user: str, version: int, ends: datetime) -> cart.Held:
+    return cart.Held(
+        user_id=user, id=f"h{version}", product="MUG", quantity=1, line_quantity=1, expires_at=ends, version=version
+    )
+
+
+async def _until(here: World, user: str, expected: dict[tuple[str, str], str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not expected.items() <= here.notices(user).items():
+            await asyncio.sleep(0.05)
+
+
+async def _attempts(here: World, user: str, count: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        query = "SELECT due_attempts FROM notice WHERE user_id = %s AND channel = 'email'"
+        while not any(attempts >= count for (attempts,) in here.rows(query, user)):
+            await asyncio.sleep(0.05)

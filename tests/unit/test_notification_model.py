@@ -1,0 +1,247 @@
+"""What is worth telling, to whom, where, and when it is too late: the rules and the words, without a server."""
+
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cart_service import messages as cart
+from inventory_service.messages import GivenUp, Line, Money
+from notification_service.messages import CHANNELS, Prefer, Send, Template
+from notification_service.model import (
+    CARRIED_BY,
+    OLD,
+    WARNING,
+    WHY,
+    Bought,
+    Planned,
+    Preferences,
+    Watched,
+    followed,
+    listed,
+    money,
+    of_cart,
+    of_expiry,
+    of_order,
+    plan,
+    preferred,
+    says_something,
+)
+from notification_service.words import SMS_CHARACTERS, TEXTS, gaps, words
+from order_service import messages as orders
+from tests.integration.notification_world import event
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+FRESH = timedelta(seconds=1)
+GBP = "GBP"
+MUGS = (Line(product="MUG", quantity=2, price=Money(amount=425, currency=GBP)),)
+
+messages = st.integers(1, 6).flatmap(
+    lambda version: st.one_of(
+        st.sampled_from(["MUG", "TEAPOT"]).map(
+            lambda product: cart.Held(
+                user_id="ann",
+                id=f"h{version}",
+                product=product,
+                quantity=1,
+                line_quantity=1,
+                expires_at=NOW + timedelta(minutes=version),
+                version=version,
+            )
+        ),
+        st.sampled_from(["MUG", "TEAPOT", None]).map(
+            lambda product: cart.Removed(user_id="ann", id=f"r{version}", product=product, version=version)
+        ),
+        st.just(cart.Expired(user_id="ann", lines=(GivenUp(product="MUG", quantity=1),), version=version)),
+    )
+)
+
+
+def told(*responses: cart.Response) -> Watched:
+    watched = Watched()
+    for response in responses:
+        watched = followed(watched, response)
+    return watched
+
+
+def held(version: int, minutes: float = 15, product: str = "MUG") -> cart.Held:
+    ends = NOW + timedelta(minutes=minutes)
+    return cart.Held(
+        user_id="ann", id="x", product=product, quantity=1, line_quantity=1, expires_at=ends, version=version
+    )
+
+
+def removed(version: int, product: str | None = None) -> cart.Removed:
+    return cart.Removed(user_id="ann", id="x", product=product, version=version)
+
+
+def snapshot(version: int, *lines: Line, session: str | None = None) -> cart.Snapshot:
+    return cart.Snapshot(
+        user_id="ann", session=session, cart=cart.CartView(version=version, expires_at=NOW, lines=lines)
+    )
+
+
+# ---- who wants what -------------------------------------------------------------------------------------------------
+
+
+def test_who_said_nothing_is_told_on_every_channel_that_suits() -> None:
+    send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
+    assert plan(send, Preferences(), (), age=FRESH) == (Planned("email"), Planned("sms"), Planned("push"))
+
+
+def test_what_is_not_wanted_is_stored_and_not_told() -> None:
+    send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
+    assert plan(send, Preferences(sms=False), (), age=FRESH)[1] == Planned("sms", "muted")
+    named = send.model_copy(update={"channel": "sms"})
+    assert plan(named, Preferences(sms=False), (), age=FRESH) == (Planned("sms", "muted"),)
+
+
+def test_who_was_never_reached_gets_no_mail_about_a_cart() -> None:
+    send = of_expiry("ann", NOW)
+    assert plan(send, Preferences(), (), age=FRESH) == (Planned("email", "skipped", "no_contact"), Planned("push"))
+    assert plan(send, Preferences(), ("email",), age=FRESH) == (Planned("email"), Planned("push"))
+
+
+def test_old_news_are_kept_and_not_told() -> None:
+    send = Send(user_id="ann", template="order_shipped", cause="c", order_id="o")
+    assert {each.reason for each in plan(send, Preferences(), (), age=OLD + FRESH)} == {"old"}
+
+
+@given(st.permutations([(True, 1), (False, 2), (True, 3)]))
+def test_the_wish_that_was_accepted_last_stands_in_any_order(wishes: list[tuple[bool, int]]) -> None:
+    stands = Preferences()
+    for email, minute in [*wishes, *wishes]:
+        wish = Prefer(user_id="ann", email=email, sms=False, push=True)
+        stands = preferred(stands, wish, NOW + timedelta(minutes=minute))
+    assert stands == Preferences(email=True, sms=False, push=True, since=NOW + timedelta(minutes=3))
+
+
+# ---- orders ---------------------------------------------------------------------------------------------------------
+
+
+def order_event(kind: type[orders.Event], status: str, **more: object) -> orders.Event:
+    return kind.model_validate({"order_id": "o-1", "user_id": "ann", "version": 5, "status": status, **more})
+
+
+@pytest.mark.parametrize(
+    ("happened", "template"),
+    [
+        (order_event(orders.Confirmed, "confirmed"), "order_confirmed"),
+        (order_event(orders.Cancelled, "cancelled", reason="declined"), "payment_failed"),
+        (order_event(orders.Cancelled, "cancelled", reason="payment_unavailable"), "payment_failed"),
+        (order_event(orders.Cancelled, "cancelled", reason="wrong_amount"), "payment_failed"),
+        (order_event(orders.Cancelled, "cancelled", reason="out_of_stock"), "order_cancelled"),
+        (order_event(orders.Cancelled, "cancelled", reason="cancelled"), "order_cancelled"),
+        (order_event(orders.Shipped, "shipped", shipment_id="s", carrier="Owl", tracking="1"), "order_shipped"),
+        (order_event(orders.Delivered, "delivered"), "order_delivered"),
+        (order_event(orders.Captured, "paid", payment_id="p", amount={"amount": 1, "currency": GBP}), None),
+        (order_event(orders.Cancelling, "paid", reason="cancelled"), None),
+    ],
+)
+def test_an_event_of_an_order_is_worth_this(happened: orders.Event, template: str | None) -> None:
+    send = of_order(happened, None)
+    assert (send and send.template) == template
+    if send:
+        assert (send.cause, send.order_id) == ("order/o-1/5", "o-1")
+
+
+def test_a_confirmation_says_what_was_bought_when_that_is_known() -> None:
+    known = Bought(listed(MUGS), "8.50 GBP")
+    send = of_order(order_event(orders.Confirmed, "confirmed"), known)
+    assert send is not None
+    said = words(send.template, send.params)
+    assert "2 x MUG, 4.25 GBP each" in said.body
+    assert "Total: 8.50 GBP" in said.body
+
+
+def test_every_reason_has_its_words() -> None:
+    assert set(WHY) == set(get_args(orders.CancelReason))
+
+
+# ---- carts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cart_is_warned_of_two_minutes_before_its_last_end() -> None:
+    assert told(held(1), held(2, 16)).warn_at(NOW) == NOW + timedelta(minutes=16) - WARNING
+
+
+def test_an_emptied_cart_is_not_warned_of() -> None:
+    assert told(held(1), removed(2, "MUG")).warn_at(NOW) is None
+    assert told(held(1), held(2, product="TEAPOT"), removed(3, "MUG")).warn_at(NOW) is not None
+    assert told(held(1), held(2, product="TEAPOT"), removed(3)).warn_at(NOW) is None
+    assert told(held(1), snapshot(2)).warn_at(NOW) is None
+
+
+def test_a_cart_whose_whole_life_is_shorter_than_the_warning_is_not_warned_of() -> None:
+    assert told(held(1, minutes=1)).warn_at(NOW) is None
+
+
+@given(st.lists(messages, max_size=12))
+def test_what_comes_again_or_late_changes_nothing(responses: list[cart.Held | cart.Removed | cart.Expired]) -> None:
+    """Each version is one fact: its last teller in a history stands for it."""
+    facts = {response.version: response for response in responses}
+    history = [facts[version] for version in sorted(facts)]
+    once = told(*history)
+    for response in history:
+        assert followed(once, response) is once
+
+
+def test_only_a_change_from_elsewhere_is_worth_telling() -> None:
+    elsewhere = of_cart(snapshot(7, *MUGS))
+    assert elsewhere is not None
+    assert (elsewhere.template, elsewhere.cause) == ("cart_changed", "cart/changed/7")
+    assert of_cart(snapshot(7)) is None, "a checkout empties the cart, and its shopper hears of the order"
+    assert of_cart(snapshot(7, *MUGS, session="s")) is None
+    assert of_cart(held(7)) is None
+
+
+def test_the_look_at_the_bytes_lets_through_what_the_rules_need() -> None:
+    for response in (held(1), removed(2), snapshot(3, *MUGS)):
+        assert says_something(event(response, "/cart", "ann", "x").encode())
+    asked = snapshot(3, *MUGS, session="s")
+    order = cart.Order(user_id="ann", id="x", order_id="o", status="paid", order_version=3)
+    for silent in (asked, order):
+        assert not says_something(event(silent, "/cart", "ann", "x").encode())
+
+
+# ---- in words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", get_args(Template))
+def test_every_template_has_its_words_and_channels(template: Template) -> None:
+    assert set(CARRIED_BY[template]) <= set(CHANNELS)
+    full = words(template, {name: f"<{name}>" for name in gaps(template)})
+    assert len(full.paragraphs) == len(TEXTS[template].paragraphs)
+    assert "{" not in full.title + full.body
+    assert "&lt;" in full.html or not gaps(template), "what came from outside is text, never markup"
+    assert len(full.sms) <= SMS_CHARACTERS
+    empty = words(template, {})
+    assert "{" not in empty.title + empty.body
+    assert empty.title
+
+
+@given(st.dictionaries(st.sampled_from(["title", "body"]), st.text()))
+def test_no_message_can_break_out_of_its_page_or_its_title(params: dict[str, str]) -> None:
+    said = words("message", params)
+    assert len(said.title.splitlines()) == 1
+    assert said.html.count("<p ") == len(said.paragraphs)
+    assert said.html.count("<h1") == 1
+
+
+def test_a_value_is_never_taken_for_a_gap() -> None:
+    assert words("message", {"title": "{body}", "body": "secret {title}"}).title == "{body}"
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "text"),
+    [(849, "GBP", "8.49 GBP"), (5, "EUR", "0.05 EUR"), (849, "JPY", "849 JPY"), (1234, "KWD", "1.234 KWD")],
+)
+def test_money_in_words(amount: int, currency: str, text: str) -> None:
+    assert money(Money(amount=amount, currency=currency)) == text
+
+
+def test_a_long_order_is_not_spelled_out() -> None:
+    rows = listed(MUGS * 30).splitlines()
+    assert (len(rows), rows[-1]) == (21, "and 10 more")
