@@ -3,9 +3,11 @@
 | module | what it does |
 |---|---|
 | `protocol` | what a client believes of the frames it gets, and what it says next: no socket, no clock |
-| `client` | a shopper with a token and a socket, and the shop's HTTP side |
+| `client` | a shopper with a token and a socket |
+| `shop` | the shop's HTTP side |
 | `verdict` | counts the answers of a crowd of buyers and says what is wrong with them |
 | `prove` | sends such a crowd at one product of a running shop |
+| `prove_orders` | 2,000 checkouts while everything dies in turn, in a shop of its own |
 | `chaos` | the same with faults: what everyone saw is written down, and checked against what the shop says |
 | `control` | the same crowd against a shop with the classic bug, to see the verdict fail |
 | `schedule`, `figures` | when an open loop sends, what it measured, and whether it can be believed |

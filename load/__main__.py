@@ -14,10 +14,11 @@ from rich.console import Console
 
 from load import commands, measuring
 from load.chaos.command import chaos
-from load.client import Guest, ShopAwayError, TurnedAwayError
 from load.control import CONNECTIONS, METHOD, rush_without_guard
 from load.prove import Proof, prove_oversell
+from load.prove_orders import orders
 from load.report import show
+from load.shop import Guest, ShopAwayError, TurnedAwayError
 from load.verdict import Kind, Verdict
 
 MAX_BUYERS: Final = 5000
@@ -68,6 +69,11 @@ def oversell(
             _report(asyncio.run(_prove(buyers, stock)), as_json=as_json)
     except (ShopAwayError, TurnedAwayError, psycopg.OperationalError) as error:
         measuring.die(error)
+
+
+proofs.command(epilog="Example: holdfast prove orders --orders 200. Exit status: 0 proved, 1 refuted, 2 wrong use.")(
+    orders
+)
 
 
 @app.command(epilog="Example: holdfast guests 3 --json. Exit status: 0 done, 1 no shop answers, 2 wrong use.")

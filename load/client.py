@@ -1,130 +1,25 @@
 """A shopper as the shop sees one: a guest's token, one socket, frames out, outcomes in, whatever happens to the line.
 
-`Shop` is the HTTP side. `Shopper` keeps its socket open by the contract's rules: it calls again with jitter, resumes,
-repeats what the shop does not know, and leaves alone what it may not retry.
+`Shopper` keeps its socket open by the contract's rules: it calls again with jitter, resumes, repeats what the shop does
+not know, and leaves alone what it may not retry.
 """
 
 import asyncio
 import json
 import random
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
-import aiohttp
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from load.protocol import SUBPROTOCOL, Again, Conversation, Frame, Later, backoff, call_again
+from load.shop import Guest, Shop, TurnedAwayError, told_pause
 
-CALLS_AT_ONCE: Final = 16
-"""Requests and handshakes that one driver has open at a time: a crowd comes in, it does not break the door."""
-PATIENT_ATTEMPTS: Final = 10
 ABNORMAL: Final = 1006
 ANSWER_SECONDS: Final = 10.0
-
-
-class ShopAwayError(RuntimeError):
-    """The shop does not answer, or not as a shop does; the message says how."""
-
-
-class TurnedAwayError(RuntimeError):
-    """The shop closed the line for good: calling again would not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """A shopper's credentials."""
-
-    user_id: str
-    token: str
-    expires_at: str
-
-
-class Shop:
-    """The shop's HTTP side at `url` (`http://127.0.0.1:8080`). `chance` is uniform in [0, 1)."""
-
-    def __init__(self, url: str, *, chance: Callable[[], float] = random.random) -> None:
-        self._chance = chance
-        self._met = False
-        self.url = url.rstrip("/")
-        self.stream_url = "ws" + self.url.removeprefix("http") + "/v1/stream"
-        self.door = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
-
-    async def __aenter__(self) -> Self:
-        """Nothing is sent yet."""
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        """Close what is open."""
-        await self._http.close()
-
-    async def guest(self, token: str | None = None) -> Guest:
-        """A new guest, or the same one with a fresh token when `token` still counts."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        body = await self._ask("POST", "/v1/guests", headers)
-        return Guest(body["user_id"], body["token"], body["expires_at"])
-
-    async def guests(self, number: int) -> Sequence[Guest]:
-        """`number` new guests."""
-        return await asyncio.gather(*(self.guest() for _ in range(number)))
-
-    async def available(self, product: str) -> int | None:
-        """What the catalogue shows as available, at most 250 ms old; none for a product it does not know."""
-        try:
-            return int((await self.read(f"/v1/products/{product}"))["available"])
-        except LookupError:
-            return None
-
-    async def read(self, path: str) -> dict[str, Any]:
-        """The body of what is at `path`, open to all; `LookupError` for a 404."""
-        return await self._ask("GET", path, {})
-
-    async def wait_for(self, product: str, seconds: float = 60.0) -> None:
-        """Return when the catalogue knows `product`; `ShopAwayError` when it doesn't soon."""
-        end = time.monotonic() + seconds
-        while await self.available(product) is None:
-            if time.monotonic() > end:
-                raise ShopAwayError(f"{product} was seeded, but the catalogue does not show it")
-            await asyncio.sleep(0.05)
-
-    async def _ask(self, method: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
-        """The body of the answer; `LookupError` for a 404.
-
-        A shop that asks for patience gets it, and one that has answered before and is away now is waited for.
-        """
-        async with self.door:
-            for attempt in range(PATIENT_ATTEMPTS):
-                try:
-                    async with self._http.request(method, self.url + path, headers=headers) as answer:
-                        self._met = True
-                        if answer.status not in {429, 503}:
-                            return await _body(answer)
-                        pause = _told_pause(answer.headers.get("Retry-After"), backoff(attempt, self._chance()))
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    if not self._met:
-                        raise ShopAwayError(f"no shop answers at {self.url} ({error})") from error
-                    pause = backoff(attempt, self._chance())
-                await asyncio.sleep(pause)
-        raise ShopAwayError(f"{method} {self.url}{path}: no answer, asked {PATIENT_ATTEMPTS} times")
-
-
-async def _body(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    if answer.status == 404:  # noqa: PLR2004 - the number is the name
-        raise LookupError(answer.url.path)
-    if answer.status >= 400:  # noqa: PLR2004 - the number is the name
-        raise ShopAwayError(f"{answer.method} {answer.url} was answered {answer.status}: {await answer.text()}")
-    body: dict[str, Any] = await answer.json()
-    return body
-
-
-def _told_pause(retry_after: str | None, otherwise: float) -> float:
-    """The seconds that a `Retry-After` header asks for."""
-    return float(retry_after) if retry_after and retry_after.isdigit() else otherwise
 
 
 class Shopper:
@@ -261,7 +156,7 @@ class Shopper:
             if status == 401:  # noqa: PLR2004 - the number is the name
                 return Again(backoff(attempt, self._chance()), new_token=True)
             if status in {429, 503}:
-                return Again(_told_pause(headers.get("Retry-After"), backoff(attempt, self._chance())))
+                return Again(told_pause(headers.get("Retry-After"), backoff(attempt, self._chance())))
             if status < 500:  # noqa: PLR2004 - the number is the name
                 raise TurnedAwayError(f"the shop answers {status} to the upgrade") from error
         return Again(backoff(attempt, self._chance()))

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from load.client import ShopAwayError
+from load.shop import ShopAwayError
 
 HEADER = "product_code,name,price,currency,quantity"
 

@@ -154,7 +154,7 @@ async def drive(
     measured = Measured(rate, seconds, len(crowd.lines))
     run = _Run(crowd, baskets, measured)
     alarm = Alarm()
-    with _listening(crowd, run):
+    with listening(crowd, run.hear, measured):
         begun = perf_counter()
         try:
             for number, instant in enumerate(instants):
@@ -178,7 +178,7 @@ async def saturate(crowd: Crowd, baskets: Baskets, *, in_flight: int, seconds: f
     """
     measured = Measured(0.0, seconds, len(crowd.lines))
     run = _Run(crowd, baskets, measured)
-    with _listening(crowd, run):
+    with listening(crowd, run.hear, measured):
         numbers = iter(range(1 << 62))
         run.answered = lambda shopper: run.ask(next(numbers), shopper, perf_counter())
         for each in range(in_flight):
@@ -189,9 +189,9 @@ async def saturate(crowd: Crowd, baskets: Baskets, *, in_flight: int, seconds: f
 
 
 @contextmanager
-def _listening(crowd: Crowd, run: _Run) -> Iterator[None]:
-    """Hear the crowd for one run, with the collector quiet, and note the driver's own share of a core."""
-    crowd.hear = run.hear
+def listening(crowd: Crowd, hear: Hearing, measured: Measured) -> Iterator[None]:
+    """Hear the crowd for one run, with the collector quiet; `measured` gets the driver's own share of a core."""
+    crowd.hear = hear
     gc.collect()
     gc.freeze()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
@@ -204,8 +204,8 @@ def _listening(crowd: Crowd, run: _Run) -> Iterator[None]:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
         gc.unfreeze()
         crowd.hear = None
-        run.measured.core = (time.process_time() - used) / max(1e-9, perf_counter() - begun)
-        run.measured.cut = crowd.cut - cut
+        measured.core = (time.process_time() - used) / max(1e-9, perf_counter() - begun)
+        measured.cut = crowd.cut - cut
 
 
 async def settle(crowd: Crowd, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:

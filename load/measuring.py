@@ -22,12 +22,12 @@ from load.bench.experiments import EXPERIMENTS
 from load.bench.hop import HopError
 from load.bench.run import Order
 from load.bench.run import bench as run_bench
-from load.client import Shop, ShopAwayError, TurnedAwayError
 from load.figures import Measured, lines_of
 from load.orders import Day, OrdersError, read_day
 from load.peers.bare_hold import NoPgbenchError
 from load.replay import Replay, replay
 from load.schedule import Arrivals
+from load.shop import Shop, ShopAwayError, TurnedAwayError
 from load.visit import Telling, TooFewShoppersError, Wish, visit
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"

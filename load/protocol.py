@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 Frame = Mapping[str, Any]
 
 SUBPROTOCOL: Final = "holdfast.v1"
-CHANGES: Final = frozenset({"add", "set", "remove", "clear"})
-OUTCOMES: Final = frozenset({"held", "refused", "removed"})
+CHANGES: Final = frozenset({"add", "set", "remove", "clear", "checkout"})
+OUTCOMES: Final = frozenset({"held", "refused", "removed", "order"})
+"""The first answer to a change; an `order` moves on and is told again then, under the id of its checkout."""
 SAY_AGAIN: Final = frozenset({"unavailable", "rate_limited", "too_many"})
 """The error codes after which the same frame, sent again, still gets its outcome."""
 MAX_UNRESOLVED: Final = 64
@@ -79,7 +80,7 @@ class Conversation:
             case "held" | "removed" | "expired":
                 self._change(frame, step)
                 self._settle(frame, step)
-            case "refused" | "availability":
+            case "refused" | "availability" | "order":
                 self._settle(frame, step)
             case "cart":
                 self._whole_cart(frame, step)

@@ -20,8 +20,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from load.client import Guest, Shop, ShopAwayError, Shopper, new_id
+from load.client import Shopper, new_id
 from load.protocol import OUTCOMES, Frame
+from load.shop import Guest, Shop, ShopAwayError
 from load.verdict import Attempt, Finding, Kind, Verdict, judge
 
 ANSWER_SECONDS: Final = 30.0

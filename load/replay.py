@@ -13,8 +13,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from load.client import Guest, Shop, Shopper
+from load.client import Shopper
 from load.orders import Day, Visit, Want
+from load.shop import Guest, Shop
 
 ANSWER_SECONDS: Final = 120.0
 """A shopper whom the limits slow down, or whose shop restarts, goes on asking this long."""

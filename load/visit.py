@@ -4,12 +4,12 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from load.client import Guest, Shop, ShopAwayError
 from load.driver import Crowd, drive, first_frame, settle
 from load.figures import Measured
 from load.schedule import Arrivals, Baskets, instants, shoppers_needed, usual_shoppers
+from load.shop import Guest, Shop, ShopAwayError
 
 UNITS: Final = 1_000_000
 """Of each product that a load brings along: more than it can ever hold."""
@@ -95,14 +95,7 @@ def passes(guests: Sequence[Guest]) -> list[dict[str, str]]:
 
 async def on_sale(shop: Shop) -> list[str]:
     """The codes of what the catalogue shows as available."""
-    products: list[str] = []
-    after = ""
-    while True:
-        page: dict[str, Any] = await shop.read(f"/v1/products?limit=100&available_min=1{after}")
-        products += [item["code"] for item in page["items"]]
-        if page["after"] is None:
-            break
-        after = f"&after={page['after']}"
+    products = [item["code"] for item in await shop.every("/v1/products?limit=100&available_min=1")]
     if not products:
         raise ShopAwayError("nothing is on sale: give a load products of its own with --products 100")
     return products

@@ -7,6 +7,7 @@
 | `stack` | a shop of its own in a temporary directory, and opponents as processes |
 | `rounds` | interleaved rounds, and the raw record of them |
 | `targets`, `latency` | the shop and its opponents behind one driver: latency, knee, saturation, overload |
+| `checkout` | how long until an order is committed, paid and confirmed, beside its bare hops and commits |
 | `hop`, `holds`, `growth` | the inventory hop alone, fed from a full topic: holds a second, locks, growth |
 | `sockets` | memory a socket, stock pushed to a crowd |
 | `experiments` | the table of all of them |

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from load.bench.checkout import BARE as HOPS_AND_COMMITS
+from load.bench.checkout import RATE, STAGES, checkouts
 from load.bench.growth import growth
 from load.bench.holds import BARE, OFF, holds, lock
 from load.bench.latency import RATES, limits, steady
@@ -81,6 +83,30 @@ LOCK: Final = Experiment(
     (Row("hot", "one hot product, two workers", "holds/s", OFF, key=True),),
 )
 
+CHECKOUT: Final = Experiment(
+    "checkout",
+    "Checkout",
+    f"From the intended instant of a checkout frame, {RATE} a second over as many sockets as there are checkouts, to "
+    "the frame that says how far its order is. The opponent is the hops and commits of that stage, with nothing "
+    "in them: "
+    + "; ".join(f"{each.name} {each.hops} hops through Kafka and {each.commits} commits" for each in STAGES)
+    + ". Paid takes two questions over HTTP to the simulated provider besides.",
+    checkouts,
+    tuple(
+        Row(f"{stage.name}_{figure}", f"{stage.name}, {figure}", "ms", HOPS_AND_COMMITS, key=figure == "p50")
+        for stage in STAGES
+        for figure in ("p50", "p99")
+    ),
+    (
+        Bars(
+            "checkout.svg",
+            "Checkout: how long until an order is …",
+            tuple((f"{stage.name}_p50", stage.name) for stage in STAGES),
+            "ms, p50",
+        ),
+    ),
+)
+
 SOCKETS: Final = Experiment(
     "sockets",
     "Sockets",
@@ -130,4 +156,4 @@ GROWTH: Final = Experiment(
     once=True,
 )
 
-EXPERIMENTS: Final = {each.name: each for each in (LATENCY, LIMITS, HOLDS, LOCK, SOCKETS, GROWTH)}
+EXPERIMENTS: Final = {each.name: each for each in (LATENCY, LIMITS, CHECKOUT, HOLDS, LOCK, SOCKETS, GROWTH)}

@@ -15,9 +15,9 @@ from load.bench.machine import cpu_seconds, rss_bytes
 from load.bench.rounds import OURS, Bench, Figures, Side
 from load.bench.stack import opponent
 from load.bench.targets import PLAIN
-from load.client import Shop
 from load.commands import seed_all
 from load.driver import Crowd
+from load.shop import Shop
 from load.visit import UNITS, own_products, passes
 
 SIZES: Final = (1_000, 10_000)

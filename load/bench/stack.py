@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from infrastructure.local.services import search_path
 from infrastructure.local.state import Root, find_running
-from load.client import ShopAwayError
+from load.shop import ShopAwayError
 
 PREFIX: Final = "HOLDFAST_"
 READY_SECONDS: Final = 300.0

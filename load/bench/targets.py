@@ -9,11 +9,11 @@ from typing import Final
 from load.bench.machine import Meter
 from load.bench.rounds import OURS, Bench
 from load.bench.stack import opponent
-from load.client import Shop
 from load.commands import seed_all
 from load.driver import Crowd, drive, saturate, settle
 from load.figures import Measured
 from load.schedule import Baskets, instants
+from load.shop import Shop
 from load.visit import UNITS, crowd, own_products
 
 ECHO: Final = "bare echo"
@@ -81,7 +81,7 @@ async def the_shop(bench: Bench) -> AsyncIterator[Target]:
 async def bare_echo(bench: Bench) -> AsyncIterator[Target]:
     """The echo, over the shop's own Kafka."""
     arguments = ("--kafka", bench.shop.environment["HOLDFAST_KAFKA"], "--prefix", "bare-echo.")
-    async with _crowd_at("load.peers.echo", *arguments) as (few, pid):
+    async with crowd_at("load.peers.echo", *arguments) as (few, pid):
         yield Target(few, own_products(PRODUCTS), {**bench.shop.groups(), "service": [pid]})
 
 
@@ -89,17 +89,18 @@ async def bare_echo(bench: Bench) -> AsyncIterator[Target]:
 async def plain_shop(bench: Bench) -> AsyncIterator[Target]:
     """The plain shop, over the shop's own Postgres."""
     arguments = ("--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"])
-    async with _crowd_at("load.peers.plain_shop", *arguments) as (few, pid):
+    async with crowd_at("load.peers.plain_shop", *arguments) as (few, pid):
         products = [f"P{number}" for number in range(1, PRODUCTS + 1)]
         yield Target(few, products, {**bench.shop.groups(), "service": [pid]})
 
 
 @asynccontextmanager
-async def _crowd_at(module: str, *arguments: str) -> AsyncIterator[tuple[Crowd, int]]:
+async def crowd_at(module: str, *arguments: str, shoppers: int = SHOPPERS) -> AsyncIterator[tuple[Crowd, int]]:
+    """Shoppers on open lines to an opponent, and its process id."""
     few = Crowd()
     async with opponent(module, *arguments) as (url, pid):
         try:
-            await few.enter(url, [{"Authorization": f"shopper-{number}"} for number in range(SHOPPERS)])
+            await few.enter(url, [{"Authorization": f"shopper-{number}"} for number in range(shoppers)])
             yield few, pid
         finally:
             few.leave()

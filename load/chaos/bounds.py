@@ -1,16 +1,15 @@
 """Was what a shopper was told about the stock possible at all?
 
-A line of a cart is a register whose values have versions. While a question is open, a line can have had the value of
-the last change that was surely done before the question, or of any later one that was begun before the answer. Summed
-over all shoppers this bounds what was held, and so what can have been available. The cost is a sort and a scan for each
-question; no search over orders is needed, since versions give the order.
+What a shopper keeps of a product is a register whose values have versions, those of the ledger. While a question is
+open, it can have had the value of the last change that was surely done before the question, or of any later one that
+was begun before the answer. Summed over all shoppers this bounds what was kept, and so what can have been available.
+The cost is a sort and a scan for each question; no search over orders is needed, since versions give the order.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from load.chaos.history import NEMESIS, Entry
 from load.chaos.truth import Key, Truth
@@ -18,7 +17,7 @@ from load.chaos.truth import Key, Truth
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that a line had, and between which two instants it got it (nanoseconds)."""
+    """A value that a register had, and between which two instants it got it (nanoseconds)."""
 
     version: int
     begun: float
@@ -39,7 +38,8 @@ def broken(history: Sequence[Entry], truth: Truth) -> Iterator[Broken]:
     """Every answer about stock that was not possible while its question was open."""
     received: dict[str, int] = defaultdict(int)
     for row in truth.ledger:
-        received[row.product] += row.received
+        if row.user is None:  # what an order gives back is in the register of its shopper
+            received[row.product] += row.received
     lines = values(history, truth)
     begun = _first(history, "invoke")
     seen: set[Key] = set()
@@ -64,7 +64,7 @@ def broken(history: Sequence[Entry], truth: Truth) -> Iterator[Broken]:
 
 
 def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int, int]:
-    """The least and the greatest value that a line can have had between two instants; it is 0 before its first."""
+    """The least and the greatest value that a register can have had between two instants; it is 0 before its first."""
     last = max((value for value in register if value.done <= begun), key=lambda value: value.version, default=None)
     quantities = [last.quantity if last else 0]
     after = last.version if last else -1
@@ -73,7 +73,10 @@ def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int,
 
 
 def values(history: Sequence[Entry], truth: Truth) -> dict[str, dict[str, list[Value]]]:
-    """Product → shopper → the values of that line, from the log: also of requests whose answer nobody heard."""
+    """Product → shopper → what the ledger says they kept from others, also by requests whose answer nobody heard.
+
+    Units in the cart, kept for an order or sold to it are all the same here: others cannot have them.
+    """
     begun, done = _first(history, "invoke"), _first(history, "ok")
     forced = {
         user: entry.t_ns
@@ -81,30 +84,20 @@ def values(history: Sequence[Entry], truth: Truth) -> dict[str, dict[str, list[V
         if entry.proc == NEMESIS and entry.type == "invoke"
         for user in entry.value.get("users", ())
     }
-    products = {row.product for row in truth.ledger}
     heard = _heard_expiries(history)
     lines: dict[str, dict[str, list[Value]]] = defaultdict(lambda: defaultdict(list))
-    for key, outcome in truth.log.items():
-        user = key[0]
-        version = outcome.get("version")
-        if version is None:  # refused: nothing changed
+    for row in sorted(truth.ledger, key=lambda row: (row.product, row.version)):
+        if row.user is None or row.id is None:
             continue
-        start = begun.get(key, forced.get(user, 0))
-        end = heard.get((user, version), math.inf) if outcome["type"] == "expired" else done.get(key, math.inf)
-        for product, quantity in _changed(outcome, products):
-            lines[product][user].append(Value(version, start, end, quantity))
+        key, register = (row.user, row.id), lines[row.product][row.user]
+        outcome = truth.log.get(key, {})
+        start: float = begun.get(key, 0)
+        end: float = done.get(key, math.inf)
+        if outcome.get("type") == "expired":
+            start, end = forced.get(row.user, 0), heard.get((row.user, outcome["version"]), math.inf)
+        before = register[-1].quantity if register else 0
+        register.append(Value(row.version, start, end, before + row.held + row.sold - row.received))
     return lines
-
-
-def _changed(outcome: Any, products: set[str]) -> Iterator[tuple[str, int]]:
-    """The lines that an outcome sets, and to what."""
-    if outcome["type"] == "held":
-        yield outcome["product"], outcome["line_quantity"]
-    elif outcome["type"] == "removed" and outcome.get("product"):
-        yield outcome["product"], 0
-    else:
-        for product in products:
-            yield product, 0
 
 
 def _heard_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:

@@ -6,29 +6,16 @@ them a history that breaks it: a checker that cannot fail proves nothing.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from load.chaos import bounds
-from load.chaos.history import Entry
+from load.chaos import bounds, money, streams
+from load.chaos.finding import Finding
+from load.chaos.history import NEMESIS, Entry
 from load.chaos.truth import DECIDED, Change, Key, Truth, content
+from load.protocol import CHANGES
 
 REST_SECONDS: Final = 15.0
-CHANGES: Final = frozenset({"add", "set", "remove", "clear"})
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """An invariant that does not hold, with the ids, shoppers and products to look for in the history."""
-
-    invariant: str
-    detail: str
-    words: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {"invariant": self.invariant, "detail": self.detail}
 
 
 def check(history: Sequence[Entry], truth: Truth, *, zombies: bool = False) -> list[Finding]:
@@ -43,9 +30,12 @@ def check(history: Sequence[Entry], truth: Truth, *, zombies: bool = False) -> l
         *rest(truth),
         *skipped(truth),
         *bounds_broken(history, truth),
+        *money.balanced(truth),
+        *streams.whole(history, truth),
+        *forged(history),
         *(Finding("audit", violation) for violation in truth.audit),
     ]
-    return findings if zombies else [*findings, *backwards(history)]
+    return findings if zombies else [*findings, *backwards(history), *streams.never_back(history)]
 
 
 def oversold(truth: Truth) -> Iterator[Finding]:
@@ -60,9 +50,9 @@ def oversold(truth: Truth) -> Iterator[Finding]:
             if held < 0 or sold < 0 or held + sold > received:
                 numbers = f"received {received}, held {held}, sold {sold}"
                 yield Finding("I1", f"{product} at version {number}: {numbers}", (product, row.id or ""))
-        carts = sum(lines.get(product, 0) for lines in truth.holds.values())
-        if carts != held:
-            yield Finding("I1", f"{product}: the ledger says {held} are held, carts hold {carts}", (product,))
+        kept = sum(lines.get(product, 0) for each in (truth.holds, truth.reserved) for lines in each.values())
+        if kept != held:
+            yield Finding("I1", f"{product}: the ledger says {held} are held, carts and orders hold {kept}", (product,))
 
 
 def outcomes(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
@@ -95,12 +85,19 @@ def outcomes(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
 def _answers(history: Sequence[Entry]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
     """Every outcome that came on a socket, with the request it is of."""
     for entry in history:
-        if entry.type in {"ok", "heard"} and entry.value.get("type") in DECIDED and entry.user and entry.id:
+        told = entry.value.get("type")
+        # An order moves on under the id of its checkout, and may answer other ids than one's own.
+        if (
+            entry.user
+            and entry.id
+            and ((entry.type in {"ok", "heard"} and told in DECIDED) or (entry.type == "ok" and told == "order"))
+        ):
             yield (entry.user, entry.id), entry.value
 
 
 def lost_holds(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
     """I3: a hold that a shopper saw stands in the ledger, and every unit that left a cart again has a reason there."""
+    ordering = {user for (user, _), outcome in truth.log.items() if outcome["type"] == "committed"}
     line: dict[tuple[str, str], int] = defaultdict(int)
     after: dict[tuple[str, str, str], int] = {}
     for row in sorted(truth.ledger, key=lambda row: (row.product, row.version)):
@@ -113,17 +110,17 @@ def lost_holds(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
                 "I3", f"{row.product} version {row.version}: {row.cause} without a decision", (row.user, row.id)
             )
     for (user, product), quantity in line.items():
-        holds = truth.holds.get(user, {}).get(product, 0)
+        holds = sum(each.get(user, {}).get(product, 0) for each in (truth.holds, truth.reserved))
         if holds != quantity:
             yield Finding("I3", f"{user} holds {holds} of {product}, its ledger comes to {quantity}", (user, product))
     for entry in history:
         if entry.type in {"ok", "heard"} and entry.value.get("type") == "held" and entry.user and entry.id:
             stands = after.get((entry.user, entry.id, entry.value["product"]))
-            moved = stands is not None
-            if entry.f == "add" and not moved:
+            said = entry.value["line_quantity"]
+            if entry.f == "add" and stands is None:
                 yield Finding("I3", f"{entry.id} of {entry.user} was held, the ledger knows nothing of it", _of(entry))
-            if moved and stands != entry.value["line_quantity"]:
-                said = entry.value["line_quantity"]
+            # Who has made an order may keep more than the line: the order has it.
+            if stands is not None and (stands < said if entry.user in ordering else stands != said):
                 yield Finding("I3", f"{entry.id} of {entry.user}: told a line of {said}, it was {stands}", _of(entry))
 
 
@@ -204,6 +201,14 @@ def skipped(truth: Truth) -> Iterator[Finding]:
     for told in truth.told:
         if told.topic.startswith("inventory.") and told.key not in on_carts:
             yield Finding("I11", f"{told.key}: inventory told its outcome, no cart did", told.key)
+
+
+def forged(history: Sequence[Entry]) -> Iterator[Finding]:
+    """No webhook is taken that a stranger signed, or that is of another day."""
+    for entry in history:
+        for answer, number in entry.value.items() if entry.proc == NEMESIS else ():
+            if answer in {"forged 202", "stale 202"}:
+                yield Finding("forged", f"{number} webhooks were taken that are {answer.partition(' ')[0]}")
 
 
 def bounds_broken(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:

@@ -16,11 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from load.chaos import rare
 from load.chaos.nemesis import FAULTS
 from load.chaos.run import Result, play, products_of
 from load.chaos.scenarios import QUICK, Scenario, full, of
 from load.chaos.stage import Stage
-from load.client import ShopAwayError
+from load.shop import ShopAwayError
 
 SHOWN_FINDINGS: Final = 12
 
@@ -61,8 +62,9 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     except ShopAwayError as error:
         typer.echo(f"holdfast: {error}; its logs are in {folder / 'root' / 'logs'}", err=True)
         raise typer.Exit(1) from error
-    ok = all(result.ok for result in results)
-    _tell(results, chosen, time.monotonic() - began, as_json=as_json)
+    missing = [] if fault else never(results)
+    ok = not missing and all(result.ok for result in results)
+    _tell(results, chosen, time.monotonic() - began, missing, as_json=as_json)
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -93,21 +95,32 @@ def _tell_progress(console: Console, place: str, what: str) -> None:
 
 def repeat(scenario: Scenario, seed: int) -> str:
     """The command that does this scenario again, alone."""
+    if scenario.checkouts:
+        return f"holdfast prove orders --orders {scenario.checkouts} --rate {scenario.rate:g} --seed {seed}"
     faults = " ".join(f"--fault {name}" for name in scenario.faults)
     return f"holdfast chaos --seed {seed} --seconds {scenario.seconds:g} {faults}"
 
 
-def _tell(results: Sequence[Result], seed: int, seconds: float, *, as_json: bool) -> None:
-    ok = all(result.ok for result in results)
+def never(results: Sequence[Result]) -> list[str]:
+    """The rare ways of orders that none of these scenarios has seen: a set without one of them has not tested it."""
+    return [name for name in rare.EVERY if not any(result.counts.get(name) for result in results)]
+
+
+def _tell(results: Sequence[Result], seed: int, seconds: float, missing: Sequence[str] = (), *, as_json: bool) -> None:
+    ok = not missing and all(result.ok for result in results)
     if as_json:
         found = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
-        typer.echo(json.dumps({"ok": ok, "seed": seed, "seconds": round(seconds, 1), "scenarios": found}))
+        typer.echo(
+            json.dumps({"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "scenarios": found})
+        )
     else:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         console.print(_table(results))
     for result in results:
         if not result.ok:
-            _tell_failure(result, seed)
+            tell_failure(result, seed)
+    for name in missing:
+        typer.echo(f"never happened in any scenario: {name} ({rare.EVERY[name]})", err=True)
     if not as_json:
         requests = sum(result.requests for result in results)
         verdict = "Nothing broken" if ok else "Broken"
@@ -121,6 +134,7 @@ def _table(results: Sequence[Result]) -> Table:
         "requests",
         "held",
         "refused",
+        "orders",
         "again",
         "expired",
         "unknown, then known",
@@ -134,7 +148,8 @@ def _table(results: Sequence[Result]) -> Table:
     for result in results:
         counts = result.counts
         numbers = (
-            counts.get(name, 0) for name in ("held", "refused", "answered again", "expired", "known later", "restarts")
+            counts.get(name, 0)
+            for name in ("held", "refused", "orders", "answered again", "expired", "known later", "restarts")
         )
         rest = "never" if result.rest_seconds is None else f"{result.rest_seconds:.1f}"
         table.add_row(
@@ -149,7 +164,7 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _tell_failure(result: Result, seed: int) -> None:
+def tell_failure(result: Result, seed: int) -> None:
     """What is wrong, the end of the history that has to do with it, and how to see it again; on standard error."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"\n{result.scenario.name}:", style="bold red")

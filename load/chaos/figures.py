@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from load.chaos import rare
 from load.chaos.history import NEMESIS, Entry
 from load.chaos.truth import DECIDED, Key, Truth
 
@@ -39,6 +40,8 @@ def sometimes(history: Sequence[Entry], truth: Truth) -> Counter[str]:
         if entry.proc == NEMESIS:
             counts[entry.f] += entry.type == "ok"
             counts["restarts"] += int(entry.value.get("restarts", 0))
+            if entry.type == "ok" and "victim" in entry.value:
+                counts[f"{entry.f}: {entry.value['victim']}"] += 1
             continue
         key = (entry.user or "", entry.id or "")
         if entry.type == "info":
@@ -55,7 +58,7 @@ def sometimes(history: Sequence[Entry], truth: Truth) -> Counter[str]:
                 counts["resumed: unknown"] += len(entry.value["unknown"])
     counts["dead letters"] = sum((bad.topic, bad.partition, bad.offset) in truth.dead for bad in truth.bad)
     counts["duplicates"] = truth.duplicates_counted
-    return +counts
+    return +(counts + rare.counts(history, truth))
 
 
 def waits(history: Sequence[Entry]) -> Waits:

@@ -1,67 +1,34 @@
 """Every fault by its name. A fault first takes aim, which is written down, then acts and says what it did."""
 
 import asyncio
-import random
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Final
 
+import aiohttp
 from aiokafka.errors import KafkaError
 from psycopg import Error as PostgresError
 from redis.exceptions import RedisError
 
-from infrastructure.crashpoints import POINTS
 from infrastructure.local.errors import Fault as Answerless
-from load.chaos import records
+from load.chaos import order_faults, process_faults, records
 from load.chaos.deaf import ask_without_reading
-from load.chaos.history import NEMESIS, Recorder
-from load.chaos.shoppers import Witness
-from load.chaos.stage import Stage, pick
-from load.chaos.truth import Bad
+from load.chaos.history import NEMESIS
+from load.chaos.process_faults import SHORT_SECONDS, end, freeze
+from load.chaos.scene import Did, Fault, Scene
+from load.shop import ShopAwayError
 
-FROZEN_SECONDS: Final = 11.5
-"""Longer than a consumer's session lasts: its partitions go to another, and then it goes on."""
-SHORT_SECONDS: Final = 3.0
-SKEW_SECONDS: Final = 300
-
-Did = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Scene:
-    """What a fault may touch."""
-
-    stage: Stage
-    recorder: Recorder
-    witnesses: Sequence[Witness]
-    products: Sequence[str]
-    chance: random.Random
-    since: records.Offsets
-    bad: list[Bad] = field(default_factory=list)
-
-    def some(self, share: float) -> list[Witness]:
-        """Some of the shoppers, at least one."""
-        number = max(1, round(len(self.witnesses) * share))
-        return self.chance.sample(list(self.witnesses), number)
-
-
-def _nothing(_: Scene) -> Did:
-    return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault. `needs`: what must have happened in a scenario with it for that to count."""
-
-    about: str
-    act: Callable[[Scene, Mapping[str, Any]], Awaitable[Did]]
-    aim: Callable[[Scene], Did] = _nothing
-    needs: tuple[str, ...] = ()
-    zombies: bool = False
-    """A process goes on after it was given up for dead."""
-    pause: float = 2.0
-    """Seconds until it comes again, on average."""
+RUINS: Final = (
+    OSError,
+    TimeoutError,
+    KafkaError,
+    PostgresError,
+    RedisError,
+    aiohttp.ClientError,
+    Answerless,
+    ShopAwayError,
+)
+"""What a fault meets where another has struck before."""
 
 
 async def strike(name: str, scene: Scene) -> bool:
@@ -72,100 +39,12 @@ async def strike(name: str, scene: Scene) -> bool:
     before = scene.stage.restarts()
     try:
         did = await fault.act(scene, aim)
-    except (OSError, TimeoutError, KafkaError, PostgresError, RedisError, Answerless) as error:
+    except RUINS as error:
         scene.recorder.note(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
         return False
     restarts = scene.stage.restarts() - before
     scene.recorder.note(NEMESIS, "ok", name, value={**aim, **did, "restarts": restarts})
     return True
-
-
-# ---- processes ------------------------------------------------------------------------------------------------------
-
-
-def _one(kind: str) -> Callable[[Scene], Did]:
-    return lambda scene: {"victim": pick(scene.stage.many(kind), scene.chance)}
-
-
-def _end(kind: str, number: signal.Signals, about: str) -> Fault:
-    async def act(scene: Scene, aim: Mapping[str, Any]) -> Did:
-        old = scene.stage.signal(aim["victim"], number)
-        await scene.stage.until_replaced(aim["victim"], old)
-        return {}
-
-    return Fault(about, act, _one(kind), ("restarts",))
-
-
-def _freeze(kind: str, seconds: float, about: str, *, zombies: bool = False) -> Fault:
-    async def act(scene: Scene, aim: Mapping[str, Any]) -> Did:
-        async with scene.stage.unsupervised():
-            scene.stage.signal(aim["victim"], signal.SIGSTOP)
-            try:
-                await asyncio.sleep(seconds)
-            finally:
-                scene.stage.signal(aim["victim"], signal.SIGCONT)
-        await scene.stage.until_replaced(aim["victim"], None)
-        return {}
-
-    return Fault(about, act, _one(kind), zombies=zombies)
-
-
-async def _rolling(scene: Scene, _: Mapping[str, Any]) -> Did:
-    names = [*scene.stage.many("edge"), *scene.stage.many("cart"), *scene.stage.many("inventory")]
-    for name in names:
-        old = scene.stage.signal(name, signal.SIGTERM)
-        await scene.stage.until_replaced(name, old)
-    return {"restarted": names}
-
-
-async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:
-    for kind in ("cart", "inventory"):
-        extra = scene.stage.more(kind, number=8)
-        extra.start()
-        try:
-            await asyncio.sleep(5)
-        finally:
-            await extra.end(signal.SIGKILL)
-    return {}
-
-
-async def _skew(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    extra = scene.stage.more(aim["kind"], number=7, HOLDFAST_CLOCK_SKEW_SECONDS=str(aim["seconds"]))
-    extra.start()
-    try:
-        ready = await extra.ready()
-        await asyncio.sleep(4)
-    finally:
-        await extra.end(signal.SIGTERM)
-    return {"ready": ready}
-
-
-def _aim_skew(scene: Scene) -> Did:
-    return {
-        "kind": scene.chance.choice(("cart", "inventory")),
-        "seconds": scene.chance.choice((-SKEW_SECONDS, SKEW_SECONDS)),
-    }
-
-
-async def _crash(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    """A worker that dies at one point, and its successor, which finds what it left."""
-    kind = aim["point"].partition(".")[0]
-    first = scene.stage.more(kind, number=6, HOLDFAST_CRASHPOINT=f"{aim['point']}:{aim['count']}")
-    first.start()
-    crashed = await first.ended(8)
-    if not crashed:
-        await first.end(signal.SIGTERM)
-        return {"crashed": False}
-    second = scene.stage.more(kind, number=6)
-    second.start()
-    await second.ready(10)
-    await second.end(signal.SIGTERM)
-    return {"crashed": True}
-
-
-def _aim_crash(scene: Scene) -> Did:
-    points = [name for name in POINTS if name.startswith(("cart.", "inventory."))]
-    return {"point": pick(points, scene.chance), "count": scene.chance.randint(1, 5)}
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------
@@ -247,30 +126,15 @@ async def _poison(scene: Scene, aim: Mapping[str, Any]) -> Did:
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
-    "kill-edge": _end("edge", signal.SIGKILL, "kill -9 of the edge, under open sockets"),
-    "kill-cart": _end("cart", signal.SIGKILL, "kill -9 of one of two cart workers"),
-    "kill-inventory": _end("inventory", signal.SIGKILL, "kill -9 of one of two inventory workers"),
-    "term-edge": _end("edge", signal.SIGTERM, "SIGTERM to the edge"),
-    "term-cart": _end("cart", signal.SIGTERM, "SIGTERM to one of two cart workers"),
-    "term-inventory": _end("inventory", signal.SIGTERM, "SIGTERM to one of two inventory workers"),
-    "freeze-cart": _freeze("cart", FROZEN_SECONDS, "SIGSTOP past the session's end, then SIGCONT", zombies=True),
-    "freeze-inventory": _freeze(
-        "inventory", FROZEN_SECONDS, "the same, perhaps in the middle of a transaction", zombies=True
-    ),
-    "crash": Fault(
-        "a worker that ends at a named point between two effects, and its successor", _crash, _aim_crash, pause=1.0
-    ),
-    "rolling-restart": Fault("SIGTERM to each process in turn", _rolling, needs=("restarts",)),
-    "rebalance-storm": Fault("a third worker started and killed after 5 s, again and again", _storm, pause=0.5),
-    "clock-skew": Fault("a third worker whose clock is five minutes off", _skew, _aim_skew),
-    "kill-redis": _end("redis", signal.SIGKILL, "kill -9 of Redis"),
+    **process_faults.FAULTS,
+    "kill-redis": end("redis", signal.SIGKILL, "kill -9 of Redis"),
     "flush-redis": Fault("FLUSHALL, ten times in a second", _flush),
     "pause-redis": Fault("Redis answers nobody for 3 s", _pause),
-    "kill-postgres": _end("postgres", signal.SIGKILL, "kill -9 of PostgreSQL and all its backends"),
+    "kill-postgres": end("postgres", signal.SIGKILL, "kill -9 of PostgreSQL and all its backends"),
     "cut-postgres": Fault("pg_terminate_backend for everybody, five times in 1.5 s", _cut_postgres),
-    "freeze-postgres": _freeze("postgres", SHORT_SECONDS, "PostgreSQL stopped for 3 s"),
-    "kill-kafka": _end("kafka", signal.SIGKILL, "kill -9 of the broker"),
-    "freeze-kafka": _freeze("kafka", SHORT_SECONDS, "the broker stopped for 3 s"),
+    "freeze-postgres": freeze("postgres", SHORT_SECONDS, "PostgreSQL stopped for 3 s"),
+    "kill-kafka": end("kafka", signal.SIGKILL, "kill -9 of the broker"),
+    "freeze-kafka": freeze("kafka", SHORT_SECONDS, "the broker stopped for 3 s"),
     "duplicate": Fault("each request delivered twice, for 3 s", _duplicate, needs=("duplicates",)),
     "replay": Fault("all topics fed back to themselves, while running", _replay, needs=("duplicates",)),
     "poison": Fault(
@@ -294,4 +158,5 @@ FAULTS: Final[Mapping[str, Fault]] = {
         ("expired",),
         pause=1.0,
     ),
+    **order_faults.FAULTS,
 }

@@ -1,23 +1,26 @@
 """Reads what the shop says of itself once it rests: its books, its topics, its carts, its lag."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
 
+from infrastructure.local.services import KINDS
 from infrastructure.settings import Settings
 from load.chaos import records
 from load.chaos.stage import Stage
-from load.chaos.truth import DECIDED, Change, Key, Told
+from load.chaos.truth import DECIDED, Change, Key, OrderEvent, PaymentEvent, Told
 
-GROUPS: Final = ("cart", "inventory")
+GROUPS: Final = tuple(kind.name for kind in KINDS if kind.name != "edge")
+CHANGES: Final = frozenset({"cart.add", "cart.set", "cart.remove", "cart.clear", "cart.checkout"})
+PAYMENTS: Final = frozenset({"payments.requests.v1", "payments.events.v1"})
 PATIENCE_MS: Final = 5_000
-LETTERS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS[:3])
+LETTERS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS)
 
 
 async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> dict[str, Any]:
-    """`ledger`, `holds`, `revisions` and `log` of a `Truth`, from one snapshot of the database."""
+    """`ledger`, `holds`, `reserved`, `revisions` and `log` of a `Truth`, from one snapshot of the database."""
     async with stage.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         ledger = await connection.execute(
@@ -27,13 +30,14 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
         )
         changes = [Change(*row) for row in await ledger.fetchall()]
         held = await connection.execute(
-            "SELECT user_id, product_code, hold_quantity FROM inventory.hold"
-            " WHERE order_id IS NULL AND (user_id = ANY(%s) OR product_code = ANY(%s))",
+            "SELECT user_id, product_code, order_id IS NULL, sum(hold_quantity) FROM inventory.hold"
+            " WHERE state = 'PENDING' AND (user_id = ANY(%s) OR product_code = ANY(%s)) GROUP BY 1, 2, 3",
             [list(users), list(products)],
         )
         holds: dict[str, dict[str, int]] = {}
-        for user, product, quantity in await held.fetchall():
-            holds.setdefault(user, {})[product] = quantity
+        reserved: dict[str, dict[str, int]] = {}
+        for user, product, in_the_cart, quantity in await held.fetchall():
+            (holds if in_the_cart else reserved).setdefault(user, {})[product] = int(quantity)
         carts = await connection.execute(
             "SELECT user_id, revision FROM inventory.holder WHERE user_id = ANY(%s)", [list(users)]
         )
@@ -42,43 +46,76 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
             "SELECT user_id, requestid, outcome FROM inventory.request_log WHERE user_id = ANY(%s)", [list(users)]
         )
         log: dict[Key, Mapping[str, Any]] = {(user, id_): outcome async for user, id_, outcome in decided}
-    return {"ledger": changes, "holds": holds, "revisions": revisions, "log": log}
+    return {"ledger": changes, "holds": holds, "reserved": reserved, "revisions": revisions, "log": log}
 
 
-async def topics(settings: Settings, since: records.Offsets) -> dict[str, Any]:
-    """`accepted`, `told` and `duplicates_counted` of a `Truth`, from the topics after `since`."""
+async def topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> dict[str, Any]:
+    """`accepted`, `told`, `duplicates_counted`, `events` and `payments` of a `Truth`, from the topics after `since`.
+
+    Orders are those of `users` alone: one of an earlier scenario would begin in the middle.
+    """
     accepted: set[Key] = set()
     told: list[Told] = []
+    events: list[OrderEvent] = []
+    payments: list[PaymentEvent] = []
     duplicates = 0
     for record in await records.kept(settings, since):
         event = _event(record.key, record.value)
         if event is None:
             continue
-        type_, user, id_, data = (
-            event["type"].removeprefix("holdfast."),
-            event["subject"],
-            event["requestid"],
-            event["data"],
-        )
-        if type_ in {"cart.add", "cart.set", "cart.remove", "cart.clear"} and record.topic == records.REQUESTS[0]:
-            if _well_formed(event):
-                accepted.add((user, id_))
-        elif type_ == "inventory.decided":
-            duplicates += bool(data.get("replayed"))
-            if data["outcome"]["type"] in DECIDED:
-                told.append(Told(record.topic, user, id_, data["outcome"], bool(data.get("replayed"))))
-        elif type_.removeprefix("cart.") in DECIDED and record.topic == records.RESPONSES[1]:
-            outcome = {"type": type_.removeprefix("cart."), **data}
-            told.append(Told(record.topic, user, id_, outcome, bool(data.get("replayed"))))
-    return {"accepted": frozenset(accepted), "told": told, "duplicates_counted": duplicates}
+        type_, data = event["type"].removeprefix("holdfast."), event["data"]
+        if record.topic == records.REQUESTS[0] and type_ in CHANGES and _well_formed(event):
+            accepted.add((event["subject"], event["requestid"]))
+        elif record.topic in records.RESPONSES:
+            duplicates += type_ == "inventory.decided" and bool(data.get("replayed"))
+            if (outcome := _outcome(type_, event)) is not None:
+                replayed = bool(data.get("replayed"))
+                told.append(Told(record.topic, event["subject"], event["requestid"], outcome, replayed))
+        elif record.topic in PAYMENTS and data["user_id"] in users:
+            payments.append(_payment(type_, data))
+        elif record.topic == records.ORDER_EVENTS[0] and data["user_id"] in users:
+            events.append(_order_event(type_, data))
+    return {
+        "accepted": frozenset(accepted),
+        "told": told,
+        "duplicates_counted": duplicates,
+        "events": events,
+        "payments": payments,
+    }
+
+
+def _outcome(type_: str, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The outcome of a shopper's change in a response; none in one that tells something else."""
+    data = event["data"]
+    if not event.get("requestid"):
+        return None
+    if type_ == "inventory.decided":
+        return dict(data["outcome"]) if data["outcome"]["type"] in DECIDED else None
+    if type_ == "cart.order":
+        return {"type": "order", **data} if event["source"] == "/cart" else None
+    name = type_.removeprefix("cart.")
+    return {"type": name, **data} if name in DECIDED else None
+
+
+def _order_event(type_: str, data: Mapping[str, Any]) -> OrderEvent:
+    more = {name: value for name, value in data.items() if name not in {"order_id", "user_id", "version", "status"}}
+    name = type_.removeprefix("orders.")
+    return OrderEvent(data["order_id"], data["user_id"], data["version"], name, data["status"], more)
+
+
+def _payment(type_: str, data: Mapping[str, Any]) -> PaymentEvent:
+    amount = (data.get("amount") or {}).get("amount", 0)
+    key = data.get("refund_id") or data["payment_id"]
+    return PaymentEvent(data["order_id"], type_.removeprefix("payments."), key, amount)
 
 
 def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
     """The event in a record; none when it is not one that anybody would act on."""
     try:
         event = json.loads(value or b"")
-        usable = key == event["subject"].encode() and event["data"]["user_id"] == event["subject"]
-        return dict(event) if usable and event["requestid"] and event["type"] else None
+        data = event["data"]
+        usable = key == event["subject"].encode() and event["subject"] in {data["user_id"], data.get("order_id")}
+        return dict(event) if usable and event.get("requestid", "-") and event["type"] else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -86,7 +123,12 @@ def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
 def _well_formed(event: Mapping[str, Any]) -> bool:
     """Whether a request from outside is one by the contract: what is not goes to the dead letters."""
     quantity = event["data"].get("quantity", 1)
-    return event["source"] == "/edge" and isinstance(quantity, int) and 0 <= quantity < 1000  # noqa: PLR2004 - contract
+    return (
+        bool(event.get("requestid"))
+        and event["source"] == "/edge"
+        and isinstance(quantity, int)
+        and 0 <= quantity < 1000  # noqa: PLR2004 - contract
+    )
 
 
 async def dead_letters(settings: Settings, since: records.Offsets) -> frozenset[tuple[str, int, int]]:
@@ -103,7 +145,7 @@ async def locks(stage: Stage) -> list[str]:
 
 async def lag(settings: Settings) -> int:
     """Records that wait for a worker, by what the groups have committed."""
-    end = await records.ends(settings, records.TOPICS[:3])
+    end = await records.ends(settings)
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=PATIENCE_MS)
     await admin.start()
     try:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 REQUESTS: Final = ("cart.requests.v1", "inventory.requests.v1")
 RESPONSES: Final = ("inventory.responses.v1", "cart.responses.v1")
-TOPICS: Final = (*REQUESTS, *RESPONSES)
+ORDER_REQUESTS: Final = ("orders.requests.v1", "payments.requests.v1", "deliveries.requests.v1")
+ORDER_EVENTS: Final = ("orders.events.v1", "payments.events.v1", "deliveries.events.v1")
+TOPICS: Final = (*REQUESTS, *RESPONSES, *ORDER_REQUESTS, *ORDER_EVENTS)
 
 Offsets = Mapping[TopicPartition, int]
 
@@ -60,10 +62,11 @@ async def kept(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
         return [record async for record in topic_reader.kept(reader, since, until)]
 
 
-async def replay(settings: Settings, since: Offsets) -> int:
+async def replay(settings: Settings, since: Offsets, topics: Collection[str] = TOPICS) -> int:
     """Put everything after `since` on its own partition again, in its old order; how many records that were."""
     # Each once: what an earlier replay brought is there twice, and would double with every replay.
-    records = {(record.topic, record.key, record.value): record for record in reversed(await kept(settings, since))}
+    places = {partition: offset for partition, offset in since.items() if partition.topic in topics}
+    records = {(record.topic, record.key, record.value): record for record in reversed(await kept(settings, places))}
     async with _producer(settings) as producer:
         sent = [await _again(producer, record) for record in reversed(records.values())]
         await asyncio.gather(*sent)
@@ -72,7 +75,7 @@ async def replay(settings: Settings, since: Offsets) -> int:
 
 async def duplicate(settings: Settings, seconds: float) -> int:
     """For a time, put each record of the topics of requests there once more; how many those were."""
-    first = await ends(settings, REQUESTS)
+    first = await ends(settings, (*REQUESTS, *ORDER_REQUESTS))
     ours: set[tuple[str, int, int]] = set()
     count, end = 0, time.monotonic() + seconds
     async with topic_reader.consumer(settings) as reader, _producer(settings) as producer:
@@ -136,7 +139,7 @@ def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
     return [
         *(("cart.requests.v1", *each) for each in bad),
         ("inventory.requests.v1", "not JSON", key, b"hello"),
-        ("inventory.requests.v1", "a source that may not", key, event("inventory.remove", source="/edge")),
+        ("inventory.requests.v1", "a source that may not", key, event("inventory.remove", source="/payments")),
         ("inventory.responses.v1", "nested too deep", key, b"[" * 10_000),
     ]
 

@@ -4,29 +4,39 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from load.chaos import checker, figures, reading, records
-from load.chaos.checker import Finding
-from load.chaos.history import NEMESIS, Entry, Recorder, about
-from load.chaos.nemesis import FAULTS, Scene, strike
-from load.chaos.scenarios import Scenario
-from load.chaos.shoppers import Witness
-from load.chaos.stage import Stage
-from load.chaos.truth import Truth
-from load.client import Shop, ShopAwayError
+from psycopg import Error as PostgresError
 
-SHOPPERS: Final = 24
-UNITS: Final = (6, 12, 24, 48, 200)
+from load.chaos import checker, figures, money, reading, records, scenarios
+from load.chaos.checkouts import deal
+from load.chaos.finding import Finding
+from load.chaos.history import NEMESIS, Entry, Recorder, about
+from load.chaos.nemesis import FAULTS, strike
+from load.chaos.provider import charges
+from load.chaos.scenarios import Scenario
+from load.chaos.scene import Scene
+from load.chaos.shoppers import EAGERNESS, Witness
+from load.chaos.stage import Stage
+from load.chaos.truth import OrderEvent, Truth
+from load.shop import Shop, ShopAwayError
+
+UNITS: Final = (6, 12, 24, 48, 200, 20_000)
 """Of each product: some run out at once, some never."""
 WARM_SECONDS: Final = 1.0
 COOL_SECONDS: Final = 1.5
-TRIES_SECONDS: Final = 10.0
+TRIES_SECONDS: Final = 20.0
 """How much longer a fault tries that was always in the ruins of another."""
 REST_SECONDS: Final = 40.0
+ORDERS_SECONDS: Final = 90.0
+"""How long orders may take to end, after the last of them was begun and the last fault is over."""
+SHOWN_SECONDS: Final = 15.0
+"""How long what shoppers read may lag behind the events."""
+SELDOM: Final = 15
+"""So many times less often come other faults beside one that takes every process in turn."""
 SHOWN_ENTRIES: Final = 20
 EXPLAINED: Final = 3
 """Findings whose lines of the history are shown; what follows is mostly more of the same."""
@@ -44,6 +54,7 @@ class Result:
     seconds: float
     rest_seconds: float | None
     history: Path
+    balance: money.Balance
     end: tuple[Entry, ...]
     """The lines of the history that have to do with the findings; none without findings."""
 
@@ -64,6 +75,7 @@ class Result:
             "median_wait_seconds": round(self.waits.median, 3),
             "rest_seconds": None if self.rest_seconds is None else round(self.rest_seconds, 1),
             "seconds": round(self.seconds, 1),
+            "money": asdict(self.balance),
             "sometimes": self.counts,
             "findings": [finding.as_json() for finding in self.findings],
             "history": str(self.history),
@@ -102,6 +114,7 @@ async def play(stage: Stage, scenario: Scenario, *, seed: int, folder: Path, tel
         time.monotonic() - began,
         truth.rest_seconds,
         recorder.path,
+        money.balance(truth),
         tuple(about(history, words=words, last=SHOWN_ENTRIES)) if findings else (),
     )
 
@@ -118,10 +131,11 @@ class _Play:
         settings = self.stage.settings
         since = await records.ends(settings)
         letters = await records.ends(settings, reading.LETTERS)
-        async with Shop(self.stage.stack.http) as shop:
-            guests = await shop.guests(SHOPPERS)
+        async with Shop(self.stage.stack.http, chance=lambda: self.chance.random() / EAGERNESS) as shop:
+            guests = await shop.guests(self.scenario.shoppers)
+            cards = deal(self.chance)
             witnesses = [
-                Witness(f"shopper-{number}", shop, guest, self.recorder, random.Random(self.chance.random()))  # noqa: S311
+                Witness(f"shopper-{number}", shop, guest, self.recorder, random.Random(self.chance.random()), cards)  # noqa: S311
                 for number, guest in enumerate(guests)
             ]
             try:
@@ -134,13 +148,17 @@ class _Play:
                 shown = {witness.user: dict(witness.shopper.conversation.lines) for witness in witnesses}
             finally:
                 await asyncio.gather(*(witness.leave() for witness in witnesses))
-        self.tell("reading")
+            self.tell("reading")
+            users = [witness.user for witness in witnesses]
+            told = await reading.topics(settings, since, frozenset(users))
+            orders = await self._orders(shop, witnesses, told["events"])
         violations, digest = await self.stage.audit()
-        users = [witness.user for witness in witnesses]
         unanswered = [f"nobody answers {user}" for user, cart in zip(users, carts, strict=True) if cart is None]
         return Truth(
             **await reading.books(self.stage, users, self.products),
-            **await reading.topics(settings, since),
+            **told,
+            orders=orders,
+            charges=charges(await self.stage.provider.history(), set(orders)),
             bad=scene.bad,
             dead=await reading.dead_letters(settings, letters),
             carts={user: cart for user, cart in zip(users, carts, strict=True) if cart is not None},
@@ -161,6 +179,9 @@ class _Play:
 
     async def _shop(self, scene: Scene) -> None:
         """Load and faults together; returns when the last fault has ended."""
+        if self.scenario.checkouts:
+            await self._sell_out(scene)
+            return
         closing = asyncio.Event()
         shopping = [asyncio.create_task(witness.live(self.products, closing)) for witness in scene.witnesses]
         end = time.monotonic() + self.scenario.seconds
@@ -172,6 +193,26 @@ class _Play:
             closing.set()
             self.recorder.note(NEMESIS, "heard", figures.CLOSING)
             await asyncio.gather(*shopping)
+
+    async def _sell_out(self, scene: Scene) -> None:
+        """So many checkouts at a steady pace, and faults for as long as that takes."""
+        tickets = list(range(self.scenario.checkouts))
+        pause = len(scene.witnesses) / self.scenario.rate
+        buying = asyncio.gather(*(witness.buy(self.products, tickets, pause) for witness in scene.witnesses))
+
+        async def strikes(name: str) -> None:
+            await asyncio.sleep(WARM_SECONDS)
+            while not buying.done() or 0 < scene.turns < len(self.stage.services()):
+                await strike(name, scene)
+                self.tell(f"{name}; {len(tickets)} checkouts to go")
+                wait = FAULTS[name].pause * (1 if name in scenarios.IN_TURN else SELDOM)
+                await asyncio.sleep(self.chance.uniform(0.5, 1.5) * wait)
+
+        try:
+            await asyncio.gather(buying, *(strikes(name) for name in self.scenario.faults))
+        finally:
+            buying.cancel()
+        self.recorder.note(NEMESIS, "heard", figures.CLOSING)
 
     async def _again_and_again(self, name: str, scene: Scene, end: float) -> None:
         """A fault once at least, if others let it, and as often as there is time for."""
@@ -188,20 +229,50 @@ class _Play:
     async def _rest(self, witnesses: Sequence[Witness]) -> tuple[float | None, str]:
         """How long the shop took to come to rest, and what was waited for last; none when it never did.
 
-        Shoppers who were cut off call again in their own time; that is waited for too, but it is not the shop's.
+        Shoppers who were cut off call again in their own time, and orders take theirs: both are waited for, but that is
+        not the shop's restlessness.
         """
         self.tell("coming to rest")
         began, why = time.monotonic(), ""
         rested: float | None = None
-        while time.monotonic() - began < REST_SECONDS:
-            if problem := await self._restless():
+        while (passed := time.monotonic() - began) < (REST_SECONDS if rested is None else ORDERS_SECONDS):
+            problem, busy = await self._restless(), await self._busy(witnesses)
+            if problem and not (busy and rested is not None):
                 why, rested = problem, None
             elif rested is None:
-                rested = time.monotonic() - began
-            if rested is not None and not any(witness.open for witness in witnesses):
+                rested = passed
+            if not problem and not busy:
                 break
             await asyncio.sleep(0.1)
         return rested, why
+
+    async def _busy(self, witnesses: Sequence[Witness]) -> bool:
+        """Whether shoppers or their orders are still at something."""
+        if any(witness.busy for witness in witnesses):
+            return True
+        try:
+            return bool(await self.stage.open_orders())
+        except PostgresError:
+            return True
+
+    async def _orders(
+        self, shop: Shop, witnesses: Sequence[Witness], events: Sequence[OrderEvent]
+    ) -> dict[str, Mapping[str, Any]]:
+        """Every order as its shopper reads it, once that is not behind its events any more, or its time is over."""
+        newest: dict[str, int] = {}
+        for event in events:
+            newest[event.order] = max(event.version, newest.get(event.order, 0))
+        end = time.monotonic() + SHOWN_SECONDS
+        while True:
+            tokens = [witness.shopper.guest.token for witness in witnesses]
+            lists = await asyncio.gather(*(shop.every("/v1/orders?limit=100", token) for token in tokens))
+            read = {order["order_id"]: order for each in lists for order in each}
+            behind = [
+                order for order, version in newest.items() if read.get(order, {}).get("order_version", 0) < version
+            ]
+            if not behind or time.monotonic() > end:
+                return read
+            await asyncio.sleep(0.5)
 
     async def _restless(self) -> str:
         if unready := self.stage.unready():

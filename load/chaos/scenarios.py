@@ -8,8 +8,9 @@ from typing import Final
 from load.chaos.nemesis import FAULTS
 
 SECONDS: Final = 12.0
-ALWAYS: Final = ("held", "refused", "removed", "answered again")
-"""A scenario in which nobody was granted, refused or answered twice has tested nothing."""
+SHOPPERS: Final = 24
+ALWAYS: Final = ("held", "refused", "answered again", "delivered")
+"""A scenario in which nobody was granted, refused or answered twice, and no parcel came, has tested nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,16 @@ class Scenario:
     faults: tuple[str, ...]
     seconds: float = SECONDS
     replayed: bool = False
+    shoppers: int = SHOPPERS
+    checkouts: int = 0
+    """So many, at `rate` a second, instead of shopping for `seconds`."""
+    rate: float = 0.0
 
     @property
     def needs(self) -> tuple[str, ...]:
         """What must have happened."""
         own = dict.fromkeys(need for fault in self.faults for need in FAULTS[fault].needs)
-        return (*ALWAYS, *self.faults, *own)
+        return (*ALWAYS, *(() if self.checkouts else ("removed",)), *self.faults, *own)
 
     @property
     def zombies(self) -> bool:
@@ -34,23 +39,29 @@ class Scenario:
 
 
 QUICK: Final = (
-    Scenario("workers", ("kill-cart", "kill-inventory"), 13),
-    Scenario("edge and lines", ("kill-edge", "cut-clients", "kill-redis")),
-    Scenario("books", ("cut-postgres", "expire")),
+    Scenario("workers", ("kill-cart", "kill-inventory", "kill-redis"), 13),
+    Scenario("edge and lines", ("kill-edge", "cut-clients", "cut-postgres")),
     Scenario("broker", ("kill-kafka", "duplicate")),
     Scenario("records", ("replay", "poison"), 10, replayed=True),
+    Scenario("orders", ("kill-orders", "kill-payment", "provider-down", "webhooks", "expire"), 14),
 )
 """The most telling ones, within three minutes."""
 
-_LONG: Final = {"freeze-cart": 16.0, "freeze-inventory": 16.0, "rolling-restart": 26.0, "rebalance-storm": 16.0}
+_LONG: Final = {
+    **{name: 16.0 for name in FAULTS if name.startswith("freeze-") and FAULTS[name].zombies},
+    "rolling-restart": 40.0,
+    "rebalance-storm": 30.0,
+    "kill-each": 40.0,
+    "freeze-each": 40.0,
+}
+IN_TURN: Final = frozenset({"kill-each", "freeze-each"})
 _MIXED: Final = 4
+REPLAYED: Final = frozenset({"replay", "poison", "replay-orders", "webhooks"})
 
 
 def full(seed: int) -> list[Scenario]:
     """Every fault alone, then some at once as `seed` has it."""
-    alone = [
-        Scenario(name, (name,), _LONG.get(name, SECONDS), replayed=name in {"replay", "poison"}) for name in FAULTS
-    ]
+    alone = [Scenario(name, (name,), _LONG.get(name, SECONDS), replayed=name in REPLAYED) for name in FAULTS]
     chance = random.Random(seed)  # noqa: S311 - a choice to repeat, not a secret
     some = sorted(chance.sample(sorted(FAULTS), _MIXED))
     return [*alone, Scenario("mixed", tuple(some), 30)]
@@ -59,4 +70,4 @@ def full(seed: int) -> list[Scenario]:
 def of(faults: Sequence[str], seconds: float | None) -> Scenario:
     """One scenario of just these."""
     longest = max(_LONG.get(name, SECONDS) for name in faults)
-    return Scenario("+".join(faults), tuple(faults), seconds or longest, replayed="replay" in faults)
+    return Scenario("+".join(faults), tuple(faults), seconds or longest, replayed=not REPLAYED.isdisjoint(faults))

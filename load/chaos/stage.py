@@ -25,11 +25,23 @@ from infrastructure.local import probes, processes, services
 from infrastructure.local.state import Root, Stack, find_running
 from infrastructure.settings import Settings
 from load.chaos.history import Recorder
-from load.client import ShopAwayError
+from load.chaos.provider import Provider
+from load.shop import ShopAwayError
 
 WORKERS: Final = "cart=2,inventory=2"
+PROVIDER_KEY: Final = "the-key-of-a-shop-under-test"
+IMPATIENT: Final = {
+    "HOLDFAST_PAYMENT_PATIENCE_SECONDS": "4",
+    "HOLDFAST_ORDER_ASK_AGAIN_SECONDS": "2",
+    "HOLDFAST_PROVIDER_TIMEOUT_SECONDS": "1",
+    "HOLDFAST_PROVIDER_LATE_SECONDS": "4",
+    "HOLDFAST_DELIVERY_SHIP_SECONDS": "1",
+    "HOLDFAST_DELIVERY_DELIVER_SECONDS": "1",
+}
+"""Orders that end within seconds. A card that answers late does so about when the shop's patience ends."""
 KEPT: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
 """What of the environment is about this machine, and not about another shop."""
+PORTS: Final = ("HTTP", "KAFKA", "POSTGRES", "REDIS")
 HEADER: Final = "product_code,name,price,currency,quantity"
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -46,9 +58,10 @@ class Stage:
 
     async def up(self, progress: TextIO) -> None:
         """Start it on ports of its own; raises ShopAwayError when it does not get ready."""
-        ports = {f"HOLDFAST_{name}_PORT": str(probes.free_port()) for name in ("HTTP", "KAFKA", "POSTGRES", "REDIS")}
+        ports = {f"HOLDFAST_{name}_PORT": str(probes.free_port()) for name in PORTS}
         arguments = ["up", "--detach", "--workers", WORKERS, "--no-limits"]
-        status, _ = await self.holdfast(*arguments, progress=progress, more=ports)
+        more = {**ports, **IMPATIENT, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
+        status, _ = await self.holdfast(*arguments, progress=progress, more=more)
         if status:
             raise ShopAwayError(f"the shop for this did not start: `holdfast up` ended with {status}")
 
@@ -104,6 +117,24 @@ class Stage:
         if stack is None:
             raise ShopAwayError("the shop under test is gone: its supervisor does not live")
         return stack
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the provider tells what has happened."""
+        return f"{self.stack.http}/v1/webhooks/payments"
+
+    @property
+    def provider(self) -> Provider:
+        """The payment provider of this shop."""
+        return Provider(self.stack.provider, PROVIDER_KEY, self.root.secrets().signing)
+
+    async def open_orders(self) -> int:
+        """How many orders are on their way, or not told of to the end."""
+        async with self.postgres() as connection:
+            found = await connection.execute(
+                "SELECT count(*) FROM orders.orders WHERE due_at IS NOT NULL OR published < version"
+            )
+            return sum(row[0] for row in await found.fetchall())
 
     @property
     def settings(self) -> Settings:

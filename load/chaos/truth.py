@@ -9,7 +9,8 @@ Key = tuple[str, str]
 
 NOT_CONTENT: Final = frozenset({"id", "user_id", "replayed", "traceparent"})
 """What may differ between two tellings of one outcome, or is said elsewhere."""
-DECIDED: Final = frozenset({"held", "refused", "removed"})
+DECIDED: Final = frozenset({"held", "refused", "removed", "committed"})
+"""Outcomes of what shoppers ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,37 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """A record of `orders.events`; what was sent again lies there again. `data` is what its type adds."""
+
+    order: str
+    user: str
+    version: int
+    type: str
+    status: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """A record of `payments.requests` or `payments.events`; `key` is the provider's for it (of a refund: its own)."""
+
+    order: str
+    type: str
+    key: str
+    amount: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the provider did under one key: minor units of every capture, and of every refund by its key."""
+
+    order: str
+    captured: tuple[int, ...] = ()
+    refunded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Truth:
     """Everything that is read once a scenario has come to rest; of its own shoppers and products only."""
 
@@ -78,6 +110,14 @@ class Truth:
     """Locks that are still in Redis."""
     digests: tuple[str, str] | None = None
     """Of the audit, before and after everything was replayed; none when nothing was."""
+    reserved: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Shopper → product → units that their orders keep, not sold yet."""
+    events: Sequence[OrderEvent] = ()
+    payments: Sequence[PaymentEvent] = ()
+    orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Order → what its shopper reads of it."""
+    charges: Mapping[str, Charge] | None = None
+    """Payment → what the provider's own books say; none when they were not read."""
     rest_seconds: float | None = None
     """From the last fault to no lag, no open request and everything ready; none when that never came."""
     restless: str = ""
@@ -86,5 +126,11 @@ class Truth:
 
 
 def content(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """An outcome without what may differ between two tellings of it."""
-    return {name: value for name, value in outcome.items() if name not in NOT_CONTENT and value is not None}
+    """An outcome without what may differ between two tellings of it.
+
+    Inventory's `committed` is told to shoppers as the `order` that it makes; a refused checkout as any refusal.
+    """
+    if outcome["type"] in {"committed", "order"}:
+        return {"type": "order", "order_id": outcome["order_id"], "status": "committed"}
+    without = NOT_CONTENT | {"order_id"}
+    return {name: value for name, value in outcome.items() if name not in without and value is not None}

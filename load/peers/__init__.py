@@ -2,7 +2,7 @@
 
 | module | what it is |
 |---|---|
-| `echo` | a bare WebSocket, four hops through Kafka, and back: what the shop's path costs without a shop |
+| `echo` | a bare WebSocket, some hops through Kafka, perhaps commits, and back: the shop's path without a shop |
 | `bare_hold` | one statement that takes a unit and notes who has it, by `pgbench`: what Postgres can do by itself |
 | `plain_shop` | a synchronous FastAPI service with one Postgres statement a request and no broker |
 """

@@ -1,11 +1,12 @@
-"""A bare echo: WebSocket in, four hops through Kafka, WebSocket out; as fast as one process can be.
+"""A bare echo: WebSocket in, some hops through Kafka, WebSocket out; as fast as one process can be.
 
 As little as the shop's path can cost: one event loop (uvloop), no validation, no state, no consumer groups, one
 partition a topic, linger 0, nothing awaited but the next record. Only durability is the shop's: `acks=all`. The key is
 the number of the socket; the value is the frame, and comes back with `type` `held` in front, so that one driver does
-for both.
+for both. With `--commits K`, the first K hops each keep their records in Postgres before they pass them on: one
+prepared statement and one commit for what one fetch brought.
 
-    python -m load.peers.echo --kafka 127.0.0.1:9092 --prefix echo.
+    python -m load.peers.echo --kafka 127.0.0.1:9092 --prefix echo. --hops 4
 """
 
 import argparse
@@ -13,14 +14,17 @@ import asyncio
 import gc
 import json
 import signal
+from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from psycopg import AsyncConnection, sql
 
 from load.wire import Peer
 
 HOPS = 4
+KEEP = "INSERT INTO {} (key, value) SELECT * FROM unnest(%s::text[], %s::text[])"
 
 
 class Echo:
@@ -47,11 +51,13 @@ class Echo:
             key, text = await self.queue.get()
             await self.producer.send(self.topics[0], text, key, partition=0)
 
-    async def hop(self, number: int, consumer: AIOKafkaConsumer) -> None:
+    async def hop(self, number: int, consumer: AIOKafkaConsumer, keep: "Keep | None" = None) -> None:
         """Pass records on from one topic to the next, and from the last one to their sockets."""
-        last = number == HOPS - 1
+        last = number == len(self.topics) - 1
         while True:
             for records in (await consumer.getmany(timeout_ms=60_000)).values():
+                if keep is not None:
+                    await keep(records)
                 for record in records:
                     if last:
                         self.answer(record.key, record.value)
@@ -69,9 +75,26 @@ class Echo:
                 del self.peers[key]
 
 
-async def run(kafka: str, prefix: str) -> None:
+Keep = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
+
+
+async def keeper(url: str, table: str) -> Keep:
+    """Keeps records in a table of its own, over a connection of its own; each time one commit."""
+    connection = await AsyncConnection.connect(url, autocommit=True, prepare_threshold=0)
+    name = sql.Identifier(table)
+    await connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+    await connection.execute(sql.SQL("CREATE TABLE {} (key text NOT NULL, value text NOT NULL)").format(name))
+    statement = sql.SQL(KEEP).format(name)
+
+    async def keep(records: Sequence[ConsumerRecord]) -> None:
+        await connection.execute(statement, ([r.key.decode() for r in records], [r.value.decode() for r in records]))
+
+    return keep
+
+
+async def run(kafka: str, prefix: str, hops: int, commits: int, postgres: str) -> None:
     """Serve until told to stop; the address goes to standard output as one line of JSON."""
-    topics = [f"{prefix}{number}" for number in range(1, HOPS + 1)]
+    topics = [f"{prefix}{number}" for number in range(1, hops + 1)]
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     await admin.create_topics([NewTopic(topic, 1, 1) for topic in topics])  # those that exist stay
@@ -91,7 +114,9 @@ async def run(kafka: str, prefix: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     work = [asyncio.create_task(echo.first())]
-    work += [asyncio.create_task(echo.hop(number, consumer)) for number, consumer in enumerate(consumers)]
+    keeps = [await keeper(postgres, topic) for topic in topics[:commits]]
+    for hop, consumer in enumerate(consumers):
+        work.append(asyncio.create_task(echo.hop(hop, consumer, keeps[hop] if hop < commits else None)))
     server = await loop.create_server(lambda: Peer(echo.take), "127.0.0.1", 0)
     gc.collect()
     gc.freeze()
@@ -112,5 +137,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
-    arguments = parser.parse_args()
-    uvloop.run(run(arguments.kafka, arguments.prefix))
+    parser.add_argument("--hops", type=int, default=HOPS)
+    parser.add_argument("--commits", type=int, default=0)
+    parser.add_argument("--postgres", default="", help="where --commits are made")
+    given = parser.parse_args()
+    uvloop.run(run(given.kafka, given.prefix, given.hops, given.commits, given.postgres))

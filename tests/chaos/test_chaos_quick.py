@@ -25,6 +25,7 @@ def test_nothing_is_broken_whatever_is_killed_cut_repeated_or_made_up() -> None:
     assert done.returncode == 0, done.stderr[-8000:]
     told = json.loads(done.stdout)
     assert [each["scenario"] for each in told["scenarios"]] == [scenario.name for scenario in QUICK]
+    assert told["never"] == []
     for each in told["scenarios"]:
         assert each["findings"] == []
         assert each["requests"] > 100

@@ -261,27 +261,27 @@ def _available(number: int) -> dict[str, Any]:
 def _honest(chance: random.Random) -> tuple[list[Entry], Truth]:
     entries: list[Entry] = []
     log: dict[tuple[str, str], dict[str, Any]] = {}
+    rows = [Change(TEAPOT, 1, None, None, "seed", 100, 0, 0)]
     lines = {"ann": 0, "bob": 0}
-    versions = {"ann": 0, "bob": 0}
     for number in range(30):
         effect = 10.0 * number + 50
         begun, done = effect - chance.uniform(0, 40), effect + chance.uniform(0, 40)
-        user = chance.choice(("ann", "bob"))
+        user, id_ = chance.choice(("ann", "bob")), f"r{number}"
         if chance.random() < 0.4:
-            entries.append(said(begun, f"r{number}", "eve", "check"))
-            entries.append(answered(done, f"r{number}", _available(100 - sum(lines.values())), "eve", "check"))
+            entries.append(said(begun, id_, "eve", "check"))
+            entries.append(answered(done, id_, _available(100 - sum(lines.values())), "eve", "check"))
             continue
-        versions[user] += 1
-        lines[user] = chance.randint(0, 9)
-        outcome = held(versions[user], lines[user]) if lines[user] else {"type": "removed", "version": versions[user]}
-        log[user, f"r{number}"] = outcome
-        entries.append(said(begun, f"r{number}", user, "set"))
+        before, lines[user] = lines[user], chance.randint(0, 9)
+        rows.append(Change(TEAPOT, len(rows) + 1, user, id_, "set", 0, lines[user] - before, 0))
+        outcome = held(len(rows), lines[user]) if lines[user] else {"type": "removed", "version": len(rows)}
+        log[user, id_] = outcome
+        entries.append(said(begun, id_, user, "set"))
         if chance.random() < 0.8:  # else nobody hears the answer
-            entries.append(answered(done, f"r{number}", outcome, user, "set"))
+            entries.append(answered(done, id_, outcome, user, "set"))
+        if lines[user] and chance.random() < 0.2:  # and some of it is sold, which frees nothing
+            rows.append(Change(TEAPOT, len(rows) + 1, user, f"{id_}/sell", "sell", 0, -1, 1))
     entries.sort(key=lambda entry: entry.t_ns)
-    rows = (Change(TEAPOT, 1, None, None, "seed", 100, 0, 0),)
-    settled = [e for e in entries if e.type == "ok"]
-    heard = {(entry.user, entry.id) for entry in settled}
+    heard = {(entry.user, entry.id) for entry in entries if entry.type == "ok"}
     for (user, id_), outcome in log.items():
         if (user, id_) not in heard:  # in the end everyone is told, so that the last lines are certain
             entries.append(answered(900, id_, outcome, user, "set"))
@@ -328,4 +328,4 @@ def test_every_fault_stands_in_the_full_set_and_a_seed_repeats_it() -> None:
     assert full(7) == full(7)
     assert len({full(seed)[-1].faults for seed in range(10)}) > 5
     for scenario in (*QUICK, of(["expire"], 5)):
-        assert set(scenario.needs) > {"held", "refused", *scenario.faults}
+        assert set(scenario.needs) > {"held", "refused", "delivered", *scenario.faults}

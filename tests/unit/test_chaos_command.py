@@ -7,9 +7,10 @@ from typer.testing import CliRunner
 
 from load.__main__ import app
 from load.chaos import command
-from load.chaos.checker import Finding
 from load.chaos.figures import Waits
+from load.chaos.finding import Finding
 from load.chaos.history import NEMESIS, Entry
+from load.chaos.money import Balance
 from load.chaos.nemesis import FAULTS
 from load.chaos.run import Result, products_of
 from load.chaos.scenarios import QUICK, full, of
@@ -31,7 +32,8 @@ def test_a_failure_shows_the_end_of_the_history_and_how_to_see_it_again(capsys: 
     scenario = of(["kill-cart", "expire"], 9)
     struck = Entry(5, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1"})
     findings = (Finding("I1", "MUG at version 7: received 5, held 6, sold 0", ("MUG",)),)
-    result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, Path("/histories/h.jsonl"), (struck,))
+    history, books = Path("/histories/h.jsonl"), Balance(0, 0, 0, 0)
+    result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, history, books, (struck,))
     command._tell([result], 7, 20, as_json=False)
     told = capsys.readouterr()
     assert "I1: MUG at version 7" in told.err

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from load.client import Guest, Shop, ShopAwayError, Shopper, TurnedAwayError
+from load.client import Shopper
 from load.protocol import SUBPROTOCOL
+from load.shop import Guest, Shop, ShopAwayError, TurnedAwayError
 
 Line = Callable[[web.WebSocketResponse, web.Request], Awaitable[None]]
 GUEST = Guest("user-1", "first-token", "2026-11-21T03:24:41.118Z")

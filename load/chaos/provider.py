@@ -1,0 +1,83 @@
+"""The payment provider under test: how it is today, what its own books say, and webhooks as it sends them."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiohttp
+
+from infrastructure.webhooks import HEADER, sign
+from load.chaos.truth import Charge
+from load.shop import ShopAwayError
+
+PAGE: Final = 1000
+SECONDS: Final = 10.0
+
+
+class Provider:
+    """Its HTTP API at `url`; `key` proves who asks, `secret` signs webhooks."""
+
+    def __init__(self, url: str, key: str, secret: str) -> None:
+        self.url = url.rstrip("/")
+        self._key = key
+        self._secret = secret
+
+    async def control(self, **how: Any) -> None:
+        """Make it `down`, `slow` (seconds) or `fail` (so many questions); nothing makes it as usual."""
+        await self._ask("POST", "/control", json=how)
+
+    async def history(self) -> list[dict[str, Any]]:
+        """Everything it ever decided, in order: `seq`, `charge`, `key`, `type`, `amount`, `order_id`."""
+        found: list[dict[str, Any]] = []
+        while True:
+            after = found[-1]["seq"] if found else 0
+            page = await self._ask("GET", f"/v1/history?after={after}&limit={PAGE}")
+            found += page["items"]
+            if len(page["items"]) < PAGE:
+                return found
+
+    async def tell(
+        self, webhook_url: str, entry: dict[str, Any], user: str, *, late: float = 0, forged: bool = False
+    ) -> int:
+        """Say once more what became of a charge, signed `late` seconds ago, or by a stranger; the answer's status."""
+        charge = {
+            "key": entry["charge"],
+            "status": entry["type"],
+            "metadata": {"order_id": entry["order_id"], "user_id": user},
+        }
+        body = json.dumps({"type": f"charge.{entry['type']}", "data": charge}).encode()
+        moment = datetime.fromtimestamp(datetime.now(UTC).timestamp() - late, UTC)
+        headers = {HEADER: sign("a stranger's" if forged else self._secret, body, moment)}
+        async with self._session() as http, http.post(webhook_url, data=body, headers=headers) as answer:
+            return answer.status
+
+    async def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._key}"}
+        async with self._session() as http, http.request(method, self.url + path, headers=headers, **more) as answer:
+            if not answer.ok:
+                raise ShopAwayError(f"the provider answers {answer.status} to {method} {path}: {await answer.text()}")
+            told: dict[str, Any] = await answer.json()
+            return told
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS))
+
+
+def charges(history: list[dict[str, Any]], orders: set[str]) -> dict[str, Charge]:
+    """Payment → what was done under its key, of these orders."""
+    captured: dict[str, list[int]] = {}
+    refunded: dict[str, dict[str, int]] = {}
+    whose: dict[str, str] = {}
+    for entry in history:
+        if entry["order_id"] not in orders:
+            continue
+        charge = entry["charge"]
+        whose[charge] = entry["order_id"]
+        if entry["type"] == "captured":
+            captured.setdefault(charge, []).append(entry["amount"])
+        elif entry["type"] == "refunded":
+            refunded.setdefault(charge, {})[entry["key"]] = entry["amount"]
+    return {
+        charge: Charge(order, tuple(captured.get(charge, ())), refunded.get(charge, {}))
+        for charge, order in whose.items()
+    }
