@@ -16,6 +16,8 @@ from infrastructure.settings import Settings
 from tests.servers import Servers, start
 from tests.shop import Shop
 
+SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
@@ -44,10 +46,10 @@ def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def shop() -> Iterator[Shop]:
-    """A whole shop as `holdfast up` makes it, with two workers of each kind."""
+    """A shop as `holdfast up` makes it, two workers for the main job; notices and figures have tests of their own."""
     with tempfile.TemporaryDirectory(prefix="holdfast-shop-") as folder:
         running = Shop(Path(folder) / "root")
-        running.up("--workers", "cart=2,inventory=2")
+        running.up("--workers", "cart=2,inventory=2", "--only", SERVICES)
         try:
             yield running
         finally:

@@ -212,8 +212,10 @@ async def clean_up(settings: Settings) -> None:
     finally:
         await admin.close()
     with contextlib.suppress(psycopg.Error), psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        for service in ("inventory", "edge"):
-            connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name(service)}" CASCADE'.encode())
+        begin = settings.schema_name("")
+        schemas = connection.execute("SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", (begin,))
+        for (name,) in schemas.fetchall():
+            connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'.encode())
 
 
 def until(condition: Callable[[], object], patience: float = PATIENCE, why: Callable[[], str] = str) -> None:

@@ -1,20 +1,32 @@
-"""A worker for tests of `/livez`: its one handler works, or gets stuck, as the record that comes says.
+"""A worker for tests of `/livez`: it works, or gets stuck, as the record that comes says, or in what it stands on.
 
 Run as `python -m tests.stuck_worker`. Its topic is `cart.requests.v1`; a `holdfast.cart.check` of the product
     GRACE      is handled at once,
     DEAF       never returns, and does not hear that its time is over,
     ASLEEP     blocks the whole event loop,
     ABSENT     fails as if a dependency were away, again and again.
+`STUCK_IN` names a fault of its first life in a state directory, which its successor does not have:
+    recovery   its table waits for a record that never comes,
+    reading    it has partitions, and asks nobody for their records,
+    fetcher    what reads for it has died, and nothing says so,
+    partition  of one partition, that of `user-0`, nothing gets to it.
 """
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from faust.tables.recovery import Recovery
 
 from cart_service import messages as cart
-from infrastructure import logs, worker
+from infrastructure import liveness, logs, worker
+from infrastructure.broker import partition_of
+from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
 from infrastructure.guard import Handler, Received, Transient
 from infrastructure.settings import Settings
 
@@ -37,12 +49,53 @@ async def fail(received: Received[cart.Request], error: Exception) -> None:
     """Nothing to tell anybody."""
 
 
+def _wait_for_a_record_that_never_comes() -> None:
+    setattr(Recovery, "need_recovery", lambda _: True)  # noqa: B010 - a planted bug, and seen as one
+
+
+def _never_ask() -> None:
+    async def nothing(*_: Any) -> None:
+        await asyncio.sleep(3600)
+
+    LoopConsumerThread._counted = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+
+
+def _kill_the_fetcher() -> None:
+    async def nothing(*_: Any) -> None:
+        raise MemoryError("planted")
+
+    LoopConsumerThread._counted = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+
+
+def _lose_one_partition() -> None:
+    take_over = LoopConsumer._take_over
+
+    async def lossy(self: LoopConsumer, place: Any, message: Any) -> None:
+        if place.partition != partition_of(b"user-0"):
+            await take_over(self, place, message)
+
+    LoopConsumer._take_over = lossy  # type: ignore[method-assign]  # a planted bug
+
+
+FAULTS: Final[Mapping[str, Callable[[], None]]] = {
+    "recovery": _wait_for_a_record_that_never_comes,
+    "reading": _never_ask,
+    "fetcher": _kill_the_fetcher,
+    "partition": _lose_one_partition,
+}
+
+
 def main() -> int:
     """Run until told to stop; a stall shows after two seconds."""
-    worker.STALL_SECONDS = 2.0  # type: ignore[misc] # the point of this script: not half a minute a test
+    liveness.STALL_SECONDS = 2.0  # type: ignore[misc] # the point of this script: not half a minute a test
     settings = Settings()
     logs.configure("stuck", settings)
+    fault, lived = os.environ.get("STUCK_IN"), Path(settings.state_dir) / "lived"
+    if fault and not lived.exists():
+        lived.touch()
+        FAULTS[fault]()
     stuck = worker.Worker(settings, "stuck", topics=[cart.REQUESTS])
+    stuck.table("carts")
     stuck.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, handle, fail))
     return asyncio.run(stuck.run())
 

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from infrastructure.broker import partition_of
 from infrastructure.ids import uuid7
-from load.client import Shop as Edge
 from load.client import Shopper
+from load.shop import Shop as Edge
 from tests.e2e.test_main_job import code, postgres
 from tests.shop import Shop
 

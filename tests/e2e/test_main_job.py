@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from load.client import Shop as Edge
 from load.client import Shopper
 from load.protocol import Frame
+from load.shop import Shop as Edge
 from tests.shop import Shop
 
 

@@ -275,6 +275,49 @@ async def test_two_tabs_of_a_shopper_show_one_cart(page: Page, product: str, wor
     await expect_line(page, product, "held", held=5)
 
 
+# ---- buying ---------------------------------------------------------------------------------------------------------
+
+FORM: Final = {
+    "Name": "Ann",
+    "Street": "1 High Street",
+    "City": "York",
+    "Postcode": "YO1 7HH",
+    "E-mail": "ann@example.org",
+}
+
+
+async def buy(page: Page, product: str, word: str, *, pays: str) -> Locator:
+    """Put two in the cart and buy them; the order's entry on the page."""
+    await visit(page, word)
+    await add(page, product, 2)
+    await expect_line(page, product, "held", held=2)
+    for label, text in FORM.items():
+        await page.get_by_label(label, exact=True).fill(text)
+    await page.get_by_label("Payment").select_option(pays)
+    await page.get_by_role("button", name="Buy it").click()
+    order = page.locator(".order")
+    await expect(order).to_contain_text("£25.00")
+    return order
+
+
+async def test_what_is_bought_is_paid_packed_and_sent(page: Page, product: str, word: str) -> None:
+    order = await buy(page, product, word, pays="tok_approve")
+    await expect(page.locator("#cart-empty")).to_be_visible()
+    await expect(order).to_have_attribute("data-status", re.compile("confirmed|shipped|delivered"))
+    await page.reload()
+    await expect(order).to_have_attribute("data-status", re.compile("confirmed|shipped|delivered"))
+    assert await held_by_shop(page) == {}
+    await expect(card(page, product)).to_have_attribute("data-available", "8")
+
+
+async def test_a_payment_that_is_declined_brings_the_cart_back(page: Page, product: str, word: str) -> None:
+    order = await buy(page, product, word, pays="tok_decline")
+    await expect(order).to_contain_text("The payment was declined.")
+    await expect_line(page, product, "held", held=2)
+    await expect(order.get_by_role("button")).to_be_hidden()
+    assert await held_by_shop(page) == {product: 2}
+
+
 # ---- cuts -----------------------------------------------------------------------------------------------------------
 
 

@@ -26,8 +26,8 @@ from infrastructure.history import kept
 from infrastructure.local.letters import Entry, overview
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
-from load.client import Shop as Edge
 from load.client import Shopper
+from load.shop import Shop as Edge
 from tests.e2e.test_bad_records import event
 from tests.e2e.test_main_job import code, postgres
 from tests.shop import Shop

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from load.client import Shop as Edge
 from load.client import Shopper
 from load.protocol import Frame
+from load.shop import Shop as Edge
 from tests.cutter import Cutter, Direction
 from tests.shop import Shop
 

@@ -12,12 +12,13 @@ from prometheus_client import REGISTRY
 
 from cart_service import messages as cart
 from infrastructure import postgres
+from infrastructure.auditor import OPTIONS, Auditor
 from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
-from inventory_service.audit import OPTIONS, Auditor
+from inventory_service.audit import violations_of
 from tests.command import Holdfast
 from tests.integration.inventory import schema
 from tests.servers import Servers
@@ -56,6 +57,7 @@ async def test_requests_that_nobody_works_on_are_told_by_both_audits(holdfast: H
             status, answer, _ = await asyncio.to_thread(holdfast, "audit", "--json")
             return status, json.loads(answer)["violations"]
 
+        assert (await asyncio.to_thread(holdfast, "migrate"))[0] == 0
         assert await audit() == (0, [])
         await send(settings, cart.REQUESTS, "/edge", cart.Add(user_id="ann", product="P", quantity=1))
         hold = inventory.Hold(user_id="ann", mode="add", product="P", quantity=1)
@@ -84,7 +86,8 @@ async def test_the_audit_beside_the_shop_exports_what_it_finds_while_it_has_the_
     async with schema(settings) as here:
         await here.stock(TEAPOT=5)
         connect = partial(postgres.connect, settings, "inventory", options=OPTIONS)
-        [first, second] = [Auditor(connect, f"{settings.prefix}auditor", 0.05) for _ in range(2)]
+        name = f"{settings.prefix}auditor"
+        [first, second] = [Auditor(connect, name, 0.05, service="inventory", check=violations_of) for _ in range(2)]
         assert gauge("violations") is None
         async with asyncio.TaskGroup() as group:
             loops = [group.create_task(auditor.run()) for auditor in (first, second)]

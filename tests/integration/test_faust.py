@@ -5,6 +5,7 @@ carts equal the holds, and nothing is left uncommitted.
 """
 
 import asyncio
+import queue
 import secrets
 import shutil
 import signal
@@ -14,15 +15,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infrastructure import faust_app
+from infrastructure.local import judge, probes, services
+from infrastructure.local.events import Event
+from infrastructure.local.keeper import Keeper
+from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.topics import PARTITIONS
-from tests.processes import Processes, Replica, clean_up, processes, until
+from tests.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.proxy import Mood, proxy
 from tests.servers import Servers
 from tests.shoppers import Shoppers, shoppers
@@ -346,6 +352,56 @@ async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Process
     print(f"SIGTERM {kind}: ended in {ended:.2f} s, {_waits(crowd, began)}")
 
 
+async def test_all_are_asked_to_end_at_once(shop: Processes, crowd: Shoppers) -> None:
+    """The first that leaves puts the other into a rebalance in the middle of its end."""
+    await _for(2, crowd)
+    shopping = asyncio.create_task(_for(3, crowd))
+    statuses = await asyncio.gather(*(asyncio.to_thread(replica.stop) for replica in shop.replicas))
+    assert statuses == [0] * len(shop.replicas), [replica.told() for replica in shop.replicas]
+    for replica in shop.replicas:
+        replica.start()
+        replica.kept = True
+    await shopping
+    await crowd.settled()
+
+
+async def test_who_is_asked_to_end_makes_room_at_once_and_the_last_one_keeps_the_place(
+    shop: Processes, crowd: Shoppers
+) -> None:
+    """The others need not wait for the session's end; and whom nobody can take over from is not missed."""
+    await _for(1, crowd)
+    for kind in MODULES:
+        leaving, staying = (_one(shop, f"{kind}-{each}") for each in (1, 2))
+        assert await _members(shop, kind) == ({leaving.name, staying.name}, "Stable")
+        assert await asyncio.to_thread(leaving.stop) == 0
+        members, _ = await _members(shop, kind)
+        assert members == {staying.name}, "it would be in the group until its session ends"
+        async with asyncio.timeout(PATIENCE):
+            while await _members(shop, kind) != ({staying.name}, "Stable") or staying.health() != "ok":
+                await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(staying.stop) == 0
+        assert await _members(shop, kind) == ({staying.name}, "Stable"), "its successor comes without a rebalance"
+        for replica in (staying, leaving):
+            replica.start()
+            replica.kept = True
+        for replica in (staying, leaving):
+            await asyncio.to_thread(replica.wait_ready)
+
+
+async def _members(shop: Processes, kind: str) -> tuple[set[str], str]:
+    """The replicas in the group of a service, and the group's state, as the broker knows them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=shop.settings.kafka)
+    await admin.start()
+    try:
+        [response] = await admin.describe_consumer_groups([shop.settings.prefix + kind])
+        [(_, _, state, _, _, members, *_)] = response.groups
+        names = {replica.name for replica in shop.replicas}
+        prefix = shop.settings.prefix  # a static member's id begins with its name
+        return {name for name in names if any(each[0].startswith(f"{prefix}{name}-") for each in members)}, state
+    finally:
+        await admin.close()
+
+
 def _waits(crowd: Shoppers, since: float) -> str:
     """The longest time in which nobody was told anything, and the longest that one request waited."""
     worst = max(crowd.first_told[key] - at for key, at in crowd.sent.items() if at >= since)
@@ -384,7 +440,7 @@ async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
 
 @pytest.mark.parametrize(
     ("product", "verdict"),
-    [("GRACE", "ok"), ("ABSENT", "ok"), ("DEAF", "records wait, but none was tried"), ("ASLEEP", "silent")],
+    [("GRACE", "ok"), ("ABSENT", "ok"), ("DEAF", "records wait"), ("ASLEEP", "silent")],
 )
 async def test_a_worker_is_alive_as_long_as_it_tries(
     product: str, verdict: str, servers: Servers, settings: Settings, tmp_path: Path
@@ -404,3 +460,59 @@ async def test_a_worker_is_alive_as_long_as_it_tries(
             until(lambda: stuck.health("/livez").startswith(verdict), 30, lambda: stuck.health("/livez"))
         assert stuck.health("/livez").startswith(verdict)
     await clean_up(settings)
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        ("recovery", "a start, a rebalance or a recovery has stood still"),
+        ("reading", "nothing was asked of Kafka"),
+        ("fetcher", "silent"),
+        ("partition", "records wait on"),
+    ],
+)
+async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works(
+    fault: str, verdict: str, servers: Servers, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the supervisor itself: a worker that says it is not well, or has ended, is started again."""
+    monkeypatch.setattr(judge, "UNWELL", 3.0)  # seconds: two looks of the keeper and some of ours
+    told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    root = Root(tmp_path / "root")
+    root.make()
+    environment = {**servers.environment(), "HOLDFAST_PREFIX": settings.prefix, "STUCK_IN": fault}
+    stuck = services.Service(
+        root, services.Kind("stuck", "tests.stuck_worker"), "stuck", probes.free_port(), environment
+    )
+    keeper = Keeper(stuck, told.put, lambda: None)
+    keeper.start()
+    try:
+        verdicts = set()
+        async with shoppers(settings) as crowd:
+            while keeper.restarts == 0:
+                verdicts.add(await asyncio.to_thread(_livez, stuck.port))
+                for user in ("user-0", "user-1"):
+                    await crowd.ask(user, "check", product="GRACE", session="s")
+                await asyncio.sleep(0.05)
+        event = await asyncio.to_thread(_next, told, "lost")
+        assert any(each.startswith(verdict) for each in verdicts), (verdicts, event, root.log("stuck").read_text())
+        assert ("unwell" in event.text) == (verdict != "silent"), event.text
+        await asyncio.to_thread(_next, told, "ready")
+    finally:
+        await asyncio.to_thread(keeper.stop, 10)
+        keeper.join()
+    await clean_up(settings)
+
+
+def _livez(port: int) -> str:
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False, timeout=2)
+    except httpx.TransportError:
+        return "silent"
+    return str(answer.json().get("detail", "ok"))
+
+
+def _next(told: "queue.SimpleQueue[Event]", kind: str) -> Event:
+    """The next event of a kind."""
+    while (event := told.get(timeout=60)).kind != kind:
+        pass
+    return event

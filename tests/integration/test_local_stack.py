@@ -244,7 +244,8 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: Shop) -> None:
     content = shop.status()
     assert content["limits"] == "off"
     services = content["services"]
-    assert set(services) == {"edge", "cart-1", "cart-2", "inventory-1", "kafka", "postgres", "redis"}
+    ours = {"edge", "cart-1", "cart-2", "inventory-1", "orders-1", "notifications-1"}
+    assert set(services) == {*ours, "kafka", "postgres", "redis"}
     assert {entry["state"] for entry in services.values()} == {"ready"}
     assert all(entry["rss_bytes"] > 0 and entry["restarts"] == 0 for entry in services.values())
     assert (shop.root.stat().st_mode & 0o777, (shop.root / "secrets.json").stat().st_mode & 0o777) == (0o700, 0o600)

@@ -242,7 +242,7 @@ def test_a_token_is_signed_with_the_shops_secret(holdfast: Holdfast) -> None:
 
 
 def test_no_token_outside_the_local_profile(holdfast: Holdfast) -> None:
-    holdfast.environment["HOLDFAST_PROFILE"] = "production"
+    holdfast.environment |= {"HOLDFAST_PROFILE": "production", "HOLDFAST_WEBHOOK_SECRET": "another-" * 8}
     status, answer, complaint = holdfast("token", "--role", "admin")
     assert (status, answer) == (1, "")
     assert "local profile" in complaint

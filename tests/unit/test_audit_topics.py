@@ -17,7 +17,7 @@ from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from inventory_service import audit_topics as of_inventory
 from inventory_service import messages as inventory
-from inventory_service.model import EXPIRY_MARK
+from inventory_service.state import EXPIRY_MARK, STEP_MARK
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
@@ -234,6 +234,34 @@ def test_where_the_log_has_what_was_told_nothing_is_found(log: Log) -> None:
     log.send("inventory.responses.v1", decided(inventory.IdReused()), "well")
     assert log.violations() == []
     assert log.told.figures() == {"outcomes_told": 2, "dead_letters": 0}
+
+
+def test_the_steps_of_an_order_have_ids_of_their_own(log: Log) -> None:
+    commit = inventory.Commit(user_id="ann", order_id="o1", version=1)
+    total = inventory.Money(amount=1, currency="GBP")
+    committed = inventory.Committed(order_id="o1", purpose="order", lines=(), total=total, version=2)
+    sell, sold = inventory.Sell(user_id="ann", order_id="o1"), inventory.Sold(order_id="o1")
+    restock, held = inventory.Restock(user_id="ann", order_id="o2", shipped=False), reservation("o2")
+    for id_, request, outcome in (("c", commit, committed), ("x", sell, sold), ("y", restock, held)):
+        log.send("inventory.requests.v1", request, id_)
+        log.send("inventory.responses.v1", decided(outcome), id_)
+    read = decided(reservation("o3")).model_copy(update={"session": "s"})
+    log.send("inventory.responses.v1", read, "a read")
+    log.rows += [("ann", "c", committed), ("ann", f"{STEP_MARK}x", sold), ("ann", f"{STEP_MARK}y", held)]
+    assert log.violations() == []
+
+
+def reservation(order_id: str) -> inventory.Reservation:
+    return inventory.Reservation(order_id=order_id, state=None)
+
+
+@pytest.mark.parametrize("mark", ["", EXPIRY_MARK])
+def test_a_step_whose_outcome_is_logged_elsewhere_has_none(log: Log, mark: str) -> None:
+    sold = inventory.Sold(order_id="o1")
+    log.send("inventory.requests.v1", inventory.Sell(user_id="ann", order_id="o1"), "x")
+    log.send("inventory.responses.v1", decided(sold), "x")
+    log.rows.append(("ann", f"{mark}x", sold))
+    assert len(log.violations()) == 2
 
 
 def test_a_request_that_the_log_does_not_have(log: Log) -> None:

@@ -17,6 +17,11 @@ from infrastructure.local import cli, tools
 from infrastructure.settings import Settings
 from inventory_service import messages as inventory
 from inventory_service.settings import Settings as InventorySettings
+from notification_service import messages as notices
+from notification_service.settings import Settings as NoticeSettings
+from order_service.delivery.settings import Settings as DeliverySettings
+from order_service.payment.provider.settings import Settings as ProviderSettings
+from order_service.settings import Settings as OrderSettings
 from rest_api.messages import CLIENT_FRAMES
 from rest_api.problems import SLUGS
 from rest_api.settings import EdgeSettings
@@ -95,7 +100,11 @@ def unknown(text: str, known: dict[str, set[str]]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("settings", [Settings, EdgeSettings, InventorySettings], ids=lambda kind: kind.__module__)
+@pytest.mark.parametrize(
+    "settings",
+    [Settings, EdgeSettings, InventorySettings, NoticeSettings, OrderSettings, DeliverySettings, ProviderSettings],
+    ids=lambda kind: kind.__module__,
+)
 def test_the_example_has_every_setting_with_its_default(
     settings: type[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +159,8 @@ def test_the_contract_names_all_there_is() -> None:
         inventory.REQUESTS,
         inventory.RESPONSES,
         inventory.STOCK,
+        notices.REQUESTS,
+        notices.EVENTS,
         inventory.PRODUCTS,
     )
     names = {*SLUGS, *CLIENT_FRAMES, *(topic.name for topic in topics)}

@@ -21,11 +21,14 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_are_counted_by_name() -> None:
-    assert services.workers("") == {"edge": 1, "cart": 1, "inventory": 1}
-    assert services.workers("inventory=2, cart=3") == {"edge": 1, "cart": 3, "inventory": 2}
+    one_each = {kind.name: 1 for kind in services.KINDS}
+    assert services.workers("") == one_each
+    assert services.workers("inventory=2, cart=3") == one_each | {"cart": 3, "inventory": 2}
 
 
-@pytest.mark.parametrize("wish", ["edge=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"])
+@pytest.mark.parametrize(
+    "wish", ["edge=2", "provider=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"]
+)
 def test_a_wish_that_makes_no_sense_is_wrong_use(wish: str) -> None:
     with pytest.raises(WrongUse, match="--workers"):
         services.workers(wish)

@@ -1,0 +1,193 @@
+"""The consumer takes what it can hand on, and nothing else; and it does not outlive what reads for it.
+
+The parts of aiokafka that count what was read are the real ones: what they hand out they do not hand out again.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.structs import TopicPartition
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+
+from infrastructure.faust_driver import ConsumerDiedError, LoopConsumer, LoopConsumerThread
+
+HERE = TopicPartition("changelog", 0)
+TIMEOUT = 60.0
+"""Longer than any test: what ends a wait is news."""
+
+
+class Fetched:
+    """Records of one partition, as a fetch brings them."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.next_fetch_offset = first
+        self.last = last
+
+    def __iter__(self) -> Iterator[int]:
+        while self.next_fetch_offset <= self.last:
+            self.next_fetch_offset += 1
+            yield self.next_fetch_offset - 1
+
+
+class Reader:
+    """aiokafka's fetcher with one partition at offset 0, and who takes records from it."""
+
+    def __init__(self) -> None:
+        self.subscriptions = SubscriptionState()
+        self.subscriptions.subscribe({HERE.topic})
+        self.fetcher: Any = Fetcher.__new__(Fetcher)
+        self.fetcher.__dict__ |= {
+            "_subscriptions": self.subscriptions,
+            "_records": {},
+            "_fetch_waiters": set(),
+            "_closed": False,
+            "_wait_consume_future": None,
+            "_loop": asyncio.get_running_loop(),
+        }
+        self.kafka: Any = SimpleNamespace(_fetcher=self.fetcher, _closed=False)
+        self.consumer = SimpleNamespace(flow_active=True)
+        self.active = {HERE}
+        self.assign()
+
+    def assign(self) -> None:
+        self.subscriptions.assign_from_subscribed({HERE})
+        self.subscriptions.seek(HERE, 0)
+
+    @property
+    def position(self) -> int:
+        """What counts as read."""
+        offset: int = self.subscriptions.subscription.assignment.state_value(HERE).position
+        return offset
+
+    def comes(self, last: int) -> None:
+        """A fetch brings records."""
+        assignment = self.subscriptions.subscription.assignment
+        records = Fetched(self.position, last)
+        self.fetcher._records[HERE] = FetchResult(HERE, assignment=assignment, partition_records=records, backoff=0)
+        for waiter in self.fetcher._fetch_waiters:
+            self.fetcher._notify(waiter)
+
+    def taking(self, driver: type[AIOKafkaConsumerThread] = LoopConsumerThread) -> "asyncio.Task[Any]":
+        thread: Any = driver.__new__(driver)
+        thread.consumer, thread._consumer = self.consumer, self.kafka
+        return asyncio.create_task(thread._fetch_records(self.kafka, self.active, timeout=TIMEOUT, max_records=100))
+
+
+@pytest.fixture
+async def reader() -> Reader:
+    return Reader()
+
+
+def stop_flow(reader: Reader) -> None:
+    reader.consumer.flow_active = False
+
+
+def revoke(reader: Reader) -> None:
+    reader.active.clear()
+
+
+def rebalance(reader: Reader) -> None:
+    reader.subscriptions.begin_reassignment()
+
+
+async def test_what_has_come_is_taken_and_what_comes_is_waited_for(reader: Reader) -> None:
+    reader.comes(last=2)
+    assert await reader.taking() == {HERE: [0, 1, 2]}
+    taking = reader.taking()
+    await asyncio.sleep(0.01)
+    reader.comes(last=4)
+    assert await taking == {HERE: [3, 4]}
+    assert reader.position == 5
+
+
+@pytest.mark.parametrize("change", [stop_flow, revoke, rebalance])
+async def test_what_comes_behind_a_change_of_mind_is_left_for_later(change: Any, reader: Reader) -> None:
+    taking = reader.taking()
+    await asyncio.sleep(0.01)
+    change(reader)
+    reader.comes(last=2)
+    assert await taking == {}
+    assert reader.position == 0
+    reader.consumer.flow_active = True
+    reader.active.add(HERE)
+    reader.subscriptions.subscription._reassignment_in_progress = False
+    assert await reader.taking() == {HERE: [0, 1, 2]}, "it would never have come again"
+
+
+@pytest.mark.parametrize("change", [stop_flow, revoke])
+async def test_fausts_own_driver_still_takes_it(change: Any, reader: Reader) -> None:
+    """When this fails, Faust or aiokafka has mended it: `_fetch_records` in infrastructure/faust_driver.py can go."""
+    taking = reader.taking(AIOKafkaConsumerThread)
+    await asyncio.sleep(0.01)
+    change(reader)
+    reader.comes(last=2)
+    await taking  # and its caller, which sees the flow stopped or the partition gone, throws it away
+    assert reader.position == 3
+
+
+async def test_what_came_while_the_flow_was_stopped_is_taken_when_it_resumes(reader: Reader) -> None:
+    stop_flow(reader)
+    reader.comes(last=2)
+    taking = reader.taking()
+    await asyncio.sleep(0.01)
+    assert not taking.done()
+    reader.consumer.flow_active = True
+    thread: Any = LoopConsumerThread.__new__(LoopConsumerThread)
+    thread._consumer = reader.kafka
+    thread.look_again()
+    assert await taking == {HERE: [0, 1, 2]}
+
+
+# ---- what ends it ---------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A consumer whose watch looks at once, and once, or twice when nothing is wrong."""
+
+    def __init__(self, reading: "asyncio.Future[None]", error: Exception | None = None) -> None:
+        self.looks = 0
+        self.error = error
+        self._closed = False
+        self._consumer = self._coordinator = self._thread = self
+        self._fetcher = SimpleNamespace(_fetch_task=reading)
+
+    @property
+    def should_stop(self) -> bool:
+        return self.looks == 2
+
+    async def sleep(self, _: float) -> None:
+        self.looks += 1
+
+    def check_errors(self) -> None:
+        if self.error:
+            raise self.error
+
+
+async def watch(watched: Watched) -> None:
+    task: Any = next(each for each in vars(LoopConsumer).values() if getattr(each, "fun", None) is not None)
+    assert task.fun.__name__ == "_watch"
+    await task.fun(watched)
+
+
+async def test_the_end_of_the_fetcher_is_the_end_of_the_worker() -> None:
+    reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await watch(Watched(reading))
+    reading.set_exception(OSError("gone"))
+    with pytest.raises(ConsumerDiedError) as died:
+        await watch(Watched(reading))
+    assert isinstance(died.value.__cause__, OSError)
+    reading = asyncio.get_running_loop().create_future()
+    reading.cancel()
+    with pytest.raises(ConsumerDiedError):
+        await watch(Watched(reading))
+
+
+async def test_what_the_coordinator_cannot_say_otherwise_is_the_end_of_the_worker() -> None:
+    reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with pytest.raises(PermissionError):
+        await watch(Watched(reading, PermissionError("not your group")))
