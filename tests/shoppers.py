@@ -191,7 +191,7 @@ def _request(user: str, id_: str, verb: str, data: dict[str, Any]) -> Envelope:
 
 def _comparable(outcome: Any) -> dict[str, Any]:
     """What makes an outcome what it is, as the topic and the log both have it."""
-    fields = outcome.model_dump(exclude={"user_id", "id", "replayed", "type"})
+    fields = outcome.model_dump(exclude={"user_id", "id", "replayed", "type"}, exclude_none=True)
     kind = outcome.type if hasattr(outcome, "type") else outcome.TYPE.rpartition(".")[2]
     return {"type": kind, **fields}
 

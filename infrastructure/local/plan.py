@@ -139,8 +139,8 @@ def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
 
 
 def _there(kind: services.Kind, tell: Tell) -> bool:
-    if kind.module == services.CATCHER and os.environ.get("HOLDFAST_PROFILE") == "production":
-        return False  # such a shop delivers its mails
+    if kind.module in services.SIMULATED and os.environ.get("HOLDFAST_PROFILE") == "production":
+        return False  # such a shop delivers its mails, and is really paid
     if kind.installed():
         return True
     tell(Event("note", text=f"{kind.name} is left out: the module {kind.module} is not installed here"))

@@ -7,7 +7,7 @@ import os
 from typing import NoReturn
 
 from infrastructure.local import services
-from infrastructure.local.state import running
+from infrastructure.local.state import find_root, find_running, running
 from infrastructure.settings import Settings
 
 PREFIX = "HOLDFAST_"
@@ -29,6 +29,14 @@ def settings(*needed: str) -> Settings:
     """The shop's settings as a service of it would read them."""
     given = {name.removeprefix(PREFIX).lower(): value for name, value in environment(*needed).items()}
     return Settings.model_validate({name: value for name, value in given.items() if name in Settings.model_fields})
+
+
+def has(kind: services.Kind) -> bool:
+    """Whether the shop has this service: not when it runs here with some services and without this one."""
+    stack = find_running(find_root())
+    if stack is None or not stack.metrics or environment("HOLDFAST_KAFKA")["HOLDFAST_KAFKA"] != stack.kafka:
+        return True
+    return any(name.rpartition("-")[0] == kind.name or name == kind.name for name in stack.metrics)
 
 
 def child_environment(*needed: str) -> dict[str, str]:

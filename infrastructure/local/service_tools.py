@@ -89,7 +89,7 @@ def audit(
     what the shop has decided, without times: no replay changes it.
     """
     environ = reach.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
-    auditors = [kind.module for kind in KINDS if kind.audits and kind.installed()]
+    auditors = [kind.module for kind in KINDS if kind.audits and kind.installed() and reach.has(kind)]
     with ThreadPoolExecutor() as pool:  # each is a process of its own
         audits = list(pool.map(lambda module: _audit(module, environ), auditors))
     whole = add_up(dict(zip(auditors, audits, strict=True)))

@@ -55,6 +55,8 @@ class Kind:
 
 CATCHER = "notification_service.catcher"
 """The local mail catcher: it has an SMTP port beside its page."""
+SIMULATED = frozenset({CATCHER, "order_service.payment.provider"})
+"""What stands for somebody else in the local profile alone."""
 KINDS = (
     Kind("edge", "rest_api", many=False, front=True, audits=False),
     Kind("cart", "cart_service"),

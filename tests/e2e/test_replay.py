@@ -311,7 +311,7 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
             assert json.loads(done.stdout)["redriven"] == expected
         await history.at_rest()
         first, again = await history.responses(user, "f1")
-        failed = {"type": "refused", "product": product, "reason": "failed", "available": None}
+        failed = {"type": "refused", "product": product, "reason": "failed", "available": None, "order_id": None}
         assert first["outcome"] == again["outcome"] == failed
         assert (first["replayed"], again["replayed"]) == (False, True)
         assert await history.audit() == before

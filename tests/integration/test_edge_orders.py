@@ -101,6 +101,7 @@ def test_an_order_can_be_read_where_it_was_accepted_at_once(client: httpx.Client
         "lines": [],
         "total": None,
     }
+    until(lambda: any(event.data.get("order_id") == order_id for event in edge.carts.requests))
     asked = next(event for event in edge.carts.requests if event.data.get("order_id") == order_id)
     assert asked.type == "holdfast.cart.checkout"
     assert derived(asked.subject, asked.requestid or "", "order") == order_id
