@@ -193,7 +193,7 @@ class Hop:
         schema = sql.Identifier(self.settings.schema_name("inventory"))
         asked = sql.SQL(
             "SELECT (SELECT count(*) FROM {0}.request_log), (SELECT sum(held) FROM {0}.inventory)"
-            " = (SELECT coalesce(sum(hold_quantity), 0) FROM {0}.hold)"
+            " = (SELECT coalesce(sum(hold_quantity), 0) FROM {0}.hold WHERE state = 'PENDING')"
         ).format(schema)
         async with await AsyncConnection.connect(self.settings.postgres_url, autocommit=True) as connection:
             ((logged, equal),) = await (await connection.execute(asked)).fetchall()

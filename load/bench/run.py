@@ -10,7 +10,9 @@ from load.bench.experiments import EXPERIMENTS
 from load.bench.rounds import Bench, conduct
 from load.bench.stack import own_shop
 
-WORKERS: Final = "inventory=1,cart=1"
+MAIN_JOB: Final = "edge,cart,inventory"
+"""What an add-to-cart passes. The other services listen to the same topics, and would take their part of two cores."""
+AND_ORDERS: Final = f"{MAIN_JOB},orders,payment,delivery,provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ async def bench(order: Order, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and return what each experiment says; records are kept after each round."""
     told: dict[str, Any] = {}
     tell("starting a shop to measure")
-    async with own_shop(WORKERS) as shop:
+    async with own_shop(AND_ORDERS if "checkout" in order.names else MAIN_JOB) as shop:
         context = Bench(shop, order.seconds, order.quick, tell)
         for name in order.names:
             async for record in conduct(EXPERIMENTS[name], context, order.rounds):

@@ -64,8 +64,8 @@ class OwnShop:
 
 
 @asynccontextmanager
-async def own_shop(workers: str) -> AsyncIterator[OwnShop]:
-    """`holdfast up --no-limits` in a directory of its own, stopped and removed afterwards.
+async def own_shop(services: str) -> AsyncIterator[OwnShop]:
+    """`holdfast up --no-limits --only SERVICES` in a directory of its own, stopped and removed afterwards.
 
     Until then this process's environment is the shop's. Raises `ShopAwayError` when it does not start.
     """
@@ -75,7 +75,7 @@ async def own_shop(workers: str) -> AsyncIterator[OwnShop]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
     os.environ["HOLDFAST_ROOT"] = str(folder / "root")
     try:
-        status, _, complaint = await holdfast("up", "--detach", "--no-limits", "--workers", workers)
+        status, _, complaint = await holdfast("up", "--detach", "--no-limits", "--only", services)
         stack = find_running(Root(folder / "root"))
         if status or stack is None:
             raise ShopAwayError(f"no shop to measure: `holdfast up` ended with {status}: {complaint.strip()[-500:]}")
