@@ -1,17 +1,19 @@
 -- name: put_events
--- What became of some orders; what is known changes nothing.
+-- What became of some orders; what is known changes nothing, also within one statement: the first told stands.
 INSERT INTO order_event (order_id, version, type, at, data)
-SELECT * FROM unnest(%(order_id)s::text[], %(version)s::bigint[], %(type)s::text[], %(at)s::timestamptz[],
-                     %(data)s::jsonb[]) AS told (order_id, version, type, at, data)
- ORDER BY order_id, version
+SELECT order_id, version, type, at, data
+  FROM unnest(%(order_id)s::text[], %(version)s::bigint[], %(type)s::text[], %(at)s::timestamptz[],
+              %(data)s::jsonb[]) WITH ORDINALITY AS told (order_id, version, type, at, data, place)
+ ORDER BY order_id, version, place
 ON CONFLICT (order_id, version) DO NOTHING;
 
 -- name: put_steps
 -- What payments and deliveries told; what is known changes nothing.
 INSERT INTO order_step (order_id, kind, event_id, type, at, data)
-SELECT * FROM unnest(%(order_id)s::text[], %(kind)s::text[], %(event_id)s::text[], %(type)s::text[],
-                     %(at)s::timestamptz[], %(data)s::jsonb[]) AS told (order_id, kind, event_id, type, at, data)
- ORDER BY order_id, kind, event_id
+SELECT order_id, kind, event_id, type, at, data
+  FROM unnest(%(order_id)s::text[], %(kind)s::text[], %(event_id)s::text[], %(type)s::text[], %(at)s::timestamptz[],
+              %(data)s::jsonb[]) WITH ORDINALITY AS told (order_id, kind, event_id, type, at, data, place)
+ ORDER BY order_id, kind, event_id, place
 ON CONFLICT (order_id, kind, event_id) DO NOTHING;
 
 -- name: begin

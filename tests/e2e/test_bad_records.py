@@ -38,6 +38,7 @@ def event(type_: str = "cart.add", **fields: Any) -> dict[str, Any]:
 
 
 GOOD = json.dumps(event()).encode()
+STRANGE = json.dumps(event("inventory.remove", source="/strangers")).encode()
 BAD: list[tuple[str, str, bytes | None, bytes]] = [
     ("cart.requests.v1", "not_json", USER.encode(), b"hello"),
     ("cart.requests.v1", "not_utf8", USER.encode(), b"\xff\xfe\x00"),
@@ -50,7 +51,7 @@ BAD: list[tuple[str, str, bytes | None, bytes]] = [
     ("cart.requests.v1", "bad_data", USER.encode(), json.dumps(event(data={"quantity": -1})).encode()),
     ("cart.requests.v1", "too_big", USER.encode(), b'"' + b"x" * 900_000 + b'"'),
     ("inventory.requests.v1", "not_json", USER.encode(), b"hello"),
-    ("inventory.requests.v1", "wrong_source", USER.encode(), json.dumps(event("cart.add", source="/x")).encode()),
+    ("inventory.requests.v1", "wrong_source", USER.encode(), STRANGE),
     ("inventory.responses.v1", "not_json", USER.encode(), b"[" * 10_000),
 ]
 
