@@ -141,7 +141,9 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
     mails = here.mails(order.email)
     assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
     assert {mail["copies"] for mail in mails} == {1}
-    assert here.audit()["violations"] == []
+    async with asyncio.timeout(PATIENCE):  # who died after it had warned left a lease behind, which must run out
+        while here.audit()["violations"]:
+            await asyncio.sleep(0.5)
 
 
 async def test_what_fails_for_good_is_put_aside_and_redriven_once_it_can_be_sent(here: World, user: str) -> None:
