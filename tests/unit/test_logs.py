@@ -23,7 +23,8 @@ class Log:
 
     def __getitem__(self, name: str) -> logging.Logger:
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [self.handler], False
+        logger.handlers, logger.propagate, logger.disabled = [self.handler], False, False
+        logger.setLevel(logging.WARNING)  # who ran in this process before may have silenced it in either way
         return logger
 
     def lines(self) -> list[dict[str, Any]]:
@@ -38,10 +39,12 @@ NAMES = ("aiokafka", "aiokafka.consumer", "aiokafkaesque", "infrastructure.broke
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in NAMES}
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(logger.handlers, logger.propagate, logger.level, logger.disabled) for logger in loggers]
     yield Log()
-    for name, (handlers, propagate) in before.items():
-        logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
+    for logger, (handlers, propagate, level, disabled) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate, logger.disabled = handlers, propagate, disabled
+        logger.setLevel(level)
 
 
 def test_a_repeating_library_is_heard_once_a_second_and_its_repetitions_are_counted(log: Log) -> None:
