@@ -96,7 +96,10 @@ export class Basket {
     say(parts.each, price ? `${money(price)} each` : "");
     say(parts.amount, price && line.quantity ? money({ ...price, amount: price.amount * line.quantity }) : "");
     say(parts.state, STATES[state]);
-    if (document.activeElement !== quantity || state === "held") quantity.value = String(line.quantity);
+    // Who is typing is not interrupted, unless the line itself has changed: stock and clock redraw it all the time.
+    const now = String(line.quantity);
+    if (document.activeElement !== quantity || quantity.dataset.shown !== now) quantity.value = now;
+    quantity.dataset.shown = now;
     parts.fewer.setAttribute("aria-disabled", String(line.quantity <= 1));
     const bare = line.quantity === 0; // nothing of it is held: there is only the refusal to read
     parts.stepper.hidden = parts.remove.hidden = bare;
