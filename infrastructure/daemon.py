@@ -67,7 +67,7 @@ class Daemon:
         await health.start()
         tasks: list[asyncio.Task[None]] = []
         try:
-            if begin is not None and not await _unless(stop, begin()):
+            if begin is not None and not await unless(stop, begin()):
                 return 0
             tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
             self._running = True
@@ -112,7 +112,7 @@ class Daemon:
                 cured.cancel()
 
 
-async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+async def unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     """Whether `work` was done before `stop` was asked for."""
     doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)

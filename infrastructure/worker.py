@@ -21,6 +21,7 @@ import uvloop
 from faust.contrib.asgi import faust_app_running
 
 from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.daemon import unless
 from infrastructure.dead_letters import Record
 from infrastructure.envelope import HEADERS, Envelope, Message
 from infrastructure.faust_app import PartitionedTable, create_app
@@ -150,7 +151,7 @@ class Worker:
         with self._replica_lock():
             await health.start()
             try:
-                if await self._unless(stop, ensure_topics(self.settings, self.topics)):
+                if await unless(stop, ensure_topics(self.settings, self.topics)):
                     return await self._work(stop)
                 return 0
             finally:
@@ -200,17 +201,6 @@ class Worker:
 
     async def _before_revoke(self, *_: Any, **__: Any) -> None:
         self._write()
-
-    async def _unless(self, stop: asyncio.Event, work: Awaitable[None]) -> bool:
-        """Whether `work` was done before `stop` was asked for."""
-        doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not doing.done():
-            doing.cancel()
-            return False
-        doing.result()
-        return True
 
     async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         failures = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from datetime import timedelta
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import notification_service
 from cart_service import messages as cart
 from infrastructure import logs, postgres, pump
+from infrastructure.audit_topics import show
 from infrastructure.broker import BrokerAwayError
 from infrastructure.daemon import yield_to_others
 from infrastructure.guard import Handler
@@ -92,14 +92,7 @@ async def migrate(settings: Settings) -> int:
 async def check(settings: Settings, *, as_json: bool) -> int:
     """Count everything again; 1 when something does not add up."""
     report = await audit(settings, timedelta(seconds=settings.audit_grace_seconds))
-    if as_json:
-        print(json.dumps(report))
-    else:
-        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
-        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
-        print(f"digest {report['digest']}")
-        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
-    return 0 if report["ok"] else 1
+    return show(report, as_json=as_json)
 
 
 def main() -> int:

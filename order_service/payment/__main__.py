@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import order_service.payment
 from infrastructure import logs, postgres, pump
+from infrastructure.audit_topics import show
 from infrastructure.breaker import Breaker, Unavailable
 from infrastructure.guard import Handler
 from infrastructure.pump import Job, PostgresRows, Pump
@@ -100,14 +100,7 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
         print(f"without the provider's history: {error}", file=sys.stderr)
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds), history)
-    if arguments.json:
-        print(json.dumps(report))
-    else:
-        print(*report["violations"], sep="\n", end="\n" if report["violations"] else "")
-        print(*(f"{name} {count}" for name, count in report["figures"].items()), sep=", ")
-        print(f"digest {report['digest']}")
-        print("everything adds up" if report["ok"] else f"{len(report['violations'])} violations")
-    return 0 if report["ok"] else 1
+    return show(report, as_json=arguments.json)
 
 
 Command = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
