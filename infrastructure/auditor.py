@@ -4,13 +4,17 @@ The checks are named queries that give one sentence for each violation; each ser
 """
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
+
+from psycopg.rows import dict_row
 
 from infrastructure import metrics
+from infrastructure.audit_topics import shown
 from infrastructure.postgres import Connection, try_lock
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,27 @@ async def snapshot(connection: Connection) -> AsyncIterator[None]:
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield
+
+
+async def tally(
+    connection: Connection, queries: Mapping[str, str], checks: Sequence[str], **values: Any
+) -> tuple[list[str], str, dict[str, Any]]:
+    """The sentences of all `checks`, the digest of the lines of the query `digest`, and what `figures` counts.
+
+    `values` are the parameters of the checks. Call it in a `snapshot`.
+    """
+    violations: list[str] = []
+    for check in checks:
+        cursor = await connection.execute(queries[check], values)
+        violations += shown([row[0] for row in await cursor.fetchall()])
+    digest = hashlib.sha256()
+    async with connection.cursor("digest") as lines:
+        await lines.execute(queries["digest"])
+        async for (line,) in lines:
+            digest.update(line.encode() + b"\n")
+    async with connection.cursor(row_factory=dict_row) as counting:
+        figures = dict(await (await counting.execute(queries["figures"])).fetchone() or {})
+    return violations, digest.hexdigest(), figures
 
 
 class Auditor:

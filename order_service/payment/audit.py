@@ -1,14 +1,11 @@
 """Counts payment again: was each order paid for once, was everybody told, and does the provider say the same?"""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from psycopg import IsolationLevel
-from psycopg.rows import dict_row
-
 from infrastructure.audit_topics import shown
+from infrastructure.auditor import snapshot, tally
 from infrastructure.postgres import Connection
 from order_service.payment.store import QUERIES
 
@@ -26,26 +23,14 @@ async def audit(
     The digest is over steps and their outcomes without times. `history` is the provider's, read before this is called;
     none when it could not be reached.
     """
-    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-    await connection.set_read_only(True)
-    async with connection.transaction():
-        violations: list[str] = []
-        for check in CHECKS:
-            cursor = await connection.execute(QUERIES[check], {"grace": grace})
-            violations += shown([row[0] for row in await cursor.fetchall()])
-        digest = hashlib.sha256()
-        async with connection.cursor("digest") as lines:
-            await lines.execute(QUERIES["digest"])
-            async for (line,) in lines:
-                digest.update(line.encode() + b"\n")
-        async with connection.cursor(row_factory=dict_row) as cursor_of_figures:
-            figures = dict(await (await cursor_of_figures.execute(QUERIES["figures"])).fetchone() or {})
+    async with snapshot(connection):
+        violations, digest, figures = await tally(connection, QUERIES, CHECKS, grace=grace)
         if history is not None:
             settled = await (await connection.execute(QUERIES["settled"])).fetchall()
             ours: Books = {key: (state, amount) for key, _, state, amount, _ in settled}
             violations += shown(list(differences(ours, history)))
             figures["provider_remembers"] = len(history)
-    return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
+    return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
 
 
 def differences(ours: Books, history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
