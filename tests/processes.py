@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infrastructure.crashpoints import VARIABLE
+from infrastructure.local import claims
 from infrastructure.settings import Settings
 from tests.servers import Servers
 
@@ -41,7 +41,7 @@ class Replica:
         self.folder = folder
         self.environment = environment
         self.log = folder / "log"
-        self.port = _free_port()
+        self.port = claims.free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.kept = False
         """Whether it is started again when it ends."""
@@ -226,12 +226,6 @@ def until(condition: Callable[[], object], patience: float = PATIENCE, why: Call
             message = f"not within {patience:.0f} s: {why()}"
             raise AssertionError(message)
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from infrastructure.local import outside, probes, processes
+from infrastructure.local import claims, outside, processes
 from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
 from infrastructure.local.redis import Redis
@@ -91,7 +91,7 @@ def local_parts(root: Path) -> list[Part]:
     """The three servers as they will be in `root`, on free ports; none is started."""
     place = Root(root.resolve())
     place.make()
-    secrets, port = place.secrets(), probes.free_port
+    secrets, port = place.secrets(), claims.free_port
     unsynced = ("-c", "fsync=off", "-c", "full_page_writes=off")
     return [
         Kafka(place, port(), secrets),

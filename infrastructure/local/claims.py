@@ -22,6 +22,13 @@ def available(port: int) -> bool:
     return not probes.taken(port) and claim(port)
 
 
+def free_port() -> int:
+    """A free port that no other shop has chosen, nor this one for something else; from now on it is ours."""
+    while (port := probes.free_port()) in _held or not available(port):
+        pass
+    return port
+
+
 def claim(port: int) -> bool:
     """Choose a port; False when another shop of this user has it."""
     if port in _held:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infrastructure.local import jars, probes
+from infrastructure.local import claims, jars, probes
 from infrastructure.local.parts import Part, missing, run, wheel
 from infrastructure.local.probes import LOOPBACK
 
@@ -43,7 +43,7 @@ class Kafka(Part):
 
     def _prepare(self) -> None:
         jars.classpath(self.progress)
-        controller = probes.free_port()
+        controller = claims.free_port()
         own = {
             "log.dirs": self.folder / "data",
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{controller}",

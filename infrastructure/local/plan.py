@@ -113,14 +113,8 @@ def choose(name: str, kept: Mapping[str, int], tell: Tell) -> int:
     if claims.available(first):
         return first
     second = PREFERRED[name]
-    port = second if second != first and claims.available(second) else _free_port()
+    port = second if second != first and claims.available(second) else claims.free_port()
     tell(Event("note", text=f"port {first} is taken by {probes.holder(first)}: {name} uses {port}"))
-    return port
-
-
-def _free_port() -> int:
-    while not claims.available(port := probes.free_port()):
-        pass
     return port
 
 
@@ -128,7 +122,7 @@ def _health_port(name: str, kept: Mapping[str, int], given: dict[str, int]) -> i
     """The port used before, else a free one."""
     port = kept.get(name, 0)
     usable = port and port not in given.values() and claims.available(port)
-    given[name] = port if usable else _free_port()
+    given[name] = port if usable else claims.free_port()
     return given[name]
 
 

@@ -90,14 +90,18 @@ def _status(port: int, path: str) -> int:
         link.close()
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of the loopback address that nobody uses now.
+    """A port of the loopback address that nobody uses now, another one each time.
 
     Not one of those that the system hands out to clients (from 32768 on): a server that is started
     again must find its port free. At random, so that two shops that start together do not meet.
     """
-    while taken(port := random.randint(20000, 32000)):  # noqa: S311 - no secret
+    while (port := random.randint(20000, 32000)) in _given or taken(port):  # noqa: S311 - no secret
         pass
+    _given.add(port)
     return port
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from infrastructure import postgres
 from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.envelope import Envelope
+from infrastructure.local import claims
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service.messages import (
@@ -61,19 +61,13 @@ class Inventory:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Begin to run."""
-        self.port = _free_port()
+        self.port = claims.free_port()
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "inventory_service", "run"],
                 env={**self.environment, "HOLDFAST_REPLICA": name, "HOLDFAST_HEALTH_PORT": str(self.port)},
                 stderr=log,
             )
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Outside:

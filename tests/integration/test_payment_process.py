@@ -12,13 +12,14 @@ from infrastructure import postgres
 from infrastructure.broker import ensure_topics
 from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
 from infrastructure.envelope import Message
+from infrastructure.local import claims
 from infrastructure.settings import Settings
 from inventory_service.messages import Money
 from order_service.payment import messages
 from order_service.payment.messages import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
 from order_service.payment.provider.server import Server
 from tests.integration.payments import KEY, Talk, audited, provider, talk
-from tests.processes import PATIENCE, Processes, Replica, _free_port, clean_up, processes
+from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.servers import Servers
 
 TEN = Money(amount=1000, currency="GBP")
@@ -56,7 +57,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         prefix=f"t{secrets.token_hex(3)}.",
     )
     more = {
-        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{_free_port()}",
+        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{claims.free_port()}",
         "HOLDFAST_PROVIDER_KEY": KEY,
         "HOLDFAST_PROVIDER_TIMEOUT_SECONDS": "0.3",
         "HOLDFAST_AUDIT_GRACE_SECONDS": "5",

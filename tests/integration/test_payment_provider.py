@@ -19,13 +19,13 @@ import pytest
 from aiohttp import web
 
 from infrastructure.breaker import Unavailable
+from infrastructure.local import claims
 from infrastructure.webhooks import HEADER, verify
 from inventory_service.messages import Money
 from order_service.payment.client import Provider
 from order_service.payment.model import Create, GiveBack, NoAnswer, NotThere, Outcome, Read, Refusal, Step, Tombstone
 from order_service.payment.provider.server import Control
 from tests.integration.payments import KEY, SECRET, file_in, provider
-from tests.processes import _free_port
 
 TEN = Money(amount=1000, currency="GBP")
 STEP = Step(key="pay-1", order_id="o-1", user_id="ann", payment_id="pay-1", wish="charge", amount=TEN)
@@ -177,7 +177,7 @@ async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() ->
 
 
 def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:
-    port = _free_port()
+    port = claims.free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
         "HOLDFAST_PROVIDER_PORT": str(port),

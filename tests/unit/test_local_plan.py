@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.local import outside, plan, probes, services
+from infrastructure.local import claims, outside, plan, probes, services
 from infrastructure.local.errors import NoAnswer, PortTaken, WrongUse
 from infrastructure.local.events import Event
 from infrastructure.local.state import Root
@@ -59,6 +59,15 @@ def test_a_port_must_be_a_port(asked: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOLDFAST_KAFKA_PORT", asked)
     with pytest.raises(WrongUse, match="must be a port"):
         plan.choose("kafka", {}, print)
+
+
+def test_a_port_serves_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is asked for, and not yet listened on, is no free port for a worker."""
+    asked, other = probes.free_port(), probes.free_port()
+    assert plan.choose("http", {"http": asked}, print) == asked
+    drawn = iter((asked, other))
+    monkeypatch.setattr(probes, "free_port", lambda: next(drawn))
+    assert claims.free_port() == other
 
 
 def test_two_shops_that_start_together_do_not_meet() -> None:
