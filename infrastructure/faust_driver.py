@@ -204,6 +204,16 @@ class LoopConsumer(driver.Consumer):
         super().resume_flow()
         self._thread.look_again()
 
+    def on_buffer_drop(self, tp: TP) -> None:
+        """An agent's queue that was full has room again: what is fetched for it may be taken, at once.
+
+        Whoever waits for news would get none, for it is here already. Faust's own then stands still for a second.
+        """
+        was_full = tp in self._buffered_partitions
+        super().on_buffer_drop(tp)
+        if was_full:
+            self._thread.look_again()
+
     def _new_consumer_thread(self) -> LoopConsumerThread:
         return LoopConsumerThread(self, loop=self.loop, beacon=self.beacon)
 

@@ -16,7 +16,7 @@ from infrastructure.envelope import rfc3339
 from infrastructure.settings import Settings
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets")
+_CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
 """Libraries whose INFO is about themselves. aiokafka's DEBUG costs a tenth of a worker's CPU even when unprinted."""
 _REPEATING: Final = (*_CHATTY, "infrastructure.broker")
 """Who says the same again with each attempt: while Kafka is away, several lines every tenth of a second."""

@@ -41,7 +41,9 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     locks: Locks = RedisLocks(settings.redis_url, settings.prefix) if settings.locks else NoLocks()
     worker = Worker(settings, SERVICE, topics=[REQUESTS, RESPONSES, STOCK, PRODUCTS])
     inventory = Inventory(store, locks, worker.publish, Crowd(settings.lock_above, settings.lock_remaining))
-    worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, inventory.handle, inventory.fail, transient=postgres.LOST))
+    worker.agent(
+        Handler(REQUESTS, REQUEST_VOCABULARY, inventory.handle, inventory.fail, transient=postgres.LOST, max_batch=500)
+    )
     publish_as = f"{settings.schema_name(SERVICE)} publisher"
     worker.background(
         "publisher", Publisher(partial(connect, options=publisher.OPTIONS), worker.publish, publish_as).run

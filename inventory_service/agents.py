@@ -5,13 +5,14 @@ from typing import Any
 
 from infrastructure import metrics
 from infrastructure.crashpoints import crashpoint
-from infrastructure.envelope import Envelope, Message
+from infrastructure.envelope import Envelope
 from infrastructure.guard import Received
 from infrastructure.locks import Locks
 from infrastructure.topics import Topic
 from infrastructure.trace import child
 from inventory_service.messages import (
     RESPONSES,
+    Check,
     Clear,
     Commit,
     Committed,
@@ -21,6 +22,8 @@ from inventory_service.messages import (
     Held,
     Hold,
     Item,
+    Lookup,
+    ReadReservation,
     Refused,
     Released,
     Remove,
@@ -28,6 +31,7 @@ from inventory_service.messages import (
     Request,
     Reservation,
     Restocked,
+    Snapshot,
     Sold,
 )
 from inventory_service.state import Answer, Command
@@ -121,9 +125,7 @@ def responses(decisions: Decisions, causes: dict[int, Envelope]) -> list[Envelop
 
 
 def _response(answer: Answer, cart: Any, decisions: Decisions, cause: Envelope) -> Envelope:
-    request: Message = answer.command.request
-    user = answer.command.request.user_id
-    read = {name: value for name in ("session", "epoch") if (value := getattr(request, name, None)) is not None}
+    user, read = answer.command.request.user_id, _read(answer.command.request)
     final = isinstance(answer.outcome, Decision) and not read
     return Envelope.model_construct(
         id=f"{user}/{answer.id}/{'decided' if final else answer.outcome.type}",
@@ -143,8 +145,22 @@ def _response(answer: Answer, cart: Any, decisions: Decisions, cause: Envelope) 
     )
 
 
+def _read(request: Request) -> dict[str, str]:
+    """What an answer to a read carries back to who asked; nothing for what is done."""
+    match request:
+        case Hold() | Remove():  # most of them; to find that a message is of none of the classes below is slow
+            return {}
+        case Snapshot(session=session, epoch=epoch):
+            return {"session": session, "epoch": epoch}
+        case Check(session=session) | Lookup(session=session) | ReadReservation(session=session):
+            return {"session": session}
+        case _:
+            return {}
+
+
 def _count(answer: Answer) -> None:
     if answer.replayed:
         metrics.DUPLICATES.inc()
     else:
-        metrics.OUTCOMES.labels(answer.outcome.type, getattr(answer.outcome, "reason", "")).inc()
+        reason = answer.outcome.reason if isinstance(answer.outcome, Refused) else ""
+        metrics.OUTCOMES.labels(answer.outcome.type, reason).inc()

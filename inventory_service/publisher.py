@@ -65,7 +65,9 @@ class Publisher:
         since = {"position": self._position}
         query = "all_stock" if self._position == "0" else "changed_stock"  # the ledger is long; the stock is not
         stock = [
-            Stock(product=code, available=received - held - sold, received=received, held=held, sold=sold, version=v)
+            Stock.model_construct(
+                product=code, available=received - held - sold, received=received, held=held, sold=sold, version=v
+            )
             for code, received, held, sold, v in await _all(connection, query, since)
         ]
         products = [
@@ -112,7 +114,7 @@ def _identity(state: Stock | Product) -> str:
 
 def _event(state: Stock | Product) -> Envelope:
     key, role = (state.product, "stock") if isinstance(state, Stock) else (state.code, "product")
-    return Envelope(
+    return Envelope.model_construct(
         id=f"{key}/{role}/{state.version}",
         source="/inventory",
         type=state.TYPE,

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from infrastructure.crashpoints import POINTS
@@ -72,11 +72,14 @@ async def _freeze_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
 
 
 async def _rolling(scene: Scene, _: Mapping[str, Any]) -> Did:
-    names = [name for kind in KINDS for name in scene.stage.many(kind.name)]
-    for name in names:
-        old = scene.stage.signal(name, signal.SIGTERM)
-        await scene.stage.until_replaced(name, old)
-    return {"restarted": names}
+    async def one_by_one(names: Sequence[str]) -> None:
+        for name in names:
+            old = scene.stage.signal(name, signal.SIGTERM)
+            await scene.stage.until_replaced(name, old)
+
+    kinds = [scene.stage.many(kind.name) for kind in KINDS]
+    await asyncio.gather(*map(one_by_one, kinds))
+    return {"restarted": [name for names in kinds for name in names]}
 
 
 async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:
@@ -141,7 +144,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "crash": Fault(
         "a worker that ends at a named point between two effects, and its successor", _crash, _aim_crash, pause=1.0
     ),
-    "rolling-restart": Fault("SIGTERM to each process in turn", _rolling, needs=("restarts",)),
+    "rolling-restart": Fault("SIGTERM to all processes, of each kind to one at a time", _rolling, needs=("restarts",)),
     "rebalance-storm": Fault(
         "one worker more of cart, inventory, orders and payment, each killed after 5 s", _storm, pause=0.5
     ),

@@ -143,20 +143,19 @@ async def locks(stage: Stage) -> list[str]:
         return [key.decode() async for key in redis.scan_iter("lock:*")]
 
 
-async def lag(settings: Settings) -> int:
-    """Records that wait for a worker, by what the groups have committed."""
+async def lag(settings: Settings) -> dict[str, int]:
+    """Records that wait for a worker, by what the groups have committed; by group and topic."""
     end = await records.ends(settings)
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=PATIENCE_MS)
     await admin.start()
     try:
-        waiting = 0
+        waiting: dict[str, int] = {}
         for group in GROUPS:
             committed = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
-            waiting += sum(
-                max(0, end[partition] - max(0, place.offset))
-                for partition, place in committed.items()
-                if partition in end
-            )
+            for place, known in committed.items():
+                if (behind := end.get(place, 0) - max(0, known.offset)) > 0:
+                    of = f"{group} of {place.topic}"
+                    waiting[of] = waiting.get(of, 0) + behind
         return waiting
     finally:
         await admin.close()

@@ -281,7 +281,8 @@ class _Play:
             lag = await reading.lag(self.stage.settings)
         except Exception as error:  # noqa: BLE001 - whatever a broker that is coming back makes its clients raise
             return f"the broker does not tell its lag ({type(error).__name__})"
-        return f"{lag} records not acknowledged" if lag else ""
+        behind = ", ".join(f"{number} by {of}" for of, number in lag.items())
+        return f"records not acknowledged: {behind}" if lag else ""
 
     async def _replay(self, scene: Scene) -> str:
         """Feed everything back; returns the digest from before."""

@@ -37,8 +37,11 @@ IMPATIENT: Final = {
     "HOLDFAST_PROVIDER_LATE_SECONDS": "4",
     "HOLDFAST_DELIVERY_SHIP_SECONDS": "1",
     "HOLDFAST_DELIVERY_DELIVER_SECONDS": "1",
+    "HOLDFAST_HOLD_MINUTES": "600",
+    "HOLDFAST_HOLD_LONGEST_MINUTES": "600",
 }
-"""Orders that end within seconds. A card that answers late does so about when the shop's patience ends."""
+"""Orders that end within seconds, a card that answers late about when the shop's patience ends, and carts that end only
+when a fault has it so: those of a scenario that is over would change what is counted in a later one."""
 KEPT: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
 """What of the environment is about this machine, and not about another shop."""
 PORTS: Final = ("HTTP", "KAFKA", "POSTGRES", "REDIS")

@@ -32,7 +32,8 @@ export class Together {
     for (const product of asked) if (!this.#lists.has(product)) this.#read(product);
     const found = new Map();
     for (const item of asked.flatMap((product) => this.#lists.get(product) ?? [])) {
-      if (!own.has(item.code) && item.confidence > (found.get(item.code)?.confidence ?? 0)) found.set(item.code, item);
+      if (own.has(item.code) || item.available === 0) continue;
+      if (item.confidence > (found.get(item.code)?.confidence ?? 0)) found.set(item.code, item);
     }
     const items = [...found.values()].sort((one, other) => other.confidence - one.confidence).slice(0, MOST);
     const shown = items.map((item) => item.code).join(" ");

@@ -13,6 +13,7 @@ from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.types import TP
 
 from infrastructure.faust_driver import ConsumerDiedError, LoopConsumer, LoopConsumerThread
 
@@ -141,6 +142,23 @@ async def test_what_came_while_the_flow_was_stopped_is_taken_when_it_resumes(rea
     thread._consumer = reader.kafka
     thread.look_again()
     assert await taking == {HERE: [0, 1, 2]}
+
+
+async def test_what_lay_there_while_a_queue_was_full_is_taken_when_it_has_room(reader: Reader) -> None:
+    consumer: Any = LoopConsumer.__new__(LoopConsumer)
+    thread = consumer._thread = LoopConsumerThread.__new__(LoopConsumerThread)
+    thread._consumer = reader.kafka
+    here, elsewhere = TP(*HERE), TP(HERE.topic, 1)
+    reader.active ^= {HERE, elsewhere}
+    consumer._active_partitions, consumer._buffered_partitions = reader.active, {here}
+    reader.comes(last=2)
+    taking = reader.taking()
+    await asyncio.sleep(0.01)
+    consumer.on_buffer_drop(elsewhere)
+    await asyncio.sleep(0.01)
+    assert not taking.done()
+    consumer.on_buffer_drop(here)
+    assert await asyncio.wait_for(taking, TIMEOUT / 10) == {HERE: [0, 1, 2]}
 
 
 # ---- what ends it ---------------------------------------------------------------------------------------------------
