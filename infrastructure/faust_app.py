@@ -9,6 +9,7 @@ from infrastructure.settings import Settings
 from infrastructure.topics import DEAD_LETTER_MAX_BYTES, PARTITIONS
 
 _on_recovery_completed = recovery.Recovery.on_recovery_completed
+_resume_streams = recovery.Recovery._resume_streams  # noqa: SLF001 - the same without tables, and with the same fault
 
 
 async def _without_fetching(self: recovery.Recovery, generation_id: int = 0) -> None:
@@ -18,9 +19,15 @@ async def _without_fetching(self: recovery.Recovery, generation_id: int = 0) -> 
     await _on_recovery_completed(self, generation_id)
 
 
+async def _without_fetching_either(self: recovery.Recovery, generation_id: int = 0) -> None:
+    self.app.consumer.stop_flow()
+    await _resume_streams(self, generation_id)
+
+
 def create_app(settings: Settings, service: str) -> faust.App:
     """A Faust app for one replica of `service`. Call it in the composition root, before the loop touches it."""
     setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - a patch, and seen as one
+    setattr(recovery.Recovery, "_resume_streams", _without_fetching_either)  # noqa: B010 - another
     return faust.App(
         settings.prefix + service,
         broker=[f"holdfast://{address}" for address in settings.kafka.split(",")],

@@ -9,10 +9,11 @@ handed on, what ends the client's own tasks ends the worker, and who stops says 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, ClassVar, Final
 
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -37,6 +38,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     """The consumer "thread" of Faust, without a thread: the hooks by which loops talk to each other are plain calls."""
 
     wait_for_shutdown = False
+    consumer: "LoopConsumer"
 
     def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, **options)
@@ -120,7 +122,11 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek all partitions to their committed offsets, asked for at once: aiokafka asks for one after the other."""
+        """Seek all partitions to their committed offsets, asked for at once: aiokafka asks for one after the other.
+
+        Faust clears its agents' queues behind this. What lay in them of a partition without a committed offset would
+        never be read again, so such a partition goes back to its beginning.
+        """
         consumer = self._ensure_consumer()
         committed: dict[Any, Any] = dict.fromkeys(consumer.assignment())
         kept = await consumer._coordinator.fetch_committed_offsets(list(committed))  # noqa: SLF001
@@ -128,7 +134,19 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
             committed[place] = found.offset
             if found.offset > 0:
                 self._go_to(place, found.offset)
+        never = [place for place in self.consumer._get_active_partitions() if (committed.get(place) or 0) <= 0]  # noqa: SLF001
+        self._begin_again([place for place in never if place in committed])
         return committed
+
+    def _begin_again(self, places: Sequence[TP]) -> None:
+        """Read these from their beginning, those that were read at all."""
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001
+        assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
+        states = {place: assignment.state_value(place) for place in places}
+        read = [place for place, state in states.items() if state is not None and state.has_valid_position]
+        if read:
+            fetcher.request_offset_reset(read, OffsetResetStrategy.EARLIEST)
+            self.consumer.in_hand.difference_update(read)
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
         for place, offset in partitions.items():
@@ -140,6 +158,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _go_to(self, place: Any, offset: int) -> None:
         """Seek, unless it stands there: what is fetched ahead would be fetched again, behind a fetch under way."""
+        self.consumer.in_hand.discard(place)
         consumer = self._ensure_consumer()
         state = consumer._subscription._assigned_state(place)  # noqa: SLF001
         if not (state.has_valid_position and state.position == offset):
@@ -194,6 +213,11 @@ class LoopConsumer(driver.Consumer):
 
     _thread: LoopConsumerThread
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.in_hand: set[TP] = set()
+        """Partitions of the records that are being taken over, but those that were sought since: they come again."""
+
     @property
     def fetches(self) -> int:
         """Grows as long as Kafka's client tries to read."""
@@ -231,7 +255,9 @@ class LoopConsumer(driver.Consumer):
         if not (active and self.flow_active):
             await asyncio.sleep(RETRY_SECONDS)
             return None, active
-        return await self._getmany(active_partitions=active, timeout=timeout) or None, active
+        records = await self._getmany(active_partitions=active, timeout=timeout) or None
+        self.in_hand = set(records or ())
+        return records, active
 
     async def _drain_messages(self, fetcher: Any) -> None:
         taken = 0
@@ -253,7 +279,8 @@ class LoopConsumer(driver.Consumer):
             self.set_shutdown()
 
     async def _take_over(self, place: Any, message: Any) -> None:
-        if not self.flow_active:  # stopped since it was fetched: it would wait for the flow and come in behind a seek
+        # Stopped or sought since it was fetched: it would come in behind the seek, and count what lies between as read.
+        if not self.flow_active or place not in self.in_hand:
             return
         read = self._read_offset[place]
         if read is not None and message.offset < read:
@@ -267,7 +294,8 @@ class LoopConsumer(driver.Consumer):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        self._read_offset[place] = message.offset
+        if place in self.in_hand:  # else the seek has said from where to read
+            self._read_offset[place] = message.offset
 
     @Service.task
     async def _watch(self) -> None:

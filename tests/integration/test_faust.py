@@ -17,17 +17,22 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from psycopg import AsyncConnection
 
 from infrastructure import faust_app
+from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.clock import now
+from infrastructure.envelope import Envelope
 from infrastructure.local import judge, probes, services
 from infrastructure.local.events import Event
 from infrastructure.local.keeper import Keeper
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.topics import PARTITIONS
+from inventory_service.messages import REQUESTS, Hold
 from tests.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.proxy import Mood, proxy
 from tests.servers import Servers
@@ -159,14 +164,22 @@ class Clockwork:
         return lambda *_, **__: False
 
 
-async def test_the_recovery_patch_is_still_needed_and_does_what_it_says() -> None:
+@pytest.mark.parametrize(
+    ("faust", "ours"),
+    [
+        (faust_app._on_recovery_completed, faust_app._without_fetching),
+        (faust_app._resume_streams, faust_app._without_fetching_either),
+    ],
+    ids=["tables", "no tables"],
+)
+async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: Any, ours: Any) -> None:
     before: Any = Clockwork()
     after: Any = Clockwork()
-    await faust_app._on_recovery_completed(before, 1)
+    await faust(before, 1)
     assert before.done == ["resumes while the consumer fetches", "seeks", "fetches"], (
         "Faust has mended its recovery (faust-streaming#596): remove the patch from infrastructure/faust_app.py"
     )
-    await faust_app._without_fetching(after, 1)
+    await ours(after, 1)
     assert after.done == ["resumes while nobody fetches", "seeks", "fetches"]
 
 
@@ -433,6 +446,55 @@ async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
         assert len(crowd.first_told) == answered < len(crowd.sent)
     for replica in (victim, other):
         replica.again(HOLDFAST_POSTGRES_URL=servers.postgres_url)
+
+
+# ---- a backlog ------------------------------------------------------------------------------------------------------
+
+BACKLOG = 6000
+"""Requests that wait: more than a worker's queue and the batch in hand together hold."""
+
+
+async def _fill(settings: Settings, first: int) -> None:
+    """Requests for a hold, as the cart sends them, of as many shoppers."""
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka, linger_ms=20) as producer:
+        for number in range(first, first + BACKLOG):
+            user, id_ = f"user-{number % 997}", f"r{number}"
+            event = Envelope(
+                id=f"{user}/{id_}/hold",
+                source="/cart",
+                type=Hold.TYPE,
+                subject=user,
+                time=now(),
+                requestid=id_,
+                data={"user_id": user, "mode": "add", "product": "MUG", "quantity": 1},
+            )
+            place = partition_of(event.key)
+            await producer.send(settings.topic(REQUESTS), event.encode(), event.key, partition=place)
+
+
+async def test_two_workers_that_come_to_a_backlog_leave_nothing_of_it(
+    servers: Servers, settings: Settings, tmp_path: Path
+) -> None:
+    """One begins to drain, the other joins: queues are full and records in hand while all is assigned anew."""
+    rounds = 3
+    with processes(servers, settings, tmp_path) as here:
+        here.seed(MUG=rounds * BACKLOG)
+        await ensure_topics(settings, [REQUESTS])
+        for number in range(rounds):
+            await _fill(settings, number * BACKLOG)
+            pair = [here.add(MODULES["inventory"], f"inventory-{each}") for each in (1, 2)]
+            for replica in pair:
+                replica.start()
+            for replica in pair:
+                await asyncio.to_thread(replica.wait_ready)
+            await _committed(here, pair[0])
+            for replica in pair:
+                await asyncio.to_thread(replica.stop)
+        schema = settings.schema_name("inventory")
+        async with await AsyncConnection.connect(settings.postgres_url) as connection:
+            counted = await connection.execute(f"SELECT count(*), count(DISTINCT requestid) FROM {schema}.request_log")
+            assert await counted.fetchone() == (rounds * BACKLOG, rounds * BACKLOG)
+    await clean_up(settings)
 
 
 # ---- liveness -------------------------------------------------------------------------------------------------------

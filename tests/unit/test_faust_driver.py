@@ -4,14 +4,15 @@ The parts of aiokafka that count what was read are the real ones: what they hand
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, OffsetResetStrategy
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
@@ -159,6 +160,92 @@ async def test_what_lay_there_while_a_queue_was_full_is_taken_when_it_has_room(r
     assert not taking.done()
     consumer.on_buffer_drop(here)
     assert await asyncio.wait_for(taking, TIMEOUT / 10) == {HERE: [0, 1, 2]}
+
+
+# ---- what is sought while it is being taken over ------------------------------------------------------------------
+
+
+class TakingOver:
+    """A consumer that hands records over to an agent whose queue may be full."""
+
+    def __init__(self, reader: Reader, committed: int) -> None:
+        self.reader = reader
+        self.handed: list[int] = []
+        self.full: asyncio.Future[None] | None = None
+        self.thread: Any = LoopConsumerThread.__new__(LoopConsumerThread)
+        self.consumer: Any = LoopConsumer.__new__(LoopConsumer)
+        self.thread.consumer, self.thread._consumer = self.consumer, reader.kafka
+        self.consumer.__dict__ |= {
+            "_thread": self.thread,
+            "_read_offset": defaultdict(lambda: None),
+            "_committed_offset": {},
+            "_active_partitions": {TP(*HERE)},
+            "in_hand": set(),
+            "flow_active": True,
+            "callback": self.hand_over,
+            "app": SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: True)),
+            "_add_gap": self.no_gap,
+        }
+        reader.kafka._max_poll_records = 500
+        reader.kafka.assignment = lambda: {TP(*HERE)}
+        reader.kafka._coordinator = SimpleNamespace(fetch_committed_offsets=self.committed_offsets)
+        reader.kafka._subscription, reader.kafka.seek = reader.subscriptions, reader.fetcher.seek_to
+        self.committed = committed
+
+    async def committed_offsets(self, _: object) -> dict[TP, OffsetAndMetadata]:
+        return {TP(*HERE): OffsetAndMetadata(self.committed, "")}
+
+    async def no_gap(self, *_: object) -> None:
+        raise AssertionError("what lies between was never read, and would be committed")
+
+    async def hand_over(self, message: Any) -> None:
+        if self.full is not None:
+            await self.full
+        self.handed.append(message.offset)
+
+    async def take(self) -> list[int]:
+        records, _ = await self.consumer._wait_next_records(TIMEOUT)
+        return list(records[HERE])
+
+    async def take_over(self, offset: int) -> None:
+        await self.consumer._take_over(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic))
+
+
+async def test_what_was_sought_while_a_queue_was_full_comes_again_all_of_it(reader: Reader) -> None:
+    """The queue is cleared behind a seek, and the one record that waited for room must not count as read."""
+    taking = TakingOver(reader, committed=1)
+    reader.comes(last=5)
+    first, second, third, *others = await taking.take()
+    await taking.take_over(first)
+    await taking.take_over(second)
+    taking.full = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(taking.take_over(third))
+    await asyncio.sleep(0.01)
+    await taking.consumer.perform_seek()
+    taking.full.cancel()
+    await waiting
+    taking.full, taking.handed = None, []
+    for offset in others:
+        await taking.take_over(offset)
+    assert taking.handed == []
+    assert reader.position == 1
+    reader.comes(last=5)
+    for offset in await taking.take():
+        await taking.take_over(offset)
+    assert taking.handed == [1, 2, 3, 4, 5]
+
+
+async def test_what_nobody_has_committed_is_read_from_its_beginning(reader: Reader) -> None:
+    taking = TakingOver(reader, committed=-1)
+    reader.comes(last=3)
+    first, second, *_ = await taking.take()
+    await taking.take_over(first)
+    await taking.consumer.perform_seek()
+    await taking.take_over(second)
+    assert taking.handed == [first]
+    state = reader.subscriptions.subscription.assignment.state_value(HERE)
+    assert not state.has_valid_position
+    assert state.reset_strategy == OffsetResetStrategy.EARLIEST
 
 
 # ---- what ends it ---------------------------------------------------------------------------------------------------
