@@ -113,12 +113,14 @@ class RedisLocks:
         """`held`; `crowded` when another kept them all the while; `away` when Redis didn't answer in time."""
         if time.monotonic() < self._closed_until:
             return "away"
-        result = "away"
+        result, end = "away", time.monotonic() + PATIENCE
         with metrics.LOCK_SECONDS.time():
             try:
                 async with asyncio.timeout(PATIENCE):
                     while not await self._take(keys=keys, args=[token, TTL_MS]):
                         result = "crowded"
+                        if time.monotonic() > end:  # the client's own wait_for, before Python 3.12, may eat a timeout
+                            return result
                         await asyncio.sleep(NAP)
                     return "held"
             except TimeoutError:

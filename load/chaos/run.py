@@ -28,7 +28,7 @@ UNITS: Final = (6, 12, 24, 48, 200, 20_000)
 """Of each product: some run out at once, some never."""
 WARM_SECONDS: Final = 1.0
 COOL_SECONDS: Final = 1.5
-TRIES_SECONDS: Final = 20.0
+TRIES_SECONDS: Final = 60.0
 """How much longer a fault tries that was always in the ruins of another."""
 REST_SECONDS: Final = 40.0
 ORDERS_SECONDS: Final = 90.0

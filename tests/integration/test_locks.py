@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from redis.asyncio import Redis
 
 from infrastructure import locks as module
 from infrastructure import metrics
-from infrastructure.locks import Locks, NoLocks, RedisLocks
+from infrastructure.locks import PATIENCE, Locks, NoLocks, RedisLocks
 from infrastructure.settings import Settings
 
 Make = Callable[[], Locks]
@@ -90,6 +90,25 @@ async def test_a_lock_keeps_others_out_until_it_is_given_back(
             assert free, "all or none: C was not kept by the try above"
     async with two.hold({"A", "B"}) as held:
         assert held
+
+
+async def test_a_timeout_that_the_client_swallows_is_one_all_the_same(
+    make: Callable[[], RedisLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.wait_for` of Python 3.11, when it is cancelled just as what it waits for is done, returns that."""
+    locks, tries = make(), 0
+
+    async def taken(**_: object) -> int:
+        nonlocal tries
+        tries += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE * 4 if tries == 1 else 0)
+        return int(tries > 1000)
+
+    monkeypatch.setattr(locks, "_take", taken)
+    async with locks.hold({"A"}) as held:
+        assert not held
+    assert tries < 3
 
 
 async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], RedisLocks]) -> None:
