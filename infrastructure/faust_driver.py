@@ -9,11 +9,10 @@ handed on, what ends the client's own tasks ends the worker, and who stops says 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from inspect import isawaitable
 from typing import Any, ClassVar, Final
 
-from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -134,19 +133,14 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
             committed[place] = found.offset
             if found.offset > 0:
                 self._go_to(place, found.offset)
-        never = [place for place in self.consumer._get_active_partitions() if (committed.get(place) or 0) <= 0]  # noqa: SLF001
-        self._begin_again([place for place in never if place in committed])
+        active = self.consumer._get_active_partitions()  # noqa: SLF001
+        never = [place for place in active if place in committed and (committed[place] or 0) <= 0]
+        states = consumer._fetcher._subscriptions  # noqa: SLF001
+        never = [place for place in never if states.is_assigned(place)]
+        if read := [place for place in never if states._assigned_state(place).has_valid_position]:  # noqa: SLF001
+            for place, offset in (await consumer.beginning_offsets(read)).items():
+                self._go_to(place, offset)
         return committed
-
-    def _begin_again(self, places: Sequence[TP]) -> None:
-        """Read these from their beginning, those that were read at all."""
-        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001
-        assignment = fetcher._subscriptions.subscription.assignment  # noqa: SLF001
-        states = {place: assignment.state_value(place) for place in places}
-        read = [place for place, state in states.items() if state is not None and state.has_valid_position]
-        if read:
-            fetcher.request_offset_reset(read, OffsetResetStrategy.EARLIEST)
-            self.consumer.in_hand.difference_update(read)
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
         for place, offset in partitions.items():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.consumer.fetcher import Fetcher, FetchResult, OffsetResetStrategy
+from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
@@ -190,7 +190,11 @@ class TakingOver:
         reader.kafka.assignment = lambda: {TP(*HERE)}
         reader.kafka._coordinator = SimpleNamespace(fetch_committed_offsets=self.committed_offsets)
         reader.kafka._subscription, reader.kafka.seek = reader.subscriptions, reader.fetcher.seek_to
+        reader.kafka.beginning_offsets = self.beginnings
         self.committed = committed
+
+    async def beginnings(self, places: list[TP]) -> dict[TP, int]:
+        return dict.fromkeys(places, 0)
 
     async def committed_offsets(self, _: object) -> dict[TP, OffsetAndMetadata]:
         return {TP(*HERE): OffsetAndMetadata(self.committed, "")}
@@ -243,9 +247,7 @@ async def test_what_nobody_has_committed_is_read_from_its_beginning(reader: Read
     await taking.consumer.perform_seek()
     await taking.take_over(second)
     assert taking.handed == [first]
-    state = reader.subscriptions.subscription.assignment.state_value(HERE)
-    assert not state.has_valid_position
-    assert state.reset_strategy == OffsetResetStrategy.EARLIEST
+    assert reader.position == 0
 
 
 # ---- what ends it ---------------------------------------------------------------------------------------------------
