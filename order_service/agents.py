@@ -174,11 +174,13 @@ VISIBLE: Final[Mapping[type[orders.Event], orders.Status]] = {
 
 
 def _answer(answer: Answer, trace: str | None, now: datetime) -> Envelope:
-    came, order, refused = answer
+    came, order, refused, replayed = answer
     ids: dict[str, Any] = {"user_id": came.user_id, "id": came.request_id, "order_id": came.order_id}
     if refused is not None or order is None:
         return _tell(cart.OrderRefused(**ids, reason=refused or "unknown_order"), now, trace)
-    accepted = cart.Order(**ids, status=order.status, order_version=order.version, reason=order.reason)
+    accepted = cart.Order(
+        **ids, status=order.status, order_version=order.version, reason=order.reason, replayed=replayed
+    )
     return _tell(accepted, now, trace)
 
 

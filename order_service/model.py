@@ -5,10 +5,11 @@ what still waits. A message that says nothing new gives no event. What is to be 
 here: `steps.owed` computes it from the folded state, so it can be asked again at any time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 from infrastructure.ids import derived
 from inventory_service import messages as inventory
@@ -38,6 +39,8 @@ class Deadline:
     """The time at which the order was to be looked at again has come."""
 
 
+Asked = orders.Cancel | orders.Refund | orders.Pay
+"""What people ask of an order that is there."""
 Message = orders.Request | Outcome | payments.Event | deliveries.Event | Deadline
 
 
@@ -62,6 +65,15 @@ class Answer(NamedTuple):
     came: Came
     order: Order | None
     refused: RefusedBecause | None = None
+    replayed: bool = False
+    """It was answered before: nothing is done, and it is told the same again."""
+
+
+RequestKey = tuple[str, str, str]
+"""Shopper, id and kind of a request about an order."""
+Answered = Mapping[RequestKey, RefusedBecause | None]
+"""What was answered before; none: accepted."""
+NOTHING_YET: Final[Answered] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,11 @@ class Handled:
     answers: tuple[Answer, ...] = ()
 
 
+def key_of(came: Came) -> RequestKey:
+    """What a request about an order is known by."""
+    return came.user_id, came.request_id, type(came.message).__name__
+
+
 def is_forged(came: Came) -> bool:
     """Whether a place names an order that is not of its shopper's own request."""
     return came.order_id != derived(came.user_id, came.request_id, "order")
@@ -82,19 +99,31 @@ def is_forged(came: Came) -> bool:
 # ---- one message ----------------------------------------------------------------------------------------------------
 
 
-def handle(state: Order | None, waiting: Sequence[Came], came: Came, *, now: datetime, rules: Rules) -> Handled:
+def handle(
+    state: Order | None,
+    waiting: Sequence[Came],
+    came: Came,
+    *,
+    now: datetime,
+    rules: Rules,
+    answered: Answered = NOTHING_YET,
+) -> Handled:
     """Take one message in, then those that waited for what it brought. Raises `Stray`."""
+    if isinstance(came.message, Asked) and key_of(came) in answered:
+        # What was refused then might be possible by now, and nobody asks for it any more.
+        again = Answer(came, state, answered[key_of(came)], replayed=True)
+        return Handled(state, tuple(waiting), (), (again,))
     if state is None and isinstance(came.message, Deadline):
         return _never_came(waiting)
     story, answers = Story(state, now), []
-    left, again = [*waiting, came], True
-    while again:
-        again = False
+    left, moved = [*waiting, came], True
+    while moved:
+        moved = False
         for each in left:
             if not is_early(story.state, each):
                 left = [other for other in left if other is not each]
                 answers += decide(story, each, rules)
-                again = True
+                moved = True
                 break
     return Handled(story.state, tuple(dict.fromkeys(left)), tuple(story.events), tuple(answers))
 
@@ -124,7 +153,7 @@ def decide(story: Story, came: Came, rules: Rules) -> list[Answer]:
         _place(story, came, message)
     elif isinstance(message, Deadline):
         _waited(story, rules)
-    elif isinstance(message, orders.Cancel | orders.Refund | orders.Pay):
+    elif isinstance(message, Asked):
         refused = _asked(story, came, story.state, message)
         outcomes.settle(story)  # the answer tells what follows, too
         answers.append(Answer(came, story.state, refused))
@@ -182,9 +211,7 @@ def _place(story: Story, came: Came, place: orders.Place) -> None:
 # ---- what a person asks ---------------------------------------------------------------------------------------------
 
 
-def _asked(
-    story: Story, came: Came, order: Order | None, asked: orders.Cancel | orders.Refund | orders.Pay
-) -> RefusedBecause | None:
+def _asked(story: Story, came: Came, order: Order | None, asked: Asked) -> RefusedBecause | None:
     """Do it, or say why not."""
     if order is None or order.user_id != came.user_id:
         return "unknown_order"  # also what is another's

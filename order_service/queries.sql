@@ -23,6 +23,10 @@ SELECT order_id, address::text, contact::text, payment::text FROM order_private 
 SELECT order_id, user_id, request_id, type, message::text FROM waiting
  WHERE order_id = ANY(%(ids)s::text[]) ORDER BY order_id, came_at, type
 
+-- name: answered
+SELECT order_id, user_id, request_id, type, refused FROM answered
+ WHERE order_id = ANY(%(ids)s::text[]) AND request_id = ANY(%(requests)s::text[])
+
 -- ---- trip two: write
 
 -- name: append_events
@@ -60,6 +64,18 @@ SELECT o, r, t, u, m::jsonb FROM unnest(%s::text[], %s::text[], %s::text[], %s::
 -- name: drop_waiting
 DELETE FROM waiting AS x USING unnest(%s::text[], %s::text[], %s::text[]) AS w(o, r, t)
  WHERE (x.order_id, x.request_id, x.type) = (w.o, w.r, w.t)
+
+-- name: add_answered
+-- Who adds some takes some away that are too old to be asked again.
+WITH given AS (
+       SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::interval[])
+                     AS w(order_id, user_id, request_id, type, refused, kept)),
+     old AS (
+       DELETE FROM answered WHERE ctid = ANY(ARRAY(
+         SELECT ctid FROM answered WHERE at < now() - (SELECT kept FROM given LIMIT 1)
+          ORDER BY at LIMIT 100 FOR UPDATE SKIP LOCKED)))
+INSERT INTO answered (order_id, user_id, request_id, type, refused)
+SELECT order_id, user_id, request_id, type, refused FROM given ON CONFLICT DO NOTHING
 
 -- ---- beside the agents
 

@@ -16,7 +16,18 @@ from infrastructure.postgres import Connection, load_queries
 from inventory_service import messages as inventory
 from order_service import messages as orders
 from order_service.messages import EVENT_VOCABULARY, Address, Contact, Event, Payment
-from order_service.model import Answer, Came, Deadline, Rules, handle, is_early
+from order_service.model import (
+    Answer,
+    Asked,
+    Came,
+    Deadline,
+    RefusedBecause,
+    RequestKey,
+    Rules,
+    handle,
+    is_early,
+    key_of,
+)
 from order_service.state import Order, evolve
 from order_service.steps import Private, deadline
 
@@ -32,6 +43,9 @@ WAITING: Final = {
 
 PLACE_PATIENCE: Final = timedelta(seconds=10)
 """How long a cancellation waits for its order, which takes one more hop, before the order is unknown."""
+
+ANSWERS_KEPT: Final = timedelta(days=9)
+"""How long it is known what a request was answered: longer than the topic of requests keeps it."""
 
 Recorded = tuple[Event, datetime]
 """An event and when it came true."""
@@ -49,6 +63,7 @@ class Turn:
     private: Private | None = None
     waiting: tuple[Came, ...] = ()
     answers: list[Answer] = field(default_factory=list)
+    answered: dict[RequestKey, RefusedBecause | None] = field(default_factory=dict)
     asked: bool = False
     """Somebody asked something, or the deadline came: what is owed is to be sent, even if nothing has changed."""
     late: bool = False
@@ -88,12 +103,13 @@ class OrderStore:
         private = {}
         for came in batch:
             turn = turns.setdefault(came.order_id, Turn(came.order_id))
-            handled = handle(turn.state, turn.waiting, came, now=now, rules=self.rules)
+            handled = handle(turn.state, turn.waiting, came, now=now, rules=self.rules, answered=turn.answered)
             if turn.state is None and isinstance(came.message, orders.Place):
                 turn.private = private[came.order_id] = Private.of(came.message)
             turn.state, turn.waiting = handled.state, handled.waiting
             turn.stream += [(event, now) for event in handled.events]
             turn.answers += handled.answers
+            turn.answered |= {key_of(answer.came): answer.refused for answer in handled.answers}
             turn.late = turn.late or isinstance(came.message, Deadline)
             turn.asked = turn.asked or isinstance(came.message, orders.Request | Deadline)
         return private
@@ -104,14 +120,17 @@ class OrderStore:
             "new": list(new),
             "users": list(new.values()),
             "ids": sorted({came.order_id for came in batch}),
+            "requests": [came.request_id for came in batch if isinstance(came.message, Asked)],
         }
-        names = ("lock_orders", "streams", "privates", "waiting")
+        names = ("lock_orders", "streams", "privates", "waiting", "answered")
         async with connection.pipeline():
             await connection.execute("BEGIN")
             clock = await connection.execute("SELECT now()")
             if new:
                 await connection.execute(QUERIES["insert_missing"], values)
-            locked, streams, privates, waiting = [await connection.execute(QUERIES[name], values) for name in names]
+            locked, streams, privates, waiting, answered = [
+                await connection.execute(QUERIES[name], values) for name in names
+            ]
             [(now,)] = await clock.fetchall()
             turns = {id_: Turn(id_, published, attempts) async for _, id_, published, attempts in locked}
             async for order_id, type_, data, at in streams:
@@ -124,6 +143,9 @@ class OrderStore:
             async for order_id, user_id, request_id, type_, message in waiting:
                 came = Came(order_id, user_id, request_id, WAITING[type_].model_validate_json(message))
                 turns[order_id].waiting += (came,)
+            async for order_id, user_id, request_id, type_, refused in answered:
+                turn = turns.setdefault(order_id, Turn(order_id))
+                turn.answered[user_id, request_id, type_] = refused
         return now, turns
 
     async def _write(
@@ -157,6 +179,15 @@ class OrderStore:
             (
                 "drop_waiting",
                 [_key(came) for id_, was in held.items() for came in was if came not in turns[id_].waiting],
+            ),
+            (
+                "add_answered",
+                [
+                    (turn.order_id, *key_of(answer.came), answer.refused, ANSWERS_KEPT)
+                    for turn in turns.values()
+                    for answer in turn.answers
+                    if not answer.replayed
+                ],
             ),
         ]
         async with connection.pipeline():

@@ -17,6 +17,7 @@ from order_service.audit import audit
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
 from order_service.state import Stray
+from order_service.store import ANSWERS_KEPT
 from tests.integration.order_world import TOTAL, Buying, Schema, deliver, received, schema
 
 ANN = Buying()
@@ -103,6 +104,52 @@ async def test_a_cancellation_of_an_order_that_never_comes_is_answered_at_last(h
     assert (await here.rows("SELECT * FROM waiting"), await saga.look()) == ([], 0)
     assert await here.rows("SELECT version, due_at FROM orders") == [(0, None)]
     await balanced(here)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
+async def test_what_was_refused_stays_refused_when_it_is_delivered_again(here: Schema, *, together: bool) -> None:
+    saga = here.saga()
+    refund, stranger = received(orders.Refund(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x2")
+    await saga.on_requests([stranger])
+    await here.connection.execute("UPDATE orders SET due_at = now()")
+    await saga.look()
+    await saga.on_requests([ANN.place()])
+    await saga.on_decisions([ANN.committed()])
+    await saga.on_requests([refund])
+    await saga.on_payments([ANN.captured()])
+    here.broker.events.clear()
+    before = await here.types(ANN.id)
+    for batch in [[refund, stranger, refund]] if together else [[refund], [stranger], [refund]]:
+        await here.saga().on_requests(batch)
+    assert await here.types(ANN.id) == before, "the money was not there when it was asked for, and nobody asks now"
+    assert here.broker.kinds(payments.REQUESTS) == []
+    answers = {(answer.requestid, answer.data["reason"]) for answer in here.broker.take(cart.RESPONSES)}
+    assert answers == {("x1", "not_paid"), ("x2", "unknown_order")}
+    await saga.on_requests([received(orders.Refund(**ANN.ids), "x3")])
+    assert "refund-asked" in await here.types(ANN.id), "another request is another matter"
+
+
+async def test_what_was_accepted_is_answered_again_as_such(here: Schema) -> None:
+    saga, cancel = here.saga(), received(orders.Cancel(**ANN.ids), "x1")
+    await saga.on_requests([ANN.place()])
+    await saga.on_decisions([ANN.committed()])
+    await saga.on_requests([cancel])
+    await saga.on_requests([cancel])
+    first, again = here.broker.take(cart.RESPONSES)
+    assert (first.data["reason"], again.data["reason"]) == ("cancelled", "cancelled")
+    assert (first.data["replayed"], again.data["replayed"]) == (False, True)
+
+
+async def test_answers_are_forgotten_long_after_the_topic_has_forgotten_the_requests(here: Schema) -> None:
+    assert orders.REQUESTS.retention is not None
+    assert orders.REQUESTS.retention + timedelta(days=1) < ANSWERS_KEPT
+    saga = here.saga()
+    await saga.on_requests([received(orders.Refund(**ANN.ids), each) for each in ("old", "older", "young")])
+    await here.connection.execute(
+        "UPDATE answered SET at = now() - %s - interval '1 minute' WHERE request_id <> 'young'", [ANSWERS_KEPT]
+    )
+    await saga.on_requests([received(orders.Refund(**ANN.ids), "new")])
+    assert await here.rows("SELECT request_id FROM answered ORDER BY 1") == [("new",), ("young",)]
 
 
 async def test_decisions_about_carts_and_reservations_leave_nothing_behind(here: Schema) -> None:

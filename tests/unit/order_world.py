@@ -81,6 +81,7 @@ class World:
 
     order: Order | None = None
     waiting: tuple[model.Came, ...] = ()
+    answered: frozenset[tuple[model.RequestKey, str | None]] = frozenset()
     holds: str | None = None
     restocked: bool = False
     bank: tuple[tuple[str, Bank], ...] = ()
@@ -139,8 +140,14 @@ TOPICS: Final = {
 def _orders(world: World, sent: Sent) -> World:
     came = model.Came(ORDER, USER, sent.request_id, sent.message)
     late = isinstance(sent.message, model.Deadline)
-    handled = model.handle(
-        world.order, world.waiting, came, now=NOON if sent.request_id == EARLY else LATE, rules=RULES
+    now = NOON if sent.request_id == EARLY else LATE
+    before: Any = dict(world.answered)
+    handled = model.handle(world.order, world.waiting, came, now=now, rules=RULES, answered=before)
+    for answer in handled.answers:
+        key = model.key_of(answer.came)
+        assert before.get(key, answer.refused) == answer.refused, f"{key} was answered in two ways"
+    world = replace(
+        world, answered=world.answered | {(model.key_of(each.came), each.refused) for each in handled.answers}
     )
     if handled.state is None:
         return replace(world, waiting=handled.waiting)
