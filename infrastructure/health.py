@@ -65,7 +65,7 @@ class HealthServer:
         self.live = live
         self.ready = ready
         self.pages = pages
-        self._server: asyncio.Server
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen; `port` 0 becomes the one that the system chose."""
@@ -73,8 +73,9 @@ class HealthServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stop listening."""
-        self._server.close()
+        """Stop listening, if it was begun."""
+        if self._server is not None:
+            self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Whoever hangs up, dawdles or talks too much is not answered.

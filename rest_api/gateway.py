@@ -46,6 +46,8 @@ class Gateway:
         self._sent = 0
         self._answers = False
         self._stuck = False
+        self._closed = False
+        """The producer is gone, and no other has come to Kafka yet."""
         self._positioned = False
         self._tasks: list[asyncio.Task[None]] = []
         self._handle: Handle
@@ -57,7 +59,7 @@ class Gateway:
         """Why nothing new is accepted; None when all is well."""
         if not self._positioned:
             return "the positions in cart.responses are not known yet"
-        return None if self._answers else "Kafka does not answer"
+        return None if self._answers and not self._closed else "Kafka does not answer"
 
     async def start(self, handle: Handle) -> None:
         """Connect, and return when `handle` will be given every later response. The topics exist.
@@ -183,37 +185,46 @@ class Gateway:
         """Ask the broker for its metadata each second: it may be away while nobody sends, and back while nobody may."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            try:
-                async with asyncio.timeout(ACK_SECONDS):
-                    found = await self._producer.client.force_metadata_update()
-            except (KafkaError, TimeoutError):
-                found = False
+            found = await self._renewed() if self._closed else await self._found()
             if found and self._stuck:
-                await self._renew()
+                found = await self._renewed()
             if found and not self._answers:
                 log.info("Kafka answers again")
             elif self._answers and not found:
                 log.warning("Kafka does not answer")
-            self._answers = bool(found)
+            self._answers = found
 
-    async def _renew(self) -> None:
+    async def _found(self) -> bool:
+        try:
+            async with asyncio.timeout(ACK_SECONDS):
+                return bool(await self._producer.client.force_metadata_update())
+        except (KafkaError, TimeoutError):
+            return False
+
+    async def _renewed(self) -> bool:
         """Begin with a new producer: the broker is there, and yet the old one did not bring its records to it.
 
         A producer whose sender has died, or whose numbers the broker does not take, never recovers by itself. The old
         one gets time to send what it has, and only then does anything new go out, so that no order is turned around.
+        False when the broker is gone again: the old one is closed by then and learns nothing any more, so the next look
+        is another new one.
         """
-        self._answers = False
+        self._closed = True
         await _stop(self._producer)
         producer = self._new_producer()
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 await producer.start()
+        except (KafkaError, TimeoutError):
+            await _stop(producer)
+            return False
         except BaseException:
             await _stop(producer)
             raise
         self._producer = producer
-        self._stuck = False
+        self._closed = self._stuck = False
         log.info("a new producer sends")
+        return True
 
 
 async def _keep(loop: Callable[[], Awaitable[None]]) -> None:

@@ -319,6 +319,7 @@ def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running
         carts.stop()
         asyncio.run(_clean_up(settings))
     assert status == 0, log[-5:]
+    assert not [line for line in log if "shutdown failed" in line]
 
 
 def _await_ready(running: Running) -> None:
