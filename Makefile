@@ -4,7 +4,8 @@
 BIN := .venv/bin
 UV := $(BIN)/uv --quiet
 CODE := cart_service infrastructure inventory_service load notification_service order_service rest_api tests
-# Test files run side by side, each process with servers and a shop of its own: most of the time they wait.
+# Test files run side by side, each process with servers and a shop of its own: most of the time they wait. In the
+# order of their names: the two longest, tests/chaos and the README's, must not meet at the end.
 PARALLEL ?= 2
 # One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
@@ -37,7 +38,7 @@ ifdef SERVICE
 	if [ -z "$$files" ]; then echo 'No test file is named after $(SERVICE).' >&2; exit 2; fi; \
 	$(BIN)/pytest -q $$files
 else
-	@$(BIN)/pytest -q -n $(PARALLEL) --dist loadfile tests
+	@$(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder tests
 endif
 
 lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes

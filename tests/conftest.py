@@ -1,7 +1,7 @@
-"""Fixtures that every suite shares: real servers, and a whole shop.
+"""Fixtures that every suite shares: real servers.
 
-Each is started once a run, on ports and in directories of its own, and is gone afterwards; a test keeps to a prefix,
-or to shoppers and products of its own. A skipped test fails the run: what is not run proves nothing.
+They are started once a run, on ports and in directories of their own, and are gone afterwards; a test keeps to a prefix.
+A skipped test fails the run: what is not run proves nothing.
 """
 
 import os
@@ -14,9 +14,6 @@ import pytest
 
 from infrastructure.settings import Settings
 from tests.servers import Servers, start
-from tests.shop import Shop
-
-SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +39,6 @@ def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
         prefix=prefix,
         state_dir=str(tmp_path),
     )
-
-
-@pytest.fixture(scope="session")
-def shop() -> Iterator[Shop]:
-    """A shop as `holdfast up` makes it, two workers for the main job; notices and figures have tests of their own."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-shop-") as folder:
-        running = Shop(Path(folder) / "root")
-        running.up("--workers", "cart=2,inventory=2", "--only", SERVICES)
-        try:
-            yield running
-        finally:
-            running.down()
 
 
 def pytest_configure() -> None:

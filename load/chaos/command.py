@@ -57,14 +57,14 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     folder = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
     began = time.monotonic()
     results: list[Result] = []
+    away = None
     try:
         asyncio.run(_run(scenarios, chosen, folder, results))
     except ShopAwayError as error:
-        typer.echo(f"holdfast: {error}; its logs are in {folder / 'root' / 'logs'}", err=True)
-        raise typer.Exit(1) from error
-    missing = [] if fault else never(results)
-    ok = not missing and all(result.ok for result in results)
-    _tell(results, chosen, time.monotonic() - began, missing, as_json=as_json)
+        away = f"{error}; again: {repeat(scenarios[len(results)], chosen)}"
+    missing = [] if fault or away else never(results)
+    ok = not (missing or away) and all(result.ok for result in results)
+    _tell(results, chosen, time.monotonic() - began, missing, away=away, as_json=as_json)
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -106,13 +106,21 @@ def never(results: Sequence[Result]) -> list[str]:
     return [name for name in rare.EVERY if not any(result.counts.get(name) for result in results)]
 
 
-def _tell(results: Sequence[Result], seed: int, seconds: float, missing: Sequence[str] = (), *, as_json: bool) -> None:
-    ok = not missing and all(result.ok for result in results)
+def _tell(
+    results: Sequence[Result],
+    seed: int,
+    seconds: float,
+    missing: Sequence[str] = (),
+    *,
+    away: str | None = None,
+    as_json: bool,
+) -> None:
+    """Everything that was found, also when the shop under test did not last until the end: `away` says how then."""
+    ok = not (missing or away) and all(result.ok for result in results)
     if as_json:
         found = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
-        typer.echo(
-            json.dumps({"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "scenarios": found})
-        )
+        told = {"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "away": away}
+        typer.echo(json.dumps({**told, "scenarios": found}))
     else:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         console.print(_table(results))
@@ -120,7 +128,9 @@ def _tell(results: Sequence[Result], seed: int, seconds: float, missing: Sequenc
         if not result.ok:
             tell_failure(result, seed)
     for name in missing:
-        typer.echo(f"never happened in any scenario: {name} ({rare.EVERY[name]})", err=True)
+        typer.echo(f"never happened in any scenario of seed {seed}: {name} ({rare.EVERY[name]})", err=True)
+    if away:
+        typer.echo(f"holdfast: {away}", err=True)
     if not as_json:
         requests = sum(result.requests for result in results)
         verdict = "Nothing broken" if ok else "Broken"

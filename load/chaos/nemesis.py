@@ -32,7 +32,10 @@ RUINS: Final = (
 
 
 async def strike(name: str, scene: Scene) -> bool:
-    """Commit one fault and write it down; false, and `info`, when it met the ruins of another."""
+    """Commit one fault and write it down; false, and `info`, when it met the ruins of another, or came to nothing.
+
+    What it did is told in numbers and in yes or no: where one of them is none, it has not happened.
+    """
     fault = FAULTS[name]
     aim = fault.aim(scene)
     scene.recorder.note(NEMESIS, "invoke", name, value=aim)
@@ -42,9 +45,10 @@ async def strike(name: str, scene: Scene) -> bool:
     except RUINS as error:
         scene.recorder.note(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
         return False
+    happened = all(did.values())
     restarts = scene.stage.restarts() - before
-    scene.recorder.note(NEMESIS, "ok", name, value={**aim, **did, "restarts": restarts})
-    return True
+    scene.recorder.note(NEMESIS, "ok" if happened else "info", name, value={**aim, **did, "restarts": restarts})
+    return happened
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from infrastructure.crashpoints import POINTS
+from infrastructure.crashpoints import KILLED, POINTS
 from infrastructure.local.services import KINDS
 from load.chaos.scene import Did, Fault, Scene
 from load.chaos.stage import pick
@@ -83,14 +83,16 @@ async def _rolling(scene: Scene, _: Mapping[str, Any]) -> Did:
 
 
 async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:
+    joined = {}
     for kind in SAGA:
         extra = scene.stage.more(kind, number=8)
         extra.start()
         try:
-            await asyncio.sleep(5)
+            joined[f"{kind} joined"] = await extra.ready()
+            await asyncio.sleep(2)
         finally:
             await extra.end(signal.SIGKILL)
-    return {}
+    return joined
 
 
 async def _skew(scene: Scene, aim: Mapping[str, Any]) -> Did:
@@ -116,15 +118,16 @@ async def _crash(scene: Scene, aim: Mapping[str, Any]) -> Did:
     kind = aim["point"].partition(".")[0]
     first = scene.stage.more(kind, number=6, HOLDFAST_CRASHPOINT=f"{aim['point']}:{aim['count']}")
     first.start()
-    crashed = await first.ended(8)
-    if not crashed:
+    await first.ready()
+    status = await first.ended(6)
+    if status != KILLED:
         await first.end(signal.SIGTERM)
         return {"crashed": False}
     second = scene.stage.more(kind, number=6)
     second.start()
-    await second.ready(10)
+    followed = await second.ready()
     await second.end(signal.SIGTERM)
-    return {"crashed": True}
+    return {"crashed": True, "followed": followed}
 
 
 def _aim_crash(scene: Scene) -> Did:

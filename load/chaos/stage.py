@@ -42,6 +42,8 @@ IMPATIENT: Final = {
 }
 """Orders that end within seconds, a card that answers late about when the shop's patience ends, and carts that end only
 when a fault has it so: those of a scenario that is over would change what is counted in a later one."""
+RULES: Final = {**IMPATIENT, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
+"""What every process of the shop is told, also one that is started beside the others."""
 KEPT: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
 """What of the environment is about this machine, and not about another shop."""
 PORTS: Final = ("HTTP", "KAFKA", "POSTGRES", "REDIS")
@@ -63,8 +65,7 @@ class Stage:
         """Start it on ports of its own; raises ShopAwayError when it does not get ready."""
         ports = {f"HOLDFAST_{name}_PORT": str(probes.free_port()) for name in PORTS}
         arguments = ["up", "--detach", "--workers", WORKERS, "--no-limits"]
-        more = {**ports, **IMPATIENT, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
-        status, _ = await self.holdfast(*arguments, progress=progress, more=more)
+        status, _ = await self.holdfast(*arguments, progress=progress, more={**ports, **RULES})
         if status:
             raise ShopAwayError(f"the shop for this did not start: `holdfast up` ended with {status}")
 
@@ -225,6 +226,7 @@ class Extra:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._port = probes.free_port()
         own = {
+            **RULES,
             "HOLDFAST_REPLICA": self.name,
             "HOLDFAST_STATE_DIR": str(folder),
             "HOLDFAST_HEALTH_PORT": str(self._port),
@@ -244,22 +246,22 @@ class Extra:
             )
 
     async def ready(self, patience: float = 20.0) -> bool:
-        """Whether it gets ready in time."""
+        """Whether it gets ready in time; no as soon as it has ended."""
         end = time.monotonic() + patience
-        while time.monotonic() < end:
+        while time.monotonic() < end and await self.ended(0) is None:
             if await asyncio.to_thread(probes.service, self._port) is probes.Health.READY:
                 return True
             await asyncio.sleep(0.2)
         return False
 
-    async def ended(self, patience: float) -> bool:
-        """Whether it ends by itself in time."""
+    async def ended(self, patience: float) -> int | None:
+        """The status with which it ends by itself in time; none when it does not."""
+        if self._child is None:
+            return None
         end = time.monotonic() + patience
-        while time.monotonic() < end:
-            if self._child is not None and self._child.poll() is not None:
-                return True
+        while self._child.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - a process sets no event
             await asyncio.sleep(0.1)
-        return False
+        return self._child.returncode
 
     async def end(self, number: signal.Signals) -> None:
         """End it, at last by force."""

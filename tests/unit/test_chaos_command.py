@@ -1,6 +1,8 @@
 """How `holdfast chaos` is called, and what it says when something is broken."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,11 +11,12 @@ from load.__main__ import app
 from load.chaos import command
 from load.chaos.figures import Waits
 from load.chaos.finding import Finding
-from load.chaos.history import NEMESIS, Entry
+from load.chaos.history import NEMESIS, Entry, Recorder
 from load.chaos.money import Balance
-from load.chaos.nemesis import FAULTS
+from load.chaos.nemesis import FAULTS, strike
 from load.chaos.run import Result, products_of
 from load.chaos.scenarios import QUICK, full, of
+from load.chaos.scene import Fault
 from load.chaos.stage import Stage
 
 
@@ -34,12 +37,31 @@ def test_a_failure_shows_the_end_of_the_history_and_how_to_see_it_again(capsys: 
     findings = (Finding("I1", "MUG at version 7: received 5, held 6, sold 0", ("MUG",)),)
     history, books = Path("/histories/h.jsonl"), Balance(0, 0, 0, 0)
     result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, history, books, (struck,))
-    command._tell([result], 7, 20, as_json=False)
+    command._tell([result], 7, 20, away="the shop is gone", as_json=False)
     told = capsys.readouterr()
+    assert "holdfast: the shop is gone" in told.err  # and yet what was found before is told:
     assert "I1: MUG at version 7" in told.err
     assert '"victim": "cart-1"' in told.err
     assert "holdfast chaos --seed 7 --seconds 9 --fault kill-cart --fault expire" in told.err
     assert "Broken: 1 scenarios" in told.out
+
+
+@pytest.mark.parametrize(
+    ("did", "counts"),
+    [({}, True), ({"cut": 3}, True), ({"cut": 0}, False), ({"crashed": True, "followed": False}, False)],
+)
+async def test_a_fault_that_came_to_nothing_has_not_happened(
+    did: dict[str, Any], *, counts: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def act(*_: Any) -> dict[str, Any]:
+        return did
+
+    monkeypatch.setattr("load.chaos.nemesis.FAULTS", {"crash": Fault("", act)})
+    recorder, stage = Recorder(tmp_path / "h.jsonl"), SimpleNamespace(restarts=lambda: 0)
+    scene: Any = SimpleNamespace(recorder=recorder, stage=stage)
+    assert await strike("crash", scene) is counts
+    recorder.close()
+    assert [entry.type for entry in recorder.entries] == ["invoke", "ok" if counts else "info"]
 
 
 def test_scenarios_of_one_run_share_no_product() -> None:
