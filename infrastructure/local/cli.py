@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +16,7 @@ from infrastructure.local import console, services, show
 from infrastructure.local import up as ups
 from infrastructure.local.errors import Fault
 from infrastructure.local.plan import Options
-from infrastructure.local.state import die, find_root, running
+from infrastructure.local.state import NO_SHOP, die, find_root, running
 from infrastructure.local.supervisor import tail
 
 app = typer.Typer(
@@ -77,19 +79,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     content = show.status(root)
     lives = root.held()
     if content is None:
-        die("no shop runs here: start one with `holdfast up`")
+        die(NO_SHOP)
     if as_json:
         typer.echo(json.dumps(content))
     elif lives:
         show.table(content)
     if not lives:
-        left = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
-        if left:
-            die(
-                f"the supervisor is gone, {left} processes are left:"
-                " `holdfast up` takes them over, `holdfast down` ends them"
-            )
-        die("no shop runs here: start one with `holdfast up`")
+        die(show.missing(content))
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
@@ -98,13 +94,21 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 100,
 ) -> None:
-    """What the processes print; of all of them when none is named."""
+    """What the processes print; of all of them when none is named. Ctrl-C ends --follow with exit status 0."""
     root = find_root()
     found = {log.stem: log for log in sorted((root.path / "logs").glob("*.log"))}
     if service is not None and service not in found:
         die(f"there is no log of {service!r}: it is one of {', '.join(found) or 'none yet'}", 2)
     chosen = {name: log for name, log in found.items() if service in (None, name)}
     width = max(map(len, chosen), default=0) if service is None else 0
+    try:
+        _print_logs(chosen, width, lines, follow=follow)
+    except KeyboardInterrupt:
+        raise typer.Exit(0 if follow else 130) from None
+
+
+def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: bool) -> None:
+    """The last lines of some logs, and with `follow` each new one when it is whole, until interrupted."""
     places = {}
     for name, log in chosen.items():
         places[name] = log.stat().st_size
@@ -120,7 +124,6 @@ def logs(
                 with log.open("rb") as stream:
                     stream.seek(places[name])
                     text = stream.read()
-                # A line is shown when it is whole.
                 whole = text[: text.rfind(b"\n") + 1]
                 places[name] += len(whole)
                 for line in whole.decode(errors="replace").splitlines():

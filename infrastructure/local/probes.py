@@ -12,6 +12,7 @@ import random
 import socket
 import struct
 from enum import Enum
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -86,6 +87,20 @@ def _status(port: int, path: str) -> int:
         return link.getresponse().status
     except (OSError, http.client.HTTPException):
         return 0
+    finally:
+        link.close()
+
+
+def page(url: str) -> str | None:
+    """The text of a page, as of a service's `/metrics`; None when it is not given in time."""
+    place = urlsplit(url)
+    link = http.client.HTTPConnection(place.hostname or LOOPBACK, place.port, timeout=PATIENCE)
+    try:
+        link.request("GET", place.path)
+        answer = link.getresponse()
+        return answer.read().decode(errors="replace") if answer.status == http.client.OK else None
+    except (OSError, http.client.HTTPException):
+        return None
     finally:
         link.close()
 

@@ -78,14 +78,40 @@ def listens(process: psutil.Process, port: int) -> bool:
     return False
 
 
-def memory(pid: int) -> int:
-    """Resident bytes of a process with its children, 0 when it is gone."""
+def families(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
+    """Some processes with all their descendants, found in one look at the machine; nobody for one that is gone."""
+    known: dict[int, psutil.Process] = {}
+    children: dict[int, list[int]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            children.setdefault(process.ppid(), []).append(process.pid)
+            known[process.pid] = process
+    found: dict[int, list[psutil.Process]] = {}
+    for pid in pids:
+        line = [pid] if pid in known else []
+        for member in line:  # it grows meanwhile
+            line += children.get(member, [])
+        found[pid] = [known[member] for member in line]
+    return found
+
+
+def memory(family: Iterable[psutil.Process]) -> int:
+    """Resident bytes of processes, shared pages counted in each."""
     total = 0
-    with contextlib.suppress(psutil.Error):
-        for process in tree(psutil.Process(pid)):
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
     return total
+
+
+def cpu(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
+    """Seconds that each of some processes has computed for, by pid and birth."""
+    seconds = {}
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds[process.pid, process.create_time()] = times.user + times.system
+    return seconds
 
 
 def tell(processes: Iterable[psutil.Process], number: int) -> None:

@@ -4,6 +4,7 @@ So the same commands serve the local stack, a shop of containers, and two shops 
 """
 
 import os
+from collections.abc import Mapping
 from typing import NoReturn
 
 from infrastructure.local import services
@@ -27,7 +28,17 @@ def environment(*needed: str) -> dict[str, str]:
 
 def settings(*needed: str) -> Settings:
     """The shop's settings as a service of it would read them."""
-    given = {name.removeprefix(PREFIX).lower(): value for name, value in environment(*needed).items()}
+    return _read(environment(*needed))
+
+
+def here() -> Settings:
+    """The settings of the shop that runs here, whatever addresses the environment has; without one exit status 1."""
+    given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    return _read(given | running().environment())
+
+
+def _read(variables: Mapping[str, str]) -> Settings:
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
     return Settings.model_validate({name: value for name, value in given.items() if name in Settings.model_fields})
 
 

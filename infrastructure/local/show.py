@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from infrastructure.local import processes
+from infrastructure.local import limits, processes
+from infrastructure.local.limits import LIMITS
 from infrastructure.local.outside import plain
 from infrastructure.local.probes import LOOPBACK
-from infrastructure.local.state import find_running
+from infrastructure.local.state import NO_SHOP, find_running
 
 if TYPE_CHECKING:
     from infrastructure.local.events import Event
@@ -93,9 +94,10 @@ def status(root: Root) -> dict[str, Any] | None:
         return None
     lives = root.held()
     entries: dict[str, dict[str, Any]] = {}
-    for name, entry in state.get("services", {}).items():
-        pid = entry["pid"]
-        memory = processes.memory(pid) if pid else 0
+    services = state.get("services", {})
+    families = processes.families(entry["pid"] for entry in services.values() if entry["pid"])
+    for name, entry in services.items():
+        memory = processes.memory(families.get(entry["pid"], []))
         left = "degraded" if memory else "stopped"
         entries[name] = {**entry, "state": entry["state"] if lives else left, "rss_bytes": memory}
     return {
@@ -104,12 +106,25 @@ def status(root: Root) -> dict[str, Any] | None:
         "postgres": plain("postgres", state["postgres"]),
         "redis": plain("redis", state["redis"]),
         "limits": state["limits"],
-        "limit_settings": state.get("limit_settings", {}),
+        # Only an edge keeps to limits.
+        "limit_settings": limits.effective(state.get("limit_settings", {}), lifted=state["limits"] == "off")
+        if "edge" in entries
+        else {},
         **_mails(state),
         "state": state["state"] if lives else "stopped",
         "supervisor": state["supervisor"] if lives else 0,
         "services": entries,
     }
+
+
+def missing(content: dict[str, Any]) -> str:
+    """Why what `status` told of a root is no shop, and what to do."""
+    left = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
+    if not left:
+        return NO_SHOP
+    return (
+        f"the supervisor is gone, {left} processes are left: `holdfast up` takes them over, `holdfast down` ends them"
+    )
 
 
 def _mails(state: dict[str, Any]) -> dict[str, str]:
@@ -125,22 +140,27 @@ def table(content: dict[str, Any]) -> None:
     for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
         grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")
     for name, entry in content["services"].items():
-        colour = _COLOURS.get(entry["state"], "yellow")
-        grid.add_row(
-            name,
-            f"[{colour}]{entry['state']}[/]",
-            str(entry["pid"] or "external" if entry.get("external") else entry["pid"] or "-"),
-            f"{entry['rss_bytes'] / (1 << 20):.0f}",
-            str(entry["restarts"]),
-            entry["metrics"] or "",
-        )
+        grid.add_row(*row(name, entry), entry["metrics"] or "")
     console.print(grid)
     total = sum(entry["rss_bytes"] for entry in content["services"].values())
     console.print(f"\nresident     {total / (1 << 20):.0f} MiB")
     for name in [name for name in (*ADDRESSES, "limits") if name in content]:
         console.print(f"{name:<12} {content[name]}")
-    for name, value in sorted(content["limit_settings"].items()):
-        console.print(f"  {name}={_escape(value)}")
+    for name, value in content["limit_settings"].items():
+        told = "lifted" if value is None else _escape(str(value))
+        console.print(f"  {name:<30} {told:>6}  [dim]{LIMITS[name].words}[/]")
+
+
+def row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """A process in a table: its name, state, pid, MiB and restarts."""
+    colour = _COLOURS.get(entry["state"], "yellow")
+    return (
+        name,
+        f"[{colour}]{entry['state']}[/]",
+        str(entry["pid"] or "external" if entry.get("external") else entry["pid"] or "-"),
+        f"{entry['rss_bytes'] / (1 << 20):.0f}",
+        str(entry["restarts"]),
+    )
 
 
 def addresses(root: Root) -> None:

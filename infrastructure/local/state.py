@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = ".holdfast"
+NO_SHOP = "no shop runs here: start one with `holdfast up`"
 
 
 def find_root() -> Root:
@@ -204,7 +205,7 @@ def running() -> Stack:
     """The shop that runs here; without one, says so and ends this process with exit code 1."""
     stack = find_running(find_root())
     if stack is None:
-        die("no shop runs here: start one with `holdfast up`")
+        die(NO_SHOP)
     return stack
 
 

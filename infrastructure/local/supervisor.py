@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from infrastructure.local import limits as limit_settings
 from infrastructure.local import outside, processes, services
 from infrastructure.local import plan as plans
 from infrastructure.local.errors import DiskFull, Fault, explain
@@ -63,7 +64,7 @@ class Supervisor:
             "http": plan.http,
             **plan.addresses,
             "limits": "on" if limits else "off",
-            "limit_settings": {k: v for k, v in os.environ.items() if k.startswith("HOLDFAST_LIMIT_")},
+            "limit_settings": limit_settings.told(os.environ),
             "seeded": root.load().get("seeded"),
         }
 

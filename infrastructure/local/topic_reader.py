@@ -91,7 +91,8 @@ async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 @asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """The broker's administration. Raises Fault when the broker does not answer, at the start or later."""
     with patience(settings):
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000))
         try:
@@ -104,7 +105,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
     """The partitions of each of this shop's topics, by name. Raises Fault when the broker does not answer."""
-    async with _admin(settings) as admin:
+    async with admin_of(settings) as admin:
         names = [
             name
             for name in sorted(await admin.list_topics())
@@ -160,7 +161,7 @@ def _age(config: Mapping[str, str]) -> int | None:
 
 async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[str, str]]:
     wanted = {"cleanup.policy": None, "retention.ms": None}
-    async with _admin(settings) as admin:
+    async with admin_of(settings) as admin:
         answers = await admin.describe_configs(
             [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
         )

@@ -2,17 +2,29 @@
 
 import asyncio
 import base64
+import fcntl
 import json
+import os
+import pty
 import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infrastructure.broker import ensure_topics
+from infrastructure import metrics
+from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.envelope import Envelope
+from infrastructure.health import HealthServer
+from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.tokens import verify
 from infrastructure.topics import Topic
@@ -74,6 +86,7 @@ async def sent(settings: Settings) -> list[str]:
     [
         "topics",
         "tail",
+        "top",
         "seed",
         "migrate",
         "audit",
@@ -105,6 +118,7 @@ def test_help_has_an_example(alone: Holdfast, command: str) -> None:
         "token",
         "token --role king",
         "topics more",
+        "top more",
         "token --role admin --minutes 0",
         "prove",
         "prove oversell --buyers 3 --stock 3",
@@ -129,7 +143,19 @@ def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["topics", "tail t", "migrate", "audit", "guests 1", "token --role admin", "prove oversell", "load", "shoppers"],
+    [
+        "topics",
+        "tail t",
+        "top",
+        "top --json",
+        "migrate",
+        "audit",
+        "guests 1",
+        "token --role admin",
+        "prove oversell",
+        "load",
+        "shoppers",
+    ],
 )
 def test_without_a_shop_each_says_so(alone: Holdfast, command: str) -> None:
     status, answer, complaint = alone(*command.split())
@@ -148,6 +174,34 @@ def test_a_server_that_does_not_answer_is_one_sentence(alone: Holdfast, command:
     assert (status, answer) == (1, "")
     assert complaint.startswith("holdfast: ")
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["--help", "--help=variables", "-?", "--version", "-V"])
+def test_psql_tells_of_itself_without_a_shop(alone: Holdfast, how: str) -> None:
+    child = alone.start("psql", how)
+    answer, complaint = child.communicate(timeout=60)
+    assert (child.returncode, complaint) == (0, b"")
+    assert b"psql" in answer.lower() or how == "--help=variables"
+    assert answer
+
+
+def test_psql_without_a_shop_says_so(alone: Holdfast) -> None:
+    status, answer, complaint = alone("psql", "-c", "SELECT 1")
+    assert (status, answer, complaint) == (1, "", "holdfast: no shop runs here: start one with `holdfast up`\n")
+
+
+def test_logs_follow_until_they_are_interrupted(alone: Holdfast) -> None:
+    log = alone.folder / "no-shop" / "logs" / "cart-1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("old\n")
+    child = alone.start("logs", "cart-1", "--follow")
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"old\n"
+    with log.open("a") as writer:
+        writer.write("new\nhalf a li")
+    assert child.stdout.readline() == b"new\n"
+    child.send_signal(signal.SIGINT)
+    assert (*child.communicate(timeout=30), child.returncode) == (b"", b"", 0)
 
 
 def test_topics_tells_this_shops_topics_and_no_others(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
@@ -231,6 +285,152 @@ async def test_tail_leaves_no_consumer_group_behind(
         assert set(await admin.list_consumer_groups()) <= before
     finally:
         await admin.close()
+
+
+@pytest.fixture
+async def watched(servers: Servers, prefix: str, tmp_path: Path) -> AsyncIterator[tuple[Holdfast, ExitStack]]:
+    """The command in a shop whose one service is this process, busy; and its lock, which can be let go."""
+    health = HealthServer("127.0.0.1", 0, live=lambda: None, ready=lambda: None)
+    await health.start()
+    root = Root(tmp_path / "root")
+    root.make()
+    edge = {"state": "ready", "pid": os.getpid(), "restarts": 2}
+    root.save(
+        {
+            "http": "http://127.0.0.1:8080",
+            "kafka": servers.kafka,
+            "postgres": servers.postgres_url,
+            "redis": servers.redis_url,
+            "limits": "on",
+            "state": "ready",
+            "supervisor": os.getpid(),
+            "services": {
+                "edge": {**edge, "metrics": f"http://127.0.0.1:{health.port}/metrics"},
+                "kafka": {"state": "ready", "pid": 0, "restarts": 0, "metrics": None, "external": True},
+            },
+        }
+    )
+
+    async def work() -> None:
+        while True:
+            metrics.OUTCOMES.labels("held", "").inc()
+            await asyncio.sleep(0.01)
+
+    busy = asyncio.create_task(work())
+    try:
+        with ExitStack() as held:
+            assert held.enter_context(root.hold())
+            yield Holdfast(tmp_path, HOLDFAST_ROOT=str(root.path), HOLDFAST_PREFIX=prefix), held
+    finally:
+        busy.cancel()
+        await health.stop()
+
+
+async def acknowledge(settings: Settings, group: str, key: bytes) -> int:
+    """Be a group that has acknowledged all records of one key's partition; returns how many."""
+    reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, group_id=group, enable_auto_commit=False)
+    await reader.start()
+    try:
+        place = TopicPartition(settings.topic(EVENTS), partition_of(key))
+        reader.assign([place])
+        end = int((await reader.end_offsets([place]))[place])
+        await reader.commit({place: end})
+        return end
+    finally:
+        await reader.stop()
+
+
+async def test_top_tells_processes_lag_and_rates(
+    watched: tuple[Holdfast, ExitStack], settings: Settings, sent: list[str], prefix: str
+) -> None:
+    holdfast, _ = watched
+    known = await acknowledge(settings, f"{prefix}readers", b"user-1")
+    status, answer, complaint = await asyncio.to_thread(holdfast, "top", "--json")
+    told = json.loads(answer)
+    assert (status, complaint) == (0, "")
+    assert 0 < known < 12
+    assert told["lag"] == {f"{prefix}readers": {settings.topic(EVENTS): 12 - known}}
+    assert told["seconds"] >= 1
+    edge, kafka = told["services"]["edge"], told["services"]["kafka"]
+    assert (edge["state"], edge["pid"], edge["restarts"]) == ("ready", os.getpid(), 2)
+    assert edge["rss_bytes"] > 1 << 20
+    assert edge["cpu_percent"] > 0
+    assert told["rates"]["outcomes"].keys() == {"all", "held"}
+    assert 0 < told["rates"]["outcomes"]["all"] <= 100
+    assert (kafka["pid"], kafka["cpu_percent"], kafka["records"]) == (0, None, None)
+
+
+async def test_top_without_a_terminal_is_one_table(
+    watched: tuple[Holdfast, ExitStack], settings: Settings, sent: list[str], prefix: str
+) -> None:
+    holdfast, _ = watched
+    await acknowledge(settings, f"{prefix}readers", b"user-1")
+    status, answer, complaint = await asyncio.to_thread(holdfast, "top")
+    assert (status, complaint) == (0, "")
+    assert "\x1b" not in answer
+    assert answer.count("edge") == 1
+    assert f"{prefix}readers" in answer
+
+
+async def test_top_without_kafka_tells_the_rest(watched: tuple[Holdfast, ExitStack]) -> None:
+    holdfast, _ = watched
+    file = holdfast.folder / "root" / "stack.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kafka": "127.0.0.1:1"}))
+    status, answer, complaint = await asyncio.to_thread(holdfast, "top", "--json")
+    told = json.loads(answer)
+    assert (status, complaint, told["lag"]) == (0, "", None)
+    assert told["rates"]["outcomes"]["held"] > 0
+
+
+@pytest.mark.parametrize("end", ["interrupted", "the shop has stopped"])
+async def test_top_goes_on_in_a_terminal(watched: tuple[Holdfast, ExitStack], end: str) -> None:
+    holdfast, held = watched
+    child, screen = _in_a_terminal(holdfast, "top")
+    shown = b""
+    try:
+        async with asyncio.timeout(60):
+            while shown.count(b"http requests") < 3:  # the first look has no rates yet
+                shown += await asyncio.to_thread(os.read, screen, 1 << 16)
+        if end == "interrupted":
+            child.send_signal(signal.SIGINT)
+        else:
+            held.close()
+        while part := await asyncio.to_thread(_read, screen):
+            shown += part
+        _, complaint = await asyncio.to_thread(child.communicate, timeout=30)
+    finally:
+        os.close(screen)
+        child.kill()
+    assert shown.count(b"held") >= 3
+    assert b"\x1b[?1049l" in shown.rpartition(b"edge")[2], "the terminal is what it was before"
+    if end == "interrupted":
+        assert (child.returncode, complaint) == (0, b"")
+    else:
+        assert child.returncode == 1
+        assert complaint.startswith(b"holdfast: the supervisor is gone")
+
+
+def _in_a_terminal(holdfast: Holdfast, command: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command on a terminal of 50 by 100; returns it, and where what it shows is read."""
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "infrastructure.local", command],
+        cwd=holdfast.folder,
+        env=holdfast.environment | {"TERM": "xterm"},
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+    )
+    os.close(terminal)
+    return child, screen
+
+
+def _read(screen: int) -> bytes:
+    """What the terminal shows next; nothing when the last program on it has ended."""
+    try:
+        return os.read(screen, 1 << 16)
+    except OSError:
+        return b""
 
 
 def test_a_token_is_signed_with_the_shops_secret(holdfast: Holdfast) -> None:

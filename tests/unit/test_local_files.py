@@ -160,7 +160,7 @@ def test_a_process_is_known_by_what_it_was_given(tmp_path: Path) -> None:
     ) as child:
         found = processes.by_environment("HOLDFAST_STATE_DIR", lambda value: value == given)
         assert [process.pid for process in found] == [child.pid]
-        assert processes.memory(child.pid) > 0
+        assert processes.memory(processes.families([child.pid])[child.pid]) > 0
         processes.end(found)
         assert not processes.alive(found[0])
-        assert processes.memory(child.pid) == 0
+        assert processes.memory(processes.families([child.pid])[child.pid]) == 0

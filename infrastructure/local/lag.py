@@ -1,0 +1,76 @@
+"""How far the shop's consumer groups are behind: records that they have not acknowledged."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from infrastructure.local import topic_reader
+from infrastructure.local.errors import Fault
+from infrastructure.settings import Settings
+
+PATIENCE_SECONDS: Final = 2.0
+"""How long one reading may take."""
+
+Offsets = Mapping[TopicPartition, int]
+Lag = dict[str, dict[str, int]]
+"""Group → topic → records."""
+
+
+def behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
+    """The records that a group has not acknowledged, by topic; a partition it never acknowledged counts whole."""
+    waiting: dict[str, int] = {}
+    for place in sorted(end):
+        since = committed.get(place, first.get(place, 0))
+        waiting[place.topic] = waiting.get(place.topic, 0) + max(0, end[place] - since)
+    return waiting
+
+
+class Groups:
+    """Reads the lag of every consumer group of one shop again and again, over the same connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._open = AsyncExitStack()
+        self._clients: tuple[AIOKafkaAdminClient, AIOKafkaConsumer] | None = None
+
+    async def lag(self) -> Lag | None:
+        """The lag on each topic that a group has acknowledged anything of; None when the broker does not answer."""
+        try:
+            with topic_reader.patience(self._settings):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    return await self._lag()
+        except Fault:
+            await self.close()
+            return None
+
+    async def close(self) -> None:
+        """Let the connections go; the next reading makes new ones."""
+        self._clients = None
+        await self._open.aclose()
+
+    async def _lag(self) -> Lag:
+        if self._clients is None:
+            admin = await self._open.enter_async_context(topic_reader.admin_of(self._settings))
+            reader = await self._open.enter_async_context(topic_reader.consumer(self._settings))
+            self._clients = (admin, reader)
+        admin, reader = self._clients
+        names = sorted(name for name, _ in await admin.list_consumer_groups() if name.startswith(self._settings.prefix))
+        committed: dict[str, Offsets] = {}
+        for name in names:
+            known = await admin.list_consumer_group_offsets(name)
+            committed[name] = {place: found.offset for place, found in known.items()}
+        topics = sorted({place.topic for places in committed.values() for place in places})
+        described = await admin.describe_topics(topics) if topics else []
+        every = [TopicPartition(each["topic"], part["partition"]) for each in described for part in each["partitions"]]
+        first, end = await reader.beginning_offsets(every), await reader.end_offsets(every)
+        return {name: behind(known, first, _of(known, end)) for name, known in committed.items()}
+
+
+def _of(known: Offsets, end: Offsets) -> Offsets:
+    """All partitions of the topics of which some are known."""
+    topics = {place.topic for place in known}
+    return {place: offset for place, offset in end.items() if place.topic in topics}

@@ -1,0 +1,177 @@
+"""A running shop in numbers: one look at it, and what happened between two looks."""
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from infrastructure import metrics
+from infrastructure.local import probes, processes, show
+from infrastructure.local.lag import Lag
+from infrastructure.local.state import Root
+
+ALL: Final = "all"
+Counts = Mapping[tuple[str, str], float]
+"""The sums of one process's counters, by figure and by what that tells apart, `ALL` among it."""
+Births = Mapping[tuple[int, float], float]
+"""Seconds of processor time, by pid and birth."""
+
+
+def _name(metric: Counter | Gauge | Histogram) -> str:
+    """A metric's name as a reader of `/metrics` has it, without a counter's `_total`."""
+    return str(next(iter(metric.describe())).name)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A counter whose rate is told, and the label that tells its parts apart."""
+
+    metric: Counter
+    by: str = ""
+
+
+FIGURES: Final = {
+    "http_requests": Figure(metrics.EDGE_REQUESTS, "status"),
+    "frames_in": Figure(metrics.EDGE_FRAMES_IN),
+    "frames_out": Figure(metrics.EDGE_FRAMES_OUT),
+    "records": Figure(metrics.RECORDS),
+    "outcomes": Figure(metrics.OUTCOMES, "outcome"),
+    "order_events": Figure(metrics.ORDER_EVENTS, "event"),
+    "notices": Figure(metrics.NOTICES, "status"),
+    "retries": Figure(metrics.RETRIES, "error"),
+    "dead_letters": Figure(metrics.DEAD_LETTERS, "reason"),
+}
+_COUNTERS: Final = {_name(figure.metric): (name, figure.by) for name, figure in FIGURES.items()}
+_WAIT: Final = _name(metrics.EDGE_OUTCOME_SECONDS)
+_SOCKETS: Final = _name(metrics.EDGE_SOCKETS)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one process had counted when it was asked; `at` is in seconds of this machine's own clock."""
+
+    at: float
+    pid: int
+    cpu: Births
+    counts: Counts | None
+    """None when its `/metrics` could not be read."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at every process, and what `holdfast status` says of them."""
+
+    at: float
+    status: dict[str, Any]
+    looks: Mapping[str, Look]
+
+
+def read(root: Root) -> Reading | None:
+    """Look at a shop now; None when nothing has ever run here. A frozen process costs a second, all of them no more."""
+    began, status = time.monotonic(), show.status(root)
+    if status is None:
+        return None
+    services: dict[str, dict[str, Any]] = status["services"]
+    families = processes.families(entry["pid"] for entry in services.values() if entry["pid"])
+    with ThreadPoolExecutor(max(1, len(services))) as pool:
+        looks = list(pool.map(lambda entry: _look(entry, families.get(entry["pid"], [])), services.values()))
+    return Reading(began, status, dict(zip(services, looks, strict=True)))
+
+
+def _look(entry: Mapping[str, Any], family: Iterable[psutil.Process]) -> Look:
+    text = probes.page(entry["metrics"]) if entry["metrics"] else None
+    at, cpu = time.monotonic(), processes.cpu(family)
+    return Look(at, entry["pid"], cpu, None if text is None else counted(text))
+
+
+def counted(text: str) -> Counts | None:
+    """The sums that a page of metrics tells of each figure, of open sockets and of waiting; None for no such page."""
+    sums: dict[tuple[str, str], float] = {}
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                for key in _keys(family.name, sample.name, sample.labels):
+                    sums[key] = sums.get(key, 0.0) + sample.value
+    except ValueError:
+        return None
+    return sums
+
+
+def _keys(family: str, sample: str, labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    if family == _WAIT and sample.endswith(("_sum", "_count")):
+        return [("wait", sample.rpartition("_")[2])]
+    if family == _SOCKETS:
+        return [("sockets", ALL)]
+    name, by = _COUNTERS.get(family, ("", ""))
+    if not name:
+        return []
+    return [(name, ALL), (name, labels[by])] if by in labels else [(name, ALL)]
+
+
+def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str, Any]:
+    """What `holdfast top --json` prints but the time: a look, and rates a second since the one before.
+
+    What cannot be told is None: every rate without a look before, and the lag when the broker does not answer.
+    """
+    services: dict[str, dict[str, Any]] = {}
+    gains: list[Counts] = []
+    for name, entry in after.status["services"].items():
+        now, then = after.looks[name], before.looks.get(name) if before else None
+        told = {key: entry[key] for key in ("state", "pid", "restarts", "rss_bytes")}
+        services[name] = told | {"cpu_percent": None, "records": None}
+        if then is None:
+            continue
+        passed = now.at - then.at
+        if now.pid and then.cpu:
+            services[name]["cpu_percent"] = round(100 * worked(then.cpu, now.cpu) / passed, 1)
+        same = now.pid == then.pid
+        if now.counts is not None and (then.counts is not None or not same):
+            rates = {key: value / passed for key, value in gained(then.counts if same else {}, now.counts).items()}
+            services[name]["records"] = round(rates.get(("records", ALL), 0.0), 2)
+            gains.append(rates)
+    return {
+        "seconds": round(after.at - before.at, 3) if before else None,
+        "http": after.status["http"],
+        "state": after.status["state"],
+        "services": services,
+        "lag": lag,
+        "rates": _rates(gains) if before else None,
+        "sockets": int(sum(look.counts.get(("sockets", ALL), 0) for look in after.looks.values() if look.counts)),
+        "outcome_ms": _wait(gains),
+    }
+
+
+def worked(before: Births, after: Births) -> float:
+    """Seconds that processes computed for between two looks; one that is new began at 0, one that is gone is lost."""
+    return sum(max(0.0, seconds - before.get(who, 0.0)) for who, seconds in after.items())
+
+
+def gained(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]:
+    """What counters grew by; one that fell began again at 0."""
+    before = before or {}
+    return {
+        key: value - earlier if value >= (earlier := before.get(key, 0.0)) else value for key, value in after.items()
+    }
+
+
+def _rates(gains: Iterable[Counts]) -> dict[str, dict[str, float]]:
+    """All figures, each with the parts that moved."""
+    sums: dict[str, dict[str, float]] = {name: {ALL: 0.0} for name in FIGURES}
+    for each in gains:
+        for (name, part), value in each.items():
+            if name in sums and (value or part == ALL):
+                sums[name][part] = sums[name].get(part, 0.0) + value
+    return {name: {part: round(value, 2) for part, value in parts.items()} for name, parts in sums.items()}
+
+
+def _wait(gains: Iterable[Counts]) -> float | None:
+    """Milliseconds from a request's acceptance to its outcome at the edge, on average; None when none came."""
+    gains = list(gains)
+    number = sum(each.get(("wait", "count"), 0.0) for each in gains)
+    seconds = sum(each.get(("wait", "sum"), 0.0) for each in gains)
+    return round(1000 * seconds / number, 1) if number else None

@@ -1,0 +1,75 @@
+"""The limits that `holdfast status` prints are those that the edge keeps to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infrastructure.local import limits, show
+from infrastructure.local.limits import LIMITS
+from infrastructure.local.state import Root
+from rest_api.settings import EdgeSettings
+
+DEFAULTS = {name: limit.default for name, limit in LIMITS.items()}
+
+
+def test_the_table_is_that_of_the_edges_settings() -> None:
+    fields = {
+        f"HOLDFAST_{name.upper()}": (field.default, field.description)
+        for name, field in EdgeSettings.model_fields.items()
+        if name.startswith("limit_")
+    }
+    assert {name: (limit.default, limit.words) for name, limit in LIMITS.items()} == fields
+
+
+def test_a_limit_is_what_was_told_else_its_default() -> None:
+    assert limits.effective({}, lifted=False) == DEFAULTS
+    told = {"HOLDFAST_LIMIT_SOCKETS": "9", f"{limits.PREFIX}NOBODY_READS": "1"}
+    assert limits.effective(told, lifted=False) == DEFAULTS | {"HOLDFAST_LIMIT_SOCKETS": 9}
+
+
+def test_lifted_limits_have_no_value_but_the_one_that_always_holds() -> None:
+    assert limits.effective({"HOLDFAST_LIMIT_SOCKETS": "9"}, lifted=True) == {
+        **dict.fromkeys(LIMITS),
+        "HOLDFAST_LIMIT_UNDER_WAY": 1024,
+    }
+
+
+@pytest.mark.parametrize("value", ["7", " 7 ", "1_000"])
+def test_a_number_is_read_as_the_edge_reads_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("holdfast_limit_Changes", value)
+    told = limits.told({"holdfast_limit_Changes": value, "HOLDFAST_LIMITS": "on", "HOME": "/"})
+    assert list(told) == ["HOLDFAST_LIMIT_CHANGES"]
+    assert limits.effective(told, lifted=False)["HOLDFAST_LIMIT_CHANGES"] == EdgeSettings().limit_changes
+
+
+def recorded(root: Root, limit: str, *services: str) -> dict[str, Any]:
+    """What `status` tells of a shop whose supervisor has recorded this."""
+    entry = {"state": "ready", "pid": 0, "restarts": 0, "metrics": None}
+    root.make()
+    addresses = {"http": "http://127.0.0.1:1", "kafka": "k:2", "postgres": "postgresql://p", "redis": "redis://r"}
+    known = {"state": "ready", "supervisor": 1, "limits": limit, "limit_settings": {"HOLDFAST_LIMIT_OTHERS": "60"}}
+    root.save({**addresses, **known, "services": dict.fromkeys(services, entry)})
+    with root.hold():
+        content = show.status(root)
+    assert content is not None
+    return content
+
+
+def test_status_tells_every_limit_of_a_shop_with_an_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = recorded(Root(tmp_path), "on", "edge", "cart-1")
+    assert json.loads(json.dumps(content))["limit_settings"] == DEFAULTS | {"HOLDFAST_LIMIT_OTHERS": 60}
+    show.table(content)
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line}
+    assert lines == {name: str(value) for name, value in content["limit_settings"].items()}
+
+
+def test_status_tells_what_is_lifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show.table(recorded(Root(tmp_path), "off", "edge"))
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line]
+    assert [name for name, value in lines if value != "lifted"] == ["HOLDFAST_LIMIT_UNDER_WAY"]
+
+
+def test_without_an_edge_nobody_keeps_to_a_limit(tmp_path: Path) -> None:
+    assert recorded(Root(tmp_path), "on", "cart-1")["limit_settings"] == {}
