@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from cart_service import messages as cart
 from cart_service.agents import SOURCE, request_id_of
 from cart_service.model import Cart, told
@@ -41,6 +43,7 @@ class Books:
     said: dict[Request, bytes] = field(default_factory=dict)
     answered: set[Request] = field(default_factory=set)
     pending: dict[bytes, list[str]] = field(default_factory=dict)
+    damaged: dict[bytes, str] = field(default_factory=dict)
     two_ways: list[str] = field(default_factory=list)
 
     def request(self, record: Any) -> None:
@@ -86,13 +89,17 @@ class Books:
     def state(self, record: Any) -> None:
         """A record of the table's changelog: the last of each key counts."""
         self.pending.pop(record.key, None)
+        self.damaged.pop(record.key, None)
         if record.value is None:
             return
         written = datetime.fromtimestamp(record.timestamp / 1000, UTC)
         late = self.window.now - self.window.grace
-        if written < late and (
-            stuck := [p.id for p in Cart.model_validate_json(record.value).pending if p.since < late]
-        ):
+        try:
+            pending = Cart.model_validate_json(record.value).pending
+        except ValidationError:
+            self.damaged[record.key] = named(place_of(record))
+            return
+        if written < late and (stuck := [each.id for each in pending if each.since < late]):
             self.pending[record.key] = stuck
 
     def violations(self) -> list[list[str]]:
@@ -121,6 +128,10 @@ class Books:
                 f"request {id_} of {key.decode(errors='replace')} is still pending"
                 for key, ids in self.pending.items()
                 for id_ in ids
+            ],
+            [
+                f"the kept cart of {key.decode(errors='replace')} ({place}) can't be read"
+                for key, place in self.damaged.items()
             ],
         ]
 

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infrastructure.envelope import Message, Moment, Vocabulary
+from infrastructure.envelope import Envelope, Message, Moment, Vocabulary
+from infrastructure.ids import derived
 from infrastructure.topics import Topic
 from inventory_service.messages import (
     MAX_LOOKUP_IDS,
@@ -98,6 +99,12 @@ class Checkout(_Request):
     contact: Contact
     payment: Payment
     expect: Expect | None = None
+
+    def fault(self, event: Envelope) -> str | None:
+        """An order with another id would be taken by nobody, and its stock would lie held for it."""
+        if self.order_id != derived(self.user_id, event.request_id, "order"):
+            return "order_id: it is not the UUIDv5 of this shopper's request"
+        return None
 
 
 Change = Add | Set | Remove | Clear | Checkout

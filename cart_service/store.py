@@ -1,9 +1,14 @@
 """Where carts are kept: the Faust table, one small JSON value a shopper; in tests a plain dictionary."""
 
+import logging
 from collections.abc import Iterator
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from cart_service.model import Cart
+
+log = logging.getLogger(__name__)
 
 _EMPTY = Cart()
 _NOTHING_PENDING = b'"pending":[]'
@@ -34,7 +39,7 @@ class Carts:
         if (cart := self._unwritten.get(user_id)) is not None:
             return cart
         value = self.table.get(user_id.encode())
-        return _EMPTY if value is None else Cart.model_validate_json(value)
+        return _EMPTY if value is None else read(user_id, value)
 
     def put(self, user_id: str, before: Cart, after: Cart) -> None:
         """Keep `after`, unless nothing changed."""
@@ -52,5 +57,18 @@ class Carts:
         self.write()
         for key, value in self.table.items():
             if not value.endswith(_NOTHING_PENDING + b"}"):  # most have none: do not parse a million carts for it
-                for request in Cart.model_validate_json(value).pending:
-                    yield key.decode(), request.id
+                user_id = key.decode(errors="replace")
+                for request in read(user_id, value).pending:
+                    yield user_id, request.id
+
+
+def read(user_id: str, value: bytes) -> Cart:
+    """The cart in a value of the table; an empty one when it can't be read.
+
+    It is a copy, and the next decision that inventory tells of this shopper brings the whole of it back.
+    """
+    try:
+        return Cart.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("the kept cart of %s can't be read and is taken as empty: %s", user_id, error.errors()[0]["msg"])
+        return _EMPTY

@@ -56,6 +56,10 @@ class Message(BaseModel):
     KEY: ClassVar[str] = "user_id"
     """The field that repeats the record's key, in the messages that have it."""
 
+    def fault(self, event: "Envelope") -> str | None:  # noqa: ARG002 - for those that have such a rule
+        """Why this cannot be the data of `event`, though each is right for itself; none when it can."""
+        return None
+
 
 M = TypeVar("M", bound=Message)
 
@@ -85,6 +89,11 @@ class Envelope(BaseModel):
         """The record's key: the subject in UTF-8."""
         return self.subject.encode()
 
+    @property
+    def request_id(self) -> str:
+        """The id of a request; one that came without gets it from its event."""
+        return self.requestid or self.id[-64:]
+
     def encode(self) -> bytes:
         """The record's value: one line of JSON without a raw TAB, at most `MAX_VALUE_BYTES` for ordinary topics."""
         fields: dict[str, Any] = {
@@ -113,6 +122,8 @@ class Envelope(BaseModel):
         if len(value) > MAX_VALUE_BYTES:
             raise Undecodable("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
         fields = _fields(value)
+        if "specversion" not in fields:  # the default is for those who write
+            raise Undecodable("not_cloudevent", "specversion: Field required")
         try:
             event = cls.model_validate(fields)
         except ValidationError as error:
@@ -162,4 +173,6 @@ class Vocabulary(Generic[M]):
             raise Undecodable("bad_data", first_fault(error)) from None
         if getattr(parsed, parsed.KEY, event.subject) != event.subject:
             raise Undecodable("wrong_key", f"data.{parsed.KEY} is not the subject {event.subject!r}")
+        if fault := parsed.fault(event):
+            raise Undecodable("bad_data", fault)
         return parsed

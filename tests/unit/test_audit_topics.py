@@ -171,6 +171,14 @@ def test_another_answer_than_was_decided(carts: Carts) -> None:
     assert "decided in one way and told in another" in violation
 
 
+def test_a_kept_cart_that_cannot_be_read_is_told_until_another_is_kept(carts: Carts) -> None:
+    carts.put(of_carts.CHANGELOG, b"ann", b"\xff")
+    (violation,) = carts.violations()
+    assert violation.startswith(f"the kept cart of ann (t.{of_carts.CHANGELOG}/0/")
+    carts.put(of_carts.CHANGELOG, b"ann", Kept().model_dump_json().encode())
+    assert carts.violations() == []
+
+
 @pytest.mark.parametrize("topic", ["cart.requests.v1", "inventory.responses.v1"])
 def test_what_cannot_be_read_must_be_among_the_dead_letters(carts: Carts, topic: str) -> None:
     record = carts.put(topic, b"ann", b"[" * 9000)

@@ -14,8 +14,9 @@ from cart_service import model
 from cart_service.agents import CartAgents
 from cart_service.store import Carts
 from infrastructure.audit_topics import Window
-from infrastructure.envelope import Envelope
+from infrastructure.envelope import Envelope, Undecodable
 from infrastructure.guard import Received
+from infrastructure.ids import derived
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
@@ -26,13 +27,14 @@ GBP = inventory.Money(amount=255, currency="GBP")
 LINE = inventory.Line(product="TEAPOT", quantity=2, price=GBP)
 TOTAL = inventory.Money(amount=510, currency="GBP")
 ITEMS = (inventory.Item(product="TEAPOT", quantity=2),)
-SOLD_OUT = inventory.Refused(reason="out_of_stock", order_id="o1")
+ORDER = derived("ann", "r1", "order")
+SOLD_OUT = inventory.Refused(reason="out_of_stock", order_id=ORDER)
 
 
 def checkout(**more: Any) -> cart.Checkout:
     return cart.Checkout(
         user_id="ann",
-        order_id="o1",
+        order_id=ORDER,
         address=orders.Address(name="Ann", line1="1 High Street", city="York", postal_code="YO1", country="GB"),
         contact=orders.Contact(email="ann@example.org"),
         payment=orders.Payment(token="tok_approve"),
@@ -48,7 +50,7 @@ CHECKOUTS = [
 
 
 def committed(version: int = 4, purpose: inventory.Purpose = "order") -> inventory.Committed:
-    return inventory.Committed(order_id="o1", purpose=purpose, lines=(LINE,), total=TOTAL, version=version)
+    return inventory.Committed(order_id=ORDER, purpose=purpose, lines=(LINE,), total=TOTAL, version=version)
 
 
 def decided(outcome: inventory.Outcome, revision: int = 4, **more: Any) -> inventory.Decided:
@@ -78,7 +80,7 @@ def test_the_order_is_told_all_and_inventory_what_it_needs() -> None:
     assert {name: getattr(place, name) for name in orders.Place.model_fields} == {
         name: getattr(wanted, name) for name in orders.Place.model_fields
     }
-    assert model.asked(wanted) == inventory.Commit(user_id="ann", order_id="o1", version=3, expect=TOTAL)
+    assert model.asked(wanted) == inventory.Commit(user_id="ann", order_id=ORDER, version=3, expect=TOTAL)
 
 
 def test_how_it_is_asked_for_is_nobody_elses_affair() -> None:
@@ -92,18 +94,18 @@ def test_how_it_is_asked_for_is_nobody_elses_affair() -> None:
 
 def test_a_commit_is_an_order_and_a_refusal_a_refusal() -> None:
     assert told(committed(), replayed=True) == cart.Order(
-        user_id="ann", id="r1", order_id="o1", status="committed", order_version=2, replayed=True
+        user_id="ann", id="r1", order_id=ORDER, status="committed", order_version=2, replayed=True
     )
     assert told(SOLD_OUT) == cart.Refused(user_id="ann", id="r1", reason="out_of_stock")
 
 
 RESERVED: list[tuple[inventory.Outcome, str | None]] = [
     (committed(purpose="reservation"), "PENDING"),
-    (inventory.Sold(order_id="o1"), "COMMITTED"),
-    (inventory.Released(order_id="o1", version=4), "CANCELLED"),
-    (inventory.Restocked(order_id="o1"), "CANCELLED"),
-    (inventory.Reservation(order_id="o1", state="PENDING", lines=(LINE,)), "PENDING"),
-    (inventory.Reservation(order_id="o1", state=None), None),
+    (inventory.Sold(order_id=ORDER), "COMMITTED"),
+    (inventory.Released(order_id=ORDER, version=4), "CANCELLED"),
+    (inventory.Restocked(order_id=ORDER), "CANCELLED"),
+    (inventory.Reservation(order_id=ORDER, state="PENDING", lines=(LINE,)), "PENDING"),
+    (inventory.Reservation(order_id=ORDER, state=None), None),
 ]
 
 
@@ -111,17 +113,18 @@ RESERVED: list[tuple[inventory.Outcome, str | None]] = [
 def test_a_service_is_told_of_its_reservation(outcome: inventory.Outcome, state: str | None) -> None:
     found = told(outcome, session="s")
     assert isinstance(found, cart.Reservation)
-    assert (found.reservation_id, found.state, found.session) == ("o1", state, "s")
+    assert (found.reservation_id, found.state, found.session) == (ORDER, state, "s")
     assert not model.moved(model.Cart(revision=4), "r1", decided(outcome)), "the cart is as it was"
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome, _ in RESERVED[1:]])
 def test_of_an_orders_own_steps_nobody_is_told(outcome: inventory.Outcome) -> None:
-    assert told(outcome, "o1/sell") is None
+    assert told(outcome, f"{ORDER}/sell") is None
 
 
 @pytest.mark.parametrize(
-    ("outcome", "request_id"), [(committed(), "r1"), (inventory.Released(order_id="o1", version=4), "o1/release")]
+    ("outcome", "request_id"),
+    [(committed(), "r1"), (inventory.Released(order_id=ORDER, version=4), f"{ORDER}/release")],
 )
 def test_a_cart_that_an_order_took_or_gave_back_is_told_whole(outcome: inventory.Outcome, request_id: str) -> None:
     before = model.Cart(revision=3, lines=(LINE,))
@@ -134,10 +137,10 @@ def test_a_cart_that_an_order_took_or_gave_back_is_told_whole(outcome: inventory
     assert not model.moved(model.taken(later, request_id, news), request_id, news), "who missed it asks for the cart"
 
 
-@given(st.permutations([committed(4), inventory.Released(order_id="o1", version=5), inventory.Removed(version=6)]))
+@given(st.permutations([committed(4), inventory.Released(order_id=ORDER, version=5), inventory.Removed(version=6)]))
 def test_in_whatever_order_they_come_the_last_cart_stays(outcomes: list[inventory.Outcome]) -> None:
     state = model.noted(model.Cart(revision=3, lines=(LINE,)), "r1", checkout(), accepted=NOW)
-    ids = {"committed": "r1", "released": "o1/release", "removed": "r2"}
+    ids = {"committed": "r1", "released": f"{ORDER}/release", "removed": "r2"}
     for outcome in outcomes:
         revision = getattr(outcome, "version", 0)
         state = model.taken(state, ids[outcome.type], decided(outcome, revision))
@@ -196,7 +199,7 @@ async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id
     shop = Shop()
     await shop.request(checkout())
     (place, commit) = shop.take()
-    assert (place[0], place[1].subject, place[1].source) == (orders.REQUESTS.name, "o1", "/cart")
+    assert (place[0], place[1].subject, place[1].source) == (orders.REQUESTS.name, ORDER, "/cart")
     assert (commit[0], commit[1].subject) == (inventory.REQUESTS.name, "ann")
     assert place[1].requestid == commit[1].requestid == "r1"
     orders.REQUEST_VOCABULARY.parse(Envelope.decode(place[1].key, place[1].encode()))
@@ -221,7 +224,7 @@ async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_i
     await shop.agents.fail_request(Received(event, message, 0, 0), ValueError())
     place, fail = shop.take()
     assert (place[1].type, fail[1].type) == (orders.Place.TYPE, inventory.Fail.TYPE)
-    assert fail[1].data["command"]["order_id"] == "o1"
+    assert fail[1].data["command"]["order_id"] == ORDER
     assert "High Street" not in fail[1].encode().decode()
 
 
@@ -250,7 +253,7 @@ def record(message: Any, source: str, request_id: str = "r1") -> Any:
 
 
 def order(**more: Any) -> cart.Order:
-    return cart.Order(user_id="ann", id="r1", order_id="o1", **{"status": "committed", "order_version": 2, **more})
+    return cart.Order(user_id="ann", id="r1", order_id=ORDER, **{"status": "committed", "order_version": 2, **more})
 
 
 def faults(kept: of_carts.Books) -> list[str]:
@@ -268,7 +271,7 @@ def test_a_checkout_is_a_request_with_one_outcome() -> None:
     kept.response(record(order(), "/cart"))
     kept.response(record(order(replayed=True), "/cart"))
     kept.decision(record(decided(committed(), replayed=True), "/inventory"))
-    kept.decision(record(decided(inventory.Sold(order_id="o1")), "/inventory", "o1/sell"))
+    kept.decision(record(decided(inventory.Sold(order_id=ORDER)), "/inventory", f"{ORDER}/sell"))
     assert faults(kept) == []
 
 
@@ -278,3 +281,11 @@ def test_an_order_that_was_decided_in_one_way_and_told_in_another_is_found() -> 
     kept.decision(record(decided(SOLD_OUT), "/inventory"))
     kept.response(record(order(), "/cart"))
     assert "told in another" in faults(kept)[0]
+
+
+def test_a_checkout_of_another_order_than_its_own_is_put_aside() -> None:
+    fields = {"id": "e1", "source": "/edge", "type": cart.Checkout.TYPE, "subject": "ann", "time": NOW}
+    event = Envelope(**fields, requestid="r1", data=checkout().model_dump(mode="json"))
+    assert cart.REQUEST_VOCABULARY.parse(event) == checkout()
+    with pytest.raises(Undecodable, match="bad_data: order_id"):
+        cart.REQUEST_VOCABULARY.parse(event.model_copy(update={"requestid": "r2"}))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cart_service import messages as cart
 from cart_service import model
+from cart_service.store import Carts
 from inventory_service import messages as inventory
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -159,3 +160,31 @@ def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
     after = model.taken(before, "r1", done)
     twice = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10), replayed=True)
     assert not model.reappeared(after, model.taken(after, "r1", twice), twice)
+
+
+class Table:
+    """Two carts, one of which nobody can read."""
+
+    def __init__(self) -> None:
+        pending = model.noted(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
+        self.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.kept.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.kept[key] = value
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        return list(self.kept.items())
+
+
+def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
+    carts = Carts(Table())
+    assert list(carts.pending()) == [("bob", "r1")]
+    before = carts.get("ann")
+    assert before == model.Cart()
+    after = model.taken(before, "r2", decided(7, line()))
+    carts.put("ann", before, after)
+    carts.write()
+    assert Carts(carts.table).get("ann").lines == (line(),), "the next decision brings all of it back"

@@ -53,6 +53,7 @@ def test_fields_may_be_added() -> None:
         (b"ann", b"[]", "not_cloudevent"),
         (b"ann", b"{}", "not_cloudevent"),
         (b"ann", changed(specversion="0.3"), "not_cloudevent"),
+        (b"ann", GOLDEN.replace(b'"specversion":"1.0",', b""), "not_cloudevent"),
         (b"ann", changed(time="yesterday"), "not_cloudevent"),
         (b"ann", changed(time="2026-11-21T03:24:41"), "not_cloudevent"),
         (b"ann", changed(requestid="x" * 65), "not_cloudevent"),
