@@ -48,6 +48,7 @@ def create_app(settings: Settings, service: str) -> faust.App:
         broker_heartbeat_interval=0.25,  # and this is how late the others hear of it, or of one that leaves or comes
         broker_request_timeout=15.0,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=5_000,  # a broker that has just come back may not name all topics to who assigns
         consumer_group_instance_id=f"{settings.prefix}{settings.replica}",
         stream_buffer_maxsize=1024,
         producer_request_timeout=15.0,

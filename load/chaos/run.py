@@ -174,7 +174,7 @@ class _Play:
         end = time.monotonic() + REST_SECONDS
         while self.stage.unready():
             if time.monotonic() > end:
-                raise ShopAwayError(f"the shop under test is not ready: {', '.join(self.stage.unready())}")
+                raise ShopAwayError(f"the shop under test does not last: {await self.stage.why_unready()}")
             await asyncio.sleep(0.2)
 
     async def _shop(self, scene: Scene) -> None:
@@ -275,8 +275,8 @@ class _Play:
             await asyncio.sleep(0.5)
 
     async def _restless(self) -> str:
-        if unready := self.stage.unready():
-            return f"{', '.join(unready)} not ready"
+        if self.stage.unready() and (unready := await self.stage.why_unready()):
+            return unready
         try:
             lag = await reading.lag(self.stage.settings)
         except Exception as error:  # noqa: BLE001 - whatever a broker that is coming back makes its clients raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TextIO
 
+import aiohttp
 import psutil
 import psycopg
 from redis.asyncio import Redis
@@ -155,6 +156,13 @@ class Stage:
         """Those that are not ready now."""
         return [name for name, each in self.services().items() if each["state"] != "ready"]
 
+    async def why_unready(self) -> str:
+        """The same, each with what it says of itself; empty when all are ready."""
+        names, services = self.unready(), self.services()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+            said = [await _said(http, services[name].get("metrics")) for name in names]
+        return ", ".join(f"{name} not ready ({why})" for name, why in zip(names, said, strict=True))
+
     def restarts(self) -> int:
         """How often anything was started again so far."""
         return sum(each["restarts"] for each in self.services().values())
@@ -272,6 +280,17 @@ class Extra:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 await asyncio.to_thread(self._child.wait)
+
+
+async def _said(http: aiohttp.ClientSession, metrics: str | None) -> str:
+    """Why a service is not ready, in its own words."""
+    if metrics is None:
+        return "it does not say why"
+    try:
+        async with http.get(metrics.replace("/metrics", "/readyz")) as answer:
+            return (await answer.text())[:300]
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"it does not answer: {type(error).__name__}"
 
 
 def pick(names: Sequence[str], chance: Random) -> str:
