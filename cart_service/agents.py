@@ -54,7 +54,7 @@ class CartAgents:
         answers: list[Envelope] = []
         for received in batch:
             event, request = received.event, received.message
-            request_id = request_id_of(event)
+            request_id = event.request_id
             match request:
                 case cart.Add() | cart.Set() | cart.Remove() | cart.Clear() | cart.Checkout():
                     before = self.carts.get(request.user_id)
@@ -91,8 +91,10 @@ class CartAgents:
         answers: list[Envelope] = []
         for received in batch:
             event, decided = received.event, received.message
-            request_id = request_id_of(event)
+            request_id = event.request_id
             before = self.carts.get(decided.user_id)
+            if _was_taken(before, request_id, decided):  # this record is a second one
+                decided = decided.model_copy(update={"replayed": True})
             after = model.taken(before, request_id, decided)
             self.carts.put(decided.user_id, before, after)
             self.reminders.settle(decided.user_id, request_id)
@@ -148,21 +150,32 @@ class CartAgents:
             self.reminders.rebuild(self.carts.pending(), now=self.now())
 
 
-def request_id_of(event: Envelope) -> str:
-    """The id under which a record is decided; one that came without gets it from its event."""
-    return event.requestid or event.id[-64:]
+def _was_taken(before: model.Cart, request_id: str, decided: inventory.Decided) -> bool:
+    """Whether a decision came before: its request is pending no more, and the cart has come at least as far.
+
+    A refusal has no version to tell by, and what a service reserved was never pending here: of those nothing is known.
+    """
+    if any(pending.id == request_id for pending in before.pending):
+        return False
+    match decided.outcome:
+        case inventory.Held(version=version) | inventory.Removed(version=version) | inventory.Expired(version=version):
+            return version <= before.revision
+        case inventory.Committed(purpose="order", version=version):
+            return version <= before.revision
+        case _:
+            return False
 
 
 def _ask(cause: Envelope, request: inventory.Request) -> Envelope:
-    return _event(request, cause.subject, request_id_of(cause), cause.time, cause.traceparent)
+    return _event(request, cause.subject, cause.request_id, cause.time, cause.traceparent)
 
 
 def _place(cause: Envelope, checkout: cart.Checkout) -> Envelope:
-    return _event(model.placed(checkout), checkout.order_id, request_id_of(cause), cause.time, cause.traceparent)
+    return _event(model.placed(checkout), checkout.order_id, cause.request_id, cause.time, cause.traceparent)
 
 
 def _tell(cause: Envelope, response: cart.Response) -> Envelope:
-    return _event(response, cause.subject, request_id_of(cause), cause.time, cause.traceparent)
+    return _event(response, cause.subject, cause.request_id, cause.time, cause.traceparent)
 
 
 def _event(message: Message, key: str, request_id: str, time: datetime, traceparent: str | None) -> Envelope:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from cart_service import messages as cart
-from cart_service.agents import SOURCE, request_id_of
+from cart_service.agents import SOURCE
 from cart_service.model import Cart, told
 from infrastructure import clock
 from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
@@ -52,14 +52,14 @@ class Books:
             return
         event, message = read
         if isinstance(message, cart.Change) and self.window.covers(record) and self.window.remembers(event):
-            self.asked[event.subject, request_id_of(event)] = place_of(record)
+            self.asked[event.subject, event.request_id] = place_of(record)
 
     def decision(self, record: Any) -> None:
         """A record of `inventory.responses`."""
         if (read := self.decisions.parse(record)) is None:
             return
         event, message = read
-        key = (event.subject, request_id_of(event))
+        key = (event.subject, event.request_id)
         response = told(Cart(), key[1], message)
         if isinstance(response, OUTCOMES):
             frame = _hashed(response)
@@ -78,7 +78,7 @@ class Books:
             return
         if event.source != SOURCE:
             return
-        key = (event.subject, request_id_of(event))
+        key = (event.subject, event.request_id)
         if isinstance(message, (*OUTCOMES, cart.Error)):
             self.answered.add(key)
         if isinstance(message, OUTCOMES):

@@ -158,7 +158,7 @@ def _answer(received: Received[Request], preferences: Mapping[str, Preferences])
                 push=stands.push,
                 since=stands.since or event.time,
             )
-    name = f"{request.user_id}/{event.requestid or event.id[-64:]}/{answer.TYPE.rpartition('.')[2]}"
+    name = f"{request.user_id}/{event.request_id}/{answer.TYPE.rpartition('.')[2]}"
     return _event(answer, name, event.time, event.traceparent, event.requestid)
 
 

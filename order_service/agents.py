@@ -79,7 +79,7 @@ class Saga:
 
     async def _take(self, batch: Sequence[Received[Any]], messages: Iterable[Any]) -> None:
         about = [
-            (Came(message.order_id, each.message.user_id, request_id_of(each.event), message), each.event)
+            (Came(message.order_id, each.message.user_id, each.event.request_id, message), each.event)
             for each, message in zip(batch, messages, strict=True)
             if message is not None
         ]
@@ -116,11 +116,6 @@ def about_an_order(decided: inventory.Decided) -> Outcome | None:
 def may_be_about_an_order(value: bytes) -> bool:
     """A look at an inventory decision's bytes, so that the many about carts need not be read."""
     return b'"order_id":"' in value
-
-
-def request_id_of(event: Envelope) -> str:
-    """The id of a request; one that came without gets it from its event."""
-    return event.requestid or event.id[-64:]
 
 
 # ---- what is sent ---------------------------------------------------------------------------------------------------

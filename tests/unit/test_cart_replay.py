@@ -1,0 +1,80 @@
+"""A decision that the cart has taken before is told as a repetition, whoever put it on the topic again."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cart_service import messages as cart
+from cart_service import model
+from cart_service.agents import CartAgents
+from cart_service.store import Carts
+from infrastructure.envelope import Envelope
+from infrastructure.guard import Received
+from infrastructure.ids import derived
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from tests.unit.test_cart_checkout import LINE, NOW, TOTAL, Dictionary
+
+END = NOW + timedelta(minutes=15)
+ADD = cart.Add(user_id="ann", product="TEAPOT", quantity=2)
+HELD = inventory.Held(product="TEAPOT", quantity=2, line_quantity=2, expires_at=END, version=4)
+ORDER = derived("ann", "r1", "order")
+
+
+def committed(purpose: inventory.Purpose, order_id: str = ORDER) -> inventory.Committed:
+    return inventory.Committed(order_id=order_id, purpose=purpose, lines=(LINE,), total=TOTAL, version=3)
+
+
+def refused(order_id: str | None = None) -> inventory.Refused:
+    return inventory.Refused(product="TEAPOT", reason="out_of_stock", available=0, order_id=order_id)
+
+
+class Worker:
+    """The cart's worker with Ann's cart at revision 3, where `r1` may be pending."""
+
+    def __init__(self, *, pending: bool) -> None:
+        self.told: list[dict[str, Any]] = []
+        carts, kept = Carts(Dictionary()), model.Cart(revision=3)
+        carts.put("ann", model.Cart(), model.noted(kept, "r1", ADD, accepted=NOW) if pending else kept)
+        self.agents = CartAgents(carts, self.publish, lambda: "g1", lambda: NOW)
+
+    async def publish(self, _: Topic, events: Any) -> None:
+        self.told += [event.data for event in events]
+
+    async def hear(self, outcome: inventory.Outcome, *, revision: int = 4) -> bool:
+        """Whether a decision is told as a repetition."""
+        decided = inventory.Decided(user_id="ann", outcome=outcome, cart=inventory.Cart(revision=revision))
+        data = decided.model_dump(mode="json")
+        event = Envelope(
+            id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid="r1", data=data
+        )
+        await self.agents.on_decisions([Received(event, decided, 0, 0)])
+        answers, self.told = self.told, []
+        marks = {answer["replayed"] for answer in answers}
+        assert len(marks) == 1
+        return bool(marks.pop())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "pending"),
+    [
+        (HELD, True),
+        (HELD, False),  # e.g. its cart was lost
+        (inventory.Removed(product="TEAPOT", version=3), True),
+        (inventory.Removed(product="TEAPOT", version=4), True),
+        (inventory.Expired(lines=(), version=4), False),
+        (committed("order"), True),
+    ],
+)
+async def test_a_decision_is_told_once_as_news(outcome: inventory.Outcome, pending: bool) -> None:
+    worker = Worker(pending=pending)
+    assert [await worker.hear(outcome) for _ in range(3)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "outcome", [refused(), committed("reservation", "job"), refused("job"), inventory.Sold(order_id="job")]
+)
+async def test_what_nothing_is_known_of_is_told_as_it_came(outcome: inventory.Outcome) -> None:
+    worker = Worker(pending=False)
+    assert [await worker.hear(outcome, revision=3) for _ in range(2)] == [False, False]
