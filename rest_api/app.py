@@ -1,5 +1,6 @@
 """The FastAPI application: routes, the layers around them, and every framework error as a problem document."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -40,6 +41,8 @@ _ROUTES: Final = (
     routes_webhooks,
     routes_pages,
 )
+_TOKENS: Final = {("body", "payment", "token"), ("body", "token")}
+"""Where payment tokens stand: of an order, and of a payment that is asked for again."""
 _SLUGS: Final = {
     400: "bad-request",
     401: "unauthenticated",
@@ -83,7 +86,7 @@ def create_app(edge: Edge) -> FastAPI:
         CORSMiddleware,
         allow_origins=sorted(edge.identities.origins),
         allow_credentials=True,
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Prefer", "traceparent"],
         expose_headers=[
             "ETag",
@@ -119,7 +122,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if any(fault["type"] == "json_invalid" for fault in faults):
         return Problem("bad-request", "the body is not JSON").response(request_id(request))
     errors = [{"pointer": pointer(fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
-    return Problem("invalid", errors=errors).response(request_id(request))
+    slug = "unknown-payment-token" if all(map(_is_of_a_token, faults)) else "invalid"
+    return Problem(slug, errors=errors).response(request_id(request))
+
+
+def _is_of_a_token(fault: Mapping[str, Any]) -> bool:
+    """Whether a text was given as a payment token that can't be one; a card number, say."""
+    return fault["loc"] in _TOKENS and fault["type"] != "extra_forbidden" and isinstance(fault["input"], str)
 
 
 async def _framework(request: Request, error: Exception) -> Response:

@@ -125,7 +125,7 @@ async def perform(edge: Edge, user_id: str, asked: Asked, *, key: str | None, pr
     if key is None:
         request_id = uuid7()
         await asked.check(edge, request_id)
-        return await _send(edge, request_id, asked, seconds)
+        return await send(edge, request_id, asked, seconds)
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise Problem("bad-request", f"an Idempotency-Key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     request_id = asked.name(key)
@@ -136,7 +136,7 @@ async def perform(edge: Edge, user_id: str, asked: Asked, *, key: str | None, pr
     except AWAY:
         raise Problem("unavailable", "idempotency keys are away", retry_after=RETRY_AFTER) from None
     try:
-        response = await _send(edge, request_id, asked, seconds)
+        response = await send(edge, request_id, asked, seconds)
     except Problem:
         await _keep(edge.store.release(user_id, request_id))
         raise
@@ -156,16 +156,17 @@ async def _claim(edge: Edge, user_id: str, request_id: str, asked: Asked, second
             raise
         return None
     if claimed.fingerprint != asked.fingerprint:
-        raise Problem("idempotency-key-reused", "the first request with this key had another content")
+        raise _reused("the first request with this key had another content")
     if claimed.status is not None:
         # Who now waits for the outcome of what was only accepted then, gets it: the same request is sent again.
-        return None if claimed.status == ACCEPTED and seconds else _kept(claimed, request_id, asked)
+        return None if claimed.status == ACCEPTED and seconds else _kept(claimed, request_id, asked, seconds)
     if claimed.seconds >= TAKE_OVER_SECONDS and await edge.store.take_over(user_id, request_id, TAKE_OVER_SECONDS):
         return None
     raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
 
 
-async def _send(edge: Edge, request_id: str, asked: Asked, seconds: int | None) -> Response:
+async def send(edge: Edge, request_id: str, asked: Asked, seconds: int | None) -> Response:
+    """Send a request under this id and answer it: 202, or with `seconds` to wait what became of it by then."""
     hub = edge.hub
     if hub.fault:
         raise Problem("unavailable", "nothing new is accepted now", retry_after=RETRY_AFTER)
@@ -181,24 +182,32 @@ async def _send(edge: Edge, request_id: str, asked: Asked, seconds: int | None) 
         if answer is not None:
             done, _ = await asyncio.wait([answer], timeout=seconds)
             if done:
-                return await _outcome(edge, asked, answer.result(), {"Preference-Applied": f"wait={seconds}"})
+                return await _outcome(edge, asked, answer.result(), _applied(seconds))
     body, location = asked.accepted(request_id)
-    applied = {"Preference-Applied": f"wait={seconds}"} if seconds else {}
-    return Response(orjson.dumps(body), ACCEPTED, {"Location": location, **applied}, "application/json")
+    return Response(orjson.dumps(body), ACCEPTED, {"Location": location, **_applied(seconds)}, "application/json")
 
 
 async def _outcome(edge: Edge, asked: Asked, answer: Answer, headers: dict[str, str]) -> Response:
     if isinstance(answer.message, cart.Error):
         if answer.message.code == "id_reused":
-            raise Problem("idempotency-key-reused", answer.message.detail)
+            raise _reused(answer.message.detail)
         fault = {"pointer": f"/{answer.message.field}", "detail": answer.message.detail}
         raise Problem("invalid", answer.message.detail, errors=[fault])
     return Response(await asked.settled(edge, answer), 200, headers, "application/json")
 
 
-def _kept(claimed: Claimed, request_id: str, asked: Asked) -> Response:
-    headers = {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else {}
+def _kept(claimed: Claimed, request_id: str, asked: Asked, seconds: int | None) -> Response:
+    headers = {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else _applied(seconds)
     return Response(claimed.answer, claimed.status or 200, headers, "application/json")
+
+
+def _applied(seconds: int | None) -> dict[str, str]:
+    return {"Preference-Applied": f"wait={seconds}"} if seconds else {}
+
+
+def _reused(detail: str) -> Problem:
+    fault = {"pointer": "/idempotency-key", "detail": detail}
+    return Problem("idempotency-key-reused", detail, errors=[fault])
 
 
 async def _keep(work: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
+from starlette.requests import HTTPConnection
 
 from infrastructure.tokens import Identity
 from rest_api.hub import Hub
@@ -73,19 +74,21 @@ async def visitor(request: Request) -> Identity | None:
     if identity is None:
         edge.limiter.visitor(request)
         return None
-    rules = edge.hub.rules
-    shopper = edge.hub.shopper(identity.user_id)
     changing = request.method not in SAFE and request.url.path.startswith(_CHANGING)
-    allowance, size = (shopper.changes, rules.changes) if changing else (shopper.others, rules.others)
-    if allowance is not None and size is not None:
-        limit(request, allowance, size, time.time())
+    count(edge, request, identity.user_id, changing=changing)
     return identity
 
 
-async def newcomer(request: Request) -> Identity | None:
-    """Whoever asks to become a guest. A cookie that does not count is no obstacle: its holder can't take it away."""
-    edge = of(request)
-    edge.identities.check_origin(request)
+def count(edge: Edge, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
+    """Count a request of a user; `Problem` when they have had too many."""
+    rules, shopper = edge.hub.rules, edge.hub.shopper(user_id)
+    allowance, size = (shopper.changes, rules.changes) if changing else (shopper.others, rules.others)
+    if allowance is not None and size is not None:
+        limit(connection, allowance, size, time.time())
+
+
+async def anybody(request: Request) -> Identity | None:
+    """Whoever asks for what is there for all. A cookie that does not count is none: its holder can't take it away."""
     if "authorization" in request.headers:
         return await visitor(request)
     try:
@@ -94,6 +97,12 @@ async def newcomer(request: Request) -> Identity | None:
         if problem.slug == "rate-limited":
             raise
         return None
+
+
+async def newcomer(request: Request) -> Identity | None:
+    """Whoever asks to become a guest."""
+    of(request).identities.check_origin(request)
+    return await anybody(request)
 
 
 async def shopper(request: Request) -> Identity:
@@ -116,7 +125,7 @@ def _with_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
 
 Here = Annotated[Edge, Depends(_edge)]
 Newcomer = Annotated[Identity | None, Depends(newcomer)]
-Visitor = Annotated[Identity | None, Depends(visitor)]
+Anybody = Annotated[Identity | None, Depends(anybody)]
 Known = Annotated[Identity, Depends(shopper)]
 Admin = Annotated[Identity, Depends(_with_role("admin"))]
 Staff = Annotated[Identity, Depends(_with_role(*sorted(STAFF)))]

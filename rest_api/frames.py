@@ -127,6 +127,11 @@ def outcome(message: Outcome | Stored, request_id: str | None = None, *, replaye
     return orjson.dumps(frame)
 
 
+def again(frame: bytes) -> bytes:
+    """A frame with the mark of what is told again."""
+    return frame[:-1] + b',"replayed":true}'
+
+
 def order(message: cart.Order, request_id: str | None = None) -> bytes:
     """An order that moved."""
     frame = {

@@ -20,11 +20,14 @@ from rest_api.outbound import cart_request
 from rest_api.outlet import Outlet
 from rest_api.shopper import Close, Publish, Rules, Shopper, StartWatching, StopWatching
 from rest_api.ticker import Ticker
+from rest_api.told import Told
 from rest_api.waiting import Answer, Waiting
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 1.0
+NEWS_SECONDS: Final = 30.0
+"""What happened longer ago is news only to who waits for it here: by then it was told, and comes from a replay."""
 
 Names = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
 Refuses = Callable[[str], Awaitable[bool]]
@@ -67,6 +70,7 @@ class Hub:
         self._shoppers: dict[str, Shopper] = {}
         self._seats: dict[str, Seat] = {}
         self._waiting = Waiting()
+        self._told = Told()
 
     @property
     def fault(self) -> str | None:
@@ -157,33 +161,34 @@ class Hub:
 
     async def handle(self, records: Records) -> None:
         """Bring the responses of one poll to those who are here; what is for others is not even read."""
-        messages: list[tuple[Shopper, cart.Response]] = []
+        messages: list[tuple[Shopper, cart.Response, bool]] = []
+        horizon = time.time() - NEWS_SECONDS
         for record in records:
             shopper = self._shoppers.get(record.key.decode(errors="replace")) if record.key else None
             if shopper is None:
                 continue
             try:
                 event = Envelope.decode(record.key, record.value)
-                messages.append((shopper, cart.RESPONSE_VOCABULARY.parse(event)))
+                messages.append((shopper, cart.RESPONSE_VOCABULARY.parse(event), event.time.timestamp() < horizon))
             except Undecodable as error:
                 metrics.IGNORED.labels(record.topic).inc()
                 log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
-        views = [message.cart for _, message in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
+        views = [message.cart for _, message, _ in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
         codes = {line.product for view in views for line in view.lines}
         names = await self.names(codes) if codes else {}
-        for shopper, message in messages:
+        for shopper, message, old in messages:
             try:
-                self._deliver(shopper, message, names)
+                self._deliver(shopper, message, names, old=old)
             except Exception:  # whatever one response holds, the next one is somebody else's
                 log.exception("a response could not be delivered")
 
-    def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str]) -> None:
+    def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str], *, old: bool) -> None:
         match message:
             case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
-                self._outcome(shopper, message)
+                self._outcome(shopper, message, old=old)
             case cart.Snapshot():
                 shopper.note(message.cart)
-                self._snapshot(shopper, message, names)
+                self._snapshot(shopper, message, names, old=old or message.replayed)
             case cart.Availability():
                 self._answer(shopper, message.session, message.id, message, [frames.availability(message)])
             case cart.Resumed():
@@ -198,14 +203,24 @@ class Hub:
                 shopper.settle(message.id)
                 self._resolve(shopper, message.id, Answer(message))
             case cart.Notice():
-                text = frames.notice(message).decode()
-                for session in shopper.sessions.values():
-                    self._seats[session.id].outlet.put(text)
+                self._tell_all(shopper, self._marked(shopper, frames.notice(message), old=old))
 
-    def _outcome(self, shopper: Shopper, message: frames.Outcome) -> None:
+    def _marked(self, shopper: Shopper, frame: bytes, *, old: bool) -> bytes:
+        """A frame for all of a shopper's sockets; with its mark when it is `old`, or was told before."""
+        told = self._told.before(shopper.user_id, frame, time.time())
+        return frames.again(frame) if old or told else frame
+
+    def _tell_all(self, shopper: Shopper, frame: bytes) -> None:
+        text = frame.decode()
+        for session in shopper.sessions.values():
+            self._seats[session.id].outlet.put(text)
+
+    def _outcome(self, shopper: Shopper, message: frames.Outcome, *, old: bool) -> None:
         frame = frames.outcome(message)
         shopper.note(message)
         request_id = None if isinstance(message, cart.Expired) else message.id
+        if not message.replayed:
+            frame = self._marked(shopper, frame, old=old and request_id not in shopper.unanswered)
         if request_id is not None:
             since = shopper.unanswered.get(request_id)
             if since is not None:
@@ -219,12 +234,10 @@ class Hub:
                 if isinstance(effect, bytes):
                     outlet.put(text if effect is frame else effect.decode())
 
-    def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str]) -> None:
+    def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
         body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
         if message.session is None:
-            text = frames.cart_frame(body).decode()
-            for present in shopper.sessions.values():
-                self._seats[present.id].outlet.put(text)
+            self._tell_all(shopper, self._marked(shopper, frames.cart_frame(body), old=old))
             return
         request_id = message.id or ""
         session = shopper.sessions.get(message.session)
@@ -267,8 +280,7 @@ class Hub:
     def _warn(self, shopper: Shopper) -> None:
         frame = shopper.warning(time.time())
         if frame is not None:
-            for session in shopper.sessions.values():
-                self._seats[session.id].outlet.put(frame.decode())
+            self._tell_all(shopper, frame)
 
     # ---- time -------------------------------------------------------------------------------------------------------
 

@@ -78,10 +78,10 @@ _ASKED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def check_token(edge: Edge, payment: Payment) -> None:
-    """`Problem` for a token that can't stand for a means of payment here."""
+def check_token(edge: Edge, payment: Payment, pointer: str) -> None:
+    """`Problem` for a token that can't stand for a means of payment here; `pointer` is its place in the body."""
     if not edge.hub.rules.knows(payment.token):
-        raise Problem("unknown-payment-token")
+        raise Problem("unknown-payment-token", errors=[{"pointer": pointer, "detail": "no such means of payment"}])
 
 
 async def _seen(edge: Edge, known: Identity, order_id: str) -> OrderView:
@@ -194,7 +194,7 @@ async def place(
     edge: Here, known: Known, wanted: NewOrder, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
     """Make an order; it can be read at once."""
-    check_token(edge, wanted.payment)
+    check_token(edge, wanted.payment, "/payment/token")
     return await perform(edge, known.user_id, Placing(known.user_id, wanted), key=idempotency_key, prefer=prefer)
 
 
@@ -229,7 +229,7 @@ async def pay(
     edge: Here, known: Known, order_id: OrderId, payment: Payment, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
     """Have the provider asked again, now, for a payment that is still open; the order keeps its means of payment."""
-    check_token(edge, payment)
+    check_token(edge, payment, "/token")
     view = await _seen(edge, known, order_id)
     asked = Acting(known.user_id, view, orders.Pay(order_id=order_id, user_id=view.user_id))
     return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)

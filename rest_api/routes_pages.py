@@ -107,7 +107,7 @@ async def static(name: str) -> Response:
 
 @router.get("/v1/stream")
 async def stream_without_upgrade() -> Response:
-    """The stream is a WebSocket."""
+    """What is a WebSocket is no page."""
     raise Problem("websocket-required", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from inventory_service.messages import Printable
 from rest_api import cursors
-from rest_api.edge import SECURED, Here, Visitor
+from rest_api.edge import SECURED, Anybody, Here
 from rest_api.gateway import RETRY_AFTER
 from rest_api.problems import Problem
 from rest_api.routes_catalogue import ProductBody, body
@@ -36,7 +36,7 @@ class RelatedList(BaseModel):
 
 
 @router.get("/{code}/related", response_model=RelatedList)
-async def list_related(edge: Here, _: Visitor, request: Request, code: Annotated[Printable, Path()]) -> Response:
+async def list_related(edge: Here, _: Anybody, request: Request, code: Annotated[Printable, Path()]) -> Response:
     """What those who ordered this product ordered with it; nothing as long as nobody has."""
     try:
         if await edge.store.product(code) is None:

@@ -191,7 +191,12 @@ async def reserve(
     key = idempotency_key
     if key is None and wanted.reservation_id is not None:
         key = f"reservation {wanted.reservation_id}"
-    return await perform(edge, known.user_id, Reserving(known.user_id, wanted), key=key, prefer=prefer)
+    try:
+        return await perform(edge, known.user_id, Reserving(known.user_id, wanted), key=key, prefer=prefer)
+    except Problem as problem:
+        if idempotency_key is None and problem.slug == "idempotency-key-reused":  # its key stands in the body
+            problem.errors = [{**fault, "pointer": "/reservation_id"} for fault in problem.errors]
+        raise
 
 
 @router.get("/{reservation_id}", response_model=ReservationBody)

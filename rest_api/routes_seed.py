@@ -10,8 +10,10 @@ from fastapi.responses import PlainTextResponse
 
 from rest_api.edge import SECURED, Admin
 from rest_api.problems import Problem
+from rest_api.routes_pages import stream_without_upgrade
 
 router = APIRouter(tags=["seed"], deprecated=True, dependencies=SECURED)
+router.add_api_route("/cart/update-product", stream_without_upgrade, include_in_schema=False)
 
 MIGRATION_SECONDS: Final = 120
 _running = asyncio.Lock()

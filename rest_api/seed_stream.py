@@ -5,6 +5,7 @@ set that header on a WebSocket, so no page can use it on a visitor's behalf.
 """
 
 import asyncio
+import contextlib
 from typing import Annotated, Any, Final
 
 import orjson
@@ -16,13 +17,12 @@ from cart_service import messages as cart
 from infrastructure.envelope import first_fault
 from infrastructure.ids import uuid7
 from inventory_service.messages import MAX_QUANTITY, Printable
-from rest_api import frames
-from rest_api.changes import read
-from rest_api.edge import Edge
+from rest_api import changes, frames
+from rest_api.edge import Edge, count
 from rest_api.problems import Problem, request_id
-from rest_api.shopper import Publish
 
-ANSWER_SECONDS: Final = 10.0
+ROUTE: Final = "/cart/update-product"
+ANSWER_SECONDS: Final = 10
 FIRST_FRAME_SECONDS: Final = 10.0
 _USER: Final = TypeAdapter(Printable)
 
@@ -59,23 +59,23 @@ class SeedStream:
             await problem.response(request_id(connection))(scope, receive, send)
             return
         await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-        payload: str | None = connection.headers.get("payload")
-        if payload is None:
-            async with asyncio.timeout(FIRST_FRAME_SECONDS):
-                payload = (await receive()).get("text")
-        answer = await self._answer(user_id, payload or "")
-        await send({"type": "websocket.send", "text": orjson.dumps(answer).decode()})
-        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        answer = await self._answer(connection, user_id, await _payload(connection, receive))
+        with contextlib.suppress(OSError):  # the client is gone
+            await send({"type": "websocket.send", "text": orjson.dumps(answer).decode()})
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
 
-    async def _answer(self, user_id: str, payload: str) -> dict[str, Any]:
+    async def _answer(self, connection: HTTPConnection, user_id: str, payload: str | None) -> dict[str, Any]:
         name = uuid7()
+        if payload is None:
+            return _told(name, 408, f"no request came in {FIRST_FRAME_SECONDS:.0f} s", None)
         try:
             update = Update.model_validate_json(payload)
         except ValidationError as error:
             return _told(name, 400, first_fault(error), None)
         try:
+            count(self._edge, connection, user_id, changing=update.quantity != 0)
             status, message = await self._carry_out(user_id, name, update)
-            shown = await read(self._edge.hub, user_id, "read", {}, seconds=ANSWER_SECONDS)
+            shown = await changes.read(self._edge.hub, user_id, "read", {}, seconds=ANSWER_SECONDS)
         except Problem as problem:
             return _told(name, problem.status, problem.detail or problem.slug, None)
         assert isinstance(shown, cart.Snapshot)
@@ -85,23 +85,28 @@ class SeedStream:
     async def _carry_out(self, user_id: str, name: str, update: Update) -> tuple[int, str]:
         hub, product = self._edge.hub, update.product.product_code
         if update.quantity == 0:
-            found = await read(hub, user_id, "check", {"product": product}, seconds=ANSWER_SECONDS)
+            found = await changes.read(hub, user_id, "check", {"product": product}, seconds=ANSWER_SECONDS)
             assert isinstance(found, cart.Availability)
             return (404, "unknown product") if found.available is None else (200, f"{found.available} available")
-        data: dict[str, Any] = {"user_id": user_id, "product": product}
-        if update.quantity > 0:
-            data["quantity"] = update.quantity
-        with hub.wait(user_id, name) as answer:
-            if not await hub.publish(user_id, Publish(name, "add" if update.quantity > 0 else "remove", data)):
-                raise Problem("unavailable", "carts are away")
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    outcome = (await answer).message
-            except TimeoutError:
-                return 202, "accepted; there is no outcome yet"
-        if isinstance(outcome, cart.Refused):
-            return 409, outcome.reason
-        return 200, "held" if isinstance(outcome, cart.Held) else "removed"
+        adds = {"quantity": update.quantity} if update.quantity > 0 else {}
+        change = changes.Change(user_id, "add" if adds else "remove", {"product": product, **adds}, "GET", ROUTE)
+        response = await changes.send(self._edge, name, change, ANSWER_SECONDS)
+        if response.status_code == changes.ACCEPTED:
+            return 202, "accepted; there is no outcome yet"
+        outcome = orjson.loads(response.body)
+        return (409, outcome["reason"]) if outcome["type"] == "refused" else (200, outcome["type"])
+
+
+async def _payload(connection: HTTPConnection, receive: Receive) -> str | None:
+    """The request; none when it does not come in time."""
+    payload: str | None = connection.headers.get("payload")
+    if payload is not None:
+        return payload
+    try:
+        async with asyncio.timeout(FIRST_FRAME_SECONDS):
+            return str((await receive()).get("text") or "")
+    except TimeoutError:
+        return None
 
 
 def _told(name: str, status: int, message: str, shown: dict[str, Any] | None) -> dict[str, Any]:

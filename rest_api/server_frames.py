@@ -133,6 +133,7 @@ class CartFrame(ServerFrame, CartBody):
 
     type: Literal["cart"]
     id: Printable | None = None
+    replayed: bool = False
 
 
 class Availability(ServerFrame):
@@ -183,6 +184,7 @@ class NoticeFrame(ServerFrame):
     title: str
     body: str
     cause: Printable | None = None
+    replayed: bool = False
 
 
 ErrorCode = Literal[

@@ -77,9 +77,11 @@ class Shield:
                 _dress(scope, MutableHeaders(scope=message))
             await send(message)
 
+        # HEAD is answered as GET; the server, which keeps the method, leaves the body out.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             app = self.app if refusal is None else refusal.response(scope["state"]["request_id"])
-            await app(scope, _bounded(receive), answer)
+            await app(asked, _bounded(receive), answer)
         except Problem as problem:
             if status:
                 raise

@@ -179,7 +179,8 @@ NOT_A_CARD = "4111 1111 1111 1112"
         ({"contact": {"email": "ann"}}, "/contact/email"),
         ({"contact": {"email": "ann@example.org", "phone": "call me"}}, "/contact/phone"),
         ({"payment": {}}, "/payment/token"),
-        ({"payment": {"token": "4111 1111 1111 1111"}}, "/payment/token"),
+        ({"payment": {"token": 4111111111111111}}, "/payment/token"),
+        ({"payment": {"token": ""}, "status": "paid"}, "/status"),
         ({"expect": {"total": {"amount": -1, "currency": "GBP"}}}, "/expect/total/amount"),
         ({"expect": {"total": {"amount": 2**64, "currency": "GBP"}}}, "/expect/total/amount"),
         ({"expect": {"total": {"amount": 1, "currency": "pounds"}}}, "/expect/total/currency"),
@@ -200,9 +201,33 @@ def test_a_lone_surrogate_is_no_text(client: httpx.Client) -> None:
     assert problem(response, 422, "invalid")["errors"][0]["pointer"] == "/address/name"
 
 
-@pytest.mark.parametrize("token", ["tok_nonsense", NOT_A_CARD, "TOK_APPROVE"])
+CARD = "4242424242424242"
+
+
+@pytest.mark.parametrize(
+    "token", ["tok_nonsense", NOT_A_CARD, "TOK_APPROVE", CARD, "4242 4242 4242 4242", "", "x" * 65, "tok\n"]
+)
 def test_a_payment_token_that_nobody_knows(client: httpx.Client, token: str) -> None:
-    problem(client.post("/v1/orders", json=wanted(payment={"token": token})), 422, "unknown-payment-token")
+    places = {
+        "/payment/token": client.post("/v1/orders", json=wanted(payment={"token": token})),
+        "/token": client.post(f"/v1/orders/{placed(client)}/payments", json={"token": token}),
+    }
+    for place, response in places.items():
+        found = problem(response, 422, "unknown-payment-token")
+        assert [error["pointer"] for error in found["errors"]] == [place]
+
+
+def test_a_card_number_is_neither_told_nor_written_down(client: httpx.Client, edge: Running) -> None:
+    body = wanted(payment={"token": CARD})
+    for _ in range(2):
+        response = client.post("/v1/orders", json=body, headers={"Idempotency-Key": "card"})
+        assert CARD not in response.text
+    assert not any(CARD in line for line in edge.log)
+    with psycopg.connect(edge.settings.postgres_url) as database:
+        schema = edge.settings.schema_name("edge")
+        rows = database.execute(f'SELECT claim::text FROM "{schema}".claim'.encode()).fetchall()
+    assert not any(CARD in row[0] for row in rows)
+    assert not any(CARD in event.encode().decode() for event in edge.carts.requests)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ def test_a_service_has_names_of_its_own(service: httpx.Client, edge: Running) ->
     assert reserved(service, reservation_id=name) == name
     assert reserved(service, reservation_id=name) == name, "the same once more"
     other_items = {"items": [{"product": "Q", "quantity": 1}], "reservation_id": name}
-    problem(service.post("/v1/reservations", json=other_items), 422, "idempotency-key-reused")
+    found = problem(service.post("/v1/reservations", json=other_items), 422, "idempotency-key-reused")
+    assert [error["pointer"] for error in found["errors"]] == ["/reservation_id"]
     with edge.client(token(edge.settings, "service", user="till")) as other:
         problem(other.get(f"/v1/reservations/{name}"), 404, "not-found")
         problem(other.post(f"/v1/reservations/{name}/commit", headers=WAIT), 404, "not-found")

@@ -113,6 +113,18 @@ def test_a_cookie_changes_things_only_from_an_allowed_page(
         problem(response, 403, "bad-origin")
 
 
+def test_a_cookie_that_does_not_count_is_none_where_no_token_is_needed(edge: Running, visitor: httpx.Client) -> None:
+    key = edge.settings.secret.get_secret_value()
+    old, _ = issue(key, user_id="u", roles=[], lifetime=timedelta(hours=1), now=datetime.now(UTC) - timedelta(hours=2))
+    for token, slug in ((old, "token-expired"), ("nonsense", "unauthenticated")):
+        visitor.cookies.set("holdfast_session", token)
+        assert visitor.get("/v1/products").status_code == 200
+        for path in ("/v1/products/none", "/v1/products/none/related"):
+            problem(visitor.get(path), 404, "unknown-product")
+        problem(visitor.get("/v1/cart"), 401, slug)
+        problem(visitor.get("/v1/products", headers={"Authorization": f"Bearer {token}"}), 401, slug)
+
+
 def test_other_pages_may_not_read_and_allowed_ones_may(edge: Running, visitor: httpx.Client) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
     allowed = visitor.options("/v1/cart/items", headers={"Origin": f"http://localhost:{edge.port}", **asked})
@@ -251,15 +263,19 @@ def test_the_same_key_and_body_get_the_same_answer(edge: Running, client: httpx.
     again = client.post("/v1/cart/items", json=body, headers={**key, "Prefer": "wait=5"})
     assert waiting.status_code == again.status_code == 200
     assert waiting.json() == again.json()
+    assert waiting.headers["preference-applied"] == again.headers["preference-applied"] == "wait=5"
+    unasked = client.post("/v1/cart/items", json=body, headers=key)
+    assert (unasked.json(), "preference-applied" in unasked.headers) == (again.json(), False)
     assert client.get("/v1/cart").json()["lines"][0]["quantity"] == 2, "done once"
 
 
 def test_a_key_used_for_something_else(edge: Running, client: httpx.Client) -> None:
     key = {"Idempotency-Key": "k1"}
     client.post("/v1/cart/items", json={"product": "P", "quantity": 2}, headers=key)
-    problem(
+    found = problem(
         client.post("/v1/cart/items", json={"product": "P", "quantity": 3}, headers=key), 422, "idempotency-key-reused"
     )
+    assert [error["pointer"] for error in found["errors"]] == ["/idempotency-key"]
     assert client.delete("/v1/cart", headers=key).status_code == 202, "another route is another scope"
     assert client.put("/v1/cart/items/P", json={"quantity": 1}, headers=key).status_code == 202
     problem(client.put("/v1/cart/items/Q", json={"quantity": 1}, headers=key), 422, "idempotency-key-reused")
@@ -599,6 +615,24 @@ def test_what_is_no_request_is_refused_and_the_line_closed(edge: Running, head: 
     assert b"Everything is ok!" not in answer, "what follows is not read as a request"
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/livez", "/readyz", "/v1/products", "/v1/products/none", "/v1/cart", "/v1/stream", "/test", "/none"]
+)
+def test_head_is_answered_as_get_without_the_body(client: httpx.Client, path: str) -> None:
+    whole, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    varying = {"x-request-id", "date", "ratelimit"}
+    # With `instance` in it, the body of a problem is as long as the id.
+    kept = [{name: value for name, value in each.headers.items() if name not in varying} for each in (whole, head)]
+    assert kept[0] == kept[1]
+
+
+def test_head_asks_for_nothing_where_get_does_not(client: httpx.Client) -> None:
+    response = client.head("/v1/guests")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert client.get("/livez").json() == {"status": "ok"}, "the line is still in step"
+
+
 def test_who_takes_too_long_to_ask_is_cut_off(edge: Running) -> None:
     whole = (
         f"POST /v1/cart/items HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {edge.guest()['token']}\r\n"
@@ -646,6 +680,31 @@ def test_one_request_over_a_socket_of_its_own(edge: Running, by_header: bool) ->
     assert (ask("2")["status_code"], ask("2")["cart"]) == (400, None)
     gone = ask(-1)
     assert (gone["status_code"], gone["message"], gone["cart"]["lines"]) == (200, "removed", [])
+
+
+def test_that_socket_is_no_page(visitor: httpx.Client) -> None:
+    response = visitor.get("/cart/update-product", headers={"User-ID": "u"})
+    problem(response, 426, "websocket-required")
+    assert response.headers["upgrade"] == "websocket"
+
+
+def test_who_asks_over_such_sockets_has_the_limits_of_a_user(edge: Running) -> None:
+    user = f"seed-{secrets.token_hex(4)}"
+    token = issue(
+        edge.settings.secret.get_secret_value(),
+        user_id=user,
+        roles=[],
+        lifetime=timedelta(hours=1),
+        now=datetime.now(UTC),
+    )[0]
+    asked = json.dumps({"product": {"product_code": "P"}, "quantity": -1})
+    url = f"{edge.url.replace('http', 'ws')}/cart/update-product"
+    with edge.client(token) as client:
+        while client.delete("/v1/cart/items/P").status_code == 202:
+            pass
+    with connect(url, additional_headers={"User-ID": user, "payload": asked}, proxy=None) as line:
+        answer = json.loads(line.recv(timeout=20))
+    assert (answer["status_code"], answer["message"]) == (429, "more than 100 requests a minute")
 
 
 # ---- profiles -------------------------------------------------------------------------------------------------------

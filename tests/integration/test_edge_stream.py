@@ -279,6 +279,17 @@ async def test_after_a_cut_resume_tells_what_became_of_everything(edge: Running)
     assert end == {"type": "resumed", "id": "r1", "pending": ["a2"], "unknown": ["b2"]}
 
 
+async def test_a_response_that_is_put_on_its_topic_again_is_told_with_the_mark(edge: Running) -> None:
+    guest = edge.guest()
+    async with shopper(edge, guest["token"]) as line:
+        await send(line, id="a1", type="add", product="P", quantity=2)
+        assert (await receive(line))["type"] == "pending"
+        held = await receive(line)
+        data = {name: value for name, value in held.items() if name != "type"} | {"user_id": guest["user_id"]}
+        await asyncio.to_thread(edge.carts.publish, RESPONSES, "/cart", "holdfast.cart.held", guest["user_id"], data)
+        assert await receive(line) == {**held, "replayed": True}
+
+
 async def test_an_id_used_for_something_else(edge: Running) -> None:
     async with shopper(edge) as line:
         await send(line, id="a1", type="add", product="P", quantity=2)

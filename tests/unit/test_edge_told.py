@@ -1,0 +1,126 @@
+"""What is told again carries its mark, by whatever tool it was replayed, and however long ago it was first told."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cart_service import messages as cart
+from infrastructure.envelope import Envelope
+from inventory_service.messages import Line, Money
+from rest_api.hub import Hub
+from rest_api.model import Session
+from rest_api.server_frames import Server
+from rest_api.shopper import Rules
+from rest_api.ticker import Ticker
+from rest_api.told import KEPT_SECONDS, Told
+from tests.unit.resumption import Wire
+
+SERVER = TypeAdapter[Any](Server)
+USER = "ann"
+IDS: dict[str, Any] = {"user_id": USER, "id": "a1"}
+HELD = cart.Held(
+    **IDS, product="P", quantity=2, line_quantity=2, expires_at=datetime(2026, 11, 21, tzinfo=UTC), version=1
+)
+ORDER = cart.Order(**IDS, order_id="o1", status="paid", order_version=3)
+LINE = Line(product="P", quantity=1, price=Money(amount=1, currency="GBP"))
+TELLINGS: list[cart.Response] = [
+    HELD,
+    cart.Refused(**IDS, product="P", reason="out_of_stock", available=0),
+    cart.Removed(**IDS, version=2),
+    cart.Expired(user_id=USER, lines=(), version=3),
+    ORDER,
+    cart.Snapshot(user_id=USER, cart=cart.CartView(version=4, lines=(LINE,))),
+    cart.Notice(user_id=USER, notice_id="n1", template="t", title="T", body="B"),
+]
+
+
+class Edge:
+    """A hub with one socket, and what that was sent."""
+
+    def __init__(self) -> None:
+        async def publish(*_: Any) -> None: ...
+
+        async def names(_: Iterable[str]) -> Mapping[str, str]:
+            return {}
+
+        gateway: Any = SimpleNamespace(fault=None, publish=publish)
+        self.hub = Hub(gateway, names=names, currency="GBP", rules=Rules(), ticker=Ticker())
+        self.wire = Wire()
+        self.session = Session("s1", self.hub.shopper(USER), expires_at=2e9)
+
+    async def enter(self) -> None:
+        await self.hub.enter(self.session, self.wire)
+        self.wire.down.clear()
+
+    async def hear(self, message: cart.Response, *, ago: float = 0) -> list[dict[str, Any]]:
+        """The frames that a record brings, which was first sent some seconds ago."""
+        time = datetime.now(UTC) - timedelta(seconds=ago)
+        data = message.model_dump(mode="json", exclude_none=True)
+        event = Envelope(id="e", source="/cart", type=message.TYPE, subject=USER, time=time, data=data)
+        record: Any = SimpleNamespace(key=event.key, value=event.encode(), topic="t", partition=0, offset=0)
+        await self.hub.handle([record])
+        told = [json.loads(text) for text in self.wire.down]
+        self.wire.down.clear()
+        for frame in told:
+            SERVER.validate_python(frame)
+        return told
+
+
+@pytest.fixture
+async def edge() -> Edge:
+    edge = Edge()
+    await edge.enter()
+    return edge
+
+
+@pytest.mark.parametrize("message", TELLINGS)
+async def test_what_is_told_twice_carries_the_mark_the_second_time(edge: Edge, message: cart.Response) -> None:
+    (first,), (second,), (third,) = [await edge.hear(message) for _ in range(3)]
+    assert "replayed" not in first
+    assert second == third == {**first, "replayed": True}
+
+
+@pytest.mark.parametrize("message", TELLINGS)
+async def test_what_is_old_was_told_before_though_this_edge_knows_nothing_of_it(
+    edge: Edge, message: cart.Response
+) -> None:
+    (told,) = await edge.hear(message, ago=60)
+    assert told["replayed"] is True
+
+
+async def test_what_is_waited_for_is_news_however_late_it_comes(edge: Edge) -> None:
+    assert edge.session.shopper.admits("a1", 0.0)
+    (told,) = await edge.hear(HELD, ago=600)
+    assert "replayed" not in told
+    assert (await edge.hear(HELD, ago=600))[0]["replayed"] is True
+
+
+async def test_the_next_step_of_an_order_is_news(edge: Edge) -> None:
+    await edge.hear(ORDER)
+    (told,) = await edge.hear(ORDER.model_copy(update={"status": "confirmed", "order_version": 4}))
+    assert "replayed" not in told
+
+
+async def test_a_mark_that_stands_there_already_is_not_set_twice(edge: Edge) -> None:
+    for ago in (0, 0, 60):
+        (told,) = await edge.hear(HELD.model_copy(update={"replayed": True}), ago=ago)
+        assert list(told).count("replayed") == 1
+
+
+def test_what_was_told_is_remembered_for_a_while_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    assert not told.before("ann", b"x", 0.0)
+    assert not told.before("bob", b"x", 0.0), "another's is another"
+    assert told.before("ann", b"x", KEPT_SECONDS)
+    for round_ in (2, 3, 4):
+        told.before("ann", b"y", round_ * KEPT_SECONDS)
+    assert not told.before("ann", b"x", 4 * KEPT_SECONDS)
+    monkeypatch.setattr("rest_api.told.MOST", 10)
+    for number in range(1000):
+        told.before("ann", b"%d" % number, 5 * KEPT_SECONDS)
+    assert len(told._new) + len(told._old) <= 20
