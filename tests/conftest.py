@@ -1,6 +1,7 @@
 """Fixtures that every suite shares: real servers.
 
-They are started once a run, on ports and in directories of their own, and are gone afterwards; a test keeps to a prefix.
+They are started once a run, on ports and in directories of their own, and are gone afterwards; a test keeps to a
+prefix.
 A skipped test fails the run: what is not run proves nothing.
 """
 

@@ -21,6 +21,7 @@ import httpx
 import psutil
 import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.crashpoints import VARIABLE
 from infrastructure.local import claims
@@ -107,6 +108,12 @@ class Replica:
     def wait_ready(self, patience: float = PATIENCE) -> None:
         """Return when it is ready for work."""
         until(lambda: self.health() == "ok", patience, lambda: f"{self.name}: {self.health()}\n{self.told()}")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """What it counts on `/metrics` under a name and some labels; 0 before the first."""
+        page = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False, timeout=10).text
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
     def told(self, lines: int = 12) -> str:
         """The end of its log."""

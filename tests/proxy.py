@@ -29,6 +29,9 @@ class Mood:
     """Bytes a second, of each connection in each direction."""
     hole: bool = False
     """Nothing comes through and nothing is refused, as behind a cut cable; held back until the mood changes."""
+    drop: bool = False
+    """What arrives is lost for good, and the line stays open and silent. A line that has lost something is cut when
+    the mood changes: nothing may come behind a gap."""
     refuse: bool = False
     """New connections are reset at once, as by a server that is not there."""
 
@@ -140,6 +143,10 @@ class Proxy:
                 await asyncio.sleep(due - time.monotonic())
                 while self._mood.hole:
                     await self._changed.wait()
+                if self._mood.drop:
+                    while self._mood.drop:
+                        await self._changed.wait()
+                    raise ConnectionResetError
                 if not piece:
                     break
                 writer.write(piece)

@@ -24,11 +24,11 @@ from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service.audit import audit
-from inventory_service.messages import StoredOutcome
+from inventory_service.messages import Committed, StoredOutcome
 
 PATIENCE: Final = 60.0
 _STORED: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
-_OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed)
+_OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Order)
 Key = tuple[str, str]
 
 
@@ -97,6 +97,16 @@ class Shoppers:
         moments = sorted(at for (user, _), at in self.first_told.items() if of(user) and since <= at <= until)
         return max(after - before for before, after in zip([since, *moments], [*moments, until], strict=True))
 
+    def longest_wait(self, since: float, *, of: Callable[[str], bool] = bool) -> float:
+        """The longest that a change of these users waited for its outcome, from `since` on."""
+        waits = [
+            told - max(since, self.sent[key])
+            for key, told in self.first_told.items()
+            if of(key[0]) and told >= since and key in self.sent
+        ]
+        assert waits, "none of them asked for anything"
+        return max(waits)
+
     async def check(self) -> None:
         """Count everything again; call it when all is settled and nothing is asked."""
         for key, outcomes in self.told.items():
@@ -135,7 +145,9 @@ class Shoppers:
     async def _carts(self, users: set[str]) -> dict[str, tuple[int, list[tuple[str, int]], int]]:
         async with await postgres.connect(self.settings, "inventory") as connection:
             lines: dict[str, list[tuple[str, int]]] = defaultdict(list)
-            cursor = await connection.execute("SELECT user_id, product_code, hold_quantity FROM hold")
+            cursor = await connection.execute(
+                "SELECT user_id, product_code, hold_quantity FROM hold WHERE order_id IS NULL"
+            )
             for user, product, quantity in await cursor.fetchall():
                 lines[user].append((product, quantity))
             rows = await (await connection.execute("SELECT user_id, revision FROM holder")).fetchall()
@@ -169,7 +181,7 @@ class Shoppers:
 
     def _take(self, event: Envelope) -> None:
         message = cart.RESPONSE_VOCABULARY.parse(event)
-        if isinstance(message, _OUTCOMES) and message.id in self.ids:
+        if isinstance(message, _OUTCOMES) and message.id in self.ids and event.source == "/cart":
             key = (message.user_id, message.id)
             self.first_told.setdefault(key, time.monotonic())
             self.told[key].append(_comparable(message))
@@ -191,6 +203,8 @@ def _request(user: str, id_: str, verb: str, data: dict[str, Any]) -> Envelope:
 
 def _comparable(outcome: Any) -> dict[str, Any]:
     """What makes an outcome what it is, as the topic and the log both have it."""
+    if isinstance(outcome, Committed):  # a checkout's: its shopper is told of the order
+        return {"type": "order", "order_id": outcome.order_id, "status": "committed", "order_version": 2}
     fields = outcome.model_dump(exclude={"user_id", "id", "replayed", "type"}, exclude_none=True)
     kind = outcome.type if hasattr(outcome, "type") else outcome.TYPE.rpartition(".")[2]
     return {"type": kind, **fields}

@@ -6,9 +6,12 @@ has come to it, lets its successor finish, and counts everything again. A point 
 
 import asyncio
 import json
+import re
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -18,17 +21,36 @@ from aiokafka import AIOKafkaConsumer
 from cart_service import messages as cart
 from infrastructure import postgres
 from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
+from infrastructure.envelope import Envelope
+from infrastructure.history import kept
+from infrastructure.ids import derived, uuid7
 from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from inventory_service import messages as inventory
+from order_service import messages as orders
+from tests.integration import test_notification_mails as notices
+from tests.integration.customers import ADDRESS
 from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.servers import Servers
 from tests.shoppers import Shoppers, shoppers
 
 MODULES = {"edge": "rest_api", "cart": "cart_service", "inventory": "inventory_service", "guard": "cart_service"}
 MIGRATION = "migrate.applied"
-ELSEWHERE = {"orders", "payment", "delivery", "insights", "notifications"}
-"""Whose points are come to in `test_order_worker.py`, `test_payment_process.py`, `test_delivery_process.py`,
-`test_insights.py` and `test_notification_mails.py`."""
-HERE = [point for point in POINTS if point.partition(".")[0] not in ELSEWHERE]
+PLACED = "cart.placed"
+ELSEWHERE = {
+    "orders": "test_order_worker.py",
+    "payment": "test_payment_process.py",
+    "delivery": "test_delivery_process.py",
+    "insights": "test_insights.py",
+}
+"""Whose tests come to every point of the registry that begins with their name."""
+AT_THE_EDGE = [point for point in POINTS if point.startswith("edge.")]
+AT_WORK = [point for point in POINTS if point.startswith(("cart.", "inventory.", "guard.")) and point != PLACED]
+DELIVERY: dict[str, Any] = {
+    "address": ADDRESS,
+    "contact": {"email": "ann@example.org"},
+    "payment": {"token": "tok_approve"},
+}
 DUE = (  # Postgres' clock decides, and stands for itself: the cart is moved into the past
     "UPDATE holder SET first_held_at = first_held_at - interval '1 hour', expires_at = expires_at - interval '1 hour'"
     " WHERE user_id = %s"
@@ -69,7 +91,7 @@ def _victim(shop: Processes, point: str) -> Replica:
     return next(replica for replica in shop.replicas if replica.module == module)
 
 
-@pytest.mark.parametrize("point", [point for point in HERE if not point.startswith(("edge.", "migrate."))])
+@pytest.mark.parametrize("point", AT_WORK)
 async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
@@ -95,7 +117,47 @@ async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shopper
         assert await _letters(shop.settings) >= number - 1, "each of them is in the dead letters"
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("edge.")])
+async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_inventory_does_not(
+    shop: Processes, crowd: Shoppers
+) -> None:
+    """It comes to the point in every batch; here the batch is a checkout, and nothing else."""
+    victim, user, id_ = _victim(shop, PLACED), f"buyer-{secrets.token_hex(2)}", uuid7()
+    held = await crowd.ask(user, "add", product="MUG", quantity=2)
+    await crowd.settled()
+    [seller] = shop.start("order_service", "orders")
+    try:
+        seller.wait_ready()
+        victim.arm(f"{PLACED}:1")
+        victim.kept = False
+        assert victim.process is not None
+        order_id = derived(user, id_, "order")
+        checkout = {"order_id": order_id, "version": crowd.told[user, held][0]["version"], **DELIVERY}
+        await crowd.ask(user, "checkout", id_, **checkout)
+        assert await asyncio.to_thread(victim.process.wait, PATIENCE) == KILLED, victim.told()
+        assert len(await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)) == 1
+        assert await _about(shop.settings, inventory.REQUESTS, inventory.Commit, order_id) == []
+
+        victim.again()
+        await crowd.settled()
+        await crowd.check()
+        outcome = {"type": "order", "order_id": order_id, "status": "committed", "order_version": 2}
+        assert {str(each) for each in crowd.told[user, id_]} == {str(outcome)}, "one outcome, however often it is told"
+        assert (await crowd.read(user)).lines == (), "the order has what was in the cart"
+        places = await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)
+        assert len(places) >= 2, "its successor says it again, since nobody acknowledged it"
+        assert len({(place.id, str(place.data)) for place in places}) == 1, "and says the same"
+        async with asyncio.timeout(PATIENCE):
+            while len(stream := await _stream(shop.settings, order_id)) < 2:
+                await asyncio.sleep(0.1)
+        assert stream == [(1, orders.Placed.TYPE), (2, orders.Committed.TYPE)], "told twice, and placed once"
+    finally:
+        if not victim.kept:
+            victim.again()
+        seller.stop()
+        shop.replicas.remove(seller)
+
+
+@pytest.mark.parametrize("point", AT_THE_EDGE)
 async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
@@ -114,9 +176,10 @@ async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers
             while len(victim.exits) == deaths or victim.health() != "ok":
                 await asyncio.sleep(0.05)
         assert victim.exits[deaths:] == [KILLED], victim.told()
+        _move_claims(shop.settings, "now()")  # the start may have taken long
         answer = await client.post("/v1/cart/items", json=change)
         assert (answer.status_code, answer.headers["retry-after"]) == (409, "1"), "the first one's claim is still open"
-        _pass_ten_seconds(shop.settings)
+        _move_claims(shop.settings, "now() - interval '10 seconds'")
         answer = await client.post("/v1/cart/items", json=change)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["type"], answer.json()["line_quantity"]) == ("held", 2), "carried out once"
@@ -139,8 +202,19 @@ def test_a_migration_that_dies_before_its_commit_is_made_by_the_next(shop: Proce
 
 
 def test_every_point_is_visited() -> None:
-    assert {point.partition(".")[0] for point in POINTS} == {*MODULES, *ELSEWHERE, "migrate"}
-    assert [point for point in POINTS if point.startswith("migrate.")] == [MIGRATION]
+    """A point that is new is in one of these lists, or this fails; and a list's own test fails if it is not reached."""
+    visited = {*AT_WORK, *AT_THE_EDGE, PLACED, MIGRATION, *notices.AT_WORK, notices.HANDED_OVER}
+    for service, file in ELSEWHERE.items():
+        assert f'for point in POINTS if point.startswith("{service}.")]' in Path(__file__).with_name(file).read_text()
+        visited |= {point for point in POINTS if point.startswith(f"{service}.")}
+    assert visited == POINTS.keys()
+
+
+def test_every_point_in_the_code_is_in_the_registry() -> None:
+    code = Path(__file__).parents[2]
+    files = [file for room in ("*_service", "infrastructure", "rest_api") for file in code.glob(f"{room}/**/*.py")]
+    named = {name for file in files for name in re.findall(r'crashpoint\("(.+?)"\)', file.read_text())}
+    assert named == POINTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -172,16 +246,29 @@ async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop
             shop.replicas.remove(other)
 
 
+async def _about(settings: Settings, topic: Topic, message: type[Any], order_id: str) -> list[Envelope]:
+    """The messages of one kind about an order that stand on a topic."""
+    events = [Envelope.decode(record.key, record.value) async for record in kept(settings, [settings.topic(topic)])]
+    return [event for event in events if event.type == message.TYPE and event.data["order_id"] == order_id]
+
+
+async def _stream(settings: Settings, order_id: str) -> list[tuple[int, str]]:
+    """The versions and types of an order's events."""
+    query = "SELECT version, type FROM order_event WHERE order_id = %s ORDER BY version"
+    async with await postgres.connect(settings, "orders") as connection:
+        return [(version, type_) async for version, type_ in await connection.execute(query, [order_id])]
+
+
 async def _make_due(settings: Settings, user: str) -> None:
     async with await postgres.connect(settings, "inventory") as connection:
         await connection.execute(DUE, (user,))
 
 
-def _pass_ten_seconds(settings: Settings) -> None:
-    """Move the open claims into the past, as far as it takes to take them over."""
+def _move_claims(settings: Settings, to: str) -> None:
+    """Let the open claims be of another time: one of ten seconds ago may be taken over."""
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute(f'SET search_path = "{settings.schema_name("edge")}"'.encode())
-        connection.execute("UPDATE claim SET claimed_at = claimed_at - interval '10 seconds' WHERE status IS NULL")
+        connection.execute(f"UPDATE claim SET claimed_at = {to} WHERE status IS NULL".encode())
 
 
 async def _letters(settings: Settings) -> int:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,9 +20,14 @@ import psycopg
 import pytest
 from redis import Redis
 
+from cart_service import messages as cart
+from infrastructure.envelope import Envelope
+from infrastructure.history import kept
 from infrastructure.local import processes as system
 from infrastructure.settings import Settings
-from tests.processes import Processes, processes
+from infrastructure.topics import PARTITIONS, Topic
+from inventory_service import messages as inventory
+from tests.processes import PATIENCE, Processes, processes
 from tests.proxy import Mood, Proxy, proxy
 from tests.servers import Servers, bring, local_parts
 from tests.shoppers import Shoppers, shoppers
@@ -85,14 +90,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dependencies]:
 
 @pytest.fixture(scope="module")
 def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """One cart worker, two of the inventory: the crowd locks are between them."""
+    """One cart worker, two of the inventory: the crowd locks are between them, and each change that takes wants one."""
     settings = Settings(
         kafka=own.servers.kafka,
         postgres_url=own.parts["postgres"].url(),  # the tests themselves look past the proxy
         redis_url=own.servers.redis_url,
         prefix=f"t{secrets.token_hex(3)}.",
     )
-    with processes(own.servers, settings, tmp_path_factory.mktemp("shop")) as here:
+    with processes(own.servers, settings, tmp_path_factory.mktemp("shop"), HOLDFAST_LOCK_ABOVE="0") as here:
         here.seed(MUG=100_000, HOT=100)
         here.start("cart_service", "cart-1")
         here.start("inventory_service", "inventory-1", "inventory-2")
@@ -130,14 +135,52 @@ async def _while(crowd: Shoppers, fault: Callable[[], object], seconds: float) -
     await shopping
 
 
+async def _counted(shop: Processes, name: str, **labels: str) -> dict[str, float]:
+    """What each worker of the inventory has counted."""
+    workers = [replica for replica in shop.replicas if replica.module == "inventory_service"]
+    return {worker.name: await asyncio.to_thread(worker.metric, name, **labels) for worker in workers}
+
+
+async def _until_counted(shop: Processes, crowd: Shoppers, name: str, **labels: str) -> None:
+    """Shop until each worker of the inventory has counted one more."""
+    before = await _counted(shop, name, **labels)
+    end = time.monotonic() + PATIENCE
+    while any(after <= before[worker] for worker, after in (await _counted(shop, name, **labels)).items()):
+        assert time.monotonic() < end, f"{name}{labels} stays at {before}"
+        await _for(0.3, crowd)
+
+
+@contextmanager
+def _mood(line: Proxy, mood: Mood) -> Iterator[None]:
+    line.mood = mood
+    try:
+        yield
+    finally:
+        line.mood = Mood()
+
+
 # ---- Redis ----------------------------------------------------------------------------------------------------------
+
+LOCKS = "holdfast_locks_total"
+
+
+async def _answered_without_locks(shop: Processes, crowd: Shoppers) -> None:
+    """Each worker finds that it can have no lock, and the shop goes on: all are answered before there is one again."""
+    await _until_counted(shop, crowd, LOCKS, result="away")
+    held = await _counted(shop, LOCKS, result="held")
+    await _for(1, crowd)
+    await crowd.settled()
+    assert await _counted(shop, LOCKS, result="held") == held
 
 
 async def test_redis_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    answered = len(crowd.first_told)
-    await _while(crowd, lambda: own.kill("redis"), 3)
-    assert len(crowd.first_told) > answered, "the shop goes on without it"
-    await asyncio.to_thread(own.revive, "redis")
+    await _until_counted(shop, crowd, LOCKS, result="held")
+    await _while(crowd, lambda: own.kill("redis"), 1)
+    try:
+        await _answered_without_locks(shop, crowd)
+    finally:
+        await asyncio.to_thread(own.revive, "redis")
+    await _until_counted(shop, crowd, LOCKS, result="held")
 
 
 async def test_redis_forgets_everything(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
@@ -148,25 +191,38 @@ async def test_redis_forgets_everything(own: Dependencies, shop: Processes, crow
                 redis.flushall()
                 time.sleep(0.05)
 
+        before = await _counted(shop, LOCKS, result="held")
         await _while(crowd, flush, 2)
+    after = await _counted(shop, LOCKS, result="held")
+    assert all(after[worker] > held for worker, held in before.items()), "locks were taken while others were forgotten"
+    await _until_counted(shop, crowd, LOCKS, result="held")
 
 
 async def test_redis_is_paused_for_longer_than_a_lock_lives(
     own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
+    answered = len(crowd.first_told)
+    before = await _counted(shop, LOCKS, result="away")
     with Redis.from_url(own.parts["redis"].url()) as redis:
-        answered = len(crowd.first_told)
-        await _while(crowd, lambda: redis.execute_command("CLIENT", "PAUSE", "2500", "ALL"), 2)
+        redis.execute_command("CLIENT", "PAUSE", "4000", "ALL")
+        await _for(3, crowd)
         assert len(crowd.first_told) > answered, "the shop goes on without it"
+        redis.ping()  # it answers when it is no longer paused
+    after = await _counted(shop, LOCKS, result="away")
+    assert all(after[worker] > away for worker, away in before.items()), "nobody noticed"
+    await _until_counted(shop, crowd, LOCKS, result="held")
 
 
-@pytest.mark.parametrize("mood", [Mood(delay=0.1), Mood(hole=True), Mood(refuse=True)], ids=["slow", "hole", "refuses"])
+@pytest.mark.parametrize(
+    "mood",
+    [Mood(delay=0.1), Mood(hole=True), Mood(drop=True), Mood(refuse=True)],
+    ids=["slow", "hole", "drops", "refuses"],
+)
 async def test_redis_behind_a_bad_line(mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    own.redis.mood = mood
-    own.redis.reset()
-    await _for(2, crowd)
-    await crowd.settled()
-    own.redis.mood = Mood()
+    with _mood(own.redis, mood):
+        own.redis.reset()
+        await _answered_without_locks(shop, crowd)
+    await _until_counted(shop, crowd, LOCKS, result="held")
 
 
 # ---- Postgres -------------------------------------------------------------------------------------------------------
@@ -216,6 +272,18 @@ async def test_postgres_behind_a_bad_line(
         own.postgres.reset()
     await _for(seconds, crowd)
     own.postgres.mood = Mood()
+
+
+async def test_postgres_behind_a_line_that_loses_everything(
+    own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    """No end of the line hears of it: who waits for an answer gives up by a deadline of its own, again and again."""
+    with _mood(own.postgres, Mood(drop=True)):
+        began, asked = time.monotonic(), set(crowd.sent)
+        await _until_counted(shop, crowd, "holdfast_retries_total", error="TimeoutError")
+        print(f"each worker gave up within {time.monotonic() - began:.1f} s of silence")
+        assert crowd.sent.keys() - asked
+        assert not crowd.told.keys() - asked, "nothing came through"
 
 
 async def test_lines_to_postgres_are_reset_in_mid_transaction(
@@ -288,6 +356,8 @@ async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, sh
         replica.again(HOLDFAST_CLOCK_SKEW_SECONDS=str(minutes * 60))
     await _for(3, crowd)
     await crowd.settled()
+    assert await _clocks(crowd, cart.REQUESTS) == {minutes}
+    assert await _clocks(crowd, inventory.REQUESTS) == {minutes, 0}, "inventory-2 has part of the work"
     assert not [key for key, told in crowd.told.items() if told[0].get("reason") == "expired"]
     with psycopg.connect(shop.settings.postgres_url) as connection:
         connection.execute(f'SET search_path = "{shop.settings.schema_name("inventory")}"'.encode())
@@ -301,6 +371,24 @@ async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, sh
     assert (expired, soon) == (0, 0)
     for replica in wrong:
         replica.again(HOLDFAST_CLOCK_SKEW_SECONDS="0")
+
+
+async def _clocks(crowd: Shoppers, topic: Topic) -> set[int]:
+    """By how many minutes the clocks of those who act on a topic are wrong, as their dead letters tell."""
+    name = crowd.settings.topic(topic)
+    sent = [await crowd.producer.send_and_wait(name, b"no event", b"nobody", partition=at) for at in range(PARTITIONS)]
+    places = {(record.partition, record.offset) for record in sent}
+    times: list[float] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(times) < len(places):
+            letters = [record async for record in kept(crowd.settings, [crowd.settings.topic(topic.dead_letters)])]
+            events = [(record.timestamp / 1000, Envelope.decode(record.key, record.value)) for record in letters]
+            times = [
+                event.time.timestamp() - stored
+                for stored, event in events
+                if (event.data["partition"], event.data["offset"]) in places
+            ]
+    return {round(seconds / 60) for seconds in times}
 
 
 def test_every_replica_is_the_one_that_was_started_or_its_successor(shop: Processes) -> None:

@@ -16,6 +16,10 @@ from tests.integration.notification_world import Order, World, asked, responses,
 from tests.processes import PATIENCE
 from tests.servers import Servers
 
+AT_WORK = tuple(f"notifications.{what}" for what in ("asked", "written", "stored", "told", "warned"))
+"""The points that one order and one cart bring the worker to, in their order."""
+HANDED_OVER = "notifications.handed_over"
+
 
 @pytest.fixture(scope="module")
 def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -106,7 +110,7 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
     here: World, user: str
 ) -> None:
     order, deaths = Order(user), len(here.email.exits)
-    here.email.arm("notifications.handed_over:1")
+    here.email.arm(f"{HANDED_OVER}:1")
     await here.say(*order.confirmed())
     await here.settled(user, 3)
     assert here.email.exits[deaths:] == [KILLED], here.email.told()
@@ -119,15 +123,15 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
 @pytest.mark.timeout(300)
 async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str) -> None:
     """Each successor is armed for the next point, so that one order and one cart meet all of them."""
-    order, deaths, points = Order(user), len(here.worker.exits), ["asked", "written", "stored", "told", "warned"]
-    here.worker.arm(f"notifications.{points[0]}:1")
+    order, deaths = Order(user), len(here.worker.exits)
+    here.worker.arm(f"{AT_WORK[0]}:1")
     ends = datetime.now(UTC) + timedelta(hours=1)
     await here.say(order.place(), *responses(user, _held(user, 1, ends)))
     async with asyncio.timeout(PATIENCE):
         while not here.rows("SELECT 1 FROM contact NATURAL JOIN cart WHERE user_id = %s", user):
             await asyncio.sleep(0.05)
-    for number, point in enumerate([*points[1:], None], start=1):
-        here.worker.environment[VARIABLE] = f"notifications.{point}:1" if point else ""
+    for number, point in enumerate([*AT_WORK[1:], None], start=1):
+        here.worker.environment[VARIABLE] = f"{point}:1" if point else ""
         if number == 1:
             await here.say(*order.confirmed())
         if point is None:
@@ -137,7 +141,7 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
                 await asyncio.sleep(0.05)
     await _until(here, user, {("order_confirmed", "email"): "sent", ("cart_expiring", "push"): "sent"})
     await here.settled(user, 5)
-    assert here.worker.exits[deaths:] == [KILLED] * len(points), here.worker.told()
+    assert here.worker.exits[deaths:] == [KILLED] * len(AT_WORK), here.worker.told()
     mails = here.mails(order.email)
     assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
     assert {mail["copies"] for mail in mails} == {1}
