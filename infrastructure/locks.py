@@ -106,8 +106,9 @@ class RedisLocks:
                 await self._release(keys, token)
 
     async def close(self) -> None:
-        """Give the connections back."""
-        await self._redis.aclose()
+        """Give the connections back; one that Redis does not let go in time is dropped."""
+        with suppress(RedisError, OSError):
+            await self._redis.aclose()
 
     async def _ask(self, keys: list[str], token: str) -> str:
         """`held`; `crowded` when another kept them all the while; `away` when Redis didn't answer in time."""

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infrastructure import locks as module
 from infrastructure import metrics
@@ -212,3 +213,13 @@ async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
     async with locks.hold({"A"}) as held:
         assert held
         locks._give = redis.register_script("error('gone')")
+
+
+async def test_a_redis_that_does_not_let_go_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = RedisLocks("redis://127.0.0.1:1/0", "t.")
+
+    async def late() -> None:
+        raise RedisTimeoutError
+
+    monkeypatch.setattr(locks._redis, "aclose", late)
+    await locks.close()

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -113,5 +114,21 @@ def test_who_is_refused_is_reset(between: Proxy) -> None:
     with pytest.raises(ConnectionResetError), _line(between) as line:
         line.recv(1)
     between.mood = Mood()
+    with _line(between) as line:
+        assert _ask(line, b"y")[0] == b"y"
+
+
+def test_what_is_dropped_is_lost_and_its_line_is_cut_when_the_mood_changes(between: Proxy) -> None:
+    with _line(between) as line:
+        _ask(line, b"x")
+        between.mood = Mood(drop=True)
+        line.sendall(b"lost")
+        line.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            line.recv(1)
+        between.mood = Mood()
+        line.settimeout(10)
+        with suppress(ConnectionResetError):
+            assert line.recv(1) == b"", "nothing comes behind a gap"
     with _line(between) as line:
         assert _ask(line, b"y")[0] == b"y"
