@@ -154,19 +154,22 @@ def never_back(history: Sequence[Entry]) -> Iterator[Finding]:
     """What a shopper has not been told of an order before is newer than what they have.
 
     A frame may come again, equal. Version 2 comes from the cart and those after it from the orders, so it alone may be
-    overtaken, by a cart that was dead meanwhile. Nobody asks this once a topic was fed back to itself by hand.
+    overtaken, by a cart that was dead meanwhile. The answer to a cancellation has an id of its own, tells how the order
+    stood when it was accepted, and may come behind news of what happened since. Nobody asks this once a topic was fed
+    back to itself by hand.
     """
-    newest: dict[tuple[str, str], int] = defaultdict(int)
+    newest: dict[tuple[str, str, str], int] = defaultdict(int)
     told: set[tuple[str, str, int]] = set()
     for entry, frame in frames(_before_replays(history)):
         version, order, user = frame.get("order_version"), frame["order_id"], entry.user or ""
         if not entry.session or version is None or frame.get("replayed") or (user, order, version) in told:
             continue
         told.add((user, order, version))
-        if COMMITTED < version < newest[user, order]:
+        about = user, order, frame["id"]
+        if COMMITTED < version < newest[about]:
             words = (order, user, *filter(None, (entry.id,)))
-            yield Finding("I7", f"order {order} went back from {newest[user, order]} to {version} before {user}", words)
-        newest[user, order] = max(newest[user, order], version)
+            yield Finding("I7", f"order {order} went back from {newest[about]} to {version} before {user}", words)
+        newest[about] = max(newest[about], version)
 
 
 def _before_replays(history: Sequence[Entry]) -> Iterator[Entry]:

@@ -125,7 +125,7 @@ TRUTH = Truth(
 
 
 def frame(second: int, order: str, version: int, status: str, user: str = "ann", **more: Any) -> Entry:
-    value = {"type": "order", "order_id": order, "order_version": version, "status": status, **more}
+    value = {"type": "order", "id": "c", "order_id": order, "order_version": version, "status": status, **more}
     return Entry(second, "shopper-1", "heard", "order", id="c", user=user, session="s1", value=value)
 
 
@@ -339,6 +339,7 @@ def test_an_order_that_is_told_again_may_be_old() -> None:
         assert findings([*HISTORY, again], TRUTH) == []
     late = [*HISTORY, frame(4, "o1", 6, "shipped")]
     assert "I7" not in {finding.invariant for finding in check(late, TRUTH, zombies=True)}
+    assert findings([*HISTORY, frame(4, "o1", 6, "shipped", id="of a cancellation")], TRUTH) == []  # as it stood then
     by_hand = Entry(4, NEMESIS, "invoke", "replay")
     assert findings([*HISTORY, by_hand, *late[-1:]], TRUTH) == []
     assert findings([*HISTORY[1:], HISTORY[0]], TRUTH) == []  # the cart, which was dead meanwhile
