@@ -122,15 +122,14 @@ class OrderStore:
             "ids": sorted({came.order_id for came in batch}),
             "requests": [came.request_id for came in batch if isinstance(came.message, Asked)],
         }
-        names = ("lock_orders", "streams", "privates", "waiting", "answered")
+        names = ("lock_orders", "streams", "privates", "waiting")
         async with connection.pipeline():
             await connection.execute("BEGIN")
             clock = await connection.execute("SELECT now()")
             if new:
                 await connection.execute(QUERIES["insert_missing"], values)
-            locked, streams, privates, waiting, answered = [
-                await connection.execute(QUERIES[name], values) for name in names
-            ]
+            locked, streams, privates, waiting = [await connection.execute(QUERIES[name], values) for name in names]
+            answered = await connection.execute(QUERIES["answered"], values) if values["requests"] else None
             [(now,)] = await clock.fetchall()
             turns = {id_: Turn(id_, published, attempts) async for _, id_, published, attempts in locked}
             async for order_id, type_, data, at in streams:
@@ -143,9 +142,10 @@ class OrderStore:
             async for order_id, user_id, request_id, type_, message in waiting:
                 came = Came(order_id, user_id, request_id, WAITING[type_].model_validate_json(message))
                 turns[order_id].waiting += (came,)
-            async for order_id, user_id, request_id, type_, refused in answered:
-                turn = turns.setdefault(order_id, Turn(order_id))
-                turn.answered[user_id, request_id, type_] = refused
+            if answered:
+                async for order_id, user_id, request_id, type_, refused in answered:
+                    turn = turns.setdefault(order_id, Turn(order_id))
+                    turn.answered[user_id, request_id, type_] = refused
         return now, turns
 
     async def _write(

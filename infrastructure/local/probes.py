@@ -81,28 +81,27 @@ def service(port: int) -> Health:
 
 
 def _status(port: int, path: str) -> int:
-    link = http.client.HTTPConnection(LOOPBACK, port, timeout=PATIENCE)
+    return ask(f"http://{LOOPBACK}:{port}{path}")[0]
+
+
+def ask(url: str) -> tuple[int, str]:
+    """The status and the text of what a service answers, as on `/readyz`; 0 when it does not answer in time."""
+    place = urlsplit(url)
+    link = http.client.HTTPConnection(place.hostname or LOOPBACK, place.port, timeout=PATIENCE)
     try:
-        link.request("GET", path)
-        return link.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
+        link.request("GET", place.path)
+        answer = link.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, f"it does not answer: {type(error).__name__}"
     finally:
         link.close()
 
 
 def page(url: str) -> str | None:
     """The text of a page, as of a service's `/metrics`; None when it is not given in time."""
-    place = urlsplit(url)
-    link = http.client.HTTPConnection(place.hostname or LOOPBACK, place.port, timeout=PATIENCE)
-    try:
-        link.request("GET", place.path)
-        answer = link.getresponse()
-        return answer.read().decode(errors="replace") if answer.status == http.client.OK else None
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        link.close()
+    status, text = ask(url)
+    return text if status == http.client.OK else None
 
 
 _given: set[int] = set()

@@ -17,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TextIO
 
-import aiohttp
 import psutil
 import psycopg
 from redis.asyncio import Redis
@@ -158,10 +157,14 @@ class Stage:
 
     async def why_unready(self) -> str:
         """The same, each with what it says of itself; empty when all are ready."""
-        names, services = self.unready(), self.services()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
-            said = [await _said(http, services[name].get("metrics")) for name in names]
-        return ", ".join(f"{name} not ready ({why})" for name, why in zip(names, said, strict=True))
+        said, services = [], self.services()
+        for name in self.unready():
+            metrics = services[name].get("metrics")
+            why = "it does not say why"
+            if metrics:
+                _, why = await asyncio.to_thread(probes.ask, metrics.replace("/metrics", "/readyz"))
+            said.append(f"{name} not ready ({why[:300]})")
+        return ", ".join(said)
 
     def restarts(self) -> int:
         """How often anything was started again so far."""
@@ -280,17 +283,6 @@ class Extra:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 await asyncio.to_thread(self._child.wait)
-
-
-async def _said(http: aiohttp.ClientSession, metrics: str | None) -> str:
-    """Why a service is not ready, in its own words."""
-    if metrics is None:
-        return "it does not say why"
-    try:
-        async with http.get(metrics.replace("/metrics", "/readyz")) as answer:
-            return (await answer.text())[:300]
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return f"it does not answer: {type(error).__name__}"
 
 
 def pick(names: Sequence[str], chance: Random) -> str:

@@ -8,6 +8,7 @@ from cart_service import messages as cart
 from cart_service import model
 from cart_service.store import Carts
 from inventory_service import messages as inventory
+from tests.unit.test_cart_checkout import Dictionary
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 GBP = inventory.Money(amount=255, currency="GBP")
@@ -162,25 +163,11 @@ def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
     assert not model.reappeared(after, model.taken(after, "r1", twice), twice)
 
 
-class Table:
-    """Two carts, one of which nobody can read."""
-
-    def __init__(self) -> None:
-        pending = model.noted(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
-        self.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.kept.get(key)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.kept[key] = value
-
-    def items(self) -> list[tuple[bytes, bytes]]:
-        return list(self.kept.items())
-
-
 def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
-    carts = Carts(Table())
+    pending = model.noted(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
+    table = Dictionary()
+    table.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}
+    carts = Carts(table)
     assert list(carts.pending()) == [("bob", "r1")]
     before = carts.get("ann")
     assert before == model.Cart()
