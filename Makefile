@@ -30,7 +30,7 @@ check: .venv/.dev ## format, lint, types, layers and unit tests: under a minute
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/mypy --strict $(CODE)
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n $(PARALLEL) tests/unit
 
 test: .venv/.dev ## all tests, on real servers, as CI runs them (SERVICE=cart: one service's)
 ifdef SERVICE

@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cart_service import messages as cart
 from cart_service.agents import CartAgents
-from cart_service.audit import audit
+from cart_service.audit import audit, look
 from cart_service.store import Carts
 from infrastructure import logs
-from infrastructure.audit_topics import show
+from infrastructure.audit_topics import TopicAuditor, show
 from infrastructure.broker import BrokerAwayError, ensure_topics
 from infrastructure.guard import Handler
 from infrastructure.ids import uuid7
@@ -39,6 +40,16 @@ def build(settings: Settings) -> Worker:
     worker.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, agents.on_requests, agents.fail_request))
     worker.agent(Handler(inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, agents.on_decisions, agents.fail_decision))
     worker.background("asking again", agents.keep_asking)
+    if settings.audit_seconds:
+        auditor = TopicAuditor(
+            partial(worker.partitions, cart.REQUESTS),
+            partial(look, settings),
+            settings.audit_seconds,
+            service="cart",
+            grace=timedelta(seconds=settings.audit_grace_seconds),
+            kept=cart.REQUESTS.retention or timedelta.max,
+        )
+        worker.background("auditor", auditor.run)
     return worker
 
 

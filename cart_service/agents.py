@@ -27,8 +27,9 @@ Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 class CartAgents:
     """Both agents of one worker, and what they know since its partitions were assigned.
 
-    `generation` names the assignment in force. A read is answered from the table only once a snapshot asked for in this
-    assignment has come in; until then each read is passed on to inventory.
+    `generation` names the assignment in force, and is another name once the table has been recovered in it. A read is
+    answered from the table only once a snapshot asked for in this assignment has come in; until then each is passed on
+    to inventory.
     """
 
     def __init__(
@@ -143,7 +144,10 @@ class CartAgents:
         """The fact stands in Postgres; the cart asks again, and the dead letter keeps the record."""
 
     def _see_generation(self) -> None:
-        """After a rebalance, what was known of carts and of their pending requests is void."""
+        """After a rebalance, what was known of carts and of their pending requests is void.
+
+        The clock may bring us here before the table is recovered: `generation` is another one when it is.
+        """
         if (generation := self.generation()) != self._known_generation:
             self._known_generation = generation
             self.confirmed.clear()

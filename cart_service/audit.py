@@ -6,6 +6,7 @@ more than one a second all day, take half a gigabyte.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,7 +17,7 @@ from cart_service import messages as cart
 from cart_service.agents import SOURCE
 from cart_service.model import Cart, told
 from infrastructure import clock
-from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
+from infrastructure.audit_topics import SKEW, Judged, Place, Window, gently, named, place_of, shown
 from infrastructure.envelope import Envelope
 from infrastructure.history import kept
 from infrastructure.settings import Settings
@@ -135,6 +136,10 @@ class Books:
             ],
         ]
 
+    def sentences(self) -> list[str]:
+        """The violations; of many of one kind the first few."""
+        return [sentence for kind in self.violations() for sentence in shown(kind)]
+
 
 def _hashed(response: cart.Response) -> bytes:
     text = response.model_dump_json(exclude={"replayed"}, exclude_none=True)
@@ -160,6 +165,15 @@ def begin(settings: Settings, window: Window) -> tuple[Books, Readers]:
     }
 
 
+async def look(settings: Settings, partition: int, window: Window) -> list[str]:
+    """Count one partition again, beside the worker that works on it; raises `BrokerAwayError`."""
+    books, readers = begin(settings, window)
+    since = window.now - window.judged - SKEW
+    async with aclosing(kept(settings, readers, partition=partition, since=since)) as records:
+        await gently(records, readers)
+    return books.sentences()
+
+
 async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
     """`{"ok", "violations": [sentence], "figures": {name: count}}`; raises `BrokerAwayError`.
 
@@ -168,7 +182,7 @@ async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
     books, readers = begin(settings, Window(clock.now(), grace, cart.REQUESTS.retention or timedelta.max))
     async for record in kept(settings, readers):
         readers[record.topic](record)
-    violations = [sentence for kind in books.violations() for sentence in shown(kind)]
+    violations = books.sentences()
     figures = {
         "requests_answered": len(books.answered),
         "dead_letters": len(books.requests.letters) + len(books.decisions.letters),

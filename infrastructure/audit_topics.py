@@ -4,20 +4,34 @@ Kafka forgets by age and the shop is busy, so only records of a certain age are 
 on, young enough for everything that came of them to be there still.
 """
 
+import asyncio
 import json
+import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
-from infrastructure import dead_letters
+from infrastructure import clock, dead_letters, metrics
 from infrastructure.envelope import Envelope, Message, Reason, Undecodable, Vocabulary
+from infrastructure.topics import PARTITIONS
+
+log = logging.getLogger(__name__)
 
 SHOWN: Final = 20
 """Violations of one kind that are spelled out; the rest is only counted."""
 TO_BE_SURE: Final = timedelta(hours=12)
 """Records that are forgotten this soon are not judged."""
+SHARE: Final = 20
+"""An audit beside the shop rests this many times as long as it took: at most a twentieth of a core."""
+ROUND: Final = 5
+"""Each partition is looked at after this many times the pause between two audits of tables."""
+SKEW: Final = timedelta(minutes=6)
+"""So much earlier than what is judged may what came of it be dated, by another clock."""
+BUSY_SECONDS: Final = 0.002
+"""Who shares a loop with a worker holds it up for no longer."""
 
 M = TypeVar("M", bound=Message)
 Place = tuple[str, int, int]
@@ -49,11 +63,13 @@ class Window:
     grace: timedelta
     kept: timedelta
     """How long the topics keep their records."""
+    judged: timedelta = timedelta.max
+    """And came in no longer ago than this."""
 
     def covers(self, record: Any) -> bool:
         """Whether everything that should have come of `record` must be there."""
         age = self.now - datetime.fromtimestamp(record.timestamp / 1000, UTC)
-        return self.grace <= age < self.kept - TO_BE_SURE
+        return self.grace <= age < min(self.kept - TO_BE_SURE, self.judged)
 
     def remembers(self, event: Envelope) -> bool:
         """Whether the log still has what came of a request of this age, however late its record is."""
@@ -106,3 +122,75 @@ def place_of(record: Any) -> Place:
 def named(place: Place) -> str:
     """A place as the dead letters name it."""
     return "/".join(map(str, place))
+
+
+async def gently(records: AsyncIterator[Any], readers: Mapping[str, Callable[[Any], None]]) -> None:
+    """Give each record to the reader of its topic, and rest `SHARE` times as long as that takes."""
+    busy = 0.0
+    async for record in records:
+        began = time.perf_counter()
+        readers[record.topic](record)
+        busy += time.perf_counter() - began
+        if busy > BUSY_SECONDS:
+            await asyncio.sleep(SHARE * busy)
+            busy = 0.0
+
+
+Look = Callable[[int, Window], Awaitable[list[str]]]
+"""Audits one partition of all topics of a service: a sentence for each violation in the window."""
+
+
+class TopicAuditor:
+    """Audits the topics of `service` beside the shop, a partition at a time: each replica those that it works on.
+
+    A partition's turn comes again after `ROUND * every` seconds, or later when there is much to read. What came in
+    during two such rounds is judged: what is missing is logged twice, and stays in the metric as long.
+    """
+
+    def __init__(
+        self,
+        owned: Callable[[], Collection[int]],
+        look: Look,
+        every: float,
+        *,
+        service: str,
+        grace: timedelta,
+        kept: timedelta,
+    ) -> None:
+        self.owned = owned
+        self.look = look
+        self.round = ROUND * every
+        self.service = service
+        self.grace = grace
+        self.kept = kept
+        self._looked: dict[int, float] = {}
+        self._found: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Look at one partition after another for ever; raises when the broker is away."""
+        try:
+            while True:
+                began = time.monotonic()
+                mine = sorted(self.owned())
+                if mine:
+                    await self._audit(min(mine, key=lambda partition: self._looked.get(partition, 0.0)), mine)
+                turn = self.round / (len(mine) or PARTITIONS)
+                await asyncio.sleep(max(0.0, began + turn - time.monotonic()))
+        finally:
+            for gauge in (metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE, metrics.AUDIT_SECONDS):
+                gauge.clear()
+
+    async def _audit(self, partition: int, mine: Collection[int]) -> None:
+        began = time.monotonic()
+        judged = self.grace + timedelta(seconds=2 * self.round)
+        violations = await self.look(partition, Window(clock.now(), self.grace, self.kept, judged))
+        for violation in violations:
+            log.error("audit: %s", violation)
+        self._looked[partition], self._found[partition] = time.monotonic(), len(violations)
+        metrics.AUDIT_VIOLATIONS.labels(self.service).set(sum(self._found.get(each, 0) for each in mine))
+        metrics.AUDIT_AGE.labels(self.service).set_function(self._age)
+        metrics.AUDIT_SECONDS.labels(self.service).set(time.monotonic() - began)
+
+    def _age(self) -> float:
+        looked = [at for partition in self.owned() if (at := self._looked.get(partition)) is not None]
+        return time.monotonic() - min(looked) if looked else 0.0

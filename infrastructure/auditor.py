@@ -14,7 +14,7 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from infrastructure import metrics
-from infrastructure.audit_topics import shown
+from infrastructure.audit_topics import SHARE, shown
 from infrastructure.postgres import Connection, try_lock
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 OPTIONS: Final = "-c transaction_timeout=60s -c lock_timeout=2s -c max_parallel_workers_per_gather=0 -c jit=off"
 """For the audit beside the shop: one core of Postgres' at most, and an end, since no dead row is cleared away behind
 the snapshot that it reads."""
-SHARE: Final = 20
-"""It rests this many times as long as it took: at most a twentieth of a core, however long the history has become."""
 
 Check = Callable[[Connection], Awaitable[list[str]]]
 """Reads the tables and gives a sentence for each violation."""

@@ -1,9 +1,10 @@
-"""What topics have kept, read once from the first record to the last there is now: for a service that audits itself.
+"""What topics have kept, read once to the last record there is now: for a service that audits itself.
 
 There is no consumer group, so nothing is committed and no worker is disturbed.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
+from datetime import datetime
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,30 +16,37 @@ from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
 """How long the broker may say nothing."""
+AT_A_TIME: Final = 200
+"""Records that are unpacked at once, which takes about a millisecond."""
 
 
-async def kept(settings: Settings, names: Collection[str]) -> AsyncIterator[Any]:
+async def kept(
+    settings: Settings, names: Collection[str], *, partition: int | None = None, since: datetime | None = None
+) -> AsyncGenerator[Any, None]:
     """The records of the topics with these names at the broker; one that is not there has none.
 
-    Each partition comes in its order, partitions in any. The end is what it is at the start. A record has `topic`,
-    `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerAwayError`.
+    Of all partitions, or of one, and of topics that have a single one; from the first record, or from the first that
+    bears a time from `since` on. Each partition comes in its order, partitions in any. The end is what it is at the
+    start. A record has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises
+    `BrokerAwayError`.
     """
     reader = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
     )
     try:
-        places = await _places(settings, names)
+        places = await _places(settings, names, partition)
         if not places:
             return
         await reader.start()
         reader.assign(places)
-        starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-        for place in places:  # `seek_to_beginning` loses against the reset to the end that `assign` begins
-            reader.seek(place, starts[place])
-        unread = {place for place in places if starts[place] < ends[place]}
+        ends = await reader.end_offsets(places)
+        starts = await _starts(reader, places, since) if since else await reader.beginning_offsets(places)
+        for place, start in starts.items():  # `seek_to_beginning` loses against the reset to the end of `assign`
+            reader.seek(place, start)
+        unread = {place for place in places if place in starts and starts[place] < ends[place]}
         silent = 0.0
         while unread:
-            batch = await reader.getmany(timeout_ms=500)
+            batch = await reader.getmany(timeout_ms=500, max_records=AT_A_TIME)
             silent = 0.0 if batch else silent + 0.5
             if silent > PATIENCE_SECONDS:
                 raise BrokerAwayError(f"Kafka at {settings.kafka} has stopped to answer")
@@ -55,7 +63,15 @@ async def kept(settings: Settings, names: Collection[str]) -> AsyncIterator[Any]
         await reader.stop()
 
 
-async def _places(settings: Settings, names: Collection[str]) -> list[TopicPartition]:
+async def _starts(
+    reader: AIOKafkaConsumer, places: Collection[TopicPartition], since: datetime
+) -> dict[TopicPartition, int]:
+    """The first record of each partition with a time from `since` on; a partition without one is left out."""
+    found = await reader.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
+    return {place: at.offset for place, at in found.items() if at}
+
+
+async def _places(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:
     admin = AIOKafkaAdminClient(
         bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000), retry_backoff_ms=100
     )
@@ -65,4 +81,9 @@ async def _places(settings: Settings, names: Collection[str]) -> list[TopicParti
         described = await admin.describe_topics(there) if there else []
     finally:
         await admin.close()
-    return [TopicPartition(topic["topic"], part["partition"]) for topic in described for part in topic["partitions"]]
+    return [
+        TopicPartition(topic["topic"], part["partition"])
+        for topic in described
+        for part in topic["partitions"]
+        if partition is None or part["partition"] == partition % len(topic["partitions"])
+    ]

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     audit_grace_seconds: float = Field(
         default=30, ge=0, description="a request may be without an outcome for this long before the audit complains"
     )
+    audit_seconds: float = Field(
+        default=60, ge=0, description="seconds between two audits beside the shop, of those that have one; 0: none"
+    )
     replication: int = Field(default=1, ge=1, description="copies of each Kafka partition")
 
     def topic(self, topic: Topic) -> str:

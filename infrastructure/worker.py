@@ -132,10 +132,15 @@ class Worker:
         for acknowledged in sent:
             await acknowledged
 
+    def partitions(self, topic: Topic) -> set[int]:
+        """Those of `topic` that this replica works on now."""
+        name = self.settings.topic(topic)
+        return {place.partition for place in self.app.consumer.assignment() if place.topic == name}
+
     @property
-    def generation(self) -> int:
-        """Grows with each rebalance: what was known about partitions before it is void."""
-        return int(self.app.consumer_generation_id)
+    def generation(self) -> str:
+        """Another with each rebalance, and another when its tables are recovered: what was known before is void."""
+        return f"{self.app.consumer_generation_id}{'-unsettled' if self.app.rebalancing else ''}"
 
     # ---- its life ---------------------------------------------------------------------------------------------------
 

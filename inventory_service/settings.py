@@ -16,9 +16,6 @@ class Settings(Shared):
     locks: bool = Field(default=True, description="whether crowds around scarce products queue at Redis")
     lock_above: int = Field(default=5, ge=0, description="a request for more than this many takes the lock")
     lock_remaining: int = Field(default=5, ge=0, description="and one that would leave fewer than this many")
-    audit_seconds: float = Field(
-        default=60, ge=0, description="seconds between two audits of the tables beside the shop; 0: none"
-    )
 
     @property
     def rules(self) -> Rules:

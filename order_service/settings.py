@@ -17,9 +17,6 @@ class Settings(Shared):
     order_ask_again_seconds: float = Field(
         default=30, ge=0.1, description="what an order waits for is asked again after this, then after twice as long …"
     )
-    audit_seconds: float = Field(
-        default=60, ge=0, description="seconds between two audits of the tables beside the shop; 0: none"
-    )
 
     @property
     def rules(self) -> Rules:

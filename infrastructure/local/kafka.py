@@ -43,18 +43,21 @@ class Kafka(Part):
 
     def _prepare(self) -> None:
         jars.classpath(self.progress)
+        lines = [f"{key}={_property(str(value))}" for key, value in self.properties().items()]
+        self.config.write_text((CONF / "server.properties").read_text() + "\n" + "\n".join(lines) + "\n")
+        if not (self.folder / "data/meta.properties").exists():
+            step = ["format", "-t", CLUSTER, "-c", str(self.config), "--ignore-formatted"]
+            run(java("kafka.tools.StorageTool", *step), self.folder, environment=self.environment())
+
+    def properties(self) -> dict[str, object]:
+        """What `server.properties` cannot know: this root's ports and directories."""
         controller = claims.free_port()
-        own = {
+        return {
             "log.dirs": self.folder / "data",
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{controller}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
         }
-        lines = [f"{key}={_property(str(value))}" for key, value in own.items()]
-        self.config.write_text((CONF / "server.properties").read_text() + "\n" + "\n".join(lines) + "\n")
-        if not (self.folder / "data/meta.properties").exists():
-            step = ["format", "-t", CLUSTER, "-c", str(self.config), "--ignore-formatted"]
-            run(java("kafka.tools.StorageTool", *step), self.folder, environment=self.environment())
 
     def environment(self) -> dict[str, str]:
         """Java takes the encoding of file names from here; a root may have any letters in its path."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,9 @@ from inventory_service import messages as inventory
 from inventory_service.audit import violations_of
 from tests.command import Holdfast
 from tests.integration.inventory import schema
+from tests.processes import Processes, processes, until
 from tests.servers import Servers
+from tests.shoppers import shoppers
 
 
 @pytest.fixture
@@ -101,3 +104,31 @@ async def test_the_audit_beside_the_shop_exports_what_it_finds_while_it_has_the_
             for loop in loops:
                 loop.cancel()
         assert gauge("violations") is None
+
+
+@pytest.fixture
+def shop(servers: Servers, settings: Settings, tmp_path: Path) -> Iterator[Processes]:
+    often = {"HOLDFAST_AUDIT_SECONDS": "1", "HOLDFAST_AUDIT_GRACE_SECONDS": "2"}
+    with processes(servers, settings, tmp_path, **often) as here:
+        here.seed(MUG=5)
+        yield here
+
+
+async def test_the_topics_are_audited_beside_the_shop_by_who_works_on_them(shop: Processes) -> None:
+    """While nobody decides, the one carts' worker that has ann's partition misses an outcome; then there is one."""
+    [*carts] = shop.start("cart_service", "cart-1", "cart-2")
+    for worker in carts:
+        worker.wait_ready()
+
+    def violations() -> list[float]:
+        return sorted(worker.metric("holdfast_audit_violations", service="cart") for worker in carts)
+
+    async with shoppers(shop.settings) as crowd:
+        await crowd.ask("ann", "add", product="MUG", quantity=1)
+        await asyncio.to_thread(until, lambda: violations() == [0, 1], why=lambda: str(violations()))
+        logged = [line for worker in carts for line in worker.messages() if line.startswith("audit: request ")]
+        assert any("of ann" in line and "has no outcome" in line for line in logged)
+        shop.start("inventory_service", "inventory-1")
+        await crowd.settled()
+        await asyncio.to_thread(until, lambda: violations() == [0, 0], why=lambda: str(violations()))
+        await crowd.check()

@@ -23,7 +23,10 @@ from redis import Redis
 from cart_service import messages as cart
 from infrastructure.envelope import Envelope
 from infrastructure.history import kept
+from infrastructure.local import claims
 from infrastructure.local import processes as system
+from infrastructure.local.kafka import Kafka
+from infrastructure.local.parts import Part
 from infrastructure.settings import Settings
 from infrastructure.topics import PARTITIONS, Topic
 from inventory_service import messages as inventory
@@ -33,17 +36,38 @@ from tests.servers import Servers, bring, local_parts
 from tests.shoppers import Shoppers, shoppers
 
 
+class ProxiedKafka(Kafka):
+    """A broker with a second listener: whoever comes by it is sent, for everything else too, to the proxy before it."""
+
+    def __init__(self, like: Part, stack: ExitStack) -> None:
+        super().__init__(like.root, like.port, like.secrets)
+        self.second = claims.free_port()
+        self.proxy = stack.enter_context(proxy(f"127.0.0.1:{self.second}"))
+
+    def properties(self) -> dict[str, object]:
+        own = super().properties()
+        return {
+            **own,
+            "listeners": f"{own['listeners']},PROXIED://127.0.0.1:{self.second}",
+            "advertised.listeners": f"{own['advertised.listeners']},PROXIED://127.0.0.1:{self.proxy.port}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
+        }
+
+
 class Dependencies:
-    """Three servers of our own with a proxy before two of them, and a shop that knows only the proxies."""
+    """Three servers of our own with a proxy before each, and a shop that knows only the proxies."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.parts = {part.name: part for part in local_parts(folder)}
+        kafka = ProxiedKafka(self.parts["kafka"], stack)
+        self.parts["kafka"] = kafka
         self.started: list[subprocess.Popen[bytes]] = []
         self.postgres, self.redis = self._before("postgres", stack), self._before("redis", stack)
+        self.kafka = kafka.proxy
         for part in self.parts.values():
             bring(part, self.started)
         self.servers = Servers(
-            self.parts["kafka"].url(),
+            f"127.0.0.1:{self.kafka.port}",
             _through(self.parts["postgres"].url(), self.postgres),
             _through(self.parts["redis"].url(), self.redis),
         )
@@ -92,8 +116,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dependencies]:
 def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """One cart worker, two of the inventory: the crowd locks are between them, and each change that takes wants one."""
     settings = Settings(
-        kafka=own.servers.kafka,
-        postgres_url=own.parts["postgres"].url(),  # the tests themselves look past the proxy
+        kafka=own.parts["kafka"].url(),  # the tests themselves look past the proxies
+        postgres_url=own.parts["postgres"].url(),
         redis_url=own.servers.redis_url,
         prefix=f"t{secrets.token_hex(3)}.",
     )
@@ -113,7 +137,7 @@ async def crowd(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
         await _for(1, here)
         await here.settled()
         yield here
-        assert (own.postgres.mood, own.redis.mood) == (Mood(), Mood())
+        assert (own.kafka.mood, own.postgres.mood, own.redis.mood) == (Mood(), Mood(), Mood())
         await _for(1, here)
         began = time.monotonic()
         await here.settled()
@@ -331,9 +355,7 @@ async def test_kafka_stops_for_longer_than_a_session(own: Dependencies, shop: Pr
     print(f"Kafka stopped for 9 s: silence {crowd.silence(began):.1f} s")
 
 
-async def test_kafka_is_slow(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    """Stopped for half a second, ten times: what it advertises is its own address, so no proxy can stand before it."""
-
+async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
     def fault() -> None:
         kafka = own.process("kafka")
         for _ in range(10):
@@ -343,6 +365,55 @@ async def test_kafka_is_slow(own: Dependencies, shop: Processes, crowd: Shoppers
             time.sleep(0.2)
 
     await _while(crowd, fault, 7)
+
+
+@pytest.mark.parametrize(
+    "mood", [Mood(delay=0.05), Mood(bandwidth=50_000)], ids=["100 ms a round trip", "little bandwidth"]
+)
+async def test_kafka_behind_a_slow_line(mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    """The shop goes on meanwhile: what is asked on the slow line is answered on it."""
+    with _mood(own.kafka, mood):
+        began = time.monotonic()
+        await _for(5, crowd)
+        await crowd.settled()
+        print(f"longest wait {crowd.longest_wait(began):.1f} s")
+
+
+@pytest.mark.parametrize(
+    "mood", [Mood(hole=True), Mood(drop=True), Mood(refuse=True)], ids=["hole", "drops", "refuses"]
+)
+async def test_kafka_behind_a_line_that_carries_nothing(
+    mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    """For longer than a session: who cannot say that he is there has lost his partitions when the line is back."""
+    await crowd.settled()
+    with _mood(own.kafka, mood):
+        if mood.refuse:
+            own.kafka.reset()
+        await asyncio.sleep(1)  # what was on its way is told
+        asked = set(crowd.sent)
+        await _for(9, crowd)
+        assert crowd.sent.keys() - asked
+        assert not crowd.told.keys() - asked, "nothing came through"
+    began = time.monotonic()
+    await crowd.settled()
+    print(f"all answered {time.monotonic() - began:.1f} s after the line was back")
+
+
+async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
+    own: Dependencies, shop: Processes, crowd: Shoppers
+) -> None:
+    """Whether a batch arrived is unknown then: the idempotent producer sends it again, and it counts once."""
+
+    def resets() -> None:
+        with _mood(own.kafka, Mood(delay=0.02)):  # so that most resets meet something on its way
+            ends = 0
+            for _ in range(20):
+                time.sleep(0.15)
+                ends += own.kafka.reset()
+        assert ends > 20
+
+    await _while(crowd, resets, 4)
 
 
 # ---- clocks ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import signal
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from psycopg import AsyncConnection
 
+from cart_service import messages as cart
+from cart_service.model import PAUSES, Cart
 from infrastructure import faust_app
 from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.clock import now
@@ -34,7 +37,7 @@ from infrastructure.local.events import Event
 from infrastructure.local.keeper import Keeper
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS
+from infrastructure.topics import PARTITIONS, Topic
 from infrastructure.worker import EX_TEMPFAIL
 from inventory_service.messages import REQUESTS, Hold
 from tests.processes import PATIENCE, Processes, Replica, clean_up, processes, until
@@ -49,6 +52,8 @@ KILLED = 8.0
 other worker's shoppers wait in the same time, and is allowed besides."""
 LEFT = 4.0
 """Those of a worker that says that it leaves: clearly less than its session."""
+MANY_CARTS = 40_000
+"""So many are not recovered within a second."""
 
 
 @pytest.fixture(scope="module")
@@ -196,16 +201,20 @@ async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: A
 async def test_carts_recover_with_a_data_directory_that_is(state: str, shop: Processes, crowd: Shoppers) -> None:
     await _for(1.5, crowd)
     for name in ("cart-1", "cart-2"):
-        cart = _one(shop, name)
-        cart.stop(signal.SIGKILL)
+        worker = _one(shop, name)
+        worker.stop(signal.SIGKILL)
         if state == "empty":
-            shutil.rmtree(cart.folder)
-            cart.folder.mkdir()
+            shutil.rmtree(worker.folder)
+            worker.folder.mkdir()
         if state == "damaged":
-            for place in (cart.folder / "faust", cart.folder / "faust" / "v1", cart.folder / "faust" / "v1" / "tables"):
+            for place in (
+                worker.folder / "faust",
+                worker.folder / "faust" / "v1",
+                worker.folder / "faust" / "v1" / "tables",
+            ):
                 place.mkdir(exist_ok=True)
                 (place / "carts.db").write_bytes(secrets.token_bytes(4096))
-            (cart.folder / "cart-cart-1.lock").write_bytes(secrets.token_bytes(64))
+            (worker.folder / "cart-cart-1.lock").write_bytes(secrets.token_bytes(64))
     await _for(1, crowd)  # a backlog
     for name in ("cart-1", "cart-2"):
         _one(shop, name).start()
@@ -221,8 +230,8 @@ async def test_carts_recover_without_the_changelog_records_that_are_missing(
     await _for(2, crowd)
     await crowd.settled()
     carts = [_one(shop, name) for name in ("cart-1", "cart-2")]
-    for cart in carts:
-        cart.stop()
+    for worker in carts:
+        worker.stop()
     await _for(0.5, crowd)
     changelog = f"{shop.settings.prefix}cart-carts-changelog"
     places = [TopicPartition(changelog, each) for each in range(PARTITIONS)]
@@ -238,11 +247,38 @@ async def test_carts_recover_without_the_changelog_records_that_are_missing(
                 await admin.delete_records({place: RecordsToDelete(before_offset=at) for place, at in gone.items()})
     finally:
         await admin.close()
-    for cart in carts:
-        cart.start()
-        cart.kept = True
-    for cart in carts:
-        cart.wait_ready()
+    for worker in carts:
+        worker.start()
+        worker.kept = True
+    for worker in carts:
+        worker.wait_ready()
+
+
+async def test_what_was_pending_is_asked_again_by_who_looks_for_it_while_he_recovers(
+    servers: Servers, settings: Settings, tmp_path: Path
+) -> None:
+    """A table that takes seconds to recover, and a clock that ticks meanwhile; nobody else would ever ask."""
+    changelog = Topic("cart-carts-changelog", keyed_by="user")
+    await ensure_topics(settings, [changelog, REQUESTS])
+    waiting = cart.PendingRequest(id="r1", type="add", product="MUG", quantity=1, since=now() - timedelta(minutes=1))
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka, linger_ms=20) as producer:
+        for number in range(MANY_CARTS):
+            state = Cart(revision=1, pending=() if number else (waiting,))
+            key = f"user-{number}".encode()
+            value = state.model_dump_json().encode()
+            await producer.send(settings.topic(changelog), value, key, partition=partition_of(key))
+    with processes(servers, settings, tmp_path) as here:
+        began = time.monotonic()
+        [worker] = here.start("cart_service", "cart-1")
+        worker.wait_ready()
+        ready = time.monotonic() - began
+        end = time.monotonic() + PAUSES[0].total_seconds() + 10
+        while not (asked := [record async for record in kept(settings, [settings.topic(REQUESTS)])]):
+            assert time.monotonic() < end, "nobody asks again"
+            await asyncio.sleep(0.5)
+        print(f"ready after {ready:.1f} s, asked again after {time.monotonic() - began:.1f} s")
+        assert {Envelope.decode(record.key, record.value).requestid for record in asked} == {"r1"}
+    await clean_up(settings)
 
 
 # ---- membership -----------------------------------------------------------------------------------------------------

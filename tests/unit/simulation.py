@@ -46,6 +46,8 @@ class Rules:
     faults: frozenset[str] = frozenset({"kill", "zombie", "replay", "expire"})
     lost_writes: float = 0.05
     reminders: bool = True
+    settle: bool = True
+    """An assignment bears another name when its table is recovered."""
     confirm: bool = True
     """A read is answered from the table only after a snapshot of this assignment."""
     send_on: bool = True
@@ -99,12 +101,17 @@ WRITTEN = 0.5
 
 
 class Dictionary:
-    """A cart table in memory, whose changelog loses some writes."""
+    """A cart table in memory, whose changelog loses some writes; empty until it is recovered."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
-        self.data = dict(world.changelog)
+        self.data: dict[bytes, bytes] = {}
+        self.recovered = False
         self.losing = 0
+
+    def recover(self) -> None:
+        self.data = dict(self.world.changelog)
+        self.recovered = True
 
     def get(self, key: bytes) -> bytes | None:
         return self.data.get(key)
@@ -162,8 +169,15 @@ class World:
 
     def new_cart(self) -> Process:
         self.generation += 1
-        mine = str(self.generation)
-        agents = CartAgents(Carts(Dictionary(self)), self.publish, generation=lambda: mine, now=lambda: self.now)
+        mine, table = str(self.generation), Dictionary(self)
+
+        def generation() -> str:
+            return mine if table.recovered or not self.rules.settle else f"{mine}-unsettled"
+
+        agents = CartAgents(Carts(table), self.publish, generation=generation, now=lambda: self.now)
+        for _step in _steps(agents.ask_again()):  # the clock does not wait for the recovery
+            pass
+        table.recover()
         topics = (cart.REQUESTS.name, inventory.RESPONSES.name)
         process = Process({name: self.committed[name] for name in topics}, self.handle_cart(agents), agents=agents)
         if not self.rules.confirm:

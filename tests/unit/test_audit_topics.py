@@ -1,18 +1,21 @@
 """What the audits see on topics: each kind of damage is planted once, beside a request with which all is well."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from cart_service import audit as of_carts
 from cart_service import messages as cart
 from cart_service.model import Cart as Kept
 from cart_service.model import told
 from infrastructure import dead_letters
-from infrastructure.audit_topics import SHOWN, Window, shown
+from infrastructure.audit_topics import ROUND, SHARE, SHOWN, TopicAuditor, Window, gently, shown
 from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from inventory_service import audit_topics as of_inventory
@@ -144,6 +147,14 @@ def test_the_same_id_of_another_shopper_is_another_request(carts: Carts) -> None
 def test_it_may_be_too_early_or_too_late_to_tell(carts: Carts, age: timedelta) -> None:
     carts.send("cart.requests.v1", add(), at=NOW - age)
     assert carts.violations() == []
+
+
+def test_beside_the_shop_only_what_came_lately_is_judged() -> None:
+    window = Window(NOW, timedelta(seconds=30), timedelta(days=7), judged=timedelta(minutes=10))
+    ages = [timedelta(seconds=29), timedelta(seconds=30), timedelta(minutes=10) - timedelta(seconds=1)]
+    covered = [window.covers(Record("t", b"", b"", 0, int((NOW - age).timestamp() * 1000))) for age in ages]
+    assert covered == [False, True, True]
+    assert not window.covers(Record("t", b"", b"", 0, int((NOW - timedelta(minutes=10)).timestamp() * 1000)))
 
 
 def test_what_was_put_aside_is_not_lost(carts: Carts) -> None:
@@ -329,3 +340,64 @@ def test_a_request_without_an_id_belongs_to_the_dead_letters(log: Log) -> None:
 def test_only_some_of_a_kind_are_spelled_out() -> None:
     assert shown(["x"] * SHOWN) == ["x"] * SHOWN
     assert shown(["x"] * (SHOWN + 2)) == [*["x"] * SHOWN, "and 2 more of this kind"]
+
+
+# ---- beside the shop ------------------------------------------------------------------------------------------------
+
+
+def exported(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"holdfast_audit_{name}", {"service": "carts of a test"})
+
+
+async def test_each_replica_looks_at_its_own_partitions_in_turn_and_forgets_those_it_lost() -> None:
+    wrong = {3: ["one"], 5: ["two", "three"]}
+    mine = {3, 4, 5}
+    looked: list[int] = []
+
+    async def look(partition: int, window: Window) -> list[str]:
+        assert (window.grace, window.judged) == (timedelta(seconds=30), timedelta(seconds=30 + 2 * ROUND * 0.01))
+        looked.append(partition)
+        return wrong.get(partition, [])
+
+    auditor = TopicAuditor(
+        lambda: mine, look, 0.01, service="carts of a test", grace=timedelta(seconds=30), kept=timedelta(days=7)
+    )
+    async with asyncio.timeout(20):
+        running = asyncio.create_task(auditor.run())
+        while len(looked) < 7:
+            await asyncio.sleep(0.001)
+        assert looked[:6] == [3, 4, 5, 3, 4, 5]
+        assert exported("violations") == 3
+        mine.remove(3)
+        del wrong[5]
+        while exported("violations") != 0:
+            await asyncio.sleep(0.001)
+        assert 0 <= (exported("age_seconds") or 0) < 10
+        mine.clear()
+        before = len(looked)
+        await asyncio.sleep(0.05)
+        assert len(looked) - before <= 1, "there is nothing to look at"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert exported("violations") is None
+
+
+async def test_a_long_history_is_read_with_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes a millisecond for each record: two are read, and a worker has its loop for forty."""
+    clock = itertools.count()
+    monkeypatch.setattr("infrastructure.audit_topics.time.perf_counter", lambda: next(clock) * 0.0011)
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr("infrastructure.audit_topics.asyncio.sleep", sleep)
+    read: list[Any] = []
+
+    async def records() -> AsyncIterator[Record]:
+        for offset in range(10):
+            yield Record("t", b"", b"", offset, 0)
+
+    await gently(records(), {"t": read.append})
+    assert [record.offset for record in read] == [*range(10)]
+    assert rests == pytest.approx([SHARE * 0.0022] * 5)

@@ -120,6 +120,7 @@ PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "the answer leaves before the commit": (Rules(answer_after_commit=False), None),
     "a record is acknowledged before its effects": (Rules(acknowledge_last=False), None),
     "nothing pending is asked again": (Rules(reminders=False, send_on=False), None),
+    "what is pending is looked for before the table is recovered": (Rules(settle=False), None),
     "reads are answered before a snapshot": (Rules(confirm=False, lost_writes=0.3), None),
     "a stale cart is taken": (
         Rules(faults=frozenset({"replay"})),
