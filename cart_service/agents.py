@@ -94,7 +94,7 @@ class CartAgents:
             event, decided = received.event, received.message
             request_id = event.request_id
             before = self.carts.get(decided.user_id)
-            if _was_taken(before, request_id, decided):  # this record is a second one
+            if model.was_taken(before, request_id, decided):  # this record is a second one
                 decided = decided.model_copy(update={"replayed": True})
             after = model.taken(before, request_id, decided)
             self.carts.put(decided.user_id, before, after)
@@ -152,22 +152,6 @@ class CartAgents:
             self._known_generation = generation
             self.confirmed.clear()
             self.reminders.rebuild(self.carts.pending(), now=self.now())
-
-
-def _was_taken(before: model.Cart, request_id: str, decided: inventory.Decided) -> bool:
-    """Whether a decision came before: its request is pending no more, and the cart has come at least as far.
-
-    A refusal has no version to tell by, and what a service reserved was never pending here: of those nothing is known.
-    """
-    if any(pending.id == request_id for pending in before.pending):
-        return False
-    match decided.outcome:
-        case inventory.Held(version=version) | inventory.Removed(version=version) | inventory.Expired(version=version):
-            return version <= before.revision
-        case inventory.Committed(purpose="order", version=version):
-            return version <= before.revision
-        case _:
-            return False
 
 
 def _ask(cause: Envelope, request: inventory.Request) -> Envelope:

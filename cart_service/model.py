@@ -122,6 +122,24 @@ def taken(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
     return state if len(pending) == len(state.pending) else state.model_copy(update={"pending": pending})
 
 
+def was_taken(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
+    """Whether a decision came before: its request is pending no more, and the cart has come at least as far.
+
+    A refusal has no version to tell by, and what a service reserved was never pending here: of those nothing is known.
+    """
+    if any(pending.id == request_id for pending in state.pending):
+        return False
+    match decided.outcome:
+        case inventory.Held(version=version) | inventory.Removed(version=version) | inventory.Expired(version=version):
+            return version <= state.revision
+        case inventory.Committed(purpose="order", version=version):
+            return version <= state.revision
+        case inventory.Released(order_id=order_id, version=version) if _of_an_order(request_id, order_id):
+            return version <= state.revision
+        case _:
+            return False
+
+
 def view(state: Cart) -> cart.CartView:
     """The cart as its shopper sees it: what was asked to go is gone at once."""
     cleared = any(pending.type == "clear" for pending in state.pending)

@@ -163,9 +163,9 @@ class _Play:
                 await asyncio.gather(*(witness.leave() for witness in witnesses))
             self.tell("reading")
             users = [witness.user for witness in witnesses]
-            told = await reading.topics(settings, since, frozenset(users))
-            orders = await self._orders(shop, witnesses, told["events"])
-        violations, digest = await self.stage.audit()
+            (told, orders), (violations, digest) = await asyncio.gather(
+                self._topics_and_orders(shop, witnesses, since), self.stage.audit()
+            )
         unanswered = [f"nobody answers {user}" for user, cart in zip(users, carts, strict=True) if cart is None]
         return Truth(
             **await reading.books(self.stage, users, self.products),
@@ -267,6 +267,13 @@ class _Play:
             return bool(await self.stage.open_orders())
         except PostgresError:
             return True
+
+    async def _topics_and_orders(
+        self, shop: Shop, witnesses: Sequence[Witness], since: records.Offsets
+    ) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+        users = frozenset(witness.user for witness in witnesses)
+        told = await reading.topics(self.stage.settings, since, users)
+        return told, await self._orders(shop, witnesses, told["events"])
 
     async def _orders(
         self, shop: Shop, witnesses: Sequence[Witness], events: Sequence[OrderEvent]

@@ -42,12 +42,12 @@ class Worker:
     async def publish(self, _: Topic, events: Any) -> None:
         self.told += [event.data for event in events]
 
-    async def hear(self, outcome: inventory.Outcome, *, revision: int = 4) -> bool:
+    async def hear(self, outcome: inventory.Outcome, *, revision: int = 4, request_id: str = "r1") -> bool:
         """Whether a decision is told as a repetition."""
         decided = inventory.Decided(user_id="ann", outcome=outcome, cart=inventory.Cart(revision=revision))
         data = decided.model_dump(mode="json")
         event = Envelope(
-            id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid="r1", data=data
+            id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid=request_id, data=data
         )
         await self.agents.on_decisions([Received(event, decided, 0, 0)])
         answers, self.told = self.told, []
@@ -78,3 +78,10 @@ async def test_a_decision_is_told_once_as_news(outcome: inventory.Outcome, pendi
 async def test_what_nothing_is_known_of_is_told_as_it_came(outcome: inventory.Outcome) -> None:
     worker = Worker(pending=False)
     assert [await worker.hear(outcome, revision=3) for _ in range(2)] == [False, False]
+
+
+async def test_a_cart_that_an_order_gave_back_is_shown_once_as_news() -> None:
+    """Whoever is told of changes from elsewhere, by push, hears of this one when it is made and not at a replay."""
+    worker = Worker(pending=False)
+    released, step = inventory.Released(order_id=ORDER, version=4), f"{ORDER}/release"
+    assert [await worker.hear(released, request_id=step) for _ in range(3)] == [False, True, True]
