@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import murmur2
 
 from infrastructure.settings import Settings
@@ -20,6 +21,27 @@ WAIT_SECONDS: Final = 60.0
 
 class BrokerAwayError(RuntimeError):
     """Kafka did not answer in time."""
+
+
+_send = AIOKafkaConnection.send
+
+
+def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002
+    """Send; a line that has been reset is broken, and another is made.
+
+    uvloop says `RuntimeError` where asyncio says `OSError`, and aiokafka knows the second only: of the first its
+    fetcher and its sender die, and every batch at hand fails for good.
+    """
+    try:
+        return _send(self, request, expect_response)
+    except KafkaError:
+        raise
+    except RuntimeError as error:
+        self.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(f"the line to {self.host}:{self.port} is broken: {error}") from error
+
+
+setattr(AIOKafkaConnection, "send", _send_or_break)  # noqa: B010 - a patch, and seen as one
 
 
 @lru_cache(maxsize=65_536)
