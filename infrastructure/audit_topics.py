@@ -136,6 +136,19 @@ async def gently(records: AsyncIterator[Any], readers: Mapping[str, Callable[[An
             busy = 0.0
 
 
+def export(service: str, violations: int, *, age: Callable[[], float], seconds: float) -> None:
+    """Make known what an audit beside the shop found, how old that is whenever it is asked, and how long it took."""
+    metrics.AUDIT_VIOLATIONS.labels(service).set(violations)
+    metrics.AUDIT_AGE.labels(service).set_function(age)
+    metrics.AUDIT_SECONDS.labels(service).set(seconds)
+
+
+def withdraw() -> None:
+    """Say nothing more: another process knows it now."""
+    for gauge in (metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE, metrics.AUDIT_SECONDS):
+        gauge.clear()
+
+
 Look = Callable[[int, Window], Awaitable[list[str]]]
 """Audits one partition of all topics of a service: a sentence for each violation in the window."""
 
@@ -177,8 +190,7 @@ class TopicAuditor:
                 turn = self.round / (len(mine) or PARTITIONS)
                 await asyncio.sleep(max(0.0, began + turn - time.monotonic()))
         finally:
-            for gauge in (metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE, metrics.AUDIT_SECONDS):
-                gauge.clear()
+            withdraw()
 
     async def _audit(self, partition: int, mine: Collection[int]) -> None:
         began = time.monotonic()
@@ -187,9 +199,8 @@ class TopicAuditor:
         for violation in violations:
             log.error("audit: %s", violation)
         self._looked[partition], self._found[partition] = time.monotonic(), len(violations)
-        metrics.AUDIT_VIOLATIONS.labels(self.service).set(sum(self._found.get(each, 0) for each in mine))
-        metrics.AUDIT_AGE.labels(self.service).set_function(self._age)
-        metrics.AUDIT_SECONDS.labels(self.service).set(time.monotonic() - began)
+        found = sum(self._found.get(each, 0) for each in mine)
+        export(self.service, found, age=self._age, seconds=time.monotonic() - began)
 
     def _age(self) -> float:
         looked = [at for partition in self.owned() if (at := self._looked.get(partition)) is not None]

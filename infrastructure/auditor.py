@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure import metrics
-from infrastructure.audit_topics import SHARE, shown
+from infrastructure.audit_topics import SHARE, export, shown, withdraw
 from infrastructure.postgres import Connection, try_lock
 
 log = logging.getLogger(__name__)
@@ -90,8 +89,7 @@ class Auditor:
                         raise
                     await self._rest(began)
             finally:
-                for gauge in (metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE, metrics.AUDIT_SECONDS):
-                    gauge.clear()  # another process knows it now
+                withdraw()
 
     async def _rest(self, began: float) -> None:
         await asyncio.sleep(max(self.every, SHARE * (time.monotonic() - began)))
@@ -104,6 +102,5 @@ class Auditor:
         self._ended = time.monotonic()
         for violation in violations:
             log.error("audit: %s", violation)
-        metrics.AUDIT_VIOLATIONS.labels(self.service).set(len(violations))
-        metrics.AUDIT_AGE.labels(self.service).set_function(lambda: time.monotonic() - self._ended)
-        metrics.AUDIT_SECONDS.labels(self.service).set(self._ended - began)
+        seconds = self._ended - began
+        export(self.service, len(violations), age=lambda: time.monotonic() - self._ended, seconds=seconds)

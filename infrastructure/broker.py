@@ -26,7 +26,7 @@ class BrokerAwayError(RuntimeError):
 _send = AIOKafkaConnection.send
 
 
-def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002
+def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - as aiokafka has it
     """Send; a line that has been reset is broken, and another is made.
 
     uvloop says `RuntimeError` where asyncio says `OSError`, and aiokafka knows the second only: of the first its
