@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
@@ -17,10 +18,32 @@ from infrastructure.topics import PARTITIONS, Topic
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 2.0
 
 
 class BrokerAwayError(RuntimeError):
     """Kafka did not answer in time."""
+
+
+class ConsumerDiedError(RuntimeError):
+    """A consumer reads nothing any more, and would not have said so."""
+
+
+def check_reading(consumer: AIOKafkaConsumer) -> None:
+    """Raise `ConsumerDiedError` when the fetcher of a consumer has ended: it looks like a quiet topic, for ever."""
+    reading = consumer._fetcher._fetch_task  # noqa: SLF001 - there is no public way
+    if reading.done():
+        error = None if reading.cancelled() else reading.exception()
+        raise ConsumerDiedError("the fetcher has ended") from error
+
+
+async def hang_up(consumer: AIOKafkaConsumer) -> None:
+    """Disconnect a consumer without a group; one that has died raises what it died of, and would keep its lines."""
+    try:
+        await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whatever it was: there is nothing more to lose
+        log.info("a consumer did not end well: %r", error)
+        await consumer._client.close()  # noqa: SLF001 - there is no public way
 
 
 _send = AIOKafkaConnection.send

@@ -18,6 +18,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import Service
 
+from infrastructure.broker import check_reading
 from infrastructure.leave_group import leave_group
 
 YIELD_EVERY: Final = 100
@@ -27,10 +28,6 @@ LONG_POLL_MS: Final = 250
 the first questions after a rebalance, which Faust's own 1500 would hold up for as long."""
 RETRY_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 1.0
-
-
-class ConsumerDiedError(RuntimeError):
-    """Kafka's client has stopped reading, or taking part in its group, and would not say so by itself."""
 
 
 class LoopConsumerThread(driver.AIOKafkaConsumerThread):
@@ -304,10 +301,7 @@ class LoopConsumer(driver.Consumer):
             if consumer is None or consumer._closed or self.should_stop:  # noqa: SLF001
                 continue
             consumer._coordinator.check_errors()  # noqa: SLF001
-            reading = consumer._fetcher._fetch_task  # noqa: SLF001
-            if reading.done():
-                error = None if reading.cancelled() else reading.exception()
-                raise ConsumerDiedError("the fetcher has ended") from error
+            check_reading(consumer)
 
 
 class Transport(driver.Transport):

@@ -4,16 +4,14 @@ The positions in the topics are stored with the rows in one transaction, and eve
 read twice, or by two edges, changes nothing.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
 from infrastructure import metrics
+from infrastructure.broker import check_reading, hang_up
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from rest_api.gateway import partitions
@@ -69,9 +67,10 @@ class Follower:
                 polled = await consumer.getmany(timeout_ms=1_000, max_records=MAX_RECORDS)
                 if polled:
                     await self._take(polled, take)
+                else:
+                    check_reading(consumer)
         finally:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), 2)
+            await hang_up(consumer)
 
     async def _seek(self, consumer: AIOKafkaConsumer, positions: Sequence[Position]) -> None:
         assigned = [found for topic in self._topics for found in partitions(self._settings.topic(topic), topic)]

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 
 from cart_service.messages import REQUESTS, RESPONSES
 from infrastructure import metrics
-from infrastructure.broker import partition_of
+from infrastructure.broker import STOP_SECONDS, ConsumerDiedError, check_reading, hang_up, partition_of
 from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import HEADERS, Envelope
 from infrastructure.settings import Settings
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 ACK_SECONDS: Final = 3.0
 PROBE_SECONDS: Final = 1.0
-STOP_SECONDS: Final = 2.0
 RETRY_AFTER: Final = 2
 """Seconds that a client is asked to wait while the broker is away."""
 
@@ -49,6 +48,8 @@ class Gateway:
         self._closed = False
         """The producer is gone, and no other has come to Kafka yet."""
         self._positioned = False
+        self._next: dict[TopicPartition, int] = {}
+        """Where to read on in cart.responses."""
         self._tasks: list[asyncio.Task[None]] = []
         self._handle: Handle
         self._producer: AIOKafkaProducer
@@ -78,8 +79,15 @@ class Gateway:
         self._tasks = [asyncio.create_task(_keep(loop)) for loop in (self._read, self._expire, self._probe)]
 
     async def _connect(self) -> None:
-        self._producer = self._new_producer()
-        self._consumer = AIOKafkaConsumer(
+        self._producer, self._consumer = self._new_producer(), self._new_consumer()
+        await self._producer.start()
+        await self._consumer.start()
+        self._consumer.assign(partitions(self._settings.topic(RESPONSES), RESPONSES))
+        await self._consumer.seek_to_end()
+        self._next = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             bootstrap_servers=self._settings.kafka,
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
             group_id=None,
@@ -88,12 +96,6 @@ class Gateway:
             request_timeout_ms=5_000,
             retry_backoff_ms=100,
         )
-        await self._producer.start()
-        await self._consumer.start()
-        self._consumer.assign(partitions(self._settings.topic(RESPONSES), RESPONSES))
-        await self._consumer.seek_to_end()
-        for partition in self._consumer.assignment():
-            await self._consumer.position(partition)
 
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
@@ -114,9 +116,9 @@ class Gateway:
         await self._disconnect()
 
     async def _disconnect(self) -> None:
-        for client in (getattr(self, "_producer", None), getattr(self, "_consumer", None)):
-            if client is not None:
-                await _stop(client)
+        if hasattr(self, "_producer"):
+            await _stop(self._producer)
+            await hang_up(self._consumer)
 
     async def publish(self, event: Envelope, done: Done, topic: Topic = REQUESTS) -> None:
         """Send a request, to the carts or elsewhere.
@@ -163,10 +165,36 @@ class Gateway:
     # ---- loops ------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        """Hand on what comes; begun again, from behind what was handed on last."""
+        self._seek()
         while True:
             polled = await self._consumer.getmany(timeout_ms=1_000)
-            for records in polled.values():
+            if not polled:
+                await self._hearing()
+            for place, records in polled.items():
+                self._next[place] = records[-1].offset + 1  # before: what cannot be handled must not come for ever
                 await self._handle(records)
+
+    def _seek(self) -> None:
+        for place, offset in self._next.items():
+            self._consumer.seek(place, offset)
+
+    async def _hearing(self) -> None:
+        """Begin with a new consumer where the old one was, if that hears nothing any more: all would wait in vain."""
+        try:
+            check_reading(self._consumer)
+        except ConsumerDiedError:
+            log.exception("the consumer of cart.responses has died, and another takes its place")
+            consumer = self._new_consumer()
+            try:
+                await consumer.start()
+            except BaseException:
+                await hang_up(consumer)
+                raise
+            consumer.assign(list(self._next))
+            dead, self._consumer = self._consumer, consumer
+            self._seek()
+            await hang_up(dead)
 
     async def _expire(self) -> None:
         """Give up what has waited three seconds; the order of sending is the order of the deadlines."""
@@ -239,15 +267,14 @@ async def _keep(loop: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Disconnect; a producer first sends what it has, as far as that can be done in two seconds."""
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Send what it has, as far as that can be done in two seconds, and disconnect."""
     try:
-        await asyncio.wait_for(client.stop(), STOP_SECONDS)
+        await asyncio.wait_for(producer.stop(), STOP_SECONDS)
     except (KafkaError, TimeoutError):
-        if isinstance(client, AIOKafkaProducer):
-            # It would go on sending behind its successor's back.
-            await client._sender.close()  # noqa: SLF001 - `stop` is the public way, and it did not end
-            await client.client.close()
+        # It would go on sending behind its successor's back.
+        await producer._sender.close()  # noqa: SLF001 - `stop` is the public way, and it did not end
+        await producer.client.close()
 
 
 def partitions(name: str, topic: Topic) -> list[TopicPartition]:

@@ -16,14 +16,22 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from cart_service.messages import RESPONSES
+from infrastructure.broker import ConsumerDiedError, ensure_topics
 from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from rest_api import follower
+from rest_api.__main__ import TOPICS
+from rest_api.follower import Follower, Polled
 from rest_api.gateway import Gateway
 from rest_api.outbound import cart_request
 from rest_api.shopper import Publish
+from rest_api.store import Position
 from tests.integration.edge import Running, running_edge
 from tests.servers import start_local
 
@@ -323,3 +331,83 @@ async def test_a_producer_that_has_died_is_replaced(own: tuple[Running, Broker])
         assert len(handled) == 2, "one response for each request that was accepted"
     finally:
         await gateway.stop()
+
+
+async def _sent(settings: Settings, topic: Topic, *keys: str) -> None:
+    """Send a record for each of `keys`, as its own value."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka, acks="all")
+    await producer.start()
+    try:
+        for key in keys:
+            await producer.send_and_wait(settings.topic(topic), key.encode(), key=b"gw")
+    finally:
+        await producer.stop()
+
+
+def _deafen(consumer: AIOKafkaConsumer) -> None:
+    """End the task that reads, as an error of aiokafka's own does: `getmany` finds nothing from then on."""
+    consumer._fetcher._fetch_task.cancel()
+
+
+async def test_a_gateway_that_hears_nothing_any_more_reads_on_where_it_was(settings: Settings) -> None:
+    await ensure_topics(settings, TOPICS)
+    gateway, heard = Gateway(settings), list[str]()
+
+    async def handle(records: list[Any]) -> None:
+        heard.extend(record.value.decode() for record in records)
+        if heard[-1] == "odd":
+            raise RuntimeError("nobody thought of this one")
+
+    await _sent(settings, RESPONSES, "before it came")
+    await gateway.start(handle)
+    try:
+        await _sent(settings, RESPONSES, "one", "odd")
+        await _within(20, lambda: heard == ["one", "odd"])
+        for number in range(2):
+            deaf = gateway._consumer
+            _deafen(deaf)
+            await _sent(settings, RESPONSES, f"in the silence {number}", f"and one more {number}")
+            await _within(20, lambda number=number: heard[-1] == f"and one more {number}")  # type: ignore[misc]
+            assert gateway._consumer is not deaf
+        assert heard == [
+            "one",
+            "odd",
+            *(f"{what} {n}" for n in range(2) for what in ("in the silence", "and one more")),
+        ]
+    finally:
+        await gateway.stop()
+
+
+async def test_a_read_model_that_reads_nothing_any_more_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop then begins again, from where the store is."""
+    await ensure_topics(settings, TOPICS)
+    taken: list[Polled] = []
+    made: list[AIOKafkaConsumer] = []
+
+    def make(**options: Any) -> AIOKafkaConsumer:
+        made.append(AIOKafkaConsumer(**options))
+        return made[-1]
+
+    async def take(polled: Polled, _: list[Position]) -> None:
+        taken.append(polled)
+
+    monkeypatch.setattr(follower, "AIOKafkaConsumer", make)
+    no_store: Any = None
+    running = asyncio.create_task(Follower(settings, no_store, "a test", (RESPONSES,)).run((), take))
+    try:
+        await _sent(settings, RESPONSES, "one")
+        await _within(20, lambda: bool(taken))
+        _deafen(made[0])
+        with pytest.raises(ConsumerDiedError):
+            await asyncio.wait_for(running, 20)
+        assert not any(line.connected() for line in made[0]._client._conns.values()), "no line is left behind"
+    finally:
+        running.cancel()
+
+
+async def _within(seconds: float, true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.05)

@@ -16,7 +16,8 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from infrastructure.faust_driver import ConsumerDiedError, LoopConsumer, LoopConsumerThread
+from infrastructure.broker import ConsumerDiedError
+from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
 
 HERE = TopicPartition("changelog", 0)
 TIMEOUT = 60.0
