@@ -45,6 +45,7 @@ from inventory_service.state import (
     Answer,
     Command,
     Decision,
+    Due,
     Entry,
     Holder,
     Key,
@@ -223,6 +224,8 @@ def _expire(state: State, holder: Holder, command: Command) -> Answer:
     gone = tuple(GivenUp(product=line.product, quantity=line.quantity) for line in lines)
     decision = _given_back(lines, Expired(lines=gone, version=holder.revision + 1))
     id_ = state.expiry_ids[user]
+    if not isinstance(command.request, Expire):
+        state.untold.append(Due(user, due, holder.revision))
     _note(state, (user, EXPIRY_MARK + id_), {"type": "expire", "due": due.astimezone(UTC).isoformat()}, decision)
     holder.expired = True
     return Answer(command, id_, decision.outcome, holder.cart())

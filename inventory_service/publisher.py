@@ -85,7 +85,10 @@ class Publisher:
             )
         ]
         # Products first: who learns of a stock then knows what it is a stock of.
-        told = await self._tell(PRODUCTS, products) + await self._tell(STOCK, stock)
+        told = await self._tell(PRODUCTS, products)
+        if products or stock:
+            crashpoint("inventory.described")
+        told += await self._tell(STOCK, stock)
         self._position = safe
         if told:
             crashpoint("inventory.published")

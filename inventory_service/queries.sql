@@ -101,13 +101,23 @@ UPDATE inventory AS i SET received = w.received, held = w.held, sold = w.sold, v
  CROSS JOIN LATERAL (SELECT ctid FROM inventory WHERE product_code = w.product_code OFFSET 0) AS found
  WHERE i.ctid = found.ctid
 
+-- name: note_untold
+INSERT INTO untold_expiry (user_id, due, revision)
+SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[]) ON CONFLICT DO NOTHING
+
 -- ---- beside the agents
 
 -- name: due_holders
 -- `due_from` finds the candidates by index, `expires_at` decides.
-SELECT user_id, expires_at, revision FROM holder
- WHERE due_from <= now() AND expires_at <= now()
- ORDER BY due_from LIMIT %(limit)s
+(SELECT user_id, expires_at, revision FROM holder
+  WHERE due_from <= now() AND expires_at <= now()
+  ORDER BY due_from LIMIT %(limit)s)
+UNION ALL
+(SELECT user_id, due, revision FROM untold_expiry LIMIT %(limit)s)
+
+-- name: forget_untold
+DELETE FROM untold_expiry
+ WHERE (user_id, due, revision) IN (SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[]))
 
 -- name: trim_log
 DELETE FROM request_log WHERE ctid = ANY(ARRAY(

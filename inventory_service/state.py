@@ -121,6 +121,14 @@ Key = tuple[str, str]
 """The place of a request in the log: shopper and id, marked if it is none that a client may choose."""
 
 
+class Due(NamedTuple):
+    """A cart that came to its end at `due`, when it was at `revision`."""
+
+    user: str
+    due: datetime
+    revision: int
+
+
 class LedgerRow(NamedTuple):
     """A change of the stock of a product: differences, and the product's `version` after it."""
 
@@ -153,6 +161,8 @@ class State:
     changed_orders: set[str] = field(default_factory=set)
     ledger: list[LedgerRow] = field(default_factory=list)
     decided: list[tuple[Key, Entry, int]] = field(default_factory=list)
+    untold: list[Due] = field(default_factory=list)
+    """Carts that a request found due. It tells of that, once; only a knock is asked until it has been told."""
 
 
 def is_due(holder: Holder, now: datetime) -> bool:

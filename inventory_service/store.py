@@ -201,6 +201,11 @@ class PostgresStore:
                 (texts, texts, documents, outcomes, scalars),
             ),
             (
+                "note_untold",
+                state.untold,
+                (texts, scalars, scalars),
+            ),
+            (
                 "save_stock",
                 [(code, s.received, s.held, s.sold, s.version) for code, s in stock],
                 (texts, scalars, scalars, scalars, scalars),

@@ -11,6 +11,7 @@ from infrastructure.crashpoints import crashpoint
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
 from infrastructure.topics import Topic
+from inventory_service.arrays import scalars, texts
 from inventory_service.messages import REQUESTS, Expire
 from inventory_service.store import LOG_KEPT, QUERIES, expiry_id
 
@@ -27,7 +28,10 @@ Connect = Callable[[], Awaitable[Connection]]
 
 
 class Knocker:
-    """Sends `expire` down the shopper's own topic; the agent expires the cart if Postgres still says that it is due."""
+    """Sends `expire` down the shopper's own topic; the agent expires the cart if Postgres still says that it is due.
+
+    So it does for a cart that a request found due: the agent then tells of that end once more, and surely.
+    """
 
     def __init__(self, connect: Connect, publish: Callable[[Topic, Sequence[Envelope]], Awaitable[None]]) -> None:
         self.connect = connect
@@ -50,6 +54,8 @@ class Knocker:
         if fresh:
             await self.publish(REQUESTS, [knock(*cart) for cart in fresh])
             crashpoint("inventory.knocked")
+            users, dues, revisions = zip(*fresh, strict=True)
+            await connection.execute(QUERIES["forget_untold"], [texts(users), scalars(dues), scalars(revisions)])
             self._sent |= dict.fromkeys(fresh, time.monotonic())
             metrics.KNOCKS.inc(len(fresh))
         return len(fresh)

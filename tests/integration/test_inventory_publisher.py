@@ -219,6 +219,30 @@ async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
     assert await shop.rows("SELECT * FROM hold") == []
 
 
+async def test_a_cart_that_a_request_found_due_is_told_of_also_when_that_was_never_answered(shop: Schema) -> None:
+    """Whoever decides dies before anybody is told; the request is delivered again, and knows only its own outcome."""
+    topics, store = Topics(), shop.store()
+    inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
+    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=upkeep.OPTIONS), topics.publish)
+    await store.transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
+    await shop.pass_time(minutes=15)
+    [(due, revision)] = await shop.rows("SELECT expires_at, revision FROM holder WHERE user_id = 'ann'")
+    asked = command("r3", add("TEAPOT", 99))
+    assert [answer.outcome.type for answer in (await store.transact([asked])).answers] == ["expired", "refused"]
+    assert [answer.outcome.type for answer in (await store.transact([asked])).answers] == ["refused"]
+    assert await shop.rows("SELECT * FROM untold_expiry") == [("ann", due, revision)]
+
+    assert await knocker.look(shop.connection) == 2
+    assert await shop.rows("SELECT * FROM untold_expiry") == []
+    knocks = topics.take(REQUESTS)
+    await inventory.handle([Received(each, REQUEST_VOCABULARY.parse(each), 0, n) for n, each in enumerate(knocks)])
+    told = {event.subject: RESPONSE_VOCABULARY.parse(event) for event in topics.take(RESPONSES)}
+    assert isinstance(told["ann"].outcome, Expired)
+    assert (told["ann"].outcome.version, told["ann"].replayed) == (2, True)
+    assert isinstance(told["bob"].outcome, Expired)
+    assert await shop.rows("SELECT * FROM untold_expiry") == [], "who is knocked at tells of it again if need be"
+
+
 async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> None:
     topics = Topics()
     inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
