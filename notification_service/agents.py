@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from cart_service import messages as cart
 from infrastructure import clock, trace
 from infrastructure.crashpoints import crashpoint
@@ -65,6 +67,7 @@ class Notices:
         preferences = await self.store.keep(asked, self.now())
         crashpoint("notifications.stored")
         await self.publish(EVENTS, [each for received in batch if (each := _answer(received, preferences))])
+        crashpoint("notifications.answered")
 
     async def on_places(self, batch: Sequence[Received[orders.Request]]) -> None:
         """Remember how shoppers are reached."""
@@ -73,9 +76,9 @@ class Notices:
 
     async def on_orders(self, batch: Sequence[Received[orders.Event]]) -> None:
         """Ask for the notices that the events of orders are worth."""
-        committed = [r.message for r in batch if isinstance(r.message, orders.Committed)]
+        committed = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Committed)]
         if committed:
-            await self.store.keep_bought({each.order_id: (each.user_id, bought(each)) for each in committed})
+            await self.store.keep_bought({each.order_id: (each.user_id, bought(each), at) for each, at in committed})
         confirmed = {r.message.order_id for r in batch if isinstance(r.message, orders.Confirmed)}
         known = await self.store.bought(confirmed) if confirmed else {}
         await self._ask([(of_order(r.message, known.get(r.message.order_id)), r.event) for r in batch])
@@ -103,6 +106,7 @@ class Notices:
     async def _ask(self, found: Sequence[tuple[Send | None, Envelope]]) -> None:
         asked = [_request(send, cause.time, cause.traceparent) for send, cause in found if send]
         if asked:
+            crashpoint("notifications.noted")
             await self.publish(REQUESTS, asked)
             crashpoint("notifications.asked")
 
@@ -122,7 +126,7 @@ class Notices:
         if row["status"] == "failed" and row["request"] is not None:
             place = (self.topic_name(REQUESTS), row["partition"], row["record_offset"])
             letter = dead_letter(
-                Record(*place, row["user_id"].encode(), row["request"].encode()),
+                Record(*place, row["user_id"].encode(), _redriving(row)),
                 reason="failed",
                 detail=f"{row['channel']}: {row['reason']}",
                 service=SERVICE,
@@ -130,6 +134,7 @@ class Notices:
                 now=row["settled_at"],
             )
             await self.publish(REQUESTS.dead_letters, [letter])
+            crashpoint("notifications.put_aside")
         if row["status"] in {"sent", "failed"}:
             await self.publish(EVENTS, [_outcome(row)])
         crashpoint("notifications.told")
@@ -138,6 +143,13 @@ class Notices:
 
 def _request(send: Send, time: datetime, traceparent: str | None) -> Envelope:
     return _event(send, f"{send.user_id}/{derived(send.user_id, send.cause, 'send')}/send", time, traceparent)
+
+
+def _redriving(row: Row) -> bytes:
+    """The request of a notice that failed, for its letter: it names its own place, which no replay of it does."""
+    request = orjson.loads(row["request"])
+    request["data"]["redrives"] = f"{row['partition']}/{row['record_offset']}"
+    return orjson.dumps(request)
 
 
 def _answer(received: Received[Request], preferences: Mapping[str, Preferences]) -> Envelope | None:

@@ -31,6 +31,8 @@ ParamName = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 Param = Annotated[str, Field(max_length=4000)]
 Cause = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")]
 """What a notice is about: an event has one, so that it is told once however often it is heard of."""
+Stood = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
+"""Where a request stood on its topic: `partition/offset`."""
 
 
 class _OfUser(Message):
@@ -44,7 +46,8 @@ class Send(_OfUser):
     """Tell `user_id` something, once for each `cause` and channel; without a `channel`, on all that suit the template.
 
     It goes to the contact given with `order_id`, else to the last one that is known of this user. `until` is when it
-    would come too late.
+    would come too late. `redrives` is for dead letters: it names the request whose notices failed for good, and has
+    those tried again, once.
     """
 
     TYPE: ClassVar[str] = "holdfast.notifications.send"
@@ -54,6 +57,7 @@ class Send(_OfUser):
     cause: Cause
     order_id: Printable | None = None
     until: Moment | None = None
+    redrives: Stood | None = None
 
 
 class Prefer(_OfUser):

@@ -11,8 +11,9 @@ SELECT DISTINCT ON (user_id) user_id, phone IS NOT NULL
   FROM contact WHERE user_id = ANY(%(users)s) ORDER BY user_id, noted_at DESC
 
 -- name: keep_notice
--- Once for each cause and channel. A record that asks for it again is the one to put aside should it fail, and has a
--- notice that failed tried again: that is how a dead letter is redriven. The same record read twice changes nothing.
+-- Once for each cause and channel: who asks for it again changes nothing, be it another service or a replay. Only the
+-- letter of the request that is kept has what failed tried again. It is kept instead then, and is the one to put aside
+-- should that fail too: so each letter counts once, however often it is redriven, or replayed from where it lies.
 INSERT INTO notice AS n
   (notice_id, user_id, cause, channel, template, params, order_id, too_late_at, accepted_at, status, reason,
    traceparent, request, partition, record_offset, due_at)
@@ -28,8 +29,7 @@ ON CONFLICT (user_id, cause, channel) DO UPDATE
        settled_at = NULL,
        due_attempts = CASE WHEN n.status = 'failed' THEN 0 ELSE n.due_attempts END,
        due_at = CASE WHEN n.status = 'queued' THEN n.due_at WHEN excluded.status = 'muted' THEN NULL ELSE now() END
- WHERE n.status IN ('queued', 'failed')
-   AND (n.partition, n.record_offset) <> (excluded.partition, excluded.record_offset)
+ WHERE n.status IN ('queued', 'failed') AND n.partition || '/' || n.record_offset = %(redrives)s
 
 -- name: keep_preference
 INSERT INTO preference AS p (user_id, email, sms, push, accepted_at)
@@ -66,7 +66,9 @@ SELECT %(order_id)s, %(user_id)s, %(email)s, %(phone)s, %(noted_at)s
 ON CONFLICT (order_id) DO NOTHING
 
 -- name: keep_bought
-INSERT INTO bought (order_id, user_id, lines, total) VALUES (%(order_id)s, %(user_id)s, %(lines)s, %(total)s)
+INSERT INTO bought (order_id, user_id, lines, total)
+SELECT %(order_id)s, %(user_id)s, %(lines)s, %(total)s
+ WHERE NOT EXISTS (SELECT FROM forgotten WHERE user_id = %(user_id)s AND at >= %(told_at)s)
 ON CONFLICT (order_id) DO NOTHING
 
 -- name: bought

@@ -124,11 +124,12 @@ class Store:
                 }
                 await connection.execute(QUERIES["keep_contact"], values)
 
-    async def keep_bought(self, orders: Mapping[str, tuple[str, Bought]]) -> None:
-        """Remember what orders come to: by order, its user and the words."""
+    async def keep_bought(self, orders: Mapping[str, tuple[str, Bought, datetime]]) -> None:
+        """Remember what orders come to: by order, its user, the words, and when it was told."""
         async with self._transaction() as connection:
-            for order_id, (user, bought) in orders.items():
-                values = {"order_id": order_id, "user_id": user, "lines": bought.lines, "total": bought.total}
+            for order_id, (user, bought, at) in orders.items():
+                words = {"lines": bought.lines, "total": bought.total}
+                values = {"order_id": order_id, "user_id": user, "told_at": at, **words}
                 await connection.execute(QUERIES["keep_bought"], values)
 
     async def bought(self, orders: Iterable[str]) -> dict[str, Bought]:
@@ -192,6 +193,7 @@ async def _keep_notices(connection: Connection, asked: Asked, send: Send, planne
             "request": asked.record,
             "partition": asked.partition,
             "offset": asked.offset,
+            "redrives": send.redrives,
         }
         await connection.execute(QUERIES["keep_notice"], values)
 

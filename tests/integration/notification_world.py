@@ -13,11 +13,13 @@ from typing import Any, Final
 
 import httpx
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from cart_service import messages as cart
 from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.envelope import Envelope, Message
+from infrastructure.history import kept
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
@@ -34,6 +36,9 @@ QUICK: Final = {
     "HOLDFAST_NOTICE_ATTEMPTS": "1000",
     "HOLDFAST_AUDIT_GRACE_SECONDS": "0",
 }
+HEARD: Final = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS)
+"""Whatever the worker reads."""
+KEPT: Final = ("notice", "preference", "contact", "forgotten", "sms")
 GBP: Final = "GBP"
 
 
@@ -67,6 +72,38 @@ class World:
                 await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition_of(event.key))
             await out.flush()
 
+    async def replay(self) -> None:
+        """Write whatever stands on the topics that the worker reads onto them once more."""
+        records = [record async for record in kept(self.settings, [self.settings.topic(topic) for topic in HEARD])]
+        async with producer(self.settings) as out:
+            for record in records:
+                await out.send(record.topic, record.value, record.key, partition=partition_of(record.key))
+            await out.flush()
+
+    async def at_rest(self) -> None:
+        """Return when the worker has read everything, and everything that comes of it is told."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        reader = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka)
+        await admin.start()
+        await reader.start()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                # What it makes of three of the topics lies on the fourth before it says that it has read them, so one
+                # look may miss that.
+                while not (await self._all_read(admin, reader) and await self._all_read(admin, reader)):
+                    await asyncio.sleep(0.1)
+                while self.rows("SELECT 1 FROM notice WHERE due_at IS NOT NULL OR told_at IS NOT NULL LIMIT 1"):
+                    await asyncio.sleep(0.1)
+        finally:
+            await reader.stop()
+            await admin.close()
+
+    async def _all_read(self, admin: AIOKafkaAdminClient, reader: AIOKafkaConsumer) -> bool:
+        places = [TopicPartition(self.settings.topic(topic), n) for topic in HEARD for n in range(topic.partitions)]
+        committed = await admin.list_consumer_group_offsets(f"{self.settings.prefix}notifications")
+        ends = await reader.end_offsets(places)
+        return all(ends[p] == 0 or (p in committed and committed[p].offset >= ends[p]) for p in places)
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds in the service's tables."""
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
@@ -78,6 +115,11 @@ class World:
         """What became of a user's notices, by template and channel."""
         found = self.rows("SELECT template, channel, status FROM notice WHERE user_id = %s", user)
         return {(template, channel): status for template, channel, status in found}
+
+    def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows that no replay may change, by table."""
+        tables = {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in KEPT}
+        return {**tables, "cart": self.rows("SELECT user_id, version, expires_at, products FROM cart ORDER BY 1")}
 
     def mails(self, to: str) -> list[dict[str, Any]]:
         """What the catcher holds for an address."""

@@ -10,15 +10,17 @@ import pytest
 
 from cart_service import messages as cart
 from infrastructure.crashpoints import KILLED, VARIABLE
-from infrastructure.local.letters import overview, settle
+from infrastructure.local.letters import Entry, overview, settle
 from notification_service import messages as notices
 from tests.integration.notification_world import Order, World, asked, responses, world
 from tests.processes import PATIENCE
 from tests.servers import Servers
 
-AT_WORK = tuple(f"notifications.{what}" for what in ("asked", "written", "stored", "told", "warned"))
-"""The points that one order and one cart bring the worker to, in their order."""
+_COME_TO = ("answered", "noted", "asked", "written", "stored", "told", "warned")
+AT_WORK = tuple(f"notifications.{what}" for what in _COME_TO)
+"""The points that a wish, an order and a cart bring the worker to, in their order."""
 HANDED_OVER = "notifications.handed_over"
+PUT_ASIDE = "notifications.put_aside"
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +124,19 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
 
 @pytest.mark.timeout(300)
 async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str) -> None:
-    """Each successor is armed for the next point, so that one order and one cart meet all of them."""
+    """Each successor is armed for the next point, so that one wish, one order and one cart meet all of them."""
     order, deaths = Order(user), len(here.worker.exits)
     here.worker.arm(f"{AT_WORK[0]}:1")
     ends = datetime.now(UTC) + timedelta(hours=1)
-    await here.say(order.place(), *responses(user, _held(user, 1, ends)))
-    async with asyncio.timeout(PATIENCE):
-        while not here.rows("SELECT 1 FROM contact NATURAL JOIN cart WHERE user_id = %s", user):
-            await asyncio.sleep(0.05)
     for number, point in enumerate([*AT_WORK[1:], None], start=1):
         here.worker.environment[VARIABLE] = f"{point}:1" if point else ""
         if number == 1:
+            await here.say(asked(user, notices.Prefer(user_id=user, email=True, sms=True, push=True)))
+        if number == 2:
+            await here.say(order.place(), *responses(user, _held(user, 1, ends)))
+            async with asyncio.timeout(PATIENCE):
+                while not here.rows("SELECT 1 FROM contact NATURAL JOIN cart WHERE user_id = %s", user):
+                    await asyncio.sleep(0.05)
             await here.say(*order.confirmed())
         if point is None:
             here.rows("UPDATE cart SET due_at = now() WHERE user_id = %s", user)
@@ -150,30 +154,48 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
             await asyncio.sleep(0.5)
 
 
-async def test_what_fails_for_good_is_put_aside_and_redriven_once_it_can_be_sent(here: World, user: str) -> None:
-    order = Order(user)
+async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(here: World, user: str) -> None:
+    sent, order = Order(f"{user}-sent"), Order(user)
+    await here.say(*sent.confirmed())
+    await here.settled(sent.user, 3)
+    deaths = len(here.worker.exits)
+    here.worker.arm(f"{PUT_ASIDE}:1")
     here.catcher.stop(signal.SIGKILL)
     here.email.again(HOLDFAST_NOTICE_ATTEMPTS="2")
     try:
         await here.say(*order.confirmed())
         await here.settled(user, 3)
+        assert here.worker.exits[deaths:] == [KILLED], here.worker.told()
         assert here.notices(user)["order_confirmed", "email"] == "failed"
         failed = [each for each in await here.heard(notices.EVENTS, user) if each.type == notices.Failed.TYPE]
         assert [each.data["channel"] for each in failed] == ["email"]
         assert order.email not in str(failed), "no event tells an address"
+        [first] = await _letters(here, user, 1)
+        assert (first.topic, first.reason) == (here.settings.topic(notices.REQUESTS), "failed")
+        assert await settle(here.settings, [first], "redriven") == 1
+        first, second = await _letters(here, user, 2)  # the server is dead still: what fails again has a new letter
     finally:
         here.catcher.again()
         here.email.again(HOLDFAST_NOTICE_ATTEMPTS="1000")
-    letters = [each for each in (await overview(here.settings)).entries if each.key == user.encode()]
-    assert [(each.topic, each.reason, each.settled) for each in letters] == [
-        (here.settings.topic(notices.REQUESTS), "failed", None)
-    ]
-    assert await settle(here.settings, letters, "redriven") == 1
+    assert (first.settled, second.settled) == ("redriven", None)
+    await here.at_rest()
+    before = here.everything()
+    await here.replay()
+    assert await settle(here.settings, [first], "redriven") == 1  # as `--again` does
+    await here.at_rest()
+    assert here.everything() == before, "neither a replay nor a letter that was redriven before sends anything"
+    assert here.mails(order.email) == []
+
+    assert await settle(here.settings, [second], "redriven") == 1
     await _until(here, user, {("order_confirmed", "email"): "sent"})
-    await here.settled(user, 3)
-    assert [mail["copies"] for mail in here.mails(order.email)] == [1]
+    await here.at_rest()
+    after = here.everything()
+    await here.replay()  # the redriven requests lie there, too
+    await here.at_rest()
+    assert here.everything() == after
+    assert [[mail["copies"] for mail in here.mails(each.email)] for each in (sent, order)] == [[1], [1]]
     assert len(here.rows("SELECT 1 FROM sms JOIN notice USING (notice_id) WHERE user_id = %s", user)) == 0
-    pushed = [each for each in await here.heard(cart.RESPONSES, user) if each.type == cart.Notice.TYPE]
+    pushed = [each for each in await here.heard(notices.EVENTS, user) if each.data.get("channel") == "push"]
     assert len(pushed) == 1, "what was told before is not told again"
 
 
@@ -222,6 +244,7 @@ async def test_who_is_forgotten_is_told_nothing_old_again(here: World, user: str
     await here.say(asked(user, notices.Send(user_id=user, template="message", channel="push", cause="c1")))
     await here.settled(user, 4)
     assert here.rows("SELECT 1 FROM contact WHERE user_id = %s", user) == []
+    assert here.rows("SELECT 1 FROM bought WHERE user_id = %s", user) == []
     assert here.rows("SELECT 1 FROM notice WHERE user_id = %s AND params <> '{}'", user) == []
     assert len(here.mails(order.email)) == 1
 
@@ -230,6 +253,16 @@ def _held(user: str, version: int, ends: datetime) -> cart.Held:
     return cart.Held(
         user_id=user, id=f"h{version}", product="MUG", quantity=1, line_quantity=1, expires_at=ends, version=version
     )
+
+
+async def _letters(here: World, user: str, count: int) -> list[Entry]:
+    """The dead letters of a user's requests, the oldest first, when there are so many."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = [each for each in (await overview(here.settings)).entries if each.key == user.encode()]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.1)
 
 
 async def _until(here: World, user: str, expected: dict[tuple[str, str], str]) -> None:

@@ -1,0 +1,91 @@
+"""What becomes of a notice that failed for good: its letter tells itself from a replay of the request that it keeps."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import pytest
+
+from infrastructure import dead_letters
+from infrastructure.envelope import Envelope
+from infrastructure.topics import Topic
+from notification_service import messages as notices
+from notification_service.agents import Notices
+from notification_service.store import Store
+from tests.integration.notification_world import event
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+ASKED = notices.Send(user_id="ann", template="order_shipped", params={"order": "Größe\t7"}, cause="c1", order_id="o1")
+
+
+def row(request: notices.Send | None = ASKED, **more: Any) -> dict[str, Any]:
+    """A notice as the pump finds it; `request` is what asked for it, at 6/120."""
+    return {
+        "notice_id": "n1",
+        "user_id": "ann",
+        "cause": "c1",
+        "channel": "email",
+        "template": "order_shipped",
+        "params": {},
+        "accepted_at": NOW,
+        "settled_at": NOW,
+        "traceparent": None,
+        "status": "failed",
+        "reason": "away",
+        "tries": 20,
+        "request": None if request is None else event(request, "/orders", "ann", "ann/r1", NOW).encode().decode(),
+        "partition": 6,
+        "record_offset": 120,
+        **more,
+    }
+
+
+async def told(row: dict[str, Any]) -> list[tuple[Topic, Envelope]]:
+    """What is made known of a notice."""
+    found: list[tuple[Topic, Envelope]] = []
+
+    async def publish(topic: Topic, events: Sequence[Envelope]) -> None:
+        found.extend((topic, each) for each in events)
+
+    async def connect() -> NoReturn:
+        raise AssertionError("there is no need of a store")
+
+    await Notices(Store(connect), publish, lambda topic: f"shop.{topic.name}", lambda: NOW).tell(row, 1)
+    return found
+
+
+async def redriven(row: dict[str, Any]) -> tuple[str, Envelope, notices.Request]:
+    """The letter of a notice that failed: its id, and what its redrive sends, as the worker reads that."""
+    (topic, letter), (events, outcome) = await told(row)
+    assert (topic, events, outcome.type) == (notices.REQUESTS.dead_letters, notices.EVENTS, notices.Failed.TYPE)
+    read = dead_letters.read(letter.encode())
+    assert isinstance(read, dead_letters.Letter)
+    sent = Envelope.decode(read.original.key, read.original.value)
+    return letter.id, sent, notices.REQUEST_VOCABULARY.parse(sent)
+
+
+async def test_the_letter_of_a_notice_is_its_request_and_says_what_it_redrives() -> None:
+    id_, sent, request = await redriven(row())
+    assert id_ == "shop.notifications.requests.v1/6/120"
+    assert request == ASKED.model_copy(update={"redrives": "6/120"})
+    asked = event(ASKED, "/orders", "ann", "ann/r1", NOW)
+    assert sent == asked.model_copy(update={"data": {**asked.data, "redrives": "6/120"}}), "else it is as it was"
+
+
+async def test_what_was_redriven_and_fails_again_has_another_letter() -> None:
+    before = ASKED.model_copy(update={"redrives": "6/120"})
+    id_, _, request = await redriven(row(before, record_offset=121))
+    assert id_ == "shop.notifications.requests.v1/6/121"
+    assert request == ASKED.model_copy(update={"redrives": "6/121"})
+
+
+@pytest.mark.parametrize("status", ["sent", "failed"])
+async def test_what_was_told_or_is_forgotten_has_no_letter(status: str) -> None:
+    found = await told(row(None if status == "failed" else ASKED, status=status))
+    assert [topic for topic, _ in found] == [notices.EVENTS]
+
+
+@pytest.mark.parametrize("place", ["", "6", "6/", "/120", "6/120/1", "six/120", "-1/120"])
+def test_what_is_redriven_is_a_place(place: str) -> None:
+    with pytest.raises(ValueError, match="redrives"):
+        notices.Send(user_id="ann", template="message", cause="c1", redrives=place)
