@@ -1,6 +1,7 @@
 """The shell of the cart service: read, note, ask, tell. The rules stand in `model.py`."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -15,6 +16,8 @@ from infrastructure.guard import Received
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
+
+log = logging.getLogger(__name__)
 
 SOURCE: Final = "/cart"
 ASK_AGAIN_EVERY: Final = 1.0
@@ -125,8 +128,14 @@ class CartAgents:
             pending = next((each for each in self.carts.get(user_id).pending if each.id == request_id), None)
             if pending is None:
                 self.reminders.settle(user_id, request_id)
-            else:
-                asks.append(_event(model.asked_again(user_id, pending), user_id, request_id, pending.since, None))
+                continue
+            try:
+                asked = model.asked_again(user_id, pending)
+            except (ValueError, TypeError) as error:  # somebody else wrote it; the others are asked for all the same
+                log.warning("what %s has pending as %s can't be asked for: %s", user_id, request_id, error)
+                self.reminders.settle(user_id, request_id)
+                continue
+            asks.append(_event(asked, user_id, request_id, pending.since, None))
         await self.publish(inventory.REQUESTS, asks)
 
     async def fail_request(self, received: Received[cart.Request], _: Exception) -> None:

@@ -48,9 +48,10 @@ class Carts:
 
     def write(self) -> None:
         """Put into the table what is not there yet."""
-        unwritten, self._unwritten = self._unwritten, {}
-        for user_id, cart in unwritten.items():
+        while self._unwritten:  # one by one: what the table does not take is not forgotten
+            user_id, cart = next(iter(self._unwritten.items()))
             self.table.put(user_id.encode(), cart.model_dump_json().encode())
+            del self._unwritten[user_id]
 
     def pending(self) -> Iterator[tuple[str, str]]:
         """Every pending request as (user, id)."""

@@ -216,6 +216,19 @@ async def test_only_inventory_is_asked_again() -> None:
     assert (topic, again.data, again.requestid) == (inventory.REQUESTS.name, first.data, "r1")
 
 
+async def test_what_is_pending_and_makes_no_sense_keeps_nobody_else_from_being_asked_for() -> None:
+    shop = Shop()
+    senseless = model.Cart(pending=(cart.PendingRequest(id="odd", type="checkout", since=NOW),))
+    shop.agents.carts.put("abe", model.Cart(), senseless)  # by another's hand: a checkout knows what it asks for
+    await shop.request(checkout(items=ITEMS))
+    assert len(shop.agents.reminders) == 2
+    shop.take()
+    shop.now += timedelta(seconds=6)
+    await shop.agents.ask_again()
+    assert [(event.subject, event.requestid) for _, event in shop.take()] == [("ann", "r1")]
+    assert len(shop.agents.reminders) == 1
+
+
 async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_it_can_end() -> None:
     shop = Shop()
     message = checkout()

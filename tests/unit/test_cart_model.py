@@ -175,3 +175,23 @@ def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
     carts.put("ann", before, after)
     carts.write()
     assert Carts(carts.table).get("ann").lines == (line(),), "the next decision brings all of it back"
+
+
+def test_a_cart_that_the_table_does_not_take_is_kept_until_it_does() -> None:
+    class Full(Dictionary):
+        full = True
+
+        def put(self, key: bytes, value: bytes) -> None:
+            if self.full:
+                raise RuntimeError("not now")
+            super().put(key, value)
+
+    table = Full()
+    carts, after = Carts(table), model.Cart(revision=3, lines=(line(),))
+    carts.put("ann", model.Cart(), after)
+    with pytest.raises(RuntimeError):
+        carts.write()
+    assert carts.get("ann") == after
+    table.full = False
+    carts.write()
+    assert Carts(table).get("ann") == after
