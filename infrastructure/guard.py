@@ -101,9 +101,9 @@ class Guard(Generic[M]):
         error = await self._attempt(lambda: self.handler.handle([received]))
         if error is None:
             return
-        told = await self._attempt(lambda: self.handler.fail(received, error))
-        detail = f"{type(error).__name__}: {error}" + (f"; and telling so: {told!r}" if told else "")
-        await self._put_aside(original, "failed", detail, attempts=2)
+        # The letter first: what is decided is not tried again, and who died before its letter would leave none.
+        await self._put_aside(original, "failed", f"{type(error).__name__}: {error}", attempts=2)
+        await self._attempt(lambda: self.handler.fail(received, error))
 
     async def _read(self, record: Record) -> Received[M] | None:
         """The message in a record; none when it was dealt with here."""
@@ -123,6 +123,7 @@ class Guard(Generic[M]):
         if self.handler.topic.partitions > 1 and partition_of(event.key) != record.partition:
             metrics.REPARTITIONED.labels(self.name).inc()  # e.g. kcat, whose default partitioner is not Java's
             await self._until_done(lambda: self.send(self.name, record.key, record.value or b""))
+            crashpoint("guard.sent_on")
             return None
         return Received(event, message, record.partition, record.offset)
 

@@ -5,6 +5,7 @@ topics may not know, the shopper's frames of them, and the steps that are owed.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -31,6 +32,7 @@ AT_ONCE: Final = 100
 TOLD_BY_THE_CART: Final = 2
 """Up to this version, a shopper hears of an order with the decision about the cart."""
 SOURCE: Final = "/orders"
+_ORDER_ID: Final = re.compile(rb'"order_id"\s*:\s*"')
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 Outbox = dict[Topic, list[Envelope]]
@@ -100,6 +102,7 @@ class Saga:
         await self.store.mark_published(
             {turn.order_id: turn.state.version for turn in turns if turn.state is not None and turn.untold}
         )
+        crashpoint("orders.marked")
         for turn in turns:
             for event, _ in turn.untold:
                 metrics.ORDER_EVENTS.labels(event.TYPE.rpartition(".")[2], getattr(event, "reason", "")).inc()
@@ -114,8 +117,11 @@ def about_an_order(decided: inventory.Decided) -> Outcome | None:
 
 
 def may_be_about_an_order(value: bytes) -> bool:
-    """A look at an inventory decision's bytes, so that the many about carts need not be read."""
-    return b'"order_id":"' in value
+    """A look at an inventory decision's bytes, so that the many about carts need not be read.
+
+    In those, `order_id` is missing or null. JSON from elsewhere may have spaces there, or an escape for any character.
+    """
+    return _ORDER_ID.search(value) is not None or b"\\u" in value
 
 
 # ---- what is sent ---------------------------------------------------------------------------------------------------

@@ -140,6 +140,7 @@ async def perform(edge: Edge, user_id: str, asked: Asked, *, key: str | None, pr
     except Problem:
         await _keep(edge.store.release(user_id, request_id))
         raise
+    crashpoint("edge.answered")
     await _keep(edge.store.answer(user_id, request_id, response.status_code, bytes(response.body)))
     return response
 

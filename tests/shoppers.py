@@ -47,17 +47,17 @@ class Shoppers:
         self.first_told: dict[Key, float] = {}
         self.views: dict[Key, cart.CartView] = {}
 
-    async def send(self, topic: Topic, key: str, value: bytes) -> None:
-        """Put any record on a topic."""
-        name = self.settings.topic(topic)
-        await self.producer.send_and_wait(name, value, key.encode(), partition=partition_of(key.encode()))
+    async def send(self, topic: Topic, key: str, value: bytes, *, astray: bool = False) -> None:
+        """Put any record on a topic; `astray` on another partition than its key's."""
+        place = (partition_of(key.encode()) + astray) % topic.partitions
+        await self.producer.send_and_wait(self.settings.topic(topic), value, key.encode(), partition=place)
 
-    async def ask(self, user: str, verb: str, id_: str = "", **data: Any) -> str:
+    async def ask(self, user: str, verb: str, id_: str = "", *, astray: bool = False, **data: Any) -> str:
         """Ask for a change, as the edge would; its id."""
         id_ = id_ or uuid7()
         self.ids.add(id_)
         event = _request(user, id_, verb, data)
-        await self.send(cart.REQUESTS, user, event.encode())
+        await self.send(cart.REQUESTS, user, event.encode(), astray=astray)
         self.sent[user, id_] = time.monotonic()
         return id_
 

@@ -62,7 +62,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """One worker of each kind, kept; all tests of this file share it, each with shoppers of its own."""
     folder = tmp_path_factory.mktemp("shop")
     with processes(servers, _settings(servers), folder) as here:
-        here.seed(MUG=100_000, HOT=40)
+        here.seed(MUG=100_000, HOT=40, ODD=40)
         for module in ("rest_api", "cart_service", "inventory_service"):
             here.start(module, module.partition("_")[0])
         for replica in here.replicas:
@@ -101,7 +101,8 @@ async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shopper
     async with asyncio.timeout(PATIENCE):
         while len(victim.exits) == deaths:
             for user in (f"{users}-{number % 6}", f"{users}-late-{number}"):
-                await crowd.ask(user, "add", product="HOT" if number % 5 == 0 else "MUG", quantity=1)
+                product, astray = "HOT" if number % 5 == 0 else "MUG", point == "guard.sent_on"
+                await crowd.ask(user, "add", product=product, quantity=1, astray=astray)
             if point == "guard.put_aside":
                 await crowd.send(cart.REQUESTS, f"{users}-{number % 6}", f"this is no event {number}".encode())
             if point == "inventory.knocked" and number % 5 == 4:
@@ -157,6 +158,32 @@ async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_invent
         shop.replicas.remove(seller)
 
 
+async def test_who_dies_between_a_dead_letter_and_its_decision_leaves_both(shop: Processes, crowd: Shoppers) -> None:
+    """The letter comes first: what is decided does not fail again, and would leave none."""
+    victim, user = _victim(shop, "inventory.locked"), f"odd-{secrets.token_hex(2)}"
+    planted = "ADD CONSTRAINT planted CHECK (product_code <> 'ODD') NOT VALID"
+    async with await postgres.connect(shop.settings, "inventory") as connection:
+        await connection.execute(f"ALTER TABLE hold {planted}".encode())
+        try:
+            victim.arm("guard.put_aside:1")
+            victim.kept = False
+            assert victim.process is not None
+            id_ = await crowd.ask(user, "add", product="ODD", quantity=1)
+            assert await asyncio.to_thread(victim.process.wait, PATIENCE) == KILLED, victim.told()
+            decided = await connection.execute("SELECT FROM request_log WHERE requestid = %s", [id_])
+            assert decided.rowcount == 0
+            assert await _letters(shop.settings, inventory.REQUESTS) == 1
+            victim.again()
+            await crowd.settled()
+        finally:
+            await connection.execute("ALTER TABLE hold DROP CONSTRAINT planted")
+            if not victim.kept:
+                victim.again()
+    assert [told["reason"] for told in crowd.told[user, id_]] == ["failed"]
+    assert await _letters(shop.settings, inventory.REQUESTS) == 1, "the second one is equal"
+    await crowd.check()
+
+
 @pytest.mark.parametrize("point", AT_THE_EDGE)
 async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers) -> None:
     victim = _victim(shop, point)
@@ -203,7 +230,7 @@ def test_a_migration_that_dies_before_its_commit_is_made_by_the_next(shop: Proce
 
 def test_every_point_is_visited() -> None:
     """A point that is new is in one of these lists, or this fails; and a list's own test fails if it is not reached."""
-    visited = {*AT_WORK, *AT_THE_EDGE, PLACED, MIGRATION, *notices.AT_WORK, notices.HANDED_OVER}
+    visited = {*AT_WORK, *AT_THE_EDGE, PLACED, MIGRATION, *notices.AT_WORK, notices.HANDED_OVER, notices.PUT_ASIDE}
     for service, file in ELSEWHERE.items():
         assert f'for point in POINTS if point.startswith("{service}.")]' in Path(__file__).with_name(file).read_text()
         visited |= {point for point in POINTS if point.startswith(f"{service}.")}
@@ -271,10 +298,10 @@ def _move_claims(settings: Settings, to: str) -> None:
         connection.execute(f"UPDATE claim SET claimed_at = {to} WHERE status IS NULL".encode())
 
 
-async def _letters(settings: Settings) -> int:
-    """How many different records lie in the dead letters of the cart's requests."""
-    topic = settings.topic(cart.REQUESTS.dead_letters)
-    async with AIOKafkaConsumer(topic, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer:
+async def _letters(settings: Settings, topic: Topic = cart.REQUESTS) -> int:
+    """How many different records of a topic lie in its dead letters."""
+    name = settings.topic(topic.dead_letters)
+    async with AIOKafkaConsumer(name, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer:
         found: set[tuple[int, int]] = set()
         while polled := await consumer.getmany(timeout_ms=1_000):
             for records in polled.values():

@@ -22,7 +22,8 @@ class Shell:
 
     handle: Callable[[Sequence[Received[cart.Request]]], Awaitable[None]] | None = None
     batches: list[list[str]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failed: list[tuple[str, int]] = field(default_factory=list)
+    """What was decided to have failed, and how many letters were sent by then."""
     sent: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)
     refuse_sends: int = 0
     left: int = 0
@@ -37,7 +38,7 @@ class Shell:
             await self.handle(batch)
 
     async def _fail(self, received: Received[cart.Request], _: Exception) -> None:
-        self.failed.append(received.event.requestid or "")
+        self.failed.append((received.event.requestid or "", len(self.letters())))
 
     async def _send(self, topic: str, key: bytes | None, value: bytes) -> None:
         if self.refuse_sends:
@@ -97,7 +98,7 @@ async def test_one_bad_request_in_a_batch_is_found_answered_and_put_aside() -> N
     shell = Shell(handle)
     await shell.guard()(requested("a", "bad", "c"))
     assert shell.batches == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
-    assert shell.failed == ["bad"]
+    assert shell.failed == [("bad", 1)]  # its letter comes first: who dies between the two loses neither
     (letter,) = shell.letters()
     assert letter["reason"] == "failed"
     assert letter["detail"] == "ValueError: it cannot be"

@@ -278,6 +278,9 @@ def test_most_decisions_are_about_carts() -> None:
     sold = inventory.Decided(user_id=USER, outcome=SOLD, cart=cart)
     assert about_an_order(sold) == SOLD
     assert may_be_about_an_order(sold.model_dump_json().encode())
+    for by_hand in (json.dumps(sold.model_dump(mode="json")), sold.model_dump_json(indent=1)):
+        assert may_be_about_an_order(by_hand.encode()), "an engineer's console producer"
+        assert may_be_about_an_order(by_hand.replace("order_id", "order\\u005fid").encode())
     reserved = COMMITTED.model_copy(update={"purpose": "reservation"})
     assert about_an_order(inventory.Decided(user_id=USER, outcome=reserved, cart=cart)) is None
 
