@@ -108,6 +108,8 @@ class Worker:
 
     def writing(self, write: Callable[[], None]) -> None:
         """Call `write` every quarter of a second, and before partitions are given up: what a cache may be late with."""
+        if not self._writers:
+            self.background("writing", self._keep_writing)
         self._writers.append(write)
 
     def background(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -172,8 +174,6 @@ class Worker:
                 await stack.enter_async_context(faust_app_running(self.app, stop_timeout=STOP_SECONDS))
                 self._running = True
                 tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
-                if self._writers:
-                    tasks.append(asyncio.create_task(self._keep_writing()))
                 gc.collect()
                 gc.freeze()  # what is alive now stays: the collector need not walk it again
                 log.info("running", extra={"health": self.settings.health_port})
@@ -182,13 +182,13 @@ class Worker:
                         await asyncio.wait_for(stop.wait(), 0.2)
             finally:
                 self._begun = self._running = False
-                self._write()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 # Faust's own stop can hang on a handler that does; then nothing is acknowledged and the end is hard.
                 loop = asyncio.get_running_loop()
                 loop.call_later(STOP_SECONDS, lambda: os._exit(EX_TEMPFAIL))
+                self._write()
         if stop.is_set():
             log.info("stopped")
             return 0

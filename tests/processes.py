@@ -193,8 +193,8 @@ class Processes:
                 process = replica.process
                 if replica.kept and process is not None and (status := process.poll()) is not None:
                     replica.exits.append(status)
-                    if self._closed.wait(RESTART_AFTER) or not replica.kept:
-                        return
+                    if self._closed.wait(RESTART_AFTER) or not replica.kept or replica.process is not process:
+                        continue  # a test has stopped it, or started it itself; the others are kept all the same
                     replica.start()
 
 

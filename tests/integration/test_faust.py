@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from faust.tables import recovery
 from psycopg import AsyncConnection
 
 from cart_service import messages as cart
@@ -38,7 +39,7 @@ from infrastructure.local.keeper import Keeper
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.topics import PARTITIONS, Topic
-from infrastructure.worker import EX_TEMPFAIL
+from infrastructure.worker import EX_TEMPFAIL, Worker
 from inventory_service.messages import REQUESTS, Hold
 from tests.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.proxy import Mood, proxy
@@ -47,11 +48,17 @@ from tests.shoppers import Shoppers, shoppers
 
 MODULES = {"cart": "cart_service", "inventory": "inventory_service"}
 SESSION = 6.0
+HEARTBEAT = 0.25
 KILLED = 8.0
-"""Seconds that a dead worker's shoppers may wait: its session, and a rebalance. What a busy machine adds is what the
-other worker's shoppers wait in the same time, and is allowed besides."""
-LEFT = 4.0
-"""Those of a worker that says that it leaves: clearly less than its session."""
+"""Seconds that a dead worker's shoppers may wait: its session, and a rebalance."""
+LEFT = 3.0
+"""Those of a worker that says that it leaves. The target is one, which a machine that runs other tests beside this one
+can't promise. Half a session is enough to tell: nobody takes over from who does not leave before the session has ended,
+so its shoppers would wait for as long, less a heartbeat."""
+NOISE = 2.0
+"""What the unluckiest shopper waited before the fault is the machine's, and allowed besides, but no more than this:
+else a worker that does not leave would pass."""
+TRIES = 3
 MANY_CARTS = 40_000
 """So many are not recovered within a second."""
 
@@ -126,6 +133,13 @@ async def _ends(settings: Settings, places: list[TopicPartition]) -> dict[TopicP
         return found
 
 
+async def _noise(crowd: Shoppers) -> float:
+    """How long the unluckiest shopper waits for this machine, for nothing is wrong yet."""
+    began = await _for(2, crowd)
+    await crowd.settled()
+    return crowd.longest_wait(began)
+
+
 async def _for(seconds: float, crowd: Shoppers, rate: float = 20) -> float:
     """Shop for a while; returns the moment at which it began."""
     began = time.monotonic()
@@ -197,30 +211,96 @@ async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: A
     assert after.done == ["resumes while nobody fetches", "seeks", "fetches"]
 
 
-@pytest.mark.parametrize("state", ["full", "empty", "damaged"])
-async def test_carts_recover_with_a_data_directory_that_is(state: str, shop: Processes, crowd: Shoppers) -> None:
+def test_every_app_has_the_recovery_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    patched = recovery.Recovery
+    monkeypatch.setattr(patched, "on_recovery_completed", faust_app._on_recovery_completed)
+    monkeypatch.setattr(patched, "_resume_streams", faust_app._resume_streams)
+    faust_app.create_app(Settings(prefix="t."), "cart")
+    assert patched.on_recovery_completed is faust_app._without_fetching
+    assert patched._resume_streams is faust_app._without_fetching_either
+
+
+async def test_carts_recover_whatever_lies_in_their_directory(shop: Processes, crowd: Shoppers) -> None:
+    """A table is kept in memory and at the broker; all that a worker has on disk is its lock, which nobody reads.
+
+    With a store on disk there would be more files, and this test would have to damage them.
+    """
     await _for(1.5, crowd)
-    for name in ("cart-1", "cart-2"):
-        worker = _one(shop, name)
+    emptied, damaged = (_one(shop, f"cart-{each}") for each in (1, 2))
+    for worker in (emptied, damaged):
         worker.stop(signal.SIGKILL)
-        if state == "empty":
-            shutil.rmtree(worker.folder)
-            worker.folder.mkdir()
-        if state == "damaged":
-            for place in (
-                worker.folder / "faust",
-                worker.folder / "faust" / "v1",
-                worker.folder / "faust" / "v1" / "tables",
-            ):
-                place.mkdir(exist_ok=True)
-                (place / "carts.db").write_bytes(secrets.token_bytes(4096))
-            (worker.folder / "cart-cart-1.lock").write_bytes(secrets.token_bytes(64))
+        assert _files(worker) == {f"cart-{worker.name}.lock"}
+    shutil.rmtree(emptied.folder)
+    emptied.folder.mkdir()
+    garbage = secrets.token_bytes(4096)
+    planted = {damaged.folder / name for name in ("cart-cart-2.lock", "faust/carts.db", "faust/v1/tables/carts-0.db")}
+    for place in planted:
+        place.write_bytes(garbage)
     await _for(1, crowd)  # a backlog
-    for name in ("cart-1", "cart-2"):
-        _one(shop, name).start()
-        _one(shop, name).kept = True
-    for name in ("cart-1", "cart-2"):
-        _one(shop, name).wait_ready()
+    for worker in (emptied, damaged):
+        worker.start()
+        worker.kept = True
+    for worker in (emptied, damaged):
+        worker.wait_ready()
+    await crowd.settled()
+    assert {place.read_bytes() for place in planted} == {garbage}, "it was of use to somebody"
+    assert _files(emptied) == {"cart-cart-1.lock"}
+
+
+def _files(worker: Replica) -> set[str]:
+    """The files that a worker has made in its directory; its log is not its own."""
+    files = {str(path.relative_to(worker.folder)) for path in worker.folder.rglob("*") if path.is_file()}
+    return files - {worker.log.name}
+
+
+NO_CARTS: tuple[bytes | None, ...] = (
+    b"",
+    b"\xff\x00",
+    b"{",
+    b"null",
+    b"[]",
+    b"[" * 100_000,
+    b'{"revision": "many"}',
+    b'{"revision": 1, "pending": [{"id": 1}]}',
+    b'"pending":[]}',  # the end of most carts
+    None,
+)
+"""What may stand on a changelog and is no cart. The last one is a tombstone."""
+NO_SHOPPERS = (b"", b"\xff\xfe", b"\x00", b"k" * 5_000)
+
+
+async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
+    servers: Servers, settings: Settings, tmp_path: Path
+) -> None:
+    """They count as absent: what stands between them is recovered, and whose carts they were gets what they ask for."""
+    changelog = Topic("cart-carts-changelog", keyed_by="user")
+    await ensure_topics(settings, [changelog, REQUESTS])
+    waiting = cart.PendingRequest(id="r1", type="add", product="MUG", quantity=1, since=now() - timedelta(minutes=1))
+    damaged = {f"user-{number}": value for number, value in enumerate(NO_CARTS, 1)}
+    found = [(key, b"{") for key in NO_SHOPPERS]
+    whole = (b"user-0", Cart(pending=(waiting,)).model_dump_json().encode())
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka) as producer:
+        for key, value in [*found, whole, *((user.encode(), value) for user, value in damaged.items())]:
+            # All on one partition, which is that of one of them: to lie astray is a damage as well.
+            await producer.send_and_wait(settings.topic(changelog), value, key, partition=partition_of(b"user-0"))
+    with processes(servers, settings, tmp_path) as here:
+        here.seed(MUG=100)
+        [worker] = here.start("cart_service", "cart-1")
+        here.start("inventory_service", "inventory-1")
+        for replica in here.replicas:
+            await asyncio.to_thread(replica.wait_ready)
+        async with shoppers(settings) as crowd:
+            crowd.ids.add("r1")
+            crowd.sent["user-0", "r1"] = time.monotonic()  # by nobody here: the worker has to ask again
+            for user in damaged:
+                await crowd.ask(user, "add", product="MUG", quantity=1)
+            await crowd.settled()
+            await crowd.check()
+        assert worker.exits == []
+        told = "\n".join(worker.messages())
+        for user, value in damaged.items():
+            assert value is None or f"the kept cart of {user} can't be read" in told, "it did not come so far"
+    await clean_up(settings)
 
 
 @pytest.mark.parametrize("missing", ["some", "all"])
@@ -391,57 +471,93 @@ async def _generations(shop: Processes) -> dict[str, int]:
 # ---- ends: how long shoppers wait -----------------------------------------------------------------------------------
 
 
+async def test_a_write_to_a_table_that_fails_is_told_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda _: None)  # a process's own, and this one is ours
+    worker = Worker(Settings(prefix="t."), "cart", topics=())
+    faults, written = [OSError("planted")], asyncio.Event()
+
+    def write() -> None:
+        if faults:
+            raise faults.pop()
+        written.set()
+
+    worker.writing(write)
+    [(name, loop)] = worker._loops
+    writing = asyncio.create_task(worker._forever(name, loop))
+    try:
+        await asyncio.wait_for(written.wait(), 10)
+    finally:
+        writing.cancel()
+    assert "writing failed, again in 0.2 s: OSError: planted" in caplog.messages
+
+
 @pytest.mark.parametrize("kind", MODULES)
 async def test_a_worker_that_is_killed_and_brought_back(kind: str, shop: Processes, crowd: Shoppers) -> None:
-    """The other one goes on: the dead one's place in the group is kept for it.
+    """The other one goes on: the dead one's place in the group is kept for it, as long as its session lasts.
 
-    Who comes back just before the session's end has its partitions at once, and is then as slow as this machine is.
+    Who is ready before it has ended was in its place before. A busy machine may take longer to start a process: then
+    its partitions go to the other one and come back, which costs two rebalances and shows nothing; it is tried again.
     """
-    await _for(2, crowd)
     victim, other = _one(shop, f"{kind}-1"), _one(shop, f"{kind}-2")
-    theirs, deaths, moved = await _users_of(shop, kind, victim), len(victim.exits), _rebalances(other)
-    shopping = asyncio.create_task(_for(9, crowd))
+    for _ in range(TRIES):
+        noise = await _noise(crowd)
+        theirs, moved = await _users_of(shop, kind, victim), _rebalances(other)
+        shopping = asyncio.create_task(_for(10, crowd))
+        await asyncio.sleep(1)
+        began = time.monotonic()
+        ready = await _kill_and_wait(victim)
+        await shopping
+        await crowd.settled()
+        in_time = ready < SESSION - HEARTBEAT
+        bound = KILLED if in_time else KILLED + ready
+        _compare(f"kill -9 {kind}, ready again after {ready:.2f} s", bound, noise, crowd, began, theirs)
+        if in_time:
+            assert _rebalances(other) == moved, "its place was not kept"
+            break
+
+
+async def _kill_and_wait(victim: Replica) -> float:
+    """Kill a worker that is brought back; how many seconds later it is ready again."""
+    deaths, began = len(victim.exits), time.monotonic()
     victim.kill()
-    began = time.monotonic()
-    await asyncio.to_thread(until, lambda: len(victim.exits) > deaths and victim.health("/livez") != "silent")
-    booted = time.monotonic() - began
-    await shopping
-    await crowd.settled()
-    _compare(f"kill -9 {kind}, brought back after {booted:.2f} s", KILLED + booted, crowd, began, theirs)
-    if booted < SESSION / 2:  # else the session may have ended before it was there
-        assert _rebalances(other) == moved, "its place was not kept"
+    await asyncio.to_thread(until, lambda: len(victim.exits) > deaths and victim.health() == "ok")
+    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("kind", MODULES)
 async def test_a_worker_that_is_killed_for_good(kind: str, shop: Processes, crowd: Shoppers) -> None:
     """Its partitions go to the other one when its session is over."""
-    await _for(2, crowd)
+    noise = await _noise(crowd)
     victim = _one(shop, f"{kind}-1")
     theirs = await _users_of(shop, kind, victim)
     victim.kept = False
-    shopping = asyncio.create_task(_for(13, crowd))
+    shopping = asyncio.create_task(_for(14, crowd))
+    await asyncio.sleep(1)
     victim.kill()
     began = time.monotonic()
     await shopping
     await crowd.settled()
-    _compare(f"kill -9 {kind}, for good", KILLED, crowd, began, theirs)
+    _compare(f"kill -9 {kind}, for good", KILLED, noise, crowd, began, theirs)
     victim.again()
 
 
 @pytest.mark.parametrize("kind", MODULES)
 async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Processes, crowd: Shoppers) -> None:
     """Its successor is kept away for longer than a session: who did not leave would be waited for."""
-    await _for(2, crowd)
+    noise = await _noise(crowd)
     victim = _one(shop, f"{kind}-1")
     theirs = await _users_of(shop, kind, victim)
-    shopping = asyncio.create_task(_for(SESSION + 3, crowd))
+    shopping = asyncio.create_task(_for(SESSION + 4, crowd))
+    await asyncio.sleep(1)
     began = time.monotonic()
     status = await asyncio.to_thread(victim.stop)
     ended = time.monotonic() - began
     await shopping
     await crowd.settled()
     assert status == 0, victim.told()
-    _compare(f"SIGTERM {kind}, ended in {ended:.2f} s", LEFT, crowd, began, theirs)
+    _compare(f"SIGTERM {kind}, ended in {ended:.2f} s", LEFT, noise, crowd, began, theirs)
     shopping = asyncio.create_task(_for(5, crowd))
     began = time.monotonic()
     victim.start()
@@ -521,13 +637,18 @@ async def _users_of(shop: Processes, kind: str, worker: Replica) -> Callable[[st
             await asyncio.sleep(0.2)
 
 
-def _compare(what: str, bound: float, crowd: Shoppers, since: float, theirs: Callable[[str], bool]) -> None:
-    """Say how long shoppers have waited, and hold the victim's own to their bound."""
-    waited = crowd.longest_wait(since, of=theirs)
+def _compare(
+    what: str, bound: float, noise: float, crowd: Shoppers, since: float, theirs: Callable[[str], bool]
+) -> None:
+    """Say how long shoppers have waited, and hold the victim's own to their bound.
+
+    What others waited meanwhile is no excuse: a fault that stops both workers would bring its own.
+    """
+    waited, silence = crowd.longest_wait(since, of=theirs), crowd.silence(since, of=theirs)
     others = crowd.longest_wait(since, of=lambda user: not theirs(user))
-    silence = crowd.silence(since)
-    print(f"{what}: silence {silence:.2f} s; one request waited {waited:.2f} s, one of others' {others:.2f} s")
-    assert waited < bound + others
+    print(f"{what}: silence {silence:.2f} s; one request waited {waited:.2f} s of at most {bound:.0f},")
+    print(f"    one of others' {others:.2f} s, and before the fault one {noise:.2f} s")
+    assert max(waited, silence) <= bound + min(noise, NOISE)
 
 
 @pytest.mark.parametrize("mood", [Mood(refuse=True), Mood(hole=True)], ids=["refuses", "silent"])

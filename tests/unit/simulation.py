@@ -54,7 +54,7 @@ class Rules:
     """A request that is pending already is sent on again."""
     acknowledge_last: bool = True
     answer_after_commit: bool = True
-    log: Callable[[states.Key], states.Key] = lambda key: key
+    log: Callable[[], dict[states.Key, states.Entry]] = dict
     fold: Callable[..., list[states.Answer]] = model.fold
 
 
@@ -67,7 +67,7 @@ class Postgres:
         self.shelves = {code: states.Shelf(UNITS, 0, 0, price, 0) for code in PRODUCTS}
         self.holders: dict[str, states.Holder] = defaultdict(states.Holder)
         self.reserved: dict[str, states.Reserved] = {}
-        self.log: dict[states.Key, states.Entry] = {}
+        self.log = rules.log()
 
     def transact(self, batch: Sequence[states.Command], now: datetime) -> list[states.Answer]:
         for command in batch:
@@ -77,13 +77,11 @@ class Postgres:
             now=now,
             holders=self.holders,
             shelves=self.shelves,
-            log={self.rules.log(key): entry for key, entry in self.log.items()},
+            log=self.log,
             expiry_ids={user: expiry_id(user, at) for user, at in due.items() if at},
             reserved=self.reserved,
         )
-        answers = self.rules.fold(state, batch)
-        self.log |= state.log
-        return answers
+        return self.rules.fold(state, batch)
 
     def snapshot(self) -> Any:
         return copy.deepcopy((self.shelves, self.holders, self.reserved, self.log))
@@ -406,6 +404,7 @@ class World:
 
     def judge(self) -> Iterator[str]:
         yield from self._outcomes()
+        yield from self._outcomes_of_others()
         yield from self._outcomes_of_steps()
         yield from self._last_reads()
         yield from self._shelves()
@@ -425,6 +424,17 @@ class World:
         for key in self.sent:
             if len(outcomes[key]) != 1:
                 yield f"{key} has {len(outcomes[key])} outcomes"
+
+    def _outcomes_of_others(self) -> Iterator[str]:
+        """What a shopper was granted made one version of the shopper's own cart, and no other request made that."""
+        made: dict[tuple[str, int], str | None] = {}
+        for event in self.topics[inventory.RESPONSES.name]:
+            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            if isinstance(decided.outcome, inventory.Held):
+                user, version = decided.user_id, decided.outcome.version
+                own = version <= decided.cart.revision
+                if not own or made.setdefault((user, version), event.requestid) != event.requestid:
+                    yield f"{event.requestid} of {user} was told what another was granted: version {version}"
 
     def _outcomes_of_steps(self) -> Iterator[str]:
         """So has each step of an order; and an order that was committed is so once, with the same lines."""
