@@ -4,6 +4,7 @@ Each function checks one and is called by its name in `docs/chaos.md`. `tests/un
 them a history that breaks it: a checker that cannot fail proves nothing.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,10 +17,16 @@ from load.chaos.truth import DECIDED, Change, Key, Truth, content
 from load.protocol import CHANGES
 
 REST_SECONDS: Final = 15.0
+GENTLE: Final = frozenset({"expire", "cut-clients", "webhooks"})
+"""Faults that keep no process from getting ready."""
 
 
-def check(history: Sequence[Entry], truth: Truth, *, zombies: bool = False) -> list[Finding]:
-    """Everything that is wrong. With `zombies`, a process was frozen and went on: what it says late, clients ignore."""
+def check(history: Sequence[Entry], truth: Truth, *, zombies: bool = False, clean: bool = False) -> list[Finding]:
+    """Everything that is wrong.
+
+    With `zombies`, a process was frozen and went on: what it says late, clients ignore. With `clean`, nobody but the
+    shop and its shoppers has put anything on a topic, so that nothing is to be put aside.
+    """
     findings = [
         *oversold(truth),
         *outcomes(history, truth),
@@ -27,8 +34,8 @@ def check(history: Sequence[Entry], truth: Truth, *, zombies: bool = False) -> l
         *ghosts(truth),
         *replays(truth),
         *views(truth),
-        *rest(truth),
-        *skipped(truth),
+        *rest(history, truth),
+        *skipped(truth, clean=clean),
         *bounds_broken(history, truth),
         *money.balanced(truth),
         *streams.whole(history, truth),
@@ -97,7 +104,6 @@ def _answers(history: Sequence[Entry]) -> Iterator[tuple[Key, Mapping[str, Any]]
 
 def lost_holds(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
     """I3: a hold that a shopper saw stands in the ledger, and every unit that left a cart again has a reason there."""
-    ordering = {user for (user, _), outcome in truth.log.items() if outcome["type"] == "committed"}
     line: dict[tuple[str, str], int] = defaultdict(int)
     after: dict[tuple[str, str, str], int] = {}
     for row in sorted(truth.ledger, key=lambda row: (row.product, row.version)):
@@ -113,15 +119,47 @@ def lost_holds(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
         holds = sum(each.get(user, {}).get(product, 0) for each in (truth.holds, truth.reserved))
         if holds != quantity:
             yield Finding("I3", f"{user} holds {holds} of {product}, its ledger comes to {quantity}", (user, product))
+    yield from _told_holds(history, truth, after)
+
+
+def _told_holds(history: Sequence[Entry], truth: Truth, after: Mapping[tuple[str, str, str], int]) -> Iterator[Finding]:
+    """Holds that were told otherwise than they stand in the ledger. `after`: the line after each of its requests."""
+    lines: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for (user, id_, product), quantity in after.items():
+        if (version := truth.log.get((user, id_), {}).get("version")) is not None:
+            lines[user, product].append((version, quantity))
+    ordered = _first_orders(truth)
     for entry in history:
-        if entry.type in {"ok", "heard"} and entry.value.get("type") == "held" and entry.user and entry.id:
-            stands = after.get((entry.user, entry.id, entry.value["product"]))
-            said = entry.value["line_quantity"]
-            if entry.f == "add" and stands is None:
-                yield Finding("I3", f"{entry.id} of {entry.user} was held, the ledger knows nothing of it", _of(entry))
-            # Who has made an order may keep more than the line: the order has it.
-            if stands is not None and (stands < said if entry.user in ordering else stands != said):
-                yield Finding("I3", f"{entry.id} of {entry.user}: told a line of {said}, it was {stands}", _of(entry))
+        if entry.type not in {"ok", "heard"} or entry.value.get("type") != "held" or not entry.user or not entry.id:
+            continue
+        product, said, version = entry.value["product"], entry.value["line_quantity"], entry.value["version"]
+        stands = after.get((entry.user, entry.id, product))
+        # Who has made an order may keep more than the line: the order has it.
+        before_orders = version <= ordered.get(entry.user, math.inf)
+        if entry.f == "add" and stands is None:
+            yield Finding("I3", f"{entry.id} of {entry.user} was held, the ledger knows nothing of it", _of(entry))
+        if entry.f == "set" and stands is None and before_orders:  # where it changed nothing, no row says so
+            stands = _line_before(lines[entry.user, product], version)
+        if stands is not None and (stands != said if before_orders else stands < said):
+            yield Finding("I3", f"{entry.id} of {entry.user}: told a line of {said}, it was {stands}", _of(entry))
+
+
+def _first_orders(truth: Truth) -> dict[str, int]:
+    """Shopper → the version of the cart with which they had an order for the first time.
+
+    Whatever the cart was told at up to this version was decided before: an order takes the cart, which raises the
+    version, or units from the shelves, which leaves it.
+    """
+    first: dict[str, int] = {}
+    for (user, _), outcome in truth.log.items():
+        if outcome["type"] == "committed":
+            first[user] = min(outcome["version"], first.get(user, outcome["version"]))
+    return first
+
+
+def _line_before(lines: Sequence[tuple[int, int]], version: int) -> int:
+    """How long a line was before the cart came to a version, given the line at those versions that changed it."""
+    return max((each for each in lines if each[0] < version), default=(0, 0))[1]
 
 
 def ghosts(truth: Truth) -> Iterator[Finding]:
@@ -135,9 +173,12 @@ def ghosts(truth: Truth) -> Iterator[Finding]:
 
 
 def replays(truth: Truth) -> Iterator[Finding]:
-    """I5: a replay of everything leaves stock, holds and decisions as they were."""
-    if truth.digests and truth.digests[0] != truth.digests[1]:
-        yield Finding("I5", f"a replay changed the digest from {truth.digests[0][:12]} to {truth.digests[1][:12]}")
+    """I5: a replay of everything leaves stock, holds and decisions as they were. That it was read is asked by I10."""
+    replay = truth.replay
+    if replay and not replay.records:
+        yield Finding("I5", "nothing was fed back, so nothing is known of replays")
+    if replay and replay.before != replay.after:
+        yield Finding("I5", f"a replay changed the digest from {replay.before[:12]} to {replay.after[:12]}")
 
 
 def views(truth: Truth) -> Iterator[Finding]:
@@ -150,8 +191,11 @@ def views(truth: Truth) -> Iterator[Finding]:
         if cart["version"] != truth.revisions.get(user, 0):
             revision = truth.revisions.get(user, 0)
             yield Finding("I8", f"{user} reads version {cart['version']}, the revision is {revision}", (user,))
-        if user in truth.shown and dict(truth.shown[user]) != holds:
-            yield Finding("I8", f"the client of {user} shows {dict(truth.shown[user])}, held is {holds}", (user,))
+    for user, shown in truth.shown.items():
+        holds, revision = dict(truth.holds.get(user, {})), truth.revisions.get(user, 0)
+        if (shown.version, dict(shown.lines)) != (revision, holds):
+            shows = f"shows {dict(shown.lines)} at version {shown.version}"
+            yield Finding("I8", f"the client of {user} {shows}, held is {holds} at {revision}", (user,))
 
 
 def backwards(history: Sequence[Entry]) -> Iterator[Finding]:
@@ -183,20 +227,43 @@ def backwards(history: Sequence[Entry]) -> Iterator[Finding]:
         newest[entry.session] = max(newest[entry.session], version)
 
 
-def rest(truth: Truth) -> Iterator[Finding]:
-    """I10: fifteen seconds after the last fault everything is ready, read and answered."""
+def rest(history: Sequence[Entry], truth: Truth) -> Iterator[Finding]:
+    """I10: fifteen seconds after the last fault everything is ready, read and answered, and so is all that is fed back.
+
+    Who was hit and did not come back is told by the fault itself, which waits for them: their time is over by then.
+    """
+    yield from _missing(history)
+    if truth.replay and truth.replay.rest_seconds is None:
+        yield Finding("I10", f"what was fed back was not read to its end: {truth.replay.restless}")
     if truth.rest_seconds is None:
         yield Finding("I10", f"it never came to rest: {truth.restless}")
     elif truth.rest_seconds > REST_SECONDS:
         yield Finding("I10", f"it came to rest after {truth.rest_seconds:.1f} s; last: {truth.restless}")
 
 
-def skipped(truth: Truth) -> Iterator[Finding]:
-    """I11: every record was acted on or lies among the dead letters."""
-    for bad in truth.bad:
-        if (bad.topic, bad.partition, bad.offset) not in truth.dead:
-            place = f"{bad.topic} {bad.partition}/{bad.offset}"
-            yield Finding("I11", f"{place} ({bad.what}) was neither acted on nor put aside")
+def _missing(history: Sequence[Entry]) -> Iterator[Finding]:
+    """Processes that did not come back in time after a fault, while there was no other that could have kept them."""
+    disturbed: dict[str, bool] = {}
+    for entry in history:
+        if entry.proc != NEMESIS or entry.type == "heard" or entry.f in GENTLE:
+            continue
+        if entry.type == "invoke":
+            disturbed = dict.fromkeys(disturbed, True) | {entry.f: bool(disturbed)}
+        elif not disturbed.pop(entry.f, True):
+            for name in entry.value.get("missing", ()):
+                yield Finding("I10", f"{name} was not ready again long after {entry.f}", (name,))
+
+
+def skipped(truth: Truth, *, clean: bool = False) -> Iterator[Finding]:
+    """I11: every record was acted on or lies among the dead letters, bad ones alone, and none of the bad is ours."""
+    bad = {(each.topic, each.partition, each.offset): each.what for each in truth.bad}
+    for (topic, partition, offset), what in bad.items():
+        if (topic, partition, offset) not in truth.dead:
+            yield Finding("I11", f"{topic} {partition}/{offset} ({what}) was neither acted on nor put aside")
+    for topic, partition, offset in sorted(truth.dead - bad.keys()) if clean else ():
+        yield Finding("I11", f"{topic} {partition}/{offset} was put aside, though nothing is wrong with it")
+    for place in truth.garbled:
+        yield Finding("I11", f"{place} is a response that nobody can read")
     on_carts = {told.key for told in truth.told if told.topic.startswith("cart.")}
     for told in truth.told:
         if told.topic.startswith("inventory.") and told.key not in on_carts:

@@ -29,12 +29,14 @@ RUINS: Final = (
     ShopAwayError,
 )
 """What a fault meets where another has struck before."""
+MARK: Final = "chaos:mark"
+"""A key in Redis by which it is seen that everything there is gone."""
 
 
 async def strike(name: str, scene: Scene) -> bool:
     """Commit one fault and write it down; false, and `info`, when it met the ruins of another, or came to nothing.
 
-    What it did is told in numbers and in yes or no: where one of them is none, it has not happened.
+    What it did is told in numbers, in names, and in yes or no: where one of them is none, it has not happened.
     """
     fault = FAULTS[name]
     aim = fault.aim(scene)
@@ -68,18 +70,27 @@ async def _cut_postgres(scene: Scene, _: Mapping[str, Any]) -> Did:
 
 
 async def _flush(scene: Scene, _: Mapping[str, Any]) -> Did:
+    gone = 0
     async with scene.stage.redis() as redis:
         for _again in range(10):
+            await redis.set(MARK, "here", px=10_000)
             await redis.flushall()
+            gone += await redis.get(MARK) is None
             await asyncio.sleep(0.1)
-    return {}
+    return {"flushed": gone}
 
 
 async def _pause(scene: Scene, _: Mapping[str, Any]) -> Did:
     async with scene.stage.redis() as redis:
         await redis.client_pause(int(SHORT_SECONDS * 1000))
-    await asyncio.sleep(SHORT_SECONDS)
-    return {}
+        silent = False
+        try:
+            async with asyncio.timeout(SHORT_SECONDS / 2):
+                await redis.ping()
+        except TimeoutError:
+            silent = True
+    await asyncio.sleep(SHORT_SECONDS / 2)
+    return {"silent": silent}
 
 
 async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
@@ -98,12 +109,11 @@ async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
 
 
 async def _cut_clients(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    cut = [witness for witness in scene.witnesses if witness.user in aim["cut"]]
-    for witness in cut:
-        witness.shopper.cut()
-    for witness in scene.some(0.1):
+    cut = sum(witness.cut() for witness in scene.witnesses if witness.user in aim["cut"])
+    hasty = scene.some(0.1)
+    for witness in hasty:
         await asyncio.wait_for(witness.hasty(scene.products), 10)
-    return {}
+    return {"were open": cut, "hasty": len(hasty)}
 
 
 async def _slow_readers(scene: Scene, _: Mapping[str, Any]) -> Did:

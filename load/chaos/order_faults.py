@@ -20,10 +20,10 @@ def _provider(how: Mapping[str, Any], seconds: float, about: str) -> Fault:
         provider = scene.stage.provider
         await provider.control(**how)
         try:
-            await asyncio.sleep(seconds)
+            (refused, waited), _ended = await asyncio.gather(provider.refuses(), asyncio.sleep(seconds))
         finally:
             await provider.control()
-        return {}
+        return {"felt": waited >= how["slow"] if "slow" in how else refused}
 
     return Fault(about, act)
 
@@ -38,7 +38,7 @@ async def _webhooks(scene: Scene, _: Mapping[str, Any]) -> Did:
         late, forged = YESTERDAY if number % 5 == 3 else 0.0, number % 5 == 4  # noqa: PLR2004 - one in five each
         status = await provider.tell(url, entry, whose[entry["order_id"]], late=late, forged=forged)
         answers[f"{'stale' if late else 'forged' if forged else 'good'} {status}"] += 1
-    return dict(answers)
+    return {"told": answers.total(), **answers}
 
 
 async def _replay(scene: Scene, _: Mapping[str, Any]) -> Did:

@@ -29,11 +29,21 @@ def end(kind: str, number: signal.Signals, about: str) -> Fault:
     """One of a kind gets a signal that ends it; the supervisor starts it again."""
 
     async def act(scene: Scene, aim: Mapping[str, Any]) -> Did:
-        old = scene.stage.signal(aim["victim"], number)
-        await scene.stage.until_replaced(aim["victim"], old)
-        return {}
+        return await _ended(scene, aim["victim"], number)
 
     return Fault(about, act, one(kind), ("restarts",))
+
+
+async def _ended(scene: Scene, victim: str, number: signal.Signals) -> Did:
+    """Signal a process, and wait for its successor: whether it was there to be hit, and who is missing since."""
+    old = scene.stage.signal(victim, number)
+    back = await scene.stage.until_replaced(victim, old)
+    return {"hit": old is not None, **_missing([] if back else [victim])}
+
+
+def _missing(names: Sequence[str]) -> Did:
+    """For the checker, which judges whether anything else could have kept them; the fault has happened all the same."""
+    return {"missing": list(names)} if names else {}
 
 
 def freeze(kind: str, seconds: float, about: str, *, zombies: bool = False) -> Fault:
@@ -48,13 +58,13 @@ def freeze(kind: str, seconds: float, about: str, *, zombies: bool = False) -> F
 async def _still(scene: Scene, victim: str, seconds: float) -> Did:
     """Stop a process for a time, and let it go on."""
     async with scene.stage.unsupervised():
-        scene.stage.signal(victim, signal.SIGSTOP)
+        stopped = scene.stage.signal(victim, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            scene.stage.signal(victim, signal.SIGCONT)
-    await scene.stage.until_replaced(victim, None)
-    return {}
+            gone_on = scene.stage.signal(victim, signal.SIGCONT)
+    back = await scene.stage.until_replaced(victim, None)
+    return {"hit": stopped is not None and stopped == gone_on, **_missing([] if back else [victim])}
 
 
 def _next_in_turn(scene: Scene) -> Did:
@@ -62,9 +72,7 @@ def _next_in_turn(scene: Scene) -> Did:
 
 
 async def _kill_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    old = scene.stage.signal(aim["victim"], signal.SIGKILL)
-    await scene.stage.until_replaced(aim["victim"], old)
-    return {}
+    return await _ended(scene, aim["victim"], signal.SIGKILL)
 
 
 async def _freeze_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
@@ -72,14 +80,17 @@ async def _freeze_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
 
 
 async def _rolling(scene: Scene, _: Mapping[str, Any]) -> Did:
-    async def one_by_one(names: Sequence[str]) -> None:
-        for name in names:
-            old = scene.stage.signal(name, signal.SIGTERM)
-            await scene.stage.until_replaced(name, old)
+    async def one_by_one(names: Sequence[str]) -> list[Did]:
+        return [await _ended(scene, name, signal.SIGTERM) for name in names]
 
     kinds = [scene.stage.many(kind.name) for kind in KINDS]
-    await asyncio.gather(*map(one_by_one, kinds))
-    return {"restarted": [name for names in kinds for name in names]}
+    each = {
+        name: did
+        for names, done in zip(kinds, await asyncio.gather(*map(one_by_one, kinds)), strict=True)
+        for name, did in zip(names, done, strict=True)
+    }
+    missing = [name for name, did in each.items() if "missing" in did]
+    return {"restarted": [name for name, did in each.items() if did["hit"]], **_missing(missing)}
 
 
 async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:

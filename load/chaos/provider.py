@@ -1,6 +1,7 @@
 """The payment provider under test: how it is today, what its own books say, and webhooks as it sends them."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,6 +26,17 @@ class Provider:
     async def control(self, **how: Any) -> None:
         """Make it `down`, `slow` (seconds) or `fail` (so many questions); nothing makes it as usual."""
         await self._ask("POST", "/control", json=how)
+
+    async def refuses(self) -> tuple[bool, float]:
+        """Whether it refuses a question now, or cuts the line, and how many seconds it takes for that or an answer."""
+        began = time.monotonic()
+        try:
+            await self._ask("GET", "/v1/history?limit=1")
+        except aiohttp.ClientConnectorError:  # there is nobody who could refuse
+            raise
+        except (aiohttp.ClientError, ShopAwayError):
+            return True, time.monotonic() - began
+        return False, time.monotonic() - began
 
     async def history(self) -> list[dict[str, Any]]:
         """Everything it ever decided, in order: `seq`, `charge`, `key`, `type`, `amount`, `order_id`."""

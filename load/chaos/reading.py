@@ -1,22 +1,38 @@
 """Reads what the shop says of itself once it rests: its books, its topics, its carts, its lag."""
 
+import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infrastructure.local.services import KINDS
+from infrastructure.local.lag import behind
+from infrastructure.local.topic_reader import Record
 from infrastructure.settings import Settings
 from load.chaos import records
-from load.chaos.stage import Stage
-from load.chaos.truth import DECIDED, Change, Key, OrderEvent, PaymentEvent, Told
+from load.chaos.stage import Connection, Stage
+from load.chaos.truth import DECIDED, Basket, Change, Key, OrderEvent, PaymentEvent, Told
 
-GROUPS: Final = tuple(kind.name for kind in KINDS if kind.name != "edge")
+READ: Final[Mapping[str, tuple[str, ...]]] = {
+    "cart": ("cart.requests.v1", "inventory.responses.v1"),
+    "inventory": ("inventory.requests.v1",),
+    "orders": ("orders.requests.v1", "inventory.responses.v1", "payments.events.v1", "deliveries.events.v1"),
+    "payment": ("payments.requests.v1",),
+    "delivery": ("deliveries.requests.v1",),
+    "insights": ("orders.events.v1", "payments.events.v1", "cart.responses.v1"),
+    "notifications": ("notifications.requests.v1", "orders.requests.v1", "orders.events.v1", "cart.responses.v1"),
+}
+"""What each group reads, from its beginning. Whoever has no group, as the edge, acknowledges nothing."""
 CHANGES: Final = frozenset({"cart.add", "cart.set", "cart.remove", "cart.clear", "cart.checkout"})
 PAYMENTS: Final = frozenset({"payments.requests.v1", "payments.events.v1"})
 PATIENCE_MS: Final = 5_000
 LETTERS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS)
+LEFT_SECONDS: Final = 3.0
+"""Three times as long as a lock lives."""
+ENDLESS: Final = -1
+"""What Redis says of a key that has no end."""
 
 
 async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> dict[str, Any]:
@@ -38,10 +54,7 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
         reserved: dict[str, dict[str, int]] = {}
         for user, product, in_the_cart, quantity in await held.fetchall():
             (holds if in_the_cart else reserved).setdefault(user, {})[product] = int(quantity)
-        carts = await connection.execute(
-            "SELECT user_id, revision FROM inventory.holder WHERE user_id = ANY(%s)", [list(users)]
-        )
-        revisions = dict(await carts.fetchall())
+        revisions = await _revisions(connection, users)
         decided = await connection.execute(
             "SELECT user_id, requestid, outcome FROM inventory.request_log WHERE user_id = ANY(%s)", [list(users)]
         )
@@ -49,8 +62,31 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
     return {"ledger": changes, "holds": holds, "reserved": reserved, "revisions": revisions, "log": log}
 
 
+async def carts(stage: Stage, users: Sequence[str]) -> dict[str, Basket]:
+    """What Postgres holds for each shopper's cart, at which revision; of who never had one, an empty one."""
+    async with stage.postgres() as connection, connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        revisions = await _revisions(connection, users)
+        held = await connection.execute(
+            "SELECT user_id, product_code, hold_quantity FROM inventory.hold"
+            " WHERE order_id IS NULL AND user_id = ANY(%s)",
+            [list(users)],
+        )
+        lines: dict[str, dict[str, int]] = {}
+        for user, product, quantity in await held.fetchall():
+            lines.setdefault(user, {})[product] = quantity
+    return {user: Basket(revisions.get(user, 0), lines.get(user, {})) for user in users}
+
+
+async def _revisions(connection: Connection, users: Sequence[str]) -> dict[str, int]:
+    found = await connection.execute(
+        "SELECT user_id, revision FROM inventory.holder WHERE user_id = ANY(%s)", [list(users)]
+    )
+    return dict(await found.fetchall())
+
+
 async def topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> dict[str, Any]:
-    """`accepted`, `told`, `duplicates_counted`, `events` and `payments` of a `Truth`, from the topics after `since`.
+    """What the topics say after `since`: `accepted`, `told`, `garbled`, `duplicates_counted`, `events`, `payments`.
 
     Orders are those of `users` alone: one of an earlier scenario would begin in the middle.
     """
@@ -59,7 +95,8 @@ async def topics(settings: Settings, since: records.Offsets, users: Collection[s
     events: list[OrderEvent] = []
     payments: list[PaymentEvent] = []
     duplicates = 0
-    for record in await records.kept(settings, since):
+    kept = await records.kept(settings, since)
+    for record in kept:
         event = _event(record.key, record.value)
         if event is None:
             continue
@@ -78,6 +115,7 @@ async def topics(settings: Settings, since: records.Offsets, users: Collection[s
     return {
         "accepted": frozenset(accepted),
         "told": told,
+        "garbled": garbled(kept),
         "duplicates_counted": duplicates,
         "events": events,
         "payments": payments,
@@ -120,6 +158,17 @@ def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
         return None
 
 
+def garbled(kept: Iterable[Record]) -> list[str]:
+    """Where records stand on topics of responses, which the shop alone writes, that nobody can act on."""
+    return [
+        f"{record.topic} {record.partition}/{record.offset}"
+        for record in kept
+        if record.topic in records.RESPONSES
+        and record.value != records.NESTED
+        and _event(record.key, record.value) is None
+    ]
+
+
 def _well_formed(event: Mapping[str, Any]) -> bool:
     """Whether a request from outside is one by the contract: what is not goes to the dead letters."""
     quantity = event["data"].get("quantity", 1)
@@ -131,31 +180,55 @@ def _well_formed(event: Mapping[str, Any]) -> bool:
     )
 
 
-async def dead_letters(settings: Settings, since: records.Offsets) -> frozenset[tuple[str, int, int]]:
-    """Where the records stood that were put aside after `since`."""
-    letters = [json.loads(record.value or b"{}")["data"] for record in await records.kept(settings, since)]
-    return frozenset((letter["topic"], letter["partition"], letter["offset"]) for letter in letters)
+async def dead_letters(
+    settings: Settings, letters: records.Offsets, since: records.Offsets
+) -> frozenset[tuple[str, int, int]]:
+    """Where the records stood that came after `since`, and were put aside after `letters`."""
+    found = [json.loads(record.value or b"{}")["data"] for record in await records.kept(settings, letters)]
+    places = ((letter["topic"], letter["partition"], letter["offset"]) for letter in found)
+    return frozenset(place for place in places if place[2] >= since.get(TopicPartition(place[0], place[1]), 0))
 
 
 async def locks(stage: Stage) -> list[str]:
-    """Locks that lie in Redis now."""
+    """Locks in Redis that have no end, and those that are held by the same owner for longer than a lock lives."""
     async with stage.redis() as redis:
-        return [key.decode() async for key in redis.scan_iter("lock:*")]
+        first = {key.decode(): (await redis.get(key), await redis.pttl(key)) async for key in redis.scan_iter("lock:*")}
+        if not first:
+            return []
+        await asyncio.sleep(LEFT_SECONDS)
+        return left(first, {name: await redis.get(name) for name in first})
+
+
+def left(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -> list[str]:
+    """The locks that nobody will take away: owners and milliseconds to live at first, and owners some time later.
+
+    One that is there for a moment is nobody's fault: who holds it may be at work.
+    """
+    return sorted(
+        name
+        for name, (owner, milliseconds) in first.items()
+        if milliseconds == ENDLESS or (owner is not None and later[name] == owner)
+    )
 
 
 async def lag(settings: Settings) -> dict[str, int]:
     """Records that wait for a worker, by what the groups have committed; by group and topic."""
-    end = await records.ends(settings)
+    first, end = await records.span(settings, sorted({topic for topics in READ.values() for topic in topics}))
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=PATIENCE_MS)
     await admin.start()
     try:
         waiting: dict[str, int] = {}
-        for group in GROUPS:
-            committed = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
-            for place, known in committed.items():
-                if (behind := end.get(place, 0) - max(0, known.offset)) > 0:
-                    of = f"{group} of {place.topic}"
-                    waiting[of] = waiting.get(of, 0) + behind
+        for group in READ:
+            known = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
+            waiting |= unread(group, {place: found.offset for place, found in known.items()}, first, end)
         return waiting
     finally:
         await admin.close()
+
+
+def unread(group: str, committed: records.Offsets, first: records.Offsets, end: records.Offsets) -> dict[str, int]:
+    """Records that a group has still to read, by group and topic; of a partition that it never committed, all."""
+    own = {place: offset for place, offset in end.items() if place.topic in READ[group]}
+    # What is not kept any more is not waited for.
+    known = {place: max(committed.get(place, 0), first.get(place, 0)) for place in own}
+    return {f"{group} of {topic}": number for topic, number in behind(known, first, own).items() if number}

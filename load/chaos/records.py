@@ -43,14 +43,18 @@ async def _producer(settings: Settings) -> "AsyncIterator[AIOKafkaProducer]":
         await producer.stop()
 
 
-async def ends(settings: Settings, topics: Sequence[str] = TOPICS) -> dict[TopicPartition, int]:
+async def ends(settings: Settings, topics: Sequence[str] = TOPICS) -> Offsets:
     """The offset that the next record of each partition gets."""
+    return (await span(settings, topics))[1]
+
+
+async def span(settings: Settings, topics: Sequence[str]) -> tuple[Offsets, Offsets]:
+    """The offset of the first record that is kept of each partition, and the one that the next record gets."""
     found = await topic_reader.partitions(settings)
     every = [partition for topic in topics for partition in found.get(topic, ())]
     async with topic_reader.consumer(settings) as reader:
         reader.assign(every)
-        offsets: dict[TopicPartition, int] = await reader.end_offsets(every)
-    return offsets
+        return await reader.beginning_offsets(every), await reader.end_offsets(every)
 
 
 async def kept(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
@@ -114,6 +118,10 @@ def strangers_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[s
     }
 
 
+NESTED: Final = b"[" * 10_000
+"""The one thing that is put on a topic of responses: whatever else cannot be read there, the shop has written."""
+
+
 def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
     """Topic, what is wrong, key and value of records that nobody can act on; they lie in the way of `user`."""
     key = user.encode()
@@ -140,7 +148,7 @@ def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
         *(("cart.requests.v1", *each) for each in bad),
         ("inventory.requests.v1", "not JSON", key, b"hello"),
         ("inventory.requests.v1", "a source that may not", key, event("inventory.remove", source="/payments")),
-        ("inventory.responses.v1", "nested too deep", key, b"[" * 10_000),
+        ("inventory.responses.v1", "nested too deep", key, NESTED),
     ]
 
 

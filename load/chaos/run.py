@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from load.chaos.scenarios import Scenario
 from load.chaos.scene import Scene
 from load.chaos.shoppers import EAGERNESS, Witness
 from load.chaos.stage import Stage
-from load.chaos.truth import OrderEvent, Truth
+from load.chaos.truth import Basket, OrderEvent, Replay, Truth
 from load.shop import Shop, ShopAwayError
 
 UNITS: Final = (6, 12, 24, 48, 200, 20_000)
@@ -36,8 +36,14 @@ ORDERS_SECONDS: Final = 90.0
 ASKED_AGAIN_SECONDS: Final = 10.0
 """How long carts may still name requests as pending that are decided: a zombie's late write to the table is taken for
 the truth by who takes over its partitions, until what it names is asked again."""
-SHOWN_SECONDS: Final = 15.0
-"""How long what shoppers read may lag behind the events."""
+SHOWN_SECONDS: Final = 20.0
+"""How long what shoppers read, or their clients show, may lag behind what is true: a client may be calling again, and
+what a zombie hid is seen again when it was asked about."""
+FED_A_SECOND: Final = 200
+"""Of records that are fed back, at least so many are read in a second, beside what is patience anyway."""
+GRACE_SECONDS: Final = 2.0
+"""How old something must be for the last audit to judge it. At rest nothing is on its way; only the looks of those who
+wait for a row to be due, twice a second, may still be to come."""
 SELDOM: Final = 15
 """So many times less often come other faults beside one that takes every process in turn."""
 SHOWN_ENTRIES: Final = 20
@@ -104,7 +110,7 @@ async def play(stage: Stage, scenario: Scenario, *, seed: int, folder: Path, tel
     finally:
         recorder.close()
     history = recorder.entries
-    findings = checker.check(history, truth, zombies=scenario.zombies)
+    findings = checker.check(history, truth, zombies=scenario.zombies, clean=scenario.clean)
     counts = figures.sometimes(history, truth)
     findings += [Finding("never", f"{need!r} never happened") for need in scenario.needs if not counts[need]]
     words = [word for finding in findings[:EXPLAINED] for word in finding.words]
@@ -156,15 +162,15 @@ class _Play:
                 scene = Scene(self.stage, self.recorder, witnesses, self.products, self.chance, since)
                 await self._shop(scene)
                 rested, restless = await self._rest(witnesses)
-                digests = await self._replay(scene) if self.scenario.replayed else None
+                replay = await self._replay(scene) if self.scenario.replayed else None
+                shown = await self._shown(witnesses)
                 carts = await _carts(witnesses)
-                shown = {witness.user: dict(witness.shopper.conversation.lines) for witness in witnesses}
             finally:
                 await asyncio.gather(*(witness.leave() for witness in witnesses))
             self.tell("reading")
             users = [witness.user for witness in witnesses]
             (told, orders), (violations, digest) = await asyncio.gather(
-                self._topics_and_orders(shop, witnesses, since), self.stage.audit()
+                self._topics_and_orders(shop, witnesses, since), self.stage.audit(self._grace())
             )
         unanswered = [f"nobody answers {user}" for user, cart in zip(users, carts, strict=True) if cart is None]
         return Truth(
@@ -173,12 +179,12 @@ class _Play:
             orders=orders,
             charges=charges(await self.stage.provider.history(), set(orders)),
             bad=scene.bad,
-            dead=await reading.dead_letters(settings, letters),
+            dead=await reading.dead_letters(settings, letters, since),
             carts={user: cart for user, cart in zip(users, carts, strict=True) if cart is not None},
             shown=shown,
             audit=[*violations, *unanswered],
             locks=await reading.locks(self.stage),
-            digests=(digests, digest) if digests is not None else None,
+            replay=replace(replay, after=digest) if replay else None,
             rest_seconds=rested,
             restless=restless,
         )
@@ -239,7 +245,7 @@ class _Play:
                 return
             await asyncio.sleep(wait)
 
-    async def _rest(self, witnesses: Sequence[Witness]) -> tuple[float | None, str]:
+    async def _rest(self, witnesses: Sequence[Witness], patience: float = REST_SECONDS) -> tuple[float | None, str]:
         """How long the shop took to come to rest, and what was waited for last; none when it never did.
 
         Shoppers who were cut off call again in their own time, and orders take theirs: both are waited for, but that is
@@ -248,8 +254,10 @@ class _Play:
         self.tell("coming to rest")
         began, why = time.monotonic(), ""
         rested: float | None = None
-        while (passed := time.monotonic() - began) < (REST_SECONDS if rested is None else ORDERS_SECONDS):
-            problem, busy = await self._restless(), await self._busy(witnesses)
+        while (passed := time.monotonic() - began) < (patience if rested is None else max(patience, ORDERS_SECONDS)):
+            # Asked before and after: what ends while the lag is looked at has left records that the look has not seen.
+            busy, problem = await self._busy(witnesses), await self._restless()
+            busy = busy or await self._busy(witnesses)
             if problem and not (busy and rested is not None):
                 why, rested = problem, None
             elif rested is None:
@@ -260,13 +268,31 @@ class _Play:
         return rested, why
 
     async def _busy(self, witnesses: Sequence[Witness]) -> bool:
-        """Whether shoppers or their orders are still at something."""
+        """Whether shoppers, their orders or what follows from these are still at something."""
         if any(witness.busy for witness in witnesses):
             return True
         try:
-            return bool(await self.stage.open_orders())
+            return bool(await self.stage.under_way())
         except PostgresError:
             return True
+
+    async def _shown(self, witnesses: Sequence[Witness]) -> dict[str, Basket]:
+        """What each client shows, as soon as that is what Postgres holds, or its time is over.
+
+        Nobody asks for anything meanwhile: an answer would bring what the client should have been told before.
+        """
+        end = time.monotonic() + SHOWN_SECONDS
+        users = [witness.user for witness in witnesses]
+        while True:
+            held = await reading.carts(self.stage, users)
+            shown = {witness.user: witness.shows for witness in witnesses}
+            if shown == held or time.monotonic() > end:
+                return shown
+            await asyncio.sleep(0.2)
+
+    def _grace(self) -> float | None:
+        """That of the last audit; as ever where a zombie may have written to the table of carts, late but lawfully."""
+        return None if self.scenario.zombies else GRACE_SECONDS
 
     async def _topics_and_orders(
         self, shop: Shop, witnesses: Sequence[Witness], since: records.Offsets
@@ -304,12 +330,12 @@ class _Play:
         behind = ", ".join(f"{number} by {of}" for of, number in lag.items())
         return f"records not acknowledged: {behind}" if lag else ""
 
-    async def _replay(self, scene: Scene) -> str:
-        """Feed everything back; returns the digest from before."""
+    async def _replay(self, scene: Scene) -> Replay:
+        """Feed everything back and wait until it is read; the digest from afterwards is not known yet."""
         self.tell("replaying all of it")
         _, digest = await self.stage.audit()
         self.recorder.note(NEMESIS, "invoke", "replay", value={"all": True})
         number = await records.replay(self.stage.settings, scene.since)
         self.recorder.note(NEMESIS, "ok", "replay", value={"replayed": number})
-        await self._rest(scene.witnesses)
-        return digest
+        rested, restless = await self._rest(scene.witnesses, REST_SECONDS + number / FED_A_SECOND)
+        return Replay(number, digest, "", rested, restless)

@@ -12,6 +12,9 @@ SHOPPERS: Final = 24
 ALWAYS: Final = ("held", "refused", "answered again", "delivered")
 """A scenario in which nobody was granted, refused or answered twice, and no parcel came, has tested nothing."""
 
+SOILING: Final = frozenset({"poison", "duplicate", "replay", "replay-orders", "webhooks"})
+"""Faults after which the dead letters may lawfully hold more than what was put there to get there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -36,6 +39,11 @@ class Scenario:
     def zombies(self) -> bool:
         """Whether a process goes on after it was given up for dead."""
         return any(FAULTS[fault].zombies for fault in self.faults)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing comes to a topic but what the shop and its shoppers send, and that once."""
+        return not self.replayed and SOILING.isdisjoint(self.faults)
 
 
 QUICK: Final = (

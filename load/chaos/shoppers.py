@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from load.chaos import checkouts
 from load.chaos.history import Recorder
+from load.chaos.truth import Basket
 from load.client import Shopper, new_id
 from load.protocol import OUTCOMES, SAY_AGAIN, Frame
 from load.shop import Guest, Shop, ShopAwayError
@@ -64,6 +65,11 @@ class Witness:
     def user(self) -> str:
         """Whose cart it is."""
         return self.shopper.guest.user_id
+
+    @property
+    def shows(self) -> Basket:
+        """What this shopper's client shows now."""
+        return Basket(self.shopper.conversation.version, dict(self.shopper.conversation.lines))
 
     @property
     def busy(self) -> bool:
@@ -176,6 +182,12 @@ class Witness:
             finally:
                 self._note("info", frame, value={"gone": True})
 
+    def cut(self) -> bool:
+        """Break the line, if there is one to be broken."""
+        was_open = self.shopper._socket is not None  # noqa: SLF001 - who cuts a line in life does not ask the client
+        self.shopper.cut()
+        return was_open
+
     async def cart(self, seconds: float) -> Frame | None:
         """The cart as this shopper reads it now; none when nobody answers."""
         frame = {"id": new_id(), "type": "cart"}
@@ -241,6 +253,14 @@ class Witness:
         elif told in OUTCOMES or told in {"availability", "cart"}:
             self.open.discard(frame["id"])
             self._heard("ok", asked["type"], frame, asked)
+        self._note_own_reads()
+
+    def _note_own_reads(self) -> None:
+        """Write down the carts that the client is about to ask for by itself, as the contract has it after a jump."""
+        for id_, frame in self.shopper.conversation.unresolved.items():
+            if frame["type"] == "cart" and id_ not in self.asked:
+                self.asked[id_] = frame
+                self._note("invoke", frame)
 
     def _ordered(self, order: str) -> None:
         """Who hears of an order of theirs for the first time may regret it."""

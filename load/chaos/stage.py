@@ -47,6 +47,10 @@ RULES: Final = {**IMPATIENT, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
 KEPT: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
 """What of the environment is about this machine, and not about another shop."""
 PORTS: Final = ("HTTP", "KAFKA", "POSTGRES", "REDIS")
+REPLACED_SECONDS: Final = 60.0
+"""Who was killed is back within seconds, unless others are broken meanwhile; after this long they are missing."""
+JOIN_SECONDS: Final = 45.0
+"""A worker that is started beside the others competes with them for the machine; on a busy one that takes its time."""
 HEADER: Final = "product_code,name,price,currency,quantity"
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -105,9 +109,10 @@ class Stage:
         if status:
             raise ShopAwayError(f"`holdfast seed` ended with {status}")
 
-    async def audit(self) -> tuple[list[str], str]:
-        """The violations that `holdfast audit` finds, and its digest."""
-        status, answer = await self.holdfast("audit", "--json")
+    async def audit(self, grace: float | None = None) -> tuple[list[str], str]:
+        """The violations that `holdfast audit` finds, and its digest. `grace`: seconds, instead of its own thirty."""
+        more = {} if grace is None else {"HOLDFAST_AUDIT_GRACE_SECONDS": f"{grace:g}"}
+        status, answer = await self.holdfast("audit", "--json", more=more)
         try:
             told = json.loads(answer)
         except ValueError:
@@ -132,11 +137,16 @@ class Stage:
         """The payment provider of this shop."""
         return Provider(self.stack.provider, PROVIDER_KEY, self.root.secrets().signing)
 
-    async def open_orders(self) -> int:
-        """How many orders are on their way, or not told of to the end."""
+    async def under_way(self) -> int:
+        """How much goes on by itself: orders that have not ended, what is due now, and what somebody is to be told."""
         async with self.postgres() as connection:
             found = await connection.execute(
-                "SELECT count(*) FROM orders.orders WHERE due_at IS NOT NULL OR published < version"
+                "SELECT (SELECT count(*) FROM orders.orders WHERE due_at IS NOT NULL OR published < version)"
+                " + (SELECT count(*) FROM inventory.holder WHERE expires_at <= now())"
+                " + (SELECT count(*) FROM inventory.untold_expiry)"
+                " + (SELECT count(*) FROM payment.step WHERE tell_at IS NOT NULL)"
+                " + (SELECT count(*) FROM delivery.parcel WHERE tell_at IS NOT NULL)"
+                " + (SELECT count(*) FROM notifications.notice WHERE due_at <= now() OR told_at IS NOT NULL)"
             )
             return sum(row[0] for row in await found.fetchall())
 
@@ -180,20 +190,23 @@ class Stage:
         """Send a signal to a process and to what it started; returns it, none when it is dead already."""
         with suppress(psutil.Error, KeyError):
             process = psutil.Process(self.services()[name]["pid"])
-            for each in processes.tree(process):
-                with suppress(psutil.Error):
-                    each.send_signal(number)
+            if not processes.alive(process):  # a dead one that nobody has buried yet takes any signal
+                return None
+            family = processes.tree(process)
+            process.send_signal(number)
+            processes.tell(family[1:], number)
             return process
         return None
 
-    async def until_replaced(self, name: str, old: psutil.Process | None, patience: float = 30.0) -> None:
-        """Return when `name` is ready again as another process, or after `patience` (the checker sees to the rest)."""
+    async def until_replaced(self, name: str, old: psutil.Process | None, patience: float = REPLACED_SECONDS) -> bool:
+        """Whether `name` gets ready again in time, as another process than `old`."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
             now = self.services().get(name, {})
             if now.get("state") == "ready" and (old is None or now.get("pid") != old.pid):
-                return
+                return True
             await asyncio.sleep(0.1)
+        return False
 
     @asynccontextmanager
     async def unsupervised(self) -> AsyncIterator[None]:
@@ -256,7 +269,7 @@ class Extra:
                 start_new_session=True,
             )
 
-    async def ready(self, patience: float = 20.0) -> bool:
+    async def ready(self, patience: float = JOIN_SECONDS) -> bool:
         """Whether it gets ready in time; no as soon as it has ended."""
         end = time.monotonic() + patience
         while time.monotonic() < end and await self.ended(0) is None:

@@ -85,6 +85,29 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class Basket:
+    """A cart by its version and its lines: product → units."""
+
+    version: int = 0
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What it came to that everything was fed back once more, when all had ended."""
+
+    records: int
+    """How many that were."""
+    before: str
+    """The digest of the audit."""
+    after: str
+    rest_seconds: float | None
+    """From the last record to no lag; none when that never came."""
+    restless: str = ""
+    """What it was waiting for then."""
+
+
+@dataclass(frozen=True, slots=True)
 class Truth:
     """Everything that is read once a scenario has come to rest; of its own shoppers and products only."""
 
@@ -98,18 +121,20 @@ class Truth:
     """Changes that stand on the topic of requests."""
     told: Sequence[Told] = ()
     """Outcomes on the topics of responses."""
+    garbled: Sequence[str] = ()
+    """Records of the topics of responses that nobody can read, other than those that were put there on purpose."""
     bad: Sequence[Bad] = ()
     dead: frozenset[tuple[str, int, int]] = frozenset()
     """Where the records of all dead letters stood."""
     carts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Shopper → the `cart` frame they get now."""
-    shown: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Shopper → the lines that their client shows, from the frames it was sent."""
+    shown: Mapping[str, Basket] = field(default_factory=dict)
+    """Shopper → what their client shows, from the frames it was sent, before it asks once more."""
     audit: Sequence[str] = ()
     locks: Sequence[str] = ()
-    """Locks that are still in Redis."""
-    digests: tuple[str, str] | None = None
-    """Of the audit, before and after everything was replayed; none when nothing was."""
+    """Locks in Redis that have no end, or lie there for longer than they may."""
+    replay: Replay | None = None
+    """None when nothing was fed back."""
     reserved: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Shopper → product → units that their orders keep, not sold yet."""
     events: Sequence[OrderEvent] = ()

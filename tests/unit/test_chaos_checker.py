@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from load.chaos import bounds, figures
-from load.chaos.checker import check
+from load.chaos.checker import check, lost_holds
 from load.chaos.history import NEMESIS, Entry, Recorder, about, read
 from load.chaos.nemesis import FAULTS
 from load.chaos.scenarios import QUICK, REPLAYED, full, of
-from load.chaos.truth import Bad, Change, Told, Truth
+from load.chaos.truth import Bad, Basket, Change, Replay, Told, Truth
 
 TEAPOT = "TEAPOT"
 SECOND = 1_000_000_000
@@ -42,6 +42,10 @@ def answered(second: float, id_: str, value: dict[str, Any], user: str = "ann", 
 def cart(version: int, **lines: int) -> dict[str, Any]:
     told = [{"product": product, "quantity": quantity} for product, quantity in lines.items()]
     return {"type": "cart", "version": version, "lines": told, "pending": []}
+
+
+def struck(second: float, type_: Any, fault: str, **value: Any) -> Entry:
+    return Entry(int(second * SECOND), NEMESIS, type_, fault, value=value)
 
 
 REFUSED = {"type": "refused", "product": TEAPOT, "reason": "out_of_stock", "available": 2}
@@ -77,8 +81,8 @@ TRUTH = Truth(
     bad=(Bad("cart.requests.v1", 3, 7, "not JSON"),),
     dead=frozenset({("cart.requests.v1", 3, 7)}),
     carts={"ann": cart(2, TEAPOT=1), "bob": cart(0)},
-    shown={"ann": {TEAPOT: 1}, "bob": {}},
-    digests=("d", "d"),
+    shown={"ann": Basket(2, {TEAPOT: 1}), "bob": Basket()},
+    replay=Replay(300, "d", "d", 1.0),
     rest_seconds=1.0,
 )
 
@@ -93,6 +97,45 @@ def but(**changes: Any) -> tuple[Sequence[Entry], Truth]:
 
 def ledger(*rows: Change) -> tuple[Change, ...]:
     return (*TRUTH.ledger, *rows)
+
+
+def replayed(**changes: Any) -> tuple[Sequence[Entry], Truth]:
+    return but(replay=dataclasses.replace(TRUTH.replay or Replay(0, "", "", None), **changes))
+
+
+def decided(history: Sequence[Entry], id_: str, outcome: dict[str, Any], **changes: Any) -> tuple[list[Entry], Truth]:
+    """Ann's cart is told one more decision, with which it comes to its version."""
+    version = outcome["version"]
+    told = [Told(topic, "ann", id_, outcome) for topic in ("inventory.responses.v1", "cart.responses.v1")]
+    seen = {
+        "log": {**LOG, ("ann", id_): outcome},
+        "accepted": TRUTH.accepted | {("ann", id_)},
+        "told": (*TRUTH.told, *told),
+        "revisions": {**TRUTH.revisions, "ann": version},
+        "carts": {**TRUTH.carts, "ann": cart(version, TEAPOT=1)},
+        "shown": {**TRUTH.shown, "ann": Basket(version, {TEAPOT: 1})},
+    }
+    return [*HISTORY, *history], dataclasses.replace(TRUTH, **{**seen, **changes})
+
+
+def set_again(line: int) -> tuple[list[Entry], Truth]:
+    """Ann sets her line to what it is, so the ledger has nothing of it, and is told that it is `line`."""
+    told = held(3, line)
+    return decided([said(14, "a3", f="set"), answered(15, "a3", told, f="set")], "a3", told)
+
+
+def then_ordered(line: int) -> tuple[list[Entry], Truth]:
+    """Ann orders one more from the shelves, after a request by which she was told a line of `line`."""
+    told, order = held(2, line), {"type": "committed", "order_id": "o", "version": 2}
+    rows = ledger(Change(TEAPOT, 4, "ann", "o1", "checkout", 0, 1, 0))
+    history, truth = decided([], "o1", order, ledger=rows, reserved={"ann": {TEAPOT: 1}})
+    return [
+        answered(9, "a2", told, f="set") if entry.id == "a2" and entry.type == "ok" else entry for entry in history
+    ], (dataclasses.replace(truth, log={**truth.log, ("ann", "a2"): told}, told=told_as(truth, "a2", told)))
+
+
+def told_as(truth: Truth, id_: str, outcome: dict[str, Any]) -> tuple[Told, ...]:
+    return tuple(dataclasses.replace(told, content=outcome) if told.id == id_ else told for told in truth.told)
 
 
 BROKEN: dict[str, tuple[str, Callable[[], tuple[Sequence[Entry], Truth]]]] = {
@@ -145,6 +188,8 @@ BROKEN: dict[str, tuple[str, Callable[[], tuple[Sequence[Entry], Truth]]]] = {
             )
         ),
     ),
+    "a line that was told as changed, and stayed as it was": ("I3", lambda: set_again(2)),
+    "a line that was told shorter than it was, before there was an order": ("I3", lambda: then_ordered(0)),
     "a unit that left a cart without a decision": (
         "I3",
         lambda: but(
@@ -158,10 +203,14 @@ BROKEN: dict[str, tuple[str, Callable[[], tuple[Sequence[Entry], Truth]]]] = {
         lambda: but(carts={**TRUTH.carts, "bob": {**cart(0), "pending": [{"id": "b1"}]}}),
     ),
     "a lock that nobody owns": ("I4", lambda: but(locks=("lock:TEAPOT",))),
-    "a replay that changed something": ("I5", lambda: but(digests=("d", "e"))),
+    "a replay that changed something": ("I5", lambda: replayed(after="e")),
+    "a replay of nothing": ("I5", lambda: replayed(records=0)),
+    "a replay that was not read": ("I10", lambda: replayed(rest_seconds=None, restless="7 by cart")),
     "a cart that is not what is held": ("I8", lambda: but(carts={**TRUTH.carts, "ann": cart(2, TEAPOT=3)})),
     "a cart at an old version": ("I8", lambda: but(carts={**TRUTH.carts, "ann": cart(1, TEAPOT=1)})),
-    "a client that was led astray": ("I8", lambda: but(shown={**TRUTH.shown, "ann": {}})),
+    "a client that was led astray": ("I8", lambda: but(shown={**TRUTH.shown, "ann": Basket(2)})),
+    "a client that was never told": ("I8", lambda: but(shown={**TRUTH.shown, "ann": Basket(1, {TEAPOT: 1})})),
+    "a client that was told of what never was": ("I8", lambda: but(shown={**TRUTH.shown, "bob": Basket(1)})),
     "a read older than what was told before": (
         "I9",
         lambda: (
@@ -193,7 +242,15 @@ BROKEN: dict[str, tuple[str, Callable[[], tuple[Sequence[Entry], Truth]]]] = {
     ),
     "no rest": ("I10", lambda: but(rest_seconds=None, restless="3 records not acknowledged")),
     "rest too late": ("I10", lambda: but(rest_seconds=15.5)),
+    "a process that did not come back": (
+        "I10",
+        lambda: (
+            [*HISTORY, struck(14, "invoke", "kill-cart"), struck(75, "ok", "kill-cart", missing=["cart-1"])],
+            TRUTH,
+        ),
+    ),
     "a record that was stepped over": ("I11", lambda: but(dead=frozenset())),
+    "a response that nobody can read": ("I11", lambda: but(garbled=("cart.responses.v1 3/9",))),
     "a decision that no cart told": (
         "I11",
         lambda: but(
@@ -226,6 +283,28 @@ def test_a_broken_promise_is_found(what: str) -> None:
 def test_and_only_that_one(what: str) -> None:
     invariant, broken = BROKEN[what]
     assert {finding.invariant for finding in check(*broken())} == {invariant}
+
+
+def test_holds_that_are_right_are_not_found() -> None:
+    assert check(*set_again(1)) == []  # there was nothing to change
+    assert list(lost_holds(*then_ordered(1))) == []  # what the line became with an order is not held against it
+
+
+def test_a_good_record_is_not_put_aside_where_nobody_sends_bad_ones() -> None:
+    assert check(HISTORY, TRUTH, clean=True) == []
+    history, truth = but(dead=TRUTH.dead | {("cart.requests.v1", 3, 8)})
+    assert check(history, truth) == []
+    assert [finding.invariant for finding in check(history, truth, clean=True)] == ["I11"]
+
+
+@pytest.mark.parametrize(("second", "ended"), [(13, 20), (20, 30), (74, 80)])
+def test_who_may_be_kept_by_another_fault_is_not_missed(second: float, ended: float) -> None:
+    missing = [struck(14, "invoke", "kill-cart"), struck(75, "info", "kill-cart", missing=["cart-1"])]
+    between = [struck(second, "invoke", "kill-kafka"), struck(ended, "ok", "kill-kafka")]
+    history = sorted([*HISTORY, *missing, *between], key=lambda entry: entry.t_ns)
+    assert check(history, TRUTH) == []
+    gentle = [dataclasses.replace(entry, f="expire") if entry.f == "kill-kafka" else entry for entry in history]
+    assert [finding.detail for finding in check(gentle, TRUTH)] == ["cart-1 was not ready again long after kill-cart"]
 
 
 def test_what_a_zombie_reads_late_is_ignored() -> None:
@@ -292,8 +371,8 @@ def _honest(chance: random.Random) -> tuple[list[Entry], Truth]:
 
 
 def test_what_happened_is_counted() -> None:
-    struck = Entry(7 * SECOND, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1", "restarts": 2})
-    counts = figures.sometimes([*HISTORY, struck], TRUTH)
+    killed = struck(7, "ok", "kill-cart", victim="cart-1", restarts=2)
+    counts = figures.sometimes([*HISTORY, killed], TRUTH)
     assert (counts["held"], counts["refused"], counts["known later"], counts["restarts"]) == (2, 1, 1, 2)
     assert (counts["kill-cart"], counts["dead letters"], counts["expired"]) == (1, 1, 0)
 
@@ -316,8 +395,7 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_history_is_about_what_is_wrong() -> None:
-    struck = Entry(7 * SECOND, NEMESIS, "ok", "kill-cart")
-    history = sorted([*HISTORY, struck], key=lambda entry: entry.t_ns)
+    history = sorted([*HISTORY, struck(7, "ok", "kill-cart")], key=lambda entry: entry.t_ns)
     shown = about(history, words=("b1",), last=20)
     assert [(entry.proc, entry.id) for entry in shown] == [("shopper-1", "b1"), ("shopper-1", "b1"), (NEMESIS, None)]
     assert [(entry.type, entry.id) for entry in about(history, words=(), last=2)] == [("info", "a2"), ("ok", None)]
@@ -329,6 +407,9 @@ def test_every_fault_stands_in_the_full_set_and_a_seed_repeats_it() -> None:
     assert {scenario.name for scenario in once if scenario.replayed} == {
         scenario.name for scenario in once if not REPLAYED.isdisjoint(scenario.faults)
     }
+    for scenario in once:
+        assert not (scenario.clean and scenario.replayed)
+    assert {scenario.name for scenario in once if not scenario.clean} == {"lines", "records", "orders again"}
     assert full(7) == full(7)
     assert len({full(seed)[-1].faults for seed in range(10)}) > 5
     for scenario in (*QUICK, of(["expire"], 5)):
