@@ -1,6 +1,8 @@
 """Every way to feed a topic back to itself, and to put back what was put aside: nothing that was decided changes.
 
-Each way is followed by an audit whose digest must be the one from before, and by a hundred new requests.
+Each way is followed by an audit whose digest must be the one from before, and by a hundred new requests; then whoever
+was there before has the same cart, until the same time, and the same orders. What notices and figures make of a replay
+is seen in `tests/integration/test_notification_mails.py` and `test_insights.py`: this shop runs without them.
 """
 
 import asyncio
@@ -8,7 +10,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +30,7 @@ from infrastructure.local.letters import Entry, overview
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from load.client import Shopper
+from load.shop import Guest
 from load.shop import Shop as Edge
 from tests.e2e.test_bad_records import event
 from tests.e2e.test_main_job import code, postgres
@@ -39,10 +42,10 @@ TOPICS = {
     "inventory.requests.v1": 80,
     "inventory.responses.v1": 80,
     "cart.responses.v1": 80,
-    "orders.requests.v1": 3,
-    "orders.events.v1": 7,
-    "payments.requests.v1": 1,
-    "payments.events.v1": 1,
+    "orders.requests.v1": 6,
+    "orders.events.v1": 16,
+    "payments.requests.v1": 2,
+    "payments.events.v1": 2,
     "deliveries.requests.v1": 1,
     "deliveries.events.v1": 3,
 }
@@ -66,9 +69,14 @@ class History:
     product: str
     kafka: str
     began: datetime
-    users: set[str]
+    guests: set[Guest]
     orders: set[str]
     database: str
+
+    @property
+    def users(self) -> set[str]:
+        """The ids of our shoppers."""
+        return {guest.user_id for guest in self.guests}
 
     async def audit(self) -> str:
         """The digest of an audit that finds nothing wrong."""
@@ -77,8 +85,24 @@ class History:
         assert report["violations"] == []
         return str(report["digest"])
 
+    async def seen(self, guests: Collection[Guest]) -> dict[str, Any]:
+        """What shoppers see of their carts and orders, and the rows of their carts: how often changed, until when."""
+
+        async def of(edge: Edge, guest: Guest) -> Any:
+            return await edge.read("/v1/cart", guest.token), await edge.every("/v1/orders?limit=100", guest.token)
+
+        users = sorted(guest.user_id for guest in guests)
+        async with Edge(self.shop.http_url) as edge:
+            shown = dict(zip(guests, await asyncio.gather(*(of(edge, guest) for guest in guests)), strict=True))
+        with psycopg.connect(self.database) as database:
+            query = """
+                SELECT user_id, revision, first_held_at, expires_at
+                  FROM inventory.holder WHERE user_id = ANY(%s) ORDER BY user_id"""
+            rows = database.execute(query, [users]).fetchall()
+        return {"holders": rows, **{guest.user_id: told for guest, told in shown.items()}}
+
     async def at_rest(self) -> None:
-        """Return when the workers have read everything and nothing more comes of it."""
+        """Return when the workers have read everything, also what was replayed, and nothing more comes of it."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         reader = AIOKafkaConsumer(bootstrap_servers=self.kafka)
         await admin.start()
@@ -108,7 +132,7 @@ class History:
 
         async def shop(edge: Edge) -> None:
             async with Shopper(edge, await edge.guest()) as shopper:
-                self.users.add(shopper.guest.user_id)
+                self.guests.add(shopper.guest)
                 for quantity in range(1, 21):
                     held = await shopper.ask("set", product=self.product, quantity=quantity, seconds=30)
                     assert (held["type"], held["line_quantity"]) == ("held", quantity)
@@ -159,11 +183,11 @@ def old(user: str, type_: str, product: str, **fields: Any) -> tuple[bytes, byte
 
 
 async def live(history: History) -> None:
-    """Some of everything: many requests, refusals, an expiry, one id twice, what came too late, an order."""
-    product, users = history.product, history.users
+    """Some of everything: many requests, refusals, removals, an expiry, one id twice, what came too late, orders."""
+    product = history.product
     async with Edge(history.shop.http_url) as edge:
-        ann, bob, carl, eve, fay = guests = await edge.guests(5)
-        users |= {guest.user_id for guest in guests}
+        ann, bob, carl, eve, fay, gus, hal = guests = await edge.guests(7)
+        history.guests |= {*guests}
         async with Shopper(edge, ann) as shopper:
             for number in range(70):  # more than are remembered anywhere but in the log
                 assert (await shopper.ask("set", product=product, quantity=1 + number % 7))["type"] == "held"
@@ -173,6 +197,8 @@ async def live(history: History) -> None:
             assert (await other.ask("add", id_="same", product=product, quantity=4))["line_quantity"] == 4
             assert (await other.ask("add", id_="same", product=product, quantity=5))["code"] == "id_reused"
             assert (await other.ask("clear"))["type"] == "removed"
+            assert (await one.ask("remove", product=product))["type"] == "removed"
+            assert (await one.ask("add", product=product, quantity=2))["line_quantity"] == 2
         async with Shopper(edge, eve) as shopper:
             await shopper.ask("add", product=product, quantity=2)
             with psycopg.connect(history.database) as database:
@@ -182,8 +208,8 @@ async def live(history: History) -> None:
                 )
             while (await shopper.ask("cart"))["lines"]:
                 await asyncio.sleep(0.2)
-        async with Shopper(edge, fay) as shopper:
-            await buy(history, edge, shopper)
+        async with Shopper(edge, fay) as one, Shopper(edge, gus) as two, Shopper(edge, hal) as three:
+            await asyncio.gather(buy(history, edge, one), fail_to_pay(history, edge, two), regret(history, edge, three))
         history.produce("cart.requests.v1", [old(ann.user_id, "cart.add", product, requestid="late")])
         by_hand = old(ann.user_id, "inventory.hold", product, requestid="later", source="/cart", data={"mode": "add"})
         history.produce("inventory.requests.v1", [by_hand])
@@ -193,32 +219,61 @@ async def live(history: History) -> None:
         assert (told["outcome"]["type"], told["outcome"]["reason"]) == ("refused", "expired")
 
 
+async def order(history: History, shopper: Shopper, token: str, **what: Any) -> str:
+    """Order the cart at a `version`, or `items`; the order's id."""
+    to: dict[str, Any] = {"address": ADDRESS, "contact": {"email": "fay@example.org"}, "payment": {"token": token}}
+    order_id = str((await shopper.ask("checkout", **what, **to))["order_id"])
+    history.orders.add(order_id)
+    return order_id
+
+
+async def until(edge: Edge, shopper: Shopper, order_id: str, *wanted: str) -> Mapping[str, Any]:
+    """The order as its shopper sees it, once it is one of `wanted`."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(LookupError):  # what was ordered over a socket is read a hop later
+                shown = await edge.read(f"/v1/orders/{order_id}", shopper.guest.token)
+                if shown["status"] in wanted:
+                    return shown
+            await asyncio.sleep(0.2)
+
+
 async def buy(history: History, edge: Edge, shopper: Shopper) -> None:
     """An order that is paid late, and whose money is asked back before it has come: that is refused, for good."""
     user = shopper.guest.user_id
-    to: dict[str, Any] = {"address": ADDRESS, "contact": {"email": "fay@example.org"}, "payment": {"token": "tok_late"}}
-    order_id = (await shopper.ask("checkout", items=[{"product": history.product, "quantity": 1}], **to))["order_id"]
-    history.orders.add(order_id)
+    order_id = await order(history, shopper, "tok_late", items=[{"product": history.product, "quantity": 1}])
     wanted = event(
         "orders.refund", subject=order_id, requestid="too soon", data={"user_id": user, "order_id": order_id}
     )
     history.produce("orders.requests.v1", [(order_id.encode(), json.dumps(wanted).encode())])
-
-    async def status() -> str:
-        with contextlib.suppress(LookupError):  # what was ordered over a socket is read a hop later
-            return str((await edge.read(f"/v1/orders/{order_id}", shopper.guest.token))["status"])
-        return ""
-
-    async with asyncio.timeout(60):
-        while await status() != "delivered":
-            await asyncio.sleep(0.2)
+    await until(edge, shopper, order_id, "delivered")
     told = [json.loads(value) for key, value in await history.lying("cart.responses.v1") if key == user.encode()]
     assert [each["data"]["reason"] for each in told if each["requestid"] == "too soon"] == ["not_paid"]
 
 
+async def fail_to_pay(history: History, edge: Edge, shopper: Shopper) -> None:
+    """An order whose payment is declined: the cart has its lines back."""
+    held = await shopper.ask("add", product=history.product, quantity=2)
+    order_id = await order(history, shopper, "tok_decline", version=held["version"])
+    assert (await until(edge, shopper, order_id, "cancelled"))["reason"] == "declined"
+    async with asyncio.timeout(30):
+        while not (lines := (await shopper.ask("cart"))["lines"]):
+            await asyncio.sleep(0.2)
+    assert [(line["product"], line["quantity"]) for line in lines] == [(history.product, 2)]
+
+
+async def regret(history: History, edge: Edge, shopper: Shopper) -> None:
+    """An order that its shopper wants no more, at once."""
+    order_id = await order(history, shopper, "tok_approve", items=[{"product": history.product, "quantity": 3}])
+    await until(edge, shopper, order_id, "placed", "committed", "paid", "confirmed")
+    asked = await edge.send("POST", f"/v1/orders/{order_id}/cancel", token=shopper.guest.token)
+    assert asked.status == 202, asked
+    assert (await until(edge, shopper, order_id, "cancelled"))["reason"] == "cancelled"
+
+
 @pytest.fixture(scope="module")
 def history(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> History:
-    """A shop with a history, in which no cart will come to its end meanwhile."""
+    """A shop with a history. No cart will come to its end meanwhile: one lives for a quarter of an hour."""
     database, product = postgres(shop), code("REPLAY")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
@@ -330,11 +385,13 @@ WAYS: list[Callable[[History], Awaitable[None]]] = [
 async def test_a_replay_of_every_topic_changes_nothing(
     history: History, way: Callable[[History], Awaitable[None]]
 ) -> None:
-    before = await history.audit()
+    old = {*history.guests}
+    before, seen = await history.audit(), await history.seen(old)
     await way(history)
     await history.at_rest()
     assert await history.audit() == before
     await history.go_on()
+    assert await history.seen(old) == seen
 
 
 # ---- dead letters ---------------------------------------------------------------------------------------------------
@@ -347,7 +404,7 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
     shop.seed([(product, "Cannot be held", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
-        history.users.add(user)
+        history.guests.add(shopper.guest)
         with psycopg.connect(history.database, autocommit=True) as database:
             planted = f"ADD CONSTRAINT planted CHECK (product_code <> '{product}') NOT VALID"
             database.execute(f"ALTER TABLE inventory.hold {planted}")
