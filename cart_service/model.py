@@ -156,9 +156,11 @@ def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
     """Whether lines that a pending removal hid are seen again: no outcome tells a client that.
 
     It happens when a removal that was decided long ago is sent again: it hides what came after it until its old outcome
-    is there, and a client that reads its cart in between has the wrong lines under the right version.
+    is there, and a client that reads its cart in between has the wrong lines under the right version. The outcome need
+    not say that it is an old one: the record of the decision itself may be fed back.
     """
-    if isinstance(decided.outcome, inventory.Removed) and not decided.replayed:
+    news = not decided.replayed and decided.cart.revision > before.revision
+    if news and isinstance(decided.outcome, inventory.Removed):
         return False
     shown = {line.product for line in view(before).lines}
     hidden = {line.product for line in before.lines} - shown

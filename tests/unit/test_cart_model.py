@@ -147,6 +147,8 @@ def test_lines_that_an_old_removal_hid_and_that_are_seen_again_are_told() -> Non
     again = decided(9, line("MUG"), line(), outcome=old, replayed=True)
     assert model.view(before).lines == ()
     assert model.reappeared(before, model.taken(before, "r1", again), again)
+    fed_back = decided(3, outcome=old)  # its own record, as it was when it was news
+    assert model.reappeared(before, model.taken(before, "r1", fed_back), fed_back)
     late = inventory.Refused(product="TEAPOT", reason="expired", available=None)
     refused = decided(9, line("MUG"), line(), outcome=late)
     before = model.noted(kept, "r2", CHANGES[2], accepted=NOW)
