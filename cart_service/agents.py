@@ -107,8 +107,10 @@ class CartAgents:
             answer = model.told(after, request_id, decided)
             if answer is not None:
                 answers.append(_tell(event, answer))
-            if model.reappeared(before, after, decided) or model.moved(after, request_id, decided):
-                whole = model.snapshot(decided.user_id, None, None, after, replayed=decided.replayed)
+            moved = model.moved(after, request_id, decided)
+            if moved or model.reappeared(before, after, decided):  # what is only seen again is no news
+                replayed = decided.replayed or not moved
+                whole = model.snapshot(decided.user_id, None, None, after, replayed=replayed)
                 answers.append(_tell(event, whole))
         crashpoint("cart.taken")
         await self.publish(cart.RESPONSES, answers)

@@ -85,3 +85,19 @@ async def test_a_cart_that_an_order_gave_back_is_shown_once_as_news() -> None:
     worker = Worker(pending=False)
     released, step = inventory.Released(order_id=ORDER, version=4), f"{ORDER}/release"
     assert [await worker.hear(released, request_id=step) for _ in range(3)] == [False, True, True]
+
+
+async def test_a_line_that_an_old_removal_hid_is_shown_again_and_is_no_news() -> None:
+    """The record of the removal, fed back as it was when it was news, settles the request fed back before it."""
+    worker = Worker(pending=False)
+    carts = worker.agents.carts
+    kept = model.Cart(revision=3, expires_at=END, lines=(LINE,))
+    again = cart.Remove(user_id="ann", product="TEAPOT")
+    carts.put("ann", carts.get("ann"), model.noted(kept, "r1", again, accepted=NOW))
+    removed = inventory.Removed(product="TEAPOT", version=2)
+    decided = inventory.Decided(user_id="ann", outcome=removed, cart=inventory.Cart(revision=2))
+    data = decided.model_dump(mode="json")
+    event = Envelope(id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid="r1", data=data)
+    await worker.agents.on_decisions([Received(event, decided, 0, 0)])
+    [_, whole] = worker.told
+    assert ([line["product"] for line in whole["cart"]["lines"]], whole["replayed"]) == (["TEAPOT"], True)
