@@ -109,11 +109,13 @@ SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::bigint[]) ON CONFLICT DO
 
 -- name: due_holders
 -- `due_from` finds the candidates by index, `expires_at` decides.
-(SELECT user_id, expires_at, revision FROM holder
-  WHERE due_from <= now() AND expires_at <= now()
-  ORDER BY due_from LIMIT %(limit)s)
-UNION ALL
-(SELECT user_id, due, revision FROM untold_expiry LIMIT %(limit)s)
+SELECT user_id, expires_at, revision FROM holder
+ WHERE due_from <= now() AND expires_at <= now()
+ ORDER BY due_from LIMIT %(limit)s
+
+-- name: untold_expiries
+-- All there are: they are few, and soon gone.
+SELECT user_id, due, revision FROM untold_expiry LIMIT %(limit)s
 
 -- name: forget_untold
 DELETE FROM untold_expiry

@@ -47,17 +47,21 @@ class Knocker:
 
     async def look(self, connection: Connection) -> int:
         """Knock for those that are due now, at most `AT_ONCE`; how many knocks that were."""
-        found = await (await connection.execute(QUERIES["due_holders"], {"limit": AT_ONCE})).fetchall()
+        due, untold = [
+            await (await connection.execute(QUERIES[name], {"limit": AT_ONCE})).fetchall()
+            for name in ("due_holders", "untold_expiries")
+        ]
         late = time.monotonic() - KNOCK_AGAIN
         self._sent = {cart: at for cart, at in self._sent.items() if at > late}
-        fresh: list[tuple[str, datetime, int]] = [cart for cart in found if cart not in self._sent]
+        fresh: list[tuple[str, datetime, int]] = [cart for cart in (*due, *untold) if cart not in self._sent]
         if fresh:
             await self.publish(REQUESTS, [knock(*cart) for cart in fresh])
             crashpoint("inventory.knocked")
-            users, dues, revisions = zip(*fresh, strict=True)
-            await connection.execute(QUERIES["forget_untold"], [texts(users), scalars(dues), scalars(revisions)])
             self._sent |= dict.fromkeys(fresh, time.monotonic())
             metrics.KNOCKS.inc(len(fresh))
+        if told := [cart for cart in untold if cart in fresh]:
+            users, ends, revisions = zip(*told, strict=True)
+            await connection.execute(QUERIES["forget_untold"], [texts(users), scalars(ends), scalars(revisions)])
         return len(fresh)
 
 

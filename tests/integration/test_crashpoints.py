@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer
 
 from cart_service import messages as cart
 from infrastructure import postgres
@@ -300,11 +299,6 @@ def _move_claims(settings: Settings, to: str) -> None:
 
 async def _letters(settings: Settings, topic: Topic = cart.REQUESTS) -> int:
     """How many different records of a topic lie in its dead letters."""
-    name = settings.topic(topic.dead_letters)
-    async with AIOKafkaConsumer(name, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer:
-        found: set[tuple[int, int]] = set()
-        while polled := await consumer.getmany(timeout_ms=1_000):
-            for records in polled.values():
-                letters = [json.loads(record.value)["data"] for record in records]
-                found |= {(letter["partition"], letter["offset"]) for letter in letters}
-        return len(found)
+    records = [record async for record in kept(settings, [settings.topic(topic.dead_letters)])]
+    letters = [json.loads(record.value)["data"] for record in records]
+    return len({(letter["partition"], letter["offset"]) for letter in letters})

@@ -368,6 +368,7 @@ BY_KEY = (
     "save_order_holds",
     "append_ledger",
     "append_log",
+    "note_untold",
     "save_stock",
     "due_holders",
     "trim_log",
