@@ -210,6 +210,14 @@ def _comparable(outcome: Any) -> dict[str, Any]:
     return {"type": kind, **fields}
 
 
+async def refused(settings: Settings) -> int:
+    """How many changes were refused so far because there was not enough."""
+    query = "SELECT count(*) FROM request_log WHERE outcome->>'reason' = 'out_of_stock'"
+    async with await postgres.connect(settings, "inventory") as connection:
+        [(count,)] = await (await connection.execute(query)).fetchall()
+    return int(count)
+
+
 @asynccontextmanager
 async def shoppers(settings: Settings) -> AsyncIterator[Shoppers]:
     """Shoppers who see every response from the first on."""

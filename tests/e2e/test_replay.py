@@ -316,10 +316,29 @@ async def reset_the_offsets(history: History) -> None:
         reset = ("--reset-offsets", "--to-earliest", "--all-topics", "--execute")
         done = await asyncio.to_thread(shop.holdfast, "kafka", "consumer-groups", *groups, *reset)
         assert all(topic in done.stdout for topics in READ_BY.values() for topic in topics)
+        await _nothing_is_read(history)
     finally:
         supervisor.resume()
     await asyncio.to_thread(shop.until, lambda: not any(worker.is_running() for worker in workers))
     await asyncio.to_thread(shop.wait_ready)
+
+
+async def _nothing_is_read(history: History) -> None:
+    """Every group begins at the beginning of each partition that holds a record."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=history.kafka)
+    reader = AIOKafkaConsumer(bootstrap_servers=history.kafka)
+    await admin.start()
+    await reader.start()
+    try:
+        for group, topics in READ_BY.items():
+            places = [TopicPartition(topic, number) for topic in topics for number in range(24)]
+            committed = await admin.list_consumer_group_offsets(group)
+            first, end = await reader.beginning_offsets(places), await reader.end_offsets(places)
+            written = {place: at for place, at in first.items() if end[place] > at}
+            assert written == {place: committed[place].offset for place in written}
+    finally:
+        await reader.stop()
+        await admin.close()
 
 
 async def _empty(admin: AIOKafkaAdminClient, group: str) -> bool:
@@ -428,6 +447,41 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
         assert await history.audit() == before
         assert [each.settled for each in await history.letters(user)] == ["redriven"]
         assert (await shopper.ask("add", id_="f1", product=product, quantity=2))["reason"] == "failed"
+
+
+async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
+    history: History, tmp_path: Path
+) -> None:
+    """What is owed to an order is not refused for good: the letter has all that is needed to do it."""
+    shop, product = history.shop, code("STUCK")
+    shop.seed([(product, "Cannot be sold", 100, 5)], tmp_path)
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+        user = shopper.guest.user_id
+        history.guests.add(shopper.guest)
+        with psycopg.connect(history.database, autocommit=True) as database:
+            planted = f"ADD CONSTRAINT planted CHECK (product_code <> '{product}' OR sold = 0) NOT VALID"
+            database.execute(f"ALTER TABLE inventory.inventory {planted}")
+            try:
+                order_id = await order(history, shopper, "tok_approve", items=[{"product": product, "quantity": 2}])
+                (letter,) = await history.until_letters(user, 1)
+                later = "UPDATE orders.orders SET due_at = now() + interval '1 hour' WHERE order_id = %s"
+                database.execute(later, [order_id])  # orders would ask again, and so do without the redrive
+            finally:
+                database.execute("ALTER TABLE inventory.inventory DROP CONSTRAINT planted")
+            assert (letter.reason, letter.topic, letter.names[1]) == (
+                "failed",
+                "inventory.requests.v1",
+                f"{order_id}/sell",
+            )
+            stock = "SELECT received, held, sold FROM inventory.inventory WHERE product_code = %s"
+            assert database.execute(stock, [product]).fetchone() == (5, 2, 0)
+            done = await asyncio.to_thread(shop.holdfast, "dlq", "redrive", "--key", user, "--json")
+            assert json.loads(done.stdout)["redriven"] == 1
+            await until(edge, shopper, order_id, "delivered")
+            assert database.execute(stock, [product]).fetchone() == (5, 0, 2)
+        await history.at_rest()
+        await history.audit()
+        assert [each.settled for each in await history.letters(user)] == ["redriven"]
 
 
 async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -132,3 +132,41 @@ async def test_the_topics_are_audited_beside_the_shop_by_who_works_on_them(shop:
         await crowd.settled()
         await asyncio.to_thread(until, lambda: violations() == [0, 0], why=lambda: str(violations()))
         await crowd.check()
+
+
+BREAK = {
+    "inventory": "UPDATE inventory SET received = received + 1 WHERE product_code = 'MUG'",
+    "orders": "INSERT INTO order_event VALUES ('o1', 2, 'holdfast.orders.committed', '{}', now())",
+}
+MEND = {
+    "inventory": "UPDATE inventory SET received = received - 1 WHERE product_code = 'MUG'",
+    "orders": """
+        ALTER TABLE order_event DISABLE TRIGGER append_only;
+        DELETE FROM order_event;
+        ALTER TABLE order_event ENABLE TRIGGER append_only""",
+}
+
+
+async def test_the_books_are_audited_beside_the_shop_by_who_keeps_them(shop: Processes) -> None:
+    workers = {
+        "inventory": shop.start("inventory_service", "inventory-1")[0],
+        "orders": shop.start("order_service", "orders-1")[0],
+    }
+    for worker in workers.values():
+        worker.wait_ready()
+
+    async def until_each_finds(wanted: Callable[[float], bool]) -> None:
+        def found() -> dict[str, float]:
+            return {kind: worker.metric("holdfast_audit_violations", service=kind) for kind, worker in workers.items()}
+
+        await asyncio.to_thread(until, lambda: all(map(wanted, found().values())), why=lambda: str(found()))
+
+    async def execute(statements: dict[str, str]) -> None:
+        for kind, statement in statements.items():
+            async with await postgres.connect(shop.settings, kind) as connection:
+                await connection.execute(statement.encode())
+
+    await execute(BREAK)
+    await until_each_finds(lambda violations: violations > 0)
+    await execute(MEND)
+    await until_each_finds(lambda violations: violations == 0)

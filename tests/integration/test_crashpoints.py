@@ -58,9 +58,12 @@ DUE = (  # Postgres' clock decides, and stands for itself: the cart is moved int
 
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """One worker of each kind, kept; all tests of this file share it, each with shoppers of its own."""
+    """One worker of each kind, kept; all tests of this file share it, each with shoppers of its own.
+
+    Each change that takes units locks them first, so that who dies or freezes in the middle has locks in Redis, too.
+    """
     folder = tmp_path_factory.mktemp("shop")
-    with processes(servers, _settings(servers), folder) as here:
+    with processes(servers, _settings(servers), folder, HOLDFAST_LOCK_ABOVE="0") as here:
         here.seed(MUG=100_000, HOT=40, ODD=40)
         for module in ("rest_api", "cart_service", "inventory_service"):
             here.start(module, module.partition("_")[0])

@@ -33,7 +33,7 @@ from inventory_service import messages as inventory
 from tests.processes import PATIENCE, Processes, processes
 from tests.proxy import Mood, Proxy, proxy
 from tests.servers import Servers, bring, local_parts
-from tests.shoppers import Shoppers, shoppers
+from tests.shoppers import Shoppers, refused, shoppers
 
 
 class ProxiedKafka(Kafka):
@@ -122,7 +122,7 @@ def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         prefix=f"t{secrets.token_hex(3)}.",
     )
     with processes(own.servers, settings, tmp_path_factory.mktemp("shop"), HOLDFAST_LOCK_ABOVE="0") as here:
-        here.seed(MUG=100_000, HOT=100)
+        here.seed(MUG=100_000, HOT=10)
         here.start("cart_service", "cart-1")
         here.start("inventory_service", "inventory-1", "inventory-2")
         for replica in here.replicas:
@@ -466,3 +466,8 @@ def test_every_replica_is_the_one_that_was_started_or_its_successor(shop: Proces
     """No process has crashed on the way: those of the clock were ended on purpose."""
     crashes = {replica.name: replica.exits for replica in shop.replicas if replica.exits}
     assert crashes == {}, crashes
+
+
+async def test_the_last_units_were_wanted_while_all_that_happened(shop: Processes) -> None:
+    """Where nobody is ever refused for want of stock, nothing could have been sold twice."""
+    assert await refused(shop.settings) > 0

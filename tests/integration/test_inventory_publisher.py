@@ -1,7 +1,7 @@
 """What the inventory makes known: no commit is missed, none is held back, and there is one voice at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import psycopg
@@ -12,6 +12,7 @@ from infrastructure.envelope import Envelope
 from infrastructure.guard import Received
 from infrastructure.locks import NoLocks
 from infrastructure.settings import Settings as Shared
+from infrastructure.topics import Topic
 from inventory_service import publisher, upkeep
 from inventory_service.agents import Crowd, Inventory
 from inventory_service.catalogue import Item, seed
@@ -35,6 +36,7 @@ from inventory_service.messages import (
 )
 from inventory_service.messages import Item as Wanted
 from inventory_service.publisher import Publisher
+from inventory_service.state import Command
 from inventory_service.store import QUERIES, expiry_id
 from inventory_service.upkeep import Knocker
 from tests.integration.inventory import Schema, Topics, add, command, schema
@@ -329,12 +331,42 @@ async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) ->
     async def refuse() -> postgres.Connection:
         raise psycopg.OperationalError("connection refused")
 
-    store = shop.store()
+    store, topics = shop.store(), Topics()
     store.connect = refuse
-    inventory = Inventory(store, NoLocks(), Topics().publish, Crowd(5, 5))
+    inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
     event = upkeep.knock("ann", command("", Clear(user_id="ann")).accepted, 1)
     with pytest.raises(postgres.LOST):
         await inventory.handle([Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)])
+    assert topics.take(RESPONSES) == [], "nothing is decided"
+
+
+async def test_what_is_told_is_committed(shop: Schema) -> None:
+    """Another connection sees it, at the moment at which it is told."""
+    seen: list[tuple[list[str], list[tuple[str, int]]]] = []
+
+    async def publish(_: Topic, events: Sequence[Envelope]) -> None:
+        log = await shop.rows("SELECT requestid FROM request_log ORDER BY requestid")
+        held = await shop.rows("SELECT product_code, held FROM inventory WHERE held > 0 ORDER BY product_code")
+        seen.append(([id_ for (id_,) in log], [(code, units) for code, units in held]))
+        assert [event.requestid for event in events] == ["r1", "r2"]
+
+    inventory = Inventory(shop.store(), NoLocks(), publish, Crowd(5, 5))
+    wanted = [command("r1", add("TEAPOT", 2)), command("r2", add("MUG", 1))]
+    await inventory.handle([_received(each) for each in wanted])
+    assert seen == [(["r1", "r2"], [("MUG", 1), ("TEAPOT", 2)])]
+
+
+def _received(wanted: Command) -> Received[Request]:
+    event = Envelope.model_construct(
+        id="x",
+        source="/cart",
+        type=wanted.request.TYPE,
+        subject=wanted.request.user_id,
+        time=wanted.accepted,
+        requestid=wanted.id,
+        data={},
+    )
+    return Received(event, wanted.request, 0, 0)
 
 
 def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:

@@ -17,6 +17,7 @@ from inventory_service import store as stores
 from inventory_service.store import PostgresStore
 from tests.integration.inventory import Schema, add, command, schema
 
+pytestmark = pytest.mark.timeout(20, func_only=True)
 ORDERED = "ORDER BY product_code FOR NO KEY UPDATE"
 REVERSED = "ORDER BY product_code DESC FOR NO KEY UPDATE"
 

@@ -145,6 +145,22 @@ def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
     assert shop.ask(add("TEAPOT", 1), "r2", accepted=NOON - RULES.remembered).version == 1
 
 
+def test_a_hold_that_comes_again_when_it_is_old_is_answered_as_long_as_it_is_known_and_changes_nothing() -> None:
+    shop = Shop(TEAPOT=5)
+    hold = Command("r1", NOON, add("TEAPOT", 2))
+    [held] = shop.tell(hold)
+    shop.later(days=8)
+    _expired, known = shop.tell(hold)
+    assert (known.outcome, known.replayed) == (held.outcome, True)
+    shop.later(days=2)
+    shop.forget()
+    for replayed in (False, True):
+        [late] = shop.tell(hold)
+        assert (late.outcome, late.replayed) == (Refused(product="TEAPOT", reason="expired"), replayed)
+    assert (shop.lines(), shop.stock("TEAPOT")) == ({}, (5, 0, 0))
+    shop.check()
+
+
 def test_a_request_from_the_future_is_an_error_and_stays_one_when_its_time_has_come() -> None:
     shop = Shop(TEAPOT=5)
     too_soon = NOON + timedelta(minutes=5, seconds=1)

@@ -1,0 +1,87 @@
+"""How long shoppers wait for a worker that is killed for good, and for one that is asked to end.
+
+`python -m tests.chaos.silences` does both to each of two workers of carts and of inventory, under load, and prints the
+longest time in which a shopper of that worker's was told nothing, in seconds. The exit status is 1 when that is more
+than the target. Nothing is allowed for the machine, so it should have nothing else to do; the tests in
+`tests/integration/test_faust.py` run beside others, and have bounds that tell only whether it works at all.
+"""
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from infrastructure.settings import Settings
+from tests.integration.test_faust import KILLED, MODULES, SESSION, keep_shopping_for, users_of
+from tests.processes import Processes, Replica, processes
+from tests.servers import start
+from tests.shoppers import Shoppers, shoppers
+
+TARGETS: Final = {signal.SIGKILL: KILLED, signal.SIGTERM: 1.0}
+"""Seconds; a dead one's place is kept for as long as its session lasts."""
+
+
+def main() -> int:
+    """Measure; one JSON object on standard output, and what is wrong with it on the other."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-silences-") as folder, start(Path(folder) / "servers") as servers:
+        settings = Settings(
+            kafka=servers.kafka,
+            postgres_url=servers.postgres_url,
+            redis_url=servers.redis_url,
+            prefix=f"t{secrets.token_hex(3)}.",
+        )
+        with processes(servers, settings, Path(folder)) as shop:
+            shop.seed(MUG=100_000, HOT=10)
+            for kind, module in MODULES.items():
+                shop.start(module, f"{kind}-1", f"{kind}-2")
+            for replica in shop.replicas:
+                replica.wait_ready()
+            measured, wrong = asyncio.run(_measure(shop))
+    print(json.dumps(measured))
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+async def _measure(shop: Processes) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Seconds by what was done and to whom, and a sentence for each that is above its target."""
+    measured: dict[str, dict[str, float]] = {number.name: {} for number in TARGETS}
+    wrong = []
+    async with shoppers(shop.settings) as crowd:
+        for number, target in TARGETS.items():
+            for replica in shop.replicas:
+                silence = await _silence(shop, crowd, replica, number)
+                measured[number.name][replica.name] = round(silence, 2)
+                if silence > target:
+                    wrong.append(f"{number.name} to {replica.name}: {silence:.2f} s of silence, at most {target:g}")
+        await crowd.check()
+    return measured, wrong
+
+
+async def _silence(shop: Processes, crowd: Shoppers, victim: Replica, number: signal.Signals) -> float:
+    """The longest that a shopper of `victim` waited, or that all of them were told nothing; it is back afterwards."""
+    await keep_shopping_for(2, crowd)
+    await crowd.settled()
+    kind = next(kind for kind, module in MODULES.items() if module == victim.module)
+    theirs = await users_of(shop, kind, victim)
+    shopping = asyncio.create_task(keep_shopping_for(SESSION + 6, crowd))
+    await asyncio.sleep(1)
+    victim.kept = False
+    victim.kill(number)
+    began = time.monotonic()
+    await shopping
+    await crowd.settled()
+    silence = max(crowd.silence(began, of=theirs), crowd.longest_wait(began, of=theirs))
+    victim.again()
+    for replica in shop.replicas:
+        replica.wait_ready()
+    return silence
+
+
+if __name__ == "__main__":
+    sys.exit(main())

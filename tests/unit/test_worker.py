@@ -1,0 +1,163 @@
+"""The loop around the guard, without Kafka: when a record is acknowledged, and how a worker leaves that can't be."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cart_service import messages as cart
+from infrastructure import guard
+from infrastructure import worker as module
+from infrastructure.guard import Handler, Received, Transient
+from infrastructure.settings import Settings
+from infrastructure.worker import EX_TEMPFAIL, LEAVE_SECONDS, Worker
+from tests.unit.test_guard import requested
+
+Handle = Callable[[Sequence[Received[cart.Request]]], Awaitable[None]]
+GENERATION = 3
+
+
+class EndedError(BaseException):
+    """The process would be gone."""
+
+
+class Stream:
+    """Faust's, as far as an agent sees it: who asks for the next event has acknowledged the one before."""
+
+    def __init__(self, *ids: str, generation: int = GENERATION) -> None:
+        self.acknowledged: list[str] = []
+        self.channel = SimpleNamespace(queue=asyncio.Queue())
+        for number, (id_, record) in enumerate(zip(ids, requested(*ids), strict=True)):
+            message = SimpleNamespace(
+                topic=record.topic,
+                partition=record.partition,
+                offset=number,
+                key=record.key,
+                value=record.value,
+                generation_id=generation,
+            )
+            self.channel.queue.put_nowait(
+                SimpleNamespace(message=message, ack=lambda id_=id_: self.acknowledge(id_), id=id_)
+            )
+
+    def acknowledge(self, id_: str) -> None:
+        self.acknowledged.append(id_)
+
+    async def events(self) -> AsyncIterator[Any]:
+        while not self.channel.queue.empty():
+            event = self.channel.queue.get_nowait()
+            yield event
+            event.ack()
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Worker, Callable[[Stream], Awaitable[None]]]]:
+    """A worker that does nothing but what `handle` says, and the coroutine that Faust would run for it."""
+    monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda _: None)  # a process's own, and this one is ours
+
+    def end(status: int) -> None:
+        raise EndedError(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+
+    def make(handle: Handle, max_batch: int = 100) -> tuple[Worker, Callable[[Stream], Awaitable[None]]]:
+        async def fail(received: Received[cart.Request], error: Exception) -> None:
+            raise AssertionError(received, error)
+
+        worker = Worker(Settings(prefix="t."), "cart", topics=())
+        worker.app.consumer_generation_id = GENERATION
+        worker._running = True
+        handler = Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, handle, fail, max_batch=max_batch)
+        worker.agent(handler)
+        [registered] = worker.app.agents.values()
+        return worker, registered.fun
+
+    return make
+
+
+async def test_nothing_is_acknowledged_before_all_of_its_batch_is_done(agent: Any) -> None:
+    entered, done = asyncio.Event(), asyncio.Event()
+    batches: list[list[str | None]] = []
+
+    async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+        batches.append([received.event.requestid for received in batch])
+        entered.set()
+        await done.wait()
+
+    stream = Stream("r1", "r2", "r3")
+    _, consume = agent(handle, max_batch=2)
+    consuming = asyncio.create_task(consume(stream))
+    await entered.wait()
+    for _ in range(20):  # it has had its chance
+        await asyncio.sleep(0)
+    assert (batches, stream.acknowledged) == ([["r1", "r2"]], [])
+    done.set()
+    await consuming
+    assert batches == [["r1", "r2"], ["r3"]]
+    assert sorted(stream.acknowledged) == ["r1", "r2", "r3"]
+
+
+async def test_what_was_read_in_an_assignment_that_is_over_is_neither_done_nor_acknowledged(agent: Any) -> None:
+    batches: list[list[str | None]] = []
+
+    async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+        batches.append([received.event.requestid for received in batch])
+
+    stream, old = Stream("r1"), Stream("r2", generation=GENERATION - 1)
+    stream.channel.queue.put_nowait(old.channel.queue.get_nowait())
+    _, consume = agent(handle)
+    await consume(stream)
+    assert batches == [["r1"]]
+    assert stream.acknowledged == ["r1"]
+
+
+async def test_who_is_cancelled_in_an_attempt_ends_without_acknowledging_it(agent: Any) -> None:
+    entered = asyncio.Event()
+
+    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+        entered.set()
+        await asyncio.sleep(3600)
+
+    stream = Stream("r1", "r2")
+    _, consume = agent(handle)
+    consuming = asyncio.create_task(consume(stream))
+    await entered.wait()
+    consuming.cancel()
+    with pytest.raises(EndedError, match=str(EX_TEMPFAIL)):
+        await consuming
+    assert stream.acknowledged == []
+
+
+@pytest.mark.parametrize("leaving", ["asked to stop", "rebalancing", "crashed"])
+async def test_who_leaves_with_an_attempt_that_fails_ends_without_acknowledging_it(
+    leaving: str, agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on trying for some seconds first: what is away may come back."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(guard, "FIRST_PAUSE", 0.0)
+    attempts = 0
+
+    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            match leaving:
+                case "asked to stop":
+                    worker.app._stopped.set()
+                case "rebalancing":
+                    worker.app.rebalancing = True
+                case _:
+                    worker._running = False
+        if attempts == 4:
+            clock.now += LEAVE_SECONDS + 0.1
+        raise Transient("away")
+
+    stream = Stream("r1")
+    worker, consume = agent(handle)
+    with pytest.raises(EndedError, match=str(EX_TEMPFAIL)):
+        await consume(stream)
+    assert (attempts, stream.acknowledged) == (4, [])
