@@ -10,7 +10,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from infrastructure.history import kept
 from infrastructure.local.letters import Entry, overview
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
+from infrastructure.topics import PARTITIONS
 from load.client import Shopper
 from load.shop import Guest
 from load.shop import Shop as Edge
@@ -103,16 +104,21 @@ class History:
 
     async def at_rest(self) -> None:
         """Return when the workers have read everything, also what was replayed, and nothing more comes of it."""
+        async with self.looking() as (admin, reader), asyncio.timeout(60):
+            # A worker commits what it has read when what comes of it lies on the next topic. They lead to each
+            # other in rings, so one look may miss what is on its way behind it; nothing goes round twice.
+            while not (await self._all_read(admin, reader) and await self._all_read(admin, reader)):
+                await asyncio.sleep(0.2)
+
+    @contextlib.asynccontextmanager
+    async def looking(self) -> AsyncIterator[tuple[AIOKafkaAdminClient, AIOKafkaConsumer]]:
+        """Who knows what groups have committed, and who knows where topics begin and end."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         reader = AIOKafkaConsumer(bootstrap_servers=self.kafka)
         await admin.start()
         await reader.start()
         try:
-            async with asyncio.timeout(60):
-                # A worker commits what it has read when what comes of it lies on the next topic. They lead to each
-                # other in rings, so one look may miss what is on its way behind it; nothing goes round twice.
-                while not (await self._all_read(admin, reader) and await self._all_read(admin, reader)):
-                    await asyncio.sleep(0.2)
+            yield admin, reader
         finally:
             await reader.stop()
             await admin.close()
@@ -120,7 +126,7 @@ class History:
     @staticmethod
     async def _all_read(admin: AIOKafkaAdminClient, reader: AIOKafkaConsumer) -> bool:
         for group, topics in READ_BY.items():
-            places = [TopicPartition(topic, number) for topic in topics for number in range(24)]
+            places = _places(topics)
             committed = await admin.list_consumer_group_offsets(group)
             ends = await reader.end_offsets(places)
             if not all(ends[p] == 0 or (p in committed and committed[p].offset >= ends[p]) for p in places):
@@ -173,6 +179,10 @@ class History:
             while len(found := await self.letters(user)) < number:
                 await asyncio.sleep(0.1)
         return found
+
+
+def _places(topics: Sequence[str]) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
 
 
 def old(user: str, type_: str, product: str, **fields: Any) -> tuple[bytes, bytes]:
@@ -325,20 +335,13 @@ async def reset_the_offsets(history: History) -> None:
 
 async def _nothing_is_read(history: History) -> None:
     """Every group begins at the beginning of each partition that holds a record."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=history.kafka)
-    reader = AIOKafkaConsumer(bootstrap_servers=history.kafka)
-    await admin.start()
-    await reader.start()
-    try:
+    async with history.looking() as (admin, reader):
         for group, topics in READ_BY.items():
-            places = [TopicPartition(topic, number) for topic in topics for number in range(24)]
+            places = _places(topics)
             committed = await admin.list_consumer_group_offsets(group)
             first, end = await reader.beginning_offsets(places), await reader.end_offsets(places)
             written = {place: at for place, at in first.items() if end[place] > at}
             assert written == {place: committed[place].offset for place in written}
-    finally:
-        await reader.stop()
-        await admin.close()
 
 
 async def _empty(admin: AIOKafkaAdminClient, group: str) -> bool:
@@ -416,6 +419,17 @@ async def test_a_replay_of_every_topic_changes_nothing(
 # ---- dead letters ---------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def failing(history: History, table: str, check: str) -> Iterator[psycopg.Connection[Any]]:
+    """Every write to `table` fails for good that does not pass `check`."""
+    with psycopg.connect(history.database, autocommit=True) as database:
+        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT planted CHECK ({check}) NOT VALID".encode())
+        try:
+            yield database
+        finally:
+            database.execute(f"ALTER TABLE {table} DROP CONSTRAINT planted".encode())
+
+
 async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gone(
     history: History, tmp_path: Path
 ) -> None:
@@ -424,15 +438,10 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
         history.guests.add(shopper.guest)
-        with psycopg.connect(history.database, autocommit=True) as database:
-            planted = f"ADD CONSTRAINT planted CHECK (product_code <> '{product}') NOT VALID"
-            database.execute(f"ALTER TABLE inventory.hold {planted}")
-            try:
-                refused = await shopper.ask("add", id_="f1", product=product, quantity=2)
-                assert refused["reason"] == "failed"
-                (letter,) = await history.until_letters(user, 1)
-            finally:
-                database.execute("ALTER TABLE inventory.hold DROP CONSTRAINT planted")
+        with failing(history, "inventory.hold", f"product_code <> '{product}'"):
+            refused = await shopper.ask("add", id_="f1", product=product, quantity=2)
+            assert refused["reason"] == "failed"
+            (letter,) = await history.until_letters(user, 1)
         assert (letter.reason, letter.topic, letter.names[1]) == ("failed", "inventory.requests.v1", "f1")
         assert (await shopper.ask("add", id_="f2", product=product, quantity=1))["type"] == "held"  # it is repaired
         before = await history.audit()
@@ -458,22 +467,15 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
         history.guests.add(shopper.guest)
+        with failing(history, "inventory.inventory", f"product_code <> '{product}' OR sold = 0") as database:
+            order_id = await order(history, shopper, "tok_approve", items=[{"product": product, "quantity": 2}])
+            (letter,) = await history.until_letters(user, 1)
+            later = "UPDATE orders.orders SET due_at = now() + interval '1 hour' WHERE order_id = %s"
+            database.execute(later, [order_id])  # orders would ask again, and so do without the redrive
+        about = ("failed", "inventory.requests.v1", f"{order_id}/sell")
+        assert (letter.reason, letter.topic, letter.names[1]) == about
+        stock = "SELECT received, held, sold FROM inventory.inventory WHERE product_code = %s"
         with psycopg.connect(history.database, autocommit=True) as database:
-            planted = f"ADD CONSTRAINT planted CHECK (product_code <> '{product}' OR sold = 0) NOT VALID"
-            database.execute(f"ALTER TABLE inventory.inventory {planted}")
-            try:
-                order_id = await order(history, shopper, "tok_approve", items=[{"product": product, "quantity": 2}])
-                (letter,) = await history.until_letters(user, 1)
-                later = "UPDATE orders.orders SET due_at = now() + interval '1 hour' WHERE order_id = %s"
-                database.execute(later, [order_id])  # orders would ask again, and so do without the redrive
-            finally:
-                database.execute("ALTER TABLE inventory.inventory DROP CONSTRAINT planted")
-            assert (letter.reason, letter.topic, letter.names[1]) == (
-                "failed",
-                "inventory.requests.v1",
-                f"{order_id}/sell",
-            )
-            stock = "SELECT received, held, sold FROM inventory.inventory WHERE product_code = %s"
             assert database.execute(stock, [product]).fetchone() == (5, 2, 0)
             done = await asyncio.to_thread(shop.holdfast, "dlq", "redrive", "--key", user, "--json")
             assert json.loads(done.stdout)["redriven"] == 1

@@ -36,7 +36,6 @@ from inventory_service.messages import (
 )
 from inventory_service.messages import Item as Wanted
 from inventory_service.publisher import Publisher
-from inventory_service.state import Command
 from inventory_service.store import QUERIES, expiry_id
 from inventory_service.upkeep import Knocker
 from tests.integration.inventory import Schema, Topics, add, command, schema
@@ -294,17 +293,10 @@ async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> 
     topics = Topics()
     inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
 
-    def asked(id_: str, message: Request) -> Received:  # type: ignore[type-arg]  # of any request
-        at = command("", Clear(user_id="ann")).accepted
-        event = Envelope.model_construct(
-            id="x", source="/orders", type=message.TYPE, subject="ann", time=at, requestid=id_, data={}
-        )
-        return Received(event, message, 0, 0)
-
-    commit = asked("c", Commit(user_id="ann", order_id="o1", version=1))
-    read = asked("q", ReadReservation(user_id="ann", order_id="o1", session="tab 1"))
-    sell = asked("o1/sell", Sell(user_id="ann", order_id="o1"))
-    await inventory.handle([asked("r1", add("TEAPOT", 2)), commit, read, sell, sell])
+    commit = _received("c", Commit(user_id="ann", order_id="o1", version=1))
+    read = _received("q", ReadReservation(user_id="ann", order_id="o1", session="tab 1"))
+    sell = _received("o1/sell", Sell(user_id="ann", order_id="o1"))
+    await inventory.handle([_received("r1", add("TEAPOT", 2)), commit, read, sell, sell])
     _, committed, reservation, *sold = topics.take(RESPONSES)
     assert (committed.id, committed.requestid) == ("ann/c/decided", "c")
     assert committed.data["outcome"]["total"] == {"amount": 200, "currency": "GBP"}
@@ -318,7 +310,7 @@ async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> 
     stock = {each.product: each for each in map(STOCK_VOCABULARY.parse, topics.take(STOCK))}
     assert (stock["TEAPOT"].held, stock["TEAPOT"].sold, stock["TEAPOT"].available) == (0, 2, 8)
 
-    other = asked("c2", Commit(user_id="ann", order_id="o2", version=2))
+    other = _received("c2", Commit(user_id="ann", order_id="o2", version=2))
     await inventory.fail(other, RuntimeError("for good"))
     await inventory.handle([other])
     failed, again = topics.take(RESPONSES)
@@ -351,22 +343,22 @@ async def test_what_is_told_is_committed(shop: Schema) -> None:
         assert [event.requestid for event in events] == ["r1", "r2"]
 
     inventory = Inventory(shop.store(), NoLocks(), publish, Crowd(5, 5))
-    wanted = [command("r1", add("TEAPOT", 2)), command("r2", add("MUG", 1))]
-    await inventory.handle([_received(each) for each in wanted])
+    await inventory.handle([_received("r1", add("TEAPOT", 2)), _received("r2", add("MUG", 1))])
     assert seen == [(["r1", "r2"], [("MUG", 1), ("TEAPOT", 2)])]
 
 
-def _received(wanted: Command) -> Received[Request]:
+def _received(id_: str, request: Request) -> Received[Request]:
+    """A request as the guard hands it over."""
     event = Envelope.model_construct(
         id="x",
-        source="/cart",
-        type=wanted.request.TYPE,
-        subject=wanted.request.user_id,
-        time=wanted.accepted,
-        requestid=wanted.id,
+        source="/orders",
+        type=request.TYPE,
+        subject=request.user_id,
+        time=command(id_, request).accepted,
+        requestid=id_,
         data={},
     )
-    return Received(event, wanted.request, 0, 0)
+    return Received(event, request, 0, 0)
 
 
 def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:
