@@ -16,7 +16,6 @@ from typing import Any, Final, Generic, TypeVar
 
 from infrastructure import clock, dead_letters, metrics
 from infrastructure.envelope import Envelope, Message, Reason, Undecodable, Vocabulary
-from infrastructure.topics import PARTITIONS
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ ROUND: Final = 5
 """Each partition is looked at after this many times the pause between two audits of tables."""
 SKEW: Final = timedelta(minutes=6)
 """So much earlier than what is judged may what came of it be dated, by another clock."""
+IDLE_TURNS: Final = 24
+"""An auditor that owns no partition checks this many times a round whether it has got one."""
 BUSY_SECONDS: Final = 0.002
 """Who shares a loop with a worker holds it up for no longer."""
 
@@ -187,7 +188,7 @@ class TopicAuditor:
                 mine = sorted(self.owned())
                 if mine:
                     await self._audit(min(mine, key=lambda partition: self._looked.get(partition, 0.0)), mine)
-                turn = self.round / (len(mine) or PARTITIONS)
+                turn = self.round / (len(mine) or IDLE_TURNS)
                 await asyncio.sleep(max(0.0, began + turn - time.monotonic()))
         finally:
             withdraw()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.partitioner import murmur2
 
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS, Topic
+from infrastructure.topics import Topic
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ STOP_SECONDS: Final = 2.0
 
 class BrokerAwayError(RuntimeError):
     """Kafka did not answer in time."""
+
+
+class PartitionCountError(BrokerAwayError):
+    """A topic has another number of partitions than `HOLDFAST_PARTITIONS` says."""
 
 
 class ConsumerDiedError(RuntimeError):
@@ -68,15 +72,16 @@ setattr(AIOKafkaConnection, "send", _send_or_break)  # noqa: B010 - a patch, and
 
 
 @lru_cache(maxsize=65_536)
-def partition_of(key: bytes) -> int:
-    """The partition of `key` on every keyed topic: murmur2, as Java's clients do it."""
-    return int((murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of `key` on a topic with `partitions`: murmur2, the default of Kafka's Java clients."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:
     """Make those of `topics` that do not exist, and return when every partition of all of them has a leader.
 
-    Waits up to `wait` seconds for the broker; `BrokerAwayError` when it does not come.
+    Waits up to `wait` seconds for the broker. Raises `BrokerAwayError` when it does not come, and
+    `PartitionCountError` when a topic exists with another number of partitions than the settings say.
     """
     try:
         async with asyncio.timeout(wait):
@@ -100,7 +105,7 @@ async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
         wanted = {settings.topic(topic): topic for topic in topics}
         known = set(await admin.list_topics())
         missing = [
-            NewTopic(name, topic.partitions, settings.replication, topic_configs=topic.config())
+            NewTopic(name, settings.partitions_of(topic), settings.replication, topic_configs=topic.config())
             for name, topic in wanted.items()
             if name not in known
         ]
@@ -110,15 +115,21 @@ async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:  # another process may have been quicker
                     raise error(f"{name}: {rest}")
-        while not await _led(admin, list(wanted)):  # noqa: ASYNC110 - Kafka has no event for it
+        while not await _led(admin, settings, wanted):  # noqa: ASYNC110 - Kafka has no event for it
             await asyncio.sleep(0.05)
     finally:
         await admin.close()
 
 
-async def _led(admin: AIOKafkaAdminClient, names: Sequence[str]) -> bool:
-    described = await admin.describe_topics(names)
-    return all(
-        topic["error_code"] == 0 and topic["partitions"] and all(part["leader"] >= 0 for part in topic["partitions"])
-        for topic in described
-    )
+async def _led(admin: AIOKafkaAdminClient, settings: Settings, topics: Mapping[str, Topic]) -> bool:
+    """Return whether every partition has a leader; raise `PartitionCountError` when there are too many or too few."""
+    for found in await admin.describe_topics(list(topics)):
+        if found["error_code"] or not found["partitions"] or any(each["leader"] < 0 for each in found["partitions"]):
+            return False
+        name, count = found["topic"], settings.partitions_of(topics[found["topic"]])
+        if len(found["partitions"]) != count:
+            raise PartitionCountError(
+                f"the topic {name} has {len(found['partitions'])} partitions, and this process expects {count}:"
+                " set HOLDFAST_PARTITIONS to the number that the shop's topics were made with"
+            )
+    return True

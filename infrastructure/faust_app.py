@@ -6,7 +6,7 @@ from faust.types import TP
 
 from infrastructure.broker import partition_of
 from infrastructure.settings import Settings
-from infrastructure.topics import DEAD_LETTER_MAX_BYTES, PARTITIONS
+from infrastructure.topics import DEAD_LETTER_MAX_BYTES
 
 _on_recovery_completed = recovery.Recovery.on_recovery_completed
 _resume_streams = recovery.Recovery._resume_streams  # noqa: SLF001 - the same without tables, and with the same fault
@@ -34,7 +34,7 @@ def create_app(settings: Settings, service: str) -> faust.App:
         datadir=f"{settings.state_dir}/faust",
         store="memory://",
         table_standby_replicas=0,
-        topic_partitions=PARTITIONS,
+        topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -65,8 +65,13 @@ class PartitionedTable:
     def __init__(self, app: faust.App, name: str) -> None:
         self.app = app
         self.table = app.Table(
-            name, key_type=bytes, value_type=bytes, partitions=PARTITIONS, help="carts; a cache of what Postgres says"
+            name,
+            key_type=bytes,
+            value_type=bytes,
+            partitions=app.conf.topic_partitions,
+            help="carts; a cache of what Postgres says",
         )
+        self.partitions = app.conf.topic_partitions
         self.changelog = f"{app.conf.id}-{name}-changelog"
 
     def get(self, key: bytes) -> bytes | None:
@@ -75,13 +80,13 @@ class PartitionedTable:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Keep `value` and send it to the changelog; that write may be lost, so what matters is asked of its owner."""
-        self.table.send_changelog(partition_of(key), key, value)
+        self.table.send_changelog(partition_of(key, self.partitions), key, value)
         self.table.data[key] = value
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """What lies on the partitions that are this worker's now; Faust keeps some keys of lost ones as well."""
         mine = {tp.partition for tp in self.assigned() if tp.topic == self.changelog}
-        return [(key, value) for key, value in self.table.data.items() if partition_of(key) in mine]
+        return [(key, value) for key, value in self.table.data.items() if partition_of(key, self.partitions) in mine]
 
     def assigned(self) -> set[TP]:
         """This worker's partitions, of the changelog too."""

@@ -72,11 +72,19 @@ class Guard(Generic[M]):
     """
 
     def __init__(
-        self, handler: Handler[M], *, service: str, name: str, send: Send, leaving: Callable[[], None]
+        self,
+        handler: Handler[M],
+        *,
+        service: str,
+        name: str,
+        partitions: int,
+        send: Send,
+        leaving: Callable[[], None],
     ) -> None:
         self.handler = handler
         self.service = service
         self.name = name
+        self.partitions = partitions
         self.send = send
         self.leaving = leaving
         self.retried = (Transient, TimeoutError, KafkaError, OSError, *handler.transient)
@@ -120,7 +128,7 @@ class Guard(Generic[M]):
             else:
                 await self._put_aside(record, error.reason, error.detail)
             return None
-        if self.handler.topic.partitions > 1 and partition_of(event.key) != record.partition:
+        if partition_of(event.key, self.partitions) != record.partition:
             metrics.REPARTITIONED.labels(self.name).inc()  # e.g. kcat, whose default partitioner is not Java's
             await self._until_done(lambda: self.send(self.name, record.key, record.value or b""))
             crashpoint("guard.sent_on")

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infrastructure.topics import Topic
+from infrastructure.topics import MOST_PARTITIONS, PARTITIONS, Topic
 
 DEVELOPMENT_SECRET = "development-secret-that-no-production-shop-accepts"  # noqa: S105 - refused by the production profile
 
@@ -43,10 +43,20 @@ class Settings(BaseSettings):
         default=60, ge=0, description="seconds between two audits beside the shop, of those that have one; 0: none"
     )
     replication: int = Field(default=1, ge=1, description="copies of each Kafka partition")
+    partitions: int = Field(
+        default=PARTITIONS,
+        ge=1,
+        le=MOST_PARTITIONS,
+        description="partitions of each keyed topic; the same for all processes, and fixed once the topics exist",
+    )
 
     def topic(self, topic: Topic) -> str:
         """The broker's name of `topic` in this shop."""
         return self.prefix + topic.name
+
+    def partitions_of(self, topic: Topic) -> int:
+        """Return the number of partitions of `topic` in this shop."""
+        return self.partitions if topic.partitions is None else topic.partitions
 
     def schema_name(self, service: str) -> str:
         """The Postgres schema of `service` in this shop."""

@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Final, Literal
 
 PARTITIONS: Final = 24
-"""Every keyed topic has this many from birth: one key then lies on one partition number everywhere."""
+"""Partitions of a keyed topic unless HOLDFAST_PARTITIONS says otherwise; fixed once the topics exist."""
+MOST_PARTITIONS: Final = 1000
 
 STRANGER_MAX_BYTES: Final = 1024 * 1024 + 64 * 1024
 DEAD_LETTER_MAX_BYTES: Final = 2 * 1024 * 1024
@@ -23,7 +24,8 @@ class Topic:
     name: str
     keyed_by: str
     retention: timedelta | None = None
-    partitions: int = PARTITIONS
+    partitions: int | None = None
+    """`None`: as many as every keyed topic of the shop, so that a key has one partition number everywhere."""
 
     @property
     def cleanup(self) -> Cleanup:

@@ -29,7 +29,7 @@ from infrastructure.guard import Guard, Handler
 from infrastructure.health import Check, HealthServer
 from infrastructure.liveness import Liveness
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS, Topic
+from infrastructure.topics import Topic
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,14 @@ class Worker:
         """Act on `handler.topic`: live batches, in order, acknowledged when their effects are stored and sent."""
         name = self.settings.topic(handler.topic)
         self.topics += [handler.topic, handler.topic.dead_letters]
-        guard = Guard(handler, service=self.service, name=name, send=self._send_raw, leaving=self._leave_or_stay)
+        guard = Guard(
+            handler,
+            service=self.service,
+            name=name,
+            partitions=self.settings.partitions_of(handler.topic),
+            send=self._send_raw,
+            leaving=self._leave_or_stay,
+        )
         self._guards.append(guard)
         source = self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
@@ -126,10 +133,10 @@ class Worker:
 
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
         """Send `events` in order and return when the broker has stored all of them."""
-        name = self.settings.topic(topic)
+        name, partitions = self.settings.topic(topic), self.settings.partitions_of(topic)
         sent = []
         for event in events:
-            place = partition_of(event.key) if topic.partitions == PARTITIONS else None  # it is cached; Kafka's is not
+            place = partition_of(event.key, partitions)  # it is cached; Kafka's is not
             sent.append(await self.app.producer.send(name, event.key, event.encode(), place, None, HEADERS))
         for acknowledged in sent:
             await acknowledged

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from cart_service import messages as cart
 from infrastructure.envelope import Envelope, Vocabulary
-from infrastructure.topics import Topic
+from infrastructure.topics import PARTITIONS, Topic
 from inventory_service import messages as inventory
 from notification_service import messages as notices
 from order_service import messages as orders
@@ -80,7 +80,9 @@ def _described() -> dict[str, Any]:
     for topic, vocabulary, action in _TOPICS:
         told = channels[topic.name] = {
             "address": topic.name,
-            "description": f"Kafka topic keyed by {topic.keyed_by}, {topic.partitions} partitions, {topic.cleanup}",
+            "description": (
+                f"Kafka topic keyed by {topic.keyed_by}, {topic.partitions or PARTITIONS} partitions, {topic.cleanup}"
+            ),
             "servers": [{"$ref": "#/servers/kafka"}],
             "messages": {},
         }

@@ -73,7 +73,7 @@ class Follower:
             await hang_up(consumer)
 
     async def _seek(self, consumer: AIOKafkaConsumer, positions: Sequence[Position]) -> None:
-        assigned = [found for topic in self._topics for found in partitions(self._settings.topic(topic), topic)]
+        assigned = [found for topic in self._topics for found in partitions(self._settings, topic)]
         consumer.assign(assigned)
         ends = await consumer.end_offsets(assigned)
         stored = {TopicPartition(topic, number): offset for topic, number, offset in positions}

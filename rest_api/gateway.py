@@ -82,7 +82,7 @@ class Gateway:
         self._producer, self._consumer = self._new_producer(), self._new_consumer()
         await self._producer.start()
         await self._consumer.start()
-        self._consumer.assign(partitions(self._settings.topic(RESPONSES), RESPONSES))
+        self._consumer.assign(partitions(self._settings, RESPONSES))
         await self._consumer.seek_to_end()
         self._next = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
 
@@ -134,7 +134,8 @@ class Gateway:
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 name = self._settings.topic(topic)
-                place = partition_of(event.key)  # it is cached; aiokafka would compute it each time
+                # It is cached; aiokafka would compute it each time.
+                place = partition_of(event.key, self._settings.partitions_of(topic))
                 future = await self._producer.send(
                     name, event.encode(), key=event.key, partition=place, headers=self._headers
                 )
@@ -277,6 +278,7 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         await producer.client.close()
 
 
-def partitions(name: str, topic: Topic) -> list[TopicPartition]:
-    """Every partition of a topic, whose name with the broker is `name`: their number is fixed from birth."""
-    return [TopicPartition(name, number) for number in range(topic.partitions)]
+def partitions(settings: Settings, topic: Topic) -> list[TopicPartition]:
+    """Return every partition of `topic`; their number never changes."""
+    name = settings.topic(topic)
+    return [TopicPartition(name, number) for number in range(settings.partitions_of(topic))]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.settings import Settings
-from tests.servers import Servers, start
+from tests.testkit.servers import PARTITIONS, Servers, start
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +47,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_CHROMIUM"} and not _external(name):
             del os.environ[name]
+    os.environ["HOLDFAST_PARTITIONS"] = str(PARTITIONS)
 
 
 def _external(name: str) -> bool:

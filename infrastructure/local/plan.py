@@ -13,6 +13,7 @@ from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
 from infrastructure.local.probes import LOOPBACK
 from infrastructure.local.redis import Redis
+from infrastructure.topics import MOST_PARTITIONS, PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ class Plan:
     outside: dict[str, str] = field(default_factory=dict)
     workers: list[services.Service] = field(default_factory=list)
     seed: bool = False
+    partitions: int = PARTITIONS
+    """Partitions of each keyed topic."""
 
 
 def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind] = services.KINDS) -> Plan:
@@ -56,7 +59,7 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
         raise WrongUse("the production profile keeps its limits: leave --no-limits out")
     before = root.load()
     kept: dict[str, int] = before.get("ports", {})
-    plan = Plan({}, "", {})
+    plan = Plan({}, "", {}, partitions=_partitions(root, before))
     for name, part_of in _PARTS.items():
         if address := _foreign(name, before):
             outside.check(name, address)
@@ -71,6 +74,12 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
         part.port = plan.ports[name] = kept[name] if ours else choose(name, kept, tell)
         plan.parts.append(part)
         plan.addresses[name] = part.url()
+    for name, number in options.workers.items():
+        if number > plan.partitions:
+            raise WrongUse(
+                f"--workers {name}={number} is more than the {plan.partitions} partitions of this shop's topics:"
+                f" ask for {plan.partitions} at most, as the others would have no work"
+            )
     asked_for = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
     wanted = [kind for kind in asked_for if _there(kind, tell)]
     front = any(kind.front for kind in wanted)
@@ -126,6 +135,20 @@ def _health_port(name: str, kept: Mapping[str, int], given: dict[str, int]) -> i
     return given[name]
 
 
+def _partitions(root: Root, before: Mapping[str, Any]) -> int:
+    """Return the number that the topics of this root were made with, else HOLDFAST_PARTITIONS, else the default."""
+    asked = os.environ.get("HOLDFAST_PARTITIONS", "")
+    if asked and not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= MOST_PARTITIONS):
+        raise WrongUse(f"HOLDFAST_PARTITIONS must be a number from 1 to {MOST_PARTITIONS}, not {asked!r}")
+    kept = int(before.get("partitions", asked or PARTITIONS))
+    if asked and int(asked) != kept:
+        raise WrongUse(
+            f"HOLDFAST_PARTITIONS is {asked}, and the topics of this shop have {kept} partitions, which cannot change:"
+            f" unset it, or remove {root.path} and start again"
+        )
+    return kept
+
+
 def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
     """The address of somebody else's server, None when unset or when it is our own from `holdfast env`."""
     given = os.environ.get(outside.VARIABLES[name])
@@ -170,5 +193,6 @@ def _settings(root: Root, plan: Plan, *, limits: bool) -> dict[str, str]:
         "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
         "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
         "HOLDFAST_LIMITS": "on" if limits else "off",
+        "HOLDFAST_PARTITIONS": str(plan.partitions),
         "HOLDFAST_ROOT": str(root.path),
     }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from infrastructure.local.errors import Fault, explain
+from infrastructure.topics import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +180,8 @@ class Stack:
     limits: str
     metrics: dict[str, str]
     """Process name → URL of its `/metrics`, for every service (`edge`, `cart-1` …)."""
+    partitions: int = PARTITIONS
+    """Partitions of each keyed topic."""
     provider: str = ""
     """Where the simulated payment provider answers; empty when there is none."""
 
@@ -196,6 +199,7 @@ class Stack:
             "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
             "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
             "HOLDFAST_LIMITS": self.limits,
+            "HOLDFAST_PARTITIONS": str(self.partitions),
             "HOLDFAST_ROOT": str(self.root),
             **({"HOLDFAST_PROVIDER_URL": self.provider} if self.provider else {}),
         }
@@ -223,6 +227,7 @@ def find_running(root: Root) -> Stack | None:
             redis_url=state["redis"],
             secret=root.secrets().signing,
             limits=state["limits"],
+            partitions=int(state.get("partitions", PARTITIONS)),
             metrics={n: e["metrics"] for n, e in state.get("services", {}).items() if e.get("metrics")},
             provider=f"http://127.0.0.1:{port}" if (port := state.get("ports", {}).get("provider")) else "",
         )

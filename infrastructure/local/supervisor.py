@@ -64,6 +64,7 @@ class Supervisor:
             "http": plan.http,
             **plan.addresses,
             "limits": "on" if limits else "off",
+            "partitions": plan.partitions,
             "limit_settings": limit_settings.told(os.environ),
             "seeded": root.load().get("seeded"),
         }

@@ -28,7 +28,7 @@ from infrastructure.envelope import Envelope
 from infrastructure.local.probes import free_port
 from infrastructure.local.services import search_path
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS, Topic
+from infrastructure.topics import Topic
 from load.bench.stack import command, stop
 from load.commands import HEADER
 
@@ -121,7 +121,9 @@ class Hop:
                     requestid=id_,
                     data={"user_id": user, "mode": "add", "product": product, "quantity": quantity},
                 )
-                await producer.send(name, event.encode(), event.key, partition=partition_of(event.key))
+                await producer.send(
+                    name, event.encode(), event.key, partition=partition_of(event.key, self.settings.partitions)
+                )
         finally:
             await producer.stop()  # which sends what is left
 
@@ -258,7 +260,7 @@ class _Reader:
         """The end offset of each partition."""
         name = self._settings.topic(topic)
         found: dict[TopicPartition, int] = await self._consumer.end_offsets(
-            [TopicPartition(name, number) for number in range(PARTITIONS)]
+            [TopicPartition(name, number) for number in range(self._settings.partitions_of(topic))]
         )
         return found
 

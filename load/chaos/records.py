@@ -16,7 +16,6 @@ from infrastructure.envelope import rfc3339
 from infrastructure.ids import uuid7
 from infrastructure.local import topic_reader
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS
 from load.chaos.truth import Bad
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ async def put_poison(settings: Settings, users: Sequence[str], chance: random.Ra
     async with _producer(settings) as producer:
         for user in users:
             for topic, what, key, value in poison(user):
-                partition = partition_of(key) if key else chance.randrange(PARTITIONS)
+                partition = partition_of(key, settings.partitions) if key else chance.randrange(settings.partitions)
                 stands = await producer.send_and_wait(topic, value, key, partition=partition)
                 placed.append(Bad(topic, stands.partition, stands.offset, what))
     return placed
@@ -169,6 +168,6 @@ async def put_astray(settings: Settings, users: Sequence[str], products: Sequenc
     async with _producer(settings) as producer:
         for user, product in zip(users, products, strict=False):
             event = strangers_event(user, data={"product": product})
-            astray = (partition_of(user.encode()) + 5) % PARTITIONS
+            astray = (partition_of(user.encode(), settings.partitions) + 1) % settings.partitions
             await producer.send_and_wait(REQUESTS[0], json.dumps(event).encode(), user.encode(), partition=astray)
     return min(len(users), len(products))

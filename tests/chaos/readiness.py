@@ -20,12 +20,12 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 
 from cart_service.model import Cart, view
-from infrastructure.broker import partition_of
 from infrastructure.local.state import Root, Stack, find_running
 from infrastructure.settings import Settings
 from inventory_service.messages import Line, Money
-from tests.shop import Shop
-from tests.shoppers import shoppers
+from tests.testkit.servers import partition
+from tests.testkit.shop import Shop
+from tests.testkit.topic_client import shoppers
 
 CHANGELOG = "cart-carts-changelog"
 TARGET_SECONDS = 10.0
@@ -122,7 +122,7 @@ async def _changelog(stack: Stack, carts: int, value: bytes) -> None:
     await producer.start()
     try:
         keys = [f"user-{number}".encode() for number in range(1, carts + 1)]
-        sent = [await producer.send(CHANGELOG, value, key, partition=partition_of(key)) for key in keys]
+        sent = [await producer.send(CHANGELOG, value, key, partition=partition(key)) for key in keys]
         await asyncio.gather(*sent)
     finally:
         await producer.stop()

@@ -18,9 +18,9 @@ from typing import Final
 
 from infrastructure.settings import Settings
 from tests.integration.test_faust import KILLED, MODULES, SESSION, keep_shopping_for, users_of
-from tests.processes import Processes, Replica, processes
-from tests.servers import start
-from tests.shoppers import Shoppers, shoppers
+from tests.testkit.processes import Processes, Replica, processes
+from tests.testkit.servers import start
+from tests.testkit.topic_client import Shoppers, shoppers
 
 TARGETS: Final = {signal.SIGKILL: KILLED, signal.SIGTERM: 1.0}
 """Seconds; a dead one's place is kept for as long as its session lasts."""

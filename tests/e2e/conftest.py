@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shop import Shop
+from tests.testkit.shop import Shop
 
 SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"
 

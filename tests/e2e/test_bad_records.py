@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from infrastructure.broker import partition_of
 from infrastructure.ids import uuid7
 from load.client import Shopper
 from load.shop import Shop as Edge
 from tests.e2e.test_main_job import code, postgres
-from tests.shop import Shop
+from tests.testkit.servers import PARTITIONS, partition
+from tests.testkit.shop import Shop
 
 USER = "01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7"
 
@@ -88,13 +88,13 @@ def test_a_bad_record_is_put_aside_with_its_reason(
     shop: Shop, producer: Producer, topic: str, reason: str, key: bytes | None, value: bytes
 ) -> None:
     placed: list[tuple[int | None, int | None]] = []
-    partition = partition_of(key) if key else -1  # -1: librdkafka chooses
+    place = partition(key) if key else -1  # -1: librdkafka chooses
     producer.produce(
         topic,
         value,
         key,
         on_delivery=lambda _, message: placed.append((message.partition(), message.offset())),
-        partition=partition,
+        partition=place,
     )
     assert producer.flush(10) == 0
     end = time.monotonic() + 15
@@ -117,7 +117,7 @@ async def test_afterwards_everything_goes_on(shop: Shop, producer: Producer, tmp
         user = shopper.guest.user_id.encode()
         for topic, _, key, value in BAD:
             # The bad record lies right before the good request, on its partition.
-            producer.produce(topic, value, user if key else None, partition=partition_of(user))
+            producer.produce(topic, value, user if key else None, partition=partition(user))
         assert producer.flush(10) == 0
         assert (await shopper.ask("add", product=product, quantity=2))["type"] == "held"
 
@@ -128,7 +128,7 @@ async def test_a_record_on_a_wrong_partition_finds_its_way(shop: Shop, producer:
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
         by_hand = event(subject=user, data={"user_id": user, "product": product, "quantity": 3})
-        astray = (partition_of(user.encode()) + 5) % 24
+        astray = (partition(user.encode()) + 1) % PARTITIONS
         producer.produce("cart.requests.v1", json.dumps(by_hand).encode(), user.encode(), partition=astray)
         assert producer.flush(10) == 0
         shop.until(lambda: _held(shop, user, product) == 3)
@@ -157,7 +157,7 @@ async def test_a_request_from_the_future_or_the_far_past_is_not_done(
                 data={"user_id": user, "product": product, "quantity": 1},
             )
             producer.produce(
-                "cart.requests.v1", json.dumps(by_hand).encode(), user.encode(), partition=partition_of(user.encode())
+                "cart.requests.v1", json.dumps(by_hand).encode(), user.encode(), partition=partition(user.encode())
             )
         assert producer.flush(10) == 0
         answers: dict[str, dict[str, Any]] = {}

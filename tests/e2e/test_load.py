@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.shop import Shop
+from tests.testkit.shop import Shop
 
 
 def test_a_load_is_answered_to_the_last_request(shop: Shop) -> None:

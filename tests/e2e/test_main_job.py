@@ -14,7 +14,7 @@ import pytest
 from load.client import Shopper
 from load.protocol import Frame
 from load.shop import Shop as Edge
-from tests.shop import Shop
+from tests.testkit.shop import Shop
 
 
 def code(name: str = "E2E") -> str:

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
 
-from tests.browser import browser
-from tests.shop import Shop
+from tests.testkit.browser import browser
+from tests.testkit.shop import Shop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

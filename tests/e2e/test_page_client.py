@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route
 
-from tests.browser import browser
+from tests.testkit.browser import browser
 
 PAGES: Final = Path(__file__).parents[2] / "rest_api" / "pages"
 ORIGIN: Final = "http://shop.test"

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.shop import Shop
+from tests.testkit.shop import Shop
 
 
 def test_the_shop_cannot_sell_what_it_does_not_have(shop: Shop) -> None:

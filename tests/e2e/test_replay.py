@@ -23,19 +23,18 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Producer
 
-from infrastructure.broker import partition_of
 from infrastructure.envelope import rfc3339
 from infrastructure.history import kept
 from infrastructure.local.letters import Entry, overview
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS
 from load.client import Shopper
 from load.shop import Guest
 from load.shop import Shop as Edge
 from tests.e2e.test_bad_records import event
 from tests.e2e.test_main_job import code, postgres
-from tests.shop import Shop
+from tests.testkit.servers import PARTITIONS, partition
+from tests.testkit.shop import Shop
 
 HOLDFAST = [sys.executable, "-m", "infrastructure.local"]
 TOPICS = {
@@ -157,7 +156,7 @@ class History:
         """Send records as librdkafka does: where Java would, or where its own default partitioner says."""
         producer = Producer({"bootstrap.servers": self.kafka})
         for key, value in records:
-            producer.produce(topic, value, key, partition=-1 if default else partition_of(key))
+            producer.produce(topic, value, key, partition=-1 if default else partition(key))
             producer.poll(0)
         assert producer.flush(30) == 0
 

@@ -11,8 +11,8 @@ import pytest
 from load.client import Shopper
 from load.protocol import Frame
 from load.shop import Shop as Edge
-from tests.cutter import Cutter, Direction
-from tests.shop import Shop
+from tests.testkit.shop import Shop
+from tests.testkit.tcp_cutter import Cutter, Direction
 
 AT_ONCE = 6
 SWEEP: dict[Direction, list[int]] = {

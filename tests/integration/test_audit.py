@@ -20,11 +20,11 @@ from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from inventory_service.audit import violations_of
-from tests.command import Holdfast
-from tests.integration.inventory import schema
-from tests.processes import Processes, processes, until
-from tests.servers import Servers
-from tests.shoppers import shoppers
+from tests.testkit.command import Holdfast
+from tests.testkit.inventory_store import schema
+from tests.testkit.processes import Processes, processes, until
+from tests.testkit.servers import Servers
+from tests.testkit.topic_client import shoppers
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from infrastructure.history import kept
 from infrastructure.ids import derived
 from infrastructure.settings import Settings
 from order_service import messages as orders
-from tests.integration.customers import WAIT, problem, token, wanted
-from tests.processes import Processes, clean_up, processes, until
-from tests.servers import Servers
+from tests.testkit.processes import Processes, clean_up, processes, until
+from tests.testkit.rest_client import WAIT, problem, token, wanted
+from tests.testkit.servers import Servers
 
 
 @pytest.fixture(scope="module")

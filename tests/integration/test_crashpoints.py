@@ -28,10 +28,10 @@ from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
 from tests.integration import test_notification_mails as notices
-from tests.integration.customers import ADDRESS
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.servers import Servers
-from tests.shoppers import Shoppers, shoppers
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.testkit.rest_client import ADDRESS
+from tests.testkit.servers import Servers
+from tests.testkit.topic_client import Shoppers, shoppers
 
 MODULES = {"edge": "rest_api", "cart": "cart_service", "inventory": "inventory_service", "guard": "cart_service"}
 MIGRATION = "migrate.applied"

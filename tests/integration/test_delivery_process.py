@@ -14,9 +14,9 @@ from inventory_service.messages import Line, Money
 from order_service.delivery.carrier import FAIL
 from order_service.delivery.messages import EVENTS, REQUESTS, Book, CallOff
 from order_service.messages import Address
-from tests.integration.payments import Talk, audited, talk
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.servers import Servers
+from tests.testkit.payments import Talk, audited, talk
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.testkit.servers import Servers
 
 ADDRESS = Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")
 LINES = (Line(product="MUG", quantity=1, price=Money(amount=100, currency="GBP")),)

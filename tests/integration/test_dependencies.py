@@ -28,12 +28,12 @@ from infrastructure.local import processes as system
 from infrastructure.local.kafka import Kafka
 from infrastructure.local.parts import Part
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS, Topic
+from infrastructure.topics import Topic
 from inventory_service import messages as inventory
-from tests.processes import PATIENCE, Processes, processes
-from tests.proxy import Mood, Proxy, proxy
-from tests.servers import Servers, bring, local_parts
-from tests.shoppers import Shoppers, refused, shoppers
+from tests.testkit.processes import PATIENCE, Processes, processes
+from tests.testkit.servers import PARTITIONS, Servers, bring, local_parts
+from tests.testkit.tcp_proxy import Mood, Proxy, proxy
+from tests.testkit.topic_client import Shoppers, refused, shoppers
 
 
 class ProxiedKafka(Kafka):

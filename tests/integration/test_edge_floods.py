@@ -24,8 +24,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from cart_service.messages import RESPONSES
-from tests.integration.edge import SILENT, Running, running_edge
-from tests.servers import Servers
+from tests.testkit.edge import SILENT, Running, running_edge
+from tests.testkit.servers import Servers
 
 MIB = 1024 * 1024
 MORE = 10 * MIB

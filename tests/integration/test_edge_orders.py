@@ -23,10 +23,10 @@ from rest_api.order_store import OrderStore
 from rest_api.server_frames import Server
 from rest_api.settings import EdgeSettings
 from rest_api.store import Store
-from tests.integration.customers import ADDRESS, ONE, WAIT, problem, token, until, wanted
-from tests.integration.edge import SILENT, Running, running_edge
-from tests.integration.order_desk import PRICE, SCARCE
-from tests.servers import Servers
+from tests.testkit.edge import SILENT, Running, running_edge
+from tests.testkit.fake_orders import PRICE, SCARCE
+from tests.testkit.rest_client import ADDRESS, ONE, WAIT, problem, token, until, wanted
+from tests.testkit.servers import Servers
 
 SERVER = TypeAdapter[Any](Server)
 

@@ -32,8 +32,8 @@ from rest_api.gateway import Gateway
 from rest_api.outbound import cart_request
 from rest_api.shopper import Publish
 from rest_api.store import Position
-from tests.integration.edge import Running, running_edge
-from tests.servers import start_local
+from tests.testkit.edge import Running, running_edge
+from tests.testkit.servers import start_local
 
 OUTCOMES = {"held", "refused", "removed"}
 

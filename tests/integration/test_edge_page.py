@@ -9,9 +9,9 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
 from cart_service import messages as cart
-from tests.browser import browser
-from tests.integration.edge import Running, running_edge
-from tests.servers import Servers
+from tests.testkit.browser import browser
+from tests.testkit.edge import Running, running_edge
+from tests.testkit.servers import Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

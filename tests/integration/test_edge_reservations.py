@@ -14,10 +14,10 @@ from infrastructure.webhooks import HEADER, sign
 from inventory_service import messages as inventory
 from order_service.payment import messages as payments
 from rest_api.routes_reservations import held_for
-from tests.integration.customers import ONE, WAIT, problem, token, until
-from tests.integration.edge import Running, running_edge
-from tests.integration.order_desk import PRICE, SCARCE
-from tests.servers import Servers
+from tests.testkit.edge import Running, running_edge
+from tests.testkit.fake_orders import PRICE, SCARCE
+from tests.testkit.rest_client import ONE, WAIT, problem, token, until
+from tests.testkit.servers import Servers
 
 
 @pytest.fixture(scope="module")

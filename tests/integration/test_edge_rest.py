@@ -21,9 +21,9 @@ from websockets.sync.client import connect
 from infrastructure.ids import derived
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
-from tests.integration.edge import SILENT, Running, running_edge
-from tests.integration.order_desk import SCARCE
-from tests.servers import Servers
+from tests.testkit.edge import SILENT, Running, running_edge
+from tests.testkit.fake_orders import SCARCE
+from tests.testkit.servers import Servers
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 from infrastructure.settings import DEVELOPMENT_SECRET
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
-from tests.integration.edge import BRIEF, Running, running_edge
-from tests.servers import Servers
+from tests.testkit.edge import BRIEF, Running, running_edge
+from tests.testkit.servers import Servers
 
 
 def stream(url: str, token: str | None = None, **more: Any) -> ClientConnection:

@@ -21,9 +21,9 @@ from cart_service.messages import RESPONSES
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
 from rest_api.server_frames import Server
-from tests.integration.edge import SILENT, Running, frame, running_edge
-from tests.integration.order_desk import SCARCE
-from tests.servers import Servers
+from tests.testkit.edge import SILENT, Running, frame, running_edge
+from tests.testkit.fake_orders import SCARCE
+from tests.testkit.servers import Servers
 
 SERVER = TypeAdapter[Any](Server)
 

@@ -29,7 +29,7 @@ from psycopg import AsyncConnection
 from cart_service import messages as cart
 from cart_service.model import PAUSES, Cart
 from infrastructure import faust_app
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.clock import now
 from infrastructure.envelope import Envelope
 from infrastructure.history import kept
@@ -38,13 +38,13 @@ from infrastructure.local.events import Event
 from infrastructure.local.keeper import Keeper
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
-from infrastructure.topics import PARTITIONS, Topic
+from infrastructure.topics import Topic
 from infrastructure.worker import EX_TEMPFAIL, Worker
 from inventory_service.messages import REQUESTS, Hold
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes, until
-from tests.proxy import Mood, proxy
-from tests.servers import Servers
-from tests.shoppers import Shoppers, refused, shoppers
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes, until
+from tests.testkit.servers import PARTITIONS, Servers, partition
+from tests.testkit.tcp_proxy import Mood, proxy
+from tests.testkit.topic_client import Shoppers, refused, shoppers
 
 MODULES = {"cart": "cart_service", "inventory": "inventory_service"}
 SESSION = 6.0
@@ -282,7 +282,7 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka) as producer:
         for key, value in [*found, whole, *((user.encode(), value) for user, value in damaged.items())]:
             # All on one partition, which is that of one of them: to lie astray is a damage as well.
-            await producer.send_and_wait(settings.topic(changelog), value, key, partition=partition_of(b"user-0"))
+            await producer.send_and_wait(settings.topic(changelog), value, key, partition=partition(b"user-0"))
     with processes(servers, settings, tmp_path) as here:
         here.seed(MUG=100)
         [worker] = here.start("cart_service", "cart-1")
@@ -346,7 +346,7 @@ async def test_what_was_pending_is_asked_again_by_who_looks_for_it_while_he_reco
             state = Cart(revision=1, pending=() if number else (waiting,))
             key = f"user-{number}".encode()
             value = state.model_dump_json().encode()
-            await producer.send(settings.topic(changelog), value, key, partition=partition_of(key))
+            await producer.send(settings.topic(changelog), value, key, partition=partition(key))
     with processes(servers, settings, tmp_path) as here:
         began = time.monotonic()
         [worker] = here.start("cart_service", "cart-1")
@@ -638,7 +638,7 @@ async def users_of(shop: Processes, kind: str, worker: Replica) -> Callable[[str
         while True:
             assigned, state = await _assigned(shop, kind)
             if state == "Stable" and set().union(*assigned.values()) == set(range(PARTITIONS)):
-                return lambda user: partition_of(user.encode()) in assigned[worker.name]
+                return lambda user: partition(user.encode()) in assigned[worker.name]
             await asyncio.sleep(0.2)
 
 
@@ -710,7 +710,7 @@ async def _fill(settings: Settings, first: int, count: int = BACKLOG) -> None:
                 requestid=id_,
                 data={"user_id": user, "mode": "add", "product": "MUG", "quantity": 1},
             )
-            place = partition_of(event.key)
+            place = partition(event.key)
             await producer.send(settings.topic(REQUESTS), event.encode(), event.key, partition=place)
 
 
@@ -756,7 +756,7 @@ async def test_a_worker_is_alive_as_long_as_it_tries(
     product: str, verdict: str, servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
     with processes(servers, settings, tmp_path) as here:
-        stuck = here.add("tests.stuck_worker", "one")
+        stuck = here.add("tests.testkit.stuck_worker", "one")
         stuck.start()
         assert stuck.health() in {"silent", "starting or stopping", "no partitions assigned"}
         stuck.wait_ready()
@@ -791,7 +791,7 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
     root.make()
     environment = {**servers.environment(), "HOLDFAST_PREFIX": settings.prefix, "STUCK_IN": fault}
     stuck = services.Service(
-        root, services.Kind("stuck", "tests.stuck_worker"), "stuck", probes.free_port(), environment
+        root, services.Kind("stuck", "tests.testkit.stuck_worker"), "stuck", probes.free_port(), environment
     )
     keeper = Keeper(stuck, told.put, lambda: None)
     keeper.start()

@@ -27,7 +27,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from cart_service import messages as cart
 from infrastructure import postgres
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.crashpoints import KILLED, POINTS
 from infrastructure.envelope import Envelope, Message
 from infrastructure.ids import derived
@@ -40,8 +40,8 @@ from order_service.insights.baskets import measures
 from order_service.insights.messages import FIGURES, FIGURES_VOCABULARY, RELATED, RELATED_VOCABULARY, Figures, Related
 from order_service.insights.store import MIGRATIONS, OPTIONS, Store
 from order_service.payment import messages as payments
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.servers import Servers
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.testkit.servers import PARTITIONS, Servers, partition
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime.now(UTC)
@@ -204,7 +204,7 @@ class World:
         """Write records as their services would, and into the tables that the SQL is asked of."""
         async with producer(self.settings) as out:
             for topic, event in told:
-                await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition_of(event.key))
+                await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition(event.key))
             await out.flush()
         self.told += told
 
@@ -250,7 +250,7 @@ class World:
         )
         await consumer.start()
         try:
-            parts = [TopicPartition(name, number) for name in names for number in range(24)]
+            parts = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
             consumer.assign(parts)
             ends = await consumer.end_offsets(parts)
             async with asyncio.timeout(PATIENCE):
@@ -333,7 +333,7 @@ async def read(settings: Settings, topic: Topic) -> list[Envelope]:
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        parts = [TopicPartition(settings.topic(topic), number) for number in range(24)]
+        parts = [TopicPartition(settings.topic(topic), number) for number in range(PARTITIONS)]
         consumer.assign(parts)
         ends = await consumer.end_offsets(parts)
         found = []
@@ -412,7 +412,7 @@ async def test_what_it_says_for_prometheus_and_what_it_puts_aside(world: World) 
     async with producer(world.settings) as out:
         for topic, event in ((orders.EVENTS, bad), (cart.RESPONSES, foreign), (cart.RESPONSES, late)):
             name = world.settings.topic(topic)
-            await out.send_and_wait(name, event.encode(), event.key, partition=partition_of(event.key))
+            await out.send_and_wait(name, event.encode(), event.key, partition=partition(event.key))
     await world.read_up()
     assert world.counted() == before, "what is too late to tell from a repeat is not counted"
     text = await asyncio.to_thread(_metrics, world.replica)

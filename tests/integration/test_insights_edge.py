@@ -24,10 +24,10 @@ from order_service.insights.messages import (
     Takings,
     window,
 )
-from tests.browser import browser
-from tests.integration.edge import Running, running_edge
-from tests.processes import until
-from tests.servers import Servers
+from tests.testkit.browser import browser
+from tests.testkit.edge import Running, running_edge
+from tests.testkit.processes import until
+from tests.testkit.servers import Servers
 
 PATIENCE = 30_000
 """Milliseconds; long, for a machine that does other work too."""

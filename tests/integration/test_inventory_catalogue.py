@@ -12,7 +12,7 @@ from inventory_service import catalogue
 from inventory_service.audit import audit
 from inventory_service.catalogue import DEFAULT_FILE, CatalogueError, Item, Seeded, read_catalogue, seed
 from inventory_service.derive import LEAST, MOST, catalogue_of
-from tests.integration.inventory import Schema, add, command, schema
+from tests.testkit.inventory_store import Schema, add, command, schema
 
 
 @pytest.fixture

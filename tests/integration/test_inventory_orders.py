@@ -36,7 +36,7 @@ from inventory_service.messages import (
 )
 from inventory_service.state import Answer, Command, State
 from inventory_service.store import PostgresStore, expiry_id
-from tests.integration.inventory import InMemory, InPostgres, Schema, Shop, add, command, schema
+from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from inventory_service.messages import Item as Wanted
 from inventory_service.publisher import Publisher
 from inventory_service.store import QUERIES, expiry_id
 from inventory_service.upkeep import Knocker
-from tests.integration.inventory import Schema, Topics, add, command, schema
+from tests.testkit.inventory_store import Schema, Topics, add, command, schema
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from inventory_service.messages import (
 from inventory_service.state import Answer, Command, State
 from inventory_service.store import OPTIONS, QUERIES, MemoryStore, PostgresStore, expiry_id
 from inventory_service.upkeep import TRIM_AT_ONCE, trim
-from tests.integration.inventory import InMemory, InPostgres, Schema, Shop, add, command, schema
+from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
 
 # ---- the suite ------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from infrastructure import postgres
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope
 from infrastructure.local import claims
 from infrastructure.settings import Settings
@@ -32,7 +32,7 @@ from inventory_service.messages import (
     Expired,
     Removed,
 )
-from tests.servers import Servers
+from tests.testkit.servers import Servers, partition
 
 PATIENCE = 60
 
@@ -99,7 +99,7 @@ class Outside:
         """Send an event to the requests."""
         self.sent.append(event)
         topic = self.settings.topic(REQUESTS)
-        await self.producer.send_and_wait(topic, event.encode(), event.key, partition=partition_of(event.key))
+        await self.producer.send_and_wait(topic, event.encode(), event.key, partition=partition(event.key))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Gather what comes until `condition` holds."""

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from infrastructure.local import jars, probes
-from tests.integration.shop import INFRA, Mirror, Result, Shop, own_jars, prepare, until
+from tests.testkit.local_stack import INFRA, Mirror, Result, Shop, own_jars, prepare, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from infrastructure.postgres import Connection
 from infrastructure.settings import Settings as Shared
 from inventory_service import store as stores
 from inventory_service.store import PostgresStore
-from tests.integration.inventory import Schema, add, command, schema
+from tests.testkit.inventory_store import Schema, add, command, schema
 
 pytestmark = pytest.mark.timeout(20, func_only=True)
 ORDERED = "ORDER BY product_code FOR NO KEY UPDATE"

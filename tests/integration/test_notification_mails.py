@@ -12,9 +12,9 @@ from cart_service import messages as cart
 from infrastructure.crashpoints import KILLED, VARIABLE
 from infrastructure.local.letters import Entry, overview, settle
 from notification_service import messages as notices
-from tests.integration.notification_world import Order, World, asked, responses, world
-from tests.processes import PATIENCE
-from tests.servers import Servers
+from tests.testkit.notifications import Order, World, asked, responses, world
+from tests.testkit.processes import PATIENCE
+from tests.testkit.servers import Servers
 
 _COME_TO = ("answered", "noted", "asked", "written", "stored", "told", "warned")
 AT_WORK = tuple(f"notifications.{what}" for what in _COME_TO)

@@ -12,9 +12,9 @@ from websockets.asyncio.client import connect
 
 from infrastructure.tokens import issue
 from notification_service import messages as notices
-from tests.integration.notification_world import World, asked, world
-from tests.processes import PATIENCE
-from tests.servers import Servers
+from tests.testkit.notifications import World, asked, world
+from tests.testkit.processes import PATIENCE
+from tests.testkit.servers import Servers
 
 URL = "/v1/notifications"
 

@@ -18,7 +18,7 @@ from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
 from order_service.state import Stray
 from order_service.store import ANSWERS_KEPT
-from tests.integration.order_world import TOTAL, Buying, Schema, deliver, received, schema
+from tests.testkit.order_store import TOTAL, Buying, Schema, deliver, received, schema
 
 ANN = Buying()
 WHOLE_LIFE = ["placed", "committed", "captured", "confirmed", "booked", "shipped", "delivered"]

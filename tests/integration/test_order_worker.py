@@ -25,9 +25,9 @@ from order_service import messages as orders
 from order_service.__main__ import TOPICS
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
-from tests.integration.order_world import TOTAL, Buying, received
-from tests.processes import Processes, clean_up, processes
-from tests.servers import Servers
+from tests.testkit.order_store import TOTAL, Buying, received
+from tests.testkit.processes import Processes, clean_up, processes
+from tests.testkit.servers import Servers
 
 PATIENCE = 60
 MINE = [point for point in POINTS if point.startswith("orders.")]

@@ -18,9 +18,9 @@ from inventory_service.messages import Money
 from order_service.payment import messages
 from order_service.payment.messages import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
 from order_service.payment.provider.server import Server
-from tests.integration.payments import KEY, Talk, audited, provider, talk
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.servers import Servers
+from tests.testkit.payments import KEY, Talk, audited, provider, talk
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.testkit.servers import Servers
 
 TEN = Money(amount=1000, currency="GBP")
 

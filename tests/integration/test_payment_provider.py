@@ -25,7 +25,7 @@ from inventory_service.messages import Money
 from order_service.payment.client import Provider
 from order_service.payment.model import Create, GiveBack, NoAnswer, NotThere, Outcome, Read, Refusal, Step, Tombstone
 from order_service.payment.provider.server import Control
-from tests.integration.payments import KEY, SECRET, file_in, provider
+from tests.testkit.payments import KEY, SECRET, file_in, provider
 
 TEN = Money(amount=1000, currency="GBP")
 STEP = Step(key="pay-1", order_id="o-1", user_id="ann", payment_id="pay-1", wish="charge", amount=TEN)

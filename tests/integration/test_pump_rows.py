@@ -12,7 +12,7 @@ from infrastructure import postgres, pump
 from infrastructure.postgres import Connection
 from infrastructure.pump import NOW, Done, Job, Leased, PostgresRows, Pump, Row, Rows, Verdict
 from infrastructure.settings import Settings
-from tests.rows import MemoryRows
+from tests.testkit.memory_rows import MemoryRows
 
 TABLE = """
 CREATE TABLE work (key text PRIMARY KEY, state text, done_at timestamptz, by text,

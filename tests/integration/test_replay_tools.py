@@ -12,15 +12,15 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from infrastructure import dead_letters
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.dead_letters import Record, dead_letter
 from infrastructure.envelope import Envelope, Reason
 from infrastructure.history import kept
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from tests.command import Holdfast
 from tests.integration.test_tools import EVENTS, EVENTS_SENT, SECRET, send
-from tests.servers import Servers
+from tests.testkit.command import Holdfast
+from tests.testkit.servers import PARTITIONS, Servers, partition
 
 STATE = Topic("tools.state.v1", keyed_by="product")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -115,19 +115,19 @@ async def test_between_two_times_and_between_two_offsets(holdfast: Holdfast, set
 async def test_what_lies_astray_or_has_no_key(holdfast: Holdfast, settings: Settings) -> None:
     await ensure_topics(settings, [EVENTS])
     user = b"user-1"
-    astray = (partition_of(user) + 5) % 24
+    astray, keyless = (partition(user) + 1) % PARTITIONS, (partition(user) + 2) % PARTITIONS
     async with producer(settings) as out:
         await out.send_and_wait(
             settings.topic(EVENTS), b"[" * 9000, user, partition=astray, headers=[("traceparent", b"t")]
         )
-        await out.send_and_wait(settings.topic(EVENTS), b"x" * 900_000, None, partition=3)
+        await out.send_and_wait(settings.topic(EVENTS), b"x" * 900_000, None, partition=keyless)
     assert (await run(holdfast, "replay", "tools.events.v1"))["sent"] == 2
     records = [
-        record for record in await lying(settings, EVENTS) if record.offset or record.partition not in {astray, 3}
+        record for record in await lying(settings, EVENTS) if record.offset or record.partition not in {astray, keyless}
     ]
     assert {(record.partition, record.key, len(record.value)) for record in records} == {
-        (partition_of(user), user, 9000),
-        (3, None, 900_000),
+        (partition(user), user, 9000),
+        (keyless, None, 900_000),
     }
     assert [record.headers for record in records if record.key] == [(("traceparent", b"t"),)]
 
@@ -249,7 +249,7 @@ async def test_a_redrive_puts_the_original_back_once(
         "topics": {settings.topic(EVENTS): 2},
     }
     back = {(record.key, record.value, record.partition) for record in await lying(settings, EVENTS)}
-    assert back == {(key, value, partition_of(key)) for _, key, value in PUT_ASIDE[3:] if key}
+    assert back == {(key, value, partition(key)) for _, key, value in PUT_ASIDE[3:] if key}
     assert "failed" not in await counts(holdfast)
     assert (await counts(holdfast, "--settled"))["failed"] == 2
     assert (await run(holdfast, "dlq", "redrive"))["redriven"] == 3

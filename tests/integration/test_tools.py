@@ -21,15 +21,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infrastructure import metrics
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope
 from infrastructure.health import HealthServer
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.tokens import verify
 from infrastructure.topics import Topic
-from tests.command import Holdfast
-from tests.servers import Servers
+from tests.testkit.command import Holdfast
+from tests.testkit.servers import PARTITIONS, Servers, partition
 
 EVENTS = Topic("tools.events.v1", keyed_by="user", retention=timedelta(days=7))
 SECRET = "a-secret-of-a-test-that-is-long-enough"
@@ -208,7 +208,7 @@ def test_topics_tells_this_shops_topics_and_no_others(holdfast: Holdfast, sent: 
     status, answer, _ = holdfast("topics", "--json")
     (topic,) = json.loads(answer)
     assert status == 0
-    assert (topic["topic"], topic["partitions"], topic["cleanup"]) == (f"{prefix}tools.events.v1", 24, "delete")
+    assert (topic["topic"], topic["partitions"], topic["cleanup"]) == (f"{prefix}tools.events.v1", PARTITIONS, "delete")
     assert (topic["records"], topic["retention_ms"]) == (12, 7 * 24 * 3600 * 1000)
     assert sum(each["end"] - each["first"] for each in topic["offsets"]) == 12
     assert f"{prefix}tools.events.v1" in holdfast("topics")[1]
@@ -331,7 +331,7 @@ async def acknowledge(settings: Settings, group: str, key: bytes) -> int:
     reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, group_id=group, enable_auto_commit=False)
     await reader.start()
     try:
-        place = TopicPartition(settings.topic(EVENTS), partition_of(key))
+        place = TopicPartition(settings.topic(EVENTS), partition(key))
         reader.assign([place])
         end = int((await reader.end_offsets([place]))[place])
         await reader.commit({place: end})

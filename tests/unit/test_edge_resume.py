@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cart_service import model as cart_model
 from load.protocol import Conversation, Frame
 from rest_api.model import Session
-from tests.unit.resumption import Cut, Fate, Schedule, Shop
+from tests.testkit.resumption import Cut, Fate, Schedule, Shop
 
 SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")
 UNDER_WAY = [(up, down) for up in (False, True) for down in (False, True)]

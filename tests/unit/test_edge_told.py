@@ -18,7 +18,7 @@ from rest_api.server_frames import Server
 from rest_api.shopper import Rules
 from rest_api.ticker import Ticker
 from rest_api.told import KEPT_SECONDS, Told
-from tests.unit.resumption import Wire
+from tests.testkit.resumption import Wire
 
 SERVER = TypeAdapter[Any](Server)
 USER = "ann"

@@ -12,7 +12,8 @@ from infrastructure.dead_letters import Record
 from infrastructure.guard import Guard, Handler, Received, Transient
 from tests.unit.test_envelope import EVENT, GOLDEN, changed
 
-HERE = partition_of(b"ann")
+PARTITIONS = 24
+HERE = partition_of(b"ann", PARTITIONS)
 TOPIC = cart.REQUESTS.name
 
 
@@ -30,7 +31,7 @@ class Shell:
 
     def guard(self) -> Guard[cart.Request]:
         handler = Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, self._handle, self._fail)
-        return Guard(handler, service="cart", name=TOPIC, send=self._send, leaving=self._leaving)
+        return Guard(handler, service="cart", name=TOPIC, partitions=PARTITIONS, send=self._send, leaving=self._leaving)
 
     async def _handle(self, batch: Sequence[Received[cart.Request]]) -> None:
         self.batches.append([received.event.requestid or "" for received in batch])
@@ -108,7 +109,7 @@ async def test_one_bad_request_in_a_batch_is_found_answered_and_put_aside() -> N
 
 async def test_a_record_on_a_wrong_partition_is_sent_again_with_its_key() -> None:
     shell = Shell()
-    await shell.guard()([record(partition=(HERE + 1) % 24)])
+    await shell.guard()([record(partition=(HERE + 1) % PARTITIONS)])
     assert shell.batches == []
     assert shell.sent == [(TOPIC, b"ann", GOLDEN)]
 
@@ -160,4 +161,4 @@ async def test_the_same_record_makes_the_same_dead_letter() -> None:
 def test_keys_lie_where_java_puts_them() -> None:
     # Known answers of Kafka's own Utils.murmur2, for 24 partitions.
     assert EVENT.key == b"ann"
-    assert {partition_of(str(number).encode()) for number in range(500)} == set(range(24))
+    assert {partition_of(str(number).encode(), 24) for number in range(500)} == set(range(24))

@@ -33,7 +33,7 @@ from inventory_service.messages import (
     Sold,
 )
 from inventory_service.state import EXPIRY_MARK, Answer, Command
-from tests.unit.inventory import NOON, Shop, add, commit, restock, sell, take, to_cart, to_shelf
+from tests.testkit.inventory_model import NOON, Shop, add, commit, restock, sell, take, to_cart, to_shelf
 
 
 def _shop() -> Shop:

@@ -32,7 +32,7 @@ from inventory_service.messages import (
 from inventory_service.settings import Settings
 from inventory_service.state import Command
 from inventory_service.store import LOG_KEPT, expiry_id
-from tests.unit.inventory import NOON, POUND, RULES, Shop, add, make
+from tests.testkit.inventory_model import NOON, POUND, RULES, Shop, add, make
 
 # ---- grants and refusals --------------------------------------------------------------------------------------------
 

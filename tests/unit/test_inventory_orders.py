@@ -27,7 +27,7 @@ from inventory_service.messages import (
     Sold,
 )
 from inventory_service.state import STEP_MARK, Command
-from tests.unit.inventory import (
+from tests.testkit.inventory_model import (
     NOON,
     RULES,
     Shop,

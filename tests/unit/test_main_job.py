@@ -15,7 +15,7 @@ from cart_service import model as cart_model
 from inventory_service import messages as inventory
 from inventory_service import model, orders
 from inventory_service import state as states
-from tests.unit.simulation import Rules, World
+from tests.testkit.simulation import Rules, World
 
 SEEDS = range(150)
 

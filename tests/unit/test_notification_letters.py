@@ -12,7 +12,7 @@ from infrastructure.topics import Topic
 from notification_service import messages as notices
 from notification_service.agents import Notices
 from notification_service.store import Store
-from tests.integration.notification_world import event
+from tests.testkit.notifications import event
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ASKED = notices.Send(user_id="ann", template="order_shipped", params={"order": "Größe\t7"}, cause="c1", order_id="o1")

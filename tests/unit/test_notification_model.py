@@ -31,7 +31,7 @@ from notification_service.model import (
 )
 from notification_service.words import SMS_CHARACTERS, TEXTS, gaps, words
 from order_service import messages as orders
-from tests.integration.notification_world import event
+from tests.testkit.notifications import event
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FRESH = timedelta(seconds=1)

@@ -9,8 +9,8 @@ import pytest
 from inventory_service.messages import Money
 from order_service import messages as orders
 from order_service import state
-from tests.unit.order_bugs import PLANTED
-from tests.unit.order_world import IDS, Scenario, World, begin, nexts, unfinished, wrong
+from tests.testkit.order_bugs import PLANTED
+from tests.testkit.order_model import IDS, Scenario, World, begin, nexts, unfinished, wrong
 
 EITHER = frozenset({"delivered", "cancelled"})
 CANCELLED = frozenset({"cancelled"})

@@ -8,7 +8,7 @@ from infrastructure.audit_topics import Judged, Window
 from infrastructure.envelope import Envelope
 from order_service import messages as orders
 from order_service.audit import Told
-from tests.unit.order_world import IDS, NOON, ORDER, PLACE
+from tests.testkit.order_model import IDS, NOON, ORDER, PLACE
 
 WINDOW = Window(NOON, timedelta(seconds=30), timedelta(days=7))
 LONG_AGO = NOON - timedelta(hours=1)

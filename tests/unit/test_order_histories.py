@@ -22,8 +22,8 @@ from inventory_service.messages import Money
 from order_service import messages as orders
 from order_service.model import Deadline
 from order_service.state import BrokenStream, Stray
-from tests.unit.order_bugs import PLANTED
-from tests.unit.order_world import EARLY, IDS, Scenario, Sent, World, begin, deliver, unfinished, wrong
+from tests.testkit.order_bugs import PLANTED
+from tests.testkit.order_model import EARLY, IDS, Scenario, Sent, World, begin, deliver, unfinished, wrong
 
 EITHER = frozenset({"delivered", "cancelled"})
 ASKED = (orders.Cancel(**IDS), orders.Pay(**IDS), orders.Refund(**IDS, amount=Money(amount=120, currency="GBP")))

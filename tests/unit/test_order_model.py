@@ -21,7 +21,7 @@ from order_service.payment import messages as payments
 from order_service.state import BrokenStream, Order, Stray, evolve, fold, payment_id, shipment_id
 from order_service.steps import deadline, owed
 from order_service.store import folded, read_event
-from tests.unit.order_world import CHECKOUT, IDS, LATE, LINES, NOON, ORDER, PLACE, PRIVATE, RULES, TOTAL, USER
+from tests.testkit.order_model import CHECKOUT, IDS, LATE, LINES, NOON, ORDER, PLACE, PRIVATE, RULES, TOTAL, USER
 
 STREAMS = Path(__file__).with_name("order_streams")
 PAYMENT: dict[str, Any] = {**IDS, "payment_id": payment_id(ORDER)}

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.proxy import Mood, Proxy, proxy
+from tests.testkit.tcp_proxy import Mood, Proxy, proxy
 
 
 @pytest.fixture

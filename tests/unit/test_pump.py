@@ -9,7 +9,7 @@ import pytest
 
 from infrastructure import pump as pumps
 from infrastructure.pump import Again, Done, Failed, Handle, Pump, Row, Verdict
-from tests.rows import MemoryRows
+from tests.testkit.memory_rows import MemoryRows
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from infrastructure.local import cli
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 BECOME_OTHERS = {"baskets", "bench", "chaos", "guests", "load", "prove", "shoppers"}
 """These go on as another program; called in here, they would take the tests with them."""
 

@@ -62,7 +62,7 @@ class Shop:
             place = self.folder / "stubs" / module
             place.mkdir(parents=True)
             (place / "__init__.py").touch()
-            shutil.copy(REPOSITORY / "tests/stub_service.py", place / "__main__.py")
+            shutil.copy(REPOSITORY / "tests/testkit/stub_service.py", place / "__main__.py")
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command."""

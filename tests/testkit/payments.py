@@ -20,7 +20,7 @@ from order_service.payment.client import Provider
 from order_service.payment.provider.books import Books
 from order_service.payment.provider.server import Server
 from order_service.payment.provider.webhooks import Webhooks
-from tests.processes import PATIENCE
+from tests.testkit.processes import PATIENCE
 
 KEY: Final = "a key for tests, long enough"
 SECRET: Final = "a secret for webhooks, and long enough for them"

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from cart_service import messages as cart
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope, Message
 from infrastructure.history import kept
 from infrastructure.ids import uuid7
@@ -26,8 +26,8 @@ from infrastructure.topics import Topic
 from inventory_service.messages import Line, Money
 from notification_service import messages as notices
 from order_service import messages as orders
-from tests.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.servers import Servers
+from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
+from tests.testkit.servers import PARTITIONS, Servers, partition
 
 QUICK: Final = {
     "HOLDFAST_NOTICE_PAUSE_SECONDS": "0.1",
@@ -69,7 +69,7 @@ class World:
         """Write records as their services would."""
         async with producer(self.settings) as out:
             for topic, event in records:
-                await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition_of(event.key))
+                await out.send(self.settings.topic(topic), event.encode(), event.key, partition=partition(event.key))
             await out.flush()
 
     async def replay(self) -> None:
@@ -77,7 +77,7 @@ class World:
         records = [record async for record in kept(self.settings, [self.settings.topic(topic) for topic in HEARD])]
         async with producer(self.settings) as out:
             for record in records:
-                await out.send(record.topic, record.value, record.key, partition=partition_of(record.key))
+                await out.send(record.topic, record.value, record.key, partition=partition(record.key))
             await out.flush()
 
     async def at_rest(self) -> None:
@@ -99,7 +99,7 @@ class World:
             await admin.close()
 
     async def _all_read(self, admin: AIOKafkaAdminClient, reader: AIOKafkaConsumer) -> bool:
-        places = [TopicPartition(self.settings.topic(topic), n) for topic in HEARD for n in range(topic.partitions)]
+        places = [TopicPartition(self.settings.topic(topic), n) for topic in HEARD for n in range(PARTITIONS)]
         committed = await admin.list_consumer_group_offsets(f"{self.settings.prefix}notifications")
         ends = await reader.end_offsets(places)
         return all(ends[p] == 0 or (p in committed and committed[p].offset >= ends[p]) for p in places)

@@ -23,7 +23,7 @@ from rest_api.model import Session
 from rest_api.outlet import Outlet
 from rest_api.shopper import Close, Rules
 from rest_api.ticker import Ticker
-from tests.unit import simulation
+from tests.testkit import simulation
 
 USER = "ann"
 Schedule = Literal["fair", "late acknowledgements", "long line", "slow inventory", "random"]

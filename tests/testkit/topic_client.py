@@ -18,13 +18,14 @@ from pydantic import TypeAdapter
 
 from cart_service import messages as cart
 from infrastructure import postgres
-from infrastructure.broker import ensure_topics, partition_of
+from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service.audit import audit
 from inventory_service.messages import Committed, StoredOutcome
+from tests.testkit.servers import PARTITIONS, partition
 
 PATIENCE: Final = 60.0
 _STORED: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
@@ -49,7 +50,7 @@ class Shoppers:
 
     async def send(self, topic: Topic, key: str, value: bytes, *, astray: bool = False) -> None:
         """Put any record on a topic; `astray` on another partition than its key's."""
-        place = (partition_of(key.encode()) + astray) % topic.partitions
+        place = (partition(key.encode()) + astray) % PARTITIONS
         await self.producer.send_and_wait(self.settings.topic(topic), value, key.encode(), partition=place)
 
     async def ask(self, user: str, verb: str, id_: str = "", *, astray: bool = False, **data: Any) -> str:

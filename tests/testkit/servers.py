@@ -13,10 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from infrastructure.broker import partition_of
 from infrastructure.local import claims, outside, processes
 from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from infrastructure.local.parts import Part
+
+
+PARTITIONS: Final = 4
+"""Partitions of each keyed topic of the tests' shops: enough to share, and cheap to make and to remove."""
+
+
+def partition(key: bytes) -> int:
+    """Return the partition of `key` on every keyed topic of the tests' shops."""
+    return partition_of(key, PARTITIONS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Servers:
             "HOLDFAST_KAFKA": self.kafka,
             "HOLDFAST_POSTGRES_URL": self.postgres_url,
             "HOLDFAST_REDIS_URL": self.redis_url,
+            "HOLDFAST_PARTITIONS": str(PARTITIONS),
         }
 
 

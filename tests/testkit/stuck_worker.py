@@ -1,6 +1,6 @@
 """A worker for tests of `/livez`: it works, or gets stuck, as the record that comes says, or in what it stands on.
 
-Run as `python -m tests.stuck_worker`. Its topic is `cart.requests.v1`; a `holdfast.cart.check` of the product
+Run as `python -m tests.testkit.stuck_worker`. Its topic is `cart.requests.v1`; a `holdfast.cart.check` of the product
     GRACE      is handled at once,
     DEAF       never returns, and does not hear that its time is over,
     ASLEEP     blocks the whole event loop,
@@ -25,10 +25,10 @@ from faust.tables.recovery import Recovery
 
 from cart_service import messages as cart
 from infrastructure import liveness, logs, worker
-from infrastructure.broker import partition_of
 from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
 from infrastructure.guard import Handler, Received, Transient
 from infrastructure.settings import Settings
+from tests.testkit.servers import partition
 
 
 async def handle(batch: Sequence[Received[cart.Request]]) -> None:
@@ -71,7 +71,7 @@ def _lose_one_partition() -> None:
     take_over = LoopConsumer._take_over
 
     async def lossy(self: LoopConsumer, place: Any, message: Any) -> None:
-        if place.partition != partition_of(b"user-0"):
+        if place.partition != partition(b"user-0"):
             await take_over(self, place, message)
 
     LoopConsumer._take_over = lossy  # type: ignore[method-assign]  # a planted bug

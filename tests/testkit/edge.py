@@ -31,8 +31,8 @@ from order_service import messages as orders
 from order_service.payment import messages as payments
 from rest_api.__main__ import TOPICS
 from rest_api.gateway import partitions
-from tests.integration.order_desk import PRICE, SCARCE, OrderDesk, Told
-from tests.servers import Servers
+from tests.testkit.fake_orders import PRICE, SCARCE, OrderDesk, Told
+from tests.testkit.servers import Servers
 
 READ = (cart.REQUESTS, inventory.REQUESTS, orders.REQUESTS, payments.REQUESTS)
 SILENT, BRIEF = "SILENT", "BRIEF"
@@ -81,7 +81,7 @@ class Carts:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
         await self._producer.start()
         await consumer.start()
-        consumer.assign([each for topic in READ for each in partitions(self.settings.topic(topic), topic)])
+        consumer.assign([each for topic in READ for each in partitions(self.settings, topic)])
         self._ready.set()
         try:
             async for record in consumer:

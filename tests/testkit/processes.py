@@ -1,7 +1,7 @@
-"""A small real shop of processes: started, killed and frozen by a test, and brought back as a supervisor would.
+"""Services as processes that a test starts, kills and freezes, with a keeper that restarts them like a supervisor.
 
-`tests/shop.py` drives the `holdfast` command; here a test has the processes themselves in hand, each with its own
-environment, on servers that other tests use too: a prefix keeps them apart.
+`shop.py` drives the `holdfast` command instead. Each process has an environment of its own; a prefix keeps shops apart
+on servers that several tests share.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from infrastructure.crashpoints import VARIABLE
 from infrastructure.local import claims
 from infrastructure.settings import Settings
-from tests.servers import Servers
+from tests.testkit.servers import Servers
 
 PATIENCE: Final = 60.0
 RESTART_AFTER: Final = 0.3
