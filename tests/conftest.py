@@ -15,6 +15,7 @@ import pytest
 
 from infrastructure.settings import Settings
 from tests.testkit.servers import PARTITIONS, Servers, start
+from tests.testkit.shop import Shop
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,24 @@ def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
         prefix=prefix,
         state_dir=str(tmp_path),
     )
+
+
+SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"
+
+
+@pytest.fixture(scope="session")
+def shop() -> Iterator[Shop]:
+    """A whole shop with two workers of carts and inventory, without notices and figures.
+
+    Each test keeps to shoppers and products of its own, and leaves every process ready.
+    """
+    with tempfile.TemporaryDirectory(prefix="holdfast-shop-") as folder:
+        running = Shop(Path(folder) / "root")
+        running.up("--workers", "cart=2,inventory=2", "--only", SERVICES)
+        try:
+            yield running
+        finally:
+            running.down()
 
 
 def pytest_configure() -> None:

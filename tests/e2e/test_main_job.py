@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import secrets
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,13 @@ import pytest
 from load.client import Shopper
 from load.protocol import Frame
 from load.shop import Shop as Edge
-from tests.testkit.shop import Shop
-
-
-def code(name: str = "E2E") -> str:
-    """A product code that no other test has."""
-    return f"{name}-{secrets.token_hex(4).upper()}"
+from tests.testkit.shop import Shop, product_code
 
 
 @pytest.fixture
 def product(shop: Shop, tmp_path: Path) -> str:
     """A product of 12.50 with 10 units, for one test."""
-    new = code()
+    new = product_code()
     shop.seed([(new, "A teapot for a test", 1250, 10)], tmp_path)
     return new
 
@@ -90,7 +84,7 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
     heard: list[Frame] = []
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest(), listener=heard.append) as shopper:
         await shopper.ask("add", product=product, quantity=7)
-        with psycopg.connect(postgres(shop)) as database:
+        with psycopg.connect(shop.postgres_url) as database:
             database.execute(
                 "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE user_id = %s",
                 [shopper.guest.user_id],
@@ -101,12 +95,6 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
             assert expired["version"] == 2
         assert (await shopper.ask("cart"))["lines"] == []
         assert (await shopper.ask("check", product=product))["available"] == 10
-
-
-def postgres(shop: Shop) -> str:
-    lines = shop.holdfast("env").stdout.splitlines()
-    (url,) = [line.partition("=")[2].strip("'\"") for line in lines if "HOLDFAST_POSTGRES_URL=" in line]
-    return url
 
 
 async def settled(shopper: Shopper) -> Frame:
@@ -120,7 +108,7 @@ async def settled(shopper: Shopper) -> Frame:
 async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is_sold_twice(
     shop: Shop, tmp_path: Path
 ) -> None:
-    products = [code("KILL") for _ in range(4)]
+    products = [product_code("KILL") for _ in range(4)]
     shop.seed([(each, "Scarce", 100, 30) for each in products], tmp_path)
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     kinds: Counter[str] = Counter()

@@ -12,15 +12,9 @@ from cart_service import messages as cart
 from infrastructure.crashpoints import KILLED, VARIABLE
 from infrastructure.local.letters import Entry, overview, settle
 from notification_service import messages as notices
-from tests.testkit.notifications import Order, World, asked, responses, world
+from tests.testkit.notifications import AT_WORK, HANDED_OVER, PUT_ASIDE, Order, World, asked, responses, world
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers
-
-_COME_TO = ("answered", "noted", "asked", "written", "stored", "told", "warned")
-AT_WORK = tuple(f"notifications.{what}" for what in _COME_TO)
-"""The points that a wish, an order and a cart bring the worker to, in their order."""
-HANDED_OVER = "notifications.handed_over"
-PUT_ASIDE = "notifications.put_aside"
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from infrastructure.envelope import Envelope, Reason
 from infrastructure.history import kept
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from tests.integration.test_tools import EVENTS, EVENTS_SENT, SECRET, send
 from tests.testkit.command import Holdfast
 from tests.testkit.servers import PARTITIONS, Servers, partition
+from tests.testkit.tools_topic import EVENTS, EVENTS_SENT, SECRET, send
 
 STATE = Topic("tools.state.v1", keyed_by="product")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

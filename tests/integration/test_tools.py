@@ -13,26 +13,21 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infrastructure import metrics
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope
 from infrastructure.health import HealthServer
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from infrastructure.tokens import verify
-from infrastructure.topics import Topic
 from tests.testkit.command import Holdfast
 from tests.testkit.servers import PARTITIONS, Servers, partition
-
-EVENTS = Topic("tools.events.v1", keyed_by="user", retention=timedelta(days=7))
-SECRET = "a-secret-of-a-test-that-is-long-enough"
+from tests.testkit.tools_topic import EVENTS, EVENTS_SENT, SECRET, event, send
 
 
 @pytest.fixture
@@ -45,33 +40,6 @@ def alone(tmp_path: Path) -> Holdfast:
 def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
     """The command with a broker and a database."""
     return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET)
-
-
-def event(number: int, user: str, type_: str = "held") -> Envelope:
-    return Envelope(
-        id=f"event-{number}",
-        source="/cart",
-        type=f"holdfast.cart.{type_}",
-        subject=user,
-        time=datetime(2026, 11, 21, tzinfo=UTC),
-        requestid=f"r{number}",
-        data={"user_id": user, "number": number},
-    )
-
-
-EVENTS_SENT = [event(number, f"user-{number % 5}", "held" if number % 2 else "refused") for number in range(12)]
-
-
-async def send(settings: Settings, *records: tuple[bytes | None, bytes | None]) -> None:
-    """Records of one topic, a millisecond after another."""
-    await ensure_topics(settings, [EVENTS])
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka)
-    await producer.start()
-    try:
-        for timestamp, (key, value) in enumerate(records, start=int(datetime.now(UTC).timestamp() * 1000)):
-            await producer.send_and_wait(settings.topic(EVENTS), value, key=key, timestamp_ms=timestamp)
-    finally:
-        await producer.stop()
 
 
 @pytest.fixture

@@ -29,6 +29,12 @@ from order_service import messages as orders
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import PARTITIONS, Servers, partition
 
+_COME_TO = ("answered", "noted", "asked", "written", "stored", "told", "warned")
+AT_WORK = tuple(f"notifications.{what}" for what in _COME_TO)
+"""The points that a wish, an order and a cart bring the worker to, in their order."""
+HANDED_OVER = "notifications.handed_over"
+PUT_ASIDE = "notifications.put_aside"
+
 QUICK: Final = {
     "HOLDFAST_NOTICE_PAUSE_SECONDS": "0.1",
     "HOLDFAST_NOTICE_LONGEST_PAUSE_SECONDS": "0.4",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,6 +14,11 @@ import httpx
 import psutil
 
 READY_SECONDS: Final = 90.0
+
+
+def product_code(name: str = "E2E") -> str:
+    """Return a product code that no other test has."""
+    return f"{name}-{secrets.token_hex(4).upper()}"
 
 
 class Shop:
@@ -59,6 +65,13 @@ class Shop:
     def http_url(self) -> str:
         """Where the edge listens."""
         return str(self.status()["http"])
+
+    @property
+    def postgres_url(self) -> str:
+        """Where its database is."""
+        lines = self.holdfast("env").stdout.splitlines()
+        (url,) = [line.partition("=")[2].strip("'\"") for line in lines if "HOLDFAST_POSTGRES_URL=" in line]
+        return url
 
     def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one process, and to what it started; the supervisor brings back what dies of it."""

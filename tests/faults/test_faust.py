@@ -22,7 +22,6 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from faust.tables import recovery
 from psycopg import AsyncConnection
 
@@ -45,15 +44,19 @@ from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, proc
 from tests.testkit.servers import PARTITIONS, Servers, partition
 from tests.testkit.tcp_proxy import Mood, proxy
 from tests.testkit.topic_client import Shoppers, refused, shoppers
+from tests.testkit.worker_pairs import (
+    HEARTBEAT,
+    KILLED,
+    MODULES,
+    SESSION,
+    assigned_partitions,
+    keep_shopping_for,
+    users_of,
+)
 
-MODULES = {"cart": "cart_service", "inventory": "inventory_service"}
-SESSION = 6.0
-HEARTBEAT = 0.25
-KILLED = 8.0
-"""Seconds that a dead worker's shoppers may wait: its session, and a rebalance."""
 LEFT = 3.0
 """Those of a worker that says that it leaves. The target is one, which a machine that runs other tests beside this one
-can't promise; `python -m tests.chaos.silences` holds a quiet one to it. Half a session is enough to tell: nobody takes
+can't promise; `python -m tests.faults.silences` holds a quiet one to it. Half a session is enough to tell: nobody takes
 over from who does not leave before the session has ended, so its shoppers would wait for as long, less a heartbeat."""
 NOISE = 2.0
 """What the unluckiest shopper waited before the fault is the machine's, and allowed besides, but no more than this:
@@ -138,13 +141,6 @@ async def _noise(crowd: Shoppers) -> float:
     began = await keep_shopping_for(2, crowd)
     await crowd.settled()
     return crowd.longest_wait(began)
-
-
-async def keep_shopping_for(seconds: float, crowd: Shoppers, rate: float = 20) -> float:
-    """Shop for a while; returns the moment at which it began."""
-    began = time.monotonic()
-    await crowd.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
-    return began
 
 
 # ---- recovery -------------------------------------------------------------------------------------------------------
@@ -610,36 +606,8 @@ async def test_the_last_units_were_wanted_while_all_that_happened(shop: Processe
 
 async def _members(shop: Processes, kind: str) -> tuple[set[str], str]:
     """The replicas in the group of a service, and the group's state, as the broker knows them."""
-    members, state = await _assigned(shop, kind)
+    members, state = await assigned_partitions(shop, kind)
     return set(members), state
-
-
-async def _assigned(shop: Processes, kind: str) -> tuple[dict[str, set[int]], str]:
-    """The numbers of the partitions that each replica in a group has, and the group's state."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=shop.settings.kafka)
-    await admin.start()
-    try:
-        [response] = await admin.describe_consumer_groups([shop.settings.prefix + kind])
-        [(_, _, state, _, _, members, *_)] = response.groups
-        prefix, found = shop.settings.prefix, {}  # a static member's id begins with its name
-        for replica in shop.replicas:
-            for member, *_, assignment in members:
-                if member.startswith(f"{prefix}{replica.name}-"):
-                    places = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else ()
-                    found[replica.name] = {place.partition for place in places}
-        return found, state
-    finally:
-        await admin.close()
-
-
-async def users_of(shop: Processes, kind: str, worker: Replica) -> Callable[[str], bool]:
-    """Tells the users whose work a worker has, once all of it is given to the workers there are."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            assigned, state = await _assigned(shop, kind)
-            if state == "Stable" and set().union(*assigned.values()) == set(range(PARTITIONS)):
-                return lambda user: partition(user.encode()) in assigned[worker.name]
-            await asyncio.sleep(0.2)
 
 
 def _compare(

@@ -27,7 +27,7 @@ from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
-from tests.integration import test_notification_mails as notices
+from tests.testkit import notifications as notices
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.rest_client import ADDRESS
 from tests.testkit.servers import Servers

@@ -10,32 +10,11 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from infrastructure.ids import uuid7
 from load.client import Shopper
 from load.shop import Shop as Edge
-from tests.e2e.test_main_job import code, postgres
+from tests.testkit.foreign_records import USER, event
 from tests.testkit.servers import PARTITIONS, partition
-from tests.testkit.shop import Shop
-
-USER = "01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7"
-
-
-def event(type_: str = "cart.add", **fields: Any) -> dict[str, Any]:
-    request_id = uuid7()
-    data = {"user_id": USER, "product": "85123A", "quantity": 1, **fields.pop("data", {})}
-    return {
-        "specversion": "1.0",
-        "id": f"{USER}/{request_id}/add",
-        "source": "/edge",
-        "type": f"holdfast.{type_}",
-        "subject": USER,
-        "time": datetime.now(UTC).isoformat(),
-        "datacontenttype": "application/json",
-        "requestid": request_id,
-        "data": data,
-        **fields,
-    }
-
+from tests.testkit.shop import Shop, product_code
 
 GOOD = json.dumps(event()).encode()
 STRANGE = json.dumps(event("inventory.remove", source="/strangers")).encode()
@@ -111,7 +90,7 @@ def test_a_bad_record_is_put_aside_with_its_reason(
 
 
 async def test_afterwards_everything_goes_on(shop: Shop, producer: Producer, tmp_path: Path) -> None:
-    product = code("AFTER")
+    product = product_code("AFTER")
     shop.seed([(product, "Still here", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id.encode()
@@ -123,7 +102,7 @@ async def test_afterwards_everything_goes_on(shop: Shop, producer: Producer, tmp
 
 
 async def test_a_record_on_a_wrong_partition_finds_its_way(shop: Shop, producer: Producer, tmp_path: Path) -> None:
-    product = code("KCAT")
+    product = product_code("KCAT")
     shop.seed([(product, "By kcat", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
@@ -135,7 +114,7 @@ async def test_a_record_on_a_wrong_partition_finds_its_way(shop: Shop, producer:
 
 
 def _held(shop: Shop, user: str, product: str) -> int:
-    with psycopg.connect(postgres(shop)) as database:
+    with psycopg.connect(shop.postgres_url) as database:
         row = database.execute(
             "SELECT hold_quantity FROM inventory.hold WHERE user_id = %s AND product_code = %s", [user, product]
         ).fetchone()
@@ -145,7 +124,7 @@ def _held(shop: Shop, user: str, product: str) -> int:
 async def test_a_request_from_the_future_or_the_far_past_is_not_done(
     shop: Shop, producer: Producer, tmp_path: Path
 ) -> None:
-    product = code("TIME")
+    product = product_code("TIME")
     shop.seed([(product, "Of its time", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id

@@ -31,10 +31,9 @@ from infrastructure.settings import Settings
 from load.client import Shopper
 from load.shop import Guest
 from load.shop import Shop as Edge
-from tests.e2e.test_bad_records import event
-from tests.e2e.test_main_job import code, postgres
+from tests.testkit.foreign_records import event
 from tests.testkit.servers import PARTITIONS, partition
-from tests.testkit.shop import Shop
+from tests.testkit.shop import Shop, product_code
 
 HOLDFAST = [sys.executable, "-m", "infrastructure.local"]
 TOPICS = {
@@ -283,7 +282,7 @@ async def regret(history: History, edge: Edge, shopper: Shopper) -> None:
 @pytest.fixture(scope="module")
 def history(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> History:
     """A shop with a history. No cart will come to its end meanwhile: one lives for a quarter of an hour."""
-    database, product = postgres(shop), code("REPLAY")
+    database, product = shop.postgres_url, product_code("REPLAY")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
             "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE expires_at IS NOT NULL"
@@ -432,7 +431,7 @@ def failing(history: History, table: str, check: str) -> Iterator[psycopg.Connec
 async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gone(
     history: History, tmp_path: Path
 ) -> None:
-    shop, product = history.shop, code("FAILS")
+    shop, product = history.shop, product_code("FAILS")
     shop.seed([(product, "Cannot be held", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id
@@ -461,7 +460,7 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
     history: History, tmp_path: Path
 ) -> None:
     """What is owed to an order is not refused for good: the letter has all that is needed to do it."""
-    shop, product = history.shop, code("STUCK")
+    shop, product = history.shop, product_code("STUCK")
     shop.seed([(product, "Cannot be sold", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
         user = shopper.guest.user_id

@@ -1,9 +1,9 @@
 """How long shoppers wait for a worker that is killed for good, and for one that is asked to end.
 
-`python -m tests.chaos.silences` does both to each of two workers of carts and of inventory, under load, and prints the
+`python -m tests.faults.silences` does both to each of two workers of carts and of inventory, under load, and prints the
 longest time in which a shopper of that worker's was told nothing, in seconds. The exit status is 1 when that is more
 than the target. Nothing is allowed for the machine, so it should have nothing else to do; the tests in
-`tests/integration/test_faust.py` run beside others, and have bounds that tell only whether it works at all.
+`tests/faults/test_faust.py` run beside others, and have bounds that tell only whether it works at all.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from infrastructure.settings import Settings
-from tests.integration.test_faust import KILLED, MODULES, SESSION, keep_shopping_for, users_of
 from tests.testkit.processes import Processes, Replica, processes
 from tests.testkit.servers import start
 from tests.testkit.topic_client import Shoppers, shoppers
+from tests.testkit.worker_pairs import KILLED, MODULES, SESSION, keep_shopping_for, users_of
 
 TARGETS: Final = {signal.SIGKILL: KILLED, signal.SIGTERM: 1.0}
 """Seconds; a dead one's place is kept for as long as its session lasts."""

@@ -1,6 +1,6 @@
 """How long a worker takes to be ready beside 10,000 live carts and 1,000,000 past requests.
 
-`python -m tests.chaos.readiness` fills a shop of its own, the tables by SQL and the changelog of carts by hand, kills
+`python -m tests.faults.readiness` fills a shop of its own, the tables by SQL and the changelog of carts by hand, kills
 its workers, and prints the seconds from the start of each process to its readiness, as the supervisor saw it. The exit
 status is 1 when that was longer than the target, or when the carts are then not those of the changelog.
 """
