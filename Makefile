@@ -4,18 +4,17 @@
 BIN := .venv/bin
 UV := $(BIN)/uv --quiet
 CODE := cart_service infrastructure inventory_service load notification_service order_service rest_api tests
-# Test files run side by side, each process with servers and a shop of its own; only the faults come first and alone,
-# since their quick set is to take three minutes on two cores.
+# Processes that run test files side by side; each has servers and a shop of its own.
 PARALLEL ?= 2
 # One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up down dev check test lock clean
+.PHONY: help up down dev check types layers unit test faults release-check lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 up: .venv/.run ## install what is missing, start the shop; Ctrl-C stops it (DETACH=1 returns when it is ready, UP="--workers cart=2" passes options)
 	@$(BIN)/holdfast up $(if $(DETACH),--detach) $(UP)
@@ -28,19 +27,33 @@ dev: .venv/.dev ## install what development needs too
 check: .venv/.dev ## format, lint, types, layers and unit tests: under a minute
 	@$(BIN)/ruff format --check --quiet $(CODE) || { echo 'Run .venv/bin/ruff format.' >&2; exit 1; }
 	@$(BIN)/ruff check --quiet $(CODE)
+	@$(MAKE) --no-print-directory -j 3 types layers unit
+types: .venv/.dev
 	@$(BIN)/mypy --strict $(CODE)
+layers: .venv/.dev
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q -n $(PARALLEL) tests/unit
+unit: .venv/.dev
+	@$(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder tests/unit
 
-test: .venv/.dev ## all tests, on real servers, as CI runs them (SERVICE=cart: one service's)
+test: .venv/.dev ## unit, integration and end-to-end tests on real servers: under ten minutes (SERVICE=cart: one service's)
 ifdef SERVICE
-	@files=$$(find tests -name 'test_*$(SERVICE)*.py'); \
+	@files=$$(find tests/unit tests/integration tests/e2e tests/faults -name 'test_*$(SERVICE)*.py'); \
 	if [ -z "$$files" ]; then echo 'No test file is named after $(SERVICE).' >&2; exit 2; fi; \
 	$(BIN)/pytest -q $$files
 else
-	@$(BIN)/pytest -q tests/chaos
-	@$(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder --ignore tests/chaos tests
+	@$(TESTS) tests/unit tests/integration tests/e2e
 endif
+
+faults: .venv/.dev ## what happens when processes and servers crash, stall, repeat and lie: some 15 minutes
+	@$(BIN)/pytest -q tests/faults/test_chaos.py
+	@$(TESTS) --ignore tests/faults/test_chaos.py tests/faults
+
+release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, the full chaos: some 20 minutes
+	@$(BIN)/python -m tests.testkit.browser
+	@$(BIN)/pytest -q --durations 20 --durations-min 1 tests/release
+
+# The longest files come first, so that both processes are busy to the end.
+TESTS = $(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 1
 
 lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/run.txt pyproject.toml

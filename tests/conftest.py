@@ -7,6 +7,7 @@ A skipped test fails the run: what is not run proves nothing.
 
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +63,12 @@ def shop() -> Iterator[Shop]:
 
 
 def pytest_configure() -> None:
+    # Run in the background by a shell (`make test &`), we were started with SIGINT ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A shop that somebody runs beside the tests must not be theirs.
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
-        if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_CHROMIUM"} and not _external(name):
+        if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_TEST_INSTALL", "HOLDFAST_CHROMIUM"} and not _external(name):
             del os.environ[name]
     os.environ["HOLDFAST_PARTITIONS"] = str(PARTITIONS)
 

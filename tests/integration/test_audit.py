@@ -28,9 +28,12 @@ from tests.testkit.topic_client import shoppers
 
 
 @pytest.fixture
-def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
+def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Iterator[Holdfast]:
     """The command with a broker and a database, whose audit is impatient."""
-    return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_AUDIT_GRACE_SECONDS="0")
+    with Holdfast(
+        tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_AUDIT_GRACE_SECONDS="0"
+    ) as command:
+        yield command
 
 
 async def send(settings: Settings, topic: Topic, source: str, message: Message) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,9 +27,10 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 @pytest.fixture
-def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
+def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Iterator[Holdfast]:
     """The command with a broker and a database."""
-    return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET)
+    with Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET) as command:
+        yield command
 
 
 @pytest.fixture

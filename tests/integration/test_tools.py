@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,15 +31,17 @@ from tests.testkit.tools_topic import EVENTS, EVENTS_SENT, SECRET, event, send
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Holdfast:
+def alone(tmp_path: Path) -> Iterator[Holdfast]:
     """The command where no shop runs."""
-    return Holdfast(tmp_path)
+    with Holdfast(tmp_path) as command:
+        yield command
 
 
 @pytest.fixture
-def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Holdfast:
+def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Iterator[Holdfast]:
     """The command with a broker and a database."""
-    return Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET)
+    with Holdfast(tmp_path, **servers.environment(), HOLDFAST_PREFIX=prefix, HOLDFAST_SECRET=SECRET) as command:
+        yield command
 
 
 @pytest.fixture
@@ -288,7 +290,8 @@ async def watched(servers: Servers, prefix: str, tmp_path: Path) -> AsyncIterato
     try:
         with ExitStack() as held:
             assert held.enter_context(root.hold())
-            yield Holdfast(tmp_path, HOLDFAST_ROOT=str(root.path), HOLDFAST_PREFIX=prefix), held
+            with Holdfast(tmp_path, HOLDFAST_ROOT=str(root.path), HOLDFAST_PREFIX=prefix) as command:
+                yield command, held
     finally:
         busy.cancel()
         await health.stop()

@@ -1,13 +1,14 @@
-"""A real browser for tests of pages: Debian's Chromium, driven by playwright.
+"""A real browser for the tests of pages: the machine's Chromium, driven by playwright.
 
-HOLDFAST_CHROMIUM names another one. A machine without a browser gets one when we may install it; else the test fails
-and says what to install: a page that was looked at by nobody proves nothing.
+HOLDFAST_CHROMIUM names another one. Nothing is installed without being asked for: HOLDFAST_TEST_INSTALL=yes allows
+`apt-get install chromium`, as CI does. Without a browser these tests fail, and say how to get one.
 """
 
 import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,11 @@ FLAGS: Final = (
     "--disable-sync",
 )
 INSTALL_SECONDS: Final = 300
+MISSING: Final = (
+    "The tests of the pages need a Chromium, and there is none on this machine: install it (Debian and Ubuntu:"
+    " apt-get install chromium), or set HOLDFAST_CHROMIUM to its path, or set HOLDFAST_TEST_INSTALL=yes to let the"
+    " tests install it with apt-get."
+)
 
 
 @contextlib.asynccontextmanager
@@ -42,21 +48,26 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 def find_chromium() -> str:
-    """The path of a Chromium, installed first when there is none and we may."""
+    """Return the path of a Chromium; fail the test with what to do when there is none."""
+    try:
+        return chromium_path()
+    except LookupError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def chromium_path() -> str:
+    """Return the path of a Chromium, installed first if HOLDFAST_TEST_INSTALL=yes. Raises LookupError."""
     given = os.environ.get("HOLDFAST_CHROMIUM")
     if given is not None:
         if not Path(given).is_file():
-            pytest.fail(f"HOLDFAST_CHROMIUM names {given}, which is no file", pytrace=False)
+            raise LookupError(f"HOLDFAST_CHROMIUM names {given}, which is not a file: set it to the path of a Chromium")
         return given
     found = _on_path()
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+    if found is None and os.environ.get("HOLDFAST_TEST_INSTALL") == "yes":
         _install()
         found = _on_path()
     if found is None:
-        pytest.fail(
-            "no browser: install Chromium (Debian: apt-get install chromium), or set HOLDFAST_CHROMIUM to its path",
-            pytrace=False,
-        )
+        raise LookupError(MISSING)
     return found
 
 
@@ -65,9 +76,30 @@ def _on_path() -> str | None:
 
 
 def _install() -> None:
+    print("installing Chromium (HOLDFAST_TEST_INSTALL=yes)", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (("update",), ("install", "-y", "--no-install-recommends", "chromium")):
-        # What goes wrong here is told by the browser that is then missing.
-        subprocess.run(
-            ["apt-get", "-qq", *arguments], env=environment, timeout=INSTALL_SECONDS, check=False, capture_output=True
+        done = subprocess.run(
+            ["apt-get", "-qq", *arguments],
+            env=environment,
+            timeout=INSTALL_SECONDS,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            print(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-500:]}", file=sys.stderr)
+
+
+def main() -> int:
+    """Look for the browser before the tests that need it start: `python -m tests.testkit.browser`."""
+    try:
+        chromium_path()
+    except LookupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

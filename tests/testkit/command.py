@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -17,10 +18,14 @@ BECOME_OTHERS = {"baskets", "bench", "chaos", "guests", "load", "prove", "shoppe
 
 
 class Holdfast:
-    """The command with a shop's environment, in a directory that has nothing to do with it."""
+    """The command with a shop's environment, in a directory that has nothing to do with it.
+
+    A context manager: leaving it kills the commands that are still running.
+    """
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
         self.environment = {
             **inherited,
@@ -32,13 +37,24 @@ class Holdfast:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Run as a process of its own."""
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", "infrastructure.local", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self._started.append(child)
+        return child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._started:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         """Exit status, standard output, standard error; run in here when that can be, which is quicker."""

@@ -95,7 +95,6 @@ SETTINGS = settings(
     max_examples=100,
     stateful_step_count=30,
     deadline=None,
-    derandomize=True,
     database=None,
     phases=[Phase.generate],
     suppress_health_check=[*HealthCheck],
@@ -113,5 +112,6 @@ RARE = {"a sale in flight is not waited for"}
 
 @pytest.mark.parametrize("bug", sorted(PLANTED.keys() - RARE))
 def test_a_planted_bug_is_caught(bug: str) -> None:
+    """The rarest is found in one history of some 250, whatever the seed; ten times as many are the bound."""
     with PLANTED[bug](), pytest.raises((AssertionError, Stray, BrokenStream)):
-        run_state_machine_as_test(History, settings=settings(SETTINGS, max_examples=300))
+        run_state_machine_as_test(History, settings=settings(SETTINGS, max_examples=3000))
