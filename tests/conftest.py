@@ -71,6 +71,8 @@ def pytest_configure() -> None:
         if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_TEST_INSTALL", "HOLDFAST_CHROMIUM"} and not _external(name):
             del os.environ[name]
     os.environ["HOLDFAST_PARTITIONS"] = str(PARTITIONS)
+    # Brokers of tests live for minutes: the second compiler would cost more than its code saves.
+    os.environ["HOLDFAST_KAFKA_JVM"] = "-Xms64m -Xmx256m -XX:TieredStopAtLevel=1"
 
 
 def _external(name: str) -> bool:

@@ -14,16 +14,9 @@ from infrastructure.webhooks import HEADER, sign
 from inventory_service import messages as inventory
 from order_service.payment import messages as payments
 from rest_api.routes_reservations import held_for
-from tests.testkit.edge import Running, running_edge
+from tests.testkit.edge import Running
 from tests.testkit.fake_orders import PRICE, SCARCE
 from tests.testkit.rest_client import ONE, WAIT, problem, token, until
-from tests.testkit.servers import Servers
-
-
-@pytest.fixture(scope="module")
-def edge(servers: Servers) -> Iterator[Running]:
-    with running_edge(servers, f"ev{secrets.token_hex(3)}.") as running:
-        yield running
 
 
 @pytest.fixture

@@ -21,15 +21,8 @@ from websockets.sync.client import connect
 from infrastructure.ids import derived
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
-from tests.testkit.edge import SILENT, Running, running_edge
+from tests.testkit.edge import SILENT, Running
 from tests.testkit.fake_orders import SCARCE
-from tests.testkit.servers import Servers
-
-
-@pytest.fixture(scope="module")
-def edge(servers: Servers) -> Iterator[Running]:
-    with running_edge(servers, f"er{secrets.token_hex(3)}.") as running:
-        yield running
 
 
 @pytest.fixture

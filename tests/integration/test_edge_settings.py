@@ -161,12 +161,6 @@ def test_production_takes_no_development_secret_anywhere(name: str) -> None:
 # ---- two edges on one schema ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def edge(servers: Servers) -> Iterator[Running]:
-    with running_edge(servers, f"et{secrets.token_hex(3)}.") as running:
-        yield running
-
-
 @contextmanager
 def beside(edge: Running, servers: Servers) -> Iterator[str]:
     """Another edge of the same shop: its address."""

@@ -5,7 +5,7 @@ import contextlib
 import json
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,17 +21,10 @@ from cart_service.messages import RESPONSES
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
 from rest_api.server_frames import Server
-from tests.testkit.edge import SILENT, Running, frame, running_edge
+from tests.testkit.edge import SILENT, Running, frame
 from tests.testkit.fake_orders import SCARCE
-from tests.testkit.servers import Servers
 
 SERVER = TypeAdapter[Any](Server)
-
-
-@pytest.fixture(scope="module")
-def edge(servers: Servers) -> Iterator[Running]:
-    with running_edge(servers, f"es{secrets.token_hex(3)}.") as running:
-        yield running
 
 
 @asynccontextmanager
