@@ -35,13 +35,7 @@ def prefix() -> str:
 @pytest.fixture
 def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
     """Shared settings of a service in one test's own shop."""
-    return Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=prefix,
-        state_dir=str(tmp_path),
-    )
+    return servers.settings(prefix, state_dir=str(tmp_path))
 
 
 SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"

@@ -8,7 +8,6 @@ than the target. Nothing is allowed for the machine, so it should have nothing e
 
 import asyncio
 import json
-import secrets
 import signal
 import sys
 import tempfile
@@ -16,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-from infrastructure.settings import Settings
 from tests.testkit.processes import Processes, Replica, processes
 from tests.testkit.servers import start
 from tests.testkit.topic_client import Shoppers, shoppers
@@ -29,12 +27,7 @@ TARGETS: Final = {signal.SIGKILL: KILLED, signal.SIGTERM: 1.0}
 def main() -> int:
     """Measure; one JSON object on standard output, and what is wrong with it on the other."""
     with tempfile.TemporaryDirectory(prefix="holdfast-silences-") as folder, start(Path(folder) / "servers") as servers:
-        settings = Settings(
-            kafka=servers.kafka,
-            postgres_url=servers.postgres_url,
-            redis_url=servers.redis_url,
-            prefix=f"t{secrets.token_hex(3)}.",
-        )
+        settings = servers.settings()
         with processes(servers, settings, Path(folder)) as shop:
             shop.seed(MUG=100_000, HOT=10)
             for kind, module in MODULES.items():

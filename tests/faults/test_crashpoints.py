@@ -80,12 +80,7 @@ async def crowd(shop: Processes) -> AsyncIterator[Shoppers]:
 
 
 def _settings(servers: Servers) -> Settings:
-    return Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    return servers.settings()
 
 
 def _victim(shop: Processes, point: str) -> Replica:

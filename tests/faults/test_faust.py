@@ -68,12 +68,7 @@ MANY_CARTS = 40_000
 
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings()
     with processes(servers, settings, tmp_path_factory.mktemp("shop")) as here:
         here.seed(MUG=100_000, HOT=10)
         for kind, module in MODULES.items():

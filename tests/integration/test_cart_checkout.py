@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -25,12 +24,7 @@ from tests.testkit.servers import Servers
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """An edge, a cart worker and an inventory worker, kept."""
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"cc{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings()
     with processes(servers, settings, tmp_path_factory.mktemp("shop")) as here:
         here.seed(MUG=1000, LAST=1)
         for module in ("rest_api", "cart_service", "inventory_service"):

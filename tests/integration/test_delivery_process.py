@@ -9,14 +9,13 @@ import pytest
 
 from infrastructure.broker import ensure_topics
 from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
-from infrastructure.settings import Settings
 from inventory_service.messages import Line, Money
 from order_service.delivery.carrier import FAIL
 from order_service.delivery.messages import EVENTS, REQUESTS, Book, CallOff
 from order_service.messages import Address
 from tests.testkit.payments import Talk, audited, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.testkit.servers import Servers
+from tests.testkit.servers import MANY_PARTITIONS, Servers
 
 ADDRESS = Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")
 LINES = (Line(product="MUG", quantity=1, price=Money(amount=100, currency="GBP")),)
@@ -41,12 +40,7 @@ class Delivery:
 
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings(partitions=MANY_PARTITIONS)
     more = {
         "HOLDFAST_DELIVERY_SHIP_SECONDS": str(SHIP),
         "HOLDFAST_DELIVERY_DELIVER_SECONDS": str(DELIVER),

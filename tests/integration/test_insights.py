@@ -7,7 +7,6 @@ of how the insights count.
 import asyncio
 import random
 import re
-import secrets
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -347,12 +346,7 @@ async def read(settings: Settings, topic: Topic) -> list[Envelope]:
 
 @pytest.fixture(scope="module")
 def world(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings()
     asyncio.run(postgres.migrate(settings, "orders", ROOT / "order_service" / "migrations"))
     asyncio.run(ensure_topics(settings, [orders.EVENTS, payments.EVENTS, cart.RESPONSES]))
     with processes(servers, settings, tmp_path_factory.mktemp("insights")) as shop:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
 from tests.testkit.order_store import TOTAL, Buying, received
 from tests.testkit.processes import Processes, clean_up, processes
-from tests.testkit.servers import Servers
+from tests.testkit.servers import MANY_PARTITIONS, Servers
 
 PATIENCE = 60
 MINE = [point for point in POINTS if point.startswith("orders.")]
@@ -112,12 +111,7 @@ class Others:
 
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings(partitions=MANY_PARTITIONS)
     folder = tmp_path_factory.mktemp("orders")
     with processes(servers, settings, folder, HOLDFAST_ORDER_ASK_AGAIN_SECONDS="1") as here:
         asyncio.run(ensure_topics(settings, TOPICS))

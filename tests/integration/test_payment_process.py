@@ -13,14 +13,13 @@ from infrastructure.broker import ensure_topics
 from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
 from infrastructure.envelope import Message
 from infrastructure.local import claims
-from infrastructure.settings import Settings
 from inventory_service.messages import Money
 from order_service.payment import messages
 from order_service.payment.messages import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
 from order_service.payment.provider.server import Server
 from tests.testkit.payments import KEY, Talk, audited, provider, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
-from tests.testkit.servers import Servers
+from tests.testkit.servers import MANY_PARTITIONS, Servers
 
 TEN = Money(amount=1000, currency="GBP")
 
@@ -50,12 +49,7 @@ class Payment:
 
 @pytest.fixture(scope="module")
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings(partitions=MANY_PARTITIONS)
     more = {
         "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{claims.free_port()}",
         "HOLDFAST_PROVIDER_KEY": KEY,

@@ -287,9 +287,7 @@ class Running:
 @contextmanager
 def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running]:
     """An edge on a port of its own, ready, and gone afterwards with all it made."""
-    settings = Settings(
-        kafka=servers.kafka, postgres_url=servers.postgres_url, redis_url=servers.redis_url, prefix=prefix
-    )
+    settings = servers.settings(prefix)
     carts = Carts(settings)
     carts.start()
     environment = {

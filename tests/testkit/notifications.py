@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -165,12 +164,7 @@ class World:
 @contextmanager
 def world(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[World]:
     """All but the edge, ready; or with `edge` that, the worker and push alone. Gone afterwards."""
-    settings = Settings(
-        kafka=servers.kafka,
-        postgres_url=servers.postgres_url,
-        redis_url=servers.redis_url,
-        prefix=f"t{secrets.token_hex(3)}.",
-    )
+    settings = servers.settings()
     smtp = str(free_port())
     told = {**QUICK, "HOLDFAST_CATCHER_SMTP_PORT": smtp, "HOLDFAST_SMTP_URL": f"smtp://127.0.0.1:{smtp}"}
     with processes(servers, settings, folder, **told) as shop:

@@ -134,6 +134,7 @@ class Processes:
             **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
             **servers.environment(),
             "HOLDFAST_PREFIX": settings.prefix,
+            "HOLDFAST_PARTITIONS": str(settings.partitions),
             "HOLDFAST_LIMITS": "off",
             **environment,
         }

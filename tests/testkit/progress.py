@@ -82,8 +82,12 @@ class Progress:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Print no dot for a test that passed: its file gets a line."""
-        return ("passed" if report.when == "call" else "", "", "") if report.passed else None
+        """Print no letter for a test: its file gets a line, and its failure another."""
+        if report.passed:
+            return ("passed" if report.when == "call" else "", "", "")
+        if report.failed:
+            return ("failed" if report.when == "call" else "error", "", "")
+        return None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test; print a line when it was its file's last."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
@@ -24,6 +25,7 @@ from infrastructure.local.postgres import Postgres
 from infrastructure.local.redis import Redis
 from infrastructure.local.state import Root
 from infrastructure.local.supervisor import tail
+from infrastructure.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 PARTITIONS: Final = 4
 """Partitions of each keyed topic of the tests' shops: enough to share, and cheap to make and to remove."""
+MANY_PARTITIONS: Final = 8
+"""For a test with up to eight replicas of one kind: one without a partition would have no work."""
 
 
 def partition(key: bytes) -> int:
@@ -56,6 +60,16 @@ class Servers:
             "HOLDFAST_REDIS_URL": self.redis_url,
             "HOLDFAST_PARTITIONS": str(PARTITIONS),
         }
+
+    def settings(self, prefix: str = "", **more: Any) -> Settings:
+        """Return the settings of a shop of one test's own on these servers, with a new prefix if none is given."""
+        return Settings(
+            kafka=self.kafka,
+            postgres_url=self.postgres_url,
+            redis_url=self.redis_url,
+            prefix=prefix or f"t{secrets.token_hex(3)}.",
+            **{"partitions": PARTITIONS, **more},
+        )
 
 
 @contextlib.contextmanager
