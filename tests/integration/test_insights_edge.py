@@ -1,45 +1,26 @@
-"""What the edge shows of the insights: related products to everybody, figures to support, a page that draws them."""
+"""What the edge shows of the insights: related products to everybody, figures to support."""
 
-import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, expect
 
 from infrastructure.envelope import rfc3339
-from infrastructure.settings import Settings
-from infrastructure.tokens import issue
-from inventory_service.messages import PRODUCTS, STOCK, Money, Product, Stock
-from order_service.insights.messages import (
-    FIGURES,
-    LENGTHS,
-    RELATED,
-    By,
-    Figures,
-    Related,
-    RelatedProduct,
-    Takings,
-    window,
-)
-from tests.testkit.browser import browser
-from tests.testkit.edge import Running, running_edge
+from order_service.insights.messages import LENGTHS, Takings
+from tests.testkit.edge import Running
+from tests.testkit.insights_edge import insights_edge, related, tell_figures, tell_product, tell_related, token
 from tests.testkit.processes import until
 from tests.testkit.servers import Servers
 
-PATIENCE = 30_000
-"""Milliseconds; long, for a machine that does other work too."""
 NOON = datetime(2026, 3, 21, 12, 0, tzinfo=UTC)
 """Long ago: the page shows what was told of the last two days."""
 
 
 @pytest.fixture(scope="module")
 def edge(servers: Servers) -> Iterator[Running]:
-    with running_edge(servers, f"t{secrets.token_hex(3)}.", HOLDFAST_LIMITS="off") as running:
-        for code in "ABCDEFG":
-            tell_product(running, code)
+    with insights_edge(servers) as running:
         yield running
 
 
@@ -47,38 +28,6 @@ def edge(servers: Servers) -> Iterator[Running]:
 def client(edge: Running) -> Iterator[httpx.Client]:
     with edge.client() as found:
         yield found
-
-
-def token(role: str, settings: Settings) -> dict[str, str]:
-    secret = settings.secret.get_secret_value()
-    signed, _ = issue(secret, user_id="s1", roles=(role,), lifetime=timedelta(minutes=5), now=datetime.now(UTC))
-    return {"Authorization": f"Bearer {signed}"}
-
-
-def tell_product(edge: Running, code: str, *, version: int = 1, deleted: bool = False) -> None:
-    price = Money(amount=100, currency="GBP")
-    product = Product(code=code, name=f"name of {code}", price=price, version=version, deleted=deleted)
-    edge.carts.publish(PRODUCTS, "/inventory", product.TYPE, code, product.model_dump(mode="json"))
-    stock = Stock(product=code, available=9, received=9, held=0, sold=0, version=version)
-    edge.carts.publish(STOCK, "/inventory", stock.TYPE, code, stock.model_dump(mode="json"))
-
-
-def tell_related(edge: Running, product: str, others: str, version: int) -> None:
-    items = tuple(RelatedProduct(product=other, support=1 / 3, confidence=0.5, lift=1.5) for other in others)
-    told = Related(product=product, orders=3, items=items, version=version)
-    edge.carts.publish(RELATED, "/insights", told.TYPE, product, told.model_dump(mode="json"))
-
-
-def tell_figures(edge: Running, by: By, start: datetime, version: int = 1, **numbers: Any) -> None:
-    told = Figures(window=window(by, start), by=by, start=start, version=version, **numbers)
-    edge.carts.publish(FIGURES, "/insights", told.TYPE, told.window, told.model_dump(mode="json"))
-
-
-def related(client: httpx.Client, product: str) -> list[str]:
-    answer = client.get(f"/v1/products/{product}/related")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["after"] is None
-    return [item["code"] for item in answer.json()["items"]]
 
 
 def test_related_products_are_shown_as_products(client: httpx.Client, edge: Running) -> None:
@@ -216,61 +165,3 @@ def test_the_page_and_its_files(client: httpx.Client) -> None:
 def test_the_windows_of_a_length_are_all_described(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()["paths"]["/v1/analytics/{figure}"]["get"]["parameters"]
     assert next(each for each in described if each["name"] == "by")["schema"]["enum"] == list(LENGTHS)
-
-
-# ---- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def page(edge: Running) -> AsyncIterator[Page]:
-    """A tab; whatever goes wrong in its scripts fails the test."""
-    expect.set_options(timeout=PATIENCE)
-    async with browser() as running:
-        found = await _tab(running, edge)
-        broken: list[str] = []
-        found.on("pageerror", lambda error: broken.append(str(error)))
-        yield found
-        assert broken == []
-
-
-async def _tab(running: Browser, edge: Running) -> Page:
-    context = await running.new_context(base_url=edge.url)
-    context.set_default_timeout(PATIENCE)
-    return await context.new_page()
-
-
-async def test_the_page_draws_the_figures(page: Page, edge: Running) -> None:
-    takings = (Takings(currency="GBP", orders=2, ordered=5000, captured=4000, refunded=1000),)
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    figures = {"orders_placed": 7, "orders_confirmed": 3, "orders_cancelled": 1, "shoppers": 4, "buyers": 1}
-    tell_figures(edge, "hour", hour, version=1000, takings=takings, **figures)
-    await page.goto("/analytics")
-    await expect(page.locator("#says")).to_contain_text("A token is needed")
-    await page.locator("#token").fill(token("shopper", edge.settings)["Authorization"].removeprefix("Bearer "))
-    await page.get_by_role("button", name="Show").click()
-    await expect(page.locator("#says")).to_contain_text("Forbidden")
-    await page.locator("#token").fill(token("support", edge.settings)["Authorization"].removeprefix("Bearer "))
-    await page.get_by_role("button", name="Show").click()
-    placed = page.locator(".chart", has=page.get_by_role("heading", name="Orders placed"))
-    await expect(placed.locator("rect")).to_have_count(1)
-    await expect(placed.locator("rect")).to_be_visible()
-    await expect(placed.locator("rect title")).to_contain_text(": 7")
-    revenue = page.locator(".chart", has=page.get_by_role("heading", name="Revenue, GBP"))
-    await expect(revenue).to_contain_text("30 captured less refunded; 25 average order")
-    await expect(page.locator(".chart", has=page.get_by_role("heading", name="Order success"))).to_contain_text(
-        "75.0 %"
-    )
-    assert await page.locator(".chart").count() == 8
-
-
-async def test_the_cart_shows_what_goes_with_it(page: Page, edge: Running) -> None:
-    tell_related(edge, "F", "G", version=1)
-    with edge.client() as client:
-        until(lambda: related(client, "F") == ["G"])
-    await page.goto("/?q=F")
-    await page.locator('[data-product="F"] button').click()
-    offered = page.locator('#cart [data-related="G"]')
-    await expect(offered).to_contain_text("name of G")
-    await offered.get_by_role("button").click()
-    await expect(page.locator("#lines")).to_contain_text("name of G")
-    await expect(offered).to_have_count(0)
