@@ -1,8 +1,10 @@
-"""Carts: what each shopper asked for and what was granted.
+"""The cart service: each shopper's cart with its pending requests.
 
-Owns      the table `carts`, a cache with a changelog: the last cart that inventory told, and what is still pending.
-Consumes  cart.requests.v1 (what shoppers ask), inventory.responses.v1 (what was decided).
-Emits     inventory.requests.v1 (each request, asked again until it is decided), cart.responses.v1 (what came of it),
+Owns      the table `carts`: a cache, with a changelog, of the last cart that inventory sent and of pending requests.
+Consumes  cart.requests.v1 (requests of shoppers), inventory.responses.v1 (decisions).
+Emits     inventory.requests.v1 (each request, retried until it is decided), cart.responses.v1 (outcomes and answers),
           orders.requests.v1 (the order of a checkout).
-It decides nothing: quantities, refusals and expiry are facts of the inventory service, taken by their revision.
+The service decides nothing. Quantities, refusals and expiry are facts of the inventory service, applied by revision.
+
+Start reading at `model.py` (rules), then `agents.py` (topics), `store.py` (table), `audit.py` (checks on the topics).
 """

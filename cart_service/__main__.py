@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from cart_service import messages as cart
 from cart_service.agents import CartAgents
 from cart_service.audit import audit, look
 from cart_service.store import Carts
-from infrastructure import logs
+from infrastructure import cli
 from infrastructure.audit_topics import TopicAuditor, show
 from infrastructure.broker import BrokerAwayError, ensure_topics
 from infrastructure.guard import Handler
@@ -29,8 +30,10 @@ TOPICS = (cart.REQUESTS, cart.RESPONSES, inventory.REQUESTS, inventory.RESPONSES
 
 
 def build(settings: Settings) -> Worker:
-    """One cart worker, its parts joined."""
-    from infrastructure.worker import Worker  # Faust takes its time, which an audit need not
+    """Build a cart worker."""
+    from infrastructure.worker import (
+        Worker,
+    )  # imported here because an audit does not need Faust, which is slow to import
 
     worker = Worker(settings, "cart", topics=TOPICS)
     process = uuid7()
@@ -38,8 +41,8 @@ def build(settings: Settings) -> Worker:
     agents = CartAgents(carts, worker.publish, generation=lambda: f"{process}/{worker.generation}")
     worker.writing(carts.write)
     worker.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, agents.on_requests, agents.fail_request))
-    worker.agent(Handler(inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, agents.on_decisions, agents.fail_decision))
-    worker.background("asking again", agents.keep_asking)
+    worker.agent(Handler(inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, agents.on_decisions, agents.fail_request))
+    worker.background("retries", agents.keep_asking)
     if settings.audit_seconds:
         auditor = TopicAuditor(
             partial(worker.partitions, cart.REQUESTS),
@@ -53,42 +56,45 @@ def build(settings: Settings) -> Worker:
     return worker
 
 
-def run(settings: Settings) -> int:
-    """Work until asked to stop."""
+async def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Run the worker until it is stopped."""
     from infrastructure.worker import ReplicaInUseError
 
     try:
-        return asyncio.run(build(settings).run())
+        return await build(settings).run()
     except ReplicaInUseError as error:
         print(f"cart_service: {error}", file=sys.stderr)
         return 1
 
 
-def check(settings: Settings, *, as_json: bool) -> int:
-    """Count the topics again; 1 when something does not add up."""
-    report = asyncio.run(audit(settings, timedelta(seconds=settings.audit_grace_seconds)))
-    return show(report, as_json=as_json)
+async def migrate(settings: Settings, _: argparse.Namespace) -> int:
+    """Create the topics; safe to repeat at any time."""
+    await ensure_topics(settings, build(settings).topics)
+    return 0
+
+
+async def check(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print an audit of the topics; return 1 if it found a violation."""
+    report = await audit(settings, timedelta(seconds=settings.audit_grace_seconds))
+    return show(report, as_json=arguments.json)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command and its options; exits with status 2 if they are invalid."""
+    parser = cli.choices(
+        "cart_service",
+        __doc__,
+        {"run": run, "migrate": migrate, "audit": check},
+        text="run the worker, only create the topics, or audit them",
+    )
+    parser.add_argument("--json", action="store_true", help="print the audit as JSON")
+    return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run one sub-command; the process's exit code."""
-    parser = argparse.ArgumentParser(prog="cart_service", description=__doc__)
-    parser.add_argument(
-        "command", choices=("run", "migrate", "audit"), help="work, only make the topics, or count them again"
-    )
-    parser.add_argument("--json", action="store_true", help="an audit for machines")
-    arguments = parser.parse_args()
-    settings = Settings()
-    logs.configure("cart", settings)
+    """Run the command and return its exit status."""
     try:
-        match arguments.command:
-            case "migrate":
-                asyncio.run(ensure_topics(settings, build(settings).topics))
-                return 0
-            case "audit":
-                return check(settings, as_json=arguments.json)
-            case _:
-                return run(settings)
+        return cli.execute(parse(), service="cart", settings=Settings, loop_factory=uvloop.new_event_loop)
     except BrokerAwayError as error:
         print(f"cart_service: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The shell of the cart service: read, note, ask, tell. The rules stand in `model.py`."""
+"""The agents of the cart service: read a batch, apply the rules of `model.py`, publish the results."""
 
 import asyncio
 import logging
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 SOURCE: Final = "/cart"
 ASK_AGAIN_EVERY: Final = 1.0
 ASK_AGAIN_AT_MOST: Final = 100
-"""Requests asked again in one round: after a long stall, the queue must not grow by its own reminders."""
+"""Limit of retries in one round, so that retries after a long stall do not flood the topic."""
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
 class CartAgents:
-    """Both agents of one worker, and what they know since its partitions were assigned.
+    """Handlers of both topics, with the state that is valid for one assignment of partitions.
 
-    `generation` names the assignment in force, and is another name once the table has been recovered in it. A read is
-    answered from the table only once a snapshot asked for in this assignment has come in; until then each is passed on
-    to inventory.
+    `generation` returns the name of the current assignment; the name changes again once the table has been recovered. A
+    read is answered from the table only after a snapshot that was requested in this assignment has arrived. Until then,
+    each read is passed on to inventory.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class CartAgents:
         self._known_generation = ""
 
     async def on_requests(self, batch: Sequence[Received[cart.Request]]) -> None:
-        """Note each change as pending and pass it on to inventory, also when it is pending already."""
+        """Add each change to the pending requests and send it to inventory, even if it is already pending."""
         self._see_generation()
-        places: list[Envelope] = []
-        asks: list[Envelope] = []
-        answers: list[Envelope] = []
+        placements: list[Envelope] = []
+        requests: list[Envelope] = []
+        responses: list[Envelope] = []
         for received in batch:
             event, request = received.event, received.message
             request_id = event.request_id
@@ -65,99 +65,107 @@ class CartAgents:
                     after = model.noted(before, request_id, request, accepted=event.time)
                     self.carts.put(request.user_id, before, after)
                     self.reminders.note(request.user_id, request_id, now=self.now())
-                    asks.append(_ask(event, model.asked(request)))
+                    requests.append(_inventory_event(event, model.asked(request)))
                     if isinstance(request, cart.Checkout):
-                        places.append(_place(event, request))
+                        placements.append(_order_event(event, request))
                 case _ if not model.still_wanted(event.time, now=self.now()):
                     pass
                 case cart.Check():
-                    asks.append(_ask(event, inventory.Check(**request.model_dump())))
+                    requests.append(_inventory_event(event, inventory.Check(**request.model_dump())))
                 case cart.Lookup():
-                    asks.append(_ask(event, inventory.Lookup(**request.model_dump())))
+                    requests.append(_inventory_event(event, inventory.Lookup(**request.model_dump())))
                 case cart.Read() if request.user_id in self.confirmed:
                     state = self.carts.get(request.user_id)
-                    answers.append(_tell(event, model.snapshot(request.user_id, request_id, request.session, state)))
+                    responses.append(
+                        _response_event(event, model.snapshot(request.user_id, request_id, request.session, state))
+                    )
                 case cart.Read():
                     epoch = self.generation()
-                    asks.append(
-                        _ask(event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch))
+                    requests.append(
+                        _inventory_event(
+                            event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch)
+                        )
                     )
         crashpoint("cart.noted")
-        await self.publish(orders.REQUESTS, places)
+        await self.publish(orders.REQUESTS, placements)
         crashpoint("cart.placed")
-        await self.publish(inventory.REQUESTS, asks)
-        await self.publish(cart.RESPONSES, answers)
+        await self.publish(inventory.REQUESTS, requests)
+        await self.publish(cart.RESPONSES, responses)
         crashpoint("cart.asked")
 
     async def on_decisions(self, batch: Sequence[Received[inventory.Decided]]) -> None:
-        """Take each cart that is newer than ours, and always tell the outcome."""
+        """Apply each cart that is newer than the stored one, and always publish the outcome."""
         self._see_generation()
-        answers: list[Envelope] = []
+        responses: list[Envelope] = []
         for received in batch:
             event, decided = received.event, received.message
             request_id = event.request_id
             before = self.carts.get(decided.user_id)
-            if model.was_taken(before, request_id, decided):  # this record is a second one
+            if model.was_taken(before, request_id, decided):  # a redelivered record
                 decided = decided.model_copy(update={"replayed": True})
             after = model.taken(before, request_id, decided)
             self.carts.put(decided.user_id, before, after)
             self.reminders.settle(decided.user_id, request_id)
             if isinstance(decided.outcome, inventory.SnapshotTaken) and decided.epoch == self.generation():
                 self.confirmed.add(decided.user_id)
-            answer = model.told(after, request_id, decided)
-            if answer is not None:
-                answers.append(_tell(event, answer))
-            moved = model.moved(after, request_id, decided)
-            if moved or model.reappeared(before, after, decided):  # what is only seen again is no news
-                replayed = decided.replayed or not moved
-                whole = model.snapshot(decided.user_id, None, None, after, replayed=replayed)
-                answers.append(_tell(event, whole))
+            response = model.told(after, request_id, decided)
+            if response is not None:
+                responses.append(_response_event(event, response))
+            is_news = model.moved(after, request_id, decided)
+            if is_news or model.reappeared(before, after, decided):  # lines that only reappear are a replay
+                replayed = decided.replayed or not is_news
+                full_cart = model.snapshot(decided.user_id, None, None, after, replayed=replayed)
+                responses.append(_response_event(event, full_cart))
         crashpoint("cart.taken")
-        await self.publish(cart.RESPONSES, answers)
+        await self.publish(cart.RESPONSES, responses)
         crashpoint("cart.told")
 
     async def keep_asking(self) -> None:
-        """Ask again, once a second, as long as the worker lives."""
+        """Retry once per second until cancelled."""
         while True:
             await asyncio.sleep(ASK_AGAIN_EVERY)
             await self.ask_again()
 
     async def ask_again(self) -> None:
-        """Ask for what has been pending too long; it only sends."""
+        """Resend the requests that have been pending too long. The carts are not changed."""
         self._see_generation()
-        asks = []
+        requests = []
         for user_id, request_id in self.reminders.due(now=self.now(), limit=ASK_AGAIN_AT_MOST):
             pending = next((each for each in self.carts.get(user_id).pending if each.id == request_id), None)
             if pending is None:
                 self.reminders.settle(user_id, request_id)
                 continue
             try:
-                asked = model.asked_again(user_id, pending)
-            except (ValueError, TypeError) as error:  # somebody else wrote it; the others are asked for all the same
-                log.warning("what %s has pending as %s can't be asked for: %s", user_id, request_id, error)
+                request = model.asked_again(user_id, pending)
+            except (ValueError, TypeError) as error:  # written by another version; retry the others anyway
+                log.warning(
+                    "cannot retry the request that user %s has pending under id %s: %s", user_id, request_id, error
+                )
                 self.reminders.settle(user_id, request_id)
                 continue
-            asks.append(_event(asked, user_id, request_id, pending.since, None))
-        await self.publish(inventory.REQUESTS, asks)
+            requests.append(_event(request, user_id, request_id, pending.since, None))
+        await self.publish(inventory.REQUESTS, requests)
 
-    async def fail_request(self, received: Received[cart.Request], _: Exception) -> None:
-        """A change that can't be carried out for good is decided `refused: failed`; for a read nobody waits long."""
+    async def fail_request(self, received: Received[cart.Request] | Received[inventory.Decided], _: Exception) -> None:
+        """Have a change that fails permanently decided as `refused: failed`.
+
+        A read is dropped, because its client stops waiting soon. A failed decision needs nothing: the fact is stored in
+        Postgres, the cart retries its request, and the dead letter keeps the record.
+        """
         request = received.message
-        if isinstance(request, cart.Checkout):  # its order begins, so that the refusal can end it
-            await self.publish(orders.REQUESTS, [_place(received.event, request)])
+        if isinstance(request, cart.Checkout):  # start the order, so that the refusal can end it
+            await self.publish(orders.REQUESTS, [_order_event(received.event, request)])
         if isinstance(request, cart.Change):
-            asked = model.asked(request)
-            command = {"type": asked.TYPE, **asked.model_dump(exclude={"user_id"})}
+            intended = model.asked(request)
+            command = {"type": intended.TYPE, **intended.model_dump(exclude={"user_id"})}
             failure = inventory.Fail(user_id=request.user_id, command=command)
-            await self.publish(inventory.REQUESTS, [_ask(received.event, failure)])
-
-    async def fail_decision(self, received: Received[inventory.Decided], _: Exception) -> None:
-        """The fact stands in Postgres; the cart asks again, and the dead letter keeps the record."""
+            await self.publish(inventory.REQUESTS, [_inventory_event(received.event, failure)])
 
     def _see_generation(self) -> None:
-        """After a rebalance, what was known of carts and of their pending requests is void.
+        """Discard all knowledge of carts and pending requests if the assignment has changed.
 
-        The clock may bring us here before the table is recovered: `generation` is another one when it is.
+        The timer may call this method before the table is recovered. The generation changes again after the recovery,
+        so the retry schedule is then rebuilt from the whole table.
         """
         if (generation := self.generation()) != self._known_generation:
             self._known_generation = generation
@@ -165,27 +173,25 @@ class CartAgents:
             self.reminders.rebuild(self.carts.pending(), now=self.now())
 
 
-def _ask(cause: Envelope, request: inventory.Request) -> Envelope:
+def _inventory_event(cause: Envelope, request: inventory.Request) -> Envelope:
     return _event(request, cause.subject, cause.request_id, cause.time, cause.traceparent)
 
 
-def _place(cause: Envelope, checkout: cart.Checkout) -> Envelope:
+def _order_event(cause: Envelope, checkout: cart.Checkout) -> Envelope:
     return _event(model.placed(checkout), checkout.order_id, cause.request_id, cause.time, cause.traceparent)
 
 
-def _tell(cause: Envelope, response: cart.Response) -> Envelope:
+def _response_event(cause: Envelope, response: cart.Response) -> Envelope:
     return _event(response, cause.subject, cause.request_id, cause.time, cause.traceparent)
 
 
 def _event(message: Message, key: str, request_id: str, time: datetime, traceparent: str | None) -> Envelope:
-    verb = message.TYPE.rpartition(".")[2]
-    return Envelope.model_construct(  # of checked parts; checking them again was a tenth of a batch
-        id=f"{key}/{request_id}/{verb}",
+    return Envelope.of(
+        message,
         source=SOURCE,
-        type=message.TYPE,
         subject=key,
+        request_id=request_id,
         time=time,
-        requestid=request_id,
         traceparent=trace.child(traceparent),
-        data=message.model_dump(mode="json", exclude_none=True),
+        validate=False,  # its parts were validated; validating them again took a tenth of a batch's time
     )

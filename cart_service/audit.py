@@ -1,7 +1,7 @@
-"""Counts the topics again: was each request decided and told, once and in one way, and does nothing hang?
+"""Audit of the cart topics: each request must be decided and answered once, consistently, and none may stay pending.
 
-It reads topics and changes nothing. About half a kilobyte of memory a request: a million requests of a week, which is
-more than one a second all day, take half a gigabyte.
+The audit reads topics and changes nothing. It takes about 500 bytes of memory per request: a million requests in a
+week, which is more than one per second all day, take half a gigabyte.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from inventory_service import messages as inventory
 
 CHANGELOG: Final = "cart-carts-changelog"
 OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired, cart.Order)
-"""What the cart tells of a decision. Of an order it tells the first step alone; the others are not its decisions."""
+"""Responses that carry a decision. For an order only the first step counts; the order service decides the others."""
 
 Request = tuple[str, str]
-"""Shopper and id."""
+"""User id and request id."""
 
 
 @dataclass(slots=True)
 class Books:
-    """What the topics say, folded."""
+    """State of the audit, folded from the topics."""
 
     requests: Judged[cart.Request]
     decisions: Judged[inventory.Decided]
     window: Window
     asked: dict[Request, Place] = field(default_factory=dict)
     decided: dict[Request, bytes | None] = field(default_factory=dict)
-    """The frame that each decision is to be told as, hashed; none for a decision that has no outcome of its own."""
+    """Digest of the response that each decision must produce; `None` for a decision without an outcome of its own."""
     said: dict[Request, bytes] = field(default_factory=dict)
     answered: set[Request] = field(default_factory=set)
     pending: dict[bytes, list[str]] = field(default_factory=dict)
@@ -48,22 +48,22 @@ class Books:
     two_ways: list[str] = field(default_factory=list)
 
     def request(self, record: Any) -> None:
-        """A record of `cart.requests`."""
-        if (read := self.requests.parse(record)) is None:
+        """Add a record of `cart.requests`."""
+        if (parsed := self.requests.parse(record)) is None:
             return
-        event, message = read
+        event, message = parsed
         if isinstance(message, cart.Change) and self.window.covers(record) and self.window.remembers(event):
             self.asked[event.subject, event.request_id] = place_of(record)
 
     def decision(self, record: Any) -> None:
-        """A record of `inventory.responses`."""
-        if (read := self.decisions.parse(record)) is None:
+        """Add a record of `inventory.responses`."""
+        if (parsed := self.decisions.parse(record)) is None:
             return
-        event, message = read
+        event, message = parsed
         key = (event.subject, event.request_id)
         response = told(Cart(), key[1], message)
         if isinstance(response, OUTCOMES):
-            frame = _hashed(response)
+            frame = _digest(response)
             if self.decided.setdefault(key, frame) not in (frame, None):
                 self.two_ways.append(f"request {key[1]} of {key[0]} was decided in two ways on {record.topic}")
             self.decided[key] = frame
@@ -71,7 +71,7 @@ class Books:
             self.decided.setdefault(key, None)
 
     def response(self, record: Any) -> None:
-        """A record of `cart.responses`; what can't be read there, the edge passes over."""
+        """Add a record of `cart.responses`. Unreadable records are skipped, as the edge skips them."""
         try:
             event = Envelope.decode(record.key, record.value)
             message = cart.RESPONSE_VOCABULARY.parse(event)
@@ -83,12 +83,12 @@ class Books:
         if isinstance(message, (*OUTCOMES, cart.Error)):
             self.answered.add(key)
         if isinstance(message, OUTCOMES):
-            frame = _hashed(message)
+            frame = _digest(message)
             if self.said.setdefault(key, frame) != frame:
-                self.two_ways.append(f"request {key[1]} of {key[0]} was told in two ways on {record.topic}")
+                self.two_ways.append(f"request {key[1]} of {key[0]} was answered in two ways on {record.topic}")
 
     def state(self, record: Any) -> None:
-        """A record of the table's changelog: the last of each key counts."""
+        """Add a record of the table's changelog; the last record of each key counts."""
         self.pending.pop(record.key, None)
         self.damaged.pop(record.key, None)
         if record.value is None:
@@ -104,7 +104,7 @@ class Books:
             self.pending[record.key] = stuck
 
     def violations(self) -> list[list[str]]:
-        """Sentences, by kind."""
+        """Return the violations as sentences, in one list per kind."""
         waiting = {key: place for key, place in self.asked.items() if place not in self.requests.letters}
         return [
             self.requests.neither_read_nor_put_aside(),
@@ -115,13 +115,13 @@ class Books:
                 if (user, id_) not in self.decided
             ],
             [
-                f"request {id_} of {user} ({named(place)}) was decided, but the shopper was not told"
+                f"request {id_} of {user} ({named(place)}) was decided, but no response was published"
                 for (user, id_), place in waiting.items()
                 if (user, id_) in self.decided and (user, id_) not in self.answered
             ],
             self.two_ways,
             [
-                f"request {id_} of {user} was decided in one way and told in another"
+                f"request {id_} of {user} was answered differently from its decision"
                 for (user, id_), frame in self.said.items()
                 if self.decided.get((user, id_)) not in (frame, None)
             ],
@@ -131,60 +131,60 @@ class Books:
                 for id_ in ids
             ],
             [
-                f"the kept cart of {key.decode(errors='replace')} ({place}) can't be read"
+                f"the stored cart of {key.decode(errors='replace')} ({place}) is invalid"
                 for key, place in self.damaged.items()
             ],
         ]
 
     def sentences(self) -> list[str]:
-        """The violations; of many of one kind the first few."""
+        """Return the violations as sentences, with a limited number of each kind."""
         return [sentence for kind in self.violations() for sentence in shown(kind)]
 
 
-def _hashed(response: cart.Response) -> bytes:
+def _digest(response: cart.Response) -> bytes:
     text = response.model_dump_json(exclude={"replayed"}, exclude_none=True)
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 Readers = dict[str, Callable[[Any], None]]
-"""What to do with a record, by the name of its topic."""
+"""Function that adds a record to the audit, by topic name."""
 
 
 def begin(settings: Settings, window: Window) -> tuple[Books, Readers]:
-    """Empty books, and who enters the records of each topic into them."""
+    """Return an empty audit and, for each topic, the function that adds its records."""
     requests = Judged(settings.topic(cart.REQUESTS), cart.REQUEST_VOCABULARY, window)
     decisions = Judged(settings.topic(inventory.RESPONSES), inventory.RESPONSE_VOCABULARY, window, ignores_unknown=True)
-    books = Books(requests, decisions, window)
-    return books, {
-        requests.name: books.request,
+    topic_audit = Books(requests, decisions, window)
+    return topic_audit, {
+        requests.name: topic_audit.request,
         settings.topic(cart.REQUESTS.dead_letters): requests.letter,
-        decisions.name: books.decision,
+        decisions.name: topic_audit.decision,
         settings.topic(inventory.RESPONSES.dead_letters): decisions.letter,
-        settings.topic(cart.RESPONSES): books.response,
-        settings.prefix + CHANGELOG: books.state,
+        settings.topic(cart.RESPONSES): topic_audit.response,
+        settings.prefix + CHANGELOG: topic_audit.state,
     }
 
 
 async def look(settings: Settings, partition: int, window: Window) -> list[str]:
-    """Count one partition again, beside the worker that works on it; raises `BrokerAwayError`."""
-    books, readers = begin(settings, window)
+    """Audit one partition while its worker runs, and return the violations. Raises `BrokerAwayError`."""
+    topic_audit, readers = begin(settings, window)
     since = window.now - window.judged - SKEW
     async with aclosing(kept(settings, readers, partition=partition, since=since)) as records:
         await gently(records, readers)
-    return books.sentences()
+    return topic_audit.sentences()
 
 
 async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "figures": {name: count}}`; raises `BrokerAwayError`.
+    """Return `{"ok", "violations": [sentence], "figures": {name: count}}`. Raises `BrokerAwayError`.
 
-    It has no digest: carts are copies, and what was decided is in the inventory's.
+    There is no digest: carts are copies, and the digest of the inventory service covers all decisions.
     """
-    books, readers = begin(settings, Window(clock.now(), grace, cart.REQUESTS.retention or timedelta.max))
+    topic_audit, readers = begin(settings, Window(clock.now(), grace, cart.REQUESTS.retention or timedelta.max))
     async for record in kept(settings, readers):
         readers[record.topic](record)
-    violations = books.sentences()
+    violations = topic_audit.sentences()
     figures = {
-        "requests_answered": len(books.answered),
-        "dead_letters": len(books.requests.letters) + len(books.decisions.letters),
+        "requests_answered": len(topic_audit.answered),
+        "dead_letters": len(topic_audit.requests.letters) + len(topic_audit.decisions.letters),
     }
     return {"ok": not violations, "violations": violations, "figures": figures}

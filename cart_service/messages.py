@@ -1,7 +1,7 @@
-"""The public language of the cart service: what shoppers ask of their cart, and what comes of it.
+"""The public language of the cart service: requests of shoppers, and responses to them.
 
-The data of a response is the frame that a shopper's socket gets, beside the `user_id`. Answers to a read carry the
-`session` that asked and are meant for it alone.
+The fields of a response are those of the frame that a shopper's socket gets, plus `user_id`. Answers to a read carry
+the `session` that sent the read, and are delivered to that session only.
 """
 
 from datetime import timedelta
@@ -37,7 +37,7 @@ class _Request(Message):
 
 
 class Add(_Request):
-    """Hold `quantity` more of a product."""
+    """A request to hold `quantity` more of a product."""
 
     TYPE: ClassVar[str] = "holdfast.cart.add"
     product: Printable
@@ -45,7 +45,7 @@ class Add(_Request):
 
 
 class Set(_Request):
-    """Make the line of a product exactly `quantity`; 0 takes it away."""
+    """A request to make the line of a product exactly `quantity`; 0 removes the line."""
 
     TYPE: ClassVar[str] = "holdfast.cart.set"
     product: Printable
@@ -53,20 +53,20 @@ class Set(_Request):
 
 
 class Remove(_Request):
-    """Take a product out of the cart; hidden at once, never refused."""
+    """A request to take a product out of the cart; hidden at once, never refused."""
 
     TYPE: ClassVar[str] = "holdfast.cart.remove"
     product: Printable
 
 
 class Clear(_Request):
-    """Empty the cart; hidden at once, never refused."""
+    """A request to empty the cart; hidden at once, never refused."""
 
     TYPE: ClassVar[str] = "holdfast.cart.clear"
 
 
 class Check(_Request):
-    """How much of a product is available, asked in order with the shopper's own requests."""
+    """A read of a product's availability, in order with the shopper's own requests."""
 
     TYPE: ClassVar[str] = "holdfast.cart.check"
     product: Printable
@@ -74,14 +74,14 @@ class Check(_Request):
 
 
 class Read(_Request):
-    """The cart, for one session."""
+    """A read of the cart, for one session."""
 
     TYPE: ClassVar[str] = "holdfast.cart.read"
     session: Printable
 
 
 class Lookup(_Request):
-    """The cart and what became of some requests, for one session that comes back after a cut."""
+    """A read of the cart and of some requests' outcomes, for one session that reconnects."""
 
     TYPE: ClassVar[str] = "holdfast.cart.lookup"
     session: Printable
@@ -89,7 +89,7 @@ class Lookup(_Request):
 
 
 class Checkout(_Request):
-    """Make an order of the cart at `version`, or of `items`. `order_id` is derived from user and request id."""
+    """A request to order the cart at `version`, or `items`. `order_id` is derived from user id and request id."""
 
     TYPE: ClassVar[str] = "holdfast.cart.checkout"
     order_id: Printable
@@ -101,14 +101,17 @@ class Checkout(_Request):
     expect: Expect | None = None
 
     def fault(self, event: Envelope) -> str | None:
-        """An order with another id would be taken by nobody, and its stock would lie held for it."""
+        """Return the error in `order_id`, or `None`.
+
+        No service would find an order under another id, and its stock would stay held.
+        """
         if self.order_id != derived(self.user_id, event.request_id, "order"):
-            return "order_id: it is not the UUIDv5 of this shopper's request"
+            return "order_id: not the UUIDv5 derived from user id and request id"
         return None
 
 
 Change = Add | Set | Remove | Clear | Checkout
-"""A request that may change the cart: it is pending until it has its one outcome."""
+"""A request that may change the cart. It is pending until its one outcome arrives."""
 Request = Change | Check | Read | Lookup
 REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
     (Add, Set, Remove, Clear, Checkout, Check, Read, Lookup), sources=("/edge",)
@@ -126,7 +129,7 @@ class _Response(Message):
 
 
 class Held(_Response):
-    """`quantity` is what this request got, `line_quantity` the line after it, `expires_at` the cart's."""
+    """A granted hold: `quantity` is the request's, `line_quantity` the line's after it, `expires_at` the cart's."""
 
     TYPE: ClassVar[str] = "holdfast.cart.held"
     id: Printable
@@ -139,7 +142,7 @@ class Held(_Response):
 
 
 class Refused(_Response):
-    """Nothing was done, and why."""
+    """A refusal with its reason; nothing was changed."""
 
     TYPE: ClassVar[str] = "holdfast.cart.refused"
     id: Printable
@@ -150,7 +153,7 @@ class Refused(_Response):
 
 
 class Removed(_Response):
-    """A line, or with no `product` the whole cart, is gone."""
+    """A removed line, or without `product` the removal of the whole cart."""
 
     TYPE: ClassVar[str] = "holdfast.cart.removed"
     id: Printable
@@ -160,7 +163,7 @@ class Removed(_Response):
 
 
 class Expired(_Response):
-    """The cart came to its end; nobody asked, so it answers no id."""
+    """The expiry of the cart. It answers no request, so it has no id."""
 
     TYPE: ClassVar[str] = "holdfast.cart.expired"
     lines: tuple[GivenUp, ...]
@@ -169,7 +172,7 @@ class Expired(_Response):
 
 
 class PendingCommit(_Value):
-    """What a pending checkout asks of inventory, so that it can be asked again; nothing of it is personal."""
+    """The inventory request of a pending checkout, kept for retries; it contains no personal data."""
 
     order_id: Printable
     version: int | None = None
@@ -178,7 +181,7 @@ class PendingCommit(_Value):
 
 
 class PendingRequest(_Value):
-    """A change that was accepted and has no outcome yet; `commit` stands with a checkout, for the cart's own use."""
+    """An accepted change without an outcome. `commit` belongs to a checkout and is internal to the cart service."""
 
     id: Printable
     type: Literal["add", "set", "remove", "clear", "checkout"]
@@ -189,7 +192,7 @@ class PendingRequest(_Value):
 
 
 class CartView(_Value):
-    """A cart as a shopper sees it: a line whose removal is pending is hidden."""
+    """A cart as its shopper sees it: lines with a pending removal are hidden."""
 
     version: int
     expires_at: Moment | None = None
@@ -198,7 +201,7 @@ class CartView(_Value):
 
 
 class Snapshot(_Response):
-    """The answer to `Read`; without a `session` it tells every socket of a change that has no frame of its own."""
+    """The answer to `Read`; without `session`, the full cart for every socket, after a change without a frame type."""
 
     TYPE: ClassVar[str] = "holdfast.cart.snapshot"
     id: Printable | None = None
@@ -208,7 +211,7 @@ class Snapshot(_Response):
 
 
 class Availability(_Response):
-    """The answer to `Check`; `available` is none for an unknown product."""
+    """The answer to `Check`; `available` is `None` for an unknown product."""
 
     TYPE: ClassVar[str] = "holdfast.cart.availability"
     id: Printable
@@ -218,7 +221,7 @@ class Availability(_Response):
 
 
 class Error(_Response):
-    """The request was not decided: its id was used before for something else, or a value in it cannot be right."""
+    """A request without a decision: its id was used before for another request, or a value in it is invalid."""
 
     TYPE: ClassVar[str] = "holdfast.cart.error"
     id: Printable
@@ -228,7 +231,7 @@ class Error(_Response):
 
 
 class Resumed(_Response):
-    """The answer to `Lookup`: the cart, then the outcomes, the pending and the unknown among the ids asked for."""
+    """The answer to `Lookup`: the cart, and which of the requested ids have outcomes, are pending or are unknown."""
 
     TYPE: ClassVar[str] = "holdfast.cart.resumed"
     id: Printable
@@ -240,10 +243,10 @@ class Resumed(_Response):
 
 
 class Order(_Response):
-    """An order of this shopper moved. `id` is the checkout's, or that of the request this answers.
+    """A new state of an order of this shopper. `id` is that of the checkout, or of the request that this answers.
 
-    The first one, `committed` at order version 2, comes from the cart, with inventory's decision; the later ones come
-    from the order service.
+    The cart service sends the first one, `committed` at order version 2, with inventory's decision. The order service
+    sends the later ones.
     """
 
     TYPE: ClassVar[str] = "holdfast.cart.order"
@@ -256,7 +259,7 @@ class Order(_Response):
 
 
 class OrderRefused(_Response):
-    """A request about an order could not be done; for whoever waits for `id`, no frame of a socket."""
+    """The refusal of a request about an order, for the HTTP request that waits for `id`; never sent to a socket."""
 
     TYPE: ClassVar[str] = "holdfast.cart.order-refused"
     id: Printable
@@ -267,7 +270,7 @@ class OrderRefused(_Response):
 
 
 class Reservation(_Response):
-    """What is held for a reservation of a service; `state` is none when nothing ever was."""
+    """The holds of a service's reservation; `state` is `None` if nothing was ever held for it."""
 
     TYPE: ClassVar[str] = "holdfast.cart.reservation"
     id: Printable
@@ -279,7 +282,7 @@ class Reservation(_Response):
 
 
 class Notice(_Response):
-    """Something for this shopper to read, on every socket that is open; kept by the notification service."""
+    """A message for this shopper to read, for every open socket; the notification service keeps it."""
 
     TYPE: ClassVar[str] = "holdfast.cart.notice"
     notice_id: Printable

@@ -1,7 +1,8 @@
-"""The rules of a cart: what to note, what to ask of inventory, what to believe and what to tell.
+"""The rules of a cart: pending requests, requests to inventory, application of decisions, responses to shoppers.
 
-A cart is a copy. Facts come from inventory with a revision that grows by one; a higher one is taken, any other ignored,
-so that a replay, a late message or a zombie's answer can do no harm. Nothing here computes a quantity or refuses.
+A cart is a copy. Facts come from inventory with a revision that grows by one. A higher revision is applied and any
+other is ignored, so a replay, a late message or a response from a zombie worker does no harm. Nothing here computes a
+quantity or refuses a request.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,12 +17,9 @@ from inventory_service import messages as inventory
 from order_service import messages as orders
 
 READ_LIFETIME: Final = timedelta(seconds=30)
-"""Whoever asked a read longer ago than this has given up on it."""
+"""Reads older than this are dropped, because their clients have stopped waiting."""
 PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 10, 20, 30, 40, 50, 60))
-"""How long to wait before a pending request is asked again, the first time, the second …; the last one repeats."""
-
-COMMITTED_VERSION: Final = 2
-"""An order's second event, after it was placed; the order service tells of the later ones."""
+"""Delays before the first retry of a pending request, the second and so on; the last delay repeats."""
 
 DETAILS: Final = {
     "id_reused": "this id was used before for another request, whose outcome stands; send this one under a new id",
@@ -30,7 +28,7 @@ DETAILS: Final = {
 
 
 class Cart(BaseModel):
-    """What is kept of one shopper's cart; nothing else, so that a lost write costs nothing."""
+    """State of one user's cart in the table; everything else is derived, so a lost write costs nothing."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,23 +38,23 @@ class Cart(BaseModel):
     pending: tuple[cart.PendingRequest, ...] = ()
 
 
-# ---- what a shopper asks --------------------------------------------------------------------------------------------
+# ---- requests of shoppers -------------------------------------------------------------------------------------------
 
 
 def noted(state: Cart, request_id: str, change: cart.Change, *, accepted: datetime) -> Cart:
-    """The cart with `change` among its pending requests; as it is when it stands there already."""
+    """Return the cart with `change` among its pending requests; unchanged if the request is already there."""
     if any(pending.id == request_id for pending in state.pending):
         return state
     fields = change.model_dump(include={"product", "quantity"})
     if isinstance(change, cart.Checkout):
-        fields["commit"] = _commit(change)
+        fields["commit"] = _pending_commit(change)
     verb = change.TYPE.removeprefix("holdfast.cart.")
     new = cart.PendingRequest.model_validate({"id": request_id, "type": verb, "since": accepted, **fields})
     return state.model_copy(update={"pending": (*state.pending, new)})
 
 
 def asked(change: cart.Change) -> inventory.Request:
-    """What inventory is asked for a change; the same for the same change, whenever it is asked again."""
+    """Build the inventory request for a change. Equal changes give equal requests, so a retry is a replay."""
     match change:
         case cart.Add():
             return inventory.Hold(user_id=change.user_id, mode="add", product=change.product, quantity=change.quantity)
@@ -67,50 +65,53 @@ def asked(change: cart.Change) -> inventory.Request:
         case cart.Clear():
             return inventory.Clear(user_id=change.user_id)
         case cart.Checkout():
-            return _asked_for(change.user_id, _commit(change))
+            return _commit_request(change.user_id, _pending_commit(change))
 
 
 def placed(checkout: cart.Checkout) -> orders.Place:
-    """What the order service is told of a checkout: who lives where stands here, and nowhere in the cart's table."""
+    """Build the message that places the order of a checkout. Only this message carries the address, never the table."""
     fields = {name: getattr(checkout, name) for name in orders.Place.model_fields}
     return orders.Place.model_validate(fields)
 
 
 def asked_again(user_id: str, pending: cart.PendingRequest) -> inventory.Request:
-    """What inventory is asked for a request that has been pending for too long."""
+    """Rebuild the inventory request of a change that has been pending too long.
+
+    Raises `ValueError` or `TypeError` if `pending` does not describe a change.
+    """
     if pending.commit is not None:
-        return _asked_for(user_id, pending.commit)
+        return _commit_request(user_id, pending.commit)
     fields = pending.model_dump(include={"product", "quantity"}, exclude_none=True)
     change = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{pending.type}"].model_validate(
         {"user_id": user_id, **fields}
     )
     if not isinstance(change, cart.Change):
-        message = f"only changes can be pending, not {pending.type}"
+        message = f"cannot retry a pending {pending.type!r}: only add, set, remove, clear and checkout can be pending"
         raise TypeError(message)
     return asked(change)
 
 
-def _commit(checkout: cart.Checkout) -> cart.PendingCommit:
+def _pending_commit(checkout: cart.Checkout) -> cart.PendingCommit:
     total = checkout.expect.total if checkout.expect else None
     return cart.PendingCommit(order_id=checkout.order_id, version=checkout.version, items=checkout.items, expect=total)
 
 
-def _asked_for(user_id: str, commit: cart.PendingCommit) -> inventory.Commit:
+def _commit_request(user_id: str, commit: cart.PendingCommit) -> inventory.Commit:
     return inventory.Commit(
         user_id=user_id, order_id=commit.order_id, version=commit.version, lines=commit.items, expect=commit.expect
     )
 
 
 def still_wanted(accepted: datetime, *, now: datetime) -> bool:
-    """Whether somebody still waits for the answer to a read."""
+    """True if a client still waits for the answer to a read."""
     return now - accepted <= READ_LIFETIME
 
 
-# ---- what inventory decided -----------------------------------------------------------------------------------------
+# ---- decisions of inventory -----------------------------------------------------------------------------------------
 
 
 def taken(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
-    """The cart after a decision: its lines when they are newer than ours; `request_id` pending no more."""
+    """Return the cart after a decision: newer lines replace the stored ones, and `request_id` is no longer pending."""
     pending = tuple(each for each in state.pending if each.id != request_id)
     if decided.cart.revision > state.revision:
         return Cart(
@@ -123,9 +124,9 @@ def taken(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
 
 
 def was_taken(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
-    """Whether a decision came before: its request is pending no more, and the cart has come at least as far.
+    """True if a decision was applied before: its request is not pending, and the cart has reached its version.
 
-    A refusal has no version to tell by, and what a service reserved was never pending here: of those nothing is known.
+    Always false for a refusal, which has no version, and for a service's reservation, which is never pending here.
     """
     if any(pending.id == request_id for pending in state.pending):
         return False
@@ -134,18 +135,18 @@ def was_taken(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
             return version <= state.revision
         case inventory.Committed(purpose="order", version=version):
             return version <= state.revision
-        case inventory.Released(order_id=order_id, version=version) if _of_an_order(request_id, order_id):
+        case inventory.Released(order_id=order_id, version=version) if _is_order_step(request_id, order_id):
             return version <= state.revision
         case _:
             return False
 
 
 def view(state: Cart) -> cart.CartView:
-    """The cart as its shopper sees it: what was asked to go is gone at once."""
+    """Return the cart as its shopper sees it: lines with a pending removal are hidden at once."""
     cleared = any(pending.type == "clear" for pending in state.pending)
     going = {pending.product for pending in state.pending if pending.type == "remove" or pending.quantity == 0}
     lines = () if cleared else tuple(line for line in state.lines if line.product not in going)
-    # How a checkout is asked for again is the cart's own affair.
+    # `commit` exists for retries only; clients do not see it.
     pending = tuple(each.model_copy(update={"commit": None}) if each.commit else each for each in state.pending)
     return cart.CartView(
         version=state.revision, expires_at=state.expires_at if lines else None, lines=lines, pending=pending
@@ -153,14 +154,15 @@ def view(state: Cart) -> cart.CartView:
 
 
 def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
-    """Whether lines that a pending removal hid are seen again: no outcome tells a client that.
+    """True if the full cart must be sent, because lines that a pending removal hid are visible again.
 
-    It happens when a removal that was decided long ago is sent again: it hides what came after it until its old outcome
-    is there, and a client that reads its cart in between has the wrong lines under the right version. The outcome need
-    not say that it is an old one: the record of the decision itself may be fed back.
+    No outcome frame says that. It happens when a client resends a removal that was decided long ago: until the old
+    outcome arrives, the removal hides lines that were added later, and a client that reads the cart meanwhile has the
+    wrong lines under the right version. `replayed` on the outcome is not required, because the original record of the
+    decision may be redelivered too.
     """
-    news = not decided.replayed and decided.cart.revision > before.revision
-    if news and isinstance(decided.outcome, inventory.Removed):
+    is_new = not decided.replayed and decided.cart.revision > before.revision
+    if is_new and isinstance(decided.outcome, inventory.Removed):
         return False
     shown = {line.product for line in view(before).lines}
     hidden = {line.product for line in before.lines} - shown
@@ -168,22 +170,22 @@ def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
 
 
 def moved(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
-    """Whether an order took the cart, or gave it back: that has no frame of its own, so the whole cart is told.
+    """True if the full cart must be sent, because a checkout emptied it or a cancelled order restored it.
 
-    Only as long as the cart is as this decision left it; whatever came later makes its readers ask for the whole. It is
-    told again when it is decided again: whoever decided first may have died before anybody heard of it.
+    No frame type says that. False once a later change has superseded this decision: the clients of that change read the
+    full cart. True again if the decision is repeated, because the first worker may have crashed before it published.
     """
     match decided.outcome:
         case inventory.Committed(purpose="order", version=version):
             return version == after.revision
-        case inventory.Released(order_id=order_id, version=version) if _of_an_order(request_id, order_id):
+        case inventory.Released(order_id=order_id, version=version) if _is_order_step(request_id, order_id):
             return version == after.revision
         case _:
             return False
 
 
 def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Response | None:  # noqa: PLR0911 - one per outcome
-    """What the shopper's sockets are told of a decision, given the cart after it."""
+    """Build the response to a decision for the shopper's sockets, given the cart after it; `None` for no response."""
     user, outcome, replayed = decided.user_id, decided.outcome, decided.replayed
     match outcome:
         case inventory.Held():
@@ -216,11 +218,11 @@ def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Respo
                 unknown=tuple(each for each in outcome.unknown if each not in pending),
             )
         case _:
-            return _told_of_holds(request_id, decided)
+            return _hold_response(request_id, decided)
 
 
-def _told_of_holds(request_id: str, decided: inventory.Decided) -> cart.Response | None:
-    """What is told of an order's or a reservation's holds: to a shopper the first step alone, to a service each."""
+def _hold_response(request_id: str, decided: inventory.Decided) -> cart.Response | None:
+    """Build the response about the holds of an order (`committed` only) or of a reservation (every step)."""
     outcome = decided.outcome
     match outcome:
         case inventory.Committed(purpose="order"):
@@ -229,29 +231,29 @@ def _told_of_holds(request_id: str, decided: inventory.Decided) -> cart.Response
                 id=request_id,
                 order_id=outcome.order_id,
                 status="committed",
-                order_version=COMMITTED_VERSION,
+                order_version=orders.COMMITTED_VERSION,
                 replayed=decided.replayed,
             )
         case inventory.Committed():
-            return _reservation(request_id, decided, outcome.order_id, "PENDING", outcome.lines)
+            return _reservation_response(request_id, decided, outcome.order_id, "PENDING", outcome.lines)
         case inventory.Sold():
-            return _reservation(request_id, decided, outcome.order_id, "COMMITTED")
+            return _reservation_response(request_id, decided, outcome.order_id, "COMMITTED")
         case inventory.Released() | inventory.Restocked():
-            return _reservation(request_id, decided, outcome.order_id, "CANCELLED")
+            return _reservation_response(request_id, decided, outcome.order_id, "CANCELLED")
         case inventory.Reservation():
-            return _reservation(request_id, decided, outcome.order_id, outcome.state, outcome.lines)
+            return _reservation_response(request_id, decided, outcome.order_id, outcome.state, outcome.lines)
         case _:
             return None
 
 
-def _reservation(
+def _reservation_response(
     request_id: str,
     decided: inventory.Decided,
     order_id: str,
     state: inventory.HoldState | None,
     lines: tuple[inventory.Line, ...] = (),
 ) -> cart.Reservation | None:
-    if _of_an_order(request_id, order_id):
+    if _is_order_step(request_id, order_id):
         return None
     return cart.Reservation(
         user_id=decided.user_id,
@@ -264,15 +266,15 @@ def _reservation(
     )
 
 
-def _of_an_order(request_id: str, order_id: str) -> bool:
-    """Whether a step is one of the order service, which asks for them as `{order_id}/{step}`."""
+def _is_order_step(request_id: str, order_id: str) -> bool:
+    """True if the request is a step of the order service, which uses ids of the form `{order_id}/{step}`."""
     return request_id.startswith(f"{order_id}/")
 
 
 def snapshot(
     user_id: str, request_id: str | None, session: str | None, state: Cart, *, replayed: bool = False
 ) -> cart.Snapshot:
-    """The answer to a read, for the session that asked; without one, told to all sockets of the shopper."""
+    """Build the answer to a read for `session`; without a session, the full cart for all sockets of the user."""
     return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=view(state), replayed=replayed)
 
 
@@ -280,11 +282,14 @@ def _fields(outcome: BaseModel) -> dict[str, Any]:
     return {name: value for name, value in outcome if name != "type"}
 
 
-# ---- what has been pending for too long -----------------------------------------------------------------------------
+# ---- retries of pending requests ------------------------------------------------------------------------------------
 
 
 class Reminders:
-    """When to ask again for what. Not kept anywhere: after a rebalance it is rebuilt from the pending requests."""
+    """Retry schedule of pending requests, in memory only.
+
+    After a rebalance, call `rebuild` with the pending requests of the table.
+    """
 
     def __init__(self) -> None:
         self._due: dict[tuple[str, str], tuple[datetime, int]] = {}
@@ -293,23 +298,23 @@ class Reminders:
         return len(self._due)
 
     def note(self, user_id: str, request_id: str, *, now: datetime) -> None:
-        """Wait for the outcome of a request from `now` on, unless it is waited for already."""
+        """Schedule the first retry of a request, unless the request is already scheduled."""
         self._due.setdefault((user_id, request_id), (now + PAUSES[0], 0))
 
     def settle(self, user_id: str, request_id: str) -> None:
-        """It has its outcome."""
+        """Remove a request that has its outcome."""
         self._due.pop((user_id, request_id), None)
 
     def rebuild(self, pending: Iterable[tuple[str, str]], *, now: datetime) -> None:
-        """Forget everything, and wait for `pending` (user, id) from `now` on."""
+        """Replace the schedule with `pending` (user id, request id), counted from `now`."""
         self._due.clear()
         for user_id, request_id in pending:
             self.note(user_id, request_id, now=now)
 
     def due(self, *, now: datetime, limit: int) -> Iterator[tuple[str, str]]:
-        """At most `limit` requests (user, id) to ask again now; each waits longer after each time."""
-        ripe = [key for key, (at, _) in self._due.items() if at <= now][:limit]
-        for key in ripe:
-            times = min(self._due[key][1] + 1, len(PAUSES) - 1)
-            self._due[key] = (now + PAUSES[times], times)
+        """Yield at most `limit` requests (user id, request id) to retry now, and schedule the next retry of each."""
+        due = [key for key, (at, _) in self._due.items() if at <= now][:limit]
+        for key in due:
+            attempts = min(self._due[key][1] + 1, len(PAUSES) - 1)
+            self._due[key] = (now + PAUSES[attempts], attempts)
             yield key

@@ -1,4 +1,4 @@
-"""Where carts are kept: the Faust table, one small JSON value a shopper; in tests a plain dictionary."""
+"""Storage of carts: the Faust table, with one small JSON value per user. Tests use a plain dictionary."""
 
 import logging
 from collections.abc import Iterator
@@ -11,65 +11,68 @@ from cart_service.model import Cart
 log = logging.getLogger(__name__)
 
 _EMPTY = Cart()
-_NOTHING_PENDING = b'"pending":[]'
+_NO_PENDING = b'"pending":[]'
 
 
 class Table(Protocol):
-    """Bytes by key, as `infrastructure.faust_app.PartitionedTable` and a test's dictionary hold them."""
+    """Bytes by key, implemented by `infrastructure.faust_app.PartitionedTable` and by a dictionary in tests."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The value last set; none when there is none."""
+        """Return the value that was set last, or `None`."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep `value`."""
+        """Set the value of `key`."""
 
     def items(self) -> list[tuple[bytes, bytes]]:
-        """All that is this worker's."""
+        """Return all entries of the partitions that are assigned to this worker."""
 
 
 class Carts:
-    """Carts by user. What was put is in the table at the next `write`: ten changes of a cart are written once."""
+    """Carts by user, with buffered writes: ten changes of a cart before `write` cost one write to the table."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self._unwritten: dict[str, Cart] = {}
 
     def get(self, user_id: str) -> Cart:
-        """The cart of a shopper; an empty one for who has none."""
+        """Return the cart of a user; an empty cart if the user has none."""
         if (cart := self._unwritten.get(user_id)) is not None:
             return cart
         value = self.table.get(user_id.encode())
         return _EMPTY if value is None else read(user_id, value)
 
     def put(self, user_id: str, before: Cart, after: Cart) -> None:
-        """Keep `after`, unless nothing changed."""
+        """Buffer `after` as the cart of a user until the next `write`, unless it is the same object as `before`."""
         if after is not before:
             self._unwritten[user_id] = after
 
     def write(self) -> None:
-        """Put into the table what is not there yet."""
-        while self._unwritten:  # one by one: what the table does not take is not forgotten
+        """Write all buffered carts to the table."""
+        while self._unwritten:  # one by one, so that a failed write loses nothing
             user_id, cart = next(iter(self._unwritten.items()))
             self.table.put(user_id.encode(), cart.model_dump_json().encode())
             del self._unwritten[user_id]
 
     def pending(self) -> Iterator[tuple[str, str]]:
-        """Every pending request as (user, id)."""
+        """Yield every pending request as (user id, request id)."""
         self.write()
         for key, value in self.table.items():
-            if not value.endswith(_NOTHING_PENDING + b"}"):  # most have none: do not parse a million carts for it
+            if not value.endswith(_NO_PENDING + b"}"):  # skip parsing the many carts without pending requests
                 user_id = key.decode(errors="replace")
                 for request in read(user_id, value).pending:
                     yield user_id, request.id
 
 
 def read(user_id: str, value: bytes) -> Cart:
-    """The cart in a value of the table; an empty one when it can't be read.
+    """Decode a cart from a value of the table; return an empty cart if the value is invalid.
 
-    It is a copy, and the next decision that inventory tells of this shopper brings the whole of it back.
+    An empty cart is safe here: the table is a copy, and the next decision of inventory for this user restores all of
+    it.
     """
     try:
         return Cart.model_validate_json(value)
     except ValidationError as error:
-        log.warning("the kept cart of %s can't be read and is taken as empty: %s", user_id, error.errors()[0]["msg"])
+        log.warning(
+            "the stored cart of user %s is invalid and is treated as empty: %s", user_id, error.errors()[0]["msg"]
+        )
         return _EMPTY

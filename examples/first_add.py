@@ -1,6 +1,6 @@
-"""One guest, one socket, one add: every frame that comes back, until the outcome.
+"""Add one product to a guest's cart over a WebSocket, and print every frame until the outcome.
 
-Run it with the shop up: .venv/bin/python examples/first_add.py [product] [quantity]
+Run it while the shop is up: .venv/bin/python examples/first_add.py [product] [quantity]
 """
 
 import asyncio
@@ -15,21 +15,21 @@ SHOP = os.environ.get("HOLDFAST_HTTP_URL", "http://127.0.0.1:8080")
 
 
 async def main(product: str = "85123A", quantity: str = "2") -> None:
-    """Print each frame on a line."""
+    """Print one frame per line."""
     request = urllib.request.Request(f"{SHOP}/v1/guests", method="POST")  # noqa: S310 - the shop's own address
-    with urllib.request.urlopen(request) as answer:  # noqa: S310, ASYNC210 - nothing else runs yet
-        token = json.load(answer)["token"]
+    with urllib.request.urlopen(request) as response:  # noqa: S310, ASYNC210 - nothing else runs yet
+        token = json.load(response)["token"]
     stream = SHOP.replace("http", "ws", 1) + "/v1/stream"
     async with connect(
         stream, subprotocols=["holdfast.v1"], additional_headers={"Authorization": f"Bearer {token}"}
     ) as socket:
         frame = {"id": "first", "type": "add", "product": product, "quantity": int(quantity)}
         async for text in socket:
-            print(text)  # noqa: T201 - this is what it is for
-            told = json.loads(text)["type"]
-            if told == "cart":
+            print(text)  # noqa: T201 - the purpose of the example
+            frame_type = json.loads(text)["type"]
+            if frame_type == "cart":
                 await socket.send(json.dumps(frame))
-            if told in {"held", "refused", "error"}:
+            if frame_type in {"held", "refused", "error"}:
                 return
 
 

@@ -1,1 +1,4 @@
-"""What every service stands on: envelopes, topics, workers, locks, the local stack. It knows no service."""
+"""Shared by all services: envelopes, topics, workers, job queues, locks, observability, and the local stack.
+
+It imports no service.
+"""

@@ -1,7 +1,7 @@
-"""What the audits of all services ask of a topic with requests: that each record was acted on or put aside.
+"""Audit of request topics, for all services: each record was processed or dead-lettered.
 
-Kafka forgets by age and the shop is busy, so only records of a certain age are judged: old enough to have been acted
-on, young enough for everything that came of them to be there still.
+Kafka deletes records by age, and new ones arrive all the time. So only records of a certain age are audited: old enough
+to have been processed, young enough for all of their effects to be still there.
 """
 
 import asyncio
@@ -20,31 +20,31 @@ from infrastructure.envelope import Envelope, Message, Reason, Undecodable, Voca
 log = logging.getLogger(__name__)
 
 SHOWN: Final = 20
-"""Violations of one kind that are spelled out; the rest is only counted."""
+"""Violations of one kind that are listed; the rest is only counted."""
 TO_BE_SURE: Final = timedelta(hours=12)
-"""Records that are forgotten this soon are not judged."""
+"""Records that Kafka will delete within this time are not audited."""
 SHARE: Final = 20
-"""An audit beside the shop rests this many times as long as it took: at most a twentieth of a core."""
+"""A background audit pauses this many times as long as it worked: it uses at most a twentieth of a core."""
 ROUND: Final = 5
-"""Each partition is looked at after this many times the pause between two audits of tables."""
+"""Each partition is audited after this many times the pause between two audits of tables."""
 SKEW: Final = timedelta(minutes=6)
-"""So much earlier than what is judged may what came of it be dated, by another clock."""
+"""Difference between two clocks: an effect may be dated earlier than its cause by this much."""
 IDLE_TURNS: Final = 24
-"""An auditor that owns no partition checks this many times a round whether it has got one."""
+"""An auditor without partitions checks this many times a round whether it has been assigned one."""
 BUSY_SECONDS: Final = 0.002
-"""Who shares a loop with a worker holds it up for no longer."""
+"""Longest time that an audit blocks the event loop that it shares with a worker."""
 
 M = TypeVar("M", bound=Message)
 Place = tuple[str, int, int]
 
 
 def shown(found: list[str]) -> list[str]:
-    """The first violations of one kind, and how many more there are."""
+    """Return the first violations of one kind, and a line with the number of the others."""
     return found[:SHOWN] + ([f"and {len(found) - SHOWN} more of this kind"] if len(found) > SHOWN else [])
 
 
 def show(report: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print an audit, for a person or for machines; the exit status: 1 when something does not add up."""
+    """Print the report of an audit, as text or as JSON; return the exit status, 1 if there are violations."""
     if as_json:
         lines = [json.dumps(report)]
     else:
@@ -58,31 +58,34 @@ def show(report: Mapping[str, Any], *, as_json: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which records are judged, at `now`: those that came in more than `grace` ago and stay for a while."""
+    """The records that are audited at `now`: older than `grace`, and not to be deleted soon."""
 
     now: datetime
     grace: timedelta
     kept: timedelta
-    """How long the topics keep their records."""
+    """Retention of the topics."""
     judged: timedelta = timedelta.max
-    """And came in no longer ago than this."""
+    """Greatest age of an audited record."""
 
     def covers(self, record: Any) -> bool:
-        """Whether everything that should have come of `record` must be there."""
+        """Return whether all effects of `record` must be there: it is neither too new nor too old."""
         age = self.now - datetime.fromtimestamp(record.timestamp / 1000, UTC)
         return self.grace <= age < min(self.kept - TO_BE_SURE, self.judged)
 
     def remembers(self, event: Envelope) -> bool:
-        """Whether the log still has what came of a request of this age, however late its record is."""
+        """Return whether the log still has the outcome of this request, however late its record was written."""
         return self.now - event.time < self.kept
 
 
 @dataclass(slots=True)
 class Judged(Generic[M]):
-    """One topic's records, and which of them are dead letters. Add both, in any order, then ask for violations."""
+    """Audit of one topic: which of its records are unreadable, and which are dead letters.
+
+    Call `parse` for each record and `letter` for each dead letter, in any order; then get the violations.
+    """
 
     name: str
-    """The topic's, at the broker; its letters are on `name.dlq`."""
+    """The broker's name of the topic; its dead letters are on `name.dlq`."""
     vocabulary: Vocabulary[M]
     window: Window
     ignores_unknown: bool = False
@@ -90,7 +93,7 @@ class Judged(Generic[M]):
     letters: set[Place] = field(default_factory=set)
 
     def parse(self, record: Any) -> tuple[Envelope, M] | None:
-        """The event and its message; none for a record that can't be read, which must be a dead letter then."""
+        """Return the event and its message; `None` for an unreadable record, which must be a dead letter then."""
         try:
             event = Envelope.decode(record.key, record.value)
             return event, self.vocabulary.parse(event)
@@ -101,13 +104,13 @@ class Judged(Generic[M]):
             return None
 
     def letter(self, record: Any) -> None:
-        """A record of the dead-letter topic."""
+        """Add a record of the dead-letter topic."""
         found = dead_letters.read(record.value)
         if isinstance(found, dead_letters.Letter):
             self.letters.add((found.original.topic, found.original.partition, found.original.offset))
 
     def neither_read_nor_put_aside(self) -> list[str]:
-        """A violation for each record that can't be read and is not among the dead letters."""
+        """Return a violation for each unreadable record that is not among the dead letters."""
         return [
             f"{named(place)} can't be read ({reason}) and is not among the dead letters"
             for place, reason in self.unread.items()
@@ -116,17 +119,17 @@ class Judged(Generic[M]):
 
 
 def place_of(record: Any) -> Place:
-    """Where a record stands."""
+    """Return the position of a record."""
     return record.topic, record.partition, record.offset
 
 
 def named(place: Place) -> str:
-    """A place as the dead letters name it."""
+    """Return a position in the notation of dead letters: `topic/partition/offset`."""
     return "/".join(map(str, place))
 
 
 async def gently(records: AsyncIterator[Any], readers: Mapping[str, Callable[[Any], None]]) -> None:
-    """Give each record to the reader of its topic, and rest `SHARE` times as long as that takes."""
+    """Pass each record to the reader of its topic, and pause `SHARE` times as long as that takes."""
     busy = 0.0
     async for record in records:
         began = time.perf_counter()
@@ -138,27 +141,27 @@ async def gently(records: AsyncIterator[Any], readers: Mapping[str, Callable[[An
 
 
 def export(service: str, violations: int, *, age: Callable[[], float], seconds: float) -> None:
-    """Make known what an audit beside the shop found, how old that is whenever it is asked, and how long it took."""
+    """Export the result of a background audit: violations, current age in seconds, and duration."""
     metrics.AUDIT_VIOLATIONS.labels(service).set(violations)
     metrics.AUDIT_AGE.labels(service).set_function(age)
     metrics.AUDIT_SECONDS.labels(service).set(seconds)
 
 
 def withdraw() -> None:
-    """Say nothing more: another process knows it now."""
+    """Remove the exported result: from now on another process exports it."""
     for gauge in (metrics.AUDIT_VIOLATIONS, metrics.AUDIT_AGE, metrics.AUDIT_SECONDS):
         gauge.clear()
 
 
 Look = Callable[[int, Window], Awaitable[list[str]]]
-"""Audits one partition of all topics of a service: a sentence for each violation in the window."""
+"""Audits one partition of all topics of a service; returns a sentence for each violation in the window."""
 
 
 class TopicAuditor:
-    """Audits the topics of `service` beside the shop, a partition at a time: each replica those that it works on.
+    """Background auditor of a service's topics, one partition at a time. Each replica audits its own partitions.
 
-    A partition's turn comes again after `ROUND * every` seconds, or later when there is much to read. What came in
-    during two such rounds is judged: what is missing is logged twice, and stays in the metric as long.
+    A partition is audited again after `ROUND * every` seconds, or later if there is much to read. Each audit covers the
+    records of two such rounds, so a violation is logged twice, and counted in the metric as long.
     """
 
     def __init__(
@@ -181,7 +184,7 @@ class TopicAuditor:
         self._found: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Look at one partition after another for ever; raises when the broker is away."""
+        """Audit one partition after another indefinitely. Raises when the broker is away."""
         try:
             while True:
                 began = time.monotonic()

@@ -1,6 +1,6 @@
-"""Counts a service's tables again and again beside the shop, and exports what it finds.
+"""Background audit of a service's tables, with its result in metrics.
 
-The checks are named queries that give one sentence for each violation; each service has its own.
+The checks are named queries that return one sentence for each violation. Each service has its own.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from infrastructure.postgres import Connection, try_lock
 log = logging.getLogger(__name__)
 
 OPTIONS: Final = "-c transaction_timeout=60s -c lock_timeout=2s -c max_parallel_workers_per_gather=0 -c jit=off"
-"""For the audit beside the shop: one core of Postgres' at most, and an end, since no dead row is cleared away behind
-the snapshot that it reads."""
+"""Server settings of a background audit: no parallel workers, and a 60 s limit, since a long snapshot keeps VACUUM from
+removing dead rows."""
 
 Check = Callable[[Connection], Awaitable[list[str]]]
-"""Reads the tables and gives a sentence for each violation."""
+"""Reads the tables and returns a sentence for each violation."""
 
 
 @asynccontextmanager
 async def snapshot(connection: Connection) -> AsyncIterator[None]:
-    """One state of all tables, which nothing here changes."""
+    """Read one consistent state of all tables inside this context; writes are refused."""
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield
@@ -37,7 +37,7 @@ async def snapshot(connection: Connection) -> AsyncIterator[None]:
 async def tally(
     connection: Connection, queries: Mapping[str, str], checks: Sequence[str], **values: Any
 ) -> tuple[list[str], str, dict[str, Any]]:
-    """The sentences of all `checks`, the digest of the lines of the query `digest`, and what `figures` counts.
+    """Return the violations of all `checks`, a digest of the lines of the query `digest`, and the row of `figures`.
 
     `values` are the parameters of the checks. Call it in a `snapshot`.
     """
@@ -56,10 +56,10 @@ async def tally(
 
 
 class Auditor:
-    """Audits the tables of `service` for ever; one process of all its replicas does it.
+    """Background auditor of a service's tables. Among all replicas one process at a time runs it.
 
-    `connect` gives a connection with `OPTIONS`, whose session holds the lock `name`. Between two audits are at least
-    `every` seconds.
+    `connect` returns a connection with `OPTIONS`, whose session takes the advisory lock `name`. The pause between two
+    audits is at least `every` seconds.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Auditor:
         self._ended = 0.0
 
     async def run(self) -> None:
-        """Compete for the lock, then audit for as long as the session lasts; raises when it is lost."""
+        """Wait for the lock, then audit as long as the session lasts. Raises when the session is lost."""
         async with await self.connect() as connection:
             while True:
                 if await try_lock(connection, self.name):
@@ -85,7 +85,7 @@ class Auditor:
                     try:
                         await self.look(connection)
                     except Exception:
-                        await self._rest(began)  # what took too long once will do so again
+                        await self._rest(began)  # an audit that took too long once is likely to do so again
                         raise
                     await self._rest(began)
             finally:
@@ -95,7 +95,7 @@ class Auditor:
         await asyncio.sleep(max(self.every, SHARE * (time.monotonic() - began)))
 
     async def look(self, connection: Connection) -> None:
-        """Audit once and export what was found."""
+        """Audit once and export the result."""
         began = time.monotonic()
         async with snapshot(connection):
             violations = await self.check(connection)

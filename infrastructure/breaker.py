@@ -1,8 +1,8 @@
-"""A circuit breaker: whoever is down is not asked by everybody, but now and then by one.
+"""Circuit breaker: a dependency that is down gets one attempt from time to time instead of all of them.
 
-Closed, all attempts go through. After `threshold` failures in a row it is open and none does. After a pause it is half
-open: one attempt goes through, the others wait; if it succeeds the breaker closes, else it opens for twice as long.
-Why not a library's: docs/adr/0012-rows-and-a-pump-before-a-slow-provider.md.
+Closed, all attempts are made. After `threshold` failures in a row it opens and no attempt is made. After a pause it is
+half open: one attempt is made, the others wait. If that succeeds, the breaker closes, else it opens for twice as long.
+Why it is not a library's: docs/adr/0012-rows-and-a-pump-before-a-slow-provider.md.
 """
 
 import asyncio
@@ -21,17 +21,18 @@ _GAUGE: Final[dict[State, int]] = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Unavailable(Exception):
-    """It could not be reached, did not answer in time, or answered that it can't: what counts as a failure."""
+    """The dependency was unreachable, too slow, or reported that it is unavailable. This counts as a failure."""
 
 
 class BreakerOpen(Exception):
-    """The attempt was not made: nothing is known of it, and nothing has happened."""
+    """The attempt was not made, so it has had no effect."""
 
 
 class Breaker:
-    """One for each thing that can be down. Its state is this process's own view; `clock` counts seconds.
+    """Circuit breaker in front of one dependency. Its state is that of this process; `clock` returns seconds.
 
-    `changed` is called when `available` has changed: what hangs on it may be woken.
+    `pauses` are the first and the longest pause while it is open. `changed` is called whenever `available` changes, for
+    example to wake a job queue.
     """
 
     def __init__(
@@ -56,29 +57,30 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """What it is now; open becomes half open by the clock alone."""
+        """The current state. An open breaker becomes half open by the clock alone."""
         if self._open_until is None:
             return "closed"
         return "open" if self.clock() < self._open_until else "half_open"
 
     @property
     def available(self) -> bool:
-        """Whether it is closed: while it is half open nobody knows yet."""
+        """True if the breaker is closed. While it is half open, the dependency may still be down."""
         return self._open_until is None
 
     def room(self, wanted: int) -> int:
-        """How many of `wanted` attempts may be in hand: all, one, or none."""
+        """Return how many of `wanted` attempts may run at the same time: all, one, or none."""
         return {"closed": wanted, "half_open": min(wanted, 1), "open": 0}[self.state]
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Around one attempt. `BreakerOpen` when it must not be made.
+        """Make one attempt inside this context. Raises `BreakerOpen` if it must not be made.
 
-        `Unavailable`, a timeout and being cancelled by one are failures. Every other end is an answer, also a refusal.
+        `Unavailable`, a timeout and a cancellation count as failures. Any other outcome is a response of the
+        dependency, including an error of another type, and counts as a success.
         """
         state = self.state
         if state == "open" or (state == "half_open" and self._probing):
-            raise BreakerOpen(f"{self.name} is away and is not asked now")
+            raise BreakerOpen(f"{self.name} is down: no attempt is made now")
         probe = self._probing = state == "half_open"
         try:
             yield
@@ -95,25 +97,25 @@ class Breaker:
                 self._probing = False
 
     def _succeeded(self) -> None:
-        # An attempt that began before it opened may end well after: that is as good a sign as a probe's.
+        # An attempt that began before the breaker opened may succeed afterwards: as good a sign as a probe.
         self._failures, self._pause = 0, self.pauses[0]
         if self._open_until is not None:
             self._open_until = None
-            log.info("%s answers again", self.name)
-            self._tell()
+            log.info("%s responds again", self.name)
+            self._report_change()
 
     def _failed(self, *, probe: bool) -> None:
         self._failures += 1
         if self._open_until is None and self._failures >= self.threshold:
             self._open_until = self.clock() + self._pause
             log.warning(
-                "%s is away: %d failures in a row; asked again in %.1f s", self.name, self._failures, self._pause
+                "%s is down: %d failures in a row; next attempt in %.1f s", self.name, self._failures, self._pause
             )
-            self._tell()
+            self._report_change()
         elif probe:
             self._pause = min(self._pause * 2, self.pauses[1])
             self._open_until = self.clock() + self._pause
 
-    def _tell(self) -> None:
+    def _report_change(self) -> None:
         if self.changed is not None:
             self.changed()

@@ -1,4 +1,4 @@
-"""What every process needs of Kafka before it works: the topics, and to know where a key belongs."""
+"""Kafka basics of every process: create topics, compute partitions, check and stop consumers."""
 
 import asyncio
 import logging
@@ -18,11 +18,13 @@ from infrastructure.topics import Topic
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 60.0
+"""Time that `ensure_topics` waits for the broker."""
 STOP_SECONDS: Final = 2.0
+"""Time that a client has to stop."""
 
 
 class BrokerAwayError(RuntimeError):
-    """Kafka did not answer in time."""
+    """Kafka did not respond in time."""
 
 
 class PartitionCountError(BrokerAwayError):
@@ -30,11 +32,11 @@ class PartitionCountError(BrokerAwayError):
 
 
 class ConsumerDiedError(RuntimeError):
-    """A consumer reads nothing any more, and would not have said so."""
+    """The fetcher of a consumer has ended. Without this error the consumer would be silent indefinitely."""
 
 
 def check_reading(consumer: AIOKafkaConsumer) -> None:
-    """Raise `ConsumerDiedError` when the fetcher of a consumer has ended: it looks like a quiet topic, for ever."""
+    """Raise `ConsumerDiedError` if the fetcher of a consumer has ended, which looks like a quiet topic."""
     reading = consumer._fetcher._fetch_task  # noqa: SLF001 - there is no public way
     if reading.done():
         error = None if reading.cancelled() else reading.exception()
@@ -42,11 +44,14 @@ def check_reading(consumer: AIOKafkaConsumer) -> None:
 
 
 async def hang_up(consumer: AIOKafkaConsumer) -> None:
-    """Disconnect a consumer without a group; one that has died raises what it died of, and would keep its lines."""
+    """Stop a consumer that has no group. Never raises.
+
+    If its fetcher crashed, `stop()` re-raises and leaves sockets open, so the client is closed explicitly.
+    """
     try:
         await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever it was: there is nothing more to lose
-        log.info("a consumer did not end well: %r", error)
+    except Exception as error:  # noqa: BLE001 - the consumer is of no use any more
+        log.info("a consumer could not be stopped: %r", error)
         await consumer._client.close()  # noqa: SLF001 - there is no public way
 
 
@@ -54,10 +59,10 @@ _send = AIOKafkaConnection.send
 
 
 def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - as aiokafka has it
-    """Send; a line that has been reset is broken, and another is made.
+    """Send a request; treat a connection that was reset as broken, so that aiokafka opens another.
 
-    uvloop says `RuntimeError` where asyncio says `OSError`, and aiokafka knows the second only: of the first its
-    fetcher and its sender die, and every batch at hand fails for good.
+    uvloop raises `RuntimeError` where asyncio raises `OSError`, and aiokafka handles only the latter. The former ends
+    its fetcher and its sender, and every batch in hand fails permanently.
     """
     try:
         return _send(self, request, expect_response)
@@ -65,7 +70,7 @@ def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool
         raise
     except RuntimeError as error:
         self.close(reason=CloseReason.CONNECTION_BROKEN)
-        raise KafkaConnectionError(f"the line to {self.host}:{self.port} is broken: {error}") from error
+        raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is broken: {error}") from error
 
 
 setattr(AIOKafkaConnection, "send", _send_or_break)  # noqa: B010 - a patch, and seen as one
@@ -78,10 +83,10 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:
-    """Make those of `topics` that do not exist, and return when every partition of all of them has a leader.
+    """Create those of `topics` that do not exist; return when every partition of all of them has a leader.
 
-    Waits up to `wait` seconds for the broker. Raises `BrokerAwayError` when it does not come, and
-    `PartitionCountError` when a topic exists with another number of partitions than the settings say.
+    Raises `BrokerAwayError` if the broker does not respond within `wait` seconds, and `PartitionCountError` if a topic
+    exists with another number of partitions than the settings say.
     """
     try:
         async with asyncio.timeout(wait):
@@ -94,7 +99,7 @@ async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: fl
                 else:
                     return
     except TimeoutError:
-        message = f"Kafka at {settings.kafka} did not answer within {wait:.0f} s; is it running?"
+        message = f"Kafka at {settings.kafka} did not respond within {wait:.0f} s; is it running?"
         raise BrokerAwayError(message) from None
 
 
@@ -113,16 +118,16 @@ async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
             answer = await admin.create_topics(missing)
             for name, code, *rest in answer.topic_errors:
                 error = for_code(code)
-                if code and error is not TopicAlreadyExistsError:  # another process may have been quicker
+                if code and error is not TopicAlreadyExistsError:  # another process may have been faster
                     raise error(f"{name}: {rest}")
-        while not await _led(admin, settings, wanted):  # noqa: ASYNC110 - Kafka has no event for it
+        while not await _have_leaders(admin, settings, wanted):  # noqa: ASYNC110 - Kafka has no notification of it
             await asyncio.sleep(0.05)
     finally:
         await admin.close()
 
 
-async def _led(admin: AIOKafkaAdminClient, settings: Settings, topics: Mapping[str, Topic]) -> bool:
-    """Return whether every partition has a leader; raise `PartitionCountError` when there are too many or too few."""
+async def _have_leaders(admin: AIOKafkaAdminClient, settings: Settings, topics: Mapping[str, Topic]) -> bool:
+    """Return True if every partition has a leader. Raises `PartitionCountError` if there are too many or too few."""
     for found in await admin.describe_topics(list(topics)):
         if found["error_code"] or not found["partitions"] or any(each["leader"] < 0 for each in found["partitions"]):
             return False
@@ -130,6 +135,6 @@ async def _led(admin: AIOKafkaAdminClient, settings: Settings, topics: Mapping[s
         if len(found["partitions"]) != count:
             raise PartitionCountError(
                 f"the topic {name} has {len(found['partitions'])} partitions, and this process expects {count}:"
-                " set HOLDFAST_PARTITIONS to the number that the shop's topics were made with"
+                " set HOLDFAST_PARTITIONS to the number that the shop's topics were created with"
             )
     return True

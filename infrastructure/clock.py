@@ -1,13 +1,13 @@
-"""The time for shells; pure code is given `now` as an argument."""
+"""Clock for code that does I/O. Pure code takes `now` as an argument."""
 
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 SKEW: Final = timedelta(seconds=float(os.environ.get("HOLDFAST_CLOCK_SKEW_SECONDS", "0")))
-"""How far this process's clock is wrong on purpose: a fault for tests to inject, as `HOLDFAST_CRASHPOINT` is one."""
+"""Error of this process's clock, set on purpose: a fault that tests inject, like `HOLDFAST_CRASHPOINT`."""
 
 
 def now() -> datetime:
-    """This machine's time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC) + SKEW

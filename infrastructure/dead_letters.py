@@ -1,7 +1,7 @@
-"""Dead letters: a record that can't be acted on, put aside whole, with where it stood and why.
+"""Dead letters: records that cannot be processed, kept whole, with their position and the reason.
 
-Everything is in the value, so that Kafka's console tools show it and a redrive needs nothing else. A letter that has
-been seen to is followed on its own topic by a second record that says so: docs/adr/0010-settled-dead-letters.md.
+Everything is in the value, so that Kafka's console tools show it and a redrive needs nothing else. When a dead letter
+is settled, a second record on the same topic says so: docs/adr/0010-settled-dead-letters.md.
 """
 
 import base64
@@ -22,7 +22,7 @@ How = Literal["redriven", "dropped"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as the broker gave it."""
+    """A record as read from the broker."""
 
     topic: str
     partition: int
@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it is read back: `event` as it stands on the topic, `original` as it was put aside."""
+    """A dead letter as read from its topic: its own `event`, and the `original` record."""
 
     event: Envelope
     original: Record
@@ -41,14 +41,14 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The mark that the letter with this id has been seen to."""
+    """The mark that the dead letter with this id is settled: redriven or dropped."""
 
     id: str
     how: str
 
 
 def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, attempts: int, now: datetime) -> Envelope:
-    """The event that stands on `<topic>.dlq` for `record`; the same record always gets the same id."""
+    """Return the event to publish on `<topic>.dlq` for `record`. The same record always gets the same id."""
     place = f"{record.topic}/{record.partition}/{record.offset}"
     data: dict[str, Any] = {
         "topic": record.topic,
@@ -66,7 +66,7 @@ def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, at
 
 
 def settled(letter: Envelope, how: How, now: datetime) -> Envelope:
-    """The mark for `letter`, to be sent to the topic that the letter stands on."""
+    """Return the mark that `letter` is settled, to be published on the topic of the dead letter."""
     place = {name: letter.data[name] for name in ("topic", "partition", "offset")}
     return Envelope(
         id=f"{letter.id}/settled",
@@ -79,7 +79,7 @@ def settled(letter: Envelope, how: How, now: datetime) -> Envelope:
 
 
 def read(value: bytes | None) -> Letter | Settled | None:
-    """What a record of a `.dlq` topic says; none for what is neither a letter nor a mark."""
+    """Decode a record of a `.dlq` topic; return `None` if it is neither a dead letter nor a mark."""
     try:
         event = Envelope.model_validate(orjson.loads(value or b""))
         data = event.data
@@ -89,12 +89,12 @@ def read(value: bytes | None) -> Letter | Settled | None:
         if event.type == SETTLED_TYPE:
             return Settled("/".join(map(str, place)), str(data["how"]))
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
-        pass  # anybody can write to the topic
+        pass  # other programs can write to the topic too
     return None
 
 
 def _text_or_base64(name: str, raw: bytes | None) -> dict[str, str | None]:
-    """The bytes as text when they are UTF-8 and JSON does not blow them up beyond base64's four thirds."""
+    """Return the bytes as text, or as base64 if they are not UTF-8 or would be longer as a JSON string."""
     if raw is None:
         return {name: None}
     encoded = base64.b64encode(raw).decode()
@@ -108,7 +108,7 @@ def _text_or_base64(name: str, raw: bytes | None) -> dict[str, str | None]:
 
 
 def _bytes(data: dict[str, Any], name: str) -> bytes | None:
-    """The reverse of `_text_or_base64`."""
+    """Return the bytes of a field that `_text_or_base64` wrote."""
     if f"{name}_base64" in data:
         return base64.b64decode(data[f"{name}_base64"], validate=True)
     text = data[name]

@@ -1,4 +1,4 @@
-"""Faust, set up the one way that was found to hold: see docs/adr/0002-faust.md for each setting's reason."""
+"""Faust app with the settings that proved reliable; docs/adr/0002-faust.md has the reason of each."""
 
 import faust
 from faust.tables import recovery
@@ -9,12 +9,13 @@ from infrastructure.settings import Settings
 from infrastructure.topics import DEAD_LETTER_MAX_BYTES
 
 _on_recovery_completed = recovery.Recovery.on_recovery_completed
-_resume_streams = recovery.Recovery._resume_streams  # noqa: SLF001 - the same without tables, and with the same fault
+_resume_streams = recovery.Recovery._resume_streams  # noqa: SLF001 - the same without tables, with the same fault
 
 
 async def _without_fetching(self: recovery.Recovery, generation_id: int = 0) -> None:
-    # Faust resumes partitions before it has sought back to the committed offsets; what is fetched in between is taken
-    # for a gap, and commits stop or creep (faust-streaming#596). Nobody fetches during the seek: the original resumes.
+    # Faust resumes partitions before it has sought back to the committed offsets. Records that are fetched in between
+    # look like a gap, and commits stop or lag (faust-streaming#596). So nothing is fetched during the seek: the flow is
+    # stopped here, and the original method resumes it.
     self.app.consumer.stop_flow()
     await _on_recovery_completed(self, generation_id)
 
@@ -25,9 +26,9 @@ async def _without_fetching_either(self: recovery.Recovery, generation_id: int =
 
 
 def create_app(settings: Settings, service: str) -> faust.App:
-    """A Faust app for one replica of `service`. Call it in the composition root, before the loop touches it."""
-    setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - a patch, and seen as one
-    setattr(recovery.Recovery, "_resume_streams", _without_fetching_either)  # noqa: B010 - another
+    """Return a Faust app for one replica of `service`. Call it once, in the composition root."""
+    setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - visibly a patch
+    setattr(recovery.Recovery, "_resume_streams", _without_fetching_either)  # noqa: B010 - visibly a patch
     return faust.App(
         settings.prefix + service,
         broker=[f"holdfast://{address}" for address in settings.kafka.split(",")],
@@ -44,11 +45,11 @@ def create_app(settings: Settings, service: str) -> faust.App:
         cython_optimizations=True,
         broker_commit_interval=0.3,
         broker_max_poll_records=500,
-        broker_session_timeout=6.0,  # the least that a broker allows by default; a dead worker's partitions wait for it
-        broker_heartbeat_interval=0.25,  # and this is how late the others hear of it, or of one that leaves or comes
+        broker_session_timeout=6.0,  # a broker's minimum by default; the partitions of a crashed worker wait for it
+        broker_heartbeat_interval=0.25,  # the delay until members notice a rebalance
         broker_request_timeout=15.0,
         consumer_auto_offset_reset="earliest",
-        consumer_metadata_max_age_ms=5_000,  # a broker that has just come back may not name all topics to who assigns
+        consumer_metadata_max_age_ms=5_000,  # a broker that has just restarted may not list all topics to the leader
         consumer_group_instance_id=f"{settings.prefix}{settings.replica}",
         stream_buffer_maxsize=1024,
         producer_request_timeout=15.0,
@@ -57,9 +58,9 @@ def create_app(settings: Settings, service: str) -> faust.App:
 
 
 class PartitionedTable:
-    """A Faust table of bytes by key, used as a cache: written under the key's own partition, read from anywhere.
+    """Faust table of bytes by key, used as a cache: each write goes to the key's own partition.
 
-    Faust takes the partition of a write from the event in hand, which a batch over several partitions does not have.
+    Faust itself takes the partition of a write from the current event, which a batch over several partitions lacks.
     """
 
     def __init__(self, app: faust.App, name: str) -> None:
@@ -69,25 +70,25 @@ class PartitionedTable:
             key_type=bytes,
             value_type=bytes,
             partitions=app.conf.topic_partitions,
-            help="carts; a cache of what Postgres says",
+            help="carts; a cache of the state in Postgres",
         )
         self.partitions = app.conf.topic_partitions
         self.changelog = f"{app.conf.id}-{name}-changelog"
 
     def get(self, key: bytes) -> bytes | None:
-        """The value last written or recovered; none when there is none."""
+        """Return the value last written or recovered; `None` if there is none."""
         return self.table.data.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep `value` and send it to the changelog; that write may be lost, so what matters is asked of its owner."""
+        """Store `value` and send it to the changelog. That write may be lost: the table is not a source of truth."""
         self.table.send_changelog(partition_of(key, self.partitions), key, value)
         self.table.data[key] = value
 
     def items(self) -> list[tuple[bytes, bytes]]:
-        """What lies on the partitions that are this worker's now; Faust keeps some keys of lost ones as well."""
+        """Return the items of this worker's partitions. Faust keeps some keys of revoked ones as well."""
         mine = {tp.partition for tp in self.assigned() if tp.topic == self.changelog}
         return [(key, value) for key, value in self.table.data.items() if partition_of(key, self.partitions) in mine]
 
     def assigned(self) -> set[TP]:
-        """This worker's partitions, of the changelog too."""
+        """Return this worker's partitions, including those of the changelog."""
         return set(self.app.consumer.assignment())

@@ -1,11 +1,11 @@
-"""A Faust transport whose consumer lives on the agents' own loop; broker URLs `holdfast://host:port` choose it.
+"""Faust transport whose consumer runs on the agents' own event loop; selected by broker URLs `holdfast://host:port`.
 
-Faust's own driver runs its consumer in a second thread with a second loop, and makes two tasks for each message that
-passes from one to the other. Both loops then wait for the interpreter in turn. Here there is one loop and no task a
-message; everything else is Faust's. What it is worth is written down in docs/performance/log.md.
+Faust's own driver runs its consumer in a second thread with a second loop, and creates two tasks for each message that
+passes between them. The two loops then compete for the interpreter. Here there is one loop and no task per message;
+everything else is Faust's. docs/performance/log.md has the measured effect.
 
-It is also where a consumer is kept from going silent or deaf: no record is taken from Kafka's client that cannot be
-handed on, what ends the client's own tasks ends the worker, and who stops says so to the group.
+The transport also keeps a consumer from stopping silently. No record is taken from Kafka's client that cannot be passed
+on, an error that ends the client's tasks ends the worker, and a worker that stops leaves its consumer group.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from infrastructure.broker import check_reading
 from infrastructure.leave_group import leave_group
 
 YIELD_EVERY: Final = 100
-"""Messages taken over between two chances for others to run."""
+"""Messages passed to agents before other tasks get a chance to run."""
 LONG_POLL_MS: Final = 250
-"""How long a broker keeps a fetch that finds nothing. Whatever is asked behind it on the same connection waits for it:
-the first questions after a rebalance, which Faust's own 1500 would hold up for as long."""
+"""Time that a broker holds a fetch that finds nothing. Requests behind it on the same connection wait for it, like the
+first ones after a rebalance, which Faust's own 1500 ms would delay by as much."""
 RETRY_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 1.0
 
 
 class LoopConsumerThread(driver.AIOKafkaConsumerThread):
-    """The consumer "thread" of Faust, without a thread: the hooks by which loops talk to each other are plain calls."""
+    """Faust's consumer "thread" without a thread: the hooks between the two loops are plain calls."""
 
     wait_for_shutdown = False
     consumer: "LoopConsumer"
@@ -39,42 +39,42 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, **options)
         self.fetches = 0
-        """Fetches that have come to an end, with records, without, or with an error: that something still tries."""
+        """Number of completed fetches, with or without records or with an error: a sign that the client still works."""
 
-    # ---- its life ---------------------------------------------------------------------------------------------------
+    # ---- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start on the loop that is running."""
+        """Start on the running event loop."""
         self._thread_started.set()
         await self._default_start()
 
     async def on_start(self) -> None:
-        """Connect, and count fetches."""
+        """Connect, and begin to count fetches."""
         await super().on_start()
-        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - as everywhere in Faust: aiokafka has no other way
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - aiokafka has no public way, in Faust's code neither
         fetcher._proc_fetch_request = self._counted(fetcher._proc_fetch_request)  # noqa: SLF001
 
     async def stop(self) -> None:
-        """Stop, if it was started."""
+        """Stop. Does nothing if it was not started."""
         if self._started.is_set():
             await Service.stop(self)
 
     async def on_stop(self) -> None:
-        """Leave the group, so that the others need not wait for the session's end."""
+        """Leave the consumer group, so that the other members need not wait until the session ends."""
         if self._consumer is not None:
             await leave_group(self._consumer)
             await self._consumer.stop()
 
     def close(self) -> None:
-        """Nothing yet. Faust calls it when a rebalance comes while the app stops: the last commit is still to come."""
+        """Do nothing. Faust calls it on a rebalance while the app stops, when the last commit is yet to be made."""
 
     def set_shutdown(self) -> None:
-        """Nobody is on another loop to be told."""
+        """Set the shutdown event directly: there is no other loop to notify."""
         self._shutdown.set()
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = LONG_POLL_MS  # noqa: SLF001 - Faust writes its own number into the call
+        consumer._fetch_max_wait_ms = LONG_POLL_MS  # noqa: SLF001 - Faust hard-codes its own value
         return consumer
 
     def _counted(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,30 +98,30 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     async def _stop_exit_stacks(self) -> None:
         await self._default_stop_exit_stacks()
 
-    # ---- what Faust asks of it --------------------------------------------------------------------------------------
+    # ---- interface to Faust -----------------------------------------------------------------------------------------
 
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a method of Kafka's client, here."""
+        """Call a method of Kafka's client on this loop and return its result."""
         result = fun(*args, **kwargs)
         return await result if isawaitable(result) else result
 
     async def cast_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """The same, without its result."""
+        """Call a method of Kafka's client on this loop and discard its result."""
         await self.call_thread(fun, *args, **kwargs)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        """Tell the app at once."""
+        """Pass the revoked partitions on to the consumer."""
         await self.consumer.on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
-        """Tell the app at once."""
+        """Pass the assigned partitions on to the consumer."""
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek all partitions to their committed offsets, asked for at once: aiokafka asks for one after the other.
+        """Seek all partitions to their committed offsets, in one request: aiokafka sends one for each partition.
 
-        Faust clears its agents' queues behind this. What lay in them of a partition without a committed offset would
-        never be read again, so such a partition goes back to its beginning.
+        Faust clears its agents' queues afterwards. Records in them of a partition without a committed offset would
+        never be read again, so such a partition is sought to its beginning.
         """
         consumer = self._ensure_consumer()
         committed: dict[Any, Any] = dict.fromkeys(consumer.assignment())
@@ -148,7 +148,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
                 self.consumer._read_offset.pop(place, None)  # noqa: SLF001
 
     def _go_to(self, place: Any, offset: int) -> None:
-        """Seek, unless it stands there: what is fetched ahead would be fetched again, behind a fetch under way."""
+        """Seek to `offset` unless the position is there already: a seek discards prefetched records."""
         self.consumer.in_hand.discard(place)
         consumer = self._ensure_consumer()
         state = consumer._subscription._assigned_state(place)  # noqa: SLF001
@@ -162,12 +162,11 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
         max_records: int | None = None,
     ) -> Any:
-        """What is there for `active_partitions`, now or at the next news within `timeout` seconds.
+        """Return the records of `active_partitions` that are there now or arrive within `timeout` seconds.
 
-        aiokafka counts as read what it hands out. While it waits for news, Faust may stop the flow or give the
-        partitions up, and would throw away what then comes: the records of a table's changelog, and of a partition
-        without a committed offset, would not be read a second time. So nothing is taken but in one step with the look
-        at whether it may be.
+        aiokafka counts records as read when it returns them. While it waits, Faust may stop the flow or lose the
+        partitions, and would discard records that arrive then: those of a table's changelog, and of a partition without
+        a committed offset, would not be read again. So records are checked and taken in one step, without a wait.
         """
         fetcher = consumer._fetcher  # noqa: SLF001
         taken = await self._take(fetcher, active_partitions, max_records)
@@ -185,14 +184,14 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     async def _take(self, fetcher: Any, active_partitions: set[TP], max_records: int | None) -> Any:
         if fetcher._closed:  # noqa: SLF001
             raise ConsumerStoppedError
-        # Without partitions aiokafka would hand out those of all, and in a rebalance it would wait inside.
+        # Without partitions aiokafka would return records of all of them, and in a rebalance it would wait.
         in_rebalance = fetcher._subscriptions.reassignment_in_progress  # noqa: SLF001
         if not self.consumer.flow_active or not active_partitions or in_rebalance:
             return {}
         return await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
 
     def look_again(self) -> None:
-        """Whoever waits for news shall see what has come already: it may be taken now."""
+        """Wake waiting fetches: records that have arrived already may be taken now."""
         if self._consumer is not None:
             fetcher = self._consumer._fetcher  # noqa: SLF001
             for news in fetcher._fetch_waiters:  # noqa: SLF001
@@ -200,29 +199,30 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class LoopConsumer(driver.Consumer):
-    """Takes messages over from the fetcher to the agents, one after the other, without a task for each."""
+    """Consumer that passes messages from the fetcher to the agents one after the other, without a task for each."""
 
     _thread: LoopConsumerThread
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.in_hand: set[TP] = set()
-        """Partitions of the records that are being taken over, but those that were sought since: they come again."""
+        """Partitions of the records that are being passed on, except those sought meanwhile: they are read again."""
 
     @property
     def fetches(self) -> int:
-        """Grows as long as Kafka's client tries to read."""
+        """Number of completed fetches: grows as long as Kafka's client tries to read."""
         return self._thread.fetches
 
     def resume_flow(self) -> None:
-        """Allow records to be taken, at once."""
+        """Allow records to be taken, and wake waiting fetches."""
         super().resume_flow()
         self._thread.look_again()
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """An agent's queue that was full has room again: what is fetched for it may be taken, at once.
+        """Wake waiting fetches when an agent's full queue has room again.
 
-        Whoever waits for news would get none, for it is here already. Faust's own then stands still for a second.
+        The records have been fetched already, so no further event would wake them. Faust's own consumer then does
+        nothing for a second.
         """
         was_full = tp in self._buffered_partitions
         super().on_buffer_drop(tp)
@@ -236,9 +236,10 @@ class LoopConsumer(driver.Consumer):
         self,
         timeout: float,  # noqa: ASYNC109 - Faust's signature
     ) -> tuple[Any, set[TP] | None]:
-        """The next records and the partitions they may be of; none when the flow is stopped, and no seek then.
+        """Return the next records, and the active partitions; `None` for the records if there are none.
 
-        Faust's own looks again after a second when no partition is active: that is how a rebalance ends.
+        While the flow is stopped it returns no records, and does not seek. If no partition is active, as at the end of
+        a rebalance, Faust's own consumer checks again after a second.
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow.wait())
@@ -270,7 +271,8 @@ class LoopConsumer(driver.Consumer):
             self.set_shutdown()
 
     async def _take_over(self, place: Any, message: Any) -> None:
-        # Stopped or sought since it was fetched: it would come in behind the seek, and count what lies between as read.
+        # The flow was stopped, or the partition sought, since the fetch. If this message were passed on after the seek,
+        # the offsets in between would count as read.
         if not self.flow_active or place not in self.in_hand:
             return
         read = self._read_offset[place]
@@ -281,19 +283,19 @@ class LoopConsumer(driver.Consumer):
         try:
             await self.callback(message)
         except asyncio.CancelledError:
-            # A rebalance that clears a full queue cancels who waits to put something in. It will be read again.
+            # A rebalance that clears a full queue cancels a waiting put. The message will be read again.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        if place in self.in_hand:  # else the seek has said from where to read
+        if place in self.in_hand:  # otherwise the seek has set the offset to read from
             self._read_offset[place] = message.offset
 
     @Service.task
     async def _watch(self) -> None:
-        """Raise what aiokafka keeps for who polls it its own way, which Faust does not.
+        """Raise errors that aiokafka reports only to its own `getmany`, which Faust does not call.
 
-        A fetcher that has died reads nothing any more; a coordinator with an error waits until it is taken note of, and
-        joins no group meanwhile. Both look like a quiet shop.
+        A crashed fetcher reads nothing more. A coordinator with an error waits until the error is raised, and joins no
+        group until then. Both look like quiet topics.
         """
         while not self.should_stop:
             await self.sleep(WATCH_SECONDS)
@@ -305,6 +307,6 @@ class LoopConsumer(driver.Consumer):
 
 
 class Transport(driver.Transport):
-    """Faust's aiokafka transport with the consumer above."""
+    """Faust's aiokafka transport with `LoopConsumer`."""
 
     Consumer: ClassVar[type[LoopConsumer]] = LoopConsumer

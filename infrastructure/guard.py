@@ -1,7 +1,7 @@
-"""What stands between a topic and the code that acts on it: decode, retry, dead letter.
+"""At-least-once batch processor between a topic and its handler: decode, retry, dead-letter.
 
-To Faust, leaving an agent's body is acknowledging, whatever happened in it. So a batch leaves the guard only when its
-effects are stored and sent, or its records lie in the dead letters; until then it stays here and is tried again.
+Faust acknowledges an event as soon as the agent's body is done with it, whatever happened there. So a batch leaves the
+batch processor only after its effects are stored and sent, or its records are dead letters. Until then it is retried.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 from aiokafka.errors import KafkaError
 
@@ -17,6 +17,7 @@ from infrastructure import metrics
 from infrastructure.broker import partition_of
 from infrastructure.clock import now
 from infrastructure.crashpoints import crashpoint
+from infrastructure.dead_letter_limit import DeadLetterLimit
 from infrastructure.dead_letters import Record, dead_letter
 from infrastructure.envelope import Envelope, Message, Reason, Undecodable, Vocabulary
 from infrastructure.topics import Topic
@@ -24,22 +25,25 @@ from infrastructure.topics import Topic
 log = logging.getLogger(__name__)
 
 ATTEMPT_SECONDS: Final = 5.0
-"""The deadline of one attempt, not of the record: a record stays until it is done."""
+"""Deadline of one attempt. A record has none: it is retried until it is done."""
 FIRST_PAUSE: Final = 0.05
+"""Seconds before the first retry. The pause doubles with each attempt, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE: Final = 2.0
+HOLD_SECONDS: Final = 0.5
+"""While a batch is held at the dead-letter limit, seconds between two checks whether the process must end."""
 
 M = TypeVar("M", bound=Message)
 Send = Callable[[str, bytes | None, bytes], Awaitable[None]]
-"""Sends one record to a topic by the broker's name and returns when it is acknowledged."""
+"""Sends a key and a value to a topic, by the broker's name of it; returns when the broker has acknowledged them."""
 
 
 class Transient(Exception):
-    """What failed may succeed when it is tried again as it is."""
+    """A failure that may pass: the same attempt is made again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[M]):
-    """A record that could be read: its event, the message in it, and where it stood."""
+    """A decoded record: its event, the message in it, and its position."""
 
     event: Envelope
     message: M
@@ -49,10 +53,13 @@ class Received(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Handler(Generic[M]):
-    """How one topic is acted on. `handle` gets batches in order; `fail` one record that fails for good.
+    """How a service handles one topic.
 
-    `wanted`, for a reader to whom most of a busy topic says nothing, is a cheap look at a record's bytes: what it does
-    not want is passed over unread. It may let more through than is needed, never less.
+    `handle` gets batches in order. `fail` gets a record that failed permanently, after it was dead-lettered, together
+    with the error. Errors of the types in `transient` are retried, in addition to those of Kafka and the network.
+
+    `wanted` is for a service that needs few records of a busy topic: a cheap check of a record's bytes, before it is
+    decoded. Records for which it is false are skipped. It may be true for too many records, never for too few.
     """
 
     topic: Topic
@@ -65,10 +72,10 @@ class Handler(Generic[M]):
 
 
 class Guard(Generic[M]):
-    """Runs a handler over records so that none is lost and none stops the partition for good.
+    """At-least-once batch processor of one topic: no record is lost, and no bad record blocks its partition.
 
-    `leaving` is called after each failed attempt: it ends the process when the app is on its way out, since then the
-    records must be read again by another.
+    `name` is the broker's name of the topic. `leaving` is called after each failed attempt, and while a batch is held:
+    it must end the process if the app stops and the attempt takes too long, so that another process reads the records.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Guard(Generic[M]):
         partitions: int,
         send: Send,
         leaving: Callable[[], None],
+        limit: DeadLetterLimit | None = None,
     ) -> None:
         self.handler = handler
         self.service = service
@@ -87,38 +95,52 @@ class Guard(Generic[M]):
         self.partitions = partitions
         self.send = send
         self.leaving = leaving
+        self.limit = limit or DeadLetterLimit(0, 1.0)
         self.retried = (Transient, TimeoutError, KafkaError, OSError, *handler.transient)
         self.attempts = 0
-        """Attempts begun so far: a liveness probe sees by it that a stalled dependency is not a stalled process."""
+        """Number of attempts so far: tells the liveness probe a stalled dependency from a stalled process."""
+        self._held: str | None = None
+        """Why the batch in hand is held at the dead-letter limit; `None` if it is not."""
+        metrics.DEAD_LETTER_PAUSED.labels(name).set(0)
+
+    def why_not_ready(self) -> str | None:
+        """Return a sentence if records are held at the dead-letter limit, else `None`."""
+        return self._held
 
     async def __call__(self, records: Sequence[Record]) -> None:
-        """Returns when all of `records` may be acknowledged; raises only when cancelled."""
-        batch = [received for record in records if (received := await self._read(record))]
+        """Process `records`, and return when all of them may be acknowledged. Raises only if cancelled."""
+        wanted = [record for record in records if self._is_wanted(record)]
+        self.limit.count_seen(len(wanted))
+        batch = [received for record in wanted if (received := await self._read(record))]
         if not batch:
             return
         originals = {(record.partition, record.offset): record for record in records}
         metrics.BATCH_SIZE.labels(self.name).observe(len(batch))
         with metrics.BATCH_SECONDS.labels(self.name).time():
             if await self._attempt(lambda: self.handler.handle(batch)) is not None:
-                for received in batch:  # something in it fails for good: find out what, one by one
-                    await self._alone(received, originals[received.partition, received.offset])
+                for received in batch:  # at least one record fails permanently: find it
+                    await self._process_alone(received, originals[received.partition, received.offset])
         for received in batch:
             metrics.RECORDS.labels(self.name, received.event.type).inc()
 
-    async def _alone(self, received: Received[M], original: Record) -> None:
+    async def _process_alone(self, received: Received[M], original: Record) -> None:
         error = await self._attempt(lambda: self.handler.handle([received]))
         if error is None:
             return
-        # The letter first: what is decided is not tried again, and who died before its letter would leave none.
-        await self._put_aside(original, "failed", f"{type(error).__name__}: {error}", attempts=2)
+        # The dead letter comes first. In the other order, a crash in between would leave a decided request without one:
+        # on redelivery the handler finds the decision, and nothing fails any more.
+        await self._dead_letter(original, "failed", f"{type(error).__name__}: {error}", attempts=2)
         await self._attempt(lambda: self.handler.fail(received, error))
 
-    async def _read(self, record: Record) -> Received[M] | None:
-        """The message in a record; none when it was dealt with here."""
+    def _is_wanted(self, record: Record) -> bool:
         wanted = self.handler.wanted
-        if wanted is not None and record.value is not None and not wanted(record.value):
-            self.attempts += 1  # for the liveness probe: to pass something over is progress too
-            return None
+        if wanted is None or record.value is None or wanted(record.value):
+            return True
+        self.attempts += 1  # for the liveness probe: skipping a record is progress too
+        return False
+
+    async def _read(self, record: Record) -> Received[M] | None:
+        """Return the decoded record; `None` if it was dead-lettered, ignored or sent to its own partition here."""
         try:
             event = Envelope.decode(record.key, record.value)
             message = self.handler.vocabulary.parse(event)
@@ -126,36 +148,54 @@ class Guard(Generic[M]):
             if error.reason == "unknown_type" and ".requests." not in self.handler.topic.name:
                 metrics.IGNORED.labels(self.name).inc()
             else:
-                await self._put_aside(record, error.reason, error.detail)
+                await self._dead_letter(record, error.reason, error.detail)
             return None
         if partition_of(event.key, self.partitions) != record.partition:
-            metrics.REPARTITIONED.labels(self.name).inc()  # e.g. kcat, whose default partitioner is not Java's
+            metrics.REPARTITIONED.labels(self.name).inc()  # e.g. from kcat: its default partitioner is not Java's
             await self._until_done(lambda: self.send(self.name, record.key, record.value or b""))
             crashpoint("guard.sent_on")
             return None
         return Received(event, message, record.partition, record.offset)
 
-    async def _put_aside(self, record: Record, reason: Reason, detail: str, attempts: int = 1) -> None:
+    async def _dead_letter(self, record: Record, reason: Reason, detail: str, attempts: int = 1) -> None:
+        if self.limit.reached:
+            await self._hold(reason, detail)
         letter = dead_letter(
             record, reason=reason, detail=detail, service=self.service, attempts=attempts, now=now()
         ).encode()
         await self._until_done(lambda: self.send(f"{self.name}.dlq", record.key, letter))
         crashpoint("guard.put_aside")
+        self.limit.count_dead_letter()
         metrics.DEAD_LETTERS.labels(self.name, reason).inc()
         log.warning(
-            "put aside: %s",
+            "dead-lettered: %s",
             detail,
             extra={"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason},
         )
 
+    async def _hold(self, reason: Reason, detail: str) -> NoReturn:
+        """Hold the batch unacknowledged until the process ends: see docs/adr/0015-dead-letter-limit.md."""
+        self._held = (
+            f"{self.name}: stopped at the dead-letter limit, since {self.limit.dead_lettered} of {self.limit.seen}"
+            f" records within a minute were dead-lettered and the next one fails as {reason} ({detail[:200]}): check"
+            f" the last deploy and `holdfast dlq list --topic {self.name}`, then restart this worker with the fix, or"
+            " with a higher HOLDFAST_DEAD_LETTER_LIMIT_PER_MINUTE"
+        )
+        metrics.DEAD_LETTER_PAUSED.labels(self.name).set(1)
+        log.error("%s", self._held, extra={"topic": self.name, "reason": reason})
+        while True:
+            self.attempts += 1  # for the liveness probe: holding a batch is not a stall, and a restart would not help
+            self.leaving()
+            await asyncio.sleep(HOLD_SECONDS)
+
     async def _until_done(self, act: Callable[[], Awaitable[None]]) -> None:
         error = await self._attempt(act)
-        while error is not None:  # a send has no permanent failure that we could act on but to go on trying
+        while error is not None:  # nothing helps against a permanent failure of a send but further attempts
             await asyncio.sleep(LONGEST_PAUSE)
             error = await self._attempt(act)
 
     async def _attempt(self, act: Callable[[], Awaitable[None]]) -> Exception | None:
-        """None when `act` succeeded, however often it took; the error when it fails for good."""
+        """Call `act` until it succeeds and return `None`, or return the error if it fails permanently."""
         pause = FIRST_PAUSE
         while True:
             self.attempts += 1
@@ -164,12 +204,12 @@ class Guard(Generic[M]):
                     await act()
             except self.retried as error:
                 metrics.RETRIES.labels(self.name, type(error).__name__).inc()
-                log.warning("an attempt failed and is made again: %s: %s", type(error).__name__, error)
+                log.warning("an attempt failed and is retried: %s: %s", type(error).__name__, error)
                 self.leaving()
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, LONGEST_PAUSE)
-            except Exception as error:  # what left here would acknowledge the record
-                log.exception("an attempt failed for good")
+            except Exception as error:  # if it left the agent's body, the record would be acknowledged
+                log.exception("an attempt failed permanently")
                 return error
             else:
                 return None

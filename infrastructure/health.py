@@ -1,6 +1,6 @@
-"""`/livez`, `/readyz` and `/metrics` of a worker: what supervisors, orchestrators and Prometheus ask.
+"""Health endpoints for supervisors, orchestrators and Prometheus: `/livez`, `/readyz` and `/metrics`.
 
-Three paths, answered and hung up on: that takes a page of code, where a web framework takes ten megabytes a process.
+A small HTTP server of our own: a web framework would take ten megabytes per process for three paths.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from infrastructure import metrics
 
 ASK_SECONDS: Final = 5.0
-"""How long somebody may take to say what they want to know."""
+"""Time that a client has to send its request."""
 MAX_REQUEST_BYTES: Final = 8192
 _REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 Check = Callable[[], str | None]
-"""None when all is well, else a sentence that says what is not."""
+"""Returns `None` if all is well, else a sentence about the problem."""
 
 
 class Stall:
-    """How long nothing has moved although something waits."""
+    """Watch that measures for how long waiting work has made no progress."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class Stall:
         self._since: float | None = None
 
     def seconds(self, mark: object, *, waiting: bool) -> float:
-        """Seconds since something was first seen waiting with `mark`, which any progress changes, as it still is."""
+        """Return for how many seconds work has been seen waiting with the same `mark`. Progress must change `mark`."""
         if mark != self._mark or not waiting:
             self._mark, self._since = mark, None
         if waiting and self._since is None:
@@ -43,7 +43,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer."""
+    """An HTTP response."""
 
     status: int
     kind: str
@@ -52,9 +52,9 @@ class Page:
 
 
 class HealthServer:
-    """A small HTTP server beside the agents, on their own loop: when that hangs, it does not answer, as it should.
+    """HTTP server for health and metrics, on the event loop of the service: if the loop hangs, it cannot answer.
 
-    `pages`, when given, answers what other paths ask for; none for those that it does not know.
+    `live` and `ready` decide `/livez` and `/readyz`. `pages` serves other paths, and returns `None` for unknown ones.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class HealthServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; `port` 0 becomes the one that the system chose."""
+        """Start to listen. Afterwards `port` is the actual port, also if it was 0."""
         self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=MAX_REQUEST_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stop listening, if it was begun."""
+        """Stop listening. Does nothing if `start` was not called."""
         if self._server is not None:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Whoever hangs up, dawdles or talks too much is not answered.
+        # Clients that disconnect, are too slow or send too much get no response.
         with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
             try:
                 async with asyncio.timeout(ASK_SECONDS):
                     request = await reader.readuntil(b"\r\n\r\n")
                     method, target, *_ = [*request.partition(b"\r\n")[0].split(b" "), b"", b""]
-                    page = self._answer(method, target.partition(b"?")[0])
+                    page = self._respond(method, target.partition(b"?")[0])
                     headers = {
                         "Content-Type": page.kind,
                         "Content-Length": str(len(page.body)),
@@ -97,7 +97,7 @@ class HealthServer:
             finally:
                 writer.close()
 
-    def _answer(self, method: bytes, path: bytes) -> Page:
+    def _respond(self, method: bytes, path: bytes) -> Page:
         if method not in {b"GET", b"HEAD"}:
             return Page(405, "text/plain", b"GET\n", {"Allow": "GET, HEAD"})
         match path:

@@ -1,6 +1,6 @@
-"""What topics have kept, read once to the last record there is now: for a service that audits itself.
+"""One-off reads of topics up to their current end, for audits.
 
-There is no consumer group, so nothing is committed and no worker is disturbed.
+They use no consumer group, so nothing is committed and no worker is disturbed.
 """
 
 from collections.abc import AsyncGenerator, Collection
@@ -15,33 +15,35 @@ from infrastructure.broker import BrokerAwayError
 from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long the broker may say nothing."""
+"""Time that the broker may take to respond."""
 AT_A_TIME: Final = 200
-"""Records that are unpacked at once, which takes about a millisecond."""
+"""Records that are decoded at once: about a millisecond of work."""
 
 
 async def kept(
     settings: Settings, names: Collection[str], *, partition: int | None = None, since: datetime | None = None
 ) -> AsyncGenerator[Any, None]:
-    """The records of the topics with these names at the broker; one that is not there has none.
+    """Yield the records of the topics with these broker names. Topics that do not exist are skipped.
 
-    Of all partitions, or of one, and of topics that have a single one; from the first record, or from the first that
-    bears a time from `since` on. Each partition comes in its order, partitions in any. The end is what it is at the
-    start. A record has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises
-    `BrokerAwayError`.
+    Reads all partitions, or only `partition` (of a topic with a single partition always that one), from the beginning
+    or from `since`, up to the end offsets at the time of the call. Records are ordered within a partition only. Each
+    has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerAwayError`.
     """
     reader = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
     )
     try:
-        places = await _places(settings, names, partition)
+        places = await _partitions(settings, names, partition)
         if not places:
             return
         await reader.start()
         reader.assign(places)
         ends = await reader.end_offsets(places)
         starts = await _starts(reader, places, since) if since else await reader.beginning_offsets(places)
-        for place, start in starts.items():  # `seek_to_beginning` loses against the reset to the end of `assign`
+        for (
+            place,
+            start,
+        ) in starts.items():  # `seek_to_beginning` would be overridden by the reset to the end after `assign`
             reader.seek(place, start)
         unread = {place for place in places if place in starts and starts[place] < ends[place]}
         silent = 0.0
@@ -49,7 +51,7 @@ async def kept(
             batch = await reader.getmany(timeout_ms=500, max_records=AT_A_TIME)
             silent = 0.0 if batch else silent + 0.5
             if silent > PATIENCE_SECONDS:
-                raise BrokerAwayError(f"Kafka at {settings.kafka} has stopped to answer")
+                raise BrokerAwayError(f"Kafka at {settings.kafka} no longer responds")
             for place, records in batch.items():
                 for record in records:
                     if record.offset < ends[place]:
@@ -58,7 +60,7 @@ async def kept(
                 unread.remove(place)
                 reader.pause(place)
     except (KafkaError, OSError) as error:
-        raise BrokerAwayError(f"Kafka at {settings.kafka} does not answer: {error}") from error
+        raise BrokerAwayError(f"Kafka at {settings.kafka} does not respond: {error}") from error
     finally:
         await reader.stop()
 
@@ -66,12 +68,12 @@ async def kept(
 async def _starts(
     reader: AIOKafkaConsumer, places: Collection[TopicPartition], since: datetime
 ) -> dict[TopicPartition, int]:
-    """The first record of each partition with a time from `since` on; a partition without one is left out."""
+    """Return the first offset of each partition from `since` on; partitions without such a record are left out."""
     found = await reader.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
     return {place: at.offset for place, at in found.items() if at}
 
 
-async def _places(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:
+async def _partitions(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:
     admin = AIOKafkaAdminClient(
         bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000), retry_backoff_ms=100
     )

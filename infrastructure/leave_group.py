@@ -1,8 +1,8 @@
-"""Leaving a consumer group under a static name, which aiokafka does not do.
+"""LeaveGroup request for a static member of a consumer group, which aiokafka does not send.
 
-A static member (KIP-345) that stops keeps its partitions until its session ends, so that it can come back to them.
-Killed, it does come back sooner; asked to stop, it is away for as long as a start takes, and its shoppers wait. Since
-version 3 the request to leave can name a static member: then the others take over at their next heartbeat.
+A static member (KIP-345) keeps its partitions until its session ends, so that it can return to them. After a kill it
+returns sooner than that. After an orderly stop it would be away for as long as a start takes, while its users wait.
+Version 3 of the request can name a static member: then the other members take over at their next heartbeat.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS: Final = 1.0
-"""Leaving is a courtesy: without an answer by then, the session's end says it."""
+"""Time to wait for the response. Without one, the other members take over when the session ends."""
 
 
-class LeaveGroupResponse(Response):  # type: ignore[misc] # noqa: D101 - Kafka's protocol, api 13
+class LeaveGroupResponse(Response):  # type: ignore[misc] # noqa: D101 - Kafka's protocol, API key 13
     API_KEY = 13
     API_VERSION = 3
     SCHEMA = Schema(
@@ -44,7 +44,7 @@ class LeaveGroupRequest(RequestStruct):  # type: ignore[misc] # noqa: D101
 
 
 class LeaveGroup(Request[LeaveGroupRequest]):  # type: ignore[misc]
-    """One static member leaves: nobody else who has come by its name meanwhile, as the id it joined under says."""
+    """Request that one static member leaves. The member id excludes a successor that has joined under the same name."""
 
     API_KEY = 13
 
@@ -53,20 +53,21 @@ class LeaveGroup(Request[LeaveGroupRequest]):  # type: ignore[misc]
         self._member = (member_id, instance_id)
 
     def build(self, request_struct_class: type[LeaveGroupRequest]) -> LeaveGroupRequest:
-        """The request on the wire."""
+        """Return the request in the version that the broker speaks."""
         return request_struct_class(self._group, [self._member])
 
 
 async def leave_group(consumer: AIOKafkaConsumer) -> None:
-    """Let the others have the partitions now; call it when all is committed, before `consumer.stop()`. Never raises.
+    """Give the partitions to the other members now. Never raises.
 
-    Who has every partition is alone and stays a member: the successor takes its place without a rebalance.
+    Call it after the last commit and before `consumer.stop()`. A consumer that has all partitions stays a member, since
+    there is no other: its successor takes its place without a rebalance.
     """
     coordinator: Any = consumer._coordinator  # noqa: SLF001 - aiokafka has no public way to its coordinator
     group, member, instance = coordinator.group_id, coordinator.member_id, coordinator._group_instance_id  # noqa: SLF001
-    others = not _alone(consumer)
+    others = not _owns_all_partitions(consumer)
     try:
-        await coordinator.close()  # its heartbeats, or it would join again
+        await coordinator.close()  # stops the heartbeats: otherwise it would join again
         if instance and member and others:
             request = LeaveGroup(group, member, instance)
             answer = await asyncio.wait_for(coordinator._send_req(request), PATIENCE_SECONDS)  # noqa: SLF001
@@ -78,8 +79,8 @@ async def leave_group(consumer: AIOKafkaConsumer) -> None:
         log.warning("could not leave the group: %s: %s", type(error).__name__, error)
 
 
-def _alone(consumer: AIOKafkaConsumer) -> bool:
-    """Whether every partition of its topics is this consumer's own."""
+def _owns_all_partitions(consumer: AIOKafkaConsumer) -> bool:
+    """Return whether all partitions of the subscribed topics are assigned to this consumer."""
     ours = consumer.assignment()
     numbers = {topic: consumer.partitions_for_topic(topic) or () for topic in consumer.subscription()}
     return all((topic, number) in ours for topic, each in numbers.items() for number in each)

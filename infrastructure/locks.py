@@ -1,8 +1,8 @@
-"""Crowd locks: while many want the last few of something, let one batch after the other ask Postgres.
+"""Contention locks in Redis: while many requests compete for the last few units, batches go to Postgres one at a time.
 
-They only thin the crowd. Nothing is right because of them and nothing is wrong without them: the row lock and the
-CHECK in Postgres decide. So a lock that isn't free soon, or a Redis that is gone, slow, flushed or paused, is gone
-without; what is lost is time, and never more than `PATIENCE` of it.
+They only reduce contention. Correctness never depends on them: the row lock and the CHECK in Postgres decide. If a
+lock is not free within `PATIENCE`, or Redis is down, slow, flushed or paused, the batch proceeds without it. That costs
+time, at most `PATIENCE`, never correctness.
 """
 
 import asyncio
@@ -23,15 +23,16 @@ from infrastructure import metrics
 log = logging.getLogger(__name__)
 
 TTL_MS: Final = 1000
-"""A lock whose owner died or sleeps frees itself after this long."""
+"""Milliseconds after which a lock expires whose owner crashed or hangs."""
 PATIENCE: Final = 0.05
-"""Seconds that a batch asks for its locks before it goes on without them."""
+"""Seconds that a batch waits for its locks before it proceeds without them."""
 NAP: Final = 0.005
+"""Seconds between two attempts to acquire."""
 BREAK: Final = 1.0
-"""Seconds without a further try after Redis failed."""
+"""Seconds without any attempt after Redis failed."""
 
-# All or none, so that two batches never each wait for what the other has. ARGV: token, TTL in ms.
-_TAKE: Final = """
+# All locks or none, so that two batches never wait for each other. ARGV: token, TTL in ms.
+_ACQUIRE: Final = """
 for _, key in ipairs(KEYS) do
   if redis.call('EXISTS', key) == 1 then return 0 end
 end
@@ -40,42 +41,42 @@ for _, key in ipairs(KEYS) do
 end
 return 1
 """
-# Only what is still ours: after the TTL a lock may be another's.
-_GIVE: Final = """
-local given = 0
+# Only locks that are still ours: after the TTL another batch may hold them.
+_RELEASE: Final = """
+local released = 0
 for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then given = given + redis.call('DEL', key) end
+  if redis.call('GET', key) == ARGV[1] then released = released + redis.call('DEL', key) end
 end
-return given
+return released
 """
 
 
 class Locks(Protocol):
-    """Something that lets one after the other through, as well as it can."""
+    """Best-effort locks by name."""
 
     def hold(self, names: Collection[str]) -> AbstractAsyncContextManager[bool]:
-        """Go through with all of `names` locked (true), or after a short wait without (false). Never raises."""
+        """Yield true with all of `names` locked, or false, after a short wait, without any lock. Never raises."""
         ...
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         ...
 
 
 class NoLocks:
-    """The switch turned off: everyone goes through at once."""
+    """No contention locks: they are switched off in the settings."""
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[bool]:
-        """Go through; false unless there was nothing to lock."""
+        """Yield at once: true if there was nothing to lock, else false."""
         yield not names
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
 
 class RedisLocks:
-    """Locks in Redis under `prefix`, shared by all processes of a shop."""
+    """Contention locks in Redis under `prefix`, shared by all processes of a shop."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self.prefix = f"{prefix}lock:"
@@ -83,21 +84,21 @@ class RedisLocks:
             url,
             socket_timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
-            retry=Retry(NoBackoff(), 0),  # the breaker is our retry; the client's own would wait for seconds
+            retry=Retry(NoBackoff(), 0),  # `BREAK` is our retry policy; the client's own would wait for seconds
         )
-        self._take = self._redis.register_script(_TAKE)
-        self._give = self._redis.register_script(_GIVE)
-        self._closed_until = 0.0
+        self._acquire_script = self._redis.register_script(_ACQUIRE)
+        self._release_script = self._redis.register_script(_RELEASE)
+        self._broken_until = 0.0
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[bool]:
-        """Go through with all of `names` locked, or after at most about `PATIENCE` without."""
+        """Yield true with all of `names` locked, or false after about `PATIENCE` seconds at most."""
         keys = [self.prefix + name for name in sorted(set(names))]
         if not keys:
             yield True
             return
         token = secrets.token_hex(8)
-        result = await self._ask(keys, token)
+        result = await self._acquire(keys, token)
         metrics.LOCKS.labels(result).inc()
         try:
             yield result == "held"
@@ -106,21 +107,21 @@ class RedisLocks:
                 await self._release(keys, token)
 
     async def close(self) -> None:
-        """Give the connections back; one that Redis does not let go in time is dropped."""
+        """Close the connections; one that Redis does not close in time is dropped."""
         with suppress(RedisError, OSError):
             await self._redis.aclose()
 
-    async def _ask(self, keys: list[str], token: str) -> str:
-        """`held`; `crowded` when another kept them all the while; `away` when Redis didn't answer in time."""
-        if time.monotonic() < self._closed_until:
+    async def _acquire(self, keys: list[str], token: str) -> str:
+        """Return `held`, `crowded` if another batch kept a lock for all of the time, or `away` if Redis failed."""
+        if time.monotonic() < self._broken_until:
             return "away"
         result, end = "away", time.monotonic() + PATIENCE
         with metrics.LOCK_SECONDS.time():
             try:
                 async with asyncio.timeout(PATIENCE):
-                    while not await self._take(keys=keys, args=[token, TTL_MS]):
+                    while not await self._acquire_script(keys=keys, args=[token, TTL_MS]):
                         result = "crowded"
-                        if time.monotonic() > end:  # the client's own wait_for, before Python 3.12, may eat a timeout
+                        if time.monotonic() > end:  # before Python 3.12 the client's own wait_for may swallow a timeout
                             return result
                         await asyncio.sleep(NAP)
                     return "held"
@@ -133,13 +134,13 @@ class RedisLocks:
         return result
 
     async def _release(self, keys: list[str], token: str) -> None:
-        with suppress(TimeoutError):  # the TTL does it then
+        with suppress(TimeoutError):  # then the locks expire
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await self._give(keys=keys, args=[token])
+                    await self._release_script(keys=keys, args=[token])
             except (RedisError, OSError) as error:
                 self._break(error)
 
     def _break(self, reason: object) -> None:
-        log.warning("going on without crowd locks for %.0f s: %s", BREAK, reason)
-        self._closed_until = time.monotonic() + BREAK
+        log.warning("going on without contention locks for %.0f s: %s", BREAK, reason)
+        self._broken_until = time.monotonic() + BREAK

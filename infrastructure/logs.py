@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on stderr, with the request and the trace it belongs to.
+"""Structured logs: one JSON object per line on stderr, with the ids of request and trace.
 
-Libraries that repeat themselves are held to once a second.
+Messages that libraries repeat are limited to one per second.
 """
 
 import logging
@@ -17,22 +17,24 @@ from infrastructure.settings import Settings
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
-"""Libraries whose INFO is about themselves. aiokafka's DEBUG costs a tenth of a worker's CPU even when unprinted."""
+"""Libraries whose INFO is about their internals. aiokafka's DEBUG takes a tenth of a worker's CPU even if unprinted."""
 _REPEATING: Final = (*_CHATTY, "infrastructure.broker")
-"""Who says the same again with each attempt: while Kafka is away, several lines every tenth of a second."""
+"""Loggers that repeat a message with each attempt: ten times a second and more while Kafka is away."""
 REPEAT_SECONDS: Final = 1.0
+"""Least time between two equal messages of these loggers."""
 _REMEMBERED: Final = 256
+"""Most messages that the filter remembers."""
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON; whatever stands in `extra` becomes a field, control characters are escaped."""
+    """Formatter that writes a record as one line of JSON. Each item of `extra` becomes a field."""
 
     def __init__(self, service: str, replica: str) -> None:
         super().__init__()
         self.origin = {"service": service, "replica": replica}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its line end."""
+        """Return the line, without its line end. Control characters are escaped."""
         fields: dict[str, Any] = {
             "time": rfc3339(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -47,38 +49,39 @@ class JsonFormatter(logging.Formatter):
 
 
 class Sparing(logging.Filter):
-    """Lets each message of some loggers through once a second; the next tells in `repeated` how many were held back.
+    """Filter that lets each message of the loggers `names` through once per second.
 
-    Messages are the same when their logger, their level and their words before formatting are.
+    The next one has the number of suppressed messages in `repeated`. Messages are equal if their logger, their level
+    and their text before formatting are.
     """
 
     def __init__(self, names: tuple[str, ...] = _REPEATING, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._names = tuple(f"{name}." for name in names)
         self._clock = clock
-        self._said: dict[object, tuple[float, int]] = {}
-        """When a message was let through last, and how often it was held back since."""
+        self._seen: dict[object, tuple[float, int]] = {}
+        """By message: when it was last let through, and how many were suppressed since."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether `record` is let through."""
+        """Return whether `record` is to be logged."""
         if not f"{record.name}.".startswith(self._names):
             return True
         now = self._clock()
         same = (record.name, record.levelno, str(record.msg))
-        last, held_back = self._said.get(same, (-REPEAT_SECONDS, 0))
+        last, suppressed = self._seen.get(same, (-REPEAT_SECONDS, 0))
         if now - last < REPEAT_SECONDS:
-            self._said[same] = (last, held_back + 1)
+            self._seen[same] = (last, suppressed + 1)
             return False
-        if held_back:
-            record.repeated = held_back
-        if len(self._said) >= _REMEMBERED:  # who formats its words itself never says the same twice
-            self._said.clear()
-        self._said[same] = (now, 0)
+        if suppressed:
+            record.repeated = suppressed
+        if len(self._seen) >= _REMEMBERED:  # texts that were formatted before logging never repeat
+            self._seen.clear()
+        self._seen[same] = (now, 0)
         return True
 
 
 def configure(service: str, settings: Settings) -> None:
-    """Send every log record of this process to stderr as JSON; libraries only from WARNING on."""
+    """Write all log records of this process to stderr as JSON, those of libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, settings.replica))
     handler.addFilter(Sparing())

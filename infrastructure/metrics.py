@@ -1,4 +1,4 @@
-"""The metric vocabulary: every metric of every service stands here, so that one name means one thing."""
+"""Metrics of all services, defined in one place so that each name has one meaning."""
 
 from typing import Final
 
@@ -7,44 +7,49 @@ from prometheus_client import Counter, Gauge, Histogram
 _HOP: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100)
 
-# ---- records: what every agent does with what it reads --------------------------------------------------------------
+# ---- records: processing of topics ----------------------------------------------------------------------------------
 
 RECORDS: Final = Counter("holdfast_records_total", "records handled, by topic and type", ["topic", "type"])
 BATCH_SIZE: Final = Histogram("holdfast_batch_size", "records in one batch", ["topic"], buckets=_SIZES)
 BATCH_SECONDS: Final = Histogram("holdfast_batch_seconds", "time to handle one batch", ["topic"], buckets=_HOP)
-RETRIES: Final = Counter("holdfast_retries_total", "attempts that failed and were made again", ["topic", "error"])
-DEAD_LETTERS: Final = Counter("holdfast_dead_letters_total", "records put aside", ["topic", "reason"])
-IGNORED: Final = Counter("holdfast_ignored_total", "records of a type this version does not know", ["topic"])
+RETRIES: Final = Counter("holdfast_retries_total", "attempts that failed and were retried", ["topic", "error"])
+DEAD_LETTERS: Final = Counter("holdfast_dead_letters_total", "records dead-lettered", ["topic", "reason"])
+DEAD_LETTER_PAUSED: Final = Gauge(
+    "holdfast_dead_letter_paused", "1 while records are held at the dead-letter limit", ["topic"]
+)
+IGNORED: Final = Counter("holdfast_ignored_total", "records of a type that this version does not know", ["topic"])
 REPARTITIONED: Final = Counter(
-    "holdfast_repartitioned_total", "records found on a wrong partition, sent again", ["topic"]
+    "holdfast_repartitioned_total", "records found on a wrong partition and sent to their own", ["topic"]
 )
 UP: Final = Gauge("holdfast_ready", "1 when the process is ready for work")
 
-# ---- inventory: crowd locks, stock and expiry -----------------------------------------------------------------------
+# ---- inventory: contention locks, stock and expiry ------------------------------------------------------------------
 
-LOCKS: Final = Counter("holdfast_locks_total", "crowd locks by what came of asking: held, crowded, away", ["result"])
-LOCK_SECONDS: Final = Histogram("holdfast_lock_seconds", "time spent asking for crowd locks", buckets=_HOP)
-OUTCOMES: Final = Counter("holdfast_outcomes_total", "what requests came to", ["outcome", "reason"])
-DUPLICATES: Final = Counter("holdfast_duplicates_total", "requests that had been decided before")
-KNOCKS: Final = Counter("holdfast_expiry_knocks_total", "knocks sent for carts that were due")
+LOCKS: Final = Counter(
+    "holdfast_locks_total", "attempts to take contention locks by result: held, crowded, away", ["result"]
+)
+LOCK_SECONDS: Final = Histogram("holdfast_lock_seconds", "time spent waiting for contention locks", buckets=_HOP)
+OUTCOMES: Final = Counter("holdfast_outcomes_total", "requests by outcome", ["outcome", "reason"])
+DUPLICATES: Final = Counter("holdfast_duplicates_total", "requests that were decided before")
+KNOCKS: Final = Counter("holdfast_expiry_knocks_total", "expiry requests sent for due carts")
 PUBLISHED: Final = Counter("holdfast_published_total", "states of products published", ["topic"])
-TRIMMED: Final = Counter("holdfast_trimmed_total", "old rows taken out of the request log")
+TRIMMED: Final = Counter("holdfast_trimmed_total", "old rows deleted from the request log")
 
-# ---- pumps: rows worked off beside the agents, and the breakers in front of what is slow -----------------------------
+# ---- job queues, and the circuit breakers in front of slow dependencies ----------------------------------------------
 
-PUMPED: Final = Counter("holdfast_pumped_total", "attempts at rows, by what came of them", ["pump", "result"])
+PUMPED: Final = Counter("holdfast_pumped_total", "attempts at rows by result", ["pump", "result"])
 PUMP_SECONDS: Final = Histogram("holdfast_pump_seconds", "time of one attempt at a row", ["pump"], buckets=_HOP)
 BREAKER: Final = Gauge("holdfast_breaker_state", "0 closed, 1 half-open, 2 open", ["breaker"])
 
-# ---- insights: the shop's business, each thing counted once ----------------------------------------------------------
+# ---- insights: business figures, each event counted once -------------------------------------------------------------
 
-BUSINESS: Final = Counter("holdfast_business_total", "what happened in the shop, by figure", ["figure"])
+BUSINESS: Final = Counter("holdfast_business_total", "business events by figure", ["figure"])
 BUSINESS_MONEY: Final = Counter(
     "holdfast_business_money_total", "minor units ordered, captured and refunded", ["figure", "currency"]
 )
-INSIGHTS_REPEATED: Final = Counter("holdfast_insights_repeated_total", "events that had been counted before")
+INSIGHTS_REPEATED: Final = Counter("holdfast_insights_repeated_total", "events that were counted before")
 INSIGHTS_TOO_LATE: Final = Counter(
-    "holdfast_insights_too_late_total", "events older than their topic keeps any, not counted"
+    "holdfast_insights_too_late_total", "events older than their topic's retention, not counted"
 )
 
 # ---- the edge -------------------------------------------------------------------------------------------------------
@@ -54,10 +59,10 @@ EDGE_FRAMES_IN: Final = Counter("holdfast_edge_frames_in_total", "frames receive
 EDGE_FRAMES_OUT: Final = Counter("holdfast_edge_frames_out_total", "frames sent")
 EDGE_CLOSES: Final = Counter("holdfast_edge_closes_total", "sockets that the server closed, by code", ["code"])
 EDGE_OUTCOME_SECONDS: Final = Histogram(
-    "holdfast_edge_outcome_seconds", "from a request's acceptance to its outcome at the edge", buckets=_HOP
+    "holdfast_edge_outcome_seconds", "from the acceptance of a request to its outcome at the edge", buckets=_HOP
 )
 EDGE_UNACKNOWLEDGED: Final = Counter(
-    "holdfast_edge_unacknowledged_total", "requests that Kafka did not confirm in time"
+    "holdfast_edge_unacknowledged_total", "requests that Kafka did not acknowledge in time"
 )
 EDGE_REQUESTS: Final = Counter(
     "holdfast_edge_http_requests_total", "HTTP requests, by method and status", ["method", "status"]
@@ -65,18 +70,18 @@ EDGE_REQUESTS: Final = Counter(
 EDGE_REQUEST_SECONDS: Final = Histogram(
     "holdfast_edge_http_request_seconds", "time to answer an HTTP request", ["method"], buckets=_HOP
 )
-EDGE_PROJECTED: Final = Counter("holdfast_edge_projected_total", "records taken into the read model", ["topic"])
+EDGE_PROJECTED: Final = Counter("holdfast_edge_projected_total", "records applied to a read model", ["topic"])
 
 # ---- orders ---------------------------------------------------------------------------------------------------------
 
-ORDER_EVENTS: Final = Counter("holdfast_order_events_total", "what became of orders", ["event", "reason"])
+ORDER_EVENTS: Final = Counter("holdfast_order_events_total", "order events", ["event", "reason"])
 
-# ---- the audit that goes on beside the shop: exported by the one process that does it --------------------------------
+# ---- background audits: exported by the one process that runs them ---------------------------------------------------
 
-AUDIT_VIOLATIONS: Final = Gauge("holdfast_audit_violations", "what the last audit found wrong", ["service"])
+AUDIT_VIOLATIONS: Final = Gauge("holdfast_audit_violations", "violations that the last audit found", ["service"])
 AUDIT_AGE: Final = Gauge("holdfast_audit_age_seconds", "time since the last audit ended", ["service"])
-AUDIT_SECONDS: Final = Gauge("holdfast_audit_duration_seconds", "how long the last audit took", ["service"])
+AUDIT_SECONDS: Final = Gauge("holdfast_audit_duration_seconds", "duration of the last audit", ["service"])
 
 # ---- notices --------------------------------------------------------------------------------------------------------
 
-NOTICES: Final = Counter("holdfast_notices_total", "what notices came to: sent, failed, skipped", ["channel", "status"])
+NOTICES: Final = Counter("holdfast_notices_total", "notices by result: sent, failed, skipped", ["channel", "status"])

@@ -1,7 +1,7 @@
-"""How every service reaches its own Postgres schema: one way to connect, one way to name queries, one way to migrate.
+"""Access of a service to its own Postgres schema: connections, named queries, migrations.
 
-A service owns one schema, named `prefix + service`. Its connections see that schema alone, so its queries name no
-schema, and two shops, or two test runs, live side by side in one database.
+A service owns one schema, named `prefix + service`. Its connections see only that schema, so its queries name none, and
+two shops or two test runs can share a database.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 PATIENCE: Final = 60.0
-"""Seconds that `migrate` waits for a Postgres that does not answer yet, and for another migration to end."""
+"""Seconds that `migrate` waits for Postgres to respond, and for another migration to end."""
 
 LOST: Final[tuple[type[BaseException], ...]] = (
     psycopg.OperationalError,  # also deadlocks, serialization failures, lock and statement timeouts, a full disk
@@ -33,13 +33,13 @@ LOST: Final[tuple[type[BaseException], ...]] = (
     psycopg.errors.ReadOnlySqlTransaction,  # a standby that has not been promoted yet
     TimeoutError,
 )
-"""What passes by itself: try the same again on a new connection. Every other error of Postgres is for good."""
+"""Errors that pass: retry on a new connection. All other errors of Postgres are permanent."""
 
 _NAMED: Final = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 _NUMBERED: Final = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 
-# A dead peer is noticed in seconds, on both sides: by us from the keepalives, by the server even in mid-statement.
-_LINK: Final[dict[str, Any]] = {
+# Both sides detect a dead peer within seconds: we by keepalives, the server even during a statement.
+_CONNECTION_PARAMETERS: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -50,20 +50,20 @@ _OPTIONS: Final = "-c client_connection_check_interval=1000 -c TimeZone=UTC"
 
 
 def load_queries(path: Path) -> dict[str, str]:
-    """The blocks of a `queries.sql`, by the names in their `-- name: x` lines; `ValueError` when a name comes twice."""
+    """Return the queries of a `queries.sql` by the names in their `-- name: x` lines. Names must be unique."""
     _, *parts = _NAMED.split(path.read_text(encoding="utf-8"))
     names, bodies = parts[::2], parts[1::2]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"{path}: named more than once: {', '.join(sorted(twice))}")
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"{path}: names used more than once: {', '.join(sorted(repeated))}")
     return {name: body.strip().removesuffix(";") for name, body in zip(names, bodies, strict=True)}
 
 
 async def connect(settings: Settings, service: str, *, options: str = "") -> Connection:
-    """A connection in autocommit whose search path is the schema of `service`, and nothing else.
+    """Return a connection in autocommit mode whose search path is the schema of `service` only. The caller closes it.
 
-    `options` are more server settings, as `-c name=value -c …`. Raises `psycopg.OperationalError` when Postgres does
-    not answer within five seconds. The caller closes it.
+    `options` are further server settings, as `-c name=value -c …`. Raises `psycopg.OperationalError` if Postgres does
+    not respond within five seconds.
     """
     given = conninfo_to_dict(settings.postgres_url).get("options") or ""
     schema = settings.schema_name(service)
@@ -72,32 +72,32 @@ async def connect(settings: Settings, service: str, *, options: str = "") -> Con
         autocommit=True,
         application_name=f"{settings.prefix}{service}/{settings.replica}",
         options=f'{given} {_OPTIONS} -c search_path="{schema}" {options}'.strip(),
-        **_LINK,
+        **_CONNECTION_PARAMETERS,
     )
 
 
 async def wait_for(settings: Settings, service: str, *, options: str = "", patience: float = PATIENCE) -> Connection:
-    """Like `connect`, but tries for `patience` seconds before it raises what the last try raised."""
-    until, told = time.monotonic() + patience, False
+    """Connect as `connect` does, but retry for `patience` seconds before the last error is raised."""
+    until, logged = time.monotonic() + patience, False
     while True:
         try:
             return await connect(settings, service, options=options)
         except psycopg.OperationalError as error:
             if time.monotonic() >= until:
                 raise
-            if not told:
+            if not logged:
                 log.warning("waiting for Postgres: %s", error)
-                told = True
+                logged = True
             await asyncio.sleep(0.2)
 
 
 async def migrate(settings: Settings, service: str, folder: Path) -> None:
-    """Bring the schema of `service` up to the last of the numbered files in `folder`; applied ones are not run again.
+    """Apply the numbered SQL files in `folder` that the schema of `service` does not have yet. Creates the schema.
 
-    Each `0001_name.sql` is one transaction together with its row in `schema_migration`, so it is applied wholly or
-    not at all. Migrations of one schema queue behind a session-level advisory lock. Should the one in front be killed,
-    its lock goes with its connection, which the server checks every second even in mid-statement. `TimeoutError` when
-    the lock isn't free within a minute.
+    Each `0001_name.sql` runs in one transaction together with its row in `schema_migration`, so it is applied wholly or
+    not at all. Migrations of one schema wait for each other by a session-level advisory lock. If a migrating process is
+    killed, its lock ends with its connection, which the server checks every second, even during a statement. Raises
+    `TimeoutError` if the lock is not free within a minute.
     """
     files = _numbered(folder)
     schema = settings.schema_name(service)
@@ -125,19 +125,19 @@ async def migrate(settings: Settings, service: str, folder: Path) -> None:
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
-    """The migrations of a folder in their order; `ValueError` for a stray file or a number that comes twice."""
+    """Return the migrations of a folder in order. Raise `ValueError` for another file name or a duplicate number."""
     found: dict[int, Path] = {}
     for file in sorted(folder.glob("*.sql")):
         match = _NUMBERED.match(file.name)
         if match is None:
-            raise ValueError(f"{file}: a migration is called like 0001_what_it_does.sql")
+            raise ValueError(f"{file}: expected a name like 0001_what_it_does.sql")
         if found.setdefault(int(match[1]), file) is not file:
-            raise ValueError(f"{file}: the number {match[1]} is taken by {found[int(match[1])].name}")
+            raise ValueError(f"{file}: {found[int(match[1])].name} has the number {match[1]} already")
     return found
 
 
 async def _lock(connection: Connection, name: str) -> None:
-    """Take the advisory lock `name` for this session; asked for again and again, so that waiting has an end."""
+    """Take the advisory lock `name` for this session. It is polled, so that there is a time limit."""
     until = time.monotonic() + PATIENCE
     while not await try_lock(connection, name):
         if time.monotonic() >= until:
@@ -146,7 +146,7 @@ async def _lock(connection: Connection, name: str) -> None:
 
 
 async def try_lock(connection: Connection, name: str) -> bool:
-    """Whether this session now holds the advisory lock `name`, which ends with the session."""
+    """Try to take the advisory lock `name`, which ends with the session; return whether this session has it."""
     cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
     row = await cursor.fetchone()
     return row is not None and row[0] is True

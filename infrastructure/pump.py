@@ -1,24 +1,24 @@
-"""Works off the rows of a table that are due, some at a time, however slow the world is that they wait for.
+"""Job queue in a table: a worker leases rows that are due and passes each to a handler, however slow that is.
 
-A Kafka handler must not wait for a provider that takes ten seconds: a partition would stand still for one order. So the
-handler stores a row and leaves, and a pump does the rest. Any number of replicas pump one table side by side.
+A Kafka handler must not wait for a provider that takes ten seconds: its partition would wait for one order. So the
+handler stores a row and returns, and a job queue does the rest. Any number of replicas can work on one table.
 
-A table has, beside its own columns, three for each job that a pump does on it (here the job `due`):
+Besides its own columns, the table has three columns for each job (here the job `due`):
 
-    due_at       timestamptz                   -- when there is something to do; null: nothing
-    due_lease    timestamptz                   -- a pump is at it until then
-    due_attempts integer NOT NULL DEFAULT 0    -- begun since something last came of it
+    due_at       timestamptz                   -- when the next attempt is due; null: nothing to do
+    due_lease    timestamptz                   -- the row is leased until then
+    due_attempts integer NOT NULL DEFAULT 0    -- attempts begun since the last progress
 
     CREATE INDEX … ON the_table (due_at) WHERE due_at IS NOT NULL
 
-To add work, insert a row with `due_at = now()`; to have a row looked at again, set its `due_at` to `now()` at any time,
-also while it is leased: then it is looked at once more after the attempt in hand. `Pump.wake` after the commit spares
-the wait for the next look. Work is done at least once: a process may die after the effect and before the row says so.
+To add work, insert a row with `due_at = now()`. To repeat work, set `due_at` to `now()` at any time: if the row is
+leased, it is due again after the attempt in hand. Call `Pump.wake` after the commit to avoid a wait for the next poll.
+Work is done at least once: a process may crash after the effect and before the row says so.
 
     async def deliver(row: Row, attempt: int) -> Verdict:
         if attempt > 8:
-            return Done({"state": "failed"})     # giving up is the handler's to decide
-        await send(row["body"])                  # whatever it raises, or taking too long: again after a pause
+            return Done({"state": "failed"})     # the handler decides when to give up
+        await send(row["body"])                  # an exception or a timeout: retried after a pause
         return Done({"state": "sent"})           # columns are set in the statement that ends the lease
 
     pump = Pump(PostgresRows(connect, Job("notice", key="notice_id")), deliver)  # connect with `OPTIONS`
@@ -45,30 +45,30 @@ from infrastructure.postgres import LOST, Connection
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks when nobody wakes the pump: a row of another replica, or of the past, is found by then."""
+"""Seconds between two polls without a `wake`: how late rows of another replica, or older ones, are found."""
 DRAIN_SECONDS: Final = 5.0
-"""How long attempts in hand may go on once the process stops; what is not done then, another does."""
+"""Time that attempts in hand have to finish when the process stops. Another process repeats the rest."""
 MARGIN_SECONDS: Final = 5.0
-"""A lease is at most this much longer than an attempt may take, and at most twice as long: its end is to be written."""
+"""Time to write the result: a lease is longer than the deadline by this, but at most twice as long."""
 OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
-"""Server settings for a pump's connection."""
+"""Server settings of a job queue's connection."""
 NOW: Final = sql.SQL("now()")
-"""As the value of a column: Postgres' clock, as it is when the lease ends."""
+"""Value for a column: Postgres' clock when the lease ends."""
 
 Row = Mapping[str, Any]
-"""A row as it was when the lease was taken, by column names."""
+"""A row, by column names, as it was when the lease was taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Nothing is left to do for now; `columns` are set."""
+    """Result: the row is not due any more. `columns` are set."""
 
     columns: Row = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Something came of it, and there is more to do `after` that time."""
+    """Result: progress was made, and the row is due again after `after`. `columns` are set."""
 
     after: timedelta
     columns: Row = field(default_factory=dict)
@@ -76,23 +76,26 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Nothing came of it: again after the pump's pause, and `attempt` goes on counting."""
+    """Result: no progress. The row is retried after a pause, and `attempt` goes on counting. `columns` are set."""
 
     columns: Row = field(default_factory=dict)
 
 
-class _GivenUp(Failed):
-    """The process stops in the middle of it: another may have it at once."""
+class _Interrupted(Failed):
+    """Result: the process stops, and another may lease the row at once."""
 
+
+_RESULTS: Final[Mapping[type, str]] = {Done: "done", Again: "again", Failed: "failed", _Interrupted: "_givenup"}
+"""Values of the label `result` in `holdfast_pumped_total`."""
 
 Verdict = Done | Again | Failed
 Handle = Callable[[Row, int], Awaitable[Verdict]]
-"""Acts on one row. `attempt` is 1 the first time since something came of it, and counts what a dead process began."""
+"""Handles one row. `attempt` counts from 1 since the last progress, and includes attempts of crashed processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Which rows: `key` is the table's primary key, one column; `name` is what the job's own columns begin with."""
+    """A job on a table: `key` is the only column of the primary key, `name` the prefix of the job's columns."""
 
     table: str
     key: str
@@ -101,7 +104,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A row that is this pump's until `until`; `due` is what made it due."""
+    """A row that is leased until `until`. `due` is the time that made it due."""
 
     row: Row
     key: Any
@@ -111,26 +114,26 @@ class Leased:
 
 
 class Rows(Protocol):
-    """Where the rows are."""
+    """Storage of a job queue's rows."""
 
     async def take(self, limit: int, lease: timedelta) -> Sequence[Leased]:
-        """Lease at most `limit` rows that are due and not leased, the longest due first."""
+        """Lease at most `limit` rows that are due and not leased, the oldest first."""
         ...
 
     async def finish(self, leased: Leased, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
-        """End a lease: due again `after` that time, or not; false when it had run out, and then nothing is changed.
+        """End a lease and set `columns`; the row is due again after `after`, or not any more if that is `None`.
 
-        A time that somebody has set meanwhile stands.
+        Return false, and change nothing, if the lease had expired. If the due time was changed meanwhile, it is kept.
         """
         ...
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         ...
 
 
 class PostgresRows:
-    """Rows of a table. `connect` gives a connection with `OPTIONS`; when that is lost, another is asked for."""
+    """Rows of a Postgres table. `connect` returns a connection with `OPTIONS`; it is called again if that is lost."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], job: Job) -> None:
         self.connect = connect
@@ -148,9 +151,9 @@ class PostgresRows:
         ).format(**self._names)
 
     async def take(self, limit: int, lease: timedelta) -> Sequence[Leased]:
-        """Lease at most `limit` rows."""
+        """Lease rows, as in `Rows`."""
         name = self.job.name
-        async with (await self._connected()).cursor(row_factory=dict_row) as cursor:
+        async with (await self._open_connection()).cursor(row_factory=dict_row) as cursor:
             await cursor.execute(self._take, {"limit": limit, "lease": lease})
             return [
                 Leased(row, row[self.job.key], row[f"{name}_attempts"], row[f"{name}_at"], row[f"{name}_lease"])
@@ -158,7 +161,7 @@ class PostgresRows:
             ]
 
     async def finish(self, leased: Leased, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
-        """End a lease."""
+        """End a lease, as in `Rows`."""
         changes = [
             sql.SQL("{lease} = NULL, {attempts} = {begun}").format(begun=attempts, **self._names),
             sql.SQL("{at} = CASE WHEN {at} = {due} THEN now() + {after}::interval ELSE {at} END").format(
@@ -169,16 +172,16 @@ class PostgresRows:
         statement = sql.SQL("UPDATE {table} SET {changes} WHERE {key} = {of} AND {lease} = {until}").format(
             changes=sql.SQL(", ").join(changes), of=leased.key, until=leased.until, **self._names
         )
-        return bool((await (await self._connected()).execute(statement)).rowcount)
+        return bool((await (await self._open_connection()).execute(statement)).rowcount)
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
-    async def _connected(self) -> Connection:
-        """One connection for all attempts: each has only single statements to say, and psycopg queues them."""
+    async def _open_connection(self) -> Connection:
+        """Return the one connection of all attempts. They send single statements, which psycopg queues."""
         async with self._connecting:
             if self._connection is None or self._connection.closed:
                 self._connection = await self.connect()
@@ -186,11 +189,11 @@ class PostgresRows:
 
 
 class Pump:
-    """Gives rows that are due to `handle`, at most `concurrency` at a time, each for at most `deadline` seconds.
+    """Worker of a job queue: passes due rows to `handle`, `concurrency` at a time, each for up to `deadline` seconds.
 
-    An attempt that fails, raises or takes too long is made again after a pause with jitter that doubles from the first
-    of `pauses` to the second. `room`, when given, says how many may be in hand at this moment: a circuit breaker's say.
-    `then` is called after each end that is written.
+    An attempt that returns `Failed`, raises or takes too long is retried after a pause with jitter, which doubles from
+    the first of `pauses` to the second. `room` returns how many attempts may run at this moment, for example those that
+    a circuit breaker admits. `then` is called after each result that was written.
     """
 
     def __init__(  # noqa: PLR0913 - each has a default that is right for most
@@ -215,18 +218,18 @@ class Pump:
         self.then = then
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
-        self._more = False
+        self._has_more = False
 
     def wake(self) -> None:
-        """Look now: rows were added, or there is room again."""
+        """Poll now, because rows were added or there is capacity again."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Pump until cancelled, then drain; raises when the rows can't be reached, and may be run again."""
+        """Work until cancelled, then finish the attempts in hand. Raises if rows are unreachable: run it again then."""
         try:
             while True:
                 self._woken.clear()
-                await self._fill()
+                await self._lease_due_rows()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._woken.wait()
@@ -235,27 +238,27 @@ class Pump:
             raise
 
     async def close(self) -> None:
-        """Drain, and give connections back."""
+        """Finish the attempts in hand, and close the connections."""
         await self._drain()
         await self.rows.close()
 
-    async def _fill(self) -> None:
+    async def _lease_due_rows(self) -> None:
         allowed = self.concurrency if self.room is None else min(self.concurrency, self.room())
         free = allowed - len(self._tasks)
         if free <= 0:
             return
         lease = self.deadline + min(self.deadline, MARGIN_SECONDS)
-        ends = time.monotonic() + lease
+        lease_end = time.monotonic() + lease
         taken = await self.rows.take(free, timedelta(seconds=lease))
-        self._more = len(taken) == free
+        self._has_more = len(taken) == free
         for leased in taken:
-            task = asyncio.create_task(self._attempt(leased, ends))
+            task = asyncio.create_task(self._attempt(leased, lease_end))
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_done)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if self._more:  # there was no room for all: now there is
+        if self._has_more:  # there was no capacity for all due rows: now there is
             self.wake()
 
     async def _drain(self) -> None:
@@ -265,50 +268,50 @@ class Pump:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _attempt(self, leased: Leased, ends: float) -> None:
+    async def _attempt(self, leased: Leased, lease_end: float) -> None:
         with metrics.PUMP_SECONDS.labels(self.name).time():
-            verdict = await self._verdict(leased)
-        written = await self._finish(leased, verdict, ends)
-        metrics.PUMPED.labels(self.name, type(verdict).__name__.lower() if written else "lost").inc()
+            verdict = await self._handle(leased)
+        written = await self._finish(leased, verdict, lease_end)
+        metrics.PUMPED.labels(self.name, _RESULTS[type(verdict)] if written else "lost").inc()
         if written and self.then is not None:
             self.then()
         if isinstance(verdict, Again) and not verdict.after:
             self.wake()
 
-    async def _verdict(self, leased: Leased) -> Verdict:
+    async def _handle(self, leased: Leased) -> Verdict:
         try:
             async with asyncio.timeout(self.deadline):
                 return await self.handle(leased.row, leased.attempt)
         except asyncio.CancelledError:
-            return _GivenUp()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the row stays and the others go on
-            told = f"{type(error).__name__}: {error}"
-            log.warning("%s: attempt %d at %s failed: %s", self.name, leased.attempt, leased.key, told)
+            return _Interrupted()
+        except Exception as error:  # noqa: BLE001 - whatever failed, the row stays due and the others go on
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("%s: attempt %d at %s failed: %s", self.name, leased.attempt, leased.key, reason)
             return Failed()
 
-    async def _finish(self, leased: Leased, verdict: Verdict, ends: float) -> bool:
-        """Write what came of it, for as long as the lease lasts: the database may be away for a moment."""
+    async def _finish(self, leased: Leased, verdict: Verdict, lease_end: float) -> bool:
+        """Write the result, and retry until the lease expires: the database may be away for a moment."""
         match verdict:
             case Done():
                 after, attempts = None, 0
             case Again(after=after):
                 attempts = 0
-            case _GivenUp():
+            case _Interrupted():
                 after, attempts = timedelta(0), leased.attempt
             case Failed():
-                after, attempts = self._pause(leased.attempt), leased.attempt
-        while time.monotonic() < ends:
+                after, attempts = self._retry_pause(leased.attempt), leased.attempt
+        while time.monotonic() < lease_end:
             try:
                 if await self.rows.finish(leased, after, attempts=attempts, columns=verdict.columns):
                     return True
                 break
             except LOST as error:
-                log.warning("%s: what came of %s is not written yet: %s", self.name, leased.key, error)
+                log.warning("%s: the result of %s is not written yet: %s", self.name, leased.key, error)
                 await asyncio.sleep(0.2)
-        log.warning("%s: the lease of %s ran out; what came of it is found out again", self.name, leased.key)
+        log.warning("%s: the lease of %s expired; its attempt is repeated", self.name, leased.key)
         return False
 
-    def _pause(self, attempt: int) -> timedelta:
+    def _retry_pause(self, attempt: int) -> timedelta:
         first, longest = self.pauses
         pause = min(first * 2 ** min(attempt - 1, 30), longest)
         return timedelta(seconds=random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret

@@ -1,7 +1,7 @@
-"""Signed tokens that say who somebody is until when: JSON Web Tokens with one algorithm (RFC 8725).
+"""Access tokens: JSON Web Tokens with a user id, roles and an expiry time, with one fixed algorithm (RFC 8725).
 
-The algorithm is a literal here and never read from a token. A token's header must be exactly the one that `issue`
-writes: a header that names another key, or a place to fetch one from, is refused and nothing is fetched.
+The algorithm is a literal here and never read from a token. The header must be exactly the one that `issue` writes:
+a header with another key, or with an address to fetch one from, is refused and nothing is fetched.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from infrastructure.ids import uuid7
 ISSUER: Final = "holdfast"
 AUDIENCE: Final = "holdfast"
 TYPE: Final = "at+jwt"
-"""The type of an access token (RFC 9068); a token for another purpose bears another."""
+"""Type of an access token (RFC 9068). Tokens for other purposes have other types."""
 LEEWAY: Final = timedelta(seconds=30)
-"""How far two machines' clocks may differ."""
+"""Allowed difference between the clocks of two machines."""
 MAX_LENGTH: Final = 4096
 MAX_SUBJECT_LENGTH: Final = 64
 
@@ -27,16 +27,16 @@ _REQUIRED: Final = ("exp", "iat", "aud", "iss", "sub", "jti")
 
 
 class InvalidToken(Exception):
-    """Not a token of ours, or no longer one; whoever shows it is nobody."""
+    """The token was not issued by this shop, is malformed, or is no longer valid."""
 
 
 class ExpiredToken(InvalidToken):
-    """It was one of ours, and its time is over."""
+    """The token was issued by this shop and has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a token speaks for. `expires_at` is without the leeway."""
+    """The claims of a verified token. `expires_at` does not include the leeway."""
 
     user_id: str
     roles: frozenset[str]
@@ -47,7 +47,7 @@ class Identity:
 def issue(
     secret: str, *, user_id: str, roles: Iterable[str], lifetime: timedelta, now: datetime
 ) -> tuple[str, datetime]:
-    """A token for `user_id` with `roles`, and the whole second at which it expires."""
+    """Return a token for `user_id` with `roles`, and the time of its expiry in whole seconds."""
     issued_at = int(now.timestamp())
     expires_at = issued_at + int(lifetime.total_seconds())
     claims = {
@@ -64,9 +64,9 @@ def issue(
 
 
 def verify(secret: str, token: str, *, now: datetime, previous: str | None = None) -> Identity:
-    """Whom `token` speaks for; `ExpiredToken` when its time is over, `InvalidToken` for everything else.
+    """Return the claims of `token`. Raise `ExpiredToken` if it has expired, `InvalidToken` for any other fault.
 
-    While keys are rotated, `previous` is the one that signed before `secret`: its tokens still count.
+    While secrets are rotated, `previous` is the one before `secret`: tokens that it signed are still valid.
     """
     if len(token) > MAX_LENGTH:
         raise InvalidToken("too long")
@@ -75,14 +75,14 @@ def verify(secret: str, token: str, *, now: datetime, previous: str | None = Non
         header = jwt.get_unverified_header(token)
         key = next((key for key, ours in headers.items() if header == ours), None)
         if key is None:
-            raise InvalidToken("not a header of ours")
+            raise InvalidToken("the header is not one that this shop writes")
         claims = jwt.decode(
             token,
             key,
             algorithms=["HS256"],
             audience=AUDIENCE,
             issuer=ISSUER,
-            # The times are compared below, with the `now` that was passed in.
+            # Times are checked below, against the `now` that was passed in.
             options={"require": [*_REQUIRED], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
         )
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
@@ -94,14 +94,14 @@ def _identity(claims: dict[str, Any], now: datetime) -> Identity:
     roles, subject = claims.get("roles", []), claims["sub"]
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
     if not (isinstance(roles, list) and all(isinstance(role, str) for role in roles)):
-        raise InvalidToken("roles are a list of words")
+        raise InvalidToken("roles: expected a list of strings")
     if not (isinstance(subject, str) and _is_id(subject)):
-        raise InvalidToken("the subject is no id")
+        raise InvalidToken("sub: expected 1 to 64 printable ASCII characters")
     if not all(type(moment) is int and 0 <= moment < 2**40 for moment in times):
-        raise InvalidToken("a time is not in seconds")
+        raise InvalidToken("exp, iat, nbf: expected Unix times in whole seconds")
     instant, leeway = now.timestamp(), LEEWAY.total_seconds()
     if any(moment > instant + leeway for moment in times[1:]):
-        raise InvalidToken("from the future")
+        raise InvalidToken("iat or nbf is in the future")
     if claims["exp"] + leeway <= instant:
         raise ExpiredToken("expired")
     return Identity(subject, frozenset(roles), datetime.fromtimestamp(claims["exp"], UTC), str(claims["jti"]))
@@ -112,5 +112,5 @@ def _is_id(subject: str) -> bool:
 
 
 def _key_id(secret: str) -> str:
-    """Which key signed: tells keys apart, and nothing of the key."""
+    """Return an id for the header that distinguishes secrets without revealing them."""
     return hashlib.sha256(b"holdfast key id\0" + secret.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""What a topic is here: its name, how it is keyed and how long it keeps its records."""
+"""Topics: names, keys, partitions, retention, and the broker settings that follow."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,17 +9,19 @@ PARTITIONS: Final = 24
 MOST_PARTITIONS: Final = 1000
 
 STRANGER_MAX_BYTES: Final = 1024 * 1024 + 64 * 1024
+"""Greatest record that an ordinary topic accepts: more than any of ours, so that a foreign one is dead-lettered."""
 DEAD_LETTER_MAX_BYTES: Final = 2 * 1024 * 1024
-"""Four thirds of the above and a little: a record of any bytes fits into its dead letter as base64."""
+"""Greatest dead letter: four thirds of the above and some room, for a record of any bytes in base64."""
 
 SEGMENT_MS: Final = 24 * 3600 * 1000
+"""Age at which a segment is closed; only closed segments are deleted."""
 
 Cleanup = Literal["delete", "compact"]
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic of the contract; the broker knows it as `prefix + name`."""
+    """A topic of the contract. At the broker its name is `prefix + name`."""
 
     name: str
     keyed_by: str
@@ -29,16 +31,16 @@ class Topic:
 
     @property
     def cleanup(self) -> Cleanup:
-        """Compacted when it keeps the last state of each key, else trimmed by age."""
+        """`delete` (by age) with a retention, else `compact`: the last state of each key is kept."""
         return "delete" if self.retention else "compact"
 
     @property
     def dead_letters(self) -> "Topic":
-        """Where a record goes that can't be acted on; one partition, keyed as the original."""
+        """Topic of this topic's dead letters: one partition, keyed like the originals."""
         return Topic(f"{self.name}.dlq", self.keyed_by, timedelta(days=7), partitions=1)
 
     def config(self) -> dict[str, str]:
-        """The broker's settings for this topic, by their Kafka names."""
+        """Return the broker's settings for this topic, by their Kafka names."""
         if self.retention is None:
             return {
                 "cleanup.policy": "compact",
@@ -46,13 +48,13 @@ class Topic:
                 "min.cleanable.dirty.ratio": "0.1",
                 "max.compaction.lag.ms": "60000",
             }
-        # An ordinary topic takes a record far too big for us as well: it is dead-lettered, and its sender sees why.
+        # An ordinary topic also accepts records that are far too big for us: dead-lettered, they tell their sender why.
         limit = DEAD_LETTER_MAX_BYTES if self.name.endswith(".dlq") else STRANGER_MAX_BYTES
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(int(self.retention.total_seconds() * 1000)),
-            # Age removes whole segments. With Kafka's own of a week a quiet topic would keep its records for two, which
-            # is longer than the request log remembers what became of them.
+            # Retention deletes whole segments. With Kafka's default of a week for a segment, a quiet topic would keep
+            # records for two weeks: longer than the request log keeps their outcomes.
             "segment.ms": str(SEGMENT_MS),
             "max.message.bytes": str(limit),
         }

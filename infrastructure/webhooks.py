@@ -1,7 +1,7 @@
-"""Signatures of webhooks: who sends one proves that it knows the secret, and that it was sent just now.
+"""Signatures of webhooks: proof that the sender knows the secret, and that the webhook was sent just now.
 
 `Holdfast-Signature: t=1795231481,v1=5257a869…`: `v1` is HMAC-SHA256 over the Unix time in `t`, a dot and the raw body,
-in hexadecimal. Several `v1` may stand in one header, while secrets are rotated; one that fits is enough.
+in hexadecimal. While secrets are rotated, a header may have several `v1`; one valid signature is enough.
 """
 
 import hashlib
@@ -11,27 +11,27 @@ from typing import Final
 
 HEADER: Final = "Holdfast-Signature"
 TOLERANCE: Final = timedelta(seconds=300)
-"""How old a webhook may be, or how far ahead its sender's clock: afterwards it may be somebody's recording."""
+"""Greatest difference between the signed time and ours. An older webhook may be a replay of a recorded one."""
 
 
 class BadSignature(Exception):
-    """It was not signed with our secret: whoever sent it is nobody."""
+    """The webhook was not signed with our secret."""
 
 
 class StaleWebhook(Exception):
-    """It was signed with our secret, but too long ago, or in the future."""
+    """The webhook was signed with our secret, but too long ago or in the future."""
 
 
 def sign(secret: str, body: bytes, now: datetime) -> str:
-    """The header's value for `body`, sent `now`."""
+    """Return the header's value for `body`, sent `now`."""
     moment = str(int(now.timestamp()))
     return f"t={moment},v1={_digest(secret, moment, body)}"
 
 
 def verify(secret: str, header: str, body: bytes, now: datetime, tolerance: timedelta = TOLERANCE) -> None:
-    """Return if `header` signs `body` for about `now`; `BadSignature` or `StaleWebhook` if it does not.
+    """Raise `BadSignature` or `StaleWebhook` unless `header` signs `body` for a time close to `now`.
 
-    The signature is looked at first, in constant time: a stranger learns nothing about our clock.
+    The signature is compared first, and in constant time, so that forged webhooks reveal nothing about our clock.
     """
     fields = [part.strip().partition("=")[::2] for part in header.split(",")]
     moments = [value for name, value in fields if name == "t"]
@@ -39,9 +39,9 @@ def verify(secret: str, header: str, body: bytes, now: datetime, tolerance: time
     if len(moments) != 1 or not moments[0].isascii() or not moments[0].isdigit() or len(moments[0]) > 12:  # noqa: PLR2004 - far beyond our time
         raise BadSignature(f"the {HEADER} header needs exactly one t=<Unix time in seconds>")
     expected = _digest(secret, moments[0], body).encode()
-    # A list, not a generator: every signature is compared, whichever fits.
+    # A list, not a generator: the time taken must not depend on which signature matches.
     if not any([hmac.compare_digest(expected, each.encode(errors="replace")) for each in signatures]):  # noqa: C419 - see above
-        raise BadSignature(f"the {HEADER} header has no v1 that signs this body")
+        raise BadSignature(f"the {HEADER} header has no valid v1 signature of this body")
     if abs(now.timestamp() - int(moments[0])) > tolerance.total_seconds():
         raise StaleWebhook(f"signed more than {tolerance.total_seconds():.0f} s away from now")
 

@@ -1,19 +1,20 @@
-"""The process around a service's agents: one Faust app, its health, its background loops, its end.
+"""Process of a service that consumes topics: one Faust app with its agents, tables and background loops.
 
-A worker ends in one of three ways: asked to (SIGTERM: what is in hand is finished and committed, its partitions go to
-the others; exit 0), crashed (exit 1), or hard (exit 75: an attempt could not be finished while leaving; nothing is
-acknowledged, another reads it again).
+A worker ends in one of three ways:
+- stopped by SIGTERM or SIGINT: batches in hand are finished and committed, other replicas get the partitions; status 0
+- crashed: status 1
+- hard: a batch could not be finished while the worker was stopping. It is not acknowledged, so another process reads
+  it again; status 75
 """
 
 import asyncio
 import contextlib
 import fcntl
-import gc
 import logging
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,62 +22,58 @@ import uvloop
 from faust.contrib.asgi import faust_app_running
 
 from infrastructure.broker import ensure_topics, partition_of
-from infrastructure.daemon import unless
+from infrastructure.dead_letter_limit import DeadLetterLimit
 from infrastructure.dead_letters import Record
 from infrastructure.envelope import HEADERS, Envelope, Message
 from infrastructure.faust_app import PartitionedTable, create_app
 from infrastructure.guard import Guard, Handler
-from infrastructure.health import Check, HealthServer
 from infrastructure.liveness import Liveness
+from infrastructure.service import EX_TEMPFAIL, STOP_SECONDS, ServiceProcess
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 
 log = logging.getLogger(__name__)
 
-EX_TEMPFAIL: Final = 75
 LEAVE_SECONDS: Final = 5.0
-"""How long a failing attempt may go on once the app stops or rebalances."""
-STOP_SECONDS: Final = 8.0
-FORGOTTEN_SECONDS: Final = 30.0
-"""A background loop that ran for this long begins its pauses anew when it fails."""
+"""Time for which a failing batch is still retried after the app has begun to stop or to rebalance."""
 WRITE_EVERY: Final = 0.25
-"""A table may lag this much behind what its worker knows: it is a cache, and a lost write of it costs nothing."""
-PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds by which a table may lag behind its worker. The table is a cache, so a lost write does no harm."""
 
 M = TypeVar("M", bound=Message)
 
 
 class ReplicaInUseError(RuntimeError):
-    """Another process runs under this replica's name on this machine."""
+    """Another process with this replica's name runs on this machine."""
 
 
-class Worker:
-    """One replica of a service. Build it, register what it does, then `run` it."""
+class Worker(ServiceProcess):
+    """One replica of a service that consumes topics.
+
+    Build it, register handlers with `agent` and loops, checks and closers as in `ServiceProcess`, then call `run` once.
+    `topics` are the topics that the service publishes to: they are created at the start, like those of its agents.
+    """
 
     def __init__(self, settings: Settings, service: str, *, topics: Sequence[Topic]) -> None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        self.settings = settings
+        super().__init__(settings)
         self.service = service
         self.topics = [*topics]
         self.app = create_app(settings, service)
         self._guards: list[Guard[Any]] = []
-        self._loops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        self._checks: list[Check] = []
-        self._closers: list[Callable[[], Awaitable[None]]] = []
         self._writers: list[Callable[[], None]] = []
         self.app.on_partitions_revoked.connect(self._before_revoke)
         self._begun = False
-        """It has begun to start, and nobody has asked it to stop."""
-        self._running = False
+        """True from the start of the Faust app until the worker stops."""
         self._leaving_since: float | None = None
         self._liveness = Liveness(self.app, self._guards)
 
-    # ---- what it does -----------------------------------------------------------------------------------------------
+    # ---- registration -----------------------------------------------------------------------------------------------
 
     def agent(self, handler: Handler[M]) -> None:
-        """Act on `handler.topic`: live batches, in order, acknowledged when their effects are stored and sent."""
+        """Process `handler.topic`: in order, in batches of the records at hand, acknowledged after their effects."""
         name = self.settings.topic(handler.topic)
         self.topics += [handler.topic, handler.topic.dead_letters]
+        limit = DeadLetterLimit(self.settings.dead_letter_limit_per_minute, self.settings.dead_letter_limit_share)
         guard = Guard(
             handler,
             service=self.service,
@@ -84,8 +81,10 @@ class Worker:
             partitions=self.settings.partitions_of(handler.topic),
             send=self._send_raw,
             leaving=self._leave_or_stay,
+            limit=limit,
         )
         self._guards.append(guard)
+        self.ready_when(guard.why_not_ready)
         source = self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
         async def consume(stream: Any) -> None:
@@ -98,103 +97,70 @@ class Worker:
                 try:
                     await guard([_record(event) for event in events])
                     self._liveness.finished[name] += 1
-                except BaseException:  # a cancelled attempt: to leave from here would acknowledge it
-                    log.exception("stopped in the middle of an attempt; leaving without acknowledging it")
+                except BaseException:  # cancelled in an attempt: returning would acknowledge the batch
+                    log.exception("stopped in the middle of an attempt; exiting without acknowledging it")
                     os._exit(EX_TEMPFAIL)
-                for event in events[1:]:  # the first is acknowledged by its stream
+                for event in events[1:]:  # the stream acknowledges the first one
                     event.ack()
 
         self.app.agent(source, name=f"{self.service}.{handler.topic.name}")(consume)
 
     def table(self, name: str) -> PartitionedTable:
-        """A cache with a changelog, on as many partitions as every keyed topic."""
+        """Return a new table: a cache with a changelog topic that has as many partitions as every keyed topic."""
         table = PartitionedTable(self.app, name)
         unprefixed = table.changelog.removeprefix(self.settings.prefix)
         self.topics.append(Topic(unprefixed, keyed_by="user"))
         return table
 
     def writing(self, write: Callable[[], None]) -> None:
-        """Call `write` every quarter of a second, and before partitions are given up: what a cache may be late with."""
+        """Call `write` every `WRITE_EVERY` seconds and before partitions are revoked: for the writes of a cache."""
         if not self._writers:
             self.background("writing", self._keep_writing)
         self._writers.append(write)
 
-    def background(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run `loop` for the app's life, again after a pause when it raises."""
-        self._loops.append((name, loop))
-
-    def ready_when(self, check: Check) -> None:
-        """One more condition for `/readyz`."""
-        self._checks.append(check)
-
-    def closing(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Call `close` after the agents have stopped."""
-        self._closers.append(close)
-
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
-        """Send `events` in order and return when the broker has stored all of them."""
+        """Send `events` in order; return when the broker has acknowledged all of them."""
         name, partitions = self.settings.topic(topic), self.settings.partitions_of(topic)
         sent = []
         for event in events:
-            place = partition_of(event.key, partitions)  # it is cached; Kafka's is not
+            place = partition_of(event.key, partitions)  # cached, unlike aiokafka's
             sent.append(await self.app.producer.send(name, event.key, event.encode(), place, None, HEADERS))
         for acknowledged in sent:
             await acknowledged
 
     def partitions(self, topic: Topic) -> set[int]:
-        """Those of `topic` that this replica works on now."""
+        """Return the partitions of `topic` that are assigned to this replica now."""
         name = self.settings.topic(topic)
         return {place.partition for place in self.app.consumer.assignment() if place.topic == name}
 
     @property
     def generation(self) -> str:
-        """Another with each rebalance, and another when its tables are recovered: what was known before is void."""
+        """Name of the current assignment, with its tables recovered or not yet.
+
+        When it changes, everything that was known of the assigned partitions is void.
+        """
         return f"{self.app.consumer_generation_id}{'-unsettled' if self.app.rebalancing else ''}"
 
-    # ---- its life ---------------------------------------------------------------------------------------------------
+    # ---- life -------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> int:
-        """Start, work until asked to stop or crashed, stop; the exit code."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        health = HealthServer(
-            self.settings.health_host, self.settings.health_port, live=self.why_not_live, ready=self.why_not_ready
-        )
+    async def run(self, begin: Callable[[], Awaitable[None]] | None = None) -> int:
+        """Create the topics, then work until SIGTERM, SIGINT or a crash; return the exit status. Call it once."""
         with self._replica_lock():
-            await health.start()
-            try:
-                if await unless(stop, ensure_topics(self.settings, self.topics)):
-                    return await self._work(stop)
-                return 0
-            finally:
-                for close in self._closers:
-                    await close()
-                await health.stop()
+            return await super().run(begin or partial(ensure_topics, self.settings, self.topics))
 
     async def _work(self, stop: asyncio.Event) -> int:
-        tasks = []
         self._begun = True
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(faust_app_running(self.app, stop_timeout=STOP_SECONDS))
-                self._running = True
-                tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
-                gc.collect()
-                gc.freeze()  # what is alive now stays: the collector need not walk it again
-                log.info("running", extra={"health": self.settings.health_port})
-                while not (stop.is_set() or self.app.should_stop or self.app.crashed):
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), 0.2)
+                async with self._background_loops():
+                    while not (stop.is_set() or self.app.should_stop or self.app.crashed):
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(stop.wait(), 0.2)
             finally:
-                self._begun = self._running = False
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                # Faust's own stop can hang on a handler that does; then nothing is acknowledged and the end is hard.
-                loop = asyncio.get_running_loop()
-                loop.call_later(STOP_SECONDS, lambda: os._exit(EX_TEMPFAIL))
+                self._begun = False
+                # Faust's stop hangs if a handler does. Then the process ends hard and acknowledges nothing.
+                self._exit_hard_after(STOP_SECONDS)
                 self._write()
         if stop.is_set():
             log.info("stopped")
@@ -214,21 +180,12 @@ class Worker:
     async def _before_revoke(self, *_: Any, **__: Any) -> None:
         self._write()
 
-    async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        failures = 0
-        while True:
-            began = time.monotonic()
-            try:
-                await loop()
-            except Exception as error:  # noqa: BLE001 - a loop beside the agents must not take them down
-                failures = 0 if time.monotonic() - began > FORGOTTEN_SECONDS else failures + 1
-                pause = PAUSES[min(failures, len(PAUSES)) - 1]
-                log.warning("%s failed, again in %.1f s: %s: %s", name, pause, type(error).__name__, error)
-                await asyncio.sleep(pause)
-
     @contextlib.contextmanager
     def _replica_lock(self) -> Any:
-        """Two processes of one name would share an identity in the consumer group and evict each other in turn."""
+        """Lock the replica's name: two processes with one name would evict each other from the consumer group in turn.
+
+        Raises `ReplicaInUseError`.
+        """
         folder = Path(self.settings.state_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.service}-{self.settings.replica}.lock"
@@ -236,16 +193,14 @@ class Worker:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                message = (
-                    f"{self.settings.replica} runs already ({path} is locked); give this one another HOLDFAST_REPLICA"
-                )
+                message = f"{self.settings.replica} runs already ({path} is locked): set another HOLDFAST_REPLICA"
                 raise ReplicaInUseError(message) from None
             yield
 
-    # ---- its health -------------------------------------------------------------------------------------------------
+    # ---- health -----------------------------------------------------------------------------------------------------
 
     def why_not_ready(self) -> str | None:
-        """None when it has its partitions, has recovered its tables and is not in a rebalance."""
+        """Return why `/readyz` must fail; `None` if partitions are assigned, tables recovered and all checks pass."""
         if not self._running:
             return "starting or stopping"
         if self.app.rebalancing:
@@ -255,23 +210,25 @@ class Worker:
             return "recovering its tables"
         if not self.app.consumer.assignment():
             return "no partitions assigned"
-        return next((problem for check in self._checks if (problem := check())), None)
+        return self._failed_check()
 
     def why_not_live(self) -> str | None:
-        """None unless there is something to do and for half a minute nothing of it was seen to be done."""
+        """Return why `/livez` must fail: there was work, and none of it was done for `STALL_SECONDS`; else `None`."""
         return self._liveness.why_not(begun=self._begun, running=self._running)
 
     def _leave_or_stay(self) -> None:
+        """End the process hard if it has been stopping or rebalancing for more than `LEAVE_SECONDS`."""
         leaving = self.app.should_stop or self.app.rebalancing or not self._running
         if not leaving:
             self._leaving_since = None
         elif self._leaving_since is None:
             self._leaving_since = time.monotonic()
         elif time.monotonic() - self._leaving_since > LEAVE_SECONDS:
-            log.error("an attempt still fails while leaving; ending without acknowledging it")
+            log.error("a batch could not be finished while the worker was leaving; exiting without acknowledging it")
             os._exit(EX_TEMPFAIL)
 
     def _current(self, event: Any) -> bool:
+        """Return whether `event` was read in the current assignment."""
         return bool(event.message.generation_id == self.app.consumer_generation_id)
 
     async def _send_raw(self, topic: str, key: bytes | None, value: bytes) -> None:

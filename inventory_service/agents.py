@@ -1,4 +1,4 @@
-"""The shell of the inventory: take a batch of requests, decide it in one transaction, say what came of it."""
+"""The agents of the inventory service: decide a batch of requests in one transaction, then publish the replies."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -9,7 +9,6 @@ from infrastructure.envelope import Envelope
 from infrastructure.guard import Received
 from infrastructure.locks import Locks
 from infrastructure.topics import Topic
-from infrastructure.trace import child
 from inventory_service.messages import (
     RESPONSES,
     Check,
@@ -38,13 +37,14 @@ from inventory_service.state import Answer, Command
 from inventory_service.store import Decisions, Store
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
-Decision = Held | Refused | Removed | Expired | Committed | Sold | Released | Restocked | Reservation
+FinalOutcome = Held | Refused | Removed | Expired | Committed | Sold | Released | Restocked | Reservation
 
 
 class Crowd:
-    """The seed's rule of when to lock: for more than `above`, or when fewer than `remaining` would be left.
+    """Policy that decides which products of a batch need a contention lock.
 
-    It goes by what this worker saw last, which may be old: the lock only thins the crowd.
+    A product needs a lock if a request takes more than `above` units, or would leave fewer than `remaining`. The policy
+    uses the stock that this worker saw last, which may be old: the lock only reduces contention and never decides.
     """
 
     def __init__(self, above: int, remaining: int) -> None:
@@ -53,24 +53,24 @@ class Crowd:
         self.seen: dict[str, int] = {}
 
     def wanted(self, requests: Sequence[Request]) -> set[str]:
-        """The products of `requests` that call for a lock."""
+        """Return the products of `requests` that need a lock."""
         return {
-            asked.product
+            item.product
             for request in requests
-            for asked in _taking(request)
-            if asked.quantity > self.above or self.seen.get(asked.product, 0) - asked.quantity < self.remaining
+            for item in _demands(request)
+            if item.quantity > self.above or self.seen.get(item.product, 0) - item.quantity < self.remaining
         }
 
 
-def _taking(request: Request) -> Sequence[Hold | Item]:
-    """What of it wants units that are on the shelves."""
+def _demands(request: Request) -> Sequence[Hold | Item]:
+    """Return the parts of a request that take units from stock."""
     if isinstance(request, Hold):
         return (request,)
     return request.lines or () if isinstance(request, Commit) else ()
 
 
 class Inventory:
-    """What is done with `inventory.requests`."""
+    """Handler of `inventory.requests`."""
 
     def __init__(self, store: Store, locks: Locks, publish: Publish, crowd: Crowd) -> None:
         self.store = store
@@ -79,76 +79,77 @@ class Inventory:
         self.crowd = crowd
 
     async def handle(self, batch: Sequence[Received[Request]]) -> None:
-        """Decide a batch in one transaction, then say so; raises what the store raises, and nothing is done then."""
+        """Decide a batch in one transaction and publish the replies. If the store raises, nothing was decided."""
         await self._decide([(_command(received.event, received.message), received.event) for received in batch])
 
-    async def fail(self, received: Received[Request], error: Exception) -> None:  # noqa: ARG002 - the guard keeps it
-        """Decide `refused: failed` for a change that can't be carried out.
+    async def fail(self, received: Received[Request], error: Exception) -> None:  # noqa: ARG002 - the dead letter keeps it
+        """Decide `refused: failed` for a change that fails permanently.
 
-        Reads and knocks are only asked again; so is what is to be done with an order's holds, until it can be done.
+        Reads and expiry requests are retried by their senders. So are sell, release and restock, until they succeed.
         """
         if isinstance(received.message, Hold | Remove | Clear | Commit) and received.event.requestid:
-            meant = {"type": received.event.type, **received.message.model_dump(mode="json")}
-            failed = Fail(user_id=received.message.user_id, command=meant)
+            command = {"type": received.event.type, **received.message.model_dump(mode="json")}
+            failed = Fail(user_id=received.message.user_id, command=command)
             await self._decide([(_command(received.event, failed), received.event)])
 
-    async def _decide(self, asked: Sequence[tuple[Command, Envelope]]) -> None:
-        commands = [command for command, _ in asked]
+    async def _decide(self, batch: Sequence[tuple[Command, Envelope]]) -> None:
+        commands = [command for command, _ in batch]
         async with self.locks.hold(self.crowd.wanted([command.request for command in commands])):
-            decisions = await self.store.transact(commands)
-        self.crowd.seen |= decisions.available
+            result = await self.store.transact(commands)
+        self.crowd.seen |= result.available
         crashpoint("inventory.committed")
-        await self.publish(RESPONSES, responses(decisions, {id(command): event for command, event in asked}))
+        await self.publish(RESPONSES, responses(result, {id(command): event for command, event in batch}))
         crashpoint("inventory.told")
 
 
 def _command(event: Envelope, message: Request) -> Command:
     if event.requestid is None:
-        raise ValueError("a request to the inventory needs a requestid")
+        raise ValueError("the event has no requestid, which every request to the inventory service needs")
     return Command(event.requestid, event.time, message)
 
 
-def responses(decisions: Decisions, causes: dict[int, Envelope]) -> list[Envelope]:
-    """The events of a batch's answers, each in the trace of the request that brought it about.
+def responses(result: Decisions, causes: dict[int, Envelope]) -> list[Envelope]:
+    """Build the events of a batch's replies, each in the trace of the request that led to it.
 
-    A cart is written out once a revision, not once an answer. `causes` has the event of each command by `id()`.
+    A cart is serialised once per revision, not once per reply. `causes` maps `id(command)` to the event of the command.
     """
     carts: dict[int, Any] = {}
     events = []
-    for answer in decisions.answers:
-        _count(answer)
-        cart = carts.get(id(answer.cart))
+    for reply in result.answers:
+        _count(reply)
+        cart = carts.get(id(reply.cart))
         if cart is None:
-            cart = carts[id(answer.cart)] = answer.cart.model_dump(mode="json")
-        events.append(_response(answer, cart, decisions, causes[id(answer.command)]))
+            cart = carts[id(reply.cart)] = reply.cart.model_dump(mode="json")
+        events.append(_response(reply, cart, result, causes[id(reply.command)]))
     return events
 
 
-def _response(answer: Answer, cart: Any, decisions: Decisions, cause: Envelope) -> Envelope:
-    user, read = answer.command.request.user_id, _read(answer.command.request)
-    final = isinstance(answer.outcome, Decision) and not read
-    return Envelope.model_construct(
-        id=f"{user}/{answer.id}/{'decided' if final else answer.outcome.type}",
+def _response(reply: Answer, cart: Any, result: Decisions, cause: Envelope) -> Envelope:
+    user, read = reply.command.request.user_id, _read_fields(reply.command.request)
+    final = isinstance(reply.outcome, FinalOutcome) and not read
+    return Envelope.of(
+        Decided,
         source="/inventory",
-        type=Decided.TYPE,
+        cause=cause,
         subject=user,
-        time=decisions.now,
-        traceparent=child(cause.traceparent),
-        requestid=answer.id,
+        event_id=f"{user}/{reply.id}/{'decided' if final else reply.outcome.type}",
+        request_id=reply.id,
+        time=result.now,
         data={
             "user_id": user,
-            "outcome": answer.outcome.model_dump(mode="json"),
+            "outcome": reply.outcome.model_dump(mode="json"),
             "cart": cart,
-            "replayed": answer.replayed,
+            "replayed": reply.replayed,
             **read,
         },
+        validate=False,
     )
 
 
-def _read(request: Request) -> dict[str, str]:
-    """What an answer to a read carries back to who asked; nothing for what is done."""
+def _read_fields(request: Request) -> dict[str, str]:
+    """Return the fields that the answer to a read returns to its sender; empty for any other request."""
     match request:
-        case Hold() | Remove():  # most of them; to find that a message is of none of the classes below is slow
+        case Hold() | Remove():  # the most frequent first: a failed class pattern is slow
             return {}
         case Snapshot(session=session, epoch=epoch):
             return {"session": session, "epoch": epoch}
@@ -158,9 +159,9 @@ def _read(request: Request) -> dict[str, str]:
             return {}
 
 
-def _count(answer: Answer) -> None:
-    if answer.replayed:
+def _count(reply: Answer) -> None:
+    if reply.replayed:
         metrics.DUPLICATES.inc()
     else:
-        reason = answer.outcome.reason if isinstance(answer.outcome, Refused) else ""
-        metrics.OUTCOMES.labels(answer.outcome.type, reason).inc()
+        reason = reply.outcome.reason if isinstance(reply.outcome, Refused) else ""
+        metrics.OUTCOMES.labels(reply.outcome.type, reason).inc()

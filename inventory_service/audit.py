@@ -1,6 +1,6 @@
-"""Counts everything again: is what the tables say now what their history adds up to, and what the topics were told?
+"""Audit of the inventory: the tables must agree with their history, and with the published records.
 
-It reads one snapshot and changes nothing, so it may run beside a busy shop.
+The audit reads one snapshot and changes nothing, so it may run while the shop is busy.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from inventory_service.audit_topics import Told
 from inventory_service.store import QUERIES
 
 CHECKS: Final = (
-    "stock_that_differs",
-    "prefixes_out_of_bounds",
-    "causes_without_a_decision",
-    "carts_that_differ",
-    "revisions_told_twice",
-    "orders_that_differ",
-    "sales_that_differ",
-    "commits_that_differ",
+    "stock_mismatches",
+    "ledger_prefixes_out_of_bounds",
+    "ledger_rows_without_decision",
+    "cart_mismatches",
+    "duplicate_revisions",
+    "order_mismatches",
+    "sale_mismatches",
+    "commit_mismatches",
 )
 DIGESTS: Final = ("digest_of_stock", "digest_of_holds", "digest_of_reservations", "digest_of_decisions")
 
 
 async def audit(connection: Connection, told: Told | None = None) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
 
-    The digest is a SHA-256 over stock, holds and decisions without their times: no replay changes it. `told` is what
-    was read from the topics, before this is called, so that whatever stands there is in the tables by now.
+    The digest is a SHA-256 over stock, holds and decisions without their times, so that no replay changes it. `told` is
+    the audit of the topics. Read the topics before this call: the snapshot then contains everything that they report.
     """
     async with snapshot(connection):
         violations = await violations_of(connection)
@@ -55,7 +55,7 @@ async def audit(connection: Connection, told: Told | None = None) -> dict[str, A
 
 
 async def violations_of(connection: Connection) -> list[str]:
-    """What the tables say of themselves: a sentence for each violation."""
+    """Check the tables against each other, and return a sentence for each violation."""
     return [
         sentence
         for check in CHECKS

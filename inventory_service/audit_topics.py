@@ -1,6 +1,6 @@
-"""What the topics were told, held against the request log: each request has its one outcome, and nobody heard another.
+"""Audit of the inventory topics against the request log: one outcome per request, and the same one on the topic.
 
-About half a kilobyte of memory a request: a million requests of a week take half a gigabyte.
+The audit takes about 500 bytes of memory per request: a million requests in a week take half a gigabyte.
 """
 
 import hashlib
@@ -43,13 +43,16 @@ from inventory_service.messages import (
 )
 from inventory_service.state import EXPIRY_MARK, MARKS, STEP_MARK, Key
 
-OfOrder = Sold | Released | Restocked | Reservation
-Decision = Held | Refused | Removed | Expired | BadField | Committed | OfOrder
+OrderStepOutcome = Sold | Released | Restocked | Reservation
+FinalOutcome = Held | Refused | Removed | Expired | BadField | Committed | OrderStepOutcome
 
 
 @dataclass(slots=True)
 class Told:
-    """The topics, folded; then the log is laid beside them, row by row."""
+    """State of the audit, folded from the topics.
+
+    Add all records first, then all rows of the request log with `logged`, then call `violations`.
+    """
 
     requests: Judged[Request]
     responses: Judged[Decided]
@@ -58,15 +61,15 @@ class Told:
     without_id: set[Place] = field(default_factory=set)
     told: dict[Key, bytes] = field(default_factory=dict)
     fresh: set[Key] = field(default_factory=set)
-    """Told, and young enough to be in the log."""
+    """Published outcomes that are recent enough to be in the log."""
     outcomes: int = 0
     differing: list[str] = field(default_factory=list)
 
     def request(self, record: Any) -> None:
-        """A record of `inventory.requests`."""
-        if (read := self.requests.parse(record)) is None:
+        """Add a record of `inventory.requests`."""
+        if (parsed := self.requests.parse(record)) is None:
             return
-        event, message = read
+        event, message = parsed
         change = isinstance(message, Hold | Remove | Clear | Fail | Commit | Sell | ReleaseOrder | Restock)
         if change and self.window.covers(record) and self.window.remembers(event):
             if event.requestid is None:
@@ -75,86 +78,86 @@ class Told:
                 self.asked[event.subject, MARKS.get(type(message), "") + event.requestid] = place_of(record)
 
     def response(self, record: Any) -> None:
-        """A record of `inventory.responses`."""
-        if (read := self.responses.parse(record)) is None:
+        """Add a record of `inventory.responses`."""
+        if (parsed := self.responses.parse(record)) is None:
             return
-        event, message = read
+        event, message = parsed
         outcome = message.outcome
-        if message.session or not isinstance(outcome, Decision):
+        if message.session or not isinstance(outcome, FinalOutcome):
             return
-        key = (event.subject, _mark(outcome) + (event.requestid or ""))
-        said = _hashed(outcome)
+        key = (event.subject, _log_prefix(outcome) + (event.requestid or ""))
+        digest = _digest(outcome)
         self.outcomes += key not in self.told
-        if self.told.setdefault(key, said) != said:
-            self.differing.append(f"{_of(key)} was told in two ways on {record.topic}")
+        if self.told.setdefault(key, digest) != digest:
+            self.differing.append(f"{_describe(key)} was answered in two ways on {record.topic}")
         if not message.replayed and self.window.remembers(event):
             self.fresh.add(key)
 
     def logged(self, user: str, id_: str, outcome: str) -> None:
-        """A row of the log."""
+        """Compare a row of the request log with the published outcome."""
         key = (user, id_)
         self.asked.pop(key, None)
         self.fresh.discard(key)
-        said = self.told.pop(key, None)
-        if said is not None and said != _hashed(STORED_OUTCOME.validate_json(outcome)):
-            self.differing.append(f"{_of(key)} was told otherwise than it was decided")
+        digest = self.told.pop(key, None)
+        if digest is not None and digest != _digest(STORED_OUTCOME.validate_json(outcome)):
+            self.differing.append(f"{_describe(key)} was answered differently from its decision")
 
     def violations(self) -> list[list[str]]:
-        """Sentences, by kind; ask when the whole log has been laid beside."""
-        letters = self.requests.letters
+        """Return the violations as sentences, in one list per kind. Call after the last row of the log."""
+        dead_letters = self.requests.letters
         return [
             self.requests.neither_read_nor_put_aside(),
             self.differing,
-            [f"{_of(key)} was told an outcome that the log does not have" for key in sorted(self.fresh)],
+            [f"{_describe(key)} was answered with an outcome that is not in the log" for key in sorted(self.fresh)],
             [
-                f"{_of(key)} ({named(place)}) has no outcome"
+                f"{_describe(key)} ({named(place)}) has no outcome"
                 for key, place in self.asked.items()
-                if place not in letters
+                if place not in dead_letters
             ],
             [
                 f"{named(place)} has no request id and is not among the dead letters"
-                for place in sorted(self.without_id - letters)
+                for place in sorted(self.without_id - dead_letters)
             ],
         ]
 
     def figures(self) -> dict[str, int]:
-        """How much was held against the log; what comes twice counts once."""
+        """Return how many outcomes and dead letters were compared with the log; repeated records count once."""
         return {"outcomes_told": self.outcomes, "dead_letters": len(self.requests.letters)}
 
 
-def _mark(outcome: Outcome) -> str:
-    """What stands before the request's id in the log."""
-    return EXPIRY_MARK if isinstance(outcome, Expired) else STEP_MARK if isinstance(outcome, OfOrder) else ""
+def _log_prefix(outcome: Outcome) -> str:
+    """Return the prefix of the request's id in the log."""
+    return EXPIRY_MARK if isinstance(outcome, Expired) else STEP_MARK if isinstance(outcome, OrderStepOutcome) else ""
 
 
-def _of(key: Key) -> str:
+def _describe(key: Key) -> str:
     return f"request {key[1]} of {key[0]}"
 
 
-def _hashed(outcome: Any) -> bytes:
+def _digest(outcome: Any) -> bytes:
     return hashlib.blake2b(outcome.model_dump_json().encode(), digest_size=8).digest()
 
 
 Readers = dict[str, Callable[[Any], None]]
-"""What to do with a record, by the name of its topic."""
+"""Function that adds a record to the audit, by topic name."""
 
 
 def begin(settings: Settings, window: Window) -> tuple[Told, Readers]:
-    """Nothing told yet, and who takes in the records of each topic."""
+    """Return an empty audit and, for each topic, the function that adds its records."""
     requests = Judged(settings.topic(REQUESTS), REQUEST_VOCABULARY, window)
-    # What can't be read there is the cart's to put aside, and its audit's to miss.
+    # The cart service dead-letters unreadable responses, and its audit checks that.
     responses = Judged(settings.topic(RESPONSES), RESPONSE_VOCABULARY, window, ignores_unknown=True)
-    told = Told(requests, responses, window)
-    return told, {
-        requests.name: told.request,
+    topic_audit = Told(requests, responses, window)
+    return topic_audit, {
+        requests.name: topic_audit.request,
         settings.topic(REQUESTS.dead_letters): requests.letter,
-        responses.name: told.response,
+        responses.name: topic_audit.response,
     }
 
 
 async def read_topics(settings: Settings, grace: timedelta) -> Told:
-    """Read what is kept, up to what there is now; raises `BrokerAwayError`."""
-    told, readers = begin(settings, Window(clock.now(), grace, REQUESTS.retention or timedelta.max))
+    """Read the topics up to their current end offsets. Raises `BrokerAwayError`."""
+    topic_audit, readers = begin(settings, Window(clock.now(), grace, REQUESTS.retention or timedelta.max))
     async for record in kept(settings, readers):
         readers[record.topic](record)
-    return told
+    return topic_audit

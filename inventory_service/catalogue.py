@@ -1,4 +1,4 @@
-"""The catalogue file and the way into the tables: `inventory.csv`, checked line by line, loaded in one transaction."""
+"""Catalogue files: parse and validate a CSV such as `inventory.csv`, and load it into the tables in one transaction."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ _CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
 
 
 class CatalogueError(ValueError):
-    """What is wrong with a catalogue file, one sentence a line of it."""
+    """A catalogue file is invalid; the message has one sentence per error, each on a line of its own."""
 
 
 class Item(NamedTuple):
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Seeded(NamedTuple):
-    """What loading a file came to, in products."""
+    """Number of products that loading a file added, changed and left unchanged."""
 
     added: int
     changed: int
@@ -42,9 +42,10 @@ class Seeded(NamedTuple):
 
 
 def read_catalogue(path: Path) -> list[Item]:
-    """The products of a CSV file with at least `COLUMNS` in its header, price in major units with at most two decimals.
+    """Return the products of a CSV file with at least `COLUMNS` in its header.
 
-    `CatalogueError` names the line and column of everything that is wrong with it; then nothing of it may be used.
+    Prices are in major units, with at most two decimals. Raises `CatalogueError` with the line and column of every
+    error; nothing of an invalid file is returned.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
@@ -52,14 +53,14 @@ def read_catalogue(path: Path) -> list[Item]:
         if missing:
             raise CatalogueError(f"{path}: line 1: the header lacks {', '.join(missing)}")
         items: dict[str, Item] = {}
-        faults: list[str] = []
+        errors: list[str] = []
         for row in rows:
             fields = {column: (row[column] or "").strip() for column in COLUMNS}
-            wrong = _faults(fields)
+            row_errors = _row_errors(fields)
             if fields["product_code"] in items:
-                wrong.append(f"product_code {fields['product_code']!r} stands above already")
-            if wrong:
-                faults += [f"{path}: line {rows.line_num}: {fault}" for fault in wrong]
+                row_errors.append(f"product_code {fields['product_code']!r} is already listed above")
+            if row_errors:
+                errors += [f"{path}: line {rows.line_num}: {error}" for error in row_errors]
             else:
                 items[fields["product_code"]] = Item(
                     fields["product_code"],
@@ -68,25 +69,25 @@ def read_catalogue(path: Path) -> list[Item]:
                     fields["currency"],
                     int(fields["quantity"]),
                 )
-    if faults or not items:
-        raise CatalogueError("\n".join(faults) or f"{path}: no products in it")
+    if errors or not items:
+        raise CatalogueError("\n".join(errors) or f"{path}: the file lists no products")
     return [*items.values()]
 
 
-def _faults(fields: dict[str, str]) -> list[str]:
-    wrong = []
+def _row_errors(fields: dict[str, str]) -> list[str]:
+    errors = []
     if not _CODE.match(fields["product_code"]):
-        wrong.append("product_code must be 1 to 64 printable ASCII characters")
+        errors.append("product_code must be 1 to 64 printable ASCII characters")
     if not 1 <= len(fields["name"]) <= 200 or not fields["name"].isprintable():  # noqa: PLR2004 - as messages.Product
-        wrong.append("name must be 1 to 200 printable characters")
+        errors.append("name must be 1 to 200 printable characters")
     if not _CURRENCY.match(fields["currency"]):
-        wrong.append(f"currency must be an ISO 4217 code such as GBP, not {fields['currency']!r}")
+        errors.append(f"currency must be an ISO 4217 code such as GBP, not {fields['currency']!r}")
     price = _decimal(fields["price"])
     if price is None or not 0 <= price <= MOST or price * 100 != int(price * 100):
-        wrong.append(f"price must be an amount such as 2.55, not {fields['price']!r}")
+        errors.append(f"price must be an amount such as 2.55, not {fields['price']!r}")
     if not (fields["quantity"].isascii() and fields["quantity"].isdigit()) or int(fields["quantity"]) > MOST:
-        wrong.append(f"quantity must be a whole number from 0, not {fields['quantity']!r}")
-    return wrong
+        errors.append(f"quantity must be a whole number from 0, not {fields['quantity']!r}")
+    return errors
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -98,10 +99,10 @@ def _decimal(text: str) -> Decimal | None:
 
 
 async def seed(connection: Connection, items: Sequence[Item]) -> Seeded:
-    """Load a catalogue in one transaction; the same again changes nothing, not even a version.
+    """Load a catalogue in one transaction. Loading the same file again changes nothing, not even a version.
 
-    A new product gets the file's quantity as received. An existing one gets its name and price, and keeps its stock:
-    what was received since is the tables' to know, and holds and sales stand on it.
+    A new product gets the file's quantity as received. An existing product gets the file's name and price and keeps its
+    stock, because deliveries, holds and sales have changed it since.
     """
     values = {
         "codes": texts(item.code for item in items),
@@ -112,15 +113,15 @@ async def seed(connection: Connection, items: Sequence[Item]) -> Seeded:
     }
     async with connection.transaction():
         await connection.execute(QUERIES["lock_listed_stock"], values)
-        added = await _rows(connection, "insert_stock", values)
+        added = await _fetch(connection, "insert_stock", values)
         ledger = {"codes": texts(code for code, _ in added), "quantities": scalars(received for _, received in added)}
         await connection.execute(QUERIES["append_received"], ledger)
-        repriced = await _rows(connection, "set_prices", values)
-        put = await _rows(connection, "put_products", values | {"repriced": texts(code for (code,) in repriced)})
+        repriced = await _fetch(connection, "set_prices", values)
+        put = await _fetch(connection, "put_products", values | {"repriced": texts(code for (code,) in repriced)})
     new = {code for code, _ in added}
     changed = len({code for code, _ in put} - new)
     return Seeded(len(new), changed, len(items) - len(new) - changed)
 
 
-async def _rows(connection: Connection, name: str, values: dict[str, str]) -> Iterable[tuple[str, ...]]:
+async def _fetch(connection: Connection, name: str, values: dict[str, str]) -> Iterable[tuple[str, ...]]:
     return await (await connection.execute(QUERIES[name], values)).fetchall()

@@ -1,4 +1,4 @@
-"""What a request asks for, in the one form in which the log keeps it and compares it with a second coming of its id."""
+"""Fingerprints of commands: the normalised form that the log keeps and compares when a request id comes again."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -18,20 +18,22 @@ from inventory_service.messages import (
     Sell,
 )
 
-WORDS: Final = frozenset({"add", "set", "remove", "clear"})
+CLIENT_VERBS: Final = frozenset({"add", "set", "remove", "clear"})
 CHECKOUTS: Final = frozenset({"checkout", "commit"})
-"""The same to a cart and to the inventory."""
+"""Both names mean checkout: carts say `checkout`, inventory says `commit`."""
 
 Content = Mapping[str, Any]
-"""The client's word as `type`, with what it says: nothing that differs when it is sent again, and nothing personal."""
+"""A command as the client named it in `type`, with its parameters.
+
+It excludes everything that may differ between two sends of the same request, and all personal data."""
 
 
 Logged = Hold | Remove | Clear | Commit | Sell | ReleaseOrder | Restock | Fail
-"""What is done once, and remembered."""
+"""Requests that are executed once and kept in the log."""
 
 
 def content(request: Logged) -> Content:  # noqa: PLR0911 - one per kind
-    """The normalised command. A failed one is what it was meant to be, by whatever hand it was put aside."""
+    """Return the fingerprint of a command. That of a failed command is the one of the command that was intended."""
     match request:
         case Hold(mode=mode, product=product, quantity=quantity):
             return {"type": mode, "product": product, "quantity": quantity}
@@ -40,7 +42,7 @@ def content(request: Logged) -> Content:  # noqa: PLR0911 - one per kind
         case Clear():
             return {"type": "clear"}
         case Commit():
-            return _checkout(request)
+            return _checkout_fingerprint(request)
         case Sell(order_id=order_id):
             return {"type": "sell", "order_id": order_id}
         case ReleaseOrder(order_id=order_id, to=to):
@@ -48,31 +50,34 @@ def content(request: Logged) -> Content:  # noqa: PLR0911 - one per kind
         case Restock(order_id=order_id, shipped=shipped):
             return {"type": "restock", "order_id": order_id, "shipped": shipped}
         case Fail(command=command):
-            return _meant(command)
+            return _failed_fingerprint(command)
 
 
-def _checkout(request: Commit) -> Content:
+def _checkout_fingerprint(request: Commit) -> Content:
     lines = sorted(request.lines or (), key=lambda line: line.product)
-    what = {"version": request.version} if request.lines is None else {"lines": [line.model_dump() for line in lines]}
+    scope = {"version": request.version} if request.lines is None else {"lines": [line.model_dump() for line in lines]}
     expect = {"expect": request.expect.model_dump()} if request.expect else {}
-    return {"type": "checkout", "order_id": request.order_id, "purpose": request.purpose, **what, **expect}
+    return {"type": "checkout", "order_id": request.order_id, "purpose": request.purpose, **scope, **expect}
 
 
-def _meant(command: Mapping[str, Any]) -> Content:
-    word = str(command.get("type")).rpartition(".")[2]
-    word = str(command.get("mode")) if word == "hold" else word
-    if word in CHECKOUTS:
-        return _checkout_meant(command)
-    meant, units = command.get("product"), command.get("quantity")
+def _failed_fingerprint(command: Mapping[str, Any]) -> Content:
+    verb = str(command.get("type")).rpartition(".")[2]
+    verb = str(command.get("mode")) if verb == "hold" else verb
+    if verb in CHECKOUTS:
+        return _failed_checkout_fingerprint(command)
+    product, quantity = command.get("product"), command.get("quantity")
     return {
-        "type": word if word in WORDS else "unknown",
-        **({"product": meant} if _printable(meant) else {}),
-        **({"quantity": units} if units in range(MAX_QUANTITY + 1) else {}),
+        "type": verb if verb in CLIENT_VERBS else "unknown",
+        **({"product": product} if _is_identifier(product) else {}),
+        **({"quantity": quantity} if quantity in range(MAX_QUANTITY + 1) else {}),
     }
 
 
-def _checkout_meant(command: Mapping[str, Any]) -> Content:
-    """As a cart or as the inventory was asked; the cart's has `items`, and a `total` in what it expects."""
+def _failed_checkout_fingerprint(command: Mapping[str, Any]) -> Content:
+    """Return the fingerprint of a failed checkout, in the form of the cart service or of inventory.
+
+    The form of the cart service has `items`, and a `total` inside `expect`.
+    """
     expect = command.get("expect")
     fields = {
         "user_id": "-",
@@ -83,11 +88,11 @@ def _checkout_meant(command: Mapping[str, Any]) -> Content:
         "purpose": command.get("purpose", "order"),
     }
     try:
-        return _checkout(Commit.model_validate_json(orjson.dumps(fields)))
+        return _checkout_fingerprint(Commit.model_validate_json(orjson.dumps(fields)))
     except (ValidationError, orjson.JSONEncodeError):
         order_id = command.get("order_id")
-        return {"type": "checkout", **({"order_id": order_id} if _printable(order_id) else {})}
+        return {"type": "checkout", **({"order_id": order_id} if _is_identifier(order_id) else {})}
 
 
-def _printable(text: object) -> bool:
+def _is_identifier(text: object) -> bool:
     return isinstance(text, str) and text.isascii() and text.isprintable() and 0 < len(text) <= 64  # noqa: PLR2004 - as Printable

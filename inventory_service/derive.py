@@ -1,17 +1,17 @@
-"""How `inventory.csv` came about: the catalogue that a day's order lines of a real shop come to.
+"""Builder of `inventory.csv`: derives a catalogue from one day of a real shop's order lines.
 
     python -m inventory_service catalogue online-retail-2010-12-01.csv > inventory_service/inventory.csv
 
 The rules, which `docs/catalogue.md` repeats for readers of the file:
 
 - A line counts if its code begins with five digits (`POST`, `D` and the like are fees, not products), its quantity is
-  positive and its invoice does not begin with `C` (the others are returns and cancellations), and it has a name and a
-  price above zero.
-- The price is the latest. The name is the most frequent one, trimmed; of equally frequent ones the latest.
-- Lines of one product in one invoice are one demand; a product's demand is the sum of its units over the day.
-- The starting stock is twice the day's demand. The tenth of the products that most units were asked for is scarce: it
-  gets half of its demand, so that a replay of the day sells it out. No stock is below 5 or above 100.
-- Rows stand in the order of their codes, so the same orders always give the same file.
+  positive, its invoice does not begin with `C` (those are returns and cancellations), and it has a name and a price
+  above zero.
+- The price is the latest one. The name is the most frequent one, trimmed; among equally frequent names, the latest.
+- All lines of one product in one invoice count as one demand; a product's demand is the sum of its units over the day.
+- The initial stock is twice the day's demand. The tenth of the products with the highest demand is scarce and gets half
+  of its demand, so that a replay of the day sells it out. Stock is at least 5 and at most 100.
+- Rows are sorted by product code, so the same orders always give the same file.
 """
 
 import csv
@@ -34,7 +34,7 @@ _PRODUCT: Final = re.compile(r"^\d{5}")
 
 
 @dataclass(slots=True)
-class _Seen:
+class _ProductSales:
     price: Decimal = Decimal(0)
     names: Counter[str] = field(default_factory=Counter)
     latest_name: str = ""
@@ -54,22 +54,22 @@ class _Seen:
 
 
 def catalogue_of(orders: Path) -> str:
-    """The text of a catalogue file; `orders` is CSV with the columns of UCI's "Online Retail", oldest first."""
-    seen: defaultdict[str, _Seen] = defaultdict(_Seen)
+    """Return the text of a catalogue file; `orders` is a CSV in the format of UCI's "Online Retail", oldest first."""
+    seen: defaultdict[str, _ProductSales] = defaultdict(_ProductSales)
     with orders.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             name, price, units = row["Description"].strip(), Decimal(row["UnitPrice"]), int(row["Quantity"])
             product = _PRODUCT.match(row["StockCode"]) and not row["InvoiceNo"].startswith("C") and units > 0
             if product and name and price > 0:
-                one = seen[row["StockCode"]]
-                one.price, one.latest_name = price, name
-                one.names[name] += 1
-                one.demand[row["InvoiceNo"]] += units
+                sales = seen[row["StockCode"]]
+                sales.price, sales.latest_name = price, name
+                sales.names[name] += 1
+                sales.demand[row["InvoiceNo"]] += units
     popular = sorted(seen, key=lambda code: (-seen[code].units, code))[: len(seen) // SCARCE]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
-    for code, one in sorted(seen.items()):
-        stock = one.units // 2 if code in popular else one.units * 2
-        rows.writerow((code, one.name, f"{one.price:.2f}", CURRENCY, min(max(stock, LEAST), MOST)))
+    for code, sales in sorted(seen.items()):
+        stock = sales.units // 2 if code in popular else sales.units * 2
+        rows.writerow((code, sales.name, f"{sales.price:.2f}", CURRENCY, min(max(stock, LEAST), MOST)))
     return text.getvalue()

@@ -1,7 +1,7 @@
-"""The public language of the inventory service: what may be asked of it, what it decides, and what it makes known.
+"""The public language of the inventory service: requests, decisions with their outcomes, and state topics.
 
-An outcome and the shopper's whole cart leave together in one `Decided`, under the revision at which Postgres made them
-true. Whoever keeps a copy of a cart takes a higher `cart.revision` and ignores any other.
+An outcome and the shopper's full cart leave together in one `Decided`, under the revision of the transaction that made
+them true. Every copy of a cart applies a higher `cart.revision` and ignores any other.
 """
 
 from datetime import timedelta
@@ -25,7 +25,7 @@ Printable = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$
 """Ids and product codes: 1 to 64 printable ASCII characters."""
 Quantity = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
 QuantityOrNone = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
-"""The quantity of `set`; 0 takes the line away."""
+"""The quantity of `set`; 0 removes the line."""
 
 
 class _Value(BaseModel):
@@ -40,7 +40,7 @@ class Money(_Value):
 
 
 class Line(_Value):
-    """One product in a cart, with the price it was granted at."""
+    """One product in a cart, with the price at which it was granted."""
 
     product: Printable
     quantity: Quantity
@@ -48,21 +48,21 @@ class Line(_Value):
 
 
 class Item(_Value):
-    """So much of a product, asked for without a cart."""
+    """A quantity of a product, requested without a cart."""
 
     product: Printable
     quantity: Quantity
 
 
 class GivenUp(_Value):
-    """A line that an expiry took back."""
+    """A cart line that an expiry released."""
 
     product: Printable
     quantity: int
 
 
 class Cart(_Value):
-    """A whole cart as it is at `revision`; an empty one expires at no time."""
+    """A full cart at `revision`; `expires_at` is `None` for an empty cart."""
 
     revision: int = Field(ge=0)
     expires_at: Moment | None = None
@@ -77,7 +77,7 @@ class _Request(Message):
 
 
 class Hold(_Request):
-    """Hold `quantity` more of a product (`add`), or make the line exactly that (`set`); all or nothing."""
+    """A request to hold `quantity` more of a product (`add`), or to set the line to it (`set`); all or nothing."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.hold"
     mode: Literal["add", "set"]
@@ -85,42 +85,42 @@ class Hold(_Request):
     quantity: QuantityOrNone
 
     @model_validator(mode="after")
-    def _to_add_nothing_is_no_request(self) -> Self:
+    def _require_positive_add(self) -> Self:
         if self.mode == "add" and not self.quantity:
-            raise ValueError("quantity: to add takes at least 1")
+            raise ValueError("quantity: add needs at least 1")
         return self
 
 
 class Remove(_Request):
-    """Give back all of one product; never refused."""
+    """A request to release all units of one product; never refused."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.remove"
     product: Printable
 
 
 class Clear(_Request):
-    """Give back the whole cart; never refused."""
+    """A request to release the whole cart; never refused."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.clear"
 
 
 class Expire(_Request):
-    """A knock: expire the cart if Postgres still says it was due at `due`."""
+    """An expiry request: the cart expires if Postgres still says that it was due at `due`."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.expire"
     due: Moment
 
 
 class Fail(_Request):
-    """Decide `refused: failed` for a command that could be read but not be carried out."""
+    """A request to decide `refused: failed` for a command that could be parsed but not executed."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.fail"
     command: dict[str, Any]
-    """The data of the failed command with its envelope type as `type`: what the log keeps as its content."""
+    """The data of the failed command, with its envelope type as `type`; the log keeps its fingerprint."""
 
 
 class Check(_Request):
-    """How much of a product is available, in order with the shopper's own requests; a read."""
+    """A read of a product's availability, in order with the shopper's own requests."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.check"
     product: Printable
@@ -128,7 +128,7 @@ class Check(_Request):
 
 
 class Snapshot(_Request):
-    """The cart as it is; a read. `epoch` comes back as it was sent."""
+    """A read of the cart. The answer repeats `epoch`."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.snapshot"
     session: Printable
@@ -136,7 +136,7 @@ class Snapshot(_Request):
 
 
 class Lookup(_Request):
-    """The stored outcomes of some requests; a read."""
+    """A read of the stored outcomes of some requests."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.lookup"
     session: Printable
@@ -144,17 +144,18 @@ class Lookup(_Request):
 
 
 Purpose = Literal["order", "reservation"]
-"""Whom holds are for: an order of the saga, or a service that settles its reservation itself."""
+"""The owner of holds: an order of the saga, or a service that settles its reservation itself."""
 HoldState = Literal["PENDING", "COMMITTED", "CANCELLED"]
-"""Of the holds of an order: they keep the stock, have been sold, or have been given back."""
+"""State of an order's holds: the stock is held (`PENDING`), sold (`COMMITTED`) or released (`CANCELLED`)."""
 
 
 class Commit(_Request):
-    """Give an order all open holds of the cart, at the prices they were granted at, or refuse.
+    """A request to move holds to an order, or to refuse; all or nothing.
 
-    With `lines`, the cart is left alone and these are taken from the shelves at today's prices; all or nothing. Else
-    `version` is the cart's, and a cart at another one is refused `cart_changed`, an empty one `cart_empty`. `expect` is
-    the total that the shopper saw; another one is refused `total_changed`.
+    Without `lines`, all open holds of the cart go to the order at the prices at which they were granted. `version` is
+    then the cart's: a cart at another version is refused as `cart_changed`, an empty one as `cart_empty`. With `lines`,
+    the cart is left alone and these units are taken from stock at current prices. `expect` is the total that the
+    shopper saw; another total is refused as `total_changed`.
     """
 
     TYPE: ClassVar[str] = "holdfast.inventory.commit"
@@ -165,23 +166,23 @@ class Commit(_Request):
     purpose: Purpose = "order"
 
     @model_validator(mode="after")
-    def _of_a_cart_or_of_lines(self) -> Self:
+    def _require_version_or_lines(self) -> Self:
         if (self.version is None) == (self.lines is None):
-            raise ValueError("version: needs the cart's version, or lines; not both")
+            raise ValueError("version: give either the cart's version or lines, not both")
         if self.lines is not None and len({line.product for line in self.lines}) < len(self.lines):
-            raise ValueError("lines: names a product twice")
+            raise ValueError("lines: each product may be listed once")
         return self
 
 
 class Sell(_Request):
-    """Sell what an order holds: units leave `held` for `sold`. Done once, however often it is asked."""
+    """A request to sell an order's holds: units move from `held` to `sold`. Repeats have no effect."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.sell"
     order_id: Printable
 
 
 class ReleaseOrder(_Request):
-    """Give an order's holds back: to the shopper's cart, as far as it has room, or to the shelves."""
+    """A request to release an order's holds: to the shopper's cart as far as it has room, or to stock."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.release-order"
     order_id: Printable
@@ -189,7 +190,7 @@ class ReleaseOrder(_Request):
 
 
 class Restock(_Request):
-    """Take back what was sold to an order. Before it was shipped that lowers `sold`; after, it raises `received`."""
+    """A request to take back units sold to an order: lowers `sold` before shipping, raises `received` after it."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.restock"
     order_id: Printable
@@ -197,7 +198,7 @@ class Restock(_Request):
 
 
 class ReadReservation(_Request):
-    """What is held for an order or a reservation, and its state; a read."""
+    """A read of the holds of an order or a reservation, and their state."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.reservation"
     order_id: Printable
@@ -239,7 +240,7 @@ RefusalReason = Literal[
 
 
 class Held(_Value):
-    """Granted: `quantity` is what was asked for, `line_quantity` the line after it, `expires_at` the cart's."""
+    """A granted hold: `quantity` is the request's, `line_quantity` the line's after it, `expires_at` the cart's."""
 
     type: Literal["held"] = "held"
     product: Printable
@@ -250,7 +251,7 @@ class Held(_Value):
 
 
 class Refused(_Value):
-    """Nothing was done. `available` is there when stock was the reason, `order_id` when an order was to be made."""
+    """A refusal; nothing was changed. `available` is set for `out_of_stock`, `order_id` if an order was requested."""
 
     type: Literal["refused"] = "refused"
     product: Printable | None = None
@@ -260,7 +261,7 @@ class Refused(_Value):
 
 
 class Removed(_Value):
-    """A line, or with no `product` the whole cart, is gone."""
+    """A removed line, or without `product` the removal of the whole cart."""
 
     type: Literal["removed"] = "removed"
     product: Printable | None = None
@@ -268,7 +269,7 @@ class Removed(_Value):
 
 
 class Expired(_Value):
-    """The cart came to its end and gave its lines back."""
+    """The expiry of a cart, with the lines that it released."""
 
     type: Literal["expired"] = "expired"
     lines: tuple[GivenUp, ...]
@@ -276,21 +277,21 @@ class Expired(_Value):
 
 
 class IdReused(_Value):
-    """This id was decided for another content; that first outcome stands. A commit's order is then never held."""
+    """The id was used before for another command, whose outcome stands. `order_id` is that of an order never held."""
 
     type: Literal["id_reused"] = "id_reused"
     order_id: Printable | None = None
 
 
 class BadField(_Value):
-    """The request carries a value that only the decision could find wrong (`time`: ahead of the clock)."""
+    """A field with a value that only the decision could find invalid (`time`: too far in the future)."""
 
     type: Literal["bad_field"] = "bad_field"
     field: str
 
 
 class Available(_Value):
-    """The answer to `Check`; `available` is none for an unknown product."""
+    """The answer to `Check`; `available` is `None` for an unknown product."""
 
     type: Literal["available"] = "available"
     product: Printable
@@ -298,7 +299,7 @@ class Available(_Value):
 
 
 class SnapshotTaken(_Value):
-    """The answer to `Snapshot`: the cart beside it is what was asked for."""
+    """The answer to `Snapshot`; the cart is in `Decided.cart`."""
 
     type: Literal["snapshot"] = "snapshot"
 
@@ -315,14 +316,14 @@ class Committed(_Value):
 
 
 class Sold(_Value):
-    """What the order held is sold."""
+    """The order's holds are sold."""
 
     type: Literal["sold"] = "sold"
     order_id: Printable
 
 
 class Released(_Value):
-    """The order's holds are given back; `version` is the cart's after it."""
+    """The order's holds are released; `version` is the cart's after it."""
 
     type: Literal["released"] = "released"
     order_id: Printable
@@ -330,16 +331,16 @@ class Released(_Value):
 
 
 class Restocked(_Value):
-    """What was sold to the order is stock again."""
+    """The units sold to the order are stock again."""
 
     type: Literal["restocked"] = "restocked"
     order_id: Printable
 
 
 class Reservation(_Value):
-    """What is held for an order. The answer to `ReadReservation`, and to a step that its `state` does not allow.
+    """The holds of an order: the answer to `ReadReservation`, and to a step that their state does not allow.
 
-    `state` is none when nothing was ever held for it.
+    `state` is `None` if nothing was ever held for the order.
     """
 
     type: Literal["reservation"] = "reservation"
@@ -352,20 +353,20 @@ StoredOutcome = Annotated[
     Held | Refused | Removed | Expired | BadField | Committed | Sold | Released | Restocked | Reservation,
     Field(discriminator="type"),
 ]
-"""What the request log keeps: the one terminal outcome of a request."""
+"""The one final outcome of a request, as the request log keeps it."""
 STORED_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
-"""Reads it back."""
+"""Parser of stored outcomes."""
 
 
 class Stored(_Value):
-    """A request that has an outcome."""
+    """A request with its outcome."""
 
     id: Printable
     outcome: StoredOutcome
 
 
 class LookedUp(_Value):
-    """The answer to `Lookup`: `unknown` are the ids that have no outcome."""
+    """The answer to `Lookup`; `unknown` lists the ids without an outcome."""
 
     type: Literal["looked_up"] = "looked_up"
     outcomes: tuple[Stored, ...]
@@ -392,7 +393,7 @@ Outcome = Annotated[
 
 
 class Decided(Message):
-    """An outcome, with the whole cart as it is now. `session` and `epoch` stand on answers to a read."""
+    """An outcome with the current full cart. `session` and `epoch` are set on answers to a read."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.decided"
     user_id: Printable
@@ -409,7 +410,7 @@ RESPONSE_VOCABULARY: Final[Vocabulary[Decided]] = Vocabulary((Decided,), sources
 
 
 class Stock(Message):
-    """The stock of a product at `version`; readers keep the greatest."""
+    """The stock of a product at `version`; consumers keep the highest version."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.stock"
     product: Printable
@@ -421,7 +422,7 @@ class Stock(Message):
 
 
 class Product(Message):
-    """A product as the catalogue shows it at `version`; `deleted` ones are no longer for sale."""
+    """A product of the catalogue at `version`; a `deleted` one is no longer for sale."""
 
     TYPE: ClassVar[str] = "holdfast.catalogue.product"
     code: Printable

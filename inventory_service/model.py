@@ -1,8 +1,8 @@
-"""The rules of holding stock: what a batch of requests does to carts and shelves.
+"""The rules of holding stock: the effects of a batch of requests on carts and stock.
 
-Everything here is plain computing over a `State` that the store has locked and read. `fold` decides requests in the
-order of their arrival; `decide` says what one of them comes to, or `orders` if it is about one, and `evolve` makes it
-so. `now` is Postgres' clock, read once for the whole batch; nothing is sent, stored or looked up from here.
+All functions are pure, and work on a `State` that the store has locked and read. `fold` decides requests in the order
+of arrival. For each request, `decide` (or `orders`, for requests about orders) makes a decision and `evolve` applies
+it. `now` is Postgres' clock, read once for the whole batch.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,71 +61,71 @@ from inventory_service.state import (
 
 
 def decide(  # noqa: PLR0911 - one per request
-    state: State, holder: Holder, request: Logged, accepted: datetime
+    state: State, cart: Holder, request: Logged, accepted: datetime
 ) -> Decision:
-    """What `request` comes to for a cart that isn't due; all or nothing."""
+    """Decide `request` for a cart that is not due; all or nothing."""
     age = state.now - accepted
     if not -state.rules.ahead <= age <= state.rules.remembered and not orders.is_ageless(state, request):
         if age < timedelta(0):
-            return Decision(BadField(field="time"))  # remembered: a replay, when its time has come, must not do it
-        return Decision(_refused(request, "expired"))
-    match request:  # the most frequent first: to find that a message is of another class is slow
+            return Decision(BadField(field="time"))  # logged, so that a later replay does not execute it
+        return Decision(_refusal(request, "expired"))
+    match request:  # the most frequent first: a failed class pattern is slow
         case Hold() if request.quantity:
-            return _hold(state, holder, request)
+            return _decide_hold(state, cart, request)
         case Hold(product=product) | Remove(product=product):
-            gone = [holder.lines[product]] if product in holder.lines else []
-            return _given_back(gone, Removed(product=product, version=holder.revision + bool(gone)))
+            released = [cart.lines[product]] if product in cart.lines else []
+            return _release_lines(released, Removed(product=product, version=cart.revision + bool(released)))
         case Clear():
-            gone = [*holder.lines.values()]
-            return _given_back(gone, Removed(version=holder.revision + bool(gone)))
+            released = [*cart.lines.values()]
+            return _release_lines(released, Removed(version=cart.revision + bool(released)))
         case Commit():
-            return orders.commit(state, holder, request)
+            return orders.commit(state, cart, request)
         case Sell() | ReleaseOrder() | Restock():
-            return orders.step(state, holder, request)
+            return orders.step(state, cart, request)
         case Fail():
-            return Decision(_refused(request, "failed"))
+            return Decision(_refusal(request, "failed"))
 
 
-def _refused(request: Logged, reason: RefusalReason) -> Refused:
-    meant = content(request)
-    return Refused(product=meant.get("product"), reason=reason, order_id=meant.get("order_id"))
+def _refusal(request: Logged, reason: RefusalReason) -> Refused:
+    command = content(request)
+    return Refused(product=command.get("product"), reason=reason, order_id=command.get("order_id"))
 
 
-def _hold(state: State, holder: Holder, request: Hold) -> Decision:
-    product, shelf = request.product, state.shelves.get(request.product)
-    line = holder.lines.get(product)
+def _decide_hold(state: State, cart: Holder, request: Hold) -> Decision:
+    product, stock = request.product, state.shelves.get(request.product)
+    line = cart.lines.get(product)
     before = line.quantity if line else 0
     after = request.quantity + (before if request.mode == "add" else 0)
-    if after > before:  # to ask for no more than one has is always granted
-        if shelf is None or not shelf.for_sale:
+    if after > before:  # a request that does not raise the quantity is always granted
+        if stock is None or not stock.for_sale:
             return Decision(Refused(product=product, reason="unknown_product"))
-        if after > MAX_QUANTITY or (not line and len(holder.lines) >= MAX_LINES):
+        if after > MAX_QUANTITY or (not line and len(cart.lines) >= MAX_LINES):
             return Decision(Refused(product=product, reason="limit"))
-        if after - before > shelf.available:
-            return Decision(Refused(product=product, reason="out_of_stock", available=shelf.available))
+        if after - before > stock.available:
+            return Decision(Refused(product=product, reason="out_of_stock", available=stock.available))
     held = Held(
         product=product,
         quantity=request.quantity,
         line_quantity=after,
-        expires_at=holder.extended(state.now, state.rules),
-        version=holder.revision + 1,
+        expires_at=cart.extended(state.now, state.rules),
+        version=cart.revision + 1,
     )
     price = line.price if line else state.shelves[product].price  # a line keeps the price it was first granted at
     changed = LineSet(product, Line(product=product, quantity=after, price=price))
-    moved = (Moved(product, held=after - before),) if after != before else ()
-    return Decision(held, (changed,), moved, held.expires_at)
+    deltas = (Moved(product, held=after - before),) if after != before else ()
+    return Decision(held, (changed,), deltas, held.expires_at)
 
 
-def _given_back(gone: Iterable[Line], outcome: Removed | Expired) -> Decision:
+def _release_lines(released: Iterable[Line], outcome: Removed | Expired) -> Decision:
     return Decision(
         outcome,
-        tuple(LineSet(line.product, None) for line in gone),
-        tuple(Moved(line.product, held=-line.quantity) for line in gone),
+        tuple(LineSet(line.product, None) for line in released),
+        tuple(Moved(line.product, held=-line.quantity) for line in released),
     )
 
 
 def evolve(state: State, key: Key, cause: str, decision: Decision) -> None:
-    """Make a decision so: one revision up, however many lines of the cart it changes; none if it changes none."""
+    """Apply a decision. The cart's revision grows by one if any of its lines changes, else not at all."""
     reserved = decision.reserved
     if reserved is not None:
         if reserved.order_id not in state.reserved:
@@ -133,38 +133,38 @@ def evolve(state: State, key: Key, cause: str, decision: Decision) -> None:
         state.reserved[reserved.order_id] = reserved
         state.changed_orders.add(reserved.order_id)
     for product, received, held, sold in decision.stock:
-        shelf = state.shelves[product]
-        shelf.received += received
-        shelf.held += held
-        shelf.sold += sold
-        shelf.version += 1
+        stock = state.shelves[product]
+        stock.received += received
+        stock.held += held
+        stock.sold += sold
+        stock.version += 1
         order_id = reserved and reserved.order_id
-        state.ledger.append(LedgerRow(product, shelf.version, key, cause, received, held, sold, order_id))
+        state.ledger.append(LedgerRow(product, stock.version, key, cause, received, held, sold, order_id))
     if decision.lines:
         _change_cart(state, key[0], decision)
 
 
 def _change_cart(state: State, user: str, decision: Decision) -> None:
-    holder = state.holders[user]
+    cart = state.holders[user]
     for product, line in decision.lines:
-        before = holder.lines.pop(product, None)
+        before = cart.lines.pop(product, None)
         if line is not None:
-            holder.lines[product] = line
+            cart.lines[product] = line
         if line is None or before is None or line.quantity != before.quantity:
             state.changed_lines.add((user, product))
     if decision.until:
-        holder.first_held_at = holder.first_held_at or to_milliseconds(state.now)
-        holder.expires_at = decision.until
-    if not holder.lines:
-        holder.first_held_at = holder.expires_at = None
-    holder.expired = False
-    holder.revision += 1
+        cart.first_held_at = cart.first_held_at or to_milliseconds(state.now)
+        cart.expires_at = decision.until
+    if not cart.lines:
+        cart.first_held_at = cart.expires_at = None
+    cart.expired = False
+    cart.revision += 1
     state.changed_holders.add(user)
 
 
-def _note(state: State, key: Key, noted: Content, decision: Decision) -> None:
-    evolve(state, key, noted["type"], decision)
-    entry = state.log[key] = Entry(noted, decision.outcome)
+def _record(state: State, key: Key, command: Content, decision: Decision) -> None:
+    evolve(state, key, command["type"], decision)
+    entry = state.log[key] = Entry(command, decision.outcome)
     state.decided.append((key, entry, state.holders[key[0]].revision))
 
 
@@ -172,68 +172,68 @@ def _note(state: State, key: Key, noted: Content, decision: Decision) -> None:
 
 
 def fold(state: State, batch: Iterable[Command]) -> list[Answer]:
-    """Decide a batch in the order of its arrival; the answers in the order in which they came true.
+    """Decide a batch in the order of arrival, and return the replies in the order in which they became true.
 
-    A request that meets a due cart is preceded by the answer that the cart has expired. A knock that finds nothing
-    due, and was not answered before, has no answer.
+    If a request finds its cart due, the reply that the cart has expired comes first. An expiry request that finds
+    nothing due, and was not decided before, gets no reply.
     """
-    return [answer for command in batch for answer in _answers(state, command)]
+    return [answer for command in batch for answer in _process(state, command)]
 
 
-def _answers(state: State, command: Command) -> Iterator[Answer]:
+def _process(state: State, command: Command) -> Iterator[Answer]:
     request, user = command.request, command.request.user_id
-    holder, known = state.holders[user], state.log.get(command.key)
-    # A failed request touches nothing but the log: what made it fail may be this very cart.
-    if is_due(holder, state.now) and not isinstance(request, Fail):
-        yield _expire(state, holder, command)
+    cart, logged = state.holders[user], state.log.get(command.key)
+    # A failed request changes only the log, because the cart itself may be the cause of the failure.
+    if is_due(cart, state.now) and not isinstance(request, Fail):
+        yield _expire(state, cart, command)
     match request:
         case Hold() | Remove() | Clear() | Commit() | Fail() | Sell() | ReleaseOrder() | Restock():
-            yield _again(holder, command, request, known) if known else _first(state, holder, command, request)
+            yield _replay(cart, command, request, logged) if logged else _execute(state, cart, command, request)
         case Check(product=product):
-            shelf = state.shelves.get(product)
-            found = shelf.available if shelf and shelf.for_sale else None
-            yield Answer(command, command.id, Available(product=product, available=found), holder.cart())
+            stock = state.shelves.get(product)
+            available = stock.available if stock and stock.for_sale else None
+            yield Answer(command, command.id, Available(product=product, available=available), cart.cart())
         case Snapshot():
-            yield Answer(command, command.id, SnapshotTaken(), holder.cart())
+            yield Answer(command, command.id, SnapshotTaken(), cart.cart())
         case Lookup(ids=ids):
-            yield Answer(command, command.id, _look_up(state, user, ids), holder.cart())
+            yield Answer(command, command.id, _look_up(state, user, ids), cart.cart())
         case ReadReservation(order_id=order_id):
-            yield Answer(command, command.id, orders.reservation(state, user, order_id), holder.cart())
-        case Expire():  # the cart, if it was due, has been expired above, under its own id
-            if known is not None:
-                yield Answer(command, command.id, known.outcome, holder.cart(), replayed=True)
+            yield Answer(command, command.id, orders.reservation(state, user, order_id), cart.cart())
+        case Expire():  # a due cart has been expired above, under the expiry's own id
+            if logged is not None:
+                yield Answer(command, command.id, logged.outcome, cart.cart(), replayed=True)
 
 
-def _first(state: State, holder: Holder, command: Command, request: Logged) -> Answer:
-    decision = decide(state, holder, request, command.accepted)
-    _note(state, command.key, content(request), decision)
-    return Answer(command, command.id, decision.outcome, holder.cart())
+def _execute(state: State, cart: Holder, command: Command, request: Logged) -> Answer:
+    decision = decide(state, cart, request, command.accepted)
+    _record(state, command.key, content(request), decision)
+    return Answer(command, command.id, decision.outcome, cart.cart())
 
 
-def _again(holder: Holder, command: Command, request: Logged, known: Entry) -> Answer:
-    if known.content == content(request):
-        return Answer(command, command.id, known.outcome, holder.cart(), replayed=True)
+def _replay(cart: Holder, command: Command, request: Logged, logged: Entry) -> Answer:
+    if logged.content == content(request):
+        return Answer(command, command.id, logged.outcome, cart.cart(), replayed=True)
     order_id = request.order_id if isinstance(request, Commit) else None
-    return Answer(command, command.id, IdReused(order_id=order_id), holder.cart())
+    return Answer(command, command.id, IdReused(order_id=order_id), cart.cart())
 
 
-def _expire(state: State, holder: Holder, command: Command) -> Answer:
-    """End a due cart, as a decision of its own that happens and is told once, whoever found it."""
-    user, due = command.request.user_id, holder.expires_at or state.now
-    lines = [*holder.lines.values()]
-    gone = tuple(GivenUp(product=line.product, quantity=line.quantity) for line in lines)
-    decision = _given_back(lines, Expired(lines=gone, version=holder.revision + 1))
+def _expire(state: State, cart: Holder, command: Command) -> Answer:
+    """Expire a due cart, as a decision of its own that is made once, whichever request found the cart due."""
+    user, due = command.request.user_id, cart.expires_at or state.now
+    lines = [*cart.lines.values()]
+    released = tuple(GivenUp(product=line.product, quantity=line.quantity) for line in lines)
+    decision = _release_lines(lines, Expired(lines=released, version=cart.revision + 1))
     id_ = state.expiry_ids[user]
     if not isinstance(command.request, Expire):
-        state.untold.append(Due(user, due, holder.revision))
-    _note(state, (user, EXPIRY_MARK + id_), {"type": "expire", "due": due.astimezone(UTC).isoformat()}, decision)
-    holder.expired = True
-    return Answer(command, id_, decision.outcome, holder.cart())
+        state.untold.append(Due(user, due, cart.revision))
+    _record(state, (user, EXPIRY_MARK + id_), {"type": "expire", "due": due.astimezone(UTC).isoformat()}, decision)
+    cart.expired = True
+    return Answer(command, id_, decision.outcome, cart.cart())
 
 
 def _look_up(state: State, user: str, ids: tuple[str, ...]) -> LookedUp:
-    found = {id_: state.log[user, id_].outcome for id_ in ids if (user, id_) in state.log}
+    outcomes = {id_: state.log[user, id_].outcome for id_ in ids if (user, id_) in state.log}
     return LookedUp(
-        outcomes=tuple(Stored(id=id_, outcome=outcome) for id_, outcome in found.items()),
-        unknown=tuple(id_ for id_ in dict.fromkeys(ids) if id_ not in found),
+        outcomes=tuple(Stored(id=id_, outcome=outcome) for id_, outcome in outcomes.items()),
+        unknown=tuple(id_ for id_ in dict.fromkeys(ids) if id_ not in outcomes),
     )

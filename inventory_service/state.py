@@ -1,6 +1,6 @@
-"""The nouns of the rules: shelves, carts, what is reserved for orders, and what a batch has changed of them.
+"""The types of the rules: stock, carts, holds of orders, and the changes that a batch makes to them.
 
-`model` decides about carts and `orders` about orders; both say what they decided in the same few words, a `Decision`.
+`model` decides about carts and `orders` about orders; both return a `Decision`.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ from inventory_service.messages import (
 )
 
 EXPIRY_MARK: Final = "⏳"
-"""Stands before an expiry's id in the log. No client's id can hold it, so nobody can take the id of a coming expiry
-beforehand and so keep a cart alive for ever."""
+"""Prefix of expiry ids in `request_log`. Client ids are ASCII, so no client can pre-register one to keep its cart
+alive."""
 STEP_MARK: Final = "⚑"
-"""The same for what is done with an order's holds: the ids of these steps can be guessed from the order's."""
+"""Prefix of the ids of order steps, which a client could guess from the order's id."""
 MARKS: Final[Mapping[type, str]] = {
     Expire: EXPIRY_MARK,
     Sell: STEP_MARK,
@@ -39,16 +39,16 @@ MARKS: Final[Mapping[type, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How long things last."""
+    """Time limits of carts and requests."""
 
     idle: timedelta = timedelta(minutes=15)
-    """A cart lives this long after each granted add or set,"""
+    """Lifetime of a cart after each granted add or set."""
     longest: timedelta = timedelta(minutes=60)
-    """and at most this long after its first."""
+    """Maximum lifetime of a cart after its first hold."""
     remembered: timedelta = timedelta(days=7)
-    """A request that the log doesn't know and that was accepted longer ago is no longer done."""
+    """Maximum age of a request that is not in the log; an older one is refused as `expired`."""
     ahead: timedelta = timedelta(minutes=5)
-    """A request that was accepted further in the future than this can't be right."""
+    """Maximum distance of a request's time into the future; a greater one is refused as `bad_field`."""
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------
@@ -73,32 +73,32 @@ class Shelf:
 
 @dataclass(slots=True)
 class Holder:
-    """One shopper's cart. `revision` grows by one with each request that changes it."""
+    """One shopper's cart. `revision` grows by one with each request that changes the cart."""
 
     revision: int = 0
     first_held_at: datetime | None = None
     expires_at: datetime | None = None
     expired: bool = False
-    """Whether its last change was that it came to its end."""
+    """True if the last change of the cart was its expiry."""
     lines: dict[str, Line] = field(default_factory=dict)
     _view: Cart | None = None
 
     def cart(self) -> Cart:
-        """The cart as it is; made once a revision, however many answers carry it."""
+        """Return the cart as a message. It is built once per revision, and shared by all replies."""
         if self._view is None or self._view.revision != self.revision:
             lines = tuple(line for _, line in sorted(self.lines.items()))
             self._view = Cart(revision=self.revision, expires_at=self.expires_at, lines=lines)
         return self._view
 
     def extended(self, now: datetime, rules: Rules) -> datetime:
-        """When the cart expires if it is granted something now."""
+        """Return when the cart expires if a hold is granted now."""
         return to_milliseconds(min(now + rules.idle, (self.first_held_at or now) + rules.longest))
 
 
 class Reserved(NamedTuple):
-    """What is held for an order, or was; kept for ever, so that nothing is done for an order twice.
+    """The holds of an order, kept indefinitely so that no step takes effect twice.
 
-    Without lines it was given up before its commit came, which then comes too late.
+    An order without lines was released before its commit arrived; that commit is refused.
     """
 
     order_id: str
@@ -107,22 +107,22 @@ class Reserved(NamedTuple):
     state: HoldState = "CANCELLED"
     purpose: Purpose | None = None
     revision: int = 0
-    """The cart's, after the commit."""
+    """Revision of the cart after the commit."""
 
 
 class Entry(NamedTuple):
-    """What the log keeps of one request."""
+    """A request in the log, with its outcome."""
 
     content: Content
     outcome: StoredOutcome
 
 
 Key = tuple[str, str]
-"""The place of a request in the log: shopper and id, marked if it is none that a client may choose."""
+"""Primary key of the log: user id and request id, with a prefix for ids that clients may not choose."""
 
 
 class Due(NamedTuple):
-    """A cart that came to its end at `due`, when it was at `revision`."""
+    """A cart that was due at `due`, at `revision`."""
 
     user: str
     due: datetime
@@ -130,7 +130,7 @@ class Due(NamedTuple):
 
 
 class LedgerRow(NamedTuple):
-    """A change of the stock of a product: differences, and the product's `version` after it."""
+    """A change of a product's stock, as differences, and the product's `version` after the change."""
 
     product: str
     version: int
@@ -144,17 +144,17 @@ class LedgerRow(NamedTuple):
 
 @dataclass(slots=True)
 class State:
-    """What the locks cover, and what the fold has changed in it; each key is written once, however often it changed."""
+    """The locked rows, and the keys of those that the fold has changed. Each key is written once per batch."""
 
     now: datetime
     holders: dict[str, Holder]
     shelves: dict[str, Shelf]
     log: dict[Key, Entry]
     expiry_ids: Mapping[str, str] = field(default_factory=dict)
-    """The id of the expiry of each cart that is due, by shopper."""
+    """Id of the expiry of each due cart, by user."""
     rules: Rules = field(default_factory=Rules)
     reserved: dict[str, Reserved] = field(default_factory=dict)
-    """By order."""
+    """Holds by order id."""
     changed_holders: set[str] = field(default_factory=set)
     changed_lines: set[tuple[str, str]] = field(default_factory=set)
     new_orders: set[str] = field(default_factory=set)
@@ -162,20 +162,23 @@ class State:
     ledger: list[LedgerRow] = field(default_factory=list)
     decided: list[tuple[Key, Entry, int]] = field(default_factory=list)
     untold: list[Due] = field(default_factory=list)
-    """Carts that a request found due. It tells of that, once; only a knock is asked until it has been told."""
+    """Expiries found by requests that are not expiry requests.
+
+    Such a request publishes the expiry only once, so the store keeps it until an expiry request has been sent for it.
+    """
 
 
 def is_due(holder: Holder, now: datetime) -> bool:
-    """Whether the cart has come to its end."""
+    """True if the cart has reached its expiry time."""
     return holder.expires_at is not None and holder.expires_at <= now
 
 
-def to_milliseconds(moment: datetime) -> datetime:
-    """Times are told in milliseconds, so they are kept in milliseconds: what a shopper sees is what is stored."""
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+def to_milliseconds(time: datetime) -> datetime:
+    """Truncate a time to milliseconds. Messages carry milliseconds, so the stored time equals the published one."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-# ---- commands, and what they come to --------------------------------------------------------------------------------
+# ---- commands, decisions and replies --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +191,19 @@ class Command:
 
     @property
     def key(self) -> Key:
-        """Where the log keeps this request, if it keeps it."""
+        """Key of this request in the log."""
         return self.request.user_id, MARKS.get(type(self.request), "") + self.id
 
 
 class LineSet(NamedTuple):
-    """From now on, a product has this line in the cart; none: it has no more."""
+    """The new line of a product in the cart; `None` removes the line."""
 
     product: str
     line: Line | None
 
 
 class Moved(NamedTuple):
-    """Units of a product change what they are; differences."""
+    """Changes of a product's stock counters, as differences."""
 
     product: str
     received: int = 0
@@ -209,20 +212,20 @@ class Moved(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a request comes to: its outcome, and what that changes. Lines are the cart's, and change its revision."""
+    """The outcome of a request and its effects. Changes of `lines` are changes of the cart and raise its revision."""
 
     outcome: StoredOutcome
     lines: tuple[LineSet, ...] = ()
     stock: tuple[Moved, ...] = ()
     until: datetime | None = None
-    """When the cart then expires; none: as before."""
+    """New expiry time of the cart; `None` keeps the current one."""
     reserved: Reserved | None = None
-    """What is held for the order then, if that changes."""
+    """New holds of the order; `None` if they do not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to request `id`, which is not `command.id` when a request met a cart that was due."""
+    """The reply to request `id`, which differs from `command.id` if the request found its cart due."""
 
     command: Command
     id: str

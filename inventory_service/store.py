@@ -1,7 +1,8 @@
-"""Where facts are born: one Postgres transaction per batch, in two trips around the pure fold.
+"""The store: one Postgres transaction per batch, in two round trips around the pure fold. All facts are created here.
 
-Trip one takes the locks (shoppers in their order, then products in theirs) and reads what they cover; trip two writes
-one row per key and commits. Both go out in pipeline mode, so a batch costs two round trips, however much it touches.
+Round trip one takes the locks (users in sorted order, then products in sorted order) and reads the locked rows. Round
+trip two writes one row per key and commits. Both use pipeline mode, so that a batch costs two round trips however many
+rows it touches.
 """
 
 from collections import defaultdict
@@ -40,35 +41,38 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 OPTIONS: Final = " ".join(
     f"-c {option}"
     for option in (
-        # Each statement is a lookup by key. Left to itself the planner prefers a scan of the whole log, at the latest
-        # when statistics are from a time when the tables were empty.
+        # Each statement is a lookup by key. With default settings the planner scans the whole log, at the latest when
+        # its statistics date from a time when the tables were empty.
         "plan_cache_mode=force_generic_plan",
         "enable_seqscan=off",
         "enable_hashjoin=off",
         "enable_mergejoin=off",
         "jit=off",
-        # A process that is stopped between the trips holds its rows until its session is ended. The idle timeout
-        # doesn't fire after a pipeline; this one does, and it counts lock waits too.
+        # A process that is stopped between the two round trips keeps its row locks until its session ends. The idle
+        # timeout does not fire after a pipeline; this timeout does, and includes lock waits.
         "transaction_timeout=5s",
         "lock_timeout=4s",
     )
 )
 """Server settings for the connection of `PostgresStore`."""
+BACKGROUND_OPTIONS: Final = "-c statement_timeout=10s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
+"""Server settings for the connections of background tasks."""
 
 LOG_KEPT: Final = timedelta(days=9)
-"""How long outcomes are remembered: longer than any topic keeps a request."""
+"""How long outcomes are kept, which is longer than any topic keeps a request."""
 
 
 def expiry_id(user: str, due: datetime, revision: int) -> str:
-    """The id of the expiry of a cart that is due at `due`: whoever finds it due gives it the same.
+    """Return the id of the expiry of a cart that is due at `due`. All workers derive the same id.
 
-    The revision keeps two carts apart that are due at the same instant, as a clock that was set back can make them.
+    The revision distinguishes two carts of one user that are due at the same instant, which happens if a clock is set
+    back.
     """
     return derived(user, due.astimezone(UTC).isoformat(), str(revision), "expire")
 
 
 class Decisions(NamedTuple):
-    """What became of a batch: when, the answers, and how many units its products then had left."""
+    """The result of a batch: the time of its transaction, the replies, and the units left of its products."""
 
     now: datetime
     answers: list[Answer]
@@ -76,7 +80,10 @@ class Decisions(NamedTuple):
 
 
 class Store(Protocol):
-    """Decides a batch in one transaction. When it raises, nothing is known; the same batch again is always right."""
+    """A store that decides a batch in one transaction.
+
+    When `transact` raises, it is unknown whether the transaction was committed. Repeating the batch is always safe.
+    """
 
     async def transact(self, batch: Sequence[Command]) -> Decisions:
         """Decide `batch` in its order."""
@@ -84,12 +91,12 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """The store's double: the same decisions over plain dictionaries, for tests and for reading."""
+    """In-memory double of the store: the same decisions over plain dictionaries, for tests."""
 
-    def __init__(self, shelves: dict[str, Shelf], now: Callable[[], datetime], rules: Rules | None = None) -> None:
+    def __init__(self, stock_levels: dict[str, Shelf], now: Callable[[], datetime], rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
         self.now = now
-        self.shelves = shelves
+        self.shelves = stock_levels
         self.holders: dict[str, Holder] = defaultdict(Holder)
         self.log: dict[tuple[str, str], Entry] = {}
         self.reserved: dict[str, Reserved] = {}
@@ -97,14 +104,14 @@ class MemoryStore:
     async def transact(self, batch: Sequence[Command]) -> Decisions:
         """Decide `batch` in its order."""
         now = self.now()
-        holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
-        state = State(now, holders, self.shelves, self.log, _expiry_ids(holders, now), self.rules, self.reserved)
-        answers = fold(state, batch)
-        return Decisions(now, answers, {code: shelf.available for code, shelf in self.shelves.items()})
+        carts = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
+        state = State(now, carts, self.shelves, self.log, _expiry_ids(carts, now), self.rules, self.reserved)
+        replies = fold(state, batch)
+        return Decisions(now, replies, {code: stock.available for code, stock in self.shelves.items()})
 
 
 class PostgresStore:
-    """The store. `connect` gives a connection with `OPTIONS`; after any exception it is asked for another."""
+    """The store. `connect` returns a connection with `OPTIONS`; any exception closes the connection."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], rules: Rules | None = None) -> None:
         self.connect = connect
@@ -116,33 +123,40 @@ class PostgresStore:
         try:
             if self._connection is None:
                 self._connection = await self.connect()
-                self._connection.prepare_threshold = 0  # prepared at first use: the statements are always the same
+                self._connection.prepare_threshold = 0  # prepare at first use: the statements never vary
             state = await self._lock(self._connection, batch)
             crashpoint("inventory.locked")
-            answers = fold(state, batch)
+            replies = fold(state, batch)
             await self._write(self._connection, state)
         except BaseException:
-            await self.close()  # whether COMMIT arrived is unknown, and the log knows
+            await self.close()  # it is unknown whether COMMIT arrived; the log knows
             raise
-        return Decisions(state.now, answers, {code: shelf.available for code, shelf in state.shelves.items()})
+        return Decisions(state.now, replies, {code: stock.available for code, stock in state.shelves.items()})
 
     async def close(self) -> None:
-        """Give the connection up; the next batch opens another."""
+        """Close the connection; the next batch opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
     async def _lock(self, connection: Connection, batch: Sequence[Command]) -> State:
         values = _keys(batch)
-        about_orders = ("reservations",) if values["orders"] != NOTHING else ()
-        names = ("insert_missing_holders", "lock_holders", "decided_before", "open_holds", *about_orders, "lock_stock")
+        order_queries = ("order_holds",) if values["orders"] != NOTHING else ()
+        names = (
+            "insert_missing_holders",
+            "lock_holders",
+            "stored_outcomes",
+            "open_holds",
+            *order_queries,
+            "lock_stock",
+        )
         async with connection.pipeline():
             await connection.execute("BEGIN")
             _, locked, log, holds, *orders, stock = [await connection.execute(QUERIES[name], values) for name in names]
-            rows = await locked.fetchall()  # the first fetch sends everything; the others read what came with it
+            rows = await locked.fetchall()  # the first fetch flushes the pipeline; the others read its results
             now: datetime = rows[0][0]
-            holders = {user: Holder(*cart) for _, user, *cart in rows}
-            shelves = {
+            carts = {user: Holder(*cart) for _, user, *cart in rows}
+            stock_levels = {
                 code: Shelf(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
                 async for code, received, held, sold, price, currency, version, for_sale in stock
             }
@@ -152,19 +166,19 @@ class PostgresStore:
             }
             async for user, code, quantity, amount, currency in holds:
                 price = Money(amount=amount, currency=currency)
-                holders[user].lines[code] = Line(product=code, quantity=quantity, price=price)
-            reserved = _reserved([row for cursor in orders async for row in cursor])
-        return State(now, holders, shelves, entries, _expiry_ids(holders, now), self.rules, reserved)
+                carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
+            holds_by_order = _order_holds([row for cursor in orders async for row in cursor])
+        return State(now, carts, stock_levels, entries, _expiry_ids(carts, now), self.rules, holds_by_order)
 
     async def _write(self, connection: Connection, state: State) -> None:
-        """One row per key and one statement per table; empty ones are not sent. The hot stock rows come last."""
-        holders = [(user, state.holders[user]) for user in state.changed_holders]
+        """Write one row per key, with one statement per table; the most contended rows, of stock, come last."""
+        carts = [(user, state.holders[user]) for user in state.changed_holders]
         lines = [(user, code, state.holders[user].lines.get(code)) for user, code in state.changed_lines]
         stock = [(code, state.shelves[code]) for code in {row.product for row in state.ledger}]
         plan: list[tuple[str, list[Any], tuple[Callable[[Iterable[Any]], str], ...]]] = [
             (
                 "save_holders",
-                [(user, h.revision, h.first_held_at, h.expires_at, h.expired) for user, h in holders],
+                [(user, h.revision, h.first_held_at, h.expires_at, h.expired) for user, h in carts],
                 (texts, scalars, scalars, scalars, scalars),
             ),
             (
@@ -172,17 +186,17 @@ class PostgresStore:
                 [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
                 (texts, texts, scalars, scalars, texts),
             ),
-            ("drop_holds", [(user, code) for user, code, x in lines if not x], (texts, texts)),
+            ("delete_holds", [(user, code) for user, code, x in lines if not x], (texts, texts)),
             (
                 "save_reservations",
-                [(id_, o.user, o.purpose, o.revision) for id_, o in _of(state.reserved, state.new_orders)],
+                [(id_, o.user, o.purpose, o.revision) for id_, o in _items(state.reserved, state.new_orders)],
                 (texts, texts, optional_texts, scalars),
             ),
             (
                 "save_order_holds",
                 [
                     (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
-                    for id_, o in _of(state.reserved, state.changed_orders)
+                    for id_, o in _items(state.reserved, state.changed_orders)
                     for line in o.lines
                 ],
                 (texts, texts, scalars, scalars, texts, texts, texts),
@@ -201,7 +215,7 @@ class PostgresStore:
                 (texts, texts, documents, outcomes, scalars),
             ),
             (
-                "note_untold",
+                "insert_undelivered_expiries",
                 state.untold,
                 (texts, scalars, scalars),
             ),
@@ -221,7 +235,7 @@ class PostgresStore:
 
 
 def _keys(batch: Sequence[Command]) -> dict[str, str]:
-    """The keys of all rows that a batch may touch, as the parameters of trip one."""
+    """Return the keys of all rows that a batch may touch, as the parameters of round trip one."""
     users, clears, codes, log = set(), set(), set(), []
     commits: dict[str, str] = {}
     orders, steps = set(), set()
@@ -250,38 +264,38 @@ def _keys(batch: Sequence[Command]) -> dict[str, str]:
                 log.append(command.key)
             case ReadReservation(order_id=order_id):
                 orders.add(order_id)
-    # What an order gets within the batch, and then sells or gives back in the same one, is in its cart yet.
+    # If a batch both commits an order and sells or releases it, the order's products are still in the cart.
     clears.update(user for order_id, user in commits.items() if order_id in steps)
     return {
         "users": texts(users),
         "clears": texts(clears),
         "codes": texts(codes),
-        "of": texts(user for user, _ in log),
-        "ids": texts(id_ for _, id_ in log),
+        "log_users": texts(user for user, _ in log),
+        "log_ids": texts(id_ for _, id_ in log),
         "orders": texts(orders.union(commits, steps)),
         "steps": texts(steps),
     }
 
 
-def _reserved(rows: Iterable[tuple[Any, ...]]) -> dict[str, Reserved]:
-    """The rows of `reservations`: one a line of each order, and one without a line of each that has none."""
-    found: dict[str, Reserved] = {}
+def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, Reserved]:
+    """Group the rows of the query `order_holds`: one row per line, or one without a line for an order without holds."""
+    orders_by_id: dict[str, Reserved] = {}
     for order_id, user, purpose, revision, code, quantity, amount, currency, state in rows:
-        order = found.get(order_id) or Reserved(order_id, user, purpose=purpose, revision=revision)
+        order = orders_by_id.get(order_id) or Reserved(order_id, user, purpose=purpose, revision=revision)
         if code is not None:
             line = Line(product=code, quantity=quantity, price=Money(amount=amount, currency=currency))
             order = order._replace(lines=(*order.lines, line), state=state)
-        found[order_id] = order
-    return found
+        orders_by_id[order_id] = order
+    return orders_by_id
 
 
-def _of(reserved: Mapping[str, Reserved], orders: Iterable[str]) -> list[tuple[str, Reserved]]:
-    return [(order_id, reserved[order_id]) for order_id in orders]
+def _items(holds_by_order: Mapping[str, Reserved], orders: Iterable[str]) -> list[tuple[str, Reserved]]:
+    return [(order_id, holds_by_order[order_id]) for order_id in orders]
 
 
-def _expiry_ids(holders: Mapping[str, Holder], now: datetime) -> dict[str, str]:
+def _expiry_ids(carts: Mapping[str, Holder], now: datetime) -> dict[str, str]:
     return {
-        user: expiry_id(user, holder.expires_at, holder.revision)
-        for user, holder in holders.items()
-        if holder.expires_at and is_due(holder, now)
+        user: expiry_id(user, cart.expires_at, cart.revision)
+        for user, cart in carts.items()
+        if cart.expires_at and is_due(cart, now)
     }

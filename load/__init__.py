@@ -1,20 +1,25 @@
-"""Shoppers that nobody let in by the back door: clients of the public contract only.
+"""Load driver, proofs, benchmarks and fault lab.
 
-| module | what it does |
+Everything but the fault lab is a client of the public contract: shoppers have tokens and sockets like any other client.
+Three places also read the database, to compare it with the answers: `ledger` and `bench/inventory_hop` check totals in
+the schema `inventory`, and `unguarded_control` writes to a scratch schema of its own. The benchmarks and the fault lab
+start shops through `infrastructure.local`. The fault lab (`chaos`) kills processes and reads any schema and topic.
+
+| module | purpose |
 |---|---|
-| `protocol` | what a client believes of the frames it gets, and what it says next: no socket, no clock |
-| `client` | a shopper with a token and a socket |
-| `shop` | the shop's HTTP side |
-| `verdict` | counts the answers of a crowd of buyers and says what is wrong with them |
-| `prove` | sends such a crowd at one product of a running shop |
-| `prove_orders` | 2,000 checkouts while everything dies in turn, in a shop of its own |
-| `chaos` | the same with faults: what everyone saw is written down, and checked against what the shop says |
-| `control` | the same crowd against a shop with the classic bug, to see the verdict fail |
-| `schedule`, `figures` | when an open loop sends, what it measured, and whether it can be believed |
-| `driver`, `wire`, `alarm` | the open loop itself: many sockets, intended instants |
-| `visit` | `holdfast load`: a crowd comes in, shops at a steady rate, and leaves |
-| `orders`, `replay`, `books` | `holdfast shoppers`: a file of real orders, and whether every unit adds up |
-| `measuring` | the commands of these |
-| `bench`, `peers` | `holdfast bench`: experiments, and the opponents |
-| `k6`, `locust` | the same shoppers for two tools that others use |
+| `protocol` | rules of a WebSocket client: which frames to apply, what to send next; no socket, no clock |
+| `client` | shopper with a token and a WebSocket |
+| `http_client` | HTTP side of the shop |
+| `verdict`, `verdict_table` | counts the answers to a rush of buyers and lists the errors among them |
+| `prove_oversell` | sends many buyers for one product of a running shop |
+| `unguarded_control` | the same rush against a shop with the classic race, which the verdict must detect |
+| `schedule`, `measurements` | send times of the open loop, its results, and whether they are valid |
+| `driver`, `raw_websocket`, `precise_timer` | the open loop: many sockets, intended send times |
+| `load_run` | `holdfast load`: connects shoppers, measures at a steady rate, disconnects |
+| `order_file`, `order_replay`, `ledger` | `holdfast shoppers`: replays a file of real orders and balances every unit |
+| `cli` | the commands `load`, `shoppers` and `bench` |
+| `holdfast_commands` | runs `holdfast seed` and `holdfast audit` as subprocesses |
+| `bench`, `baselines` | `holdfast bench`: experiments, and the systems to compare with |
+| `chaos` | the fault lab: `holdfast chaos` and `holdfast prove orders` |
+| `k6`, `locust` | scripts with which two common load tools do the same |
 """

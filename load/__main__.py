@@ -1,4 +1,4 @@
-"""`python -m load`: the proofs as commands; `holdfast prove` calls this with the running shop's addresses."""
+"""Proofs, load and faults for a running shop."""
 
 import asyncio
 import json
@@ -26,42 +26,44 @@ MAX_BUYERS: Final = 5000
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-proofs = typer.Typer(help="Proofs that the shop keeps its word.", no_args_is_help=True, rich_markup_mode=None)
+proofs = typer.Typer(help="Prove the shop's guarantees.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(proofs, name="prove")
 measuring.register(app)
 app.command(
-    epilog="Example: holdfast chaos --quick --seed 1. Exit status: 0 nothing broken, 1 something is, 2 wrong use."
+    epilog="Example: holdfast chaos --quick --seed 1. Exit status: 0 nothing broken, 1 something is, 2 usage error."
 )(chaos)
 
 
 @app.callback()
 def _load() -> None:
-    """Clients of the public contract."""
+    """Send load to a shop, prove its guarantees, and break it."""
 
 
 @proofs.callback()
 def _proofs() -> None:
-    """Proofs that the shop keeps its word."""
+    """Prove the shop's guarantees."""
 
 
 @proofs.command(
-    epilog="Example: holdfast prove oversell --buyers 500 --stock 25. Exit status: 0 proved, 1 refuted, 2 wrong use."
+    epilog="Example: holdfast prove oversell --buyers 500 --stock 25. Exit status: 0 proved, 1 refuted, 2 usage error."
 )
 def oversell(
-    buyers: Annotated[int, typer.Option(min=2, max=MAX_BUYERS, help="shoppers who want one unit each")] = 200,
-    stock: Annotated[int, typer.Option(min=1, help="units there are; fewer than buyers")] = 25,
+    buyers: Annotated[int, typer.Option(min=2, max=MAX_BUYERS, help="number of shoppers, each adding one unit")] = 200,
+    stock: Annotated[int, typer.Option(min=1, help="units in stock; must be fewer than buyers")] = 25,
     control: Annotated[
-        bool, typer.Option("--control", help="the same against a scratch schema without the guard: must oversell")
+        bool, typer.Option("--control", help="run against a scratch schema without locks: must oversell")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Send buyers at fewer units than they want: exactly the units there are may be held.
+    """Send more buyers than there are units: exactly the available units may be held.
 
-    With --control the same crowd meets the classic bug in a scratch schema, and the same verdict must find it
-    oversold: exit status 0 when it did.
+    With --control the same buyers meet the classic race in a scratch schema, and the same verdict must find it
+    oversold: exit status 0 if it did.
     """
     if buyers <= stock:
-        raise typer.BadParameter(f"{buyers} buyers for {stock} units prove nothing: there must be more buyers")
+        raise typer.BadParameter(
+            f"{buyers} buyers for {stock} units prove nothing: --buyers must be greater than --stock"
+        )
     try:
         if control:
             _report_control(asyncio.run(_control(buyers, stock)), as_json=as_json)
@@ -71,22 +73,24 @@ def oversell(
         measuring.die(error)
 
 
-proofs.command(epilog="Example: holdfast prove orders --orders 200. Exit status: 0 proved, 1 refuted, 2 wrong use.")(
+proofs.command(epilog="Example: holdfast prove orders --orders 200. Exit status: 0 proved, 1 refuted, 2 usage error.")(
     orders
 )
 
 
-@app.command(epilog="Example: holdfast guests 3 --json. Exit status: 0 done, 1 no shop answers, 2 wrong use.")
+@app.command(epilog="Example: holdfast guests 3 --json. Exit status: 0 done, 1 no shop answers, 2 usage error.")
 def guests(
-    number: Annotated[int, typer.Argument(min=1, max=MAX_BUYERS, metavar="N", help="how many")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON array on standard output")] = False,
+    number: Annotated[int, typer.Argument(min=1, max=MAX_BUYERS, metavar="N", help="number of guests")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON array")] = False,
 ) -> None:
-    """New shoppers' tokens, one a line; --json has their user_id and expires_at too."""
+    """Create guests and print their tokens, one per line; --json adds user_id and expires_at."""
     try:
-        found = asyncio.run(_guests(number))
+        created = asyncio.run(_guests(number))
     except ShopAwayError as error:
         measuring.die(error)
-    typer.echo(json.dumps([asdict(guest) for guest in found]) if as_json else "\n".join(guest.token for guest in found))
+    typer.echo(
+        json.dumps([asdict(guest) for guest in created]) if as_json else "\n".join(guest.token for guest in created)
+    )
 
 
 async def _guests(number: int) -> Sequence[Guest]:
@@ -103,7 +107,7 @@ async def _prove(buyers: int, stock: int) -> Proof:
             stock=stock,
             seed=commands.seed,
             audit=commands.audit,
-            tell=lambda what: typer.echo(f"… {what}", err=True),
+            tell=lambda text: typer.echo(f"… {text}", err=True),
         )
 
 
@@ -121,7 +125,7 @@ def _report(proof: Proof, *, as_json: bool) -> None:
         sentence = (
             f"Proved: {rush.attempts} buyers within {proof.spread_ms:.0f} ms, {rush.units} units, {rush.held} held."
             if proof.ok
-            else "Refuted: the shop did not keep its word."
+            else "Refuted: see the findings above."
         )
         typer.echo(f"{sentence} ({proof.product}, {proof.seconds:.1f} s)")
     raise typer.Exit(0 if proof.ok else 1)
@@ -134,11 +138,11 @@ def _report_control(verdict: Verdict, *, as_json: bool) -> None:
         typer.echo(json.dumps({"ok": oversold, "oversold": oversold, "method": method, "rushes": [verdict.as_json()]}))
     else:
         show(Console(), [verdict])
-        typer.echo(f"Without the guard ({method}):")
+        typer.echo(f"Without locks ({method}):")
         typer.echo(
-            f"oversold, as it must: {verdict.held} held of {verdict.units}."
+            f"oversold, as it must be: {verdict.held} held of {verdict.units}."
             if oversold
-            else f"not oversold, {verdict.held} held of {verdict.units}: this control proves nothing."
+            else f"not oversold ({verdict.held} held of {verdict.units}): this control run proves nothing."
         )
     raise typer.Exit(0 if oversold else 1)
 

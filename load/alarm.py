@@ -1,4 +1,4 @@
-"""Waking up when one meant to. Event loops sleep in whole milliseconds on Linux; a timer descriptor does not."""
+"""Timer of microsecond precision. Event loops sleep in whole milliseconds on Linux; a timer descriptor does not."""
 
 import asyncio
 import ctypes
@@ -22,7 +22,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 class Alarm:
-    """Wakes the running loop at instants of `time.perf_counter()`; close it when done."""
+    """Timer that wakes the running loop at instants of `time.perf_counter()`. Call `close` when done."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -33,10 +33,10 @@ class Alarm:
             self._descriptor = self._libc.timerfd_create(_MONOTONIC, _NONBLOCK_CLOEXEC)
             if self._descriptor < 0:
                 raise OSError(ctypes.get_errno(), "timerfd_create")
-            self._loop.add_reader(self._descriptor, self._rang)
+            self._loop.add_reader(self._descriptor, self._on_readable)
 
     async def until(self, instant: float) -> None:
-        """Return at `instant`, or at once when it is past."""
+        """Sleep until `instant`; return at once if it has passed."""
         ahead = instant - perf_counter()
         if ahead <= 0:
             return
@@ -50,12 +50,12 @@ class Alarm:
         await self._waiting
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the timer descriptor."""
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
 
-    def _rang(self) -> None:
+    def _on_readable(self) -> None:
         if self._descriptor is not None:
             with suppress(BlockingIOError):
                 os.read(self._descriptor, 8)

@@ -1,4 +1,7 @@
-"""What Postgres says about some shoppers, for comparing it with what they were told. Reads only."""
+"""Read units granted according to the stock ledger, to compare them with the answers that shoppers received.
+
+This module reads the private schema of the inventory service, which is not part of the public contract.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +15,7 @@ SELECT product_code, sum(held) FROM {schema}.stock_ledger WHERE user_id = ANY(%s
 
 
 async def granted(settings: Settings, users: Sequence[str]) -> Mapping[str, int]:
-    """The units by product that these shoppers were ever granted; a hold that was given back since still counts."""
+    """Return the units per product ever granted to `users`. A hold that has been released since still counts."""
     schema = sql.Identifier(settings.schema_name("inventory"))
     async with await AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         cursor = await connection.execute(sql.SQL(_GRANTED).format(schema=schema), (list(users),))

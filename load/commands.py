@@ -1,4 +1,4 @@
-"""The `holdfast` commands that proofs and loads need, run as anyone would run them."""
+"""Run the `holdfast` commands that proofs and load runs need, each as a subprocess."""
 
 import asyncio
 import json
@@ -13,35 +13,35 @@ HEADER = "product_code,name,price,currency,quantity"
 
 
 async def seed(product: str, quantity: int) -> None:
-    """Bring `quantity` units of a new product into the shop by `holdfast seed`."""
+    """Add a new product with `quantity` units to the shop, by `holdfast seed`."""
     await seed_all({product: quantity}, "Proof of no oversell")
 
 
 async def seed_all(units: Mapping[str, int], name: str = "A product for load") -> None:
-    """Bring in products by code, with their units, all under one name; those that are there stay as they are."""
+    """Add products, given as units by code, all with the same name. Products that exist are left unchanged."""
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
         file.write("\n".join([HEADER, *(f"{code},{name},1.00,GBP,{number}" for code, number in units.items()), ""]))
         file.flush()
-        status, _, complaint = await _holdfast("seed", file.name)
+        status, _, stderr = await _holdfast("seed", file.name)
     if status:
-        raise ShopAwayError(f"`holdfast seed` failed with {status}: {complaint.strip()}")
+        raise ShopAwayError(f"`holdfast seed` failed with exit status {status}: {stderr.strip()}")
 
 
 async def audit() -> Sequence[str]:
-    """The violations that `holdfast audit` finds, each in words."""
-    status, answer, complaint = await _holdfast("audit", "--json")
+    """Return the violations that `holdfast audit` finds, one sentence each."""
+    status, stdout, stderr = await _holdfast("audit", "--json")
     try:
-        found: dict[str, Any] = json.loads(answer)
+        report: dict[str, Any] = json.loads(stdout)
     except ValueError:
-        raise ShopAwayError(f"`holdfast audit` failed with {status}: {complaint.strip()}") from None
+        raise ShopAwayError(f"`holdfast audit` failed with exit status {status}: {stderr.strip()}") from None
     violations = [
-        violation if isinstance(violation, str) else json.dumps(violation) for violation in found["violations"]
+        violation if isinstance(violation, str) else json.dumps(violation) for violation in report["violations"]
     ]
-    return violations or ([] if found["ok"] and status == 0 else [f"the audit ended with {status}"])
+    return violations or ([] if report["ok"] and status == 0 else [f"the audit failed with exit status {status}"])
 
 
 async def _holdfast(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command."""
+    """Run a command and return its exit status, standard output and standard error."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -50,5 +50,5 @@ async def _holdfast(*arguments: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    answer, complaint = await child.communicate()
-    return child.returncode or 0, answer.decode(), complaint.decode()
+    stdout, stderr = await child.communicate()
+    return child.returncode or 0, stdout.decode(), stderr.decode()

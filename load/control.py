@@ -1,10 +1,9 @@
-"""The classic bug, on purpose: the same crowd and stock with nothing that guards them.
+"""Control experiment: the same buyers and stock with a deliberate race condition instead of locks.
 
-A scratch schema of its own random name holds one product in a table without a CHECK. Each buyer reads what is
-available, decides, and writes back what it computed from what it read, without a row lock. Buyers come in rounds, one
-connection each, and all of a round have read before the first of them writes: the timing that a slow network gives
-now and then, placed exactly, so that the bug shows every time and not only on a bad day. Nothing else is arranged: the
-counting and the verdict are those of the real proof.
+A scratch schema with a random name holds one product in a table without a CHECK. Each buyer reads the available
+quantity, decides, and writes back the difference, without a row lock. Buyers run in rounds, one connection each, and
+all buyers of a round read before the first of them writes. A slow network causes this interleaving now and then; the
+barrier causes it every time. Counting and verdict are those of the real proof.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from load.client import new_id
 from load.verdict import Attempt, Verdict, judge
 
 CONNECTIONS: Final = 16
-"""The bound of the pool, and so the greatest number of buyers in a round."""
+"""Size of the connection pool, and so the maximum number of buyers per round."""
 
 METHOD: Final = (
     "no CHECK, no row lock; read, then write back; in rounds of {connections} connections, with a barrier between the "
@@ -30,7 +29,7 @@ Connection = AsyncConnection[tuple[Any, ...]]
 
 
 async def rush_without_guard(postgres_url: str, *, product: str, buyers: int, stock: int) -> Verdict:
-    """The verdict on `buyers` who want one of `stock` units each where nothing guards them."""
+    """Return the verdict on `buyers` requests for one of `stock` units each, executed without locks."""
     connections = min(CONNECTIONS, buyers)
     async with AsyncExitStack() as stack:
         pool = [
@@ -40,11 +39,11 @@ async def rush_without_guard(postgres_url: str, *, product: str, buyers: int, st
         await stack.enter_async_context(_scratch_schema(pool, product, stock))
         attempts: list[Attempt] = []
         for first in range(0, buyers, connections):
-            crowd = pool[: buyers - first]
-            barrier = asyncio.Barrier(len(crowd))
-            async with asyncio.TaskGroup() as group:  # a buyer that fails must not leave the others at the barrier
-                bought = [group.create_task(_buy(connection, barrier, product)) for connection in crowd]
-            attempts += [task.result() for task in bought]
+            round_ = pool[: buyers - first]
+            barrier = asyncio.Barrier(len(round_))
+            async with asyncio.TaskGroup() as group:  # a failing buyer must not leave the others waiting at the barrier
+                purchases = [group.create_task(_buy(connection, barrier, product)) for connection in round_]
+            attempts += [task.result() for task in purchases]
         available = await _available(pool[0], product)
     return judge("rush", attempts, product=product, units=stock, available=available)
 
@@ -72,7 +71,7 @@ async def _available(connection: Connection, product: str) -> int:
 
 @asynccontextmanager
 async def _scratch_schema(pool: Sequence[Connection], product: str, stock: int) -> AsyncIterator[None]:
-    """A schema of its own for all of `pool`; dropped afterwards, whatever happens."""
+    """Create a schema and set it on all connections of `pool`; drop it on exit, also after an error."""
     name = sql.Identifier(f"scratch_{secrets.token_hex(6)}")
     first = pool[0]
     await first.execute(sql.SQL("CREATE SCHEMA {}").format(name))

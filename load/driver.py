@@ -1,7 +1,8 @@
-"""The open loop: requests leave at intended instants over many sockets, and an answer counts from the intended one.
+"""Open-loop driver: sends requests at intended times over many sockets and measures from the intended time.
 
-Nothing is skipped and nothing waits: when the shop is slow, the next request leaves all the same. What is not answered
-within ten seconds is lost. The driver measures itself too, since one that is late or busy measures itself alone.
+No request is skipped or delayed: if the shop is slow, the next request is sent nevertheless. A request without an
+answer within ten seconds counts as lost. The driver also measures its own lateness and CPU use, since a late or busy
+driver measures mostly itself.
 """
 
 import asyncio
@@ -23,25 +24,25 @@ from load.wire import Line, dial
 
 DIALS_AT_ONCE: Final = 32
 FIRST: Final = -10
-"""The driver's nice value while it drives, where the system grants it: it needs little, but on time."""
+"""Nice value of the driver while it runs, if the system permits: it needs little CPU time, but promptly."""
 NOT_OUTCOMES: Final = frozenset({"pending", "stock", "welcome", "cart", "expiring", "expired", "notice"})
 
 
 class Hearing(Protocol):
-    """Who gets every frame of a crowd."""
+    """Callback for all frames received by a `Crowd`."""
 
     def __call__(self, shopper: int, frame: Mapping[str, Any]) -> None:
-        """A frame came to the shopper of this number."""
+        """Handle a frame received by the shopper with this number."""
 
 
 class Crowd:
-    """Shoppers on open sockets, by number. `hear` gets their frames; what came when nobody listened is gone."""
+    """Shoppers on open sockets, numbered from 0. `hear` is called with their frames; without it frames are dropped."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.hear: Hearing | None = None
         self.cut = 0
-        """Lines that were cut, not hung up."""
+        """Number of connections lost, not counting those that `leave` closed."""
         self._closing = False
 
     async def enter(
@@ -50,34 +51,34 @@ class Crowd:
         headers: Sequence[Mapping[str, str]],
         entered: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open one more line to `url` for each of `headers`; raises `OSError` when one can't be had."""
-        door = asyncio.Semaphore(DIALS_AT_ONCE)
+        """Open one more connection to `url` for each of `headers`; raise `OSError` if one fails."""
+        slots = asyncio.Semaphore(DIALS_AT_ONCE)
 
-        async def come(number: int, each: Mapping[str, str]) -> Line:
-            async with door:
-                line = await dial(url, each, lambda text: self._heard(number, text), self._was_cut)
+        async def connect_one(number: int, each: Mapping[str, str]) -> Line:
+            async with slots:
+                line = await dial(url, each, lambda text: self._on_text(number, text), self._on_closed)
             entered()
             return line
 
         first = len(self.lines)
-        self.lines += await asyncio.gather(*(come(first + number, each) for number, each in enumerate(headers)))
+        self.lines += await asyncio.gather(*(connect_one(first + number, each) for number, each in enumerate(headers)))
 
     def leave(self) -> None:
-        """Hang up, all of them."""
+        """Close all connections."""
         self._closing = True
         for line in self.lines:
             line.close()
 
-    def _heard(self, number: int, text: bytes) -> None:
+    def _on_text(self, number: int, text: bytes) -> None:
         if self.hear is not None:
             self.hear(number, orjson.loads(text))
 
-    def _was_cut(self) -> None:
+    def _on_closed(self) -> None:
         self.cut += not self._closing
 
 
 class _Run:
-    """One run's requests in flight and what has come of the others."""
+    """Requests in flight of one run, and the results of the others."""
 
     def __init__(self, crowd: Crowd, baskets: Baskets, measured: Measured) -> None:
         self.crowd = crowd
@@ -90,42 +91,42 @@ class _Run:
         self.answered: Callable[[int], None] = lambda _shopper: None
 
     def ask(self, number: int, shopper: int, due: float) -> None:
-        """Send the request of this number for a shopper; it was due at `due`."""
+        """Send request `number` for a shopper; `due` is its intended send time."""
         kind, product = self.baskets.next(shopper)
         id_ = f"{self.name}-{number}"
         frame = {"id": id_, "type": kind, "product": product}
         if kind == "add":
-            frame["quantity"] = 1  # type: ignore[assignment]  # the one field that is no text
+            frame["quantity"] = 1  # type: ignore[assignment]  # the only field that is not a string
         self.waiting[id_] = due
         self.measured.sent += 1
-        with suppress(ConnectionError):  # then it stays unanswered, and counts as lost
+        with suppress(ConnectionError):  # the request then stays unanswered and counts as lost
             self.crowd.lines[shopper].send(orjson.dumps(frame))
 
     def hear(self, shopper: int, frame: Mapping[str, Any]) -> None:
-        """Note an answer."""
+        """Record an answer."""
         kind = frame["type"]
         if kind in NOT_OUTCOMES:
             return
         due = self.waiting.pop(frame.get("id") or "", None)
         if due is None:
             return
-        took = perf_counter() - due
-        if took > ANSWER_SECONDS:
-            self._lose()
+        elapsed = perf_counter() - due
+        if elapsed > ANSWER_SECONDS:
+            self._count_lost()
         elif kind == "error":
             self.measured.outcomes[f"error {frame['code']}"] += 1
-            self.measured.errors.record(took)
+            self.measured.errors.record(elapsed)
         else:
-            told = f"refused {frame['reason']}" if kind == "refused" else kind
-            self.measured.outcomes[told] += 1
-            self.measured.latency.record(took)
+            outcome = f"refused {frame['reason']}" if kind == "refused" else kind
+            self.measured.outcomes[outcome] += 1
+            self.measured.latency.record(elapsed)
             self.measured.in_time += self.sending
         self.answered(shopper)
         if not self.waiting and not self.sending:
             self.settled.set()
 
     async def end(self) -> None:
-        """Wait for what is in flight, ten seconds at most; the rest is lost."""
+        """Wait up to ten seconds for requests in flight, and count the rest as lost."""
         self.sending = False
         self.answered = lambda _shopper: None
         if self.waiting:
@@ -133,10 +134,10 @@ class _Run:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.settled.wait(), max(0.0, last + ANSWER_SECONDS - perf_counter()))
         for _ in self.waiting:
-            self._lose()
+            self._count_lost()
         self.waiting.clear()
 
-    def _lose(self) -> None:
+    def _count_lost(self) -> None:
         self.measured.lost += 1
         self.measured.latency.record(ANSWER_SECONDS)
 
@@ -150,7 +151,7 @@ async def drive(
     seconds: float,
     sent: Callable[[], None] = lambda: None,
 ) -> Measured:
-    """Send one request at each of `instants` (seconds from now, in order), the shoppers taking turns."""
+    """Send one request at each of `instants` (seconds from now, ascending), round-robin over the shoppers."""
     measured = Measured(rate, seconds, len(crowd.lines))
     run = _Run(crowd, baskets, measured)
     alarm = Alarm()
@@ -164,7 +165,7 @@ async def drive(
                 run.ask(number, number % len(crowd.lines), due)
                 sent()
             await alarm.until(begun + seconds)
-            measured.seconds = perf_counter() - begun  # a little more when the driver could not keep up
+            measured.seconds = perf_counter() - begun  # slightly more if the driver could not keep up
         finally:
             alarm.close()
         await run.end()
@@ -172,9 +173,9 @@ async def drive(
 
 
 async def saturate(crowd: Crowd, baskets: Baskets, *, in_flight: int, seconds: float) -> Measured:
-    """Keep `in_flight` requests unanswered for `seconds`: the next leaves when one is answered.
+    """Keep `in_flight` requests unanswered for `seconds`: each answer triggers the next request.
 
-    Latencies of a closed loop say little; its goodput is the most that can be had.
+    Latencies of a closed loop mean little; its goodput is the maximum throughput.
     """
     measured = Measured(0.0, seconds, len(crowd.lines))
     run = _Run(crowd, baskets, measured)
@@ -190,30 +191,33 @@ async def saturate(crowd: Crowd, baskets: Baskets, *, in_flight: int, seconds: f
 
 @contextmanager
 def listening(crowd: Crowd, hear: Hearing, measured: Measured) -> Iterator[None]:
-    """Hear the crowd for one run, with the collector quiet; `measured` gets the driver's own share of a core."""
+    """Call `hear` with all frames of one run, with high priority and existing objects exempt from garbage collection.
+
+    On exit `measured` has the driver's share of a core and the number of connections lost.
+    """
     crowd.hear = hear
     gc.collect()
     gc.freeze()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(nice, FIRST))
-    cut, begun, used = crowd.cut, perf_counter(), time.process_time()
+    cut, begun, cpu_before = crowd.cut, perf_counter(), time.process_time()
     try:
         yield
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
         gc.unfreeze()
         crowd.hear = None
-        measured.core = (time.process_time() - used) / max(1e-9, perf_counter() - begun)
+        measured.core = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - begun)
         measured.cut = crowd.cut - cut
 
 
 async def settle(crowd: Crowd, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:
-    """Every shopper says `frame` under an id of its own, outside any measurement; how many were not answered."""
+    """Send `frame` from every shopper, outside any measurement, and return how many got no answer."""
     waiting: set[str] = set()
     done = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - any of them
+    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
         if frame["type"] != "pending":
             waiting.discard(frame.get("id") or "")
             if not waiting:
@@ -232,16 +236,16 @@ async def settle(crowd: Crowd, frame: Mapping[str, Any], *, seconds: float = 30.
 
 
 async def first_frame(crowd: Crowd, open_lines: Callable[[], Awaitable[None]], type_: str) -> Mapping[str, Any]:
-    """The first frame of a type that the crowd hears while `open_lines` brings it in, and shortly after."""
-    heard: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+    """Connect by `open_lines` and return the first frame of `type_` received; raise `TimeoutError` if none arrives."""
+    received: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - any of them
-        if frame["type"] == type_ and not heard.done():
-            heard.set_result(frame)
+    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
+        if frame["type"] == type_ and not received.done():
+            received.set_result(frame)
 
     crowd.hear = hear
     try:
         await open_lines()
-        return await asyncio.wait_for(heard, ANSWER_SECONDS)
+        return await asyncio.wait_for(received, ANSWER_SECONDS)
     finally:
         crowd.hear = None

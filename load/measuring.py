@@ -1,4 +1,4 @@
-"""`load`, `shoppers` and `bench` as commands of `python -m load`."""
+"""Define the commands `load`, `shoppers` and `bench` of `python -m load`."""
 
 import json
 import logging
@@ -39,40 +39,42 @@ MOST_SOCKETS: Final = 12_000
 
 def load(
     *,
-    rate: Annotated[float, typer.Option(min=0.1, max=100_000, help="changes a second, all shoppers together")] = 50,
-    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="how long they are sent")] = 10,
+    rate: Annotated[float, typer.Option(min=0.1, max=100_000, help="changes per second, over all shoppers")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.5, max=86_400, help="how long to send")] = 10,
     shoppers: Annotated[
-        int | None, typer.Option(min=1, max=50_000, help="sockets; as many as the limits ask for if not given")
+        int | None,
+        typer.Option(min=1, max=50_000, help="number of sockets; default: as many as the rate limits require"),
     ] = None,
     products: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100_000, help="bring this many along, LOAD-000001 and so on, with a million units each"
+            min=1, max=100_000, help="first add this many products, LOAD-000001 and so on, with a million units each"
         ),
     ] = None,
-    poisson: Annotated[bool, typer.Option("--poisson", help="at random instants, not at equal distances")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    poisson: Annotated[bool, typer.Option("--poisson", help="random send times instead of equal intervals")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Send changes at a steady rate from many shoppers' sockets, and measure the answers from the intended instant.
+    """Send changes at a steady rate over many WebSockets, and measure answers from the intended send time.
 
-    Each shopper fills a cart to three lines and then takes one out and puts one in, so stock lasts; without --products
-    the shop's own catalogue is used. At the end the carts are emptied. Exit status 1 also when an answer was lost.
+    Each shopper fills a cart to three lines, then alternately removes one and adds one, so that stock lasts. Without
+    --products the shop's own catalogue is used. The carts are emptied at the end. Exit status 1 also if an answer was
+    lost.
     """
     arrivals: Arrivals = "poisson" if poisson else "constant"
     wish = Wish(rate, seconds, shoppers, products, arrivals)
     try:
         with _progress() as telling:
-            measured = uvloop.run(_visit(wish, telling))
+            measured = uvloop.run(_connect_and_run(wish, telling))
     except TooFewShoppersError as error:
         die(error, 2)
     except AWAY as error:
         die(error)
-    told = measured.as_json()
-    typer.echo(json.dumps(told) if as_json else "\n".join(lines_of(told)))
-    raise typer.Exit(0 if told["ok"] else 1)
+    result = measured.as_json()
+    typer.echo(json.dumps(result) if as_json else "\n".join(lines_of(result)))
+    raise typer.Exit(0 if result["ok"] else 1)
 
 
-async def _visit(wish: Wish, telling: Telling) -> Measured:
+async def _connect_and_run(wish: Wish, telling: Telling) -> Measured:
     room_for_sockets(wish.shoppers or 50_000)
     async with shop() as open_shop:
         return await visit(open_shop, wish, seed=commands.seed_all, telling=telling)
@@ -80,16 +82,21 @@ async def _visit(wish: Wish, telling: Telling) -> Measured:
 
 def shoppers(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, metavar="[FILE]", help="orders, as CSV; else the shipped day")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, metavar="[FILE]", help="orders as CSV; default: the file in this repository"
+        ),
     ] = DEFAULT_DAY,
     *,
-    pace: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="how many times faster than the file")] = 60,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    pace: Annotated[
+        float, typer.Option(min=0.1, max=1_000_000, help="speed, as a multiple of the file's own pace")
+    ] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Replay a file of real orders: each invoice is a shopper who asks for its lines at its minute.
+    """Replay a file of real orders: each invoice is a shopper who adds its lines in its minute.
 
-    Fees, returns, cancellations and nameless lines are skipped, as docs/catalogue.md says. Exit status 1 unless every
-    unit of every product was granted or refused, the stock ledger says the same, and the audit finds nothing.
+    Fees, returns, cancellations and lines without a name are skipped (see docs/catalogue.md). Exit status 1 unless
+    every unit of every product was granted or refused, the stock ledger agrees, and the audit finds no violation.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -98,17 +105,17 @@ def shoppers(
         die(f"{file}: {error}", 2)
     try:
         with _progress() as telling:
-            done = uvloop.run(_replay(day, pace, telling))
+            outcome = uvloop.run(_replay(day, pace, telling))
     except* AWAY as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         die(first)
     if as_json:
-        typer.echo(json.dumps(done.as_json()))
+        typer.echo(json.dumps(outcome.as_json()))
     else:
-        _show(Console(), done)
-    raise typer.Exit(0 if done.ok else 1)
+        _show(Console(), outcome)
+    raise typer.Exit(0 if outcome.ok else 1)
 
 
 async def _replay(day: Day, pace: float, telling: Telling) -> Replay:
@@ -129,87 +136,91 @@ async def _replay(day: Day, pace: float, telling: Telling) -> Replay:
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help=f"some of {', '.join(EXPERIMENTS)}; else all")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]…", help=f"experiments, of {', '.join(EXPERIMENTS)}; default: all"),
     ] = None,
     *,
-    rounds: Annotated[int, typer.Option(min=1, max=100, help="interleaved rounds; a ratio takes three")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="of each measurement")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="interleaved rounds; a ratio needs three")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="duration of each measurement")] = 10,
     quick: Annotated[
-        bool, typer.Option("--quick", help="see that it works: one round, small sizes, nothing written without --out")
+        bool, typer.Option("--quick", help="smoke test: one round, small sizes, writes nothing without --out")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
-    out: Annotated[Path | None, typer.Option(file_okay=False, help="where tables, charts and raw records go")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="directory for tables, charts and raw records")
+    ] = None,
 ) -> None:
-    """Measure a shop of its own beside bare opponents, in interleaved rounds, and write docs/performance/.
+    """Measure a temporary shop against bare baselines, in interleaved rounds, and write docs/performance/.
 
-    A ratio that could not be trusted (the base drifted, the driver was late) is not printed; the reason is.
+    A ratio that is not trustworthy (the base drifted, the driver was late) is replaced by the reason.
     """
     unknown = [name for name in names or () if name not in EXPERIMENTS]
     if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(EXPERIMENTS)}")
+        raise typer.BadParameter(f"there is no experiment {unknown[0]!r}; choose from {', '.join(EXPERIMENTS)}")
     if quick:
         rounds, seconds = 1, min(seconds, 1.0)
     folder = out if out is not None or quick else Path("docs/performance")
     order = Order(names or [*EXPERIMENTS], rounds, seconds, quick, folder)
     room_for_sockets(MOST_SOCKETS)
-    logging.getLogger("aiokafka").setLevel(
-        logging.CRITICAL
-    )  # new topics have no leader yet: it says so, and asks again
+    # New topics have no leader yet: aiokafka logs that and retries.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
-        told = uvloop.run(run_bench(order, lambda what: typer.echo(f"… {what}", err=True)))
+        summaries = uvloop.run(run_bench(order, lambda text: typer.echo(f"… {text}", err=True)))
     except (*AWAY, HopError, NoPgbenchError) as error:
         die(error)
     if as_json:
-        typer.echo(json.dumps({"ok": True, "experiments": {n: {**t, "table": None} for n, t in told.items()}}))
+        typer.echo(
+            json.dumps({"ok": True, "experiments": {name: {**each, "table": None} for name, each in summaries.items()}})
+        )
         return
-    for each in told.values():
+    for each in summaries.values():
         typer.echo("\n".join([f"## {each['title']}", "", *each["table"], ""]))
     if folder is not None:
         typer.echo(f"{folder / 'README.md'}")
 
 
-def _show(console: Console, done: Replay) -> None:
+def _show(console: Console, outcome: Replay) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("product")
     for heading in ("asked", "accepted", "refused", "unanswered", "in the ledger"):
         table.add_column(heading, justify="right")
     table.add_column("")
     totals = [0] * 5
-    for product, demand in sorted(done.products.items()):
+    for product, demand in sorted(outcome.products.items()):
         row = (demand.asked, demand.accepted, demand.refused.total(), demand.unanswered, demand.in_ledger)
         totals = [total + each for total, each in zip(totals, row, strict=True)]
-        table.add_row(product, *map(str, row), "" if demand.adds_up else "[red]does not add up")
-    table.add_row(f"{len(done.products)} products", *map(str, totals), style="bold")
+        table.add_row(product, *map(str, row), "" if demand.adds_up else "[red]not balanced")
+    table.add_row(f"{len(outcome.products)} products", *map(str, totals), style="bold")
     console.print(table)
-    for violation in done.violations:
+    for violation in outcome.violations:
         console.print(f"audit: {violation}", style="red", markup=False)
-    verdict = "asked = accepted + refused for each" if done.ok else "the books do not balance"
-    console.print(f"{done.shoppers} shoppers, {done.skipped} lines skipped, {done.seconds:.1f} s: {verdict}")
+    verdict = "asked = accepted + refused for each product" if outcome.ok else "the totals do not balance"
+    console.print(f"{outcome.shoppers} shoppers, {outcome.skipped} lines skipped, {outcome.seconds:.1f} s: {verdict}")
 
 
 def shop() -> Shop:
-    """The shop that the environment names."""
+    """Return a client for the shop at `HOLDFAST_HTTP_URL`."""
     return Shop(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
 
 
 def die(error: object, status: int = 1) -> NoReturn:
-    """One sentence on standard error, and an exit status."""
+    """Print one sentence on standard error and exit with `status`."""
     typer.echo(f"holdfast: {' '.join(str(error).split()) or type(error).__name__}", err=True)
     raise typer.Exit(status)
 
 
 def room_for_sockets(number: int) -> None:
-    """One file descriptor a socket, as far as the system allows; many grant 1,024 unless asked."""
+    """Raise the limit of open files to one per socket, as far as permitted; many systems default to 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = number + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 @contextmanager
 def _progress() -> Iterator[Telling]:
-    """A bar on standard error, one at a time; none when that is no terminal."""
+    """Yield a progress bar on standard error, or nothing visible if that is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Telling()
@@ -230,13 +241,13 @@ def _progress() -> Iterator[Telling]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands to `app`."""
     app.command(
-        epilog="Example: holdfast load --rate 50 --seconds 10. Exit status: 0 done, 1 something was lost, 2 wrong use."
+        epilog="Example: holdfast load --rate 50 --seconds 10. Exit status: 0 done, 1 answers were lost, 2 usage error."
     )(load)
-    app.command(epilog="Example: holdfast shoppers --pace 600. Exit status: 0 adds up, 1 does not, 2 wrong use.")(
-        shoppers
-    )
-    app.command(epilog="Example: holdfast bench latency --seconds 10. Exit status: 0 measured, 1 failed, 2 wrong use.")(
-        bench
-    )
+    app.command(
+        epilog="Example: holdfast shoppers --pace 600. Exit status: 0 balanced, 1 not balanced, 2 usage error."
+    )(shoppers)
+    app.command(
+        epilog="Example: holdfast bench latency --seconds 10. Exit status: 0 measured, 1 failed, 2 usage error."
+    )(bench)

@@ -1,9 +1,9 @@
-"""A file of real orders as shoppers: who wants what, and when. Pure: text in, shoppers out.
+"""Parse a file of real orders into shoppers with planned requests. No I/O.
 
 The file is CSV with the columns of UCI's "Online Retail" data set: InvoiceNo, StockCode, Description, Quantity,
-InvoiceDate (`M/D/YYYY H:MM`), UnitPrice. The rules are those by which the catalogue was made (`docs/catalogue.md`): a
-line counts if its code begins with five digits, its quantity is positive, its invoice is no cancellation (`C…`), and it
-has a name and a price above zero; lines of one product in one invoice are one demand.
+InvoiceDate (`M/D/YYYY H:MM`), UnitPrice. The rules are those by which the catalogue was built (`docs/catalogue.md`). A
+line counts if its code begins with five digits, its quantity is positive, its invoice is not a cancellation (`C…`), and
+it has a name and a price above zero. Lines of one product in one invoice are added up.
 """
 
 import csv
@@ -16,19 +16,19 @@ from typing import Final
 
 COLUMNS: Final = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice")
 MOST: Final = 999
-"""Units that one frame may ask for; a greater demand is asked in several."""
+"""Maximum units per frame; a larger demand is split over several frames."""
 MINUTE: Final = 60.0
 
 _PRODUCT: Final = re.compile(r"^\d{5}")
 
 
 class OrdersError(ValueError):
-    """The file can't be replayed; the message names the line and what is wrong."""
+    """The file cannot be replayed; the message names the line and the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One frame that a shopper will say, `at` seconds after the file's first minute, at the pace of the file."""
+    """Planned `add` frame, `at` seconds after the file's first minute at the pace of the file."""
 
     at: float
     product: str
@@ -37,7 +37,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One invoice: a shopper who wants these, in this order."""
+    """One invoice: a shopper and the frames to send, in order."""
 
     invoice: str
     wants: tuple[Want, ...]
@@ -45,34 +45,34 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What a file comes to; `skipped` are its lines that are no demand for a product."""
+    """Parsed file. `skipped` counts the lines that are not a demand for a product."""
 
     visits: tuple[Visit, ...]
     skipped: int
 
     @property
     def seconds(self) -> float:
-        """From the first to the last frame, at the pace of the file."""
+        """Time from the first to the last frame, at the pace of the file."""
         return max((want.at for visit in self.visits for want in visit.wants), default=0.0)
 
 
 def read_day(lines: Iterable[str]) -> Day:
-    """The day in the lines of a file. The demands of an invoice are spread evenly over its minute.
+    """Parse the lines of a file. The demands of an invoice are spread evenly over its minute.
 
-    `OrdersError` when it is no such file, or when it holds no order at all.
+    Raise `OrdersError` if a line cannot be parsed, or if there is no order.
     """
     rows = csv.DictReader(lines)
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
-        raise OrdersError(f"line 1: the header lacks {', '.join(missing)}")
+        raise OrdersError(f"line 1: the header lacks {', '.join(missing)}; expected the columns {', '.join(COLUMNS)}")
     demands: dict[str, tuple[datetime, dict[str, int]]] = {}
     skipped = 0
     for row in rows:
         try:
             name, price = (row["Description"] or "").strip(), Decimal(row["UnitPrice"])
-            units, when = int(row["Quantity"]), datetime.strptime(row["InvoiceDate"], "%m/%d/%Y %H:%M")  # noqa: DTZ007 - only differences count
+            units, when = int(row["Quantity"]), datetime.strptime(row["InvoiceDate"], "%m/%d/%Y %H:%M")  # noqa: DTZ007 - only differences matter
         except (ValueError, TypeError, InvalidOperation):
-            raise OrdersError(f"line {rows.line_num}: {', '.join(COLUMNS[3:])} can't be read") from None
+            raise OrdersError(f"line {rows.line_num}: {', '.join(COLUMNS[3:])} cannot be parsed") from None
         invoice, code = row["InvoiceNo"], row["StockCode"]
         if not (_PRODUCT.match(code) and not invoice.startswith("C") and units > 0 and name and price > 0):
             skipped += 1
@@ -80,7 +80,9 @@ def read_day(lines: Iterable[str]) -> Day:
         _, products = demands.setdefault(invoice, (when, {}))
         products[code] = products.get(code, 0) + units
     if not demands:
-        raise OrdersError("there is no order in it")
+        raise OrdersError(
+            "no order in the file: every line is a fee, a return, a cancellation, or has no name or price"
+        )
     begin = min(when for when, _ in demands.values())
     visits = [
         Visit(invoice, _spread((when - begin).total_seconds(), products))

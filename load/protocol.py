@@ -1,8 +1,8 @@
-"""A client's side of `holdfast.v1`: which frames to believe, what to say next, when to call again.
+"""Client side of `holdfast.v1`: which frames to apply, what to send next, when to reconnect.
 
-Nothing here knows a socket, a clock or chance, so that tests can deliver frames late, twice, in any order or not at
-all. The rules are those of the contract: a cart's version grows by exactly one with each change; apply the next one,
-ask for the cart after a jump, and let anything else only settle its id.
+No I/O, clock or randomness, so that tests can deliver frames late, twice, in any order or not at all. The rules are
+those of the contract. A cart's version grows by exactly one with each change: the client applies the next version,
+requests the whole cart after a gap, and lets any other frame only settle its request.
 """
 
 import re
@@ -15,15 +15,16 @@ Frame = Mapping[str, Any]
 SUBPROTOCOL: Final = "holdfast.v1"
 CHANGES: Final = frozenset({"add", "set", "remove", "clear", "checkout"})
 OUTCOMES: Final = frozenset({"held", "refused", "removed", "order"})
-"""The first answer to a change; an `order` moves on and is told again then, under the id of its checkout."""
+"""Types of the first answer to a change. An `order` is sent again at each later status, under the id of its checkout.
+"""
 SAY_AGAIN: Final = frozenset({"unavailable", "rate_limited", "too_many"})
-"""The error codes after which the same frame, sent again, still gets its outcome."""
+"""Error codes after which the client should resend the same frame; it still gets its outcome."""
 MAX_UNRESOLVED: Final = 64
 DEFAULT_RETRY_SECONDS: Final = 1.0
 
 
 class Later(NamedTuple):
-    """A frame to send again after `seconds`, if it still has no answer by then."""
+    """Frame to resend after `seconds`, if it has no answer by then."""
 
     frame: Frame
     seconds: float
@@ -31,36 +32,36 @@ class Later(NamedTuple):
 
 @dataclass(slots=True)
 class Step:
-    """What follows from one frame received."""
+    """Actions that follow from one received frame."""
 
     settled: list[tuple[str, Frame]] = field(default_factory=list)
-    """Ids that have their answer now, with it."""
+    """Requests that have their answer now, as (id, answer)."""
     send: list[Frame] = field(default_factory=list)
     later: list[Later] = field(default_factory=list)
 
 
 class Conversation:
-    """One shopper's cart as the shop last told it, and the frames that still wait for an answer.
+    """One shopper's cart as last received, and the frames that have no answer yet.
 
-    `new_id` makes the ids of the frames that the rules themselves ask for (`cart`, `resume`).
+    `new_id` makes the ids of the frames that the rules themselves require (`cart`, `resume`).
     """
 
     def __init__(self, new_id: Callable[[], str]) -> None:
         self.version = 0
         self.lines: dict[str, int] = {}
         self.unresolved: dict[str, Frame] = {}
-        """Frames without an answer, by id, in the order they were first said."""
+        """Frames without an answer by id, in the order in which they were first sent."""
         self._new_id = new_id
-        self._newest_told = 0
-        self._cart_asked: str | None = None
+        self._newest_seen = 0
+        self._cart_request_id: str | None = None
 
     def say(self, frame: Frame) -> None:
-        """Note `frame`, which has an `id`, as said."""
+        """Record `frame`, which must have an `id`, as sent."""
         self.unresolved.setdefault(frame["id"], frame)
 
     def resume(self) -> Frame:
-        """The first frame on a new socket after a cut."""
-        self._cart_asked = None
+        """Return the first frame to send on a new socket after a disconnect."""
+        self._cart_request_id = None
         for id_ in [id_ for id_, frame in self.unresolved.items() if frame["type"] == "resume"]:
             del self.unresolved[id_]
         waiting = [id_ for id_, frame in self.unresolved.items() if frame["type"] in CHANGES]
@@ -74,63 +75,63 @@ class Conversation:
         return frame
 
     def hear(self, frame: Frame) -> Step:
-        """What to believe of `frame` and what to do about it."""
+        """Apply `frame` and return the actions that follow."""
         step = Step()
         match frame.get("type"):
             case "held" | "removed" | "expired":
-                self._change(frame, step)
+                self._apply_change(frame, step)
                 self._settle(frame, step)
             case "refused" | "availability" | "order":
                 self._settle(frame, step)
             case "cart":
-                self._whole_cart(frame, step)
+                self._apply_cart(frame, step)
             case "resumed":
                 self._settle(frame, step)
                 still_pending = set(frame["pending"])
-                step.send.extend(said for id_, said in self.unresolved.items() if id_ not in still_pending)
+                step.send.extend(original for id_, original in self.unresolved.items() if id_ not in still_pending)
             case "error":
-                said = self.unresolved.get(frame.get("id") or "")
-                if said is not None and frame["code"] in SAY_AGAIN:
-                    step.later.append(Later(said, float(frame.get("retry_after", DEFAULT_RETRY_SECONDS))))
+                original = self.unresolved.get(frame.get("id") or "")
+                if original is not None and frame["code"] in SAY_AGAIN:
+                    step.later.append(Later(original, float(frame.get("retry_after", DEFAULT_RETRY_SECONDS))))
                 else:
                     self._settle(frame, step)
-            case _:  # `welcome`, `pending`, `stock` and what may be added: nothing that changes the cart
+            case _:  # `welcome`, `pending`, `stock` and unknown types do not change the cart
                 pass
         return step
 
-    def _change(self, frame: Frame, step: Step) -> None:
+    def _apply_change(self, frame: Frame, step: Step) -> None:
         version = frame["version"]
-        self._newest_told = max(self._newest_told, version)
+        self._newest_seen = max(self._newest_seen, version)
         if version == self.version + 1:
             self.version = version
             self._evolve(frame)
-        elif version > self.version and self._cart_asked is None:
-            self._ask_for_cart(step)
+        elif version > self.version and self._cart_request_id is None:
+            self._request_cart(step)
 
     def _evolve(self, frame: Frame) -> None:
         if frame["type"] == "held":
             self.lines[frame["product"]] = frame["line_quantity"]
         elif frame["type"] == "removed" and frame.get("product"):
             self.lines.pop(frame["product"], None)
-        else:  # emptied or expired: the whole cart
+        else:  # cleared or expired: the whole cart
             self.lines = {}
 
-    def _whole_cart(self, frame: Frame, step: Step) -> None:
+    def _apply_cart(self, frame: Frame, step: Step) -> None:
         if frame["version"] >= self.version:
             self.version = frame["version"]
             self.lines = {line["product"]: line["quantity"] for line in frame["lines"]}
-        self._newest_told = max(self._newest_told, self.version)
-        answered = self.unresolved.get(frame.get("id") or "")
-        if answered is not None and answered["type"] == "cart":
+        self._newest_seen = max(self._newest_seen, self.version)
+        request = self.unresolved.get(frame.get("id") or "")
+        if request is not None and request["type"] == "cart":
             self._settle(frame, step)
-            if frame["id"] == self._cart_asked:
-                self._cart_asked = None
-        if self.version < self._newest_told and self._cart_asked is None:
-            self._ask_for_cart(step)
+            if frame["id"] == self._cart_request_id:
+                self._cart_request_id = None
+        if self.version < self._newest_seen and self._cart_request_id is None:
+            self._request_cart(step)
 
-    def _ask_for_cart(self, step: Step) -> None:
+    def _request_cart(self, step: Step) -> None:
         frame = {"id": self._new_id(), "type": "cart"}
-        self._cart_asked = frame["id"]
+        self._cart_request_id = frame["id"]
         self.say(frame)
         step.send.append(frame)
 
@@ -141,7 +142,7 @@ class Conversation:
 
 
 class Again(NamedTuple):
-    """When to call again: after `seconds`, with a new token first if `new_token`."""
+    """Decision to reconnect after `seconds`, first renewing the token if `new_token`."""
 
     seconds: float
     new_token: bool = False
@@ -154,20 +155,20 @@ _RETRY_AFTER: Final = re.compile(r"retry_after=(\d+(?:\.\d+)?)")
 
 
 def call_again(code: int, reason: str, *, attempt: int, chance: float) -> Again | None:
-    """When to reconnect after close `code`; none means: not by itself.
+    """Return when to reconnect after close `code`, or `None` if the client must not reconnect by itself.
 
-    `attempt` counts the calls since the last one that got through, from 0; `chance` is uniform in [0, 1).
+    `attempt` counts the attempts since the last successful one, from 0; `chance` is uniform in [0, 1).
     """
     if code in NEVER_AGAIN:
         return None
     if code == EXPIRED:
         return Again(0.0 if attempt == 0 else backoff(attempt, chance), new_token=True)
     if code in OVERLOADED:
-        told = _RETRY_AFTER.search(reason)
-        return Again(float(told[1]) if told else 5.0 + chance)
+        match_ = _RETRY_AFTER.search(reason)
+        return Again(float(match_[1]) if match_ else 5.0 + chance)
     return Again(backoff(attempt, chance))
 
 
 def backoff(attempt: int, chance: float) -> float:
-    """Half a second, doubling to thirty, full jitter."""
+    """Return a delay with full jitter: up to half a second, doubling with each attempt up to thirty."""
     return chance * min(30.0, 0.5 * 2.0 ** min(attempt, 10))

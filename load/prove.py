@@ -1,14 +1,14 @@
-"""The proof that the shop cannot sell what it does not have: a crowd at one product, through the front door.
+"""Proof that the shop cannot oversell: many buyers for one product, through the public contract.
 
-1. A fresh product with exactly K units; N shoppers, each on a socket of their own.
-2. All add one unit at the same instant, and each says its frame twice under one id: every other one at once, the rest
-   after the answer. Exactly K may hold, N - K must be refused, none may be lost or answered in two ways.
-3. Half of the holders take theirs out; those who were refused come back with new requests, and must get exactly what
-   was freed.
-4. Everyone empties their cart, and all K units are there again.
+1. Seed a new product with exactly K units, and connect N shoppers, each on a socket of its own.
+2. All add one unit at the same instant and send the frame twice under one id: every other shopper at once, the rest
+   after the answer. Exactly K may hold, N - K must be refused, and no request may be lost or get contradictory answers.
+3. Half of the holders remove their unit. The refused shoppers retry with new requests and must get exactly the freed
+   units.
+4. All carts are emptied, and all K units must be available again.
 
-After each rush every shopper asks inventory with `check`, in order with its own requests: when that is answered, every
-answer to the rush is in. Then carts, catalogue and `holdfast audit` must agree with the answers.
+After each rush every shopper sends `check`, which is answered in order with its own requests: once it is answered, all
+answers to the rush have arrived. Carts, catalogue and `holdfast audit` must then agree with the answers.
 """
 
 import asyncio
@@ -31,23 +31,23 @@ CATALOGUE_SECONDS: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a proof found."""
+    """Result of a proof."""
 
     product: str
     rushes: tuple[Verdict, ...]
     findings: tuple[Finding, ...]
-    """What was wrong after the last rush."""
+    """Errors found after the last rush."""
     spread_ms: float
-    """From the first frame of the first rush to the last, as this process sent them."""
+    """Time between the first and the last frame sent in the first rush."""
     seconds: float
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong anywhere."""
+        """True if there are no findings."""
         return not self.findings and all(rush.ok for rush in self.rushes)
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the result as JSON values."""
         return {
             "ok": self.ok,
             "product": self.product,
@@ -59,7 +59,7 @@ class Proof:
 
 
 class Buyer:
-    """A shopper who wants one unit, and every answer it hears."""
+    """Shopper who adds one unit and collects every answer."""
 
     def __init__(self, shop: Shop, guest: Guest) -> None:
         self.heard: defaultdict[str, list[Frame]] = defaultdict(list)
@@ -67,7 +67,7 @@ class Buyer:
 
     @property
     def user_id(self) -> str:
-        """Whose cart it is."""
+        """Owner of the cart."""
         return self.shopper.guest.user_id
 
     def _hear(self, frame: Frame) -> None:
@@ -75,7 +75,7 @@ class Buyer:
             self.heard[frame["id"]].append(frame)
 
     async def buy(self, product: str, *, patient: bool, gate: asyncio.Event, sent: Callable[[], None]) -> str:
-        """Add one unit, say it twice, and return the request's id when all is answered or nobody answers."""
+        """Add one unit, send the frame twice, and return the request id once all answers have arrived or timed out."""
         frame = {"id": new_id(), "type": "add", "product": product, "quantity": 1}
         await gate.wait()
         first = await self.shopper.say(frame)
@@ -89,14 +89,14 @@ class Buyer:
         return str(frame["id"])
 
     async def ask(self, type_: str, **fields: Any) -> Frame | None:
-        """The answer to a frame, none when nobody answers."""
+        """Return the answer to a frame, or `None` after the timeout."""
         try:
             return await self.shopper.ask(type_, seconds=ANSWER_SECONDS, **fields)
         except TimeoutError:
             return None
 
     async def has(self, product: str) -> int:
-        """How many units of `product` the shop says are in this cart."""
+        """Return how many units of `product` are in the cart, according to the shop."""
         cart = await self.ask("cart")
         lines = cart["lines"] if cart and cart["type"] == "cart" else []
         return sum(line["quantity"] for line in lines if line["product"] == product)
@@ -114,44 +114,47 @@ async def prove_oversell(
     audit: Audit,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Send `buyers` shoppers at `stock` units; `tell` hears what is being done.
+    """Send `buyers` shoppers for `stock` units; `tell` is called with a sentence at each step.
 
-    Raises `ShopAwayError` when there is no shop to prove anything about.
+    Raise `ShopAwayError` if there is no shop to test.
     """
     begun = time.perf_counter()
     product = f"PROOF-{secrets.token_hex(4).upper()}"
-    proving = _Proving(shop, product, audit)
+    run = _ProofRun(shop, product, audit)
     tell(f"{stock} units of {product}")
     await seed(product, stock)
-    if await proving.shown(stock) != stock:
-        raise ShopAwayError(f"{product} was seeded with {stock} units, but the catalogue does not show them")
-    tell(f"{buyers} shoppers come in")
-    async with _crowd(shop, await shop.guests(buyers)) as crowd:
-        tell("all at once")
-        first, holders, spread = await proving.rush("rush", crowd, stock)
+    if await run.wait_for_available(stock) != stock:
+        raise ShopAwayError(f"{product} was seeded with {stock} units, but the catalogue does not show that quantity")
+    tell(f"{buyers} shoppers connect")
+    async with _connected_buyers(shop, await shop.guests(buyers)) as clients:
+        tell("all add one unit at once")
+        first, holders, spread = await run.rush("rush", clients, stock)
         leaving, staying = holders[: len(holders) // 2], holders[len(holders) // 2 :]
-        late = [buyer for buyer in crowd if buyer not in holders]
-        tell(f"{len(leaving)} holders let go, {len(late)} come back")
-        findings = await proving.let_go(leaving)
-        second, late_holders, _ = await proving.rush("after removal", late, stock - len(staying), findings)
-        tell("everyone empties the cart")
-        after = await proving.empty([*staying, *late_holders], stock)
-    after += await proving.audited()
+        late = [buyer for buyer in clients if buyer not in holders]
+        tell(f"{len(leaving)} holders remove their unit, {len(late)} refused shoppers retry")
+        findings = await run.remove_all(leaving)
+        second, late_holders, _ = await run.rush("after removal", late, stock - len(staying), findings)
+        tell("all carts are emptied")
+        after = await run.empty([*staying, *late_holders], stock)
+    after += await run.audit_findings()
     return Proof(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - begun)
 
 
 @dataclass(frozen=True, slots=True)
-class _Proving:
-    """One proof's shop, product and audit."""
+class _ProofRun:
+    """Shop, product and audit of one proof."""
 
     shop: Shop
     product: str
     audit: Audit
 
     async def rush(
-        self, name: str, crowd: Sequence[Buyer], units: int, before: Iterable[Finding] = ()
+        self, name: str, clients: Sequence[Buyer], units: int, before: Iterable[Finding] = ()
     ) -> tuple[Verdict, list[Buyer], float]:
-        """All of `crowd` buy at once: the verdict, who holds a unit, and the seconds the first frames took to leave."""
+        """Let all `clients` buy at once.
+
+        Return the verdict, the buyers that hold a unit, and the seconds between the first and the last frame sent.
+        """
         gate = asyncio.Event()
         sent: list[float] = []
         buying = [
@@ -160,49 +163,51 @@ class _Proving:
                     self.product, patient=number % 2 == 1, gate=gate, sent=lambda: sent.append(time.perf_counter())
                 )
             )
-            for number, buyer in enumerate(crowd)
+            for number, buyer in enumerate(clients)
         ]
-        await asyncio.sleep(0)  # every buyer is at the gate
+        await asyncio.sleep(0)  # every buyer waits at the gate
         gate.set()
         ids = await asyncio.gather(*buying)
-        carts = await asyncio.gather(*(buyer.has(self.product) for buyer in crowd))
+        carts = await asyncio.gather(*(buyer.has(self.product) for buyer in clients))
 
         attempts = [
             Attempt(buyer.user_id, id_, tuple(buyer.heard[id_]), due=1 + number % 2)
-            for number, (buyer, id_) in enumerate(zip(crowd, ids, strict=True))
+            for number, (buyer, id_) in enumerate(zip(clients, ids, strict=True))
         ]
         granted = [any(answer["type"] == "held" for answer in attempt.answers) for attempt in attempts]
         findings = [
             *before,
             *(
-                Finding(Kind.WRONG_CART, f"{buyer.user_id}: {quantity} in the cart, {int(grant)} granted")
-                for buyer, quantity, grant in zip(crowd, carts, granted, strict=True)
+                Finding(Kind.WRONG_CART, f"{buyer.user_id}: {quantity} units in the cart, but {int(grant)} granted")
+                for buyer, quantity, grant in zip(clients, carts, granted, strict=True)
                 if quantity != int(grant)
             ),
-            *await self.audited(),
+            *await self.audit_findings(),
         ]
-        available = await self.shown(units - sum(granted))
+        available = await self.wait_for_available(units - sum(granted))
         verdict = judge(name, attempts, product=self.product, units=units, available=available, others=findings)
-        holders = [buyer for buyer, grant in zip(crowd, granted, strict=True) if grant]
+        holders = [buyer for buyer, grant in zip(clients, granted, strict=True) if grant]
         return verdict, holders, max(sent, default=0.0) - min(sent, default=0.0)
 
-    async def let_go(self, holders: Sequence[Buyer]) -> list[Finding]:
-        """These take the product out of their carts; what is wrong with the answers."""
+    async def remove_all(self, holders: Sequence[Buyer]) -> list[Finding]:
+        """Remove the product from the carts of `holders`; return findings about the answers."""
         return _not_removed(holders, await asyncio.gather(*(b.ask("remove", product=self.product) for b in holders)))
 
     async def empty(self, holders: Sequence[Buyer], stock: int) -> list[Finding]:
-        """These empty their carts, and all of the stock must be there again; what is wrong."""
+        """Empty the carts of `holders` and check that all stock is available; return findings."""
         findings = _not_removed(holders, await asyncio.gather(*(buyer.ask("clear") for buyer in holders)))
-        if (available := await self.shown(stock)) != stock:
-            findings.append(Finding(Kind.WRONG_STOCK, f"all carts are empty, and {available} of {stock} are available"))
+        if (available := await self.wait_for_available(stock)) != stock:
+            findings.append(
+                Finding(Kind.WRONG_STOCK, f"all carts are empty, but {available} of {stock} units are available")
+            )
         return findings
 
-    async def audited(self) -> list[Finding]:
-        """What the audit finds."""
+    async def audit_findings(self) -> list[Finding]:
+        """Run the audit and return its violations as findings."""
         return [Finding(Kind.AUDIT, violation) for violation in await self.audit()]
 
-    async def shown(self, expected: int) -> int | None:
-        """What the catalogue shows, once that is `expected` or its time is over."""
+    async def wait_for_available(self, expected: int) -> int | None:
+        """Return the available quantity in the catalogue, once it is `expected` or after a timeout."""
         end = time.monotonic() + CATALOGUE_SECONDS
         available = await self.shop.available(self.product)
         while available != expected and time.monotonic() < end:
@@ -213,7 +218,7 @@ class _Proving:
 
 def _not_removed(buyers: Sequence[Buyer], answers: Sequence[Frame | None]) -> list[Finding]:
     return [
-        Finding(Kind.WRONG_ANSWER if answer else Kind.UNANSWERED, f"{buyer.user_id}: a removal was answered {answer}")
+        Finding(Kind.WRONG_ANSWER if answer else Kind.UNANSWERED, f"{buyer.user_id}: expected `removed`, got {answer}")
         for buyer, answer in zip(buyers, answers, strict=True)
         if not answer or answer["type"] != "removed"
     ]
@@ -227,8 +232,8 @@ async def _within(seconds: float, answer: asyncio.Future[Frame]) -> Frame | None
 
 
 @asynccontextmanager
-async def _crowd(shop: Shop, guests: Sequence[Guest]) -> AsyncIterator[list[Buyer]]:
-    """Buyers on open sockets; the shop's door paces how fast they come in."""
+async def _connected_buyers(shop: Shop, guests: Sequence[Guest]) -> AsyncIterator[list[Buyer]]:
+    """Connect a buyer for each guest; `Shop.door` limits how many connect at a time."""
     async with AsyncExitStack() as stack:
         buyers = [Buyer(shop, guest) for guest in guests]
         await asyncio.gather(*(stack.enter_async_context(buyer.shopper) for buyer in buyers))

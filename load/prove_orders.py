@@ -1,9 +1,9 @@
-"""The proof that every order ends once, and every penny is accounted for, whoever dies meanwhile.
+"""Proof that every order ends once and all money is accounted for, although every process is killed in turn.
 
-A shop of its own is started, since one that people use is not to be killed: with a patience of seconds for payments
-(`load.chaos.stage.IMPATIENT`), where a shop in business waits ten minutes. Shoppers check out at a steady pace, one
-card in five faulty, while every process and every server is killed with -9 in turn. Then all must have ended, and the
-books of orders, of payment, of the provider and of the stock must agree: the checks are those of `holdfast chaos`.
+A temporary shop is started, since processes of a shop in use must not be killed. Its payment deadline is a few seconds
+(`IMPATIENT`) instead of ten minutes. Shoppers check out at a steady rate, one card in five failing,
+while every process and every server is killed with SIGKILL in turn. Afterwards every order must have ended, and the
+accounts of orders, payment, provider and stock must agree: the checks are those of `holdfast chaos`.
 """
 
 import asyncio
@@ -30,22 +30,22 @@ from load.shop import ShopAwayError
 SHOPPERS: Final = 48
 MAX_ORDERS: Final = 100_000
 ENOUGH: Final = 1000
-"""From so many orders on, each of the rare ways must have been taken; of fewer that cannot be asked."""
+"""From this number of orders on, each rare outcome must have occurred; with fewer orders it may not."""
 KILLED: Final = "kill-each: "
 
 
 def orders(
     *,
-    number: Annotated[int, typer.Option("--orders", min=10, max=MAX_ORDERS, help="checkouts that are begun")] = 2000,
-    rate: Annotated[float, typer.Option(min=0.1, max=100, help="of them a second")] = 8,
-    seed: Annotated[int | None, typer.Option(min=0, help="what is left to chance is drawn from it")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="keep the shop's directory, with its logs")] = False,
+    number: Annotated[int, typer.Option("--orders", min=10, max=MAX_ORDERS, help="number of checkouts")] = 2000,
+    rate: Annotated[float, typer.Option(min=0.1, max=100, help="checkouts per second")] = 8,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of all random choices; default: a random one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the shop's directory and logs")] = False,
 ) -> None:
-    """Check out again and again, one card in five faulty, while every process is killed with -9 in turn.
+    """Check out repeatedly, one card in five failing, while every process is killed with SIGKILL in turn.
 
-    Each order must end delivered or cancelled, and all books balance. A shop of its own is started for this and thrown
-    away: one that is patient with payments for 4 s instead of ten minutes.
+    Each order must end delivered or cancelled, and all accounts must balance. A temporary shop is started for this,
+    with a payment deadline of 4 s instead of ten minutes.
     """
     chosen = seed if seed is not None else secrets.randbelow(10_000)
     scenario = Scenario(
@@ -66,27 +66,27 @@ def orders(
     if result.findings:
         tell_failure(result, chosen)
     for name in missing:
-        typer.echo(f"never happened: {name} ({rare.EVERY[name]})", err=True)
+        typer.echo(f"did not occur: {name} ({rare.EVERY[name]})", err=True)
     if not as_json:
         count = result.counts.get("orders", 0)
-        verdict = "Proved: all ended, all books balance" if ok else "Refuted"
+        verdict = "Proved: all orders ended, all accounts balance" if ok else "Refuted"
         typer.echo(f"{verdict}. {count} orders, {result.seconds:.0f} s, seed {chosen}.")
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        typer.echo(f"the history and the shop's logs are in {folder}", err=True)
+        typer.echo(f"history and logs are in {folder}", err=True)
     raise typer.Exit(0 if ok else 1)
 
 
 async def _prove(scenario: Scenario, seed: int, folder: Path) -> Result:
     stage = Stage(folder / "root")
     try:
-        told = " ".join(f"{name}={value}" for name, value in IMPATIENT.items())
-        typer.echo(f"… starting a shop of its own: {told}", err=True)
+        settings = " ".join(f"{name}={value}" for name, value in IMPATIENT.items())
+        typer.echo(f"… starting a temporary shop: {settings}", err=True)
         await stage.up(sys.stderr)
         await stage.seed(products_of(scenario))
         return await play(
-            stage, scenario, seed=seed, folder=folder, tell=lambda what: typer.echo(f"… {what}", err=True)
+            stage, scenario, seed=seed, folder=folder, tell=lambda text: typer.echo(f"… {text}", err=True)
         )
     finally:
         await stage.down()
@@ -107,4 +107,4 @@ def _show(console: Console, result: Result) -> None:
         table.add_row(name, str(counts.get(name, 0)))
     console.print(table)
     killed = ", ".join(f"{name.removeprefix(KILLED)} {n}" for name, n in counts.items() if name.startswith(KILLED))
-    console.print(f"killed with -9: {killed or 'nothing'}")
+    console.print(f"killed (SIGKILL): {killed or 'nothing'}")

@@ -1,8 +1,8 @@
-"""`holdfast shoppers`: a file of real orders walks into the shop again, at its own pace or many times faster.
+"""`holdfast shoppers`: replay a file of real orders, at its own pace or many times faster.
 
-Each invoice is a shopper of its own. At the end every unit that was asked for must have been either granted or refused,
-and what was granted must be what Postgres granted: the stock ledger is asked, which keeps a grant even when the cart
-has expired since.
+Each invoice is a shopper of its own. In the end every requested unit must have been granted or refused, and the grants
+must equal those in Postgres. They are read from the stock ledger, which keeps a grant even if the cart has expired
+since.
 """
 
 import asyncio
@@ -18,33 +18,33 @@ from load.orders import Day, Visit, Want
 from load.shop import Guest, Shop
 
 ANSWER_SECONDS: Final = 120.0
-"""A shopper whom the limits slow down, or whose shop restarts, goes on asking this long."""
+"""Timeout for one answer; long, because rate limits or a restart of the shop delay answers."""
 EARLY_SECONDS: Final = 0.5
-"""How long before its first frame a shopper comes in."""
+"""Time before its first frame at which a shopper connects."""
 
 
 @dataclass(slots=True)
 class Demand:
-    """What became of all that was asked of one product, in units."""
+    """Units of one product requested, by result."""
 
     asked: int = 0
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Units refused, by reason."""
     unanswered: int = 0
     in_ledger: int = 0
-    """Granted to these shoppers, by the books."""
+    """Units granted to these shoppers according to the stock ledger."""
 
     @property
     def adds_up(self) -> bool:
-        """Everything asked was answered, once, and the books say the same."""
+        """True if every unit was answered once and the ledger agrees."""
         answered = self.accepted + self.refused.total()
         return self.asked == answered and not self.unanswered and self.accepted == self.in_ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a replay came to."""
+    """Result of a replay."""
 
     shoppers: int
     skipped: int
@@ -52,15 +52,15 @@ class Replay:
     seconds: float
     products: Mapping[str, Demand]
     violations: Sequence[str]
-    """Of the audit."""
+    """Violations found by the audit."""
 
     @property
     def ok(self) -> bool:
-        """Every product adds up, and so do the books."""
+        """True if every product balances and the audit found no violation."""
         return not self.violations and all(demand.adds_up for demand in self.products.values())
 
     def as_json(self) -> dict[str, Any]:
-        """For machines; quantities in units."""
+        """Return the result as JSON values; quantities are in units."""
         return {
             "ok": self.ok,
             "shoppers": self.shoppers,
@@ -95,9 +95,9 @@ async def replay(
     audit: Callable[[], Awaitable[Sequence[str]]],
     said: Callable[[], None] = lambda: None,
 ) -> Replay:
-    """Replay `day` at `pace` times its own.
+    """Replay `day` at `pace` times its own pace.
 
-    `granted` tells the units by product that shoppers were ever granted; `said` is called for every answer.
+    `granted` returns the units per product ever granted to some users; `said` is called after every answer.
     """
     begun = time.perf_counter()
     products: defaultdict[str, Demand] = defaultdict(Demand)
@@ -105,15 +105,17 @@ async def replay(
     opening = time.monotonic() + EARLY_SECONDS
     async with asyncio.TaskGroup() as group:
         for visit, guest in zip(day.visits, guests, strict=True):
-            group.create_task(_shop_for(shop, guest, visit, opening=opening, pace=pace, products=products, said=said))
-    books = await granted([guest.user_id for guest in guests])
-    for product in books.keys() | products.keys():
-        products[product].in_ledger = books.get(product, 0)
+            group.create_task(
+                _replay_shopper(shop, guest, visit, opening=opening, pace=pace, products=products, said=said)
+            )
+    ledger = await granted([guest.user_id for guest in guests])
+    for product in ledger.keys() | products.keys():
+        products[product].in_ledger = ledger.get(product, 0)
     seconds = time.perf_counter() - begun
     return Replay(len(guests), day.skipped, pace, seconds, products, await audit())
 
 
-async def _shop_for(  # noqa: PLR0913 - a shopper, its day, and where the answers go
+async def _replay_shopper(  # noqa: PLR0913 - a shopper, its plan, and where the answers go
     shop: Shop,
     guest: Guest,
     visit: Visit,
@@ -123,9 +125,9 @@ async def _shop_for(  # noqa: PLR0913 - a shopper, its day, and where the answer
     products: defaultdict[str, Demand],
     said: Callable[[], None],
 ) -> None:
-    """One shopper's visit: each frame at its time, whether or not the one before it has been answered."""
+    """Replay one shopper: send each frame at its time, whether or not the previous one has been answered."""
 
-    async def ask(shopper: Shopper, want: Want) -> None:
+    async def add(shopper: Shopper, want: Want) -> None:
         demand = products[want.product]
         demand.asked += want.quantity
         try:
@@ -145,7 +147,7 @@ async def _shop_for(  # noqa: PLR0913 - a shopper, its day, and where the answer
         async with asyncio.TaskGroup() as group:
             for want in visit.wants:
                 await _sleep_until(opening + want.at / pace)
-                group.create_task(ask(shopper, want))
+                group.create_task(add(shopper, want))
 
 
 async def _sleep_until(instant: float) -> None:

@@ -1,4 +1,4 @@
-"""How a verdict reads: a table for people."""
+"""Print verdicts as a table."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,10 +12,10 @@ SHOWN_FINDINGS: Final = 12
 
 
 def show(console: Console, verdicts: Sequence[Verdict], more: Sequence[Finding] = ()) -> None:
-    """Print one row a rush, then what is wrong."""
+    """Print one row per rush, then the findings."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rush")
-    for heading in ("units", "buyers", "held", "refused", "unanswered", "answered again"):
+    for heading in ("units", "buyers", "held", "refused", "unanswered", "repeated answers"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for verdict in verdicts:
@@ -32,7 +32,7 @@ def show(console: Console, verdicts: Sequence[Verdict], more: Sequence[Finding] 
                     verdict.repeats,
                 ),
             ),
-            "[green]right" if verdict.ok else "[red]" + str(verdict.findings[0].kind).replace("_", " "),
+            "[green]ok" if verdict.ok else "[red]" + str(verdict.findings[0].kind).replace("_", " "),
         )
     console.print(table)
     findings = [*(finding for verdict in verdicts for finding in verdict.findings), *more]

@@ -1,4 +1,4 @@
-"""The shop's HTTP side as a client sees it: tokens, the catalogue, orders; patient with a shop that is restarting."""
+"""HTTP client of the shop: tokens, catalogue, orders. It waits for a shop that is restarting."""
 
 import asyncio
 import random
@@ -12,21 +12,21 @@ import aiohttp
 from load.protocol import backoff
 
 CALLS_AT_ONCE: Final = 16
-"""Requests and handshakes that one driver has open at a time: a crowd comes in, it does not break the door."""
+"""Maximum number of requests and handshakes that one process has open, so that shoppers connect without overloading."""
 PATIENT_ATTEMPTS: Final = 10
 
 
 class ShopAwayError(RuntimeError):
-    """The shop does not answer, or not as a shop does; the message says how."""
+    """The shop does not answer, or not by the contract; the message has the details."""
 
 
 class TurnedAwayError(RuntimeError):
-    """The shop closed the line for good: calling again would not help."""
+    """The shop rejected the connection for good: reconnecting would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A shopper's credentials."""
+    """Credentials of a shopper."""
 
     user_id: str
     token: str
@@ -35,58 +35,58 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer: its status, and its JSON body or an empty one."""
+    """HTTP response: its status, and its JSON body or an empty one."""
 
     status: int
     body: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def problem(self) -> str:
-        """The slug of the problem that it is; empty when it is none."""
-        return str(self.body.get("type", "")).rpartition("/")[2] if self.status >= 400 else ""  # noqa: PLR2004 - an error
+        """Slug of the problem, or empty for a success."""
+        return str(self.body.get("type", "")).rpartition("/")[2] if self.status >= 400 else ""  # noqa: PLR2004 - an HTTP status
 
 
 class Shop:
-    """The shop's HTTP side at `url` (`http://127.0.0.1:8080`). `chance` is uniform in [0, 1)."""
+    """HTTP client of the shop at `url` (`http://127.0.0.1:8080`). `chance` returns numbers uniform in [0, 1)."""
 
     def __init__(self, url: str, *, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
-        self._met = False
+        self._has_answered = False
         self.url = url.rstrip("/")
         self.stream_url = "ws" + self.url.removeprefix("http") + "/v1/stream"
         self.door = asyncio.Semaphore(CALLS_AT_ONCE)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
 
     async def __aenter__(self) -> Self:
-        """Nothing is sent yet."""
+        """Return the client; nothing is sent yet."""
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close what is open."""
+        """Close the HTTP session."""
         await self._http.close()
 
     async def guest(self, token: str | None = None) -> Guest:
-        """A new guest, or the same one with a fresh token when `token` still counts."""
+        """Create a guest, or return the same guest with a new token if `token` is still valid."""
         body = await self._body("POST", "/v1/guests", token)
         return Guest(body["user_id"], body["token"], body["expires_at"])
 
     async def guests(self, number: int) -> Sequence[Guest]:
-        """`number` new guests."""
+        """Create `number` guests."""
         return await asyncio.gather(*(self.guest() for _ in range(number)))
 
     async def available(self, product: str) -> int | None:
-        """What the catalogue shows as available, at most 250 ms old; none for a product it does not know."""
+        """Return the available quantity in the catalogue (at most 250 ms old), or `None` for an unknown product."""
         try:
             return int((await self.read(f"/v1/products/{product}"))["available"])
         except LookupError:
             return None
 
     async def read(self, path: str, token: str | None = None) -> Mapping[str, Any]:
-        """The body of what is at `path`; `LookupError` for a 404, `ShopAwayError` for any other error."""
+        """Return the body at `path`. Raise `LookupError` for a 404, `ShopAwayError` for any other error."""
         return await self._body("GET", path, token)
 
     async def every(self, path: str, token: str | None = None) -> list[Mapping[str, Any]]:
-        """All items of the list at `path`, page by page; errors as in `read`."""
+        """Return all items of the list at `path`, fetched page by page; errors are as in `read`."""
         items: list[Mapping[str, Any]] = []
         page: Mapping[str, Any] = {"after": ""}
         while page["after"] is not None:
@@ -95,11 +95,11 @@ class Shop:
         return items
 
     async def wait_for(self, product: str, seconds: float = 60.0) -> None:
-        """Return when the catalogue knows `product`; `ShopAwayError` when it doesn't soon."""
+        """Wait until the catalogue has `product`; raise `ShopAwayError` after `seconds`."""
         end = time.monotonic() + seconds
         while await self.available(product) is None:
             if time.monotonic() > end:
-                raise ShopAwayError(f"{product} was seeded, but the catalogue does not show it")
+                raise ShopAwayError(f"{product} was seeded, but the catalogue does not show it after {seconds:g} s")
             await asyncio.sleep(0.05)
 
     async def send(
@@ -112,11 +112,12 @@ class Shop:
         key: str | None = None,
         wait: int | None = None,
     ) -> Answer:
-        """The answer to a request; `key` is its idempotency key, which makes it safe to be sent again.
+        """Send a request and return its response; `key` is its idempotency key, which makes retries safe.
 
-        With `wait`, the shop may take so many seconds to answer with what came of it.
+        With `wait`, the shop may take that many seconds to answer with the outcome.
 
-        A shop that asks for patience gets it, and one that has answered before and is away now is waited for.
+        The request is retried after 429 and 503, and after connection errors if the shop has answered before. Raise
+        `ShopAwayError` when all attempts have failed.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if key:
@@ -127,28 +128,30 @@ class Shop:
             for attempt in range(PATIENT_ATTEMPTS):
                 try:
                     async with self._http.request(method, self.url + path, headers=headers, json=body) as answer:
-                        self._met = True
+                        self._has_answered = True
                         if answer.status not in {429, 503}:
                             return Answer(answer.status, await _json(answer))
                         pause = told_pause(answer.headers.get("Retry-After"), backoff(attempt, self._chance()))
                 except (aiohttp.ClientError, TimeoutError) as error:
-                    if not self._met:
-                        raise ShopAwayError(f"no shop answers at {self.url} ({error})") from error
+                    if not self._has_answered:
+                        raise ShopAwayError(
+                            f"no shop answers at {self.url} ({error}): start one with `holdfast up`"
+                        ) from error
                     pause = backoff(attempt, self._chance())
                 await asyncio.sleep(pause)
-        raise ShopAwayError(f"{method} {self.url}{path}: no answer, asked {PATIENT_ATTEMPTS} times")
+        raise ShopAwayError(f"{method} {self.url}{path}: no answer after {PATIENT_ATTEMPTS} attempts")
 
     async def _body(self, method: str, path: str, token: str | None) -> Mapping[str, Any]:
         answer = await self.send(method, path, token=token)
-        if answer.status == 404:  # noqa: PLR2004 - the number is the name
+        if answer.status == 404:  # noqa: PLR2004 - an HTTP status
             raise LookupError(path)
-        if answer.status >= 400:  # noqa: PLR2004 - the number is the name
-            raise ShopAwayError(f"{method} {self.url}{path} was answered {answer.status}: {dict(answer.body)}")
+        if answer.status >= 400:  # noqa: PLR2004 - an HTTP status
+            raise ShopAwayError(f"{method} {self.url}{path} failed with {answer.status}: {dict(answer.body)}")
         return answer.body
 
 
 async def _json(answer: aiohttp.ClientResponse) -> Mapping[str, Any]:
-    """The body as an object; what is none stands under `text`."""
+    """Return the body as an object; a body that is not a JSON object is returned under `text`."""
     try:
         body = await answer.json(content_type=None)
     except ValueError:
@@ -157,5 +160,5 @@ async def _json(answer: aiohttp.ClientResponse) -> Mapping[str, Any]:
 
 
 def told_pause(retry_after: str | None, otherwise: float) -> float:
-    """The seconds that a `Retry-After` header asks for."""
+    """Return the seconds that a `Retry-After` header asks for, or `otherwise`."""
     return float(retry_after) if retry_after and retry_after.isdigit() else otherwise

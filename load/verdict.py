@@ -1,7 +1,7 @@
-"""Whether a crowd of buyers was served right: each answered once, no unit given twice, none lost.
+"""Verdict on a rush of buyers: each answered once, no unit granted twice, none lost.
 
-Pure, and used for the real shop and for the one with the classic bug alike: a verdict that no shop can fail would
-prove nothing.
+No I/O. The same verdict is used for the real shop and the control with the classic race: a verdict that cannot fail
+would prove nothing.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from typing import Any, Final
 from load.protocol import Frame
 
 NOT_CONTENT: Final = frozenset({"replayed", "traceparent"})
-"""What may differ between two answers to the same request."""
+"""Fields that may differ between two answers to one request."""
 
 
 class Kind(StrEnum):
-    """What can be wrong."""
+    """Kind of error."""
 
     OVERSOLD = "oversold"
     UNDERSOLD = "undersold"
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong."""
+    """One error found."""
 
     kind: Kind
     detail: str
@@ -40,41 +40,41 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One buyer's request for one unit and every terminal answer it got, in the order of arrival."""
+    """One buyer's request for one unit and every terminal answer to it, in order of arrival."""
 
     user_id: str
     request_id: str
     answers: tuple[Frame, ...]
     due: int = 1
-    """How many answers there must be at least: 2 when the frame was said again after its first answer."""
+    """Minimum number of answers: 2 if the frame was sent again after its first answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of `attempts` requests for one unit each, when `units` were to be had."""
+    """Result of `attempts` requests for one unit each, with `units` in stock."""
 
     name: str
     units: int
     attempts: int
     held: int
-    """Units that buyers were told are theirs; two different grants for one request count twice."""
+    """Units granted in answers to buyers; two different grants for one request count twice."""
     refused: int
     unanswered: int
     repeats: int
-    """Answers beyond the first of a request, all equal to it unless a finding says otherwise."""
+    """Answers beyond the first of each request; all are equal to it unless a finding says otherwise."""
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """True if there are no findings."""
         return not self.findings
 
     def found(self, kind: Kind) -> bool:
-        """Whether this is among what is wrong."""
+        """Return True if there is a finding of this kind."""
         return any(finding.kind is kind for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the verdict as JSON values."""
         return {
             "name": self.name,
             "ok": self.ok,
@@ -97,9 +97,9 @@ def judge(
     available: int | None,
     others: Sequence[Finding] = (),
 ) -> Verdict:
-    """The verdict on one rush for `product`.
+    """Return the verdict on one rush for `product`.
 
-    `available` is what the catalogue shows afterwards, none when it was not asked or has no such product; `others`
+    `available` is the catalogue's quantity afterwards, or `None` if it was not read or the product is unknown. `others`
     are findings from elsewhere (audit, carts) that belong to this rush.
     """
     findings = list(others)
@@ -111,32 +111,32 @@ def judge(
         held += sum(answer["quantity"] for answer in grants)
         refused += not grants and any(_is_out_of_stock(answer) for answer in contents)
         unanswered += not contents
-        findings += _faults(attempt, contents, product)
-    findings += _shared([attempt.request_id for attempt in attempts], "request id")
-    findings += _shared([attempt.user_id for attempt in attempts], "shopper")
+        findings += _answer_findings(attempt, contents, product)
+    findings += _duplicate_findings([attempt.request_id for attempt in attempts], "request id")
+    findings += _duplicate_findings([attempt.user_id for attempt in attempts], "shopper")
 
     due = min(units, len(attempts))
     if held > units:
-        findings.insert(0, Finding(Kind.OVERSOLD, f"{held} units held, {units} there were"))
+        findings.insert(0, Finding(Kind.OVERSOLD, f"{held} units held, but only {units} in stock"))
     if held < due:
-        findings.append(Finding(Kind.UNDERSOLD, f"{held} units held, {due} should be"))
+        findings.append(Finding(Kind.UNDERSOLD, f"{held} units held, expected {due}"))
     if available != units - held:
-        findings.append(Finding(Kind.WRONG_STOCK, f"the shop shows {available} available, {units - held} are left"))
+        findings.append(Finding(Kind.WRONG_STOCK, f"the shop shows {available} available, expected {units - held}"))
     return Verdict(name, units, len(attempts), held, refused, unanswered, repeats, tuple(findings))
 
 
-def _faults(attempt: Attempt, contents: Sequence[Frame], product: str) -> list[Finding]:
-    """What is wrong with the answers to one request."""
+def _answer_findings(attempt: Attempt, contents: Sequence[Frame], product: str) -> list[Finding]:
+    """Return the findings about the answers to one request."""
     who = f"{attempt.user_id} {attempt.request_id}"
     if not contents:
         return [Finding(Kind.UNANSWERED, f"{who}: no answer")]
     findings = []
     if len(contents) > 1:
-        told = " and ".join(str(answer["type"]) for answer in contents)
-        findings.append(Finding(Kind.CONTRADICTED, f"{who}: answered {told}, which are not equal"))
+        types = " and ".join(str(answer["type"]) for answer in contents)
+        findings.append(Finding(Kind.CONTRADICTED, f"{who}: contradictory answers {types}"))
     if len(attempt.answers) < attempt.due:
         findings.append(
-            Finding(Kind.REPEAT_UNANSWERED, f"{who}: said {attempt.due} times, answered {len(attempt.answers)}")
+            Finding(Kind.REPEAT_UNANSWERED, f"{who}: sent {attempt.due} times, answered {len(attempt.answers)} times")
         )
     findings += [
         Finding(Kind.WRONG_ANSWER, f"{who}: {dict(answer)}") for answer in contents if not _is_right(answer, product)
@@ -157,7 +157,7 @@ def _is_out_of_stock(answer: Frame) -> bool:
 
 
 def _distinct(answers: Sequence[Frame]) -> list[Frame]:
-    """The answers without repetitions, in the order of arrival."""
+    """Return the answers without repetitions, in order of arrival."""
     contents: list[Frame] = []
     for answer in answers:
         content = {name: value for name, value in answer.items() if name not in NOT_CONTENT}
@@ -166,10 +166,10 @@ def _distinct(answers: Sequence[Frame]) -> list[Frame]:
     return contents
 
 
-def _shared(ids: Sequence[str], what: str) -> list[Finding]:
-    """A proof whose buyers share an id would count one of them twice."""
+def _duplicate_findings(ids: Sequence[str], label: str) -> list[Finding]:
+    """Return a finding if ids repeat: a proof whose buyers share an id would count one of them twice."""
     return (
-        [Finding(Kind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {what}")]
+        [Finding(Kind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {label}")]
         if len(set(ids)) < len(ids)
         else []
     )

@@ -1,4 +1,4 @@
-"""`holdfast load`: a crowd comes into a running shop, shops at a steady rate, empties its carts and leaves."""
+"""`holdfast load`: connect shoppers to a running shop, send at a steady rate, clear the carts and disconnect."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,16 +12,16 @@ from load.schedule import Arrivals, Baskets, instants, shoppers_needed, usual_sh
 from load.shop import Guest, Shop, ShopAwayError
 
 UNITS: Final = 1_000_000
-"""Of each product that a load brings along: more than it can ever hold."""
+"""Stock of each product that a load run adds: more than it can ever hold."""
 
 
 class TooFewShoppersError(ValueError):
-    """The shop's limits allow these shoppers less than was asked for; the message says how many it takes."""
+    """The rate limits do not allow this load for so few shoppers; the message says how many are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a load shall be. `shoppers` and `products` None: as many as it takes; the shop's own catalogue."""
+    """Parameters of a load run. `shoppers` `None`: as many as needed; `products` `None`: the shop's own catalogue."""
 
     rate: float
     seconds: float
@@ -32,21 +32,21 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """Who hears how far a visit has come: `stage(name, total)`, then `step()` for each of them."""
+    """Progress callbacks of a load run: `stage(name, total)`, then `step()` for each unit of work."""
 
     stage: Callable[[str, int], None] = lambda _name, _total: None
     step: Callable[[], None] = lambda: None
 
 
 def own_products(number: int) -> list[str]:
-    """The codes of the products that a load brings along: always the same, so that a shop has them once."""
+    """Return the codes of the products that a load run adds: always the same, so that a shop has them once."""
     return [f"LOAD-{each:06}" for each in range(1, number + 1)]
 
 
 async def visit(
     shop: Shop, wish: Wish, *, seed: Callable[[Mapping[str, int]], Awaitable[None]], telling: Telling
 ) -> Measured:
-    """Bring a crowd in and measure it. Raises `TooFewShoppersError` before anything is sent when limits forbid it."""
+    """Connect shoppers and measure. Raise `TooFewShoppersError` before sending if the rate limits forbid it."""
     telling.stage("products", 1)
     if wish.products is None:
         products = await on_sale(shop)
@@ -54,23 +54,23 @@ async def visit(
         products = own_products(wish.products)
         await seed(dict.fromkeys(products, UNITS))
         await shop.wait_for(products[-1])
-    async with crowd(shop, [await shop.guest()], telling) as (few, limits):
+    async with crowd(shop, [await shop.guest()], telling) as (pool, limits):
         number = wish.shoppers or usual_shoppers(wish.rate, wish.seconds, limits)
         needed = shoppers_needed(wish.rate, wish.seconds, limits)
         if number < needed:
             raise TooFewShoppersError(
-                f"{wish.rate:g} changes a second for {wish.seconds:g} s take {needed} shoppers, since each may make "
-                f"{limits} a minute, and here are {number}: say --shoppers {needed}, or start the shop with --no-limits"
+                f"{number} shoppers are too few: {wish.rate:g} changes per second for {wish.seconds:g} s need {needed}."
+                f" Each may make {limits} per minute: use --shoppers {needed}, or start the shop with --no-limits"
             )
-        telling.stage("shoppers come in", number - 1)
-        await few.enter(shop.stream_url, passes(await shop.guests(number - 1)), telling.step)
-        dice = random.Random(number)  # noqa: S311 - the same choices every time, so that runs compare
-        baskets = Baskets(number, products, mixed=True, choose=dice.randrange)
-        plan = [*instants(wish.rate, wish.seconds, wish.arrivals, dice.random)]
-        telling.stage(f"{wish.rate:g} changes a second", len(plan))
-        measured = await drive(few, baskets, plan, rate=wish.rate, seconds=wish.seconds, sent=telling.step)
-        telling.stage("carts are emptied", 1)
-        await settle(few, {"type": "clear"})
+        telling.stage("shoppers connect", number - 1)
+        await pool.enter(shop.stream_url, passes(await shop.guests(number - 1)), telling.step)
+        rng = random.Random(number)  # noqa: S311 - the same choices every time, so that runs are comparable
+        baskets = Baskets(number, products, mixed=True, choose=rng.randrange)
+        plan = [*instants(wish.rate, wish.seconds, wish.arrivals, rng.random)]
+        telling.stage(f"{wish.rate:g} changes per second", len(plan))
+        measured = await drive(pool, baskets, plan, rate=wish.rate, seconds=wish.seconds, sent=telling.step)
+        telling.stage("carts are cleared", 1)
+        await settle(pool, {"type": "clear"})
     return measured
 
 
@@ -78,24 +78,24 @@ async def visit(
 async def crowd(
     shop: Shop, guests: Sequence[Guest], telling: Telling | None = None
 ) -> AsyncIterator[tuple[Crowd, int | None]]:
-    """A crowd of `guests` on open lines, and how many changes a minute each may make (None: no limit)."""
+    """Connect `guests` and yield their sockets and the changes per minute each may make (`None`: no limit)."""
     telling = telling or Telling()
-    few = Crowd()
+    pool = Crowd()
     try:
-        welcome = await first_frame(few, lambda: few.enter(shop.stream_url, passes(guests), telling.step), "welcome")
-        yield few, welcome["limits"]["changes"]
+        welcome = await first_frame(pool, lambda: pool.enter(shop.stream_url, passes(guests), telling.step), "welcome")
+        yield pool, welcome["limits"]["changes"]
     finally:
-        few.leave()
+        pool.leave()
 
 
 def passes(guests: Sequence[Guest]) -> list[dict[str, str]]:
-    """The headers that each guest comes in with."""
+    """Return the request headers of each guest."""
     return [{"Authorization": f"Bearer {guest.token}"} for guest in guests]
 
 
 async def on_sale(shop: Shop) -> list[str]:
-    """The codes of what the catalogue shows as available."""
+    """Return the codes of the products with units available; raise `ShopAwayError` if there are none."""
     products = [item["code"] for item in await shop.every("/v1/products?limit=100&available_min=1")]
     if not products:
-        raise ShopAwayError("nothing is on sale: give a load products of its own with --products 100")
+        raise ShopAwayError("no product has units available: add some with --products 100")
     return products

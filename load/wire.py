@@ -1,8 +1,8 @@
-"""Lean WebSockets for measuring: frames in and out of a socket with no task, queue or stream between.
+"""Minimal WebSockets for measuring: frames in and out of a socket without a task, queue or stream in between.
 
-`Line` is a client, `Peer` a server; both drive the sans-I/O protocol of `websockets` straight from the transport, so
-that what a driver spends on a frame is small beside what it measures. Unlike `client.Shopper`, a line that is cut stays
-cut, and is counted.
+`Line` is a client and `Peer` a server. Both drive the sans-I/O protocol of `websockets` directly from the transport, so
+that the driver's own cost per frame is small compared with the latency it measures. Unlike `client.Shopper`, a lost
+connection stays lost and is counted.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ SWITCHING: Final = 101
 MAX_FRAME: Final = 1 << 20
 
 
-class _Wire(asyncio.Protocol):
-    """Bytes to events and back."""
+class _RawWebSocket(asyncio.Protocol):
+    """WebSocket endpoint that converts between bytes and frames."""
 
     def __init__(self, protocol: Protocol, hear: Callable[[bytes], None]) -> None:
         self._protocol = protocol
@@ -32,28 +32,28 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is open; the handshake is not done."""
+        """Keep the transport; the handshake is not done yet."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on each text frame that is whole."""
+        """Pass on each complete text frame."""
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if not isinstance(event, Frame):
-                self._shook(event)
+                self._on_handshake(event)
             elif event.opcode is Opcode.TEXT:
                 self._hear(bytes(event.data))
         self._flush()
 
     def send(self, text: bytes) -> None:
-        """Send one text frame at once; raises `ConnectionError` when the line is cut."""
+        """Send one text frame at once; raise `ConnectionError` if the connection is lost."""
         if self._protocol.state is not OPEN or self._transport is None or self._transport.is_closing():
-            raise ConnectionResetError("the line is cut")
+            raise ConnectionResetError("the connection is lost")
         self._protocol.send_text(text)
         self._flush()
 
     def close(self) -> None:
-        """Hang up."""
+        """Send a close frame and close the connection."""
         if self._transport is not None:
             if self._protocol.state is OPEN:
                 self._protocol.send_close(1000)
@@ -68,17 +68,17 @@ class _Wire(asyncio.Protocol):
                 else:
                     self._transport.close()
 
-    def _shook(self, event: Any) -> None:
+    def _on_handshake(self, event: Any) -> None:
         raise NotImplementedError
 
 
-class Line(_Wire):
-    """A client on one socket. `hear` gets each text frame, `cut` is called when the socket is gone."""
+class Line(_RawWebSocket):
+    """Client end of one socket. `hear` is called with each text frame, `cut` once when the socket is closed."""
 
     def __init__(
         self, url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]
     ) -> None:
-        offered = [Subprotocol(SUBPROTOCOL)]  # a bare server selects none, which is as well
+        offered = [Subprotocol(SUBPROTOCOL)]  # a minimal server selects none, which is fine
         client = ClientProtocol(parse_uri(url), subprotocols=offered, max_size=MAX_FRAME)
         super().__init__(client, hear)
         self._client = client
@@ -87,7 +87,7 @@ class Line(_Wire):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
+        """Send the upgrade request."""
         super().connection_made(transport)
         request = self._client.connect()
         request.headers.update(self._headers)
@@ -95,21 +95,23 @@ class Line(_Wire):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+        """Report that the socket is closed."""
         if not self.opened.done():
-            self.opened.set_exception(exc or ConnectionResetError("closed in the handshake"))
+            self.opened.set_exception(exc or ConnectionResetError("closed during the handshake"))
         self._cut()
 
-    def _shook(self, event: Any) -> None:
+    def _on_handshake(self, event: Any) -> None:
         if isinstance(event, Response) and not self.opened.done():
             if event.status_code == SWITCHING and self._client.handshake_exc is None:
                 self.opened.set_result(None)
             else:
-                self.opened.set_exception(ConnectionRefusedError(f"the upgrade was answered {event.status_code}"))
+                self.opened.set_exception(
+                    ConnectionRefusedError(f"the WebSocket upgrade was rejected with {event.status_code}")
+                )
 
 
 async def dial(url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]) -> Line:
-    """An open line to `url` (`ws://host:port/path`); raises `OSError` when there is none."""
+    """Return an open connection to `url` (`ws://host:port/path`); raise `OSError` if that fails."""
     uri = parse_uri(url)
     loop = asyncio.get_running_loop()
     _, line = await loop.create_connection(lambda: Line(url, headers, hear, cut), uri.host, uri.port)
@@ -117,14 +119,14 @@ async def dial(url: str, headers: Mapping[str, str], hear: Callable[[bytes], Non
     return line
 
 
-class Peer(_Wire):
-    """The server's end of one socket: takes any upgrade. `hear` gets this peer and each text frame."""
+class Peer(_RawWebSocket):
+    """Server end of one socket, which accepts any upgrade. `hear` is called with this peer and each text frame."""
 
     def __init__(self, hear: Callable[["Peer", bytes], None]) -> None:
         server = ServerProtocol(max_size=MAX_FRAME)
         super().__init__(server, lambda text: hear(self, text))
         self._server = server
 
-    def _shook(self, event: Any) -> None:
+    def _on_handshake(self, event: Any) -> None:
         if isinstance(event, Request):
             self._server.send_response(self._server.accept(event))

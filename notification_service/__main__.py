@@ -1,9 +1,8 @@
-"""The queue worker as a process: `python -m notification_service run | migrate | audit [--json]`."""
+"""The worker process: `python -m notification_service run | migrate | audit [--json]`."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from datetime import timedelta
 from functools import partial
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import notification_service
 from cart_service import messages as cart
-from infrastructure import logs, postgres, pump
+from infrastructure import cli, postgres, pump
 from infrastructure.audit_topics import show
 from infrastructure.broker import BrokerAwayError
-from infrastructure.daemon import yield_to_others
 from infrastructure.guard import Handler
 from infrastructure.pump import Job, PostgresRows, Pump
+from infrastructure.service import yield_to_others
 from notification_service.agents import Notices
 from notification_service.audit import audit
 from notification_service.messages import EVENTS, REQUEST_VOCABULARY, REQUESTS
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
 
 PLACES: Final = f'"{orders.Place.TYPE}"'.encode()
 _AT_ONCE: Final[dict[str, Any]] = {"concurrency": 50, "deadline": 3.0, "pauses": (0.2, 5.0)}
-"""Both only write to Kafka, which is quick or away."""
+"""Both jobs only write to Kafka, which is either fast or down."""
 MAX_CARTS: Final = 500
-"""Responses of carts in one transaction: there are many, and of each shopper the last one counts."""
+"""Responses of carts in one transaction. They are frequent, and only the last one per shopper counts."""
 
 
 def build(settings: Settings) -> Worker:
-    """One worker, its parts joined."""
-    from infrastructure.worker import Worker  # Faust takes its time, which the other sub-commands need not
+    """Build a worker."""
+    from infrastructure.worker import Worker  # imported here because only `run` needs Faust, which is slow to import
 
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
     store = Store(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
@@ -47,7 +46,11 @@ def build(settings: Settings) -> Worker:
     worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, notices.on_requests, **given))
     worker.agent(
         Handler(
-            orders.REQUESTS, orders.REQUEST_VOCABULARY, notices.on_places, **given, wanted=lambda value: PLACES in value
+            orders.REQUESTS,
+            orders.REQUEST_VOCABULARY,
+            notices.on_places,
+            **given,
+            wanted=lambda value: PLACES in value,
         )
     )
     worker.agent(Handler(orders.EVENTS, orders.EVENT_VOCABULARY, notices.on_orders, **given))
@@ -71,53 +74,48 @@ def build(settings: Settings) -> Worker:
     for each in pumps:
         worker.background(each.name, each.run)
         worker.closing(each.close)
-    worker.background("housekeeper", Housekeeper(link, settings.contact_days).run)
+    worker.background("retention", Housekeeper(link, settings.contact_days).run)
     worker.closing(store.close)
     worker.closing(link.close)
     return worker
 
 
-async def run(settings: Settings) -> int:
-    """Migrate, then work until asked to stop."""
-    await migrate(settings)
+async def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Migrate the schema, then run the worker until it is stopped."""
+    yield_to_others()
+    await migrate(settings, _)
     return await build(settings).run()
 
 
-async def migrate(settings: Settings) -> int:
-    """Bring the schema up; safe at any time and any number of times."""
+async def migrate(settings: Settings, _: argparse.Namespace) -> int:
+    """Migrate the schema to the latest version; safe to repeat at any time."""
     await postgres.migrate(settings, SERVICE, MIGRATIONS)
     return 0
 
 
-async def check(settings: Settings, *, as_json: bool) -> int:
-    """Count everything again; 1 when something does not add up."""
+async def check(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print an audit of topics and tables; return 1 if it found a violation."""
     report = await audit(settings, timedelta(seconds=settings.audit_grace_seconds))
-    return show(report, as_json=as_json)
+    return show(report, as_json=arguments.json)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command and its options; exits with status 2 if they are invalid."""
+    parser = cli.choices(
+        "python -m notification_service",
+        notification_service.__doc__,
+        {"run": run, "migrate": migrate, "audit": check},
+        text="run the worker, only migrate the schema, or audit topics and tables",
+        epilog="example: python -m notification_service audit --json",
+    )
+    parser.add_argument("--json", action="store_true", help="print the audit as JSON")
+    return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run one sub-command; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m notification_service",
-        description=notification_service.__doc__,
-        epilog="example: python -m notification_service audit --json",
-    )
-    parser.add_argument(
-        "command", choices=("run", "migrate", "audit"), help="work, only bring the schema up, or count everything again"
-    )
-    parser.add_argument("--json", action="store_true", help="an audit for machines")
-    arguments = parser.parse_args()
-    settings = Settings()
-    logs.configure(SERVICE, settings)
+    """Run the command and return its exit status."""
     try:
-        match arguments.command:
-            case "migrate":
-                return asyncio.run(migrate(settings))
-            case "audit":
-                return asyncio.run(check(settings, as_json=arguments.json))
-            case _:
-                yield_to_others()
-                return asyncio.run(run(settings))
+        return cli.execute(parse(), service=SERVICE, settings=Settings)
     except BrokerAwayError as error:
         print(f"notification_service: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""Counts everything again: was each thing that is worth telling stored once, worked off, and made known?
+"""Audit of notifications: each event that is worth a notice must be stored once, processed and published.
 
-It reads topics and tables and changes nothing.
+The audit reads topics and tables, and changes nothing.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from notification_service.model import of_order
 from notification_service.store import QUERIES, SERVICE
 from order_service import messages as orders
 
-CHECKS: Final = ("overdue", "untold", "at_rest", "unwarned")
+CHECKS: Final = ("overdue_notices", "unpublished_outcomes", "inconsistent_notices", "overdue_warnings")
 Key = tuple[str, str]
-"""User and cause."""
+"""User id and cause."""
 
 
 @dataclass(slots=True)
 class Books:
-    """What the topics say is to be told, by whoever and whatever says so."""
+    """State of the audit, folded from the topics: the notices that must be stored."""
 
     requests: Judged[Request]
     events: Judged[orders.Event]
@@ -36,59 +36,62 @@ class Books:
     wanted: dict[Key, Place] = field(default_factory=dict)
 
     def request(self, record: Any) -> None:
-        """A record of `notifications.requests`."""
-        read = self.requests.parse(record)
-        if read is not None and isinstance(read[1], Send):
-            self._want(record, read[1])
+        """Add a record of `notifications.requests`."""
+        parsed = self.requests.parse(record)
+        if parsed is not None and isinstance(parsed[1], Send):
+            self._expect(record, parsed[1])
 
     def event(self, record: Any) -> None:
-        """A record of `orders.events`."""
-        read = self.events.parse(record)
-        if read is not None and (send := of_order(read[1], None)) is not None:
-            self._want(record, send)
+        """Add a record of `orders.events`."""
+        parsed = self.events.parse(record)
+        if parsed is not None and (send := of_order(parsed[1], None)) is not None:
+            self._expect(record, send)
 
-    def _want(self, record: Any, send: Send) -> None:
+    def _expect(self, record: Any, send: Send) -> None:
         if self.window.covers(record):
             self.wanted.setdefault((send.user_id, send.cause), place_of(record))
 
     def violations(self, stored: set[Key]) -> Iterator[list[str]]:
-        """Sentences, by kind."""
+        """Yield the violations as sentences, in one list per kind; `stored` are the notices in the table."""
         yield self.requests.neither_read_nor_put_aside()
         yield self.events.neither_read_nor_put_aside()
-        letters = self.requests.letters | self.events.letters
+        dead_letters = self.requests.letters | self.events.letters
         yield [
-            f"what {named(place)} tells of ({cause}) is not among the notices of {user}"
+            f"{named(place)} ({cause}) has no notice for {user}"
             for (user, cause), place in self.wanted.items()
-            if (user, cause) not in stored and place not in letters
+            if (user, cause) not in stored and place not in dead_letters
         ]
 
 
 async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`; raises `BrokerAwayError`.
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`. Raises `BrokerAwayError`.
 
-    The digest covers which notices there are, not what became of them nor when: no replay changes it.
+    The digest covers which notices exist, not their state or times: no replay changes it.
     """
     window = Window(clock.now(), grace, REQUESTS.retention or timedelta.max)
     requests = Judged(settings.topic(REQUESTS), REQUEST_VOCABULARY, window)
     events = Judged(settings.topic(orders.EVENTS), orders.EVENT_VOCABULARY, window, ignores_unknown=True)
-    books = Books(requests, events, window)
+    topic_audit = Books(requests, events, window)
     readers: dict[str, Callable[[Any], None]] = {
-        requests.name: books.request,
+        requests.name: topic_audit.request,
         settings.topic(REQUESTS.dead_letters): requests.letter,
-        events.name: books.event,
+        events.name: topic_audit.event,
         settings.topic(orders.EVENTS.dead_letters): events.letter,
     }
     async for record in kept(settings, readers):
         readers[record.topic](record)
     async with await postgres.connect(settings, SERVICE) as connection:
         stored = {(user, cause) async for user, cause in await connection.execute(QUERIES["stored_causes"])}
-        found = [*books.violations(stored), *[await _sentences(connection, name, grace) for name in CHECKS]]
+        violations_by_kind = [
+            *topic_audit.violations(stored),
+            *[await _sentences(connection, name, grace) for name in CHECKS],
+        ]
         digest = hashlib.sha256()
         async for (line,) in await connection.execute(QUERIES["digest"]):
             digest.update(line.encode() + b"\n")
         async with connection.cursor(row_factory=dict_row) as cursor:
             figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
-    violations = [sentence for kind in found for sentence in shown(kind)]
+    violations = [sentence for kind in violations_by_kind for sentence in shown(kind)]
     return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
 
 

@@ -1,4 +1,4 @@
-"""The public language of notices: what shall be told to whom, and what became of it."""
+"""The public language of notifications: requests for notices, and events about their outcomes."""
 
 from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal, get_args
@@ -25,14 +25,14 @@ Template = Literal[
     "cart_changed",
     "message",
 ]
-"""What is said; `message` says its parameters `title` and `body`, for services that have something of their own."""
+"""Name of a text. `message` takes `title` and `body` as parameters, for services with texts of their own."""
 
 ParamName = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 Param = Annotated[str, Field(max_length=4000)]
 Cause = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")]
-"""What a notice is about: an event has one, so that it is told once however often it is heard of."""
+"""Reason for a notice. Each event has one, so that repeats of the event lead to one notice."""
 Stood = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
-"""Where a request stood on its topic: `partition/offset`."""
+"""Position of a request on its topic: `partition/offset`."""
 
 
 class _OfUser(Message):
@@ -43,11 +43,11 @@ class _OfUser(Message):
 
 
 class Send(_OfUser):
-    """Tell `user_id` something, once for each `cause` and channel; without a `channel`, on all that suit the template.
+    """A request to notify `user_id`, once per `cause` and channel.
 
-    It goes to the contact given with `order_id`, else to the last one that is known of this user. `until` is when it
-    would come too late. `redrives` is for dead letters: it names the request whose notices failed for good, and has
-    those tried again, once.
+    Without `channel`, the notice goes to all channels that suit the template. It goes to the contact of `order_id`, or
+    without one to the user's latest contact. `until` is the time after which the notice is not sent. `redrives` is for
+    dead letters: it names the request whose notices failed permanently, and those are tried again, once.
     """
 
     TYPE: ClassVar[str] = "holdfast.notifications.send"
@@ -61,7 +61,7 @@ class Send(_OfUser):
 
 
 class Prefer(_OfUser):
-    """What this user wants to be told on; the last one accepted counts, whatever order they come in."""
+    """A user's choice of channels. The one accepted last counts, in whatever order they arrive."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.prefer"
     email: bool
@@ -70,7 +70,7 @@ class Prefer(_OfUser):
 
 
 class Forget(_OfUser):
-    """Erase how this user is reached, and what was told to them."""
+    """A request to erase a user's contacts and the content of their notices."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.forget"
 
@@ -91,24 +91,24 @@ class _OfNotice(_OfUser):
     title: str
     body: str
     accepted_at: Moment
-    """When it came to be: the time of what it tells of."""
+    """Time of the event that the notice is about."""
 
 
 class Sent(_OfNotice):
-    """It was handed over: to the mail server, to the SMS port, to the open sockets."""
+    """The notice was handed over to the mail server, the SMS provider or the open sockets."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.sent"
 
 
 class Failed(_OfNotice):
-    """It could not be handed over, for good; it lies in the dead letters."""
+    """The notice failed permanently; its request is a dead letter."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.failed"
     reason: str
 
 
 class Preferred(_OfUser):
-    """What counts from `since` on; the answer to `Prefer`, also to one that was overtaken by a later one."""
+    """The preferences from `since` on: the answer to `Prefer`, also to one that a later one has superseded."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.preferred"
     email: bool
@@ -118,7 +118,7 @@ class Preferred(_OfUser):
 
 
 class Forgotten(_OfUser):
-    """Nothing is known any more of what this user was told before `at`."""
+    """The contacts and notices of this user from before `at` are erased."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.forgotten"
     at: Moment

@@ -1,4 +1,4 @@
-"""The rules of notices: what is worth telling, on which channels, and when it would come too late."""
+"""The rules of notices: which events are worth a notice, on which channels, and when a notice would come too late."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from notification_service.messages import CHANNELS, Channel, Prefer, Send, Templ
 from order_service import messages as orders
 
 WARNING: Final = timedelta(minutes=2)
-"""How long before its end the shopper is told of a cart's expiry."""
+"""How long before a cart expires its shopper is warned."""
 OLD: Final = timedelta(days=3)
-"""What is older than this when it is first heard of is no news: a service set up late does not tell a month's."""
+"""Maximum age of an event that is worth a notice, so that a service started late does not send those of a month."""
 
 CARRIED_BY: Final[Mapping[Template, tuple[Channel, ...]]] = {
     "order_confirmed": ("email", "sms", "push"),
@@ -26,7 +26,7 @@ CARRIED_BY: Final[Mapping[Template, tuple[Channel, ...]]] = {
     "cart_changed": ("push",),
     "message": ("email", "push"),
 }
-"""Where each is told when its sender names no channel."""
+"""Channels of each template, for requests that name none."""
 
 PAYMENT_REASONS: Final = frozenset({"declined", "payment_unavailable", "wrong_amount"})
 WHY: Final[Mapping[orders.CancelReason, str]] = {
@@ -45,12 +45,12 @@ WHY: Final[Mapping[orders.CancelReason, str]] = {
     "failed": "something went wrong on our side",
 }
 
-# ---- who wants what -------------------------------------------------------------------------------------------------
+# ---- preferences ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What somebody wants to be told on, who said so at `since`; whoever said nothing is told everything."""
+    """A user's choice of channels, accepted at `since`. A user without preferences gets notices on all channels."""
 
     email: bool = True
     sms: bool = True
@@ -58,37 +58,40 @@ class Preferences:
     since: datetime | None = None
 
     def allow(self, channel: Channel) -> bool:
-        """Whether a channel is wanted."""
+        """True if the user wants notices on `channel`."""
         return {"email": self.email, "sms": self.sms, "push": self.push}[channel]
 
 
-def preferred(before: Preferences, wish: Prefer, accepted: datetime) -> Preferences:
-    """The preferences after a wish: the one that was accepted last stands, whatever order they come in."""
+def preferred(before: Preferences, request: Prefer, accepted: datetime) -> Preferences:
+    """Return the preferences after a request. The request accepted last counts, in whatever order they arrive."""
     if before.since is not None and accepted <= before.since:
         return before
-    return Preferences(wish.email, wish.sms, wish.push, accepted)
+    return Preferences(request.email, request.sms, request.push, accepted)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A notice to be stored for one channel: `queued` to be told, else why it never is."""
+    """A notice to be stored for one channel: `queued` to be sent, or the reason why it is never sent."""
 
     channel: Channel
     status: Literal["queued", "muted", "skipped"] = "queued"
     reason: str = ""
 
 
-def plan(send: Send, preferences: Preferences, known: Iterable[Channel], *, age: timedelta) -> tuple[Planned, ...]:
-    """What is stored for a request that was accepted `age` ago; `known` are the channels its user was reached on.
+def plan(
+    send: Send, preferences: Preferences, contact_channels: Iterable[Channel], *, age: timedelta
+) -> tuple[Planned, ...]:
+    """Return the notices to store for a request that was accepted `age` ago.
 
-    For an order the contact comes by another topic, perhaps later, so its absence now says nothing.
+    `contact_channels` are the channels for which the user has a contact. They do not count for an order, whose contact
+    comes on another topic and perhaps later.
     """
     channels = CARRIED_BY[send.template] if send.channel is None else (send.channel,)
-    reachable = set(CHANNELS) if send.order_id or send.channel else {"push", *known}
-    return tuple(_planned(channel, preferences, reachable, age) for channel in channels)
+    reachable = set(CHANNELS) if send.order_id or send.channel else {"push", *contact_channels}
+    return tuple(_plan_channel(channel, preferences, reachable, age) for channel in channels)
 
 
-def _planned(channel: Channel, preferences: Preferences, reachable: set[Channel], age: timedelta) -> Planned:
+def _plan_channel(channel: Channel, preferences: Preferences, reachable: set[Channel], age: timedelta) -> Planned:
     if age > OLD:
         return Planned(channel, "skipped", "old")
     if not preferences.allow(channel):
@@ -103,24 +106,24 @@ def _planned(channel: Channel, preferences: Preferences, reachable: set[Channel]
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """What an order comes to, in words: said again when it is confirmed."""
+    """Lines and total of an order as text, for its confirmation."""
 
     lines: str
     total: str
 
 
 def bought(event: orders.Committed) -> Bought:
-    """What was committed."""
+    """Return the summary of a committed order."""
     return Bought(listed(event.lines), money(event.total))
 
 
-def of_order(event: orders.Event, known: Bought | None) -> Send | None:
-    """The notice that an event of an order is worth; none for what only machines care for."""
+def of_order(event: orders.Event, summary: Bought | None) -> Send | None:
+    """Return the notice that an event of an order is worth, or `None`."""
     params: dict[str, str]
     match event:
         case orders.Confirmed():
             template: Template = "order_confirmed"
-            params = {"lines": known.lines, "total": known.total} if known else {}
+            params = {"lines": summary.lines, "total": summary.total} if summary else {}
         case orders.Cancelled():
             template = "payment_failed" if event.reason in PAYMENT_REASONS else "order_cancelled"
             params = {"why": WHY[event.reason]}
@@ -150,55 +153,61 @@ def of_order(event: orders.Event, known: Bought | None) -> Send | None:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """So much of a cart as it takes to know when its end has to be told of."""
+    """The part of a cart that is needed to warn of its expiry."""
 
     version: int = 0
     expires_at: datetime | None = None
     products: frozenset[str] = field(default_factory=frozenset)
 
     def warn_at(self, now: datetime) -> datetime | None:
-        """When to warn of its end; none when nothing is held, or its whole life is shorter than the warning."""
+        """Return when to warn of the expiry; `None` if the cart is empty or lives shorter than the warning time."""
         if self.expires_at is None or not self.products:
             return None
         at = self.expires_at - WARNING
         return at if at > now else None
 
 
-def followed(before: Watched, told: cart.Response) -> Watched:
-    """The cart after what its shopper was told; what is not above the version at hand changes nothing."""
-    match told:
-        case cart.Held() if told.version > before.version:
-            return Watched(told.version, told.expires_at, before.products | {told.product})
-        case cart.Removed() if told.version > before.version:
-            left = before.products - {told.product} if told.product else frozenset[str]()
-            return Watched(told.version, before.expires_at if left else None, left)
-        case cart.Expired() if told.version > before.version:
-            return Watched(told.version)
-        case cart.Snapshot() if told.cart.version > before.version:
-            products = frozenset(line.product for line in told.cart.lines)
-            return Watched(told.cart.version, told.cart.expires_at, products)
+def followed(before: Watched, response: cart.Response) -> Watched:
+    """Return the cart after a response to its shopper. Responses that are not newer change nothing."""
+    match response:
+        case cart.Held() if response.version > before.version:
+            return Watched(response.version, response.expires_at, before.products | {response.product})
+        case cart.Removed() if response.version > before.version:
+            left = before.products - {response.product} if response.product else frozenset[str]()
+            return Watched(response.version, before.expires_at if left else None, left)
+        case cart.Expired() if response.version > before.version:
+            return Watched(response.version)
+        case cart.Snapshot() if response.cart.version > before.version:
+            products = frozenset(line.product for line in response.cart.lines)
+            return Watched(response.cart.version, response.cart.expires_at, products)
         case _:
             return before
 
 
-def of_cart(told: cart.Response) -> Send | None:
-    """The notice of a change that came from elsewhere: a snapshot that nobody asked for.
+def of_cart(response: cart.Response) -> Send | None:
+    """Return the notice of a change that the shopper did not make, or `None`.
 
-    An empty cart is none: that is a checkout, and its shopper hears of the order. Nor is one that is told again, of an
-    old decision: it shows the cart as it is now, however that came to be.
+    Such a change is a snapshot without a session. An empty cart is worth no notice: it was checked out, and its shopper
+    gets notices about the order. Neither is a replayed snapshot: it belongs to an old decision and shows the current
+    cart.
     """
-    if not isinstance(told, cart.Snapshot) or told.session is not None or told.replayed or not told.cart.lines:
+    if (
+        not isinstance(response, cart.Snapshot)
+        or response.session is not None
+        or response.replayed
+        or not response.cart.lines
+    ):
         return None
     return Send(
-        user_id=told.user_id,
+        user_id=response.user_id,
         template="cart_changed",
-        params={"version": str(told.cart.version), "lines": listed(told.cart.lines)},
-        cause=f"cart/changed/{told.cart.version}",
+        params={"version": str(response.cart.version), "lines": listed(response.cart.lines)},
+        cause=f"cart/changed/{response.cart.version}",
     )
 
 
 def of_expiry(user_id: str, expires_at: datetime) -> Send:
-    """The warning that a cart comes to its end then."""
+    """Return the warning that a cart expires at `expires_at`."""
     at = expires_at.astimezone(UTC)
     return Send(
         user_id=user_id,
@@ -209,24 +218,35 @@ def of_expiry(user_id: str, expires_at: datetime) -> Send:
     )
 
 
-_OF_A_CART: Final = tuple(f'"{kind.TYPE}"'.encode() for kind in (cart.Held, cart.Removed, cart.Expired, cart.Snapshot))
-_FOR_ONE_SESSION: Final = b'"session":"'
+_CART_TYPES: Final = tuple(f'"{kind.TYPE}"'.encode() for kind in (cart.Held, cart.Removed, cart.Expired, cart.Snapshot))
+_SESSION_FIELD: Final = b'"session":"'
 
 
 def says_something(value: bytes) -> bool:
-    """A cheap look at the bytes of a cart's response: it may change a cart, and is no answer to a read."""
-    return any(kind in value for kind in _OF_A_CART) and _FOR_ONE_SESSION not in value
+    """True if a record of `cart.responses` may change a cart and does not answer a read. Checks raw bytes, cheaply."""
+    return any(kind in value for kind in _CART_TYPES) and _SESSION_FIELD not in value
 
 
-# ---- in words -------------------------------------------------------------------------------------------------------
+# ---- formatting -----------------------------------------------------------------------------------------------------
 
-_DIGITS: Final = {"JPY": 0, "KRW": 0, "ISK": 0, "VND": 0, "CLP": 0, "BHD": 3, "JOD": 3, "KWD": 3, "OMR": 3, "TND": 3}
-"""Decimals of the minor unit (ISO 4217), where they are not two."""
+_MINOR_DIGITS: Final = {
+    "JPY": 0,
+    "KRW": 0,
+    "ISK": 0,
+    "VND": 0,
+    "CLP": 0,
+    "BHD": 3,
+    "JOD": 3,
+    "KWD": 3,
+    "OMR": 3,
+    "TND": 3,
+}
+"""Decimals of the minor unit (ISO 4217) of currencies without two."""
 
 
 def money(amount: Money) -> str:
-    """`8.49 GBP`."""
-    digits = _DIGITS.get(amount.currency, 2)
+    """Format an amount as `8.49 GBP`."""
+    digits = _MINOR_DIGITS.get(amount.currency, 2)
     if not digits:
         return f"{amount.amount} {amount.currency}"
     whole, part = divmod(abs(amount.amount), 10**digits)
@@ -234,11 +254,11 @@ def money(amount: Money) -> str:
 
 
 LISTED: Final = 20
-"""Lines that are spelled out."""
+"""Maximum number of lines listed in a text."""
 
 
 def listed(lines: Iterable[Line]) -> str:
-    """The lines of a cart or an order, one a row, and how many more there are."""
+    """Format the lines of a cart or an order, one per row, and the number of further lines."""
     rows = [f"{line.quantity} x {line.product}, {money(line.price)} each" for line in lines]
     more = len(rows) - LISTED
     return "\n".join(rows if more <= 0 else [*rows[:LISTED], f"and {more} more"])

@@ -1,19 +1,21 @@
 -- Every statement of the notification service, by name.
 
--- ---- storing --------------------------------------------------------------------------------------------------------
+-- ---- requests -------------------------------------------------------------------------------------------------------
 
 -- name: preferences
+-- Read the preferences of some users.
 SELECT user_id, email, sms, push, accepted_at FROM preference WHERE user_id = ANY(%(users)s)
 
 -- name: known_contacts
--- Who was reached before, and whether by phone too.
+-- Read which of some users have a contact, and whether the latest one has a phone number.
 SELECT DISTINCT ON (user_id) user_id, phone IS NOT NULL
   FROM contact WHERE user_id = ANY(%(users)s) ORDER BY user_id, noted_at DESC
 
--- name: keep_notice
--- Once for each cause and channel: who asks for it again changes nothing, be it another service or a replay. Only the
--- letter of the request that is kept has what failed tried again. It is kept instead then, and is the one to put aside
--- should that fail too: so each letter counts once, however often it is redriven, or replayed from where it lies.
+-- name: upsert_notice
+-- Store a notice, once per cause and channel: a repeat by another service or by a replay changes nothing. The exception
+-- is the redrive of the dead letter of the stored request: a failed notice is then tried again. The redriven request
+-- replaces the stored one, and is dead-lettered if the notice fails again. So each dead letter takes effect once,
+-- however often it is redriven or replayed.
 INSERT INTO notice AS n
   (notice_id, user_id, cause, channel, template, params, order_id, too_late_at, accepted_at, status, reason,
    traceparent, request, partition, record_offset, due_at)
@@ -31,56 +33,65 @@ ON CONFLICT (user_id, cause, channel) DO UPDATE
        due_at = CASE WHEN n.status = 'queued' THEN n.due_at WHEN excluded.status = 'muted' THEN NULL ELSE now() END
  WHERE n.status IN ('queued', 'failed') AND n.partition || '/' || n.record_offset = %(redrives)s
 
--- name: keep_preference
+-- name: upsert_preference
+-- Store a user's preferences, unless later ones are stored.
 INSERT INTO preference AS p (user_id, email, sms, push, accepted_at)
 VALUES (%(user_id)s, %(email)s, %(sms)s, %(push)s, %(since)s)
 ON CONFLICT (user_id) DO UPDATE
    SET email = excluded.email, sms = excluded.sms, push = excluded.push, accepted_at = excluded.accepted_at
  WHERE p.accepted_at < excluded.accepted_at
 
--- name: forget_contacts
+-- name: delete_contacts
+-- Delete a user's contacts for an erasure.
 DELETE FROM contact WHERE user_id = %(user_id)s AND noted_at <= %(at)s
 
--- name: forget_bought
+-- name: delete_order_summaries
+-- Delete the summaries of a user's orders for an erasure.
 DELETE FROM bought WHERE user_id = %(user_id)s
 
--- name: forget_notices
--- Their keys stay, so that nothing old is told anew; what they said goes.
+-- name: erase_notices
+-- Erase the content of a user's notices. Their keys stay, so that old requests do not create them again.
 UPDATE notice
    SET params = '{}', request = NULL, due_at = NULL, told_at = NULL, order_id = NULL,
        status = CASE WHEN status IN ('queued', 'failed') THEN 'skipped' ELSE status END, reason = 'forgotten'
  WHERE user_id = %(user_id)s AND accepted_at <= %(at)s
 
--- name: forget_sms
+-- name: delete_sms
+-- Delete a user's SMS for an erasure.
 DELETE FROM sms USING notice
  WHERE sms.notice_id = notice.notice_id AND notice.user_id = %(user_id)s AND notice.accepted_at <= %(at)s
 
--- name: remember_forgetting
+-- name: insert_erasure
+-- Record the time of an erasure, so that older records do not bring the user's contacts back.
 INSERT INTO forgotten AS f (user_id, at) VALUES (%(user_id)s, %(at)s)
 ON CONFLICT (user_id) DO UPDATE SET at = greatest(f.at, excluded.at)
 
--- name: keep_contact
+-- name: insert_contact
+-- Store the contact of an order, unless its user was erased since.
 INSERT INTO contact (order_id, user_id, email, phone, noted_at)
 SELECT %(order_id)s, %(user_id)s, %(email)s, %(phone)s, %(noted_at)s
  WHERE NOT EXISTS (SELECT FROM forgotten WHERE user_id = %(user_id)s AND at >= %(noted_at)s)
 ON CONFLICT (order_id) DO NOTHING
 
--- name: keep_bought
+-- name: insert_order_summary
+-- Store the summary of an order, unless its user was erased since.
 INSERT INTO bought (order_id, user_id, lines, total)
 SELECT %(order_id)s, %(user_id)s, %(lines)s, %(total)s
  WHERE NOT EXISTS (SELECT FROM forgotten WHERE user_id = %(user_id)s AND at >= %(told_at)s)
 ON CONFLICT (order_id) DO NOTHING
 
--- name: bought
+-- name: order_summaries
+-- Read the summaries of some orders.
 SELECT order_id, lines, total FROM bought WHERE order_id = ANY(%(orders)s)
 
 -- ---- carts ----------------------------------------------------------------------------------------------------------
 
 -- name: carts
+-- Lock and read the tracked carts of some users.
 SELECT user_id, version, expires_at, products FROM cart WHERE user_id = ANY(%(users)s) ORDER BY user_id FOR UPDATE
 
--- name: keep_carts
--- A newer end replaces the older one; a pump that is at it meanwhile leaves what was set here.
+-- name: upsert_carts
+-- Store tracked carts that are newer. A job queue worker that processes the row meanwhile keeps the new `due_at`.
 INSERT INTO cart AS c (user_id, version, expires_at, products, due_at)
 SELECT * FROM unnest(%(users)s::text[], %(versions)s::bigint[], %(ends)s::timestamptz[], %(products)s::jsonb[],
                      %(due)s::timestamptz[])
@@ -89,57 +100,66 @@ ON CONFLICT (user_id) DO UPDATE
        due_at = excluded.due_at, seen_at = now()
  WHERE c.version < excluded.version
 
--- ---- telling --------------------------------------------------------------------------------------------------------
+-- ---- sending --------------------------------------------------------------------------------------------------------
 
 -- name: contact
--- That of the order; else the last one known.
+-- Read the contact of an order, or without an order the latest one of the user.
 SELECT email, phone FROM contact
  WHERE CASE WHEN %(order_id)s::text IS NULL THEN user_id = %(user_id)s ELSE order_id = %(order_id)s END
  ORDER BY noted_at DESC LIMIT 1
 
 -- name: take_sms
+-- Store an SMS in the simulated provider, once per notice.
 INSERT INTO sms (notice_id, number, text) VALUES (%(notice_id)s, %(number)s, %(text)s) ON CONFLICT DO NOTHING
 
--- ---- beside the agents ----------------------------------------------------------------------------------------------
+-- ---- background: retention ------------------------------------------------------------------------------------------
 
--- name: trim_contacts
+-- name: delete_old_contacts
+-- Delete some contacts that are older than the retention period.
 DELETE FROM contact WHERE order_id IN (
   SELECT order_id FROM contact WHERE noted_at < now() - make_interval(days => %(days)s) ORDER BY noted_at LIMIT 1000)
 
--- name: trim_bought
+-- name: delete_old_order_summaries
+-- Delete some order summaries that are older than 30 days.
 DELETE FROM bought WHERE order_id IN (
   SELECT order_id FROM bought WHERE noted_at < now() - interval '30 days' ORDER BY noted_at LIMIT 1000)
 
--- name: trim_carts
--- Topics keep what they told of it for seven days.
+-- name: delete_old_carts
+-- Delete some carts without a recent response; topics keep responses for seven days.
 DELETE FROM cart WHERE user_id IN (
   SELECT user_id FROM cart WHERE seen_at < now() - interval '9 days' AND due_at IS NULL LIMIT 1000)
 
 -- ---- the audit ------------------------------------------------------------------------------------------------------
 
--- name: overdue
-SELECT format('notice %%s (%%s) is due since %%s, and nobody works it off', notice_id, channel, due_at)
+-- name: overdue_notices
+-- Check that no notice waits to be sent for longer than the grace period.
+SELECT format('notice %%s (%%s) is due since %%s and was not processed', notice_id, channel, due_at)
   FROM notice
  WHERE due_at < now() - make_interval(secs => %(grace)s)
    AND (due_lease IS NULL OR due_lease < now() - make_interval(secs => %(grace)s))
  ORDER BY due_at
 
--- name: untold
-SELECT format('notice %%s was %%s at %%s, and nobody was told', notice_id, status, settled_at)
+-- name: unpublished_outcomes
+-- Check that no outcome waits to be published for longer than the grace period.
+SELECT format('notice %%s was %%s at %%s, and its outcome was not published', notice_id, status, settled_at)
   FROM notice WHERE told_at < now() - make_interval(secs => %(grace)s) ORDER BY told_at
 
--- name: at_rest
-SELECT format('notice %%s is %%s, and there is something to do for it still', notice_id, status)
+-- name: inconsistent_notices
+-- Check that exactly the queued notices are due.
+SELECT format('notice %%s is %%s, which does not agree with its due time', notice_id, status)
   FROM notice WHERE (status = 'queued') <> (due_at IS NOT NULL) AND due_lease IS NULL ORDER BY notice_id
 
--- name: unwarned
-SELECT format('the cart of %%s was to be warned of at %%s', user_id, due_at)
+-- name: overdue_warnings
+-- Check that no expiry warning waits for longer than the grace period.
+SELECT format('the expiry warning for the cart of %%s was due at %%s', user_id, due_at)
   FROM cart WHERE due_at < now() - make_interval(secs => %(grace)s) ORDER BY due_at
 
 -- name: digest
+-- The lines of the digest: which notices exist.
 SELECT concat_ws(' ', user_id, cause, channel, template) FROM notice ORDER BY user_id, cause, channel
 
 -- name: figures
+-- Count notices by status.
 SELECT count(*) FILTER (WHERE status = 'queued') AS notices_queued,
        count(*) FILTER (WHERE status = 'sent') AS notices_sent,
        count(*) FILTER (WHERE status = 'failed') AS notices_failed,
@@ -147,4 +167,5 @@ SELECT count(*) FILTER (WHERE status = 'queued') AS notices_queued,
   FROM notice
 
 -- name: stored_causes
+-- Read the causes of all notices, to compare them with the topics.
 SELECT user_id, cause FROM notice GROUP BY user_id, cause

@@ -1,7 +1,7 @@
-"""What the service keeps: notices and how their users are reached, in the Postgres schema `notifications`.
+"""The store of the notification service: notices, preferences and contacts, in the Postgres schema `notifications`.
 
-One connection does the transactions of all agents, one after the other; the pumps have another, on which they say
-single statements only.
+One connection runs the transactions of all agents, one at a time. The job queues have another connection, on which they
+run single statements only.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Connect = Callable[[], Awaitable[Connection]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it stood on its topic: `record` is its value there."""
+    """A request with its position on its topic; `record` is the value of its record."""
 
     request: Request
     accepted: datetime
@@ -43,12 +43,12 @@ class Asked:
 
 
 def notice_id(user: str, cause: str, channel: Channel) -> str:
-    """The id of a notice: the same for the same cause and channel, so that a mailbox can tell a repetition."""
+    """Return the id of a notice, derived from user, cause and channel, so that a mailbox can detect a repeat."""
     return derived(user, cause, channel, "notice")
 
 
 class Link:
-    """One connection, opened when it is asked for and again when it was lost: for whoever says single statements."""
+    """One connection for single statements, opened on first use and again after it was lost."""
 
     def __init__(self, connect: Connect) -> None:
         self.connect = connect
@@ -56,63 +56,65 @@ class Link:
         self._connecting = asyncio.Lock()
 
     async def __call__(self) -> Connection:
-        """The connection."""
+        """Return the connection."""
         async with self._connecting:
             if self._connection is None or self._connection.closed:
                 self._connection = await self.connect()
             return self._connection
 
     async def rows(self, name: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """What the named query finds; nothing when it only changes something."""
+        """Run a named query and return its rows; empty for a statement without a result."""
         cursor = await (await self()).execute(QUERIES[name], values or {})
         return await cursor.fetchall() if cursor.description else []
 
     async def close(self) -> None:
-        """Give it up."""
+        """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
 
 class Store:
-    """Keeps what the agents hear, each batch in one transaction; when it raises, nothing of the batch is kept."""
+    """Store for the agents' batches, each in one transaction. If a method raises, nothing of the batch is stored."""
 
     def __init__(self, connect: Connect) -> None:
         self.link = Link(connect)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         await self.link.close()
 
     async def keep(self, batch: Sequence[Asked], now: datetime) -> dict[str, Preferences]:
-        """Store the notices that are asked for, and preferences; what the users that said theirs prefer after that."""
-        users = {"users": sorted({asked.request.user_id for asked in batch})}
-        said: dict[str, Preferences] = {}
+        """Store the requests of a batch, and return the current preferences of the users who changed theirs."""
+        users = {"users": sorted({received.request.user_id for received in batch})}
+        answers: dict[str, Preferences] = {}
         async with self._transaction() as connection:
-            preferences = {user: Preferences(*rest) for user, *rest in await _all(connection, "preferences", users)}
-            known: dict[str, tuple[Channel, ...]] = {
-                user: ("email", "sms") if phone else ("email",)
-                for user, phone in await _all(connection, "known_contacts", users)
+            preferences = {
+                user: Preferences(*rest) for user, *rest in await _fetch_all(connection, "preferences", users)
             }
-            for asked in batch:
-                request, user = asked.request, asked.request.user_id
+            contact_channels: dict[str, tuple[Channel, ...]] = {
+                user: ("email", "sms") if phone else ("email",)
+                for user, phone in await _fetch_all(connection, "known_contacts", users)
+            }
+            for received in batch:
+                request, user = received.request, received.request.user_id
                 before = preferences.get(user, Preferences())
                 match request:
                     case Send():
-                        planned = plan(request, before, known.get(user, ()), age=now - asked.accepted)
-                        await _keep_notices(connection, asked, request, planned)
+                        planned = plan(request, before, contact_channels.get(user, ()), age=now - received.accepted)
+                        await _insert_notices(connection, received, request, planned)
                     case Prefer():
-                        said[user] = preferences[user] = preferred(before, request, asked.accepted)
-                        await _keep_preference(connection, user, preferences[user])
+                        answers[user] = preferences[user] = preferred(before, request, received.accepted)
+                        await _upsert_preference(connection, user, preferences[user])
                     case Forget():
-                        await _forget(connection, user, asked.accepted)
-                        known.pop(user, None)
+                        await _erase(connection, user, received.accepted)
+                        contact_channels.pop(user, None)
             crashpoint("notifications.written")
-        return said
+        return answers
 
     async def keep_contacts(self, places: Iterable[tuple[Place, datetime]]) -> None:
-        """Remember how a shopper is reached about an order, unless they were forgotten since."""
+        """Store the contacts of orders, unless their users were erased since."""
         async with self._transaction() as connection:
             for place, accepted in places:
                 values = {
@@ -122,31 +124,31 @@ class Store:
                     "phone": place.contact.phone,
                     "noted_at": accepted,
                 }
-                await connection.execute(QUERIES["keep_contact"], values)
+                await connection.execute(QUERIES["insert_contact"], values)
 
     async def keep_bought(self, orders: Mapping[str, tuple[str, Bought, datetime]]) -> None:
-        """Remember what orders come to: by order, its user, the words, and when it was told."""
+        """Store the summaries of orders: by order id, the user, the summary, and the time of its event."""
         async with self._transaction() as connection:
             for order_id, (user, bought, at) in orders.items():
                 words = {"lines": bought.lines, "total": bought.total}
                 values = {"order_id": order_id, "user_id": user, "told_at": at, **words}
-                await connection.execute(QUERIES["keep_bought"], values)
+                await connection.execute(QUERIES["insert_order_summary"], values)
 
     async def bought(self, orders: Iterable[str]) -> dict[str, Bought]:
-        """What those of some orders come to of which that is known."""
+        """Return the stored summaries of some orders."""
         async with self._transaction() as connection:
-            found = await _all(connection, "bought", {"orders": sorted(orders)})
-        return {order_id: Bought(lines, total) for order_id, lines, total in found}
+            rows = await _fetch_all(connection, "order_summaries", {"orders": sorted(orders)})
+        return {order_id: Bought(lines, total) for order_id, lines, total in rows}
 
     async def follow(
         self, users: Iterable[str], change: Callable[[str, Watched], tuple[Watched, datetime | None]]
     ) -> None:
-        """Bring some carts up to what `change` makes of them: the cart, and when to warn of its end."""
-        wanted = sorted(set(users))
+        """Update the carts of some users: `change` returns the new cart, and when to warn of its expiry."""
+        sorted_users = sorted(set(users))
         async with self._transaction() as connection:
-            found = await _all(connection, "carts", {"users": wanted})
-            before = {user: Watched(version, end, frozenset(products)) for user, version, end, products in found}
-            after = {user: change(user, before.get(user, Watched())) for user in wanted}
+            rows = await _fetch_all(connection, "carts", {"users": sorted_users})
+            before = {user: Watched(version, end, frozenset(products)) for user, version, end, products in rows}
+            after = {user: change(user, before.get(user, Watched())) for user in sorted_users}
             changed = {user: (cart, due) for user, (cart, due) in after.items() if cart != before.get(user, Watched())}
             if changed:
                 carts = [cart for cart, _ in changed.values()]
@@ -157,25 +159,25 @@ class Store:
                     "products": [Jsonb(sorted(cart.products)) for cart in carts],
                     "due": [due for _, due in changed.values()],
                 }
-                await connection.execute(QUERIES["keep_carts"], values)
+                await connection.execute(QUERIES["upsert_carts"], values)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
-        async with self._turn:
+        async with self._lock:
             connection = await self.link()
             try:
                 async with connection.transaction():
                     yield connection
             except BaseException:
-                await self.link.close()  # whether it was committed is unknown; the same again is always right
+                await self.link.close()  # it is unknown whether it was committed; a repeat is always safe
                 raise
 
 
-async def _all(connection: Connection, name: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+async def _fetch_all(connection: Connection, name: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return await (await connection.execute(QUERIES[name], values)).fetchall()
 
 
-async def _keep_notices(connection: Connection, asked: Asked, send: Send, planned: Sequence[Planned]) -> None:
+async def _insert_notices(connection: Connection, received: Asked, send: Send, planned: Sequence[Planned]) -> None:
     for notice in planned:
         values = {
             "notice_id": notice_id(send.user_id, send.cause, notice.channel),
@@ -186,30 +188,30 @@ async def _keep_notices(connection: Connection, asked: Asked, send: Send, planne
             "params": Jsonb(send.params),
             "order_id": send.order_id,
             "until": send.until,
-            "accepted_at": asked.accepted,
+            "accepted_at": received.accepted,
             "status": notice.status,
             "reason": notice.reason,
-            "traceparent": asked.traceparent,
-            "request": asked.record,
-            "partition": asked.partition,
-            "offset": asked.offset,
+            "traceparent": received.traceparent,
+            "request": received.record,
+            "partition": received.partition,
+            "offset": received.offset,
             "redrives": send.redrives,
         }
-        await connection.execute(QUERIES["keep_notice"], values)
+        await connection.execute(QUERIES["upsert_notice"], values)
 
 
-async def _keep_preference(connection: Connection, user: str, stands: Preferences) -> None:
+async def _upsert_preference(connection: Connection, user: str, preferences: Preferences) -> None:
     values = {
         "user_id": user,
-        "email": stands.email,
-        "sms": stands.sms,
-        "push": stands.push,
-        "since": stands.since,
+        "email": preferences.email,
+        "sms": preferences.sms,
+        "push": preferences.push,
+        "since": preferences.since,
     }
-    await connection.execute(QUERIES["keep_preference"], values)
+    await connection.execute(QUERIES["upsert_preference"], values)
 
 
-async def _forget(connection: Connection, user: str, at: datetime) -> None:
+async def _erase(connection: Connection, user: str, at: datetime) -> None:
     values = {"user_id": user, "at": at}
-    for name in ("remember_forgetting", "forget_contacts", "forget_bought", "forget_sms", "forget_notices"):
+    for name in ("insert_erasure", "delete_contacts", "delete_order_summaries", "delete_sms", "erase_notices"):
         await connection.execute(QUERIES[name], values)

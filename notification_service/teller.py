@@ -1,8 +1,8 @@
-"""Works off the stored notices of one channel: the same for e-mail, SMS and push, which differ in their port alone.
+"""The sender of stored notices. It is the same for e-mail, SMS and push, which differ in their port only.
 
-A notice is handed over and then marked, so a process that dies in between hands it over twice, under the same id. What
-fails is tried again by the pump; what fails for good is marked so, and the service puts its request into the dead
-letters.
+A notice is handed over and then marked as sent, so a crash in between hands it over twice, under the same id. A failed
+attempt is retried by the job queue. A notice that fails permanently is marked as failed, and the notification service
+dead-letters its request.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from notification_service.words import Words, words
 log = logging.getLogger(__name__)
 
 NOW: Final = sql.SQL("now()")
-"""Times of the table are its own clock's."""
+"""Postgres' clock, for the times in the table."""
 MARGIN: Final = 0.8
-"""How much of the pump's deadline handing over may take: the rest is for finding out where to and for marking."""
+"""Share of the job's deadline that handing over may take; the rest is for the contact lookup and the update."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """How somebody is reached."""
+    """A user's addresses."""
 
     email: str
     phone: str | None
@@ -39,7 +39,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notice that is to be handed over now."""
+    """A notice to be handed over now."""
 
     notice_id: str
     user_id: str
@@ -54,24 +54,34 @@ class Notice:
 
     @classmethod
     def of(cls, row: Row) -> "Notice":
-        """The notice of a row."""
-        kept = {name: row[name] for name in cls.__slots__ if name != "words"}
-        return cls(**kept, words=words(row["template"], row["params"]))
+        """Build the notice of a row."""
+        return cls(
+            notice_id=row["notice_id"],
+            user_id=row["user_id"],
+            cause=row["cause"],
+            channel=row["channel"],
+            template=row["template"],
+            order_id=row["order_id"],
+            accepted_at=row["accepted_at"],
+            too_late_at=row["too_late_at"],
+            traceparent=row["traceparent"],
+            words=words(row["template"], row["params"]),
+        )
 
 
 class Undeliverable(Exception):
-    """Nobody will ever take it as it is; to try again is no use."""
+    """The notice can never be handed over as it is; a retry is of no use."""
 
 
 class NotWanted(Exception):
-    """There is nothing to hand over to on this channel, and that is all right: who gave no number gets no SMS."""
+    """The notice has no recipient on this channel, which is not an error: without a number there is no SMS."""
 
 
 class Port(Protocol):
-    """Where notices of one channel go."""
+    """Destination of the notices of one channel."""
 
     async def hand_over(self, notice: Notice) -> None:
-        """Return when it was taken over. Raises `Undeliverable`, `NotWanted`, or anything else: try again."""
+        """Hand over a notice. Raises `Undeliverable`, `NotWanted`, or any other error to have it retried."""
         ...
 
 
@@ -79,21 +89,21 @@ Rows = Callable[[str, Mapping[str, Any]], Awaitable[list[tuple[Any, ...]]]]
 
 
 class Book:
-    """Looks up how the user of a notice is reached; `rows` says a named query."""
+    """Lookup of contacts; `rows` runs a named query."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
     async def __call__(self, notice: Notice) -> Contact:
-        """The contact of its order, else the user's last. `LookupError` when none is known (yet)."""
-        found = await self.rows("contact", {"order_id": notice.order_id, "user_id": notice.user_id})
-        if not found:
-            raise LookupError("it is not known how this user is reached")
-        return Contact(*found[0])
+        """Return the contact of the notice's order, else the user's latest. Raises `LookupError` if none is known."""
+        rows = await self.rows("contact", {"order_id": notice.order_id, "user_id": notice.user_id})
+        if not rows:
+            raise LookupError("no contact is known for this user")
+        return Contact(*rows[0])
 
 
 class Teller:
-    """What a pump does with a row of `notice`: hands it over at most `attempts` times, each within `seconds`."""
+    """Handler of a row of `notice`: hands it over, at most `attempts` times, each within `seconds`."""
 
     def __init__(self, port: Port, *, attempts: int, seconds: float) -> None:
         self.port = port
@@ -101,28 +111,28 @@ class Teller:
         self.seconds = seconds
 
     async def __call__(self, row: Row, attempt: int) -> Verdict:
-        """Try once. Raises what the port raises, unless this was the last attempt."""
+        """Try once. Raises the error of the port, unless this was the last attempt."""
         notice = Notice.of(row)
         if notice.too_late_at is not None and notice.too_late_at <= clock.now():
-            return _settled(notice, attempt, "skipped", "too_late")
+            return _finish(notice, attempt, "skipped", "too_late")
         try:
             async with asyncio.timeout(self.seconds):
                 await self.port.hand_over(notice)
-        except NotWanted as none:
-            return _settled(notice, attempt, "skipped", str(none))
+        except NotWanted as error:
+            return _finish(notice, attempt, "skipped", str(error))
         except Exception as error:
-            # That our own tables are away is no fault of the notice's, however often.
+            # An outage of the service's own database never counts as a failure of the notice.
             final = attempt >= self.attempts and not isinstance(error, psycopg.Error)
             if not isinstance(error, Undeliverable) and not final:
                 raise
-            log.warning("a notice can not be handed over: %s", error, extra={"notice": notice.notice_id})
-            return _settled(notice, attempt, "failed", f"{type(error).__name__}: {error}"[:500])
+            log.warning("notice failed permanently: %s", error, extra={"notice": notice.notice_id})
+            return _finish(notice, attempt, "failed", f"{type(error).__name__}: {error}"[:500])
         crashpoint("notifications.handed_over")
-        return _settled(notice, attempt, "sent", "")
+        return _finish(notice, attempt, "sent", "")
 
 
-def _settled(notice: Notice, attempt: int, status: str, reason: str) -> Done:
-    """What the row says from now on; what was sent or has failed is to be made known."""
+def _finish(notice: Notice, attempt: int, status: str, reason: str) -> Done:
+    """Return the columns of a finished notice. `told_at` queues the publication of its outcome."""
     metrics.NOTICES.labels(notice.channel, status).inc()
-    told = NOW if status in {"sent", "failed"} else None
-    return Done({"status": status, "reason": reason, "settled_at": NOW, "tries": attempt, "told_at": told})
+    publish_at = NOW if status in {"sent", "failed"} else None
+    return Done({"status": status, "reason": reason, "settled_at": NOW, "tries": attempt, "told_at": publish_at})

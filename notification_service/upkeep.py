@@ -1,4 +1,4 @@
-"""What every worker does beside its agents: forget how shoppers were reached when it is long ago, and what is over."""
+"""The retention job: deletes contacts, order summaries and carts that are no longer needed."""
 
 import asyncio
 from typing import Final
@@ -7,30 +7,30 @@ from notification_service.store import QUERIES, Link
 
 TRIM_EVERY: Final = 600.0
 TRIM_AT_ONCE: Final = 1000
-"""Rows of one statement; as many statements follow as it takes."""
+"""Rows deleted by one statement. Statements are repeated until fewer are left."""
 
 
 class Housekeeper:
-    """Takes old rows away, some at a time. `contact_days`: how long a contact is kept."""
+    """Deletes old rows in small batches. `contact_days` is how long contacts are kept."""
 
     def __init__(self, link: Link, contact_days: int) -> None:
         self.link = link
         self.contact_days = contact_days
 
     async def run(self) -> None:
-        """Tidy every ten minutes; raises when the connection is lost."""
+        """Run every ten minutes until cancelled; raises when the connection is lost."""
         while True:
             await self.tidy()
             await asyncio.sleep(TRIM_EVERY)
 
     async def tidy(self) -> int:
-        """Take away what is old; how many rows that were."""
-        taken = 0
-        for name in ("trim_contacts", "trim_bought", "trim_carts"):
+        """Delete old rows, and return their number."""
+        total = 0
+        for name in ("delete_old_contacts", "delete_old_order_summaries", "delete_old_carts"):
             while True:
-                gone = (await (await self.link()).execute(QUERIES[name], {"days": self.contact_days})).rowcount
-                taken += gone
-                if gone < TRIM_AT_ONCE:
+                deleted = (await (await self.link()).execute(QUERIES[name], {"days": self.contact_days})).rowcount
+                total += deleted
+                if deleted < TRIM_AT_ONCE:
                     break
-                await asyncio.sleep(0.1)  # let others have the disk
-        return taken
+                await asyncio.sleep(0.1)  # leave disk time for others
+        return total

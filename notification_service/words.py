@@ -1,7 +1,7 @@
-"""What is said, in the shop's own words: one table for all channels, from which each takes as much as it can carry.
+"""Texts of notices. One table serves all channels; each channel takes as much of a text as it can carry.
 
-A text is some paragraphs with gaps. A paragraph with a gap that nothing is known for is left out, so that a notice
-whose cause told little says little, and never "None". For `message` title and body are the sender's own.
+A text is a list of paragraphs with placeholders. A paragraph with an unknown placeholder is left out, so a notice never
+says "None". For `message`, title and body are parameters.
 """
 
 import html
@@ -13,13 +13,13 @@ from typing import Final
 from notification_service.messages import Template
 
 SMS_CHARACTERS: Final = 320
-"""Two short messages' worth."""
+"""Length of two short messages."""
 TITLE_CHARACTERS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The title and the paragraphs of one template; the first paragraph says what matters."""
+    """Title and paragraphs of a template; the first paragraph carries the main message."""
 
     title: str
     paragraphs: tuple[str, ...]
@@ -87,8 +87,8 @@ TEXTS: Final[Mapping[Template, Text]] = {
     "message": Text("{title}", ("{body}",)),
 }
 
-_GAP: Final = re.compile(r"\{(\w+)\}")
-_PAGE: Final = """\
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+_HTML_PAGE: Final = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -110,7 +110,7 @@ _PAGE: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A notice as it is said: a title in one line, and the paragraphs that could be filled in."""
+    """The rendered text of a notice: a title of one line, and the paragraphs without unknown placeholders."""
 
     title: str
     paragraphs: tuple[str, ...]
@@ -122,36 +122,36 @@ class Words:
 
     @property
     def sms(self) -> str:
-        """Title and first paragraph, as much as two short messages hold."""
-        whole = ". ".join(part.rstrip(".") for part in (self.title, *self.paragraphs[:1])) + "."
-        return whole if len(whole) <= SMS_CHARACTERS else whole[: SMS_CHARACTERS - 1] + "…"
+        """Title and first paragraph, cut to the length of two short messages."""
+        text = ". ".join(part.rstrip(".") for part in (self.title, *self.paragraphs[:1])) + "."
+        return text if len(text) <= SMS_CHARACTERS else text[: SMS_CHARACTERS - 1] + "…"
 
     @property
     def html(self) -> str:
-        """A page for a mail reader; whatever came from outside is text in it, never markup."""
+        """The text as an HTML page for mail readers. Parameters are escaped."""
         paragraphs = "\n".join(
             f'<p style="margin:0 0 12px">{html.escape(paragraph).replace(chr(10), "<br>")}</p>'
             for paragraph in self.paragraphs
         )
-        return _PAGE.format(title=html.escape(self.title), paragraphs=paragraphs)
+        return _HTML_PAGE.format(title=html.escape(self.title), paragraphs=paragraphs)
 
 
 def words(template: Template, params: Mapping[str, str]) -> Words:
-    """What `template` says with `params`; those that it has no gap for are ignored."""
+    """Render `template` with `params`. Parameters without a placeholder are ignored."""
     text = TEXTS[template]
-    title = " ".join(_filled(text.title, params, otherwise="").split())[:TITLE_CHARACTERS]
-    filled = (_filled(paragraph, params) for paragraph in text.paragraphs)
+    title = " ".join(_fill(text.title, params, otherwise="").split())[:TITLE_CHARACTERS]
+    filled = (_fill(paragraph, params) for paragraph in text.paragraphs)
     return Words(title or "A message for you", tuple(paragraph for paragraph in filled if paragraph))
 
 
 def gaps(template: Template) -> frozenset[str]:
-    """The parameters that a template has a place for."""
+    """Return the placeholders of a template."""
     text = TEXTS[template]
-    return frozenset(name for part in (text.title, *text.paragraphs) for name in _GAP.findall(part))
+    return frozenset(name for part in (text.title, *text.paragraphs) for name in _PLACEHOLDER.findall(part))
 
 
-def _filled(text: str, params: Mapping[str, str], *, otherwise: str | None = None) -> str:
-    """`text` with its gaps filled in one go, so that no value is taken for a gap; empty when one stays open."""
-    if otherwise is None and not all(params.get(name) for name in _GAP.findall(text)):
+def _fill(text: str, params: Mapping[str, str], *, otherwise: str | None = None) -> str:
+    """Fill all placeholders of `text` in one pass, so that values are never scanned; empty if one is unknown."""
+    if otherwise is None and not all(params.get(name) for name in _PLACEHOLDER.findall(text)):
         return ""
-    return _GAP.sub(lambda gap: params.get(gap[1], otherwise or ""), text).strip()
+    return _PLACEHOLDER.sub(lambda match: params.get(match[1], otherwise or ""), text).strip()

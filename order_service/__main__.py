@@ -1,18 +1,17 @@
-"""The composition root: where the parts of the order service are built and joined, one function a sub-command."""
+"""The composition root of the order service, with one function per sub-command."""
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 
 import order_service
 from cart_service.messages import RESPONSES
-from infrastructure import auditor, logs, postgres
+from infrastructure import auditor, cli, postgres
 from infrastructure.audit_topics import show
 from infrastructure.auditor import Auditor
 from infrastructure.broker import BrokerAwayError, ensure_topics
@@ -44,34 +43,34 @@ TOPICS: Final = (
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate, then decide what becomes of orders until asked to stop."""
-    from infrastructure.worker import Worker  # Faust takes its time, which the other sub-commands need not
+    """Migrate the schema, then process orders until asked to stop."""
+    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
     worker = Worker(settings, SERVICE, topics=TOPICS)
 
     def saga() -> Saga:
-        """One agent's own: four topics and the deadlines are worked on side by side."""
+        """Return an instance for one agent: the four topics and the deadlines are processed concurrently."""
         store = OrderStore(partial(connect, options=OPTIONS), settings.rules)
         worker.closing(store.close)
         return Saga(store, worker.publish)
 
-    asked, decided, paid, sent = (saga() for _ in range(4))
+    requests, decisions, paying, parcels = (saga() for _ in range(4))
     lost = postgres.LOST
-    worker.agent(Handler(orders.REQUESTS, orders.REQUEST_VOCABULARY, asked.on_requests, asked.fail, lost))
+    worker.agent(Handler(orders.REQUESTS, orders.REQUEST_VOCABULARY, requests.on_requests, requests.fail, lost))
     worker.agent(
         Handler(
             inventory.RESPONSES,
             inventory.RESPONSE_VOCABULARY,
-            decided.on_decisions,
-            decided.fail,
+            decisions.on_decisions,
+            decisions.fail,
             lost,
             wanted=may_be_about_an_order,
         )
     )
-    worker.agent(Handler(payments.EVENTS, payments.EVENT_VOCABULARY, paid.on_payments, paid.fail, lost))
-    worker.agent(Handler(deliveries.EVENTS, deliveries.EVENT_VOCABULARY, sent.on_deliveries, sent.fail, lost))
+    worker.agent(Handler(payments.EVENTS, payments.EVENT_VOCABULARY, paying.on_payments, paying.fail, lost))
+    worker.agent(Handler(deliveries.EVENTS, deliveries.EVENT_VOCABULARY, parcels.on_deliveries, parcels.fail, lost))
     worker.background("deadlines", saga().keep_looking)
     if settings.audit_seconds:
         grace = timedelta(seconds=settings.audit_grace_seconds)
@@ -85,26 +84,26 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
 
 async def migrate(settings: Settings, _: argparse.Namespace) -> int:
-    """Bring the schema up; safe at any time and any number of times."""
+    """Migrate the schema. Safe at any time and any number of times."""
     await postgres.migrate(settings, SERVICE, MIGRATIONS)
     return 0
 
 
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Count everything again; 1 when something does not add up."""
+    """Check the stored orders against each other and the topics. Exit with status 1 on a violation."""
     grace = timedelta(seconds=settings.audit_grace_seconds)
     try:
-        told = await read_topics(settings, grace)
+        topics = await read_topics(settings, grace)
     except BrokerAwayError as error:
         print(error, file=sys.stderr)
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection, grace, told)
+        report = await audit(connection, grace, topics)
     return show(report, as_json=arguments.json)
 
 
 async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Send every event of every order to `orders.events` again."""
+    """Send all events of all orders to `orders.events` again."""
     await migrate(settings, arguments)
     try:
         await ensure_topics(settings, TOPICS)
@@ -123,59 +122,46 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
 
         count = await upkeep.republish(connection, publish)
         await producer.flush()
-    print(f"{count} events were published again; readers keep the greatest version of each order.")
+    print(f"{count} events were published again; consumers keep the greatest version of each order.")
     return 0
 
 
 async def rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Compute the read side anew from the events; 1 when it had said something else."""
+    """Rebuild the read side from the events. Exit with status 1 if it differed."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
         differing = await upkeep.rebuild(connection, settings.rules)
-    print(*(f"order {order_id} was not what its events come to" for order_id in differing), sep="\n", end="")
-    print(f"{len(differing)} orders were mended" if differing else "the read side is what the events come to")
+    print(*(f"order {order_id} differed from the fold of its events" for order_id in differing), sep="\n", end="")
+    print(f"{len(differing)} orders were repaired" if differing else "the read side matches the events")
     return 1 if differing else 0
 
 
 async def forget(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Erase the addresses, contacts and payment tokens of a shopper's orders that are at rest."""
+    """Erase the addresses, contacts and payment tokens of a shopper's complete orders."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        print(f"{await upkeep.forget(connection, arguments.user)} orders have no address any more")
+        print(f"erased the personal data of {await upkeep.forget(connection, arguments.user)} orders")
     return 0
 
 
-Command = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The sub-command and its arguments; exits with status 2 when they are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m order_service", description=order_service.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, act: Command, example: str) -> argparse.ArgumentParser:
-        text = act.__doc__ or ""
-        epilog = f"example: python -m order_service {example}"
-        added = commands.add_parser(name, help=text, description=text, epilog=epilog)
-        added.set_defaults(act=act)
-        return added
-
-    command("run", run, "run")
-    command("migrate", migrate, "migrate")
-    command("audit", check, "audit --json").add_argument("--json", action="store_true", help="for machines")
-    command("republish", republish, "republish")
-    command("rebuild", rebuild, "rebuild")
-    command("forget", forget, "forget 01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7").add_argument("user", metavar="USER_ID")
+    """Return the sub-command and its arguments. Exit with status 2 if they are invalid."""
+    program = "python -m order_service"
+    parser, commands = cli.sub_commands(program, order_service.__doc__)
+    cli.add_command(commands, "run", run, f"{program} run")
+    cli.add_command(commands, "migrate", migrate, f"{program} migrate")
+    auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
+    auditing.add_argument("--json", action="store_true", help="print one JSON object")
+    cli.add_command(commands, "republish", republish, f"{program} republish")
+    cli.add_command(commands, "rebuild", rebuild, f"{program} rebuild")
+    forgetting = cli.add_command(commands, "forget", forget, f"{program} forget 01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7")
+    forgetting.add_argument("user", metavar="USER_ID")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run the sub-command; its exit status."""
-    arguments = parse()
-    act: Command = arguments.act
-    settings = Settings()
-    logs.configure(SERVICE, settings)
-    return asyncio.run(act(settings, arguments))
+    """Run the sub-command. Return its exit status."""
+    return cli.execute(parse(), service=SERVICE, settings=Settings)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The shell of the orders: take a batch of messages, decide it in one transaction, then say and ask what follows.
+"""The Kafka shell of the order service: handle a batch in one transaction, then publish the results.
 
-Everything that is sent is computed from what is stored, so whoever comes next can send it again: the events that the
-topics may not know, the shopper's frames of them, and the steps that are owed.
+Every sent record is computed from stored data, so any process can send it again after a crash: unpublished events, the
+frames about them for the shopper, and the open commands.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from order_service.steps import Step, owed
 from order_service.store import OrderStore, Turn
 
 LOOK_EVERY: Final = 0.5
+"""Seconds between two polls for passed deadlines."""
 AT_ONCE: Final = 100
-TOLD_BY_THE_CART: Final = 2
-"""Up to this version, a shopper hears of an order with the decision about the cart."""
+"""The greatest number of due orders, and of unpublished ones, in one batch."""
 SOURCE: Final = "/orders"
 _ORDER_ID: Final = re.compile(rb'"order_id"\s*:\s*"')
 
@@ -39,7 +39,7 @@ Outbox = dict[Topic, list[Envelope]]
 
 
 class Saga:
-    """What one agent does with messages about orders; each has a store, and so a connection, of its own."""
+    """The handlers of messages about orders. Each agent needs its own instance, and so its own store and connection."""
 
     def __init__(self, store: OrderStore, publish: Publish, now: Callable[[], datetime] = clock.now) -> None:
         self.store = store
@@ -47,23 +47,23 @@ class Saga:
         self.now = now
 
     async def on_requests(self, batch: Sequence[Received[orders.Request]]) -> None:
-        """What shoppers and support want of orders."""
-        await self._take(batch, [each.message for each in batch])
+        """Handle requests of shoppers and support about orders."""
+        await self._process(batch, [each.message for each in batch])
 
     async def on_decisions(self, batch: Sequence[Received[inventory.Decided]]) -> None:
-        """What inventory says; most of it is about carts, and passed over."""
-        await self._take(batch, [about_an_order(each.message) for each in batch])
+        """Handle decisions of inventory about orders; decisions about carts are skipped."""
+        await self._process(batch, [about_an_order(each.message) for each in batch])
 
     async def on_payments(self, batch: Sequence[Received[payments.Event]]) -> None:
-        """What the provider did."""
-        await self._take(batch, [each.message for each in batch])
+        """Handle the results of payments."""
+        await self._process(batch, [each.message for each in batch])
 
     async def on_deliveries(self, batch: Sequence[Received[deliveries.Event]]) -> None:
-        """Where parcels have come to."""
-        await self._take(batch, [each.message for each in batch])
+        """Handle the state changes of parcels."""
+        await self._process(batch, [each.message for each in batch])
 
     async def look(self) -> int:
-        """Look at the orders whose deadline has come; how many that were."""
+        """Handle the orders whose deadline has passed. Return their number."""
         due = await self.store.due(AT_ONCE)
         if due:
             crashpoint("orders.claimed")
@@ -71,45 +71,45 @@ class Saga:
         return len(due)
 
     async def keep_looking(self) -> None:
-        """Look twice a second; raises when Postgres is lost."""
+        """Handle passed deadlines until cancelled, polling twice per second. Raise when Postgres is lost."""
         while True:
             if await self.look() < AT_ONCE:
                 await asyncio.sleep(LOOK_EVERY)
 
     async def fail(self, received: Received[Any], error: Exception) -> None:
-        """What can't be true, or can't be done, lies in the dead letters; nobody is told otherwise."""
+        """Do nothing: the dead letter is the only report of a message that fails permanently."""
 
-    async def _take(self, batch: Sequence[Received[Any]], messages: Iterable[Any]) -> None:
-        about = [
+    async def _process(self, batch: Sequence[Received[Any]], messages: Iterable[Any]) -> None:
+        relevant = [
             (Came(message.order_id, each.message.user_id, each.event.request_id, message), each.event)
             for each, message in zip(batch, messages, strict=True)
             if message is not None
         ]
-        if about:
-            traces = {came.order_id: event.traceparent for came, event in about}
-            await self.turn([came for came, _ in about], traces)
+        if relevant:
+            traces = {incoming.order_id: event.traceparent for incoming, event in relevant}
+            await self.turn([incoming for incoming, _ in relevant], traces)
 
     async def turn(self, batch: Sequence[Came], traces: Mapping[str, str | None]) -> None:
-        """Decide a batch in one transaction, then send what follows; raises what the store raises, and `Stray`."""
-        turns = await self.store.transact(batch)
+        """Handle a batch in one transaction, then publish the results. Raise `Stray` and the errors of the store."""
+        results = await self.store.transact(batch)
         crashpoint("orders.committed")
         outbox: Outbox = {}
-        for turn in turns:
-            for topic, events in sent_for(turn, traces.get(turn.order_id), self.now()).items():
+        for result in results:
+            for topic, events in sent_for(result, traces.get(result.order_id), self.now()).items():
                 outbox.setdefault(topic, []).extend(events)
         await asyncio.gather(*(self.publish(topic, events) for topic, events in outbox.items()))
         crashpoint("orders.told")
         await self.store.mark_published(
-            {turn.order_id: turn.state.version for turn in turns if turn.state is not None and turn.untold}
+            {result.order_id: result.state.version for result in results if result.state is not None and result.untold}
         )
         crashpoint("orders.marked")
-        for turn in turns:
-            for event, _ in turn.untold:
+        for result in results:
+            for event, _ in result.untold:
                 metrics.ORDER_EVENTS.labels(event.TYPE.rpartition(".")[2], getattr(event, "reason", "")).inc()
 
 
 def about_an_order(decided: inventory.Decided) -> Outcome | None:
-    """The outcome, when it is one of an order; a service settles its reservations itself."""
+    """Return the outcome if it concerns an order, else `None`; reservations are settled by their own service."""
     outcome = decided.outcome
     if not isinstance(outcome, Outcome) or not outcome.order_id:
         return None
@@ -117,42 +117,43 @@ def about_an_order(decided: inventory.Decided) -> Outcome | None:
 
 
 def may_be_about_an_order(value: bytes) -> bool:
-    """A look at an inventory decision's bytes, so that the many about carts need not be read.
+    """Return False if the bytes of a decision cannot concern an order, so that most cart decisions are not parsed.
 
-    In those, `order_id` is missing or null. JSON from elsewhere may have spaces there, or an escape for any character.
+    A cart decision has no `order_id`, or `null`. Other producers may write spaces around the colon, or escape any
+    character of the key.
     """
     return _ORDER_ID.search(value) is not None or b"\\u" in value
 
 
-# ---- what is sent ---------------------------------------------------------------------------------------------------
+# ---- outgoing records -----------------------------------------------------------------------------------------------
 
 
-def sent_for(turn: Turn, trace: str | None, now: datetime) -> Outbox:
-    """All that follows from a turn, by topic."""
+def sent_for(result: Turn, trace: str | None, now: datetime) -> Outbox:
+    """Return the records to send after the batch of one order, by topic."""
     outbox: Outbox = {}
-    order, untold = turn.state, turn.untold
-    frames = [_answer(answer, trace, now) for answer in turn.answers]
+    order, unpublished = result.state, result.untold
+    frames = [_reply_envelope(answer, trace, now) for answer in result.answers]
     if order is not None:
-        for event, at in untold:
+        for event, at in unpublished:
             outbox.setdefault(orders.EVENTS, []).append(published(order, event, at, trace))
-        frames += [frame for event, at in untold if (frame := _frame(order, event, at, trace))]
-        # Not after news that brings nothing: two who answer each other would never end.
-        if untold or turn.asked:
-            for step in owed(order, turn.private, late=turn.late):
-                outbox.setdefault(step.topic, []).append(_step(step, trace, now))
+        frames += [frame for event, at in unpublished if (frame := _status_frame(order, event, at, trace))]
+        # No commands after a message without effect: two services that reply to each other would never stop.
+        if unpublished or result.asked:
+            for step in owed(order, result.private, late=result.late):
+                outbox.setdefault(step.topic, []).append(_command_envelope(step, trace, now))
     if frames:
         outbox[cart.RESPONSES] = frames
     return outbox
 
 
 def published(order: Order, event: orders.Event, at: datetime, trace: str | None = None) -> Envelope:
-    """An event as `orders.events` has it."""
+    """Return the envelope of an event for `orders.events`."""
     return _envelope(event, order.order_id, f"{order.order_id}/{event.version}", at, order.request_id, trace)
 
 
-def _frame(order: Order, event: orders.Event, at: datetime, trace: str | None) -> Envelope | None:
-    """What the shopper's sockets are told of an event; none, when its status is as it was before."""
-    if event.version <= TOLD_BY_THE_CART or VISIBLE.get(type(event)) != event.status:
+def _status_frame(order: Order, event: orders.Event, at: datetime, trace: str | None) -> Envelope | None:
+    """Return the frame about an event, `None` if the cart service reports it or the status is unchanged."""
+    if event.version <= orders.COMMITTED_VERSION or VISIBLE.get(type(event)) != event.status:
         return None
     frame = cart.Order(
         user_id=order.user_id,
@@ -162,7 +163,7 @@ def _frame(order: Order, event: orders.Event, at: datetime, trace: str | None) -
         order_version=event.version,
         reason=getattr(event, "reason", None),
     )
-    return _tell(frame, at, trace)
+    return _frame_envelope(frame, at, trace)
 
 
 VISIBLE: Final[Mapping[type[orders.Event], orders.Status]] = {
@@ -172,41 +173,41 @@ VISIBLE: Final[Mapping[type[orders.Event], orders.Status]] = {
     orders.Delivered: "delivered",
     orders.Cancelled: "cancelled",
 }
+"""The events that are reported to the shopper, each with the status that it must have reached."""
 
 
-def _answer(answer: Answer, trace: str | None, now: datetime) -> Envelope:
-    came, order, refused, replayed = answer
-    ids: dict[str, Any] = {"user_id": came.user_id, "id": came.request_id, "order_id": came.order_id}
+def _reply_envelope(answer: Answer, trace: str | None, now: datetime) -> Envelope:
+    incoming, order, refused, replayed = answer
+    ids: dict[str, Any] = {"user_id": incoming.user_id, "id": incoming.request_id, "order_id": incoming.order_id}
     if refused is not None or order is None:
-        return _tell(cart.OrderRefused(**ids, reason=refused or "unknown_order"), now, trace)
+        return _frame_envelope(cart.OrderRefused(**ids, reason=refused or "unknown_order"), now, trace)
     accepted = cart.Order(
         **ids, status=order.status, order_version=order.version, reason=order.reason, replayed=replayed
     )
-    return _tell(accepted, now, trace)
+    return _frame_envelope(accepted, now, trace)
 
 
-def _tell(frame: cart.Order | cart.OrderRefused, at: datetime, trace: str | None) -> Envelope:
-    verb = frame.TYPE.rpartition(".")[2]
+def _frame_envelope(frame: cart.Order | cart.OrderRefused, at: datetime, trace: str | None) -> Envelope:
+    kind = frame.TYPE.rpartition(".")[2]
     version = f"/{frame.order_version}" if isinstance(frame, cart.Order) else ""
-    return _envelope(frame, frame.user_id, f"{frame.user_id}/{frame.id}/{verb}{version}", at, frame.id, trace)
+    return _envelope(frame, frame.user_id, f"{frame.user_id}/{frame.id}/{kind}{version}", at, frame.id, trace)
 
 
-def _step(step: Step, trace: str | None, now: datetime) -> Envelope:
+def _command_envelope(step: Step, trace: str | None, now: datetime) -> Envelope:
     message = step.message
     order_id = getattr(message, "order_id", "")
-    verb = message.TYPE.rpartition(".")[2]
-    id_ = f"{order_id}/{verb}/{step.request_id}"
+    kind = message.TYPE.rpartition(".")[2]
+    id_ = f"{order_id}/{kind}/{step.request_id}"
     return _envelope(message, getattr(message, message.KEY), id_, step.at or now, step.request_id, trace)
 
 
 def _envelope(message: Message, subject: str, id_: str, time: datetime, request_id: str, trace: str | None) -> Envelope:
-    return Envelope(
-        id=id_,
+    return Envelope.of(
+        message,
         source=SOURCE,
-        type=message.TYPE,
         subject=subject,
+        event_id=id_,
+        request_id=request_id,
         time=time,
-        requestid=request_id,
         traceparent=child(trace),
-        data=message.model_dump(mode="json", exclude_none=True),
     )

@@ -1,6 +1,6 @@
-"""Counts the orders again: are the streams whole, is the read side what they come to, does the money balance?
+"""The audit of the orders: complete streams, a read side that matches them, balanced money, published events.
 
-It reads one snapshot and changes nothing, so it may run beside a busy shop.
+The audit reads one snapshot and changes nothing, so it can run on a busy shop.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from order_service.state import BrokenStream, Order, evolve
 from order_service.store import QUERIES, folded, read_event
 
 CHECKS: Final = (
-    "streams_with_gaps",
-    "read_side_that_differs",
-    "money_that_differs",
-    "ends_that_are_none",
+    "stream_gaps",
+    "read_side_differs",
+    "money_differs",
+    "closed_without_final_status",
     "overdue",
     "not_published",
     "never_placed",
@@ -36,16 +36,21 @@ CHECKS: Final = (
 
 @dataclass(slots=True)
 class Told:
-    """What was read of the topics: the orders that were to be placed, and the events as others heard of them."""
+    """The content of the topics, to be compared with the event store."""
 
     requests: Judged[orders.Request]
+    """The reader of `orders.requests` and its dead letters."""
     events: Judged[orders.Event]
+    """The reader of `orders.events`."""
     placed: dict[str, Place] = field(default_factory=dict)
+    """The record of each `Place` request, by order id."""
     heard: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    """The hash of each published event, by order id and version."""
     differing: list[str] = field(default_factory=list)
+    """The violations found while reading and comparing events."""
 
     def request(self, record: Any) -> None:
-        """A record of `orders.requests`."""
+        """Read a record of `orders.requests`."""
         if (read := self.requests.parse(record)) is not None:
             event, message = read
             window = self.requests.window
@@ -53,29 +58,36 @@ class Told:
                 self.placed[message.order_id] = place_of(record)
 
     def event(self, record: Any) -> None:
-        """A record of `orders.events`."""
+        """Read a record of `orders.events`."""
         if (read := self.events.parse(record)) is not None:
             _, message = read
-            said = _hashed(message)
-            if self.heard.setdefault((message.order_id, message.version), said) != said:
-                self.differing.append(f"order {message.order_id}: version {message.version} was told in two ways")
+            content = _hashed(message)
+            if self.heard.setdefault((message.order_id, message.version), content) != content:
+                self.differing.append(
+                    f"order {message.order_id}: version {message.version} was published with two contents"
+                )
 
     def stored(self, event: orders.Event) -> None:
-        """An event of the store, to be held against what was heard."""
+        """Compare an event of the store with the published one."""
         self.placed.pop(event.order_id, None)
-        heard = self.heard.pop((event.order_id, event.version), None)
-        if heard is not None and heard != _hashed(event):
-            self.differing.append(f"order {event.order_id}: version {event.version} was told otherwise than it was")
+        published = self.heard.pop((event.order_id, event.version), None)
+        if published is not None and published != _hashed(event):
+            self.differing.append(
+                f"order {event.order_id}: version {event.version} was published with another content than is stored"
+            )
 
     def violations(self) -> list[list[str]]:
-        """Sentences, by kind; ask when the whole store was held against it."""
+        """Return the violations as sentences, grouped by kind. Call `stored` for every event of the store before."""
         letters = self.requests.letters
         return [
             self.requests.neither_read_nor_put_aside(),
             self.differing,
-            [f"order {order_id}: version {version} was told, and is not stored" for order_id, version in self.heard],
             [
-                f"order {order_id} ({named(place)}) was to be placed, and is not there"
+                f"order {order_id}: version {version} was published, but is not stored"
+                for order_id, version in self.heard
+            ],
+            [
+                f"order {order_id} ({named(place)}) was requested, but does not exist"
                 for order_id, place in self.placed.items()
                 if place not in letters
             ],
@@ -83,48 +95,48 @@ class Told:
 
 
 async def read_topics(settings: Settings, grace: timedelta) -> Told:
-    """Read what is kept, up to what there is now; raises `BrokerAwayError`."""
+    """Read the topics up to their current ends. Raise `BrokerAwayError`."""
     window = Window(clock.now(), grace, orders.REQUESTS.retention or timedelta.max)
-    told = Told(
+    topics = Told(
         Judged(settings.topic(orders.REQUESTS), orders.REQUEST_VOCABULARY, window),
         Judged(settings.topic(orders.EVENTS), orders.EVENT_VOCABULARY, window, ignores_unknown=True),
     )
     readers = {
-        told.requests.name: told.request,
-        settings.topic(orders.REQUESTS.dead_letters): told.requests.letter,
-        told.events.name: told.event,
+        topics.requests.name: topics.request,
+        settings.topic(orders.REQUESTS.dead_letters): topics.requests.letter,
+        topics.events.name: topics.event,
     }
     async for record in kept(settings, readers):
         readers[record.topic](record)
-    return told
+    return topics
 
 
-async def audit(connection: Connection, grace: timedelta, told: Told | None = None) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
+async def audit(connection: Connection, grace: timedelta, topics: Told | None = None) -> dict[str, Any]:
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
 
-    The digest is a SHA-256 over all events without their times: no replay changes it. `told` was read before this is
-    called, so that whatever stands on the topics is in the tables by now.
+    The digest is a SHA-256 of all events without their times, so no replay changes it. Read `topics` before the call:
+    then the tables already contain the result of every record on the topics.
     """
     async with snapshot(connection):
         violations = await checks(grace)(connection)
-        computed, digest, broken = await _fold_all(connection, told)
+        computed, digest, broken = await _fold_all(connection, topics)
         differing = [
-            f"order {row[0]}: the read side says {row[1:]}, which is not what its events come to"
+            f"order {row[0]}: the read side {row[1:]} differs from the fold of its events"
             async for row in _rows(connection, "read_side")
             if computed.pop(row[0], b"") != _hashed_row(row)
         ]
         violations += shown(broken) + shown(differing)
-        violations += shown([f"order {order_id} is not on the read side" for order_id in computed])
+        violations += shown([f"order {order_id} has events, but no row on the read side" for order_id in computed])
         async with connection.cursor(row_factory=dict_row) as cursor:
             figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
-    if told is not None:
-        violations += [sentence for kind in told.violations() for sentence in shown(kind)]
-        figures["order_dead_letters"] = len(told.requests.letters)
+    if topics is not None:
+        violations += [sentence for kind in topics.violations() for sentence in shown(kind)]
+        figures["order_dead_letters"] = len(topics.requests.letters)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
 
 
 def checks(grace: timedelta) -> Check:
-    """What the tables can be asked in SQL; waiting for no longer than `grace` is no violation."""
+    """Return the checks that are SQL queries. A delay shorter than `grace` is not a violation."""
     return partial(_violations, grace=grace)
 
 
@@ -137,8 +149,8 @@ async def _violations(connection: Connection, *, grace: timedelta) -> list[str]:
     return found
 
 
-async def _fold_all(connection: Connection, told: Told | None) -> tuple[dict[str, bytes], str, list[str]]:
-    """What each order's events come to, hashed; the digest of them all; and which streams can't be folded."""
+async def _fold_all(connection: Connection, topics: Told | None) -> tuple[dict[str, bytes], str, list[str]]:
+    """Return the hash of each order's folded row, the digest of all events, and the streams that cannot be folded."""
     computed: dict[str, bytes] = {}
     broken: list[str] = []
     digest = hashlib.sha256()
@@ -146,8 +158,8 @@ async def _fold_all(connection: Connection, told: Told | None) -> tuple[dict[str
     async for order_id, version, type_, data, at in _rows(connection, "all_events"):
         digest.update(orjson.dumps([order_id, version, type_, orjson.loads(data)], option=orjson.OPT_SORT_KEYS) + b"\n")
         event = read_event(type_, data)
-        if told is not None:
-            told.stored(event)
+        if topics is not None:
+            topics.stored(event)
         try:
             order = evolve(order if order and order.order_id == order_id else None, event, at)
         except BrokenStream as error:
@@ -170,5 +182,5 @@ def _hashed(event: orders.Event) -> bytes:
 
 
 def _hashed_row(row: tuple[Any, ...]) -> bytes:
-    said = [value.timestamp() if isinstance(value, datetime) else value for value in row]
-    return hashlib.blake2b(orjson.dumps(said), digest_size=8).digest()
+    values = [value.timestamp() if isinstance(value, datetime) else value for value in row]
+    return hashlib.blake2b(orjson.dumps(values), digest_size=8).digest()

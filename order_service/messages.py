@@ -1,7 +1,7 @@
-"""The public language of the order service: what may be asked of an order, and what became of it.
+"""Contract of the order service: requests about an order, and the events of an order.
 
-An order is a stream of events, `version` 1, 2, 3 …, each with the `status` after it. Events carry ids; where the parcel
-goes and how the shopper is reached stands only in `Place`, on a topic kept for seven days.
+An order is a stream of events, numbered by `version` from 1 on, each with the `status` after it. Events carry ids only:
+the address and the contact appear in `Place` alone, on a topic kept for seven days.
 """
 
 from datetime import timedelta
@@ -32,21 +32,27 @@ CancelReason = Literal[
     "delivery_failed",
     "failed",
 ]
-"""Why an order was cancelled: the refusal of its commit, its payment, its shopper (`cancelled`) or its parcel."""
+"""Why an order was cancelled: a refused commit, a failed payment, its shopper (`cancelled`), or a failed delivery."""
+
+COMMITTED_VERSION: Final = 2
+"""Version of the event that records inventory's decision: `Committed`, or `Cancelled` after a refusal.
+
+The cart service reports an order to its shopper up to this version, the order service from the next version on.
+"""
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-# Neither a database nor a label takes a control character.
+# Control characters are rejected: Postgres cannot store all of them, and a parcel label cannot print them.
 _LINE: Final = r"^[^\x00-\x1f\x7f]*$"
 _WORD: Final = r"[^@\s\x00-\x1f\x7f]+"
 _Text = Annotated[str, Field(min_length=1, max_length=200, pattern=_LINE)]
 
 
 class Address(_Value):
-    """Where a parcel goes; `country` is an ISO 3166-1 alpha-2 code."""
+    """The delivery address of an order; `country` is an ISO 3166-1 alpha-2 code."""
 
     name: _Text
     line1: _Text
@@ -57,14 +63,14 @@ class Address(_Value):
 
 
 class Contact(_Value):
-    """How a shopper is reached about an order."""
+    """The contact data for messages about an order."""
 
     email: Annotated[str, Field(max_length=254, pattern=rf"^{_WORD}@{_WORD}\.{_WORD}$")]
     phone: Annotated[str, Field(max_length=32, pattern=r"^\+?[0-9 ()/-]{3,32}$")] | None = None
 
 
 def looks_like_a_card_number(text: str) -> bool:
-    """Whether `text` is 13 to 19 digits, grouped or not, with a right check digit (ISO/IEC 7812, Luhn)."""
+    """Return True if `text` is 13 to 19 digits, grouped or not, with a valid check digit (ISO/IEC 7812, Luhn)."""
     digits = text.replace(" ", "").replace("-", "")
     if not (digits.isascii() and digits.isdigit() and 13 <= len(digits) <= 19):  # noqa: PLR2004 - as the standard says
         return False
@@ -74,22 +80,22 @@ def looks_like_a_card_number(text: str) -> bool:
 
 def _no_card_number(token: str) -> str:
     if looks_like_a_card_number(token):
-        raise ValueError("this looks like a card number: give it to the payment provider, and us the token for it")
+        raise ValueError("this looks like a card number: send it to the payment provider, and its payment token here")
     return token
 
 
 Token = Annotated[Printable, AfterValidator(_no_card_number)]
-"""What stands for a means of payment with the provider; never a card number."""
+"""The provider's token for a means of payment; a card number is rejected."""
 
 
 class Payment(_Value):
-    """How an order is paid."""
+    """The means of payment of an order."""
 
     token: Token
 
 
 class Expect(_Value):
-    """What the shopper saw: another total is refused."""
+    """The total that the shopper saw; the checkout is refused if the total differs."""
 
     total: Money
 
@@ -106,7 +112,10 @@ class _Request(Message):
 
 
 class Place(_Request):
-    """Make an order of the cart at `version`, or of `items`. `order_id` is derived from user and request id."""
+    """Request: create an order from the cart at `version`, or from `items`.
+
+    `order_id` is derived from the user id and the request id.
+    """
 
     TYPE: ClassVar[str] = "holdfast.orders.place"
     version: int | None = None
@@ -117,33 +126,33 @@ class Place(_Request):
     expect: Expect | None = None
 
     @model_validator(mode="after")
-    def _of_a_cart_or_of_items(self) -> Self:
+    def _requires_version_or_items(self) -> Self:
         if self.version is None and self.items is None:
-            raise ValueError("version: needs the cart's version, or items")
+            raise ValueError("version: give either the cart's version or items")
         return self
 
 
 class Cancel(_Request):
-    """The shopper, or support, wants it no more; possible until it is shipped. Answered on `cart.responses`."""
+    """Request by the shopper or support: cancel an order that is not shipped yet. The reply is on `cart.responses`."""
 
     TYPE: ClassVar[str] = "holdfast.orders.cancel"
 
 
-def _above_zero(money: Money) -> Money:
+def _positive(money: Money) -> Money:
     if money.amount <= 0:
-        raise ValueError("amount: must be above zero")
+        raise ValueError("amount: must be greater than zero")
     return money
 
 
 class Refund(_Request):
-    """Support gives money back: `amount`, or without one all that is left. Answered on `cart.responses`."""
+    """Request by support: refund `amount`, by default all that is left. The reply is on `cart.responses`."""
 
     TYPE: ClassVar[str] = "holdfast.orders.refund"
-    amount: Annotated[Money, AfterValidator(_above_zero)] | None = None
+    amount: Annotated[Money, AfterValidator(_positive)] | None = None
 
 
 class Pay(_Request):
-    """Ask the provider again now, for an order whose payment is still open."""
+    """Request: retry the payment of an order at once if it is still open."""
 
     TYPE: ClassVar[str] = "holdfast.orders.pay"
 
@@ -163,7 +172,7 @@ class _Event(Message):
 
 
 class Placed(_Event):
-    """The stream's first: an order is wanted. `request_id` is that of the checkout, `expect` the total it named."""
+    """Event 1 of every order: a checkout was requested under `request_id`, with `expect` as the expected total."""
 
     TYPE: ClassVar[str] = "holdfast.orders.placed"
     request_id: Printable
@@ -173,7 +182,7 @@ class Placed(_Event):
 
 
 class Committed(_Event):
-    """Its stock is held for it, at these prices."""
+    """Event: the stock of the order is held, at these prices."""
 
     TYPE: ClassVar[str] = "holdfast.orders.committed"
     lines: tuple[Line, ...]
@@ -181,7 +190,7 @@ class Committed(_Event):
 
 
 class Captured(_Event):
-    """The money is there."""
+    """Event: the provider captured the payment."""
 
     TYPE: ClassVar[str] = "holdfast.orders.captured"
     payment_id: Printable
@@ -189,13 +198,13 @@ class Captured(_Event):
 
 
 class Confirmed(_Event):
-    """Its stock is sold: from here on a parcel is owed."""
+    """Event: the stock of the order is sold, so a parcel must be booked."""
 
     TYPE: ClassVar[str] = "holdfast.orders.confirmed"
 
 
 class Booked(_Event):
-    """A carrier will fetch it."""
+    """Event: a carrier accepted the booking of the parcel."""
 
     TYPE: ClassVar[str] = "holdfast.orders.booked"
     shipment_id: Printable
@@ -204,7 +213,7 @@ class Booked(_Event):
 
 
 class Shipped(_Event):
-    """It is on its way; it can no longer be cancelled."""
+    """Event: the parcel is in transit, so the order can no longer be cancelled."""
 
     TYPE: ClassVar[str] = "holdfast.orders.shipped"
     shipment_id: Printable
@@ -213,27 +222,27 @@ class Shipped(_Event):
 
 
 class Delivered(_Event):
-    """It has arrived. The end, but for refunds."""
+    """Event: the parcel arrived. The last event of an order, except for refunds."""
 
     TYPE: ClassVar[str] = "holdfast.orders.delivered"
 
 
 class Cancelling(_Event):
-    """It will be cancelled, for this reason, when all that was done for it is undone, the last first."""
+    """Event: the cancellation of the order began. Its steps are undone in reverse order, then it is cancelled."""
 
     TYPE: ClassVar[str] = "holdfast.orders.cancelling"
     reason: CancelReason
 
 
 class Undone(_Event):
-    """One step of the undoing: the parcel called off, the sale restocked, the charge voided, the holds released."""
+    """Event: one step was undone (parcel called off, sale restocked, charge voided or refunded, holds released)."""
 
     TYPE: ClassVar[str] = "holdfast.orders.undone"
     step: Literal["delivery", "sale", "payment", "holds"]
 
 
 class RefundAsked(_Event):
-    """Money will be given back. `refund_id` is the provider's key for it."""
+    """Event: a refund is requested from the provider under the idempotency key `refund_id`."""
 
     TYPE: ClassVar[str] = "holdfast.orders.refund-asked"
     refund_id: Printable
@@ -241,7 +250,7 @@ class RefundAsked(_Event):
 
 
 class Refunded(_Event):
-    """Money was given back; `refunded` is all of it so far."""
+    """Event: the provider refunded `amount`; `refunded` is the sum of all refunds so far."""
 
     TYPE: ClassVar[str] = "holdfast.orders.refunded"
     refund_id: Printable
@@ -250,7 +259,10 @@ class Refunded(_Event):
 
 
 class Cancelled(_Event):
-    """It is cancelled and everything is undone. The end. `refunded` is what was captured and given back."""
+    """Event: the order is cancelled and every step is undone. `refunded` is the captured amount that was refunded.
+
+    It is the last event, unless a late capture must be refunded.
+    """
 
     TYPE: ClassVar[str] = "holdfast.orders.cancelled"
     reason: CancelReason

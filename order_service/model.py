@@ -1,8 +1,8 @@
-"""The saga: what each message does to an order, in whatever order and however often messages come.
+"""The saga: the effect of each message on an order. Messages may arrive in any order and any number of times.
 
-`handle` is all of it: an order, the messages that came too early for it, and one more message give events, answers and
-what still waits. A message that says nothing new gives no event. What is to be asked of others next is not decided
-here: `steps.owed` computes it from the folded state, so it can be asked again at any time.
+`handle` is the entry point: from an order, its waiting (early) messages and one more message it computes events,
+replies and the messages that still wait. A message without news results in no event. Commands to other services are
+not decided here: `steps.owed` computes them from the folded state, so they can be sent again at any time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,28 +25,29 @@ from order_service.state import Order, Story, Stray
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How long an order waits for others."""
+    """The timeouts of the saga: how long an order waits for other services."""
 
     payment_patience: timedelta = timedelta(minutes=10)
-    """A charge that is still open after this is voided, and the order cancelled."""
+    """The age at which an open charge is voided and its order cancelled."""
     ask_again: timedelta = timedelta(seconds=30)
-    """What is owed is asked again after this, then after twice as long, and so on."""
+    """The pause before the first retry of open commands; it doubles with each retry."""
     longest_pause: timedelta = timedelta(minutes=10)
+    """The upper bound of the pause between two retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The time at which the order was to be looked at again has come."""
+    """The message that the deadline of an order has passed."""
 
 
 Asked = orders.Cancel | orders.Refund | orders.Pay
-"""What people ask of an order that is there."""
+"""A request of a shopper or of support about an existing order."""
 Message = orders.Request | Outcome | payments.Event | deliveries.Event | Deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """A message about `order_id`, of the shopper `user_id`; `request_id` is what it was asked or answered under."""
+    """A message about the order `order_id` of the shopper `user_id`, with the `request_id` of its envelope."""
 
     order_id: str
     user_id: str
@@ -60,40 +61,47 @@ RefusedBecause = Literal[
 
 
 class Answer(NamedTuple):
-    """The answer to a request about an order: accepted, when `refused` is none. `order` is as it was then."""
+    """The reply to a request about an order; the request is accepted if `refused` is `None`."""
 
     came: Came
+    """The request."""
     order: Order | None
+    """The order after the request, `None` if it is unknown."""
     refused: RefusedBecause | None = None
+    """The reason of a refusal."""
     replayed: bool = False
-    """It was answered before: nothing is done, and it is told the same again."""
+    """True if the request was handled before: the stored reply is sent again without any effect."""
 
 
 RequestKey = tuple[str, str, str]
-"""Shopper, id and kind of a request about an order."""
+"""The user id, request id and message type of a request about an order."""
 Answered = Mapping[RequestKey, RefusedBecause | None]
-"""What was answered before; none: accepted."""
+"""The stored replies: the reason of a refusal, `None` for an accepted request."""
 NOTHING_YET: Final[Answered] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """What came of a message: the order now, the events that brought it there, answers, and what still waits."""
+    """The result of handling one message."""
 
     state: Order | None
+    """The order after the message, `None` if it is not placed yet."""
     waiting: tuple[Came, ...] = ()
+    """The early messages that still wait for the order to advance."""
     events: tuple[Event, ...] = ()
+    """The new events, the oldest first."""
     answers: tuple[Answer, ...] = ()
+    """The replies to send."""
 
 
-def key_of(came: Came) -> RequestKey:
-    """What a request about an order is known by."""
-    return came.user_id, came.request_id, type(came.message).__name__
+def key_of(incoming: Came) -> RequestKey:
+    """Return the key under which the reply to a request is stored."""
+    return incoming.user_id, incoming.request_id, type(incoming.message).__name__
 
 
-def is_forged(came: Came) -> bool:
-    """Whether a place names an order that is not of its shopper's own request."""
-    return came.order_id != derived(came.user_id, came.request_id, "order")
+def is_forged(incoming: Came) -> bool:
+    """Return True if the order id is not the one derived from the user id and the request id."""
+    return incoming.order_id != derived(incoming.user_id, incoming.request_id, "order")
 
 
 # ---- one message ----------------------------------------------------------------------------------------------------
@@ -102,143 +110,147 @@ def is_forged(came: Came) -> bool:
 def handle(
     state: Order | None,
     waiting: Sequence[Came],
-    came: Came,
+    incoming: Came,
     *,
     now: datetime,
     rules: Rules,
     answered: Answered = NOTHING_YET,
 ) -> Handled:
-    """Take one message in, then those that waited for what it brought. Raises `Stray`."""
-    if isinstance(came.message, Asked) and key_of(came) in answered:
-        # What was refused then might be possible by now, and nobody asks for it any more.
-        again = Answer(came, state, answered[key_of(came)], replayed=True)
-        return Handled(state, tuple(waiting), (), (again,))
-    if state is None and isinstance(came.message, Deadline):
-        return _never_came(waiting)
-    story, answers = Story(state, now), []
-    left, moved = [*waiting, came], True
-    while moved:
-        moved = False
-        for each in left:
-            if not is_early(story.state, each):
-                left = [other for other in left if other is not each]
-                answers += decide(story, each, rules)
-                moved = True
+    """Apply one message, then the waiting messages that it makes applicable. Raise `Stray` for an impossible one."""
+    if isinstance(incoming.message, Asked) and key_of(incoming) in answered:
+        # A refused request might be possible by now, but its sender has the reply and no longer expects an effect.
+        repeated = Answer(incoming, state, answered[key_of(incoming)], replayed=True)
+        return Handled(state, tuple(waiting), (), (repeated,))
+    if state is None and isinstance(incoming.message, Deadline):
+        return _refuse_waiting_cancellations(waiting)
+    recorder, answers = Story(state, now), []
+    remaining, advanced = [*waiting, incoming], True
+    while advanced:
+        advanced = False
+        for each in remaining:
+            if not is_early(recorder.state, each):
+                remaining = [other for other in remaining if other is not each]
+                answers += decide(recorder, each, rules)
+                advanced = True
                 break
-    return Handled(story.state, tuple(dict.fromkeys(left)), tuple(story.events), tuple(answers))
+    return Handled(recorder.state, tuple(dict.fromkeys(remaining)), tuple(recorder.events), tuple(answers))
 
 
-def _never_came(waiting: Sequence[Came]) -> Handled:
-    """Whoever wanted an order cancelled has waited for it long enough; a decision goes on waiting."""
+def _refuse_waiting_cancellations(waiting: Sequence[Came]) -> Handled:
+    """Refuse the cancellations that waited for an order that was never placed. Decisions keep waiting."""
     cancels = tuple(each for each in waiting if isinstance(each.message, orders.Cancel))
-    left = tuple(each for each in waiting if each not in cancels)
-    return Handled(None, left, (), tuple(Answer(each, None, "unknown_order") for each in cancels))
+    remaining = tuple(each for each in waiting if each not in cancels)
+    return Handled(None, remaining, (), tuple(Answer(each, None, "unknown_order") for each in cancels))
 
 
-def is_early(state: Order | None, came: Came) -> bool:
-    """Whether a message must wait: a decision for its order to be placed, a cancellation for the decision."""
-    match came.message:
+def is_early(state: Order | None, incoming: Came) -> bool:
+    """Return True if a message must wait: a decision for its order, a cancellation for the decision."""
+    match incoming.message:
         case inventory.Committed(purpose="order") | inventory.Refused() | inventory.IdReused():
-            return state is None and not is_forged(came)  # other ids are those of reservations
+            return state is None and not is_forged(incoming)  # an id that is not derived belongs to a reservation
         case orders.Cancel():
-            return state is None or (state.user_id == came.user_id and state.status == "placed")
+            return state is None or (state.user_id == incoming.user_id and state.status == "placed")
         case _:
             return False
 
 
-def decide(story: Story, came: Came, rules: Rules) -> list[Answer]:
-    """Tell what `came` brings about, and what follows from it by itself; the answer, if somebody asked."""
-    message, answers = came.message, []
+def decide(recorder: Story, incoming: Came, timeouts: Rules) -> list[Answer]:
+    """Record the events that result from a message, directly and indirectly. Return the reply if it is a request."""
+    message, answers = incoming.message, []
     if isinstance(message, orders.Place):
-        _place(story, came, message)
+        _handle_place(recorder, incoming, message)
     elif isinstance(message, Deadline):
-        _waited(story, rules)
+        _handle_deadline(recorder, timeouts)
     elif isinstance(message, Asked):
-        refused = _asked(story, came, story.state, message)
-        outcomes.settle(story)  # the answer tells what follows, too
-        answers.append(Answer(came, story.state, refused))
+        refused = _handle_request(recorder, incoming, recorder.state, message)
+        outcomes.settle(recorder)  # before the reply, which states the resulting order
+        answers.append(Answer(incoming, recorder.state, refused))
     else:
-        _told(story, came, message)
-    outcomes.settle(story)
+        _handle_report(recorder, incoming, message)
+    outcomes.settle(recorder)
     return answers
 
 
-def _told(story: Story, came: Came, message: Outcome | payments.Event | deliveries.Event) -> None:
-    """Somebody who was asked for a step says what is true by now."""
-    order, name = story.state, type(message).__name__
+def _handle_report(recorder: Story, incoming: Came, message: Outcome | payments.Event | deliveries.Event) -> None:
+    """Record the result that inventory, the provider or the carrier reports."""
+    order, name = recorder.state, type(message).__name__
     if order is None:
         if isinstance(message, payments.Event | deliveries.Event):
-            raise Stray(f"{name} about the order {came.order_id}, which is not there")
-        return  # inventory tells of reservations too
-    if came.user_id != order.user_id:
-        raise Stray(f"{name} of {came.user_id} about the order {came.order_id} of {order.user_id}")
+            raise Stray(f"{name} about the order {incoming.order_id}, which does not exist")
+        return  # inventory reports on reservations, too
+    if incoming.user_id != order.user_id:
+        raise Stray(
+            f"{name} of the user {incoming.user_id} about the order {incoming.order_id} of the user {order.user_id}"
+        )
     if isinstance(message, payments.Event):
-        outcomes.paid(story, order, message)
+        outcomes.paid(recorder, order, message)
     elif isinstance(message, deliveries.Event):
-        outcomes.delivered(story, order, message)
+        outcomes.delivered(recorder, order, message)
     else:
-        outcomes.decided(story, order, message)
+        outcomes.decided(recorder, order, message)
 
 
-def _waited(story: Story, rules: Rules) -> None:
-    """The order's time has come: a payment that nobody knows about is given up, which begins with its void."""
-    order = story.state
-    if order is not None and is_unpaid(order) and story.now - order.since >= rules.payment_patience:
-        story.tell(orders.Cancelling, reason="payment_unavailable")
+def _handle_deadline(recorder: Story, timeouts: Rules) -> None:
+    """Begin to cancel an order whose payment is still open after `payment_patience`; the first step is its void."""
+    order = recorder.state
+    if order is not None and is_unpaid(order) and recorder.now - order.since >= timeouts.payment_patience:
+        recorder.tell(orders.Cancelling, reason="payment_unavailable")
 
 
 def is_unpaid(order: Order) -> bool:
-    """Whether its payment is what it waits for."""
+    """Return True if the order waits for its payment."""
     return order.status == "committed" and order.reason is None
 
 
-def _place(story: Story, came: Came, place: orders.Place) -> None:
-    if is_forged(came):
-        raise Stray(f"the order {came.order_id} is not that of the request {came.request_id} of {came.user_id}")
-    if story.state is None:
-        story.tell(
+def _handle_place(recorder: Story, incoming: Came, place: orders.Place) -> None:
+    if is_forged(incoming):
+        raise Stray(
+            f"the order id {incoming.order_id} is not derived from {incoming.user_id} and {incoming.request_id}"
+        )
+    if recorder.state is None:
+        recorder.tell(
             orders.Placed,
             "placed",
-            order_id=came.order_id,
-            user_id=came.user_id,
-            request_id=came.request_id,
+            order_id=incoming.order_id,
+            user_id=incoming.user_id,
+            request_id=incoming.request_id,
             cart_version=place.version,
             items=place.items,
             expect=place.expect.total if place.expect else None,
         )
 
 
-# ---- what a person asks ---------------------------------------------------------------------------------------------
+# ---- requests about an existing order --------------------------------------------------------------------------------
 
 
-def _asked(story: Story, came: Came, order: Order | None, asked: Asked) -> RefusedBecause | None:
-    """Do it, or say why not."""
-    if order is None or order.user_id != came.user_id:
-        return "unknown_order"  # also what is another's
-    match asked:
+def _handle_request(recorder: Story, incoming: Came, order: Order | None, request: Asked) -> RefusedBecause | None:
+    """Record the events of a request; return the reason if it is refused."""
+    if order is None or order.user_id != incoming.user_id:
+        return "unknown_order"  # also for an order of another shopper, so that ids cannot be probed
+    match request:
         case orders.Cancel():
             if order.reason is not None:
                 return None
             if order.status in {"shipped", "delivered"}:
                 return "not_cancellable"
-            story.tell(orders.Cancelling, reason="cancelled")
+            recorder.tell(orders.Cancelling, reason="cancelled")
             return None
-        case orders.Pay():  # the steps that are owed are sent again in any case
+        case orders.Pay():  # open commands are sent again after every request
             return "already_paid" if order.captured is not None else None
         case orders.Refund(amount=amount):
-            return _refund(story, came, order, amount)
+            return _handle_refund(recorder, incoming, order, amount)
 
 
-def _refund(story: Story, came: Came, order: Order, amount: Money | None) -> RefusedBecause | None:
-    refund_id = derived(order.order_id, came.request_id, "refund")
+def _handle_refund(recorder: Story, incoming: Came, order: Order, amount: Money | None) -> RefusedBecause | None:
+    refund_id = derived(order.order_id, incoming.request_id, "refund")
     if any(refund.refund_id == refund_id for refund in order.refunds):
         return None
     if order.captured is None:
         return "not_paid"
-    if order.reason is not None or order.left <= 0:  # what is cancelled is given back by itself
+    if order.reason is not None or order.left <= 0:  # a cancellation refunds the payment by itself
         return "already_refunded"
-    wanted = amount or order.captured.model_copy(update={"amount": order.left})
-    if wanted.amount > order.left or wanted.currency != order.captured.currency:
+    requested = amount or order.captured.model_copy(update={"amount": order.left})
+    if requested.amount > order.left or requested.currency != order.captured.currency:
         return "refund_too_large"
-    story.tell(orders.RefundAsked, refund_id=refund_id, amount=wanted)
+    recorder.tell(orders.RefundAsked, refund_id=refund_id, amount=requested)
     return None

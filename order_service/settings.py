@@ -1,4 +1,4 @@
-"""What the order service is told from outside, beside what every service is."""
+"""The settings of the order service, in addition to those of every service."""
 
 from datetime import timedelta
 
@@ -9,18 +9,20 @@ from order_service.model import Rules
 
 
 class Settings(Shared):
-    """Environment variables `HOLDFAST_PAYMENT_PATIENCE_SECONDS` and so on."""
+    """Environment variables such as `HOLDFAST_PAYMENT_PATIENCE_SECONDS`."""
 
     payment_patience_seconds: float = Field(
-        default=600, ge=0, description="a charge that is open for longer is voided, and its order cancelled"
+        default=600, ge=0, description="age at which an open charge is voided and its order cancelled"
     )
     order_ask_again_seconds: float = Field(
-        default=30, ge=0.1, description="what an order waits for is asked again after this, then after twice as long …"
+        default=30,
+        ge=0.1,
+        description="pause before open commands of an order are sent again; it doubles with each retry",
     )
 
     @property
     def rules(self) -> Rules:
-        """The times of the model."""
+        """The timeouts of the saga."""
         return Rules(
             payment_patience=timedelta(seconds=self.payment_patience_seconds),
             ask_again=timedelta(seconds=self.order_ask_again_seconds),

@@ -1,7 +1,8 @@
-"""What an order is: the fold of its events. `evolve` takes one in; whoever folds them all has the order.
+"""The state of an order: the fold of its events. `evolve` applies one event, `fold` applies them all.
 
-Nothing is decided here. What an order owes next, and what an input does to it, is computed from this state alone, so it
-holds what was begun as well as what is known: a charge that may have been asked for must be undone like one that was.
+No decision is made here. The next commands and the effect of a message are computed from this state alone. Therefore
+the state records requested steps as well as confirmed ones: a charge that may have been requested must be undone like
+one that was made.
 """
 
 from collections.abc import Iterable
@@ -32,87 +33,104 @@ from order_service.messages import (
 
 Effect = Literal["delivery", "sale", "payment", "holds"]
 UNDOING: Final[tuple[Effect, ...]] = ("delivery", "sale", "payment", "holds")
-"""Compensation goes backwards: what was done last is undone first."""
+"""The order of compensation: the last step is undone first."""
 
 
 class BrokenStream(Exception):
-    """The events of an order do not follow one another: something is lost, or was written twice."""
+    """The events of an order have a gap or a duplicate: one was lost or written twice."""
 
 
 class Stray(Exception):
-    """A message that cannot be true: of an order that is not there, of another shopper, of a payment nobody asked for.
+    """An impossible message: for an unknown order, of another shopper, or about a payment that was never requested.
 
-    It belongs to the dead letters, where somebody looks at it.
+    The message must be dead-lettered, so that an operator sees it.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class GivingBack:
-    """Money on its way back to the shopper; `given` is none until the provider says that it was."""
+    """The state of one refund."""
 
     refund_id: str
+    """The provider's idempotency key of the refund."""
     amount: Money
+    """The requested amount."""
     given: Money | None = None
+    """The refunded amount, `None` until the provider confirms the refund."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order at `version`. `reason` is set as long as it is being, or when it is, cancelled."""
+    """The state of an order after its event number `version`."""
 
     order_id: str
+    """The id of the order, derived from `user_id` and `request_id`."""
     user_id: str
+    """The shopper who placed the order."""
     request_id: str
+    """The id of the checkout request that placed the order."""
     placed_at: datetime
+    """The time of the first event."""
     since: datetime
-    """When the last event came true."""
+    """The time of the last event."""
     version: int
+    """The number of the last event."""
     status: Status
+    """The status after the last event."""
     cart_version: int | None = None
+    """The version of the cart to check out, `None` for an order of `items`."""
     items: Items | None = None
+    """The requested items, `None` for an order of a cart."""
     expect: Money | None = None
+    """The total that the shopper saw, `None` if the request named none."""
     lines: tuple[Line, ...] = ()
+    """The lines with their prices, empty until the stock is held for the order."""
     total: Money | None = None
-    """None until its stock is held for it."""
+    """The sum of `lines`, `None` until the stock is held for the order."""
     captured: Money | None = None
+    """The amount that the provider captured, `None` until then."""
     selling: bool = False
-    """Inventory may have been asked to sell,"""
+    """True once inventory may have been asked to sell the held stock."""
     sold: bool = False
-    """and has."""
+    """True once inventory has confirmed the sale."""
     booking: bool = False
-    """A carrier may have been asked for,"""
+    """True once the carrier may have been asked to book the parcel."""
     booked: bool = False
-    """and will come."""
+    """True once the carrier has confirmed the booking."""
     reason: CancelReason | None = None
+    """The reason of the cancellation, reset if the parcel turns out to have left already."""
     undone: tuple[Effect, ...] = ()
+    """The steps that have been undone, in the order of their events."""
     refunds: tuple[GivingBack, ...] = ()
+    """The refunds of the order, confirmed or not, in the order of their requests."""
 
     @property
     def open_refunds(self) -> tuple[GivingBack, ...]:
-        """Those that the provider has not confirmed."""
+        """The refunds that the provider has not confirmed."""
         return tuple(refund for refund in self.refunds if refund.given is None)
 
     @property
     def refunded(self) -> int:
-        """Minor units that were given back."""
+        """The sum of the confirmed refunds, in minor units."""
         return sum(refund.given.amount for refund in self.refunds if refund.given is not None)
 
     @property
     def left(self) -> int:
-        """Minor units that were captured, not given back, and are not on their way."""
+        """The captured amount less confirmed and open refunds, in minor units."""
         captured = self.captured.amount if self.captured is not None else 0
         return captured - self.refunded - sum(refund.amount.amount for refund in self.open_refunds)
 
     @property
     def cancelling(self) -> bool:
-        """Whether it is being undone."""
+        """True while the steps of a cancelled order are being undone."""
         return self.reason is not None and self.status != "cancelled"
 
     @property
     def to_undo(self) -> Effect | None:
-        """What is to be undone next; none when nothing is, or when all is."""
-        return next((effect for effect in UNDOING if self._was_begun(effect) and not self._is_undone(effect)), None)
+        """The step to undo next, `None` if there is none."""
+        return next((effect for effect in UNDOING if self._was_started(effect) and not self._is_undone(effect)), None)
 
-    def _was_begun(self, effect: Effect) -> bool:
+    def _was_started(self, effect: Effect) -> bool:
         match effect:
             case "delivery":
                 return self.booking
@@ -124,13 +142,13 @@ class Order:
                 return self.total is not None and not self.sold
 
     def _is_undone(self, effect: Effect) -> bool:
-        # A provider that captures what it had voided is not believed until the money is back.
+        # A provider may capture a payment that it had voided: the step stays open until that money is refunded.
         owing = effect == "payment" and (self.left > 0 or bool(self.open_refunds))
         return effect in self.undone and not owing
 
     @property
     def at_rest(self) -> bool:
-        """Whether nobody is waited for any more."""
+        """True if the order waits for no other service."""
         return self.status in {"delivered", "cancelled"} and not self.open_refunds and not self._late_capture
 
     @property
@@ -139,10 +157,11 @@ class Order:
 
 
 def evolve(state: Order | None, event: Event, at: datetime) -> Order:
-    """The order after `event`, which came true `at`; raises `BrokenStream` when it is not the next one."""
+    """Return the order after `event`, which happened at `at`. Raise `BrokenStream` if `event` is not the next one."""
     if state is None:
         if not isinstance(event, Placed) or event.version != 1:
-            raise BrokenStream(f"order {event.order_id} begins with {event.TYPE}, version {event.version}")
+            first = f"{event.TYPE}, version {event.version}"
+            raise BrokenStream(f"order {event.order_id}: the first event is {first}; expected Placed, version 1")
         return Order(
             order_id=event.order_id,
             user_id=event.user_id,
@@ -156,11 +175,12 @@ def evolve(state: Order | None, event: Event, at: datetime) -> Order:
             expect=event.expect,
         )
     if event.version != state.version + 1 or event.order_id != state.order_id:
-        raise BrokenStream(f"order {state.order_id} is at {state.version}; {event.order_id}/{event.version} came")
-    return _changed(replace(state, version=event.version, status=event.status, since=at), event)
+        following = f"{event.order_id}/{event.version}"
+        raise BrokenStream(f"order {state.order_id} is at version {state.version}; the next event is {following}")
+    return _apply(replace(state, version=event.version, status=event.status, since=at), event)
 
 
-def _changed(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one per kind of event
+def _apply(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one per kind of event
     onward = state.reason is None
     match event:
         case Committed(lines=lines, total=total):
@@ -171,7 +191,7 @@ def _changed(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one 
             return replace(state, sold=True, booking=onward)
         case Booked():
             return replace(state, booked=True)
-        case Shipped() | Delivered():  # it was gone already: a cancellation came too late
+        case Shipped() | Delivered():  # the parcel had left already: the cancellation came too late
             return replace(state, booked=True, reason=None)
         case Cancelling(reason=reason) | Cancelled(reason=reason):
             return replace(state, reason=reason)
@@ -183,11 +203,11 @@ def _changed(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one 
             given = (replace(r, given=amount) if r.refund_id == refund_id else r for r in state.refunds)
             return replace(state, refunds=tuple(given))
         case Placed():
-            raise BrokenStream(f"order {state.order_id} is placed a second time")
+            raise BrokenStream(f"order {state.order_id}: Placed at version {event.version}; expected at version 1 only")
 
 
 def fold(events: Iterable[tuple[Event, datetime]]) -> Order | None:
-    """The order that these events, each with its time, come to; none when there are none."""
+    """Return the order after all of `events`, each given with its time; `None` if there are no events."""
     state: Order | None = None
     for event, at in events:
         state = evolve(state, event, at)
@@ -196,14 +216,17 @@ def fold(events: Iterable[tuple[Event, datetime]]) -> Order | None:
 
 @dataclass(slots=True)
 class Story:
-    """An order while it is told further: each event is taken in at once."""
+    """A recorder of new events of one order. Each event is applied to `state` at once."""
 
     state: Order | None
+    """The order after the recorded events, `None` before it is placed."""
     now: datetime
+    """The time of the recorded events."""
     events: list[Event] = field(default_factory=list)
+    """The recorded events, the oldest first."""
 
     def tell(self, kind: type[Event], status: Status | None = None, **fields: Any) -> None:
-        """One more event, with the status after it: as it was, unless it is said."""
+        """Record an event with the given `fields`. Without `status` the order keeps its status."""
         order = self.state
         if order is not None:
             fields |= {"order_id": order.order_id, "user_id": order.user_id}
@@ -214,19 +237,19 @@ class Story:
         self.state = evolve(self.state, event, self.now)
 
 
-# ---- ids of what is asked of others -----------------------------------------------------------------------------
+# ---- ids of commands to other services ---------------------------------------------------------------------------
 
 
 def payment_id(order_id: str) -> str:
-    """The provider's key for the one charge of an order."""
+    """Return the provider's idempotency key for the one charge of an order."""
     return derived(order_id, "payment")
 
 
 def shipment_id(order_id: str) -> str:
-    """The carrier's key for its one parcel."""
+    """Return the carrier's key for the one parcel of an order."""
     return derived(order_id, "shipment")
 
 
 def step_id(order_id: str, step: str) -> str:
-    """The request id of a step that inventory is asked for."""
+    """Return the request id of the command named `step`, for example `sell`."""
     return f"{order_id}/{step}"

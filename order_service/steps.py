@@ -1,8 +1,8 @@
-"""What an order must ask of others now, computed from its state alone; and when it is to be looked at again.
+"""The next commands of an order to other services, and its next deadline, both computed from its state alone.
 
-Each step has an id that is derived from the order and the step, and whoever is asked does a step once. So all that is
-owed may be sent after every message, and again whenever the order's deadline comes: nothing need be remembered of what
-was sent.
+The request id of each command is derived from the order and the step, and the receiver executes a command once.
+Therefore all open commands may be sent after every message and again at each deadline: no record of sent commands is
+needed.
 """
 
 from datetime import datetime
@@ -19,11 +19,11 @@ from order_service.payment import messages as payments
 from order_service.state import Order, payment_id, shipment_id, step_id
 
 BACK_TO_THE_CART: Final = frozenset({"declined", "payment_unavailable", "wrong_amount"})
-"""Orders that failed at the payment: their shopper may want to try another, so the holds become the cart's again."""
+"""Reasons of a failed payment. The shopper may try another one, so the holds return to the cart."""
 
 
 class Private(NamedTuple):
-    """What no event tells: where the parcel goes, how its shopper is reached, what stands for the money. Erasable."""
+    """The personal data of an order. No event contains it, so it can be erased."""
 
     address: Address
     contact: Contact
@@ -31,12 +31,12 @@ class Private(NamedTuple):
 
     @classmethod
     def of(cls, place: Place) -> "Private":
-        """That of a place."""
+        """Return the personal data in a `Place` request."""
         return cls(place.address, place.contact, place.payment)
 
 
 class Step(NamedTuple):
-    """One message to send, under a request id of its own. `at` is its time of acceptance, when that is not now."""
+    """A message to send under its own request id. `at` is its time of acceptance, `None` for the current time."""
 
     topic: Topic
     request_id: str
@@ -44,18 +44,23 @@ class Step(NamedTuple):
     at: datetime | None = None
 
 
-def owed(order: Order, private: Private | None, *, late: bool = False) -> tuple[Step, ...]:
-    """The steps that are owed; `late`, when the deadline has passed, also those that are another's turn to take.
+def owed(order: Order, personal_data: Private | None, *, late: bool = False) -> tuple[Step, ...]:
+    """Return the open commands of an order.
 
-    Without `private`, which is erased only when an order is at rest, what needs it is not asked for.
+    With `late`, after the deadline has passed, the result includes commands that repeat the work of other services, in
+    case that work was lost. Commands that need `personal_data` are left out without it; it is erased only after the
+    order is complete.
     """
-    return (*_refunds(order), *(_undoing(order) if order.cancelling else _onward(order, private, late=late)))
+    return (
+        *_refund_commands(order),
+        *(_compensation_commands(order) if order.cancelling else _forward_commands(order, personal_data, late=late)),
+    )
 
 
-def _onward(order: Order, private: Private | None, *, late: bool) -> tuple[Step, ...]:
+def _forward_commands(order: Order, personal_data: Private | None, *, late: bool) -> tuple[Step, ...]:
     ids = {"order_id": order.order_id, "user_id": order.user_id}
     match order.status:
-        case "placed" if late:  # the cart has asked, and keeps asking; but it may have lost what it knew
+        case "placed" if late:  # the cart sends and retries this commit, but it may have lost its table
             commit = inventory.Commit(
                 order_id=order.order_id,
                 user_id=order.user_id,
@@ -64,37 +69,35 @@ def _onward(order: Order, private: Private | None, *, late: bool) -> tuple[Step,
                 expect=order.expect,
             )
             return (Step(inventory.REQUESTS, order.request_id, commit, at=order.placed_at),)
-        case "committed" if private is not None and order.total is not None:
+        case "committed" if personal_data is not None and order.total is not None:
             payment = ids | {"payment_id": payment_id(order.order_id)}
-            charge = payments.Charge(**payment, amount=order.total, token=private.payment.token)
+            charge = payments.Charge(**payment, amount=order.total, token=personal_data.payment.token)
             query = payments.Query(**payment)
             return tuple(
                 Step(payments.REQUESTS, step_id(order.order_id, name), message)
                 for name, message in (("charge", charge), ("query", query))[: 2 if late else 1]
             )
         case "paid":
-            return (_sell(order),)
-        case "confirmed" | "shipped" if private is not None and (late or not order.booked):
+            return (_sell_command(order),)
+        case "confirmed" | "shipped" if personal_data is not None and (late or not order.booked):
             book = deliveries.Book(
-                **ids, shipment_id=shipment_id(order.order_id), address=private.address, lines=order.lines
+                **ids, shipment_id=shipment_id(order.order_id), address=personal_data.address, lines=order.lines
             )
             return (Step(deliveries.REQUESTS, step_id(order.order_id, "book"), book),)
         case _:
             return ()
 
 
-def _undoing(order: Order) -> tuple[Step, ...]:
-    """The one effect whose turn it is; money that was captured goes back by `_refunds`."""
+def _compensation_commands(order: Order) -> tuple[Step, ...]:
+    """Return the command that undoes the next step. Captured money is refunded by `_refund_commands`."""
     order_id = order.order_id
     ids = {"order_id": order_id, "user_id": order.user_id}
     match order.to_undo:
         case "delivery":
             call_off = deliveries.CallOff(**ids, shipment_id=shipment_id(order_id))
             return (Step(deliveries.REQUESTS, step_id(order_id, "call-off"), call_off),)
-        case "sale" if (
-            not order.sold
-        ):  # asked for, perhaps under way: only what is done for sure can be undone for sure
-            return (_sell(order),)
+        case "sale" if not order.sold:  # perhaps requested: only a confirmed sale can be restocked, so confirm it first
+            return (_sell_command(order),)
         case "sale":
             restock = inventory.Restock(**ids, shipped=order.reason == FAILED_PARCEL)
             return (Step(inventory.REQUESTS, step_id(order_id, "restock"), restock),)
@@ -108,12 +111,12 @@ def _undoing(order: Order) -> tuple[Step, ...]:
             return ()
 
 
-def _sell(order: Order) -> Step:
+def _sell_command(order: Order) -> Step:
     sell = inventory.Sell(order_id=order.order_id, user_id=order.user_id)
     return Step(inventory.REQUESTS, step_id(order.order_id, "sell"), sell)
 
 
-def _refunds(order: Order) -> tuple[Step, ...]:
+def _refund_commands(order: Order) -> tuple[Step, ...]:
     return tuple(
         Step(
             payments.REQUESTS,
@@ -130,11 +133,14 @@ def _refunds(order: Order) -> tuple[Step, ...]:
     )
 
 
-def deadline(order: Order, now: datetime, attempts: int, rules: Rules) -> datetime | None:
-    """When to look at the order again if nothing comes; none when it is at rest. `attempts`: looks since an event."""
+def deadline(order: Order, now: datetime, attempts: int, timeouts: Rules) -> datetime | None:
+    """Return the time of the next retry, `None` if the order is complete.
+
+    `attempts` is the number of retries since the last event.
+    """
     if order.at_rest:
         return None
-    pause = min(rules.ask_again * (1 << min(attempts, 16)), rules.longest_pause)
+    pause = min(timeouts.ask_again * (1 << min(attempts, 16)), timeouts.longest_pause)
     if is_unpaid(order):
-        return max(now, min(now + pause, order.since + rules.payment_patience))
+        return max(now, min(now + pause, order.since + timeouts.payment_patience))
     return now + pause

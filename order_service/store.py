@@ -1,8 +1,8 @@
-"""The event store: one Postgres transaction for a batch of messages, in two trips around the pure model.
+"""The event store: one Postgres transaction per batch of messages, in two round trips around the pure model.
 
-Trip one locks the orders in the order of their ids and reads their events; trip two appends what came true and keeps
-the read side, one row an order, in step. A message is handled only while its order's row is locked, and the event
-store's key (order, version) is the second guard: who decided on an old version fails there.
+Round trip one locks the orders by ascending id and reads their events. Round trip two appends the new events and
+updates the read side, one row per order. A message is handled only while the row of its order is locked. The key of
+the event store (order, version) is the second safeguard: a decision on an old version violates it and fails.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -39,45 +39,55 @@ OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
 WAITING: Final = {
     each.__name__: each for each in (inventory.Committed, inventory.Refused, inventory.IdReused, orders.Cancel)
 }
-"""What may come too early, by the name it is kept under."""
+"""The messages that may arrive too early, by the name in the column `type`: these class names are stored data."""
 
 PLACE_PATIENCE: Final = timedelta(seconds=10)
-"""How long a cancellation waits for its order, which takes one more hop, before the order is unknown."""
+"""The time for which a cancellation waits for its order, which takes one more hop, before it is refused."""
 
 ANSWERS_KEPT: Final = timedelta(days=9)
-"""How long it is known what a request was answered: longer than the topic of requests keeps it."""
+"""The retention of replies, longer than that of the requests on their topic."""
 
 Recorded = tuple[Event, datetime]
-"""An event and when it came true."""
+"""An event and its time."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """What one batch did to one order, and how far the topics know of it."""
+    """One order in a batch: its stored state, then the result of the batch."""
 
     order_id: str
+    """The id of the order."""
     published: int = 0
+    """The version up to which the events are published."""
     attempts: int = 0
+    """The number of retries since the last event."""
     state: Order | None = None
+    """The folded state, `None` if the order is not placed yet."""
     stream: list[Recorded] = field(default_factory=list)
+    """All events of the order, the oldest first."""
     private: Private | None = None
+    """The personal data, `None` if erased or not placed yet."""
     waiting: tuple[Came, ...] = ()
+    """The early messages that wait for the order to advance."""
     answers: list[Answer] = field(default_factory=list)
+    """The replies that the batch results in."""
     answered: dict[RequestKey, RefusedBecause | None] = field(default_factory=dict)
+    """The stored replies to requests in the batch, and the new ones."""
     asked: bool = False
-    """Somebody asked something, or the deadline came: what is owed is to be sent, even if nothing has changed."""
+    """True if the batch has a request or a deadline: the open commands are sent even without a new event."""
     late: bool = False
+    """True if the batch has a deadline of the order."""
 
     @property
     def untold(self) -> list[Recorded]:
-        """The events that the topics may not know."""
+        """The events that may not be published yet."""
         return self.stream[self.published :]
 
 
 class OrderStore:
-    """The store of one agent. `connect` gives a connection with `OPTIONS`; after any exception it is asked for another.
+    """The event store of one agent. `connect` must return a connection with `OPTIONS`; it is called again on error.
 
-    When a method raises, whether it was done is unknown; the same again is always right.
+    If a method raises, its transaction may or may not have committed. Calling it again with the same arguments is safe.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], rules: Rules | None = None) -> None:
@@ -86,43 +96,50 @@ class OrderStore:
         self._connection: Connection | None = None
 
     async def transact(self, batch: Sequence[Came]) -> list[Turn]:
-        """Handle `batch` in its order; a turn for each order. Raises `Stray`, and nothing is done then."""
+        """Handle `batch` in order and return one result per order. Raise `Stray` without any effect."""
         try:
             connection = await self._connected()
-            now, turns = await self._lock(connection, batch)
+            now, entries = await self._lock(connection, batch)
             crashpoint("orders.locked")
-            before = {turn.order_id: (len(turn.stream), turn.waiting) for turn in turns.values()}
-            private = self._handle(turns, batch, now)
-            await self._write(connection, turns, before, private, now)
+            before = {entry.order_id: (len(entry.stream), entry.waiting) for entry in entries.values()}
+            personal_data = self._handle(entries, batch, now)
+            await self._write(connection, entries, before, personal_data, now)
         except BaseException:
             await self.close()
             raise
-        return [turn for turn in turns.values() if turn.state is not None or turn.answers]
+        return [entry for entry in entries.values() if entry.state is not None or entry.answers]
 
-    def _handle(self, turns: dict[str, Turn], batch: Sequence[Came], now: datetime) -> dict[str, Private]:
-        private = {}
-        for came in batch:
-            turn = turns.setdefault(came.order_id, Turn(came.order_id))
-            handled = handle(turn.state, turn.waiting, came, now=now, rules=self.rules, answered=turn.answered)
-            if turn.state is None and isinstance(came.message, orders.Place):
-                turn.private = private[came.order_id] = Private.of(came.message)
-            turn.state, turn.waiting = handled.state, handled.waiting
-            turn.stream += [(event, now) for event in handled.events]
-            turn.answers += handled.answers
-            turn.answered |= {key_of(answer.came): answer.refused for answer in handled.answers}
-            turn.late = turn.late or isinstance(came.message, Deadline)
-            turn.asked = turn.asked or isinstance(came.message, orders.Request | Deadline)
-        return private
+    def _handle(self, entries: dict[str, Turn], batch: Sequence[Came], now: datetime) -> dict[str, Private]:
+        personal_data = {}
+        for incoming in batch:
+            entry = entries.setdefault(incoming.order_id, Turn(incoming.order_id))
+            handled = handle(
+                entry.state,
+                entry.waiting,
+                incoming,
+                now=now,
+                rules=self.rules,
+                answered=entry.answered,
+            )
+            if entry.state is None and isinstance(incoming.message, orders.Place):
+                entry.private = personal_data[incoming.order_id] = Private.of(incoming.message)
+            entry.state, entry.waiting = handled.state, handled.waiting
+            entry.stream += [(event, now) for event in handled.events]
+            entry.answers += handled.answers
+            entry.answered |= {key_of(answer.came): answer.refused for answer in handled.answers}
+            entry.late = entry.late or isinstance(incoming.message, Deadline)
+            entry.asked = entry.asked or isinstance(incoming.message, orders.Request | Deadline)
+        return personal_data
 
     async def _lock(self, connection: Connection, batch: Sequence[Came]) -> tuple[datetime, dict[str, Turn]]:
         new = {c.order_id: c.user_id for c in batch if isinstance(c.message, orders.Place) or is_early(None, c)}
         values: dict[str, Any] = {
             "new": list(new),
             "users": list(new.values()),
-            "ids": sorted({came.order_id for came in batch}),
-            "requests": [came.request_id for came in batch if isinstance(came.message, Asked)],
+            "ids": sorted({incoming.order_id for incoming in batch}),
+            "requests": [incoming.request_id for incoming in batch if isinstance(incoming.message, Asked)],
         }
-        names = ("lock_orders", "streams", "privates", "waiting")
+        names = ("lock_orders", "streams", "personal_data", "waiting")
         async with connection.pipeline():
             await connection.execute("BEGIN")
             clock = await connection.execute("SELECT now()")
@@ -131,61 +148,74 @@ class OrderStore:
             locked, streams, privates, waiting = [await connection.execute(QUERIES[name], values) for name in names]
             answered = await connection.execute(QUERIES["answered"], values) if values["requests"] else None
             [(now,)] = await clock.fetchall()
-            turns = {id_: Turn(id_, published, attempts) async for _, id_, published, attempts in locked}
+            entries = {id_: Turn(id_, published, attempts) async for _, id_, published, attempts in locked}
             async for order_id, type_, data, at in streams:
-                turn = turns[order_id]
+                entry = entries[order_id]
                 event = read_event(type_, data)
-                turn.state = evolve(turn.state, event, at)
-                turn.stream.append((event, at))
+                entry.state = evolve(entry.state, event, at)
+                entry.stream.append((event, at))
             async for order_id, *texts in privates:
-                turns[order_id].private = read_private(*texts)
+                entries[order_id].private = read_private(*texts)
             async for order_id, user_id, request_id, type_, message in waiting:
-                came = Came(order_id, user_id, request_id, WAITING[type_].model_validate_json(message))
-                turns[order_id].waiting += (came,)
+                incoming = Came(order_id, user_id, request_id, WAITING[type_].model_validate_json(message))
+                entries[order_id].waiting += (incoming,)
             if answered:
                 async for order_id, user_id, request_id, type_, refused in answered:
-                    turn = turns.setdefault(order_id, Turn(order_id))
-                    turn.answered[user_id, request_id, type_] = refused
-        return now, turns
+                    entry = entries.setdefault(order_id, Turn(order_id))
+                    entry.answered[user_id, request_id, type_] = refused
+        return now, entries
 
     async def _write(
         self,
         connection: Connection,
-        turns: Mapping[str, Turn],
+        entries: Mapping[str, Turn],
         before: Mapping[str, tuple[int, tuple[Came, ...]]],
-        private: Mapping[str, Private],
+        personal_data: Mapping[str, Private],
         now: datetime,
     ) -> None:
-        fresh = {id_: turn.stream[before.get(id_, (0, ()))[0] :] for id_, turn in turns.items()}
-        moved = [turn for id_, turn in turns.items() if turn.state is not None and (fresh[id_] or turn.late)]
-        for turn in moved:
-            turn.attempts = 0 if fresh[turn.order_id] else turn.attempts + 1
-        alone = [turn for turn in turns.values() if turn.state is None and (turn.late or turn.waiting)]
-        held = {id_: set(waiting) for id_, (_, waiting) in before.items()}
+        new_events = {id_: entry.stream[before.get(id_, (0, ()))[0] :] for id_, entry in entries.items()}
+        changed = [
+            entry for id_, entry in entries.items() if entry.state is not None and (new_events[id_] or entry.late)
+        ]
+        for entry in changed:
+            entry.attempts = 0 if new_events[entry.order_id] else entry.attempts + 1
+        unplaced = [entry for entry in entries.values() if entry.state is None and (entry.late or entry.waiting)]
+        stored = {id_: set(waiting) for id_, (_, waiting) in before.items()}
         plan: list[tuple[str, list[tuple[Any, ...]]]] = [
-            ("append_events", [(id_, *written(event)) for id_, events in fresh.items() for event, _ in events]),
-            ("save_orders", [row_of(turn.state, now, turn.attempts, self.rules) for turn in moved if turn.state]),
-            ("set_due", [(turn.order_id, _due_alone(turn, now)) for turn in alone]),
-            ("save_private", [(id_, *(each.model_dump_json() for each in it)) for id_, it in private.items()]),
+            ("append_events", [(id_, *written(event)) for id_, events in new_events.items() for event, _ in events]),
+            (
+                "save_orders",
+                [row_of(entry.state, now, entry.attempts, self.rules) for entry in changed if entry.state],
+            ),
+            ("set_due", [(entry.order_id, _cancellation_timeout(entry, now)) for entry in unplaced]),
+            (
+                "save_personal_data",
+                [(id_, *(each.model_dump_json() for each in data)) for id_, data in personal_data.items()],
+            ),
             (
                 "add_waiting",
                 [
-                    (*_key(came), came.user_id, came.message.model_dump_json())
-                    for id_, turn in turns.items()
-                    for came in turn.waiting
-                    if came not in held.get(id_, ()) and not isinstance(came.message, Deadline)
+                    (*_key(incoming), incoming.user_id, incoming.message.model_dump_json())
+                    for id_, entry in entries.items()
+                    for incoming in entry.waiting
+                    if incoming not in stored.get(id_, ()) and not isinstance(incoming.message, Deadline)
                 ],
             ),
             (
                 "drop_waiting",
-                [_key(came) for id_, was in held.items() for came in was if came not in turns[id_].waiting],
+                [
+                    _key(incoming)
+                    for id_, kept in stored.items()
+                    for incoming in kept
+                    if incoming not in entries[id_].waiting
+                ],
             ),
             (
                 "add_answered",
                 [
-                    (turn.order_id, *key_of(answer.came), answer.refused, ANSWERS_KEPT)
-                    for turn in turns.values()
-                    for answer in turn.answers
+                    (entry.order_id, *key_of(answer.came), answer.refused, ANSWERS_KEPT)
+                    for entry in entries.values()
+                    for answer in entry.answers
                     if not answer.replayed
                 ],
             ),
@@ -198,12 +228,12 @@ class OrderStore:
             await connection.execute("COMMIT")
 
     async def mark_published(self, versions: Mapping[str, int]) -> None:
-        """The topics know of these orders up to these versions."""
+        """Store the version up to which the events of each order are published."""
         if versions:
             await self._execute("mark_published", _columns(list(versions.items())))
 
     async def due(self, limit: int) -> list[Came]:
-        """Orders whose deadline has come, each given to one caller, and such as were not published; `limit` of each."""
+        """Claim orders whose deadline has passed and find unpublished ones, at most `limit` of each."""
         found = {
             **dict(await self._execute("claim_due", {"limit": limit})),
             **dict(await self._execute("unpublished", {"limit": limit})),
@@ -211,7 +241,7 @@ class OrderStore:
         return [Came(order_id, user_id, "", Deadline()) for order_id, user_id in found.items()]
 
     async def close(self) -> None:
-        """Give the connection up; the next call opens another."""
+        """Close the connection. The next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -227,7 +257,7 @@ class OrderStore:
     async def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = await self.connect()
-            self._connection.prepare_threshold = 0  # prepared at first use: the statements are always the same
+            self._connection.prepare_threshold = 0  # prepare at first use: the set of statements is fixed
         return self._connection
 
 
@@ -235,24 +265,24 @@ class OrderStore:
 
 
 def read_event(type_: str, data: str) -> Event:
-    """An event as the store has it."""
+    """Return the event of a stored row."""
     return EVENT_VOCABULARY.types[type_].model_validate_json(data)
 
 
 def written(event: Event) -> tuple[int, str, str]:
-    """The version, the type and the data of an event, as the store has it."""
+    """Return the version, type and data of an event for its row."""
     return event.version, event.TYPE, event.model_dump_json(exclude_none=True)
 
 
 def read_private(address: str, contact: str, payment: str) -> Private:
-    """What is kept apart of an order."""
+    """Return the personal data of a stored row."""
     return Private(
         Address.model_validate_json(address), Contact.model_validate_json(contact), Payment.model_validate_json(payment)
     )
 
 
 def folded(order: Order) -> tuple[Any, ...]:
-    """The columns of the read side that its events come to, in the order of `read_side`."""
+    """Return the columns of the read side that follow from the events, in the order of the query `read_side`."""
     money = order.total or order.captured
     return (
         order.order_id,
@@ -269,19 +299,19 @@ def folded(order: Order) -> tuple[Any, ...]:
     )
 
 
-def row_of(order: Order, now: datetime, attempts: int, rules: Rules) -> tuple[Any, ...]:
-    """The whole row of the read side, as `save_orders` takes it."""
-    return (*folded(order), deadline(order, now, attempts, rules), attempts)
+def row_of(order: Order, now: datetime, attempts: int, timeouts: Rules) -> tuple[Any, ...]:
+    """Return the whole row of the read side for the query `save_orders`."""
+    return (*folded(order), deadline(order, now, attempts, timeouts), attempts)
 
 
-def _due_alone(turn: Turn, now: datetime) -> datetime | None:
-    """When a cancellation has waited long enough for its order to be placed."""
-    cancelled = any(isinstance(came.message, orders.Cancel) for came in turn.waiting)
+def _cancellation_timeout(entry: Turn, now: datetime) -> datetime | None:
+    """Return the time at which a cancellation stops waiting for its order, `None` without a cancellation."""
+    cancelled = any(isinstance(incoming.message, orders.Cancel) for incoming in entry.waiting)
     return now + PLACE_PATIENCE if cancelled else None
 
 
-def _key(came: Came) -> tuple[str, str, str]:
-    return came.order_id, came.request_id, type(came.message).__name__
+def _key(incoming: Came) -> tuple[str, str, str]:
+    return incoming.order_id, incoming.request_id, type(incoming.message).__name__
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

@@ -1,7 +1,7 @@
-"""What is done with the event store by hand: publish all of it again, compute the read side anew, forget a shopper."""
+"""The repair commands on the event store: republish all events, rebuild the read side, erase personal data."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
@@ -12,13 +12,14 @@ from order_service.model import Rules
 from order_service.state import Order, evolve
 from order_service.store import QUERIES, Recorded, folded, read_event, row_of
 
-AT_ONCE: Final = 500
-
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
 async def republish(connection: Connection, publish: Publish) -> int:
-    """Send every event again, those of an order in theirs; how many that were. Readers keep the greatest version."""
+    """Send every event again, ordered within each order. Return their number.
+
+    Consumers keep the greatest version of an order, so a repeat is harmless.
+    """
     count = 0
     async for _, order, events in _orders(connection):
         await publish(orders.EVENTS, [published(order, event, at) for event, at in events])
@@ -26,11 +27,11 @@ async def republish(connection: Connection, publish: Publish) -> int:
     return count
 
 
-async def rebuild(connection: Connection, rules: Rules) -> list[str]:
-    """Compute the read side anew from the events; the ids of the orders for which it said something else.
+async def rebuild(connection: Connection, timeouts: Rules) -> list[str]:
+    """Rebuild the read side from the events. Return the ids of the orders whose rows differed.
 
-    What is work in hand is kept; an order that has no row gets one, is published again, and looked at at once. Nobody
-    may decide meanwhile, so the table is locked.
+    The state of work in progress is kept. An order without a row gets one, is published again and becomes due at once.
+    The table is locked meanwhile, so that no batch is decided.
     """
     async with connection.transaction():
         await connection.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
@@ -38,23 +39,23 @@ async def rebuild(connection: Connection, rules: Rules) -> list[str]:
         before = {row[0]: row for row in await cursor.fetchall()}
         [(now,)] = await (await connection.execute("SELECT now()")).fetchall()
         differing = sorted(before.keys() - {order_id async for order_id, _, _ in _orders(connection)})
-        await connection.execute(QUERIES["no_events"])
+        await connection.execute(QUERIES["delete_orders_without_events"])
         async for order_id, order, _ in _orders(connection):
             if before.get(order_id) != folded(order):
                 differing.append(order_id)
                 await connection.execute(QUERIES["insert_rebuilt"], {"new": [order_id], "users": [order.user_id]})
-                row = row_of(order, now, 0, rules)
+                row = row_of(order, now, 0, timeouts)
                 await connection.execute(QUERIES["save_orders"], [[value] for value in row])
     return differing
 
 
 async def forget(connection: Connection, user_id: str) -> int:
-    """Erase addresses, contacts and payment tokens of a shopper's orders that are at rest; of how many."""
-    return (await connection.execute(QUERIES["forget"], {"user": user_id})).rowcount
+    """Erase the addresses, contacts and payment tokens of a shopper's complete orders. Return their number."""
+    return (await connection.execute(QUERIES["erase_personal_data"], {"user": user_id})).rowcount
 
 
 async def _orders(connection: Connection) -> Any:
-    """Each order: its id, what its events come to, and they."""
+    """Yield each order as (order id, folded state, events)."""
     async with connection.transaction(), connection.cursor("events") as cursor:
         await cursor.execute(QUERIES["all_events"])
         order: Order | None = None

@@ -74,7 +74,7 @@ TOPICS: Final = (
 
 
 def assemble(settings: EdgeSettings, port: int) -> tuple[Edge, Redis]:
-    """The parts of an edge that listens on `port`, joined and not started; and the Redis that is to be closed."""
+    """Return the state of an edge that listens on `port`, not started, and the Redis client to close in the end."""
     store, ticker = Store(settings), Ticker()
     order_store = OrderStore(store)
     projection = Projection(settings, store, ticker)
@@ -82,11 +82,11 @@ def assemble(settings: EdgeSettings, port: int) -> tuple[Edge, Redis]:
         Gateway(settings),
         names=projection.names,
         currency=settings.currency,
-        rules=_rules(settings),
+        rules=_user_limits(settings),
         ticker=ticker,
         refuses=lambda order_id: refuses_orders(edge, order_id),
+        admission=Admission(settings.limit_under_way),
     )
-    hub.admission = Admission(settings.limit_under_way)
     redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
     edge = Edge(
         settings,
@@ -105,12 +105,12 @@ def assemble(settings: EdgeSettings, port: int) -> tuple[Edge, Redis]:
 
 
 def build(settings: EdgeSettings, port: int) -> FastAPI:
-    """The application of an edge that listens on `port`; its parts start with it, and it accepts when they are."""
+    """Return the application of an edge that listens on `port`; it starts the parts and is ready once they are."""
     edge, redis = assemble(settings, port)
     store, hub, gateway = edge.store, edge.hub, edge.hub.gateway
 
-    async def begin() -> None:
-        """Wait for Kafka and Postgres, then read: responses first, the read models beside them."""
+    async def start_parts() -> None:
+        """Wait for Kafka and Postgres, then read responses and feed the read models."""
         await ensure_topics(settings, TOPICS)
         await gateway.start(hub.handle)
         await migrate(settings, SERVICE, MIGRATIONS)
@@ -118,21 +118,21 @@ def build(settings: EdgeSettings, port: int) -> FastAPI:
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(_again("the read model of the catalogue", edge.projection.run))
-            loops.create_task(_again("the read model of orders", edge.order_projection.run))
-            loops.create_task(_again("the watch on the payment provider", edge.providers.run))
-            loops.create_task(_again("the read model of insights", edge.insights.run))
-            loops.create_task(_again("the read model of notices", edge.notices.run))
-            loops.create_task(_again("the sweep", hub.sweep))
-            loops.create_task(_again("the ticker", hub.ticker.run))
-            loops.create_task(_again("the trimming of claims", lambda: _trim(store)))
+            loops.create_task(_run_forever("the read model of the catalogue", edge.projection.run))
+            loops.create_task(_run_forever("the read model of orders", edge.order_projection.run))
+            loops.create_task(_run_forever("the read model of payment availability", edge.providers.run))
+            loops.create_task(_run_forever("the read model of insights", edge.insights.run))
+            loops.create_task(_run_forever("the read model of notices", edge.notices.run))
+            loops.create_task(_run_forever("the sweep", hub.sweep))
+            loops.create_task(_run_forever("the stock broadcaster", hub.ticker.run))
+            loops.create_task(_run_forever("the retention of idempotency keys", lambda: _run_retention(store)))
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         health = HealthServer(settings.health_host, settings.health_port, live=lambda: None, ready=lambda: fault(edge))
         if settings.profile == "production":
             await health.start()
-        work = asyncio.create_task(_again("starting", begin))
+        work = asyncio.create_task(_run_forever("starting", start_parts))
         try:
             yield
         finally:
@@ -144,28 +144,28 @@ def build(settings: EdgeSettings, port: int) -> FastAPI:
             await health.stop()
 
     app = create_app(edge)
-    app.router.lifespan_context = life
+    app.router.lifespan_context = lifespan
     return app
 
 
-def _rules(settings: EdgeSettings) -> Rules:
+def _user_limits(settings: EdgeSettings) -> Rules:
     if settings.limits == "off":
         return Rules(None, None, None, None, settings.tokens())
     limits = (settings.limit_changes, settings.limit_others, settings.limit_unanswered, settings.limit_sockets)
     return Rules(*limits, settings.tokens())
 
 
-async def _again(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop for ever; what it raises is logged, and it begins again a second later."""
+async def _run_forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop indefinitely; log what it raises, and restart it a second later."""
     while True:
         try:
             await loop()
         except Exception:
-            log.exception("%s failed and begins again", name)
+            log.exception("%s failed and is restarted", name)
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _trim(store: Store) -> None:
+async def _run_retention(store: Store) -> None:
     while True:
         with contextlib.suppress(*AWAY):
             await store.trim_claims()
@@ -173,7 +173,7 @@ async def _trim(store: Store) -> None:
 
 
 def run(settings: EdgeSettings) -> int:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT; return the exit code."""
     listening = bind(settings)
     port = listening.getsockname()[1]
     log.info("serving http://%s:%s", settings.http_host, port)
@@ -183,7 +183,7 @@ def run(settings: EdgeSettings) -> int:
 
 
 def main() -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line, and run or migrate."""
     parser = argparse.ArgumentParser(prog="python -m rest_api", description="The edge: HTTP and WebSocket.")
     parser.add_argument("command", choices=("run", "migrate"))
     command = parser.parse_args().command

@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, the layers around them, and every framework error as a problem document."""
+"""The FastAPI application: routes, middleware, and framework errors as problem documents."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,9 +23,14 @@ from rest_api import (
     routes_webhooks,
 )
 from rest_api.edge import Edge
+from rest_api.http.middleware.errors import ErrorsMiddleware
+from rest_api.http.middleware.head import HeadMiddleware
+from rest_api.http.middleware.headers import HeadersMiddleware
+from rest_api.http.middleware.limits import LimitsMiddleware
+from rest_api.http.middleware.request_id import RequestIdMiddleware
+from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
 from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, pointer, request_id
 from rest_api.seed_stream import SeedStream
-from rest_api.shield import Shield
 from rest_api.stream import Stream
 
 SERVER_ERROR: Final = 500
@@ -41,8 +46,8 @@ _ROUTES: Final = (
     routes_webhooks,
     routes_pages,
 )
-_TOKENS: Final = {("body", "payment", "token"), ("body", "token")}
-"""Where payment tokens stand: of an order, and of a payment that is asked for again."""
+_PAYMENT_TOKEN_PATHS: Final = {("body", "payment", "token"), ("body", "token")}
+"""The places of payment tokens in bodies: of an order, and of a repeated payment."""
 _SLUGS: Final = {
     400: "bad-request",
     401: "unauthenticated",
@@ -57,7 +62,7 @@ _SLUGS: Final = {
 
 
 def create_app(edge: Edge) -> FastAPI:
-    """The application over the parts of an edge."""
+    """Return the application over the given state."""
     app = FastAPI(
         title="Holdfast",
         version="1.0.0",
@@ -79,9 +84,9 @@ def create_app(edge: Edge) -> FastAPI:
     if edge.settings.profile == "local":
         app.include_router(routes_seed.router)
         app.router.routes.append(WebSocketRoute("/cart/update-product", SeedStream(edge)))
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(Problem, _handle_problem)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_request)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=sorted(edge.identities.origins),
@@ -99,39 +104,47 @@ def create_app(edge: Edge) -> FastAPI:
             "X-Request-ID",
         ],
     )
-    app.add_middleware(Shield, hosts=edge.settings.hosts())
+    # The last one added is the outermost.
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(LimitsMiddleware, hosts=edge.settings.hosts())
+    app.add_middleware(ErrorsMiddleware)
+    app.add_middleware(RequestMetricsMiddleware)
+    app.add_middleware(HeadersMiddleware)
+    app.add_middleware(RequestIdMiddleware)
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = described()
-        _forget_the_frameworks_errors(document)
+        _remove_framework_errors(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
     return app
 
 
-async def _problem(request: Request, problem: Exception) -> Response:
+async def _handle_problem(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
     return problem.response(request_id(request))
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _handle_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return Problem("bad-request", "the body is not JSON").response(request_id(request))
     errors = [{"pointer": pointer(fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
-    slug = "unknown-payment-token" if all(map(_is_of_a_token, faults)) else "invalid"
+    slug = "unknown-payment-token" if all(map(_is_malformed_token, faults)) else "invalid"
     return Problem(slug, errors=errors).response(request_id(request))
 
 
-def _is_of_a_token(fault: Mapping[str, Any]) -> bool:
-    """Whether a text was given as a payment token that can't be one; a card number, say."""
-    return fault["loc"] in _TOKENS and fault["type"] != "extra_forbidden" and isinstance(fault["input"], str)
+def _is_malformed_token(fault: Mapping[str, Any]) -> bool:
+    """Return True if a text was given as a payment token that cannot be one; a card number, say."""
+    return (
+        fault["loc"] in _PAYMENT_TOKEN_PATHS and fault["type"] != "extra_forbidden" and isinstance(fault["input"], str)
+    )
 
 
-async def _framework(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     slug = _SLUGS.get(error.status_code, "bad-request" if error.status_code < SERVER_ERROR else "unavailable")
     headers = dict(error.headers or {})
@@ -140,8 +153,8 @@ async def _framework(request: Request, error: Exception) -> Response:
     return Problem(slug, headers=headers).response(request_id(request))
 
 
-def _forget_the_frameworks_errors(document: dict[str, Any]) -> None:
-    """FastAPI describes a 422 of its own shape on every route; ours are problem documents, described under 4XX."""
+def _remove_framework_errors(document: dict[str, Any]) -> None:
+    """Remove the 422 of FastAPI's own shape from every route; the edge's are problem documents, under 4XX."""
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 document: the socket's frames and the topics of the shop, from the models themselves."""
+"""The AsyncAPI 3.0 document of the WebSocket's frames and the shop's topics, generated from the models."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,7 +14,7 @@ from inventory_service import messages as inventory
 from notification_service import messages as notices
 from order_service import messages as orders
 from order_service.delivery import messages as deliveries
-from order_service.insights import messages as learnt
+from order_service.insights import messages as insights
 from order_service.payment import messages as payments
 from rest_api import messages, server_frames
 
@@ -32,8 +32,8 @@ _TOPICS: Final[tuple[tuple[Topic, Vocabulary[Any], str], ...]] = (
     (payments.STATE, payments.STATE_VOCABULARY, "receive"),
     (deliveries.REQUESTS, deliveries.REQUEST_VOCABULARY, "other"),
     (deliveries.EVENTS, deliveries.EVENT_VOCABULARY, "receive"),
-    (learnt.RELATED, learnt.RELATED_VOCABULARY, "receive"),
-    (learnt.FIGURES, learnt.FIGURES_VOCABULARY, "receive"),
+    (insights.RELATED, insights.RELATED_VOCABULARY, "receive"),
+    (insights.FIGURES, insights.FIGURES_VOCABULARY, "receive"),
     (notices.REQUESTS, notices.REQUEST_VOCABULARY, "send"),
     (notices.EVENTS, notices.EVENT_VOCABULARY, "receive"),
 )
@@ -41,15 +41,15 @@ _REF: Final = "#/components/schemas/{model}"
 
 
 def document(host: str) -> dict[str, Any]:
-    """The document, as served by `host`."""
-    return {**_described(), "servers": {"edge": {"host": host, "protocol": "ws"}, "kafka": _KAFKA}}
+    """Return the document as served by `host`."""
+    return {**_build(), "servers": {"edge": {"host": host, "protocol": "ws"}, "kafka": _KAFKA}}
 
 
-_KAFKA: Final = {"host": "localhost:9092", "protocol": "kafka", "description": "the address is a setting"}
+_KAFKA: Final = {"host": "localhost:9092", "protocol": "kafka", "description": "the address is configurable"}
 
 
 @cache
-def _described() -> dict[str, Any]:
+def _build() -> dict[str, Any]:
     frames = {"client": get_args(messages.Client), "server": get_args(server_frames.Server)}
     models = {model for _, vocabulary, _ in _TOPICS for model in vocabulary.types.values()}
     models |= {model for side in frames.values() for model in side} | {Envelope}
@@ -67,8 +67,8 @@ def _described() -> dict[str, Any]:
     for side, action in (("client", "receive"), ("server", "send")):
         references = []
         for model in frames[side]:
-            name = f"{side}.{_kind(model)}"
-            components[name] = _message(_kind(model), model, {"$ref": _REF.format(model=names[model])})
+            name = f"{side}.{_type_of(model)}"
+            components[name] = _message(_type_of(model), model, {"$ref": _REF.format(model=names[model])})
             channel["messages"][name] = {"$ref": f"#/components/messages/{name}"}
             references.append({"$ref": f"#/channels/stream/messages/{name}"})
         operations[f"{side}Frames"] = {
@@ -78,7 +78,7 @@ def _described() -> dict[str, Any]:
         }
 
     for topic, vocabulary, action in _TOPICS:
-        told = channels[topic.name] = {
+        topic_channel = channels[topic.name] = {
             "address": topic.name,
             "description": (
                 f"Kafka topic keyed by {topic.keyed_by}, {topic.partitions or PARTITIONS} partitions, {topic.cleanup}"
@@ -88,8 +88,8 @@ def _described() -> dict[str, Any]:
         }
         references = []
         for kind, model in vocabulary.types.items():
-            components[kind] = _message(kind, model, _event(kind, names[model], names[Envelope]))
-            told["messages"][kind] = {"$ref": f"#/components/messages/{kind}"}
+            components[kind] = _message(kind, model, _event_schema(kind, names[model], names[Envelope]))
+            topic_channel["messages"][kind] = {"$ref": f"#/components/messages/{kind}"}
             references.append({"$ref": f"#/channels/{topic.name}/messages/{kind}"})
         if action != "other":
             operations[topic.name] = {
@@ -103,7 +103,7 @@ def _described() -> dict[str, Any]:
         "info": {
             "title": "Holdfast",
             "version": "1.0.0",
-            "description": "Frames of the stream, and events on the topics. Operations are the edge's.",
+            "description": "Frames of the stream and messages on the topics. Operations are those of the edge.",
         },
         "defaultContentType": "application/json",
         "channels": channels,
@@ -113,29 +113,34 @@ def _described() -> dict[str, Any]:
 
 
 def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], str], dict[str, Any]]:
-    """The JSON schemas of models, and each model's name among them: two models of one name get longer ones."""
+    """Return each model's schema name and the schemas. Models that share a name get qualified names."""
     ordered = sorted(models, key=lambda model: (model.__module__, model.__qualname__))
-    found, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=_REF)
-    names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in found.items()}
+    references_by_model, definitions = models_json_schema(
+        [(model, "validation") for model in ordered], ref_template=_REF
+    )
+    names = {model: reference["$ref"].rpartition("/")[2] for (model, _), reference in references_by_model.items()}
     schemas = definitions["$defs"]
     for schema in schemas.values():
-        _without_discriminators(schema)
+        _remove_discriminators(schema)
     return names, schemas  # type: ignore[return-value]  # pydantic's keys are classes of models or dataclasses
 
 
-def _without_discriminators(place: Any) -> None:
-    """OpenAPI writes a discriminator as an object, AsyncAPI as a word; the constants of `type` say the same."""
-    if isinstance(place, dict):
-        if isinstance(place.get("discriminator"), dict):
-            del place["discriminator"]
-        for value in place.values():
-            _without_discriminators(value)
-    elif isinstance(place, list):
-        for value in place:
-            _without_discriminators(value)
+def _remove_discriminators(node: Any) -> None:
+    """Remove discriminators, which are objects in OpenAPI but strings in AsyncAPI.
+
+    The constants of the field `type` carry the same information.
+    """
+    if isinstance(node, dict):
+        if isinstance(node.get("discriminator"), dict):
+            del node["discriminator"]
+        for value in node.values():
+            _remove_discriminators(value)
+    elif isinstance(node, list):
+        for value in node:
+            _remove_discriminators(value)
 
 
-def _kind(model: type[BaseModel]) -> str:
+def _type_of(model: type[BaseModel]) -> str:
     return str(get_args(model.model_fields["type"].annotation)[0])
 
 
@@ -143,8 +148,8 @@ def _message(name: str, model: type[BaseModel], payload: Mapping[str, Any]) -> d
     return {"name": name, "title": name, "summary": (model.__doc__ or "").strip(), "payload": payload}
 
 
-def _event(kind: str, model: str, envelope: str) -> dict[str, Any]:
-    """A CloudEvent whose `data` is a message."""
+def _event_schema(kind: str, model: str, envelope: str) -> dict[str, Any]:
+    """Return the schema of a CloudEvent whose `data` is a message."""
     return {
         "allOf": [
             {"$ref": _REF.format(model=envelope)},

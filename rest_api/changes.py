@@ -1,8 +1,8 @@
-"""How a REST request becomes a request to a service, and its answer a response: claims, sending, waiting.
+"""Idempotent execution of HTTP commands: claim the key, send the request, wait for the answer.
 
-A request with an `Idempotency-Key` is claimed in the edge's own schema before it is sent, so that a second one finds
-it: answered (the same answer), open (409), or used for something else (422). The id on the topics is derived from the
-key, so even a claim that is taken over can't be carried out twice.
+A request with an `Idempotency-Key` is claimed in the edge's schema before it is sent, so that a repeat finds the claim:
+answered (the same answer is returned), open (409), or made for another content (422). The id on the topics is derived
+from the key, so even a claim that is taken over cannot be executed twice.
 """
 
 import asyncio
@@ -21,10 +21,11 @@ from infrastructure.ids import derived, uuid7
 from rest_api.edge import Edge
 from rest_api.gateway import RETRY_AFTER
 from rest_api.hub import Hub
+from rest_api.outbound import cart_request
 from rest_api.problems import Problem
-from rest_api.shopper import Publish
+from rest_api.protocol.effects import Publish
 from rest_api.store import AWAY, Claimed
-from rest_api.waiting import Answer
+from rest_api.websocket.in_flight import Answer, Registration
 
 log = logging.getLogger(__name__)
 
@@ -32,39 +33,39 @@ MAX_WAIT_SECONDS: Final = 30
 MAX_KEY_LENGTH: Final = 255
 ACCEPTED: Final = 202
 TAKE_OVER_SECONDS: Final = 10.0
-_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
 
 
 class Asked(Protocol):
-    """A request over HTTP that changes something: what is the same about all of them stands in `perform`."""
+    """A command over HTTP. `perform` executes it; the methods are the parts in which commands differ."""
 
     @property
     def fingerprint(self) -> str:
-        """The request in one normal form: two with one idempotency key are the same when these are."""
+        """The content in a normal form; two requests with one idempotency key are the same if it is equal."""
 
     @property
     def told_to(self) -> str:
-        """The user under whose key the answer comes back."""
+        """The user under whose key the answer arrives."""
 
     def name(self, key: str) -> str:
-        """The request's id on the topics, when `key` is its idempotency key."""
+        """Return the id on the topics of the request with this idempotency key."""
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Before it is sent for the first time: `Problem` when it is known that it can't be done."""
+        """Raise `Problem` if the request cannot succeed; called before it is sent for the first time."""
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """Send it; False when Kafka did not say in time that it has it."""
+        """Send the request; False if Kafka did not acknowledge it in time."""
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """The body of a 202, and where to look further."""
+        """Return the body of a 202 response, and its `Location`."""
 
     async def settled(self, edge: Edge, answer: Answer) -> bytes:
-        """The body of a 200; `Problem` when the answer is one."""
+        """Return the body of a 200 response, or raise the `Problem` that the answer stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a cart. `method` and `route` are the scope of its idempotency key."""
+    """A command to a cart. `method` and `route` are the scope of its idempotency key."""
 
     user_id: str
     verb: str
@@ -74,54 +75,54 @@ class Change:
 
     @property
     def fingerprint(self) -> str:
-        """The command itself."""
+        """The command as sorted JSON."""
         return orjson.dumps({"type": self.verb, **self.command}, option=orjson.OPT_SORT_KEYS).decode()
 
     @property
     def told_to(self) -> str:
-        """Whose cart it is."""
+        """The owner of the cart."""
         return self.user_id
 
     def name(self, key: str) -> str:
-        """Of the user's own ids, as those of their frames are."""
+        """Return an id among those of the user, as the ids of frames are."""
         return derived(self.method, self.route, key)
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Only inventory knows."""
+        """Check nothing: only inventory knows."""
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To the carts."""
+        """Send the command to the carts."""
         request = Publish(request_id, self.verb, {"user_id": self.user_id, **self.command})
-        return await edge.hub.publish(self.user_id, request)
+        return await edge.hub.send(cart_request(self.user_id, request))
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """The outcome can be read as soon as there is one."""
+        """Return the request id, and the route of its outcome."""
         return {"request_id": request_id}, f"/v1/cart/requests/{request_id}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - others read on
-        """The outcome's frame, a refusal included."""
+    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - other commands need it
+        """Return the frame of the outcome; a refusal is an outcome too."""
         return answer.frame
 
 
 async def read(hub: Hub, user_id: str, verb: str, data: dict[str, Any], *, seconds: float) -> cart.Response:
-    """Ask the carts something and return what they answer; `Problem` when they do not within `seconds`."""
+    """Send a read to the carts and return the answer; raise `Problem` if none arrives within `seconds`."""
     request_id = uuid7()
     with hub.wait(user_id, request_id) as answer:
         try:
             async with asyncio.timeout(seconds):
                 request = Publish(request_id, verb, {"user_id": user_id, "session": request_id, **data})
-                if not await hub.publish(user_id, request):
-                    raise Problem("unavailable", "carts are away", retry_after=RETRY_AFTER)
+                if not await hub.send(cart_request(user_id, request)):
+                    raise Problem("unavailable", "the cart service is unavailable", retry_after=RETRY_AFTER)
                 message = (await answer).message
-                assert isinstance(message, cart.Response)  # to a read of theirs, carts alone answer
+                assert isinstance(message, cart.Response)  # only carts answer their reads
                 return message
         except TimeoutError:
-            raise Problem("unavailable", "carts do not answer", retry_after=RETRY_AFTER) from None
+            raise Problem("unavailable", "the cart service does not answer", retry_after=RETRY_AFTER) from None
 
 
 async def perform(edge: Edge, user_id: str, asked: Asked, *, key: str | None, prefer: str | None) -> Response:
-    """Send what `user_id` asks and answer it: 202, or with `Prefer: wait` what became of it."""
-    seconds = _seconds(prefer)
+    """Execute a command of a user, and return 202, or with `Prefer: wait` the outcome."""
+    seconds = _wait_seconds(prefer)
     if key is None:
         request_id = uuid7()
         await asked.check(edge, request_id)
@@ -134,92 +135,99 @@ async def perform(edge: Edge, user_id: str, asked: Asked, *, key: str | None, pr
         if kept is not None:
             return kept
     except AWAY:
-        raise Problem("unavailable", "idempotency keys are away", retry_after=RETRY_AFTER) from None
+        raise Problem("unavailable", "idempotency keys are unavailable", retry_after=RETRY_AFTER) from None
     try:
         response = await send(edge, request_id, asked, seconds)
     except Problem:
-        await _keep(edge.store.release(user_id, request_id))
+        await _persist_best_effort(edge.store.release(user_id, request_id))
         raise
     crashpoint("edge.answered")
-    await _keep(edge.store.answer(user_id, request_id, response.status_code, bytes(response.body)))
+    await _persist_best_effort(edge.store.answer(user_id, request_id, response.status_code, bytes(response.body)))
     return response
 
 
 async def _claim(edge: Edge, user_id: str, request_id: str, asked: Asked, seconds: int | None) -> Response | None:
-    """None when the request is ours to send, else the answer that the first one got; `Problem` for 409 and 422."""
+    """Return `None` if the request is to be sent, or the answer of the first one; raise `Problem` for 409 and 422."""
     claimed = await edge.store.claim(user_id, request_id, asked.fingerprint)
     if claimed is None:
         crashpoint("edge.claimed")
         try:
             await asked.check(edge, request_id)
         except Problem:
-            await _keep(edge.store.release(user_id, request_id))
+            await _persist_best_effort(edge.store.release(user_id, request_id))
             raise
         return None
     if claimed.fingerprint != asked.fingerprint:
-        raise _reused("the first request with this key had another content")
+        raise _key_reused("the first request with this key had a different content")
     if claimed.status is not None:
-        # Who now waits for the outcome of what was only accepted then, gets it: the same request is sent again.
-        return None if claimed.status == ACCEPTED and seconds else _kept(claimed, request_id, asked, seconds)
+        # The first request was only accepted; to wait for its outcome now, the same request is sent again.
+        return None if claimed.status == ACCEPTED and seconds else _stored_response(claimed, request_id, asked, seconds)
     if claimed.seconds >= TAKE_OVER_SECONDS and await edge.store.take_over(user_id, request_id, TAKE_OVER_SECONDS):
         return None
     raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
 
 
 async def send(edge: Edge, request_id: str, asked: Asked, seconds: int | None) -> Response:
-    """Send a request under this id and answer it: 202, or with `seconds` to wait what became of it by then."""
+    """Send a command under this id, and return 202, or the outcome if it arrives within `seconds`."""
     hub = edge.hub
     if hub.fault:
-        raise Problem("unavailable", "nothing new is accepted now", retry_after=RETRY_AFTER)
-    shopper = hub.shopper(asked.told_to)
-    if not shopper.admits(request_id, shopper.seen_at):
-        raise Problem("rate-limited", f"{shopper.rules.unanswered} requests are unanswered", retry_after=1)
-    if not shopper.has_room(request_id, shopper.seen_at):
-        raise Problem("overloaded", "nothing was done: send it again", retry_after=1)
+        raise Problem("unavailable", "no new requests are accepted now", retry_after=RETRY_AFTER)
+    user = hub.shopper(asked.told_to)
+    match user.register(request_id, user.seen_at):
+        case Registration.TOO_MANY:
+            raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
+        case Registration.OVERLOADED:
+            raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
     with hub.wait(asked.told_to, request_id) if seconds else contextlib.nullcontext() as answer:
         if not await asked.send(edge, request_id):
-            shopper.settle(request_id)
-            raise Problem("unavailable", "perhaps accepted: send it again", retry_after=RETRY_AFTER)
+            user.settle(request_id)
+            raise Problem(
+                "unavailable", "it is unknown if the request was accepted; send it again", retry_after=RETRY_AFTER
+            )
         if answer is not None:
             done, _ = await asyncio.wait([answer], timeout=seconds)
             if done:
-                return await _outcome(edge, asked, answer.result(), _applied(seconds))
+                return await _outcome_response(edge, asked, answer.result(), _preference_applied(seconds))
     body, location = asked.accepted(request_id)
-    return Response(orjson.dumps(body), ACCEPTED, {"Location": location, **_applied(seconds)}, "application/json")
+    return Response(
+        orjson.dumps(body), ACCEPTED, {"Location": location, **_preference_applied(seconds)}, "application/json"
+    )
 
 
-async def _outcome(edge: Edge, asked: Asked, answer: Answer, headers: dict[str, str]) -> Response:
+async def _outcome_response(edge: Edge, asked: Asked, answer: Answer, headers: dict[str, str]) -> Response:
     if isinstance(answer.message, cart.Error):
         if answer.message.code == "id_reused":
-            raise _reused(answer.message.detail)
+            raise _key_reused(answer.message.detail)
         fault = {"pointer": f"/{answer.message.field}", "detail": answer.message.detail}
         raise Problem("invalid", answer.message.detail, errors=[fault])
     return Response(await asked.settled(edge, answer), 200, headers, "application/json")
 
 
-def _kept(claimed: Claimed, request_id: str, asked: Asked, seconds: int | None) -> Response:
-    headers = {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else _applied(seconds)
+def _stored_response(claimed: Claimed, request_id: str, asked: Asked, seconds: int | None) -> Response:
+    headers = (
+        {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else _preference_applied(seconds)
+    )
     return Response(claimed.answer, claimed.status or 200, headers, "application/json")
 
 
-def _applied(seconds: int | None) -> dict[str, str]:
+def _preference_applied(seconds: int | None) -> dict[str, str]:
     return {"Preference-Applied": f"wait={seconds}"} if seconds else {}
 
 
-def _reused(detail: str) -> Problem:
+def _key_reused(detail: str) -> Problem:
     fault = {"pointer": "/idempotency-key", "detail": detail}
     return Problem("idempotency-key-reused", detail, errors=[fault])
 
 
-async def _keep(work: Any) -> None:
-    """Write to a claim after the fact. When Postgres is away the claim stays open, and is taken over in time."""
+async def _persist_best_effort(work: Any) -> None:
+    """Update a claim after the fact. Without Postgres it stays open, and a later request takes it over."""
     try:
         await work
     except AWAY as error:
-        log.warning("a claim could not be kept: %r", error)
+        log.warning("a claim could not be updated: %r", error)
 
 
-def _seconds(prefer: str | None) -> int | None:
-    """How long an answer may wait for its outcome: `wait=N` of a `Prefer` header (RFC 7240), at most 30."""
-    match = _WAIT.search(prefer or "")
+def _wait_seconds(prefer: str | None) -> int | None:
+    """Return the seconds to wait for an outcome: `wait=N` of a `Prefer` header (RFC 7240), at most 30."""
+    match = _PREFER_WAIT.search(prefer or "")
     return min(int(match[1]), MAX_WAIT_SECONDS) or None if match else None

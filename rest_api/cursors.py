@@ -1,4 +1,4 @@
-"""Opaque cursors of lists: what the last entry of a page is ordered by, as text that clients send back unread."""
+"""Opaque pagination cursors: the sort values of a page's last entry, encoded as text."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -12,17 +12,20 @@ from rest_api.problems import Problem
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_MOST: Final = 2**52
-"""Of an instant in microseconds: far beyond any order, and a year that Python and Postgres know."""
+_MAX_INSTANT: Final = 2**52
+"""Upper bound of a time in microseconds: later than any order, and representable in Python and Postgres."""
 
 
 def sealed(*values: str | int) -> str:
-    """A cursor of these values."""
+    """Return a cursor that holds these values."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
 
 
 def opened(cursor: str) -> list[Any]:
-    """The values in a cursor; `Problem` when it is none. A text among them has no NUL, a number at most eight bytes."""
+    """Return the values of a cursor; raise `Problem` if it is malformed.
+
+    Strings contain no NUL and integers fit into eight bytes, so Postgres can store every value.
+    """
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
     except (ValueError, TypeError):
@@ -37,19 +40,19 @@ def _storable(value: object) -> bool:
 
 
 def instant(at: datetime) -> int:
-    """A time as a cursor holds it."""
+    """Return a time as microseconds since 1970, the form that cursors hold."""
     return (at - EPOCH) // _MICROSECOND
 
 
 def at_instant(value: int) -> datetime:
-    """The time in a cursor; `Problem` when there is no such time."""
-    if not 0 <= value < _MOST:
+    """Return the time that `instant` converted to `value`; raise `Problem` if it is out of range."""
+    if not 0 <= value < _MAX_INSTANT:
         raise Problem("bad-cursor")
     return EPOCH + value * _MICROSECOND
 
 
 def page(items: list[Any], after: str | None, request: Request) -> Response:
-    """A page of a list, with a link to the next one."""
+    """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`."""
     headers = {}
     if after is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]

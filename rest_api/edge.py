@@ -1,6 +1,5 @@
-"""The parts of the edge as the routes see them, and who is asking, with the limits that apply to them."""
+"""FastAPI dependencies: the parts of the edge, the authenticated user, and the rate limits."""
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,6 +8,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.requests import HTTPConnection
 
+from infrastructure import clock
 from infrastructure.tokens import Identity
 from rest_api.hub import Hub
 from rest_api.identity import COOKIE, SAFE, Identities
@@ -26,7 +26,7 @@ from rest_api.store import Store
 
 @dataclass(frozen=True)
 class Edge:
-    """Everything that a route may need; built once, in `__main__`."""
+    """The application state that routes use; built once, in `__main__`."""
 
     settings: EdgeSettings
     hub: Hub
@@ -42,12 +42,12 @@ class Edge:
 
 
 def of(request: Request) -> Edge:
-    """The edge that a request came to."""
+    """Return the application state of a request."""
     edge: Edge = request.app.state.edge
     return edge
 
 
-async def _edge(request: Request) -> Edge:
+async def _app_state(request: Request) -> Edge:
     return of(request)
 
 
@@ -57,14 +57,14 @@ _SCHEMES = (
 )
 
 
-_CHANGING = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
-"""Routes whose unsafe requests count as changes; the others hand out tokens and tickets."""
+_CHANGE_ROUTES = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
+"""Routes whose unsafe requests count as changes; the others issue tokens and tickets."""
 STAFF = frozenset({"admin", "support"})
-"""Who sees everybody's orders."""
+"""Roles that may see the orders of all users."""
 
 
 async def visitor(request: Request) -> Identity | None:
-    """Whoever asks, known or not; the limits are the user's, else the address's."""
+    """Authenticate a request, and count it against the user's limit, or without a user against the address's."""
     edge = of(request)
     try:
         identity = edge.identities.identify(request)
@@ -74,21 +74,21 @@ async def visitor(request: Request) -> Identity | None:
     if identity is None:
         edge.limiter.visitor(request)
         return None
-    changing = request.method not in SAFE and request.url.path.startswith(_CHANGING)
+    changing = request.method not in SAFE and request.url.path.startswith(_CHANGE_ROUTES)
     count(edge, request, identity.user_id, changing=changing)
     return identity
 
 
 def count(edge: Edge, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
-    """Count a request of a user; `Problem` when they have had too many."""
-    rules, shopper = edge.hub.rules, edge.hub.shopper(user_id)
-    allowance, size = (shopper.changes, rules.changes) if changing else (shopper.others, rules.others)
+    """Count a request against a user's limit; raise `Problem` if it is exceeded."""
+    rules, user = edge.hub.rules, edge.hub.shopper(user_id)
+    allowance, size = (user.change_allowance, rules.changes) if changing else (user.other_allowance, rules.others)
     if allowance is not None and size is not None:
-        limit(connection, allowance, size, time.time())
+        limit(connection, allowance, size, clock.now().timestamp())
 
 
 async def anybody(request: Request) -> Identity | None:
-    """Whoever asks for what is there for all. A cookie that does not count is none: its holder can't take it away."""
+    """Authenticate a request to a public route. An invalid cookie is ignored, because its holder cannot remove it."""
     if "authorization" in request.headers:
         return await visitor(request)
     try:
@@ -100,35 +100,35 @@ async def anybody(request: Request) -> Identity | None:
 
 
 async def newcomer(request: Request) -> Identity | None:
-    """Whoever asks to become a guest."""
+    """Authenticate a request for a guest token, from an allowed origin only."""
     of(request).identities.check_origin(request)
     return await anybody(request)
 
 
 async def shopper(request: Request) -> Identity:
-    """Whoever asks, who must be known."""
+    """Authenticate a request; raise `Problem` if it has no credentials."""
     identity = await visitor(request)
     if identity is None:
-        raise Problem("unauthenticated", "this needs a token; get one from POST /v1/guests")
+        raise Problem("unauthenticated", "no token; get one from POST /v1/guests")
     return identity
 
 
-def _with_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
+def _require_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
     async def holder(request: Request) -> Identity:
         identity = await shopper(request)
         if identity.roles.isdisjoint(roles):
-            raise Problem("forbidden", f"this needs the role {' or '.join(roles)}")
+            raise Problem("forbidden", f"the role {' or '.join(roles)} is required")
         return identity
 
     return holder
 
 
-Here = Annotated[Edge, Depends(_edge)]
+Here = Annotated[Edge, Depends(_app_state)]
 Newcomer = Annotated[Identity | None, Depends(newcomer)]
 Anybody = Annotated[Identity | None, Depends(anybody)]
 Known = Annotated[Identity, Depends(shopper)]
-Admin = Annotated[Identity, Depends(_with_role("admin"))]
-Staff = Annotated[Identity, Depends(_with_role(*sorted(STAFF)))]
-Service = Annotated[Identity, Depends(_with_role("service"))]
+Admin = Annotated[Identity, Depends(_require_role("admin"))]
+Staff = Annotated[Identity, Depends(_require_role(*sorted(STAFF)))]
+Service = Annotated[Identity, Depends(_require_role("service"))]
 SECURED = list(_SCHEMES)
-"""What a router declares so that the OpenAPI document says how to authenticate."""
+"""Dependencies of a router, so that the OpenAPI document says how to authenticate."""

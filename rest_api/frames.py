@@ -1,6 +1,6 @@
-"""How a server's frame is written: once, as bytes, for all the sockets that get it.
+"""Encodes the frames of the server: each once, as bytes, for all sockets that receive it.
 
-Nothing here is checked again: what comes from Kafka was checked when it was read, and the tests hold every frame
+Nothing is validated here: messages from Kafka were validated when they were read, and the tests check every frame
 against its model in `server_frames.py`.
 """
 
@@ -11,12 +11,10 @@ from typing import Any, Final
 import orjson
 
 from cart_service import messages as cart
-from infrastructure.envelope import rfc3339
+from infrastructure.envelope import Message, rfc3339
 from inventory_service import messages as inventory
+from order_service import messages as orders
 from rest_api.server_frames import ErrorCode
-
-COMMITTED_VERSION: Final = 2
-"""The event of an order's stream with which its stock is held for it."""
 
 Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired | cart.Order
 Stored = (
@@ -27,16 +25,18 @@ Stored = (
     | inventory.BadField
     | inventory.Committed
 )
-"""What the log may tell a shopper of a request; what else it keeps is of orders' and reservations' own steps."""
+"""The stored outcomes that a shopper may see. The others in the log belong to steps of orders and reservations."""
+_NOT_IN_FRAMES: Final = frozenset({"type", "user_id", "id", "session", "cart", "outcomes", "replayed"})
+"""Fields of a message that its frame lacks, or has in another place."""
 
 
 def moment(seconds: float) -> str:
-    """An instant of the Unix clock as the contract writes times."""
+    """Return a Unix time as the contract writes times."""
     return rfc3339(datetime.fromtimestamp(seconds, UTC))
 
 
 def welcome(user_id: str, session: str, now: float, ping: int, limits: Mapping[str, int | None]) -> bytes:
-    """The first frame of a socket."""
+    """Return the first frame of a socket."""
     return orjson.dumps(
         {
             "type": "welcome",
@@ -50,120 +50,94 @@ def welcome(user_id: str, session: str, now: float, ping: int, limits: Mapping[s
 
 
 def pending(request_id: str) -> bytes:
-    """Kafka has the request."""
+    """Return the frame that says that a request is accepted."""
     return orjson.dumps({"type": "pending", "id": request_id})
 
 
 def expiring(expires_at: float, version: int) -> bytes:
-    """Two minutes are left."""
+    """Return the warning that a cart is about to expire."""
     return orjson.dumps({"type": "expiring", "expires_at": moment(expires_at), "version": version})
 
 
 def stock(product: str, available: int, version: int) -> bytes:
-    """The stock of a watched product."""
+    """Return the stock of a watched product."""
     return orjson.dumps({"type": "stock", "product": product, "available": available, "version": version})
 
 
 def error(request_id: str | None, code: ErrorCode, detail: str, **more: str | int) -> bytes:
-    """A frame that was not accepted; `more` is `field`, `retry_after` or `trace_id`."""
+    """Return the error for a frame that was not accepted; `more` is `field`, `retry_after` or `trace_id`."""
     return orjson.dumps({"type": "error", "id": request_id, "code": code, "detail": detail, **more})
 
 
 def availability(message: cart.Availability) -> bytes:
-    """The answer to `check`."""
-    return orjson.dumps(
-        {"type": "availability", "id": message.id, "product": message.product, "available": message.available}
-    )
+    """Return the answer to `check`."""
+    return _pass_through(message, message.id)
 
 
 def resumed(message: cart.Resumed) -> bytes:
-    """The end of the answer to `resume`."""
-    return orjson.dumps({"type": "resumed", "id": message.id, "pending": message.pending, "unknown": message.unknown})
+    """Return the end of the answer to `resume`; its cart and its outcomes are frames of their own."""
+    return _pass_through(message, message.id)
 
 
 def outcome(message: Outcome | Stored, request_id: str | None = None, *, replayed: bool = False) -> bytes:
-    """An outcome as its frame. A stored one bears no id of its own, so `request_id` gives it."""
-    request_id = request_id or getattr(message, "id", None)
-    frame: dict[str, Any]
+    """Return an outcome as its frame. A stored one has no id of its own, so `request_id` gives it."""
     match message:
-        case cart.Held() | inventory.Held():
-            frame = {
-                "type": "held",
-                "id": request_id,
-                "product": message.product,
-                "quantity": message.quantity,
-                "line_quantity": message.line_quantity,
-                "expires_at": rfc3339(message.expires_at),
-                "version": message.version,
-            }
-        case cart.Refused() | inventory.Refused():
-            about = {} if message.product is None else {"product": message.product}
-            refused = {"reason": message.reason, "available": message.available}
-            frame = {"type": "refused", "id": request_id, **about, **refused}
-        case cart.Removed() | inventory.Removed():
-            about = {} if message.product is None else {"product": message.product}
-            frame = {"type": "removed", "id": request_id, **about, "version": message.version}
         case cart.Expired() | inventory.Expired():
-            frame = {
-                "type": "expired",
-                "lines": [{"product": line.product, "quantity": line.quantity} for line in message.lines],
-                "version": message.version,
-            }
-        case cart.Order():
-            return order(message, request_id)
+            return _pass_through(message, None, replayed=replayed)
         case inventory.Committed():
             frame = {
                 "type": "order",
                 "id": request_id,
                 "order_id": message.order_id,
                 "status": "committed",
-                "order_version": COMMITTED_VERSION,
+                "order_version": orders.COMMITTED_VERSION,
             }
+            return orjson.dumps({**frame, "replayed": True} if replayed else frame)
         case inventory.BadField():
             detail = "the request was accepted at a time that lies ahead of the clock"
             return error(request_id, "bad_field", detail, field=message.field)
-    if replayed or getattr(message, "replayed", False):
-        frame["replayed"] = True
-    return orjson.dumps(frame)
-
-
-def again(frame: bytes) -> bytes:
-    """A frame with the mark of what is told again."""
-    return frame[:-1] + b',"replayed":true}'
-
-
-def order(message: cart.Order, request_id: str | None = None) -> bytes:
-    """An order that moved."""
-    frame = {
-        "type": "order",
-        "id": request_id or message.id,
-        "order_id": message.order_id,
-        "status": message.status,
-        "order_version": message.order_version,
-    }
-    if message.reason is not None:
-        frame["reason"] = message.reason
-    if message.replayed:
-        frame["replayed"] = True
-    return orjson.dumps(frame)
+        case inventory.Refused():
+            return _pass_through(message.model_copy(update={"order_id": None}), request_id, replayed=replayed)
+        case inventory.Held() | inventory.Removed():
+            return _pass_through(message, request_id, replayed=replayed)
+    return _pass_through(message, request_id or message.id, replayed=replayed)
 
 
 def notice(message: cart.Notice) -> bytes:
-    """Something for the shopper to read."""
-    frame = {
-        "type": "notice",
-        "notice_id": message.notice_id,
-        "template": message.template,
-        "title": message.title,
-        "body": message.body,
+    """Return a notice for the shopper to read."""
+    return _pass_through(message, None)
+
+
+def _pass_through(message: cart.Response | Stored, request_id: str | None, *, replayed: bool = False) -> bytes:
+    """Return a message as its frame: its type, the id, and its fields as they are.
+
+    The carts build the data of a response to be the frame, so a field that they add reaches the sockets by itself.
+    Fields without a value are left out, but for `available`, whose null says that the product is unknown.
+    """
+    kind = message.TYPE.rpartition(".")[2] if isinstance(message, Message) else message.type
+    frame: dict[str, Any] = {"type": kind} if request_id is None else {"type": kind, "id": request_id}
+    frame |= {
+        name: value
+        for name, value in vars(message).items()
+        if name not in _NOT_IN_FRAMES and (value is not None or name == "available")
     }
-    if message.cause is not None:
-        frame["cause"] = message.cause
-    return orjson.dumps(frame)
+    if replayed or getattr(message, "replayed", False):
+        frame["replayed"] = True
+    return orjson.dumps(frame, default=_json_default, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def _json_default(value: object) -> object:
+    """Return a field's value as JSON knows it."""
+    return rfc3339(value) if isinstance(value, datetime) else vars(value)
+
+
+def again(frame: bytes) -> bytes:
+    """Return a frame with the mark `replayed`."""
+    return frame[:-1] + b',"replayed":true}'
 
 
 def cart_body(user_id: str, view: cart.CartView, names: Mapping[str, str], currency: str) -> dict[str, Any]:
-    """A cart as `GET /v1/cart` shows it; a product that the catalogue does not name goes by its code."""
+    """Return a cart as `GET /v1/cart` shows it; a product without a name in the catalogue has its code as name."""
     return {
         "user_id": user_id,
         "version": view.version,
@@ -195,6 +169,6 @@ def _pending(request: cart.PendingRequest) -> dict[str, Any]:
 
 
 def cart_frame(body: Mapping[str, Any], request_id: str | None = None) -> bytes:
-    """The body of a cart as a frame, with the id of who asked, if somebody did."""
+    """Return the body of a cart as a frame, with the id of the request that it answers, if it answers one."""
     asked = {} if request_id is None else {"id": request_id}
     return orjson.dumps({"type": "cart", **asked, **body})

@@ -1,7 +1,8 @@
-"""The edge's two lines to Kafka: requests out with the broker's acknowledgement, and every response in.
+"""The edge's two connections to Kafka: requests out with acknowledgement, and all responses in.
 
-While the broker is away nothing new is accepted; a look at it each second tells when it is back. What it took without
-saying so is still sent when it is (the producer is idempotent), so "unavailable" means "perhaps", never "no".
+While the broker is unavailable no request is accepted; a probe per second finds out when it is back. Records that were
+handed to the producer before are still sent then (the producer is idempotent), so "unavailable" means "perhaps", never
+"no".
 """
 
 import asyncio
@@ -27,16 +28,16 @@ log = logging.getLogger(__name__)
 ACK_SECONDS: Final = 3.0
 PROBE_SECONDS: Final = 1.0
 RETRY_AFTER: Final = 2
-"""Seconds that a client is asked to wait while the broker is away."""
+"""Seconds after which clients are told to retry while the broker is unavailable."""
 
 Done = Callable[[bool], None]
-"""Called exactly once: True when Kafka has the record, False when it did not say so in time."""
+"""Called exactly once: with True if Kafka acknowledged the record, with False if it did not in time."""
 Records = list[ConsumerRecord]
 Handle = Callable[[Records], Awaitable[None]]
 
 
 class Gateway:
-    """The producer of every request of the edge, and the groupless consumer of `cart.responses`."""
+    """The producer of all requests of the edge, and the consumer (without a group) of `cart.responses`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -44,12 +45,15 @@ class Gateway:
         self._unacknowledged: OrderedDict[int, tuple[float, Done]] = OrderedDict()
         self._sent = 0
         self._answers = False
+        """The broker answered the last probe, or acknowledged a record since."""
         self._stuck = False
+        """A send failed or timed out, so the producer is to be replaced."""
         self._closed = False
-        """The producer is gone, and no other has come to Kafka yet."""
+        """The producer is closed, and no other has connected yet."""
         self._positioned = False
-        self._next: dict[TopicPartition, int] = {}
-        """Where to read on in cart.responses."""
+        """The consumer knows where it reads from, so no later response is missed."""
+        self._next_offsets: dict[TopicPartition, int] = {}
+        """The offset of the next record to read, by partition of `cart.responses`."""
         self._tasks: list[asyncio.Task[None]] = []
         self._handle: Handle
         self._producer: AIOKafkaProducer
@@ -57,15 +61,15 @@ class Gateway:
 
     @property
     def fault(self) -> str | None:
-        """Why nothing new is accepted; None when all is well."""
+        """The reason for which no request is accepted; `None` while requests are accepted."""
         if not self._positioned:
             return "the positions in cart.responses are not known yet"
         return None if self._answers and not self._closed else "Kafka does not answer"
 
     async def start(self, handle: Handle) -> None:
-        """Connect, and return when `handle` will be given every later response. The topics exist.
+        """Connect; on return `handle` will be called with every later response. The topics must exist.
 
-        Once it has begun, to begin again changes nothing; when it fails, nothing of it is left.
+        A second call does nothing. A failed call leaves nothing behind, and may be repeated. Call `stop` in the end.
         """
         if self._positioned:
             return
@@ -76,7 +80,9 @@ class Gateway:
             await self._disconnect()
             raise
         self._positioned = self._answers = True
-        self._tasks = [asyncio.create_task(_keep(loop)) for loop in (self._read, self._expire, self._probe)]
+        self._tasks = [
+            asyncio.create_task(_run_forever(loop)) for loop in (self._read, self._time_out_sends, self._probe)
+        ]
 
     async def _connect(self) -> None:
         self._producer, self._consumer = self._new_producer(), self._new_consumer()
@@ -84,7 +90,7 @@ class Gateway:
         await self._consumer.start()
         self._consumer.assign(partitions(self._settings, RESPONSES))
         await self._consumer.seek_to_end()
-        self._next = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
+        self._next_offsets = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -109,7 +115,7 @@ class Gateway:
         )
 
     async def stop(self) -> None:
-        """Send what is under way, then disconnect."""
+        """Flush the producer, then disconnect."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,13 +123,13 @@ class Gateway:
 
     async def _disconnect(self) -> None:
         if hasattr(self, "_producer"):
-            await _stop(self._producer)
+            await _close_producer(self._producer)
             await hang_up(self._consumer)
 
     async def publish(self, event: Envelope, done: Done, topic: Topic = REQUESTS) -> None:
-        """Send a request, to the carts or elsewhere.
+        """Send a request, by default to the carts.
 
-        `done` is told what became of it within three seconds, or at once when the broker is away.
+        `done` is called with the result within three seconds, or at once if the broker is unavailable.
         """
         if self.fault:
             done(False)  # noqa: FBT003 - the broker's no
@@ -134,7 +140,7 @@ class Gateway:
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 name = self._settings.topic(topic)
-                # It is cached; aiokafka would compute it each time.
+                # Cached; aiokafka would compute it each time.
                 place = partition_of(event.key, self._settings.partitions_of(topic))
                 future = await self._producer.send(
                     name, event.encode(), key=event.key, partition=place, headers=self._headers
@@ -142,23 +148,23 @@ class Gateway:
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
             self._stuck = True
-            self._finish(number, acknowledged=False)
+            self._complete(number, acknowledged=False)
             return
         future.add_done_callback(lambda sent: self._acknowledge(number, sent))
 
     def _acknowledge(self, number: int, sent: "asyncio.Future[object]") -> None:
         if sent.cancelled() or sent.exception() is not None:
             self._stuck = True
-            self._finish(number, acknowledged=False)
+            self._complete(number, acknowledged=False)
         else:
             crashpoint("edge.sent")
             self._answers = True
-            self._finish(number, acknowledged=True)
+            self._complete(number, acknowledged=True)
 
-    def _finish(self, number: int, *, acknowledged: bool) -> None:
+    def _complete(self, number: int, *, acknowledged: bool) -> None:
         waiting = self._unacknowledged.pop(number, None)
         if waiting is None:
-            return  # the three seconds were over before
+            return  # it timed out before
         if not acknowledged:
             metrics.EDGE_UNACKNOWLEDGED.inc()
         waiting[1](acknowledged)
@@ -166,39 +172,40 @@ class Gateway:
     # ---- loops ------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Hand on what comes; begun again, from behind what was handed on last."""
+        """Pass records to the handler; after a failure continue behind the last record that was passed."""
         self._seek()
         while True:
             polled = await self._consumer.getmany(timeout_ms=1_000)
             if not polled:
-                await self._hearing()
+                await self._ensure_consumer_alive()
             for place, records in polled.items():
-                self._next[place] = records[-1].offset + 1  # before: what cannot be handled must not come for ever
+                # Before the handler: a record that cannot be handled must not come again.
+                self._next_offsets[place] = records[-1].offset + 1
                 await self._handle(records)
 
     def _seek(self) -> None:
-        for place, offset in self._next.items():
+        for place, offset in self._next_offsets.items():
             self._consumer.seek(place, offset)
 
-    async def _hearing(self) -> None:
-        """Begin with a new consumer where the old one was, if that hears nothing any more: all would wait in vain."""
+    async def _ensure_consumer_alive(self) -> None:
+        """Replace the consumer if its fetcher crashed, since no response would arrive; continue at its offsets."""
         try:
             check_reading(self._consumer)
         except ConsumerDiedError:
-            log.exception("the consumer of cart.responses has died, and another takes its place")
+            log.exception("the consumer of cart.responses crashed and is replaced")
             consumer = self._new_consumer()
             try:
                 await consumer.start()
             except BaseException:
                 await hang_up(consumer)
                 raise
-            consumer.assign(list(self._next))
+            consumer.assign(list(self._next_offsets))
             dead, self._consumer = self._consumer, consumer
             self._seek()
             await hang_up(dead)
 
-    async def _expire(self) -> None:
-        """Give up what has waited three seconds; the order of sending is the order of the deadlines."""
+    async def _time_out_sends(self) -> None:
+        """Time out records without an acknowledgement; the order of sending is the order of the deadlines."""
         while True:
             await asyncio.sleep(0.1)
             now = time.monotonic()
@@ -208,77 +215,80 @@ class Gateway:
                     break
                 self._answers = False
                 self._stuck = True
-                self._finish(number, acknowledged=False)
+                self._complete(number, acknowledged=False)
 
     async def _probe(self) -> None:
-        """Ask the broker for its metadata each second: it may be away while nobody sends, and back while nobody may."""
+        """Request the broker's metadata once per second, because sends alone show neither a failure nor a recovery.
+
+        Without traffic nobody sends, and while the broker is unavailable nobody may.
+        """
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            found = await self._renewed() if self._closed else await self._found()
+            found = await self._recreate_producer() if self._closed else await self._broker_reachable()
             if found and self._stuck:
-                found = await self._renewed()
+                found = await self._recreate_producer()
             if found and not self._answers:
                 log.info("Kafka answers again")
             elif self._answers and not found:
                 log.warning("Kafka does not answer")
             self._answers = found
 
-    async def _found(self) -> bool:
+    async def _broker_reachable(self) -> bool:
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 return bool(await self._producer.client.force_metadata_update())
         except (KafkaError, TimeoutError):
             return False
 
-    async def _renewed(self) -> bool:
-        """Begin with a new producer: the broker is there, and yet the old one did not bring its records to it.
+    async def _recreate_producer(self) -> bool:
+        """Replace the producer: the broker answers, but records of the old producer did not reach it.
 
-        A producer whose sender has died, or whose numbers the broker does not take, never recovers by itself. The old
-        one gets time to send what it has, and only then does anything new go out, so that no order is turned around.
-        False when the broker is gone again: the old one is closed by then and learns nothing any more, so the next look
-        is another new one.
+        A producer whose sender task crashed, or whose sequence numbers the broker rejects, never recovers by itself.
+        The old one gets time to flush before the new one sends, so that the order of records is kept. Return False if
+        the broker is unavailable again: the old producer is closed by then and gets no metadata, so the next probe
+        creates another new one.
         """
         self._closed = True
-        await _stop(self._producer)
+        await _close_producer(self._producer)
         producer = self._new_producer()
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 await producer.start()
         except (KafkaError, TimeoutError):
-            await _stop(producer)
+            await _close_producer(producer)
             return False
         except BaseException:
-            await _stop(producer)
+            await _close_producer(producer)
             raise
         self._producer = producer
         self._closed = self._stuck = False
-        log.info("a new producer sends")
+        log.info("the producer was replaced")
         return True
 
 
-async def _keep(loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop for ever, whatever it raises."""
+async def _run_forever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop indefinitely, whatever it raises."""
     while True:
         try:
             await loop()
         except KafkaError as error:
             log.warning("Kafka: %r", error)
         except Exception:
-            log.exception("a loop of the gateway failed and begins again")
+            log.exception("a loop of the gateway failed and is restarted")
         await asyncio.sleep(0.5)
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
-    """Send what it has, as far as that can be done in two seconds, and disconnect."""
+async def _close_producer(producer: AIOKafkaProducer) -> None:
+    """Flush a producer for two seconds at most, and disconnect it."""
     try:
         await asyncio.wait_for(producer.stop(), STOP_SECONDS)
     except (KafkaError, TimeoutError):
-        # It would go on sending behind its successor's back.
+        # Otherwise it would go on sending while its successor sends.
         await producer._sender.close()  # noqa: SLF001 - `stop` is the public way, and it did not end
         await producer.client.close()
 
 
 def partitions(settings: Settings, topic: Topic) -> list[TopicPartition]:
-    """Return every partition of `topic`; their number never changes."""
+    """Return all partitions of `topic`. Their number never changes."""
     name = settings.topic(topic)
     return [TopicPartition(name, number) for number in range(settings.partitions_of(topic))]

@@ -1,56 +1,61 @@
-"""Who is here: brings what Kafka answers to the shopper's sockets, and to the REST requests that wait for it."""
+"""The open sockets of an edge: executes what sessions ask for, and routes Kafka's responses to sockets and REST."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
 from cart_service import messages as cart
-from infrastructure import metrics
-from infrastructure.envelope import Envelope, Undecodable
+from infrastructure import clock, metrics
+from infrastructure.envelope import Envelope
 from infrastructure.topics import Topic
 from rest_api import frames
 from rest_api.admission import Admission
 from rest_api.gateway import RETRY_AFTER, Gateway, Records
+from rest_api.kafka.records import decode_record
 from rest_api.model import Session
 from rest_api.outbound import cart_request
 from rest_api.outlet import Outlet
-from rest_api.shopper import Close, Publish, Rules, Shopper, StartWatching, StopWatching
+from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
+from rest_api.shopper import Rules, Shopper
 from rest_api.ticker import Ticker
 from rest_api.told import Told
-from rest_api.waiting import Answer, Waiting
+from rest_api.websocket.in_flight import Answer, InFlight
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 1.0
 NEWS_SECONDS: Final = 30.0
-"""What happened longer ago is news only to who waits for it here: by then it was told, and comes from a replay."""
+"""A response older than this is marked `replayed`, unless a request here waits for it: it was sent before."""
 
 Names = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+"""Returns the names of products, as far as they are known."""
 Refuses = Callable[[str], Awaitable[bool]]
-"""Whether no order may be begun now, given the id that it would have: one that is there already goes on."""
+"""Returns True if new orders are refused (payment provider down). An order id that already exists is exempt."""
 
 
 async def refuses_none(_: str) -> bool:
-    """Every order may be begun."""
+    """Accept every order."""
     return False
 
 
 @dataclass(slots=True)
 class Seat:
-    """A socket that is here: its session and its way out."""
+    """An open socket: its session and its send queue."""
 
     session: Session
     outlet: Outlet
 
 
 class Hub:
-    """The shoppers of this edge, by user id."""
+    """The users and sockets of this edge.
 
-    def __init__(
+    `do` is the only interpreter of effects, `_send` the only way to a socket, `send` and `do` the only ways to Kafka.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that the hub joins
         self,
         gateway: Gateway,
         *,
@@ -59,6 +64,7 @@ class Hub:
         rules: Rules,
         ticker: Ticker,
         refuses: Refuses = refuses_none,
+        admission: Admission | None = None,
     ) -> None:
         self.names = names
         self.refuses = refuses
@@ -66,235 +72,226 @@ class Hub:
         self.rules = rules
         self.ticker = ticker
         self.gateway = gateway
-        self.admission = Admission(None)
-        self._shoppers: dict[str, Shopper] = {}
-        self._seats: dict[str, Seat] = {}
-        self._waiting = Waiting()
-        self._told = Told()
+        self.in_flight = InFlight(admission)
+        self._users: dict[str, Shopper] = {}
+        self._connections: dict[str, Seat] = {}
+        """Open sockets by session id."""
+        self._recent_frames = Told()
 
     @property
     def fault(self) -> str | None:
-        """Why nothing new is accepted; None when all is well."""
+        """The reason for which no new request is accepted; `None` while requests are accepted."""
         return self.gateway.fault
 
-    # ---- shoppers and sockets ---------------------------------------------------------------------------------------
+    # ---- users and sockets ------------------------------------------------------------------------------------------
 
     def shopper(self, user_id: str) -> Shopper:
-        """What the sockets and requests of a user share; made when first asked for."""
-        shopper = self._shoppers.get(user_id)
-        if shopper is None:
-            shopper = self._shoppers[user_id] = Shopper(user_id, self.rules, time.time(), self.admission)
-        shopper.seen_at = time.time()
-        return shopper
+        """Return the state that the sockets and requests of a user share, created on first use."""
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = Shopper(user_id, self.rules, clock.now().timestamp(), self.in_flight)
+        user.seen_at = clock.now().timestamp()
+        return user
 
     async def enter(self, session: Session, outlet: Outlet) -> None:
-        """A socket is open."""
-        seat = self._seats[session.id] = Seat(session, outlet)
+        """Add an open socket and greet it. Call `leave` when the socket is gone, on every path."""
+        self._connections[session.id] = Seat(session, outlet)
         metrics.EDGE_SOCKETS.inc()
-        await self.do(seat.session, seat.outlet, session.open(time.time()))
+        await self.do(session, session.open(clock.now().timestamp()))
 
     def leave(self, session: Session) -> None:
-        """A socket is gone."""
-        seat = self._seats.pop(session.id, None)
-        if seat is not None:
+        """Remove a socket that is gone."""
+        connection = self._connections.pop(session.id, None)
+        if connection is not None:
             metrics.EDGE_SOCKETS.dec()
-            self.ticker.stop(seat.outlet, None)
+            self.ticker.stop(connection.outlet, None)
             session.close()
 
-    async def do(self, session: Session, outlet: Outlet, effects: Iterable[object]) -> None:
-        """Carry out what a session says, in its order."""
+    async def do(self, session: Session, effects: Iterable[Effect]) -> None:
+        """Execute the effects of a session in order. For a socket that is gone only requests are sent."""
         for effect in effects:
+            connection = self._connections.get(session.id)
             match effect:
-                case bytes():
-                    outlet.put(effect.decode())
                 case Publish():
-                    await self._send(session, outlet, effect)
-                case Close():
-                    outlet.close(effect)
-                case StartWatching():
-                    self.ticker.start(outlet, effect.products)
-                case StopWatching():
-                    self.ticker.stop(outlet, effect.products)
+                    await self._publish(session, effect)
+                case bytes():
+                    self._send(session.id, [effect])
+                case Close() if connection:
+                    connection.outlet.close(effect)
+                case StartWatching() if connection:
+                    self.ticker.start(connection.outlet, effect.products)
+                case StopWatching() if connection:
+                    self.ticker.stop(connection.outlet, effect.products)
 
-    async def _send(self, session: Session, outlet: Outlet, request: Publish) -> None:
+    async def _publish(self, session: Session, request: Publish) -> None:
         def done(acknowledged: bool) -> None:  # noqa: FBT001 - the broker's yes or no
             if acknowledged:
-                effects = session.acknowledged(request.request_id)
+                to_send = session.acknowledged(request.request_id)
             else:
-                effects = session.unacknowledged(request.request_id, RETRY_AFTER)
-            self._put(outlet, effects)
+                to_send = session.unacknowledged(request.request_id, RETRY_AFTER)
+            self._send(session.id, to_send)
 
+        user_id = session.user.user_id
         if request.verb == "checkout" and await self.refuses(request.data["order_id"]):
-            session.shopper.settle(request.request_id)
-            refused = cart.Refused(user_id=session.shopper.user_id, id=request.request_id, reason="payment_unavailable")
-            self._put(outlet, session.outcome(request.request_id, frames.outcome(refused)))
+            refused = cart.Refused(user_id=user_id, id=request.request_id, reason="payment_unavailable")
+            self._send(session.id, session.outcome(request.request_id, frames.outcome(refused)))
+            self.in_flight.detach(user_id, request.request_id, session.id)
             return
-        await self.gateway.publish(cart_request(session.shopper.user_id, request), done)
+        await self.gateway.publish(cart_request(user_id, request), done)
 
-    def _put(self, outlet: Outlet, effects: Iterable[object]) -> None:
-        for effect in effects:
-            if isinstance(effect, bytes):
-                outlet.put(effect.decode())
-            elif isinstance(effect, Close):
-                outlet.close(effect)
+    def _send(self, session_id: str, to_send: Iterable[bytes]) -> None:
+        """Send frames to a socket, unless it is gone."""
+        connection = self._connections.get(session_id)
+        if connection is not None:
+            for frame in to_send:
+                connection.outlet.put(frame.decode())
+
+    def _broadcast(self, user: Shopper, frame: bytes) -> None:
+        for session_id in user.sessions:
+            self._send(session_id, [frame])
 
     # ---- REST requests ----------------------------------------------------------------------------------------------
 
     def wait(self, user_id: str, request_id: str) -> "AbstractContextManager[asyncio.Future[Answer]]":
-        """A future for the answer to a request, to be entered before the request is sent."""
+        """Return a context with a future for the answer to a request. Enter it before the request is sent."""
         self.shopper(user_id)
-        return self._waiting.wait(user_id, request_id)
+        return self.in_flight.wait(user_id, request_id, asyncio.get_running_loop().create_future())
 
-    async def publish(self, user_id: str, request: Publish) -> bool:
-        """Send a request to the carts that no socket asked for; False when Kafka did not say in time that it has it."""
-        return await self.send(cart_request(user_id, request), cart.REQUESTS)
-
-    async def send(self, event: Envelope, topic: Topic) -> bool:
-        """Send a request to any service; False when Kafka did not say in time that it has it."""
+    async def send(self, event: Envelope, topic: Topic = cart.REQUESTS) -> bool:
+        """Send a request to a service; False if Kafka did not acknowledge it in time."""
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self.gateway.publish(
             event, lambda acknowledged: None if sent.done() else sent.set_result(acknowledged), topic
         )
         return await sent
 
-    # ---- what Kafka answers -----------------------------------------------------------------------------------------
+    # ---- responses --------------------------------------------------------------------------------------------------
 
     async def handle(self, records: Records) -> None:
-        """Bring the responses of one poll to those who are here; what is for others is not even read."""
+        """Route the responses of one poll to their users. Responses to users who are not here are not even decoded."""
         messages: list[tuple[Shopper, cart.Response, bool]] = []
-        horizon = time.time() - NEWS_SECONDS
+        horizon = clock.now().timestamp() - NEWS_SECONDS
         for record in records:
-            shopper = self._shoppers.get(record.key.decode(errors="replace")) if record.key else None
-            if shopper is None:
+            user = self._users.get(record.key.decode(errors="replace")) if record.key else None
+            if user is None:
                 continue
-            try:
-                event = Envelope.decode(record.key, record.value)
-                messages.append((shopper, cart.RESPONSE_VOCABULARY.parse(event), event.time.timestamp() < horizon))
-            except Undecodable as error:
-                metrics.IGNORED.labels(record.topic).inc()
-                log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
+            decoded = decode_record(record, cart.RESPONSE_VOCABULARY)
+            if decoded is not None:
+                event, message = decoded
+                messages.append((user, message, event.time.timestamp() < horizon))
         views = [message.cart for _, message, _ in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
         codes = {line.product for view in views for line in view.lines}
         names = await self.names(codes) if codes else {}
-        for shopper, message, old in messages:
+        for user, message, old in messages:
             try:
-                self._deliver(shopper, message, names, old=old)
-            except Exception:  # whatever one response holds, the next one is somebody else's
+                self._dispatch_response(user, message, names, old=old)
+            except Exception:  # the next response belongs to another user
                 log.exception("a response could not be delivered")
 
-    def _deliver(self, shopper: Shopper, message: cart.Response, names: Mapping[str, str], *, old: bool) -> None:
+    def _dispatch_response(self, user: Shopper, message: cart.Response, names: Mapping[str, str], *, old: bool) -> None:
         match message:
             case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
-                self._outcome(shopper, message, old=old)
+                self._send_outcome(user, message, old=old)
             case cart.Snapshot():
-                shopper.note(message.cart)
-                self._snapshot(shopper, message, names, old=old or message.replayed)
+                user.note(message.cart)
+                self._send_snapshot(user, message, names, old=old or message.replayed)
             case cart.Availability():
-                self._answer(shopper, message.session, message.id, message, [frames.availability(message)])
+                self._answer_read(user, message.session, message.id, message, [frames.availability(message)])
             case cart.Resumed():
-                shopper.note(message.cart)
-                self._resumed(shopper, message, names)
+                user.note(message.cart)
+                self._send_resumed(user, message, names)
             case cart.Error():
-                shopper.settle(message.id)
-                for session in list(shopper.sessions.values()):
-                    self._put(self._seats[session.id].outlet, session.rejected(message))
-                self._resolve(shopper, message.id, Answer(message))
+                for session in self._open_sessions(user):
+                    self._send(session.id, session.rejected(message))
+                self.in_flight.settle(user.user_id, message.id, Answer(message))
             case cart.OrderRefused() | cart.Reservation():
-                shopper.settle(message.id)
-                self._resolve(shopper, message.id, Answer(message))
+                self.in_flight.settle(user.user_id, message.id, Answer(message))
             case cart.Notice():
-                self._tell_all(shopper, self._marked(shopper, frames.notice(message), old=old))
+                self._broadcast(user, self._mark_if_repeated(user, frames.notice(message), old=old))
 
-    def _marked(self, shopper: Shopper, frame: bytes, *, old: bool) -> bytes:
-        """A frame for all of a shopper's sockets; with its mark when it is `old`, or was told before."""
-        told = self._told.before(shopper.user_id, frame, time.time())
-        return frames.again(frame) if old or told else frame
+    def _open_sessions(self, user: Shopper) -> list[Session]:
+        return [self._connections[session_id].session for session_id in user.sessions]
 
-    def _tell_all(self, shopper: Shopper, frame: bytes) -> None:
-        text = frame.decode()
-        for session in shopper.sessions.values():
-            self._seats[session.id].outlet.put(text)
+    def _mark_if_repeated(self, user: Shopper, frame: bytes, *, old: bool) -> bytes:
+        """Return a frame for all sockets of a user, marked `replayed` if it is `old` or was sent before."""
+        is_repeat = self._recent_frames.before(user.user_id, frame, clock.now().timestamp())
+        return frames.again(frame) if old or is_repeat else frame
 
-    def _outcome(self, shopper: Shopper, message: frames.Outcome, *, old: bool) -> None:
+    def _send_outcome(self, user: Shopper, message: frames.Outcome, *, old: bool) -> None:
         frame = frames.outcome(message)
-        shopper.note(message)
+        user.note(message)
         request_id = None if isinstance(message, cart.Expired) else message.id
+        since = None if request_id is None else self.in_flight.accepted_at(user.user_id, request_id)
         if not message.replayed:
-            frame = self._marked(shopper, frame, old=old and request_id not in shopper.unanswered)
+            frame = self._mark_if_repeated(user, frame, old=old and since is None)
+        if since is not None:
+            metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, clock.now().timestamp() - since))
+        for session in self._open_sessions(user):
+            self._send(session.id, session.outcome(request_id, frame))
         if request_id is not None:
-            since = shopper.unanswered.get(request_id)
-            if since is not None:
-                metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, time.time() - since))
-            shopper.settle(request_id)
-            self._resolve(shopper, request_id, Answer(message, frame))
-        text = frame.decode()
-        for session in shopper.sessions.values():
-            outlet = self._seats[session.id].outlet
-            for effect in session.outcome(request_id, frame):
-                if isinstance(effect, bytes):
-                    outlet.put(text if effect is frame else effect.decode())
+            self.in_flight.settle(user.user_id, request_id, Answer(message, frame))
 
-    def _snapshot(self, shopper: Shopper, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
-        body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
+    def _send_snapshot(self, user: Shopper, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
+        body = frames.cart_body(user.user_id, message.cart, names, self.currency)
         if message.session is None:
-            self._tell_all(shopper, self._marked(shopper, frames.cart_frame(body), old=old))
+            self._broadcast(user, self._mark_if_repeated(user, frames.cart_frame(body), old=old))
             return
         request_id = message.id or ""
-        session = shopper.sessions.get(message.session)
-        if session is not None and request_id == f"{session.id}/end":
-            self._answer(shopper, session.id, request_id, message, [])
-            self._warn(shopper)
+        connection = self._connection(user, message.session)
+        if connection is not None and request_id == f"{message.session}/end":
+            self._answer_read(user, message.session, request_id, message, [])
+            self._warn_of_expiry(user)
             return
-        shown = session.client_id(request_id) if session else request_id
-        self._answer(shopper, message.session, request_id, message, [frames.cart_frame(body, shown)])
+        shown = connection.session.client_id(request_id) if connection else request_id
+        self._answer_read(user, message.session, request_id, message, [frames.cart_frame(body, shown)])
 
-    def _resumed(self, shopper: Shopper, message: cart.Resumed, names: Mapping[str, str]) -> None:
-        session = shopper.sessions.get(message.session)
-        if session is not None:
-            session.resolved(message)
-        body = frames.cart_body(shopper.user_id, message.cart, names, self.currency)
+    def _send_resumed(self, user: Shopper, message: cart.Resumed, names: Mapping[str, str]) -> None:
+        connection = self._connection(user, message.session)
+        if connection is not None:
+            connection.session.resolved(message)
+        body = frames.cart_body(user.user_id, message.cart, names, self.currency)
         outcomes = [
             frames.outcome(stored.outcome, stored.id, replayed=True)
             for stored in message.outcomes
             if isinstance(stored.outcome, frames.Stored)
         ]
-        told = [frames.cart_frame(body, message.id), *outcomes, frames.resumed(message)]
-        self._answer(shopper, message.session, message.id, message, told)
+        to_send = [frames.cart_frame(body, message.id), *outcomes, frames.resumed(message)]
+        self._answer_read(user, message.session, message.id, message, to_send)
 
-    def _answer(
-        self, shopper: Shopper, session_id: str, request_id: str, message: cart.Response, told: list[bytes]
+    def _connection(self, user: Shopper, session_id: str) -> Seat | None:
+        """Return the socket with this session id, if it is one of this user's."""
+        return self._connections[session_id] if session_id in user.sessions else None
+
+    def _answer_read(
+        self, user: Shopper, session_id: str, request_id: str, message: cart.Response, to_send: list[bytes]
     ) -> None:
-        """Answer a read: to the one session that asked, or to the REST request that did."""
-        session = shopper.sessions.get(session_id)
-        if session is not None:
-            self._put(self._seats[session_id].outlet, session.answered(request_id, told))
-        self._resolve(shopper, request_id, Answer(message, told[0] if told else b""))
+        """Answer a read: to the session that sent it, or to the REST request that did."""
+        connection = self._connection(user, session_id)
+        if connection is not None:
+            self._send(session_id, connection.session.answered(request_id, to_send))
+        self.in_flight.resolve(user.user_id, request_id, Answer(message, to_send[0] if to_send else b""))
 
     def answer(self, user_id: str, request_id: str, answer: Answer) -> None:
-        """An answer that came another way than by the carts' responses, to whoever waits for it here."""
-        self._waiting.resolve(user_id, request_id, answer)
+        """Give a REST request an answer that did not come from `cart.responses`."""
+        self.in_flight.resolve(user_id, request_id, answer)
 
-    def _resolve(self, shopper: Shopper, request_id: str, answer: Answer) -> None:
-        self._waiting.resolve(shopper.user_id, request_id, answer)
-
-    def _warn(self, shopper: Shopper) -> None:
-        frame = shopper.warning(time.time())
+    def _warn_of_expiry(self, user: Shopper) -> None:
+        frame = user.warning(clock.now().timestamp())
         if frame is not None:
-            self._tell_all(shopper, frame)
+            self._broadcast(user, frame)
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
-        """Once a second: what is due in the sessions, carts that near their end, shoppers that are long gone."""
+        """Run indefinitely: once per second wake due sessions, warn of carts about to expire, and drop idle users."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = time.time()
-            for seat in [seat for seat in self._seats.values() if seat.session.due <= now]:
-                await self.do(seat.session, seat.outlet, seat.session.tick(now))
-            for shopper in [shopper for shopper in self._shoppers.values() if shopper.nears_its_end(now)]:
-                session = next(iter(shopper.sessions.values()))
-                await self.do(session, self._seats[session.id].outlet, session.look_at_end(now))
-            waited_for = self._waiting.users()
-            for user_id, shopper in list(self._shoppers.items()):
-                if shopper.idle(now) and user_id not in waited_for:
-                    del self._shoppers[user_id]
+            now = clock.now().timestamp()
+            for session in [each.session for each in self._connections.values() if each.session.due <= now]:
+                await self.do(session, session.tick(now))
+            for user in [user for user in self._users.values() if user.nears_its_end(now)]:
+                for session in self._open_sessions(user)[:1]:  # none if the last socket left while another was served
+                    await self.do(session, session.look_at_end(now))
+            for user_id, user in list(self._users.items()):
+                if user.idle(now):
+                    del self._users[user_id]

@@ -1,4 +1,4 @@
-"""The one place where the edge finds out who is asking: by bearer token, session cookie, or ticket for a socket."""
+"""Authentication by bearer token, session cookie, or WebSocket ticket. No other module of the edge verifies any."""
 
 import logging
 import re
@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.requests import HTTPConnection
 
+from infrastructure import clock
 from infrastructure.ids import uuid7
 from infrastructure.tokens import ExpiredToken, Identity, InvalidToken, issue, verify
 from rest_api.problems import Problem
@@ -25,7 +26,7 @@ _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class Identities:
-    """Tokens and tickets of this shop."""
+    """Issues and verifies tokens and tickets."""
 
     def __init__(self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str]) -> None:
         self.origins = origins
@@ -38,38 +39,37 @@ class Identities:
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
     def guest(self, user_id: str | None = None) -> tuple[str, str, datetime]:
-        """The user id, the token and its end for a new guest, or afresh for one who is known."""
+        """Issue a token for a new guest, or for `user_id`; return the user id, the token and its expiry time."""
         user_id = user_id or uuid7()
         lifetime = timedelta(hours=self._settings.guest_token_hours)
-        token, expires_at = issue(
-            self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=datetime.now(UTC)
-        )
+        token, expires_at = issue(self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=clock.now())
         return user_id, token, expires_at
 
     def identify(self, connection: HTTPConnection) -> Identity | None:
-        """Who sent a request or opens a socket; None when it shows nothing. Raises `Problem` for what is not valid.
+        """Authenticate a request or WebSocket handshake; return `None` if it has no credentials.
 
-        A cookie speaks only from an allowed page: a browser sends it along with whatever any page asks it to.
+        Raise `Problem` if the credentials are invalid. A cookie is accepted only from an allowed page, because a
+        browser attaches it to requests of any page.
         """
         bearer = connection.headers.get("authorization")
         if bearer is not None:
             scheme, _, token = bearer.partition(" ")
             if scheme.lower() != "bearer":
-                raise Problem("unauthenticated", "only bearer tokens are known here")
+                raise Problem("unauthenticated", "unsupported authorization scheme; use Bearer")
             return self._verify(token.strip())
         cookie = connection.cookies.get(COOKIE)
         if not cookie:
             return None
-        method = connection.scope.get("method", "")  # none: a WebSocket
+        method = connection.scope.get("method", "")  # a WebSocket handshake has no method
         if method not in SAFE and not self._from_allowed_page(connection, socket=not method):
-            raise Problem("bad-origin", "a cookie counts only with an allowed Origin")
+            raise Problem("bad-origin", "the session cookie is accepted only from an allowed Origin")
         return self._verify(cookie)
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Refuse what comes with an Origin that is not allowed, whatever its credentials."""
+        """Raise `Problem` if an `Origin` header is not allowed, regardless of credentials."""
         origins = connection.headers.getlist("origin")
         if any(origin not in self.origins for origin in origins):
-            raise Problem("bad-origin", "this origin may not use this shop")
+            raise Problem("bad-origin", "this origin is not allowed")
 
     def _from_allowed_page(self, connection: HTTPConnection, *, socket: bool) -> bool:
         origins = connection.headers.getlist("origin")
@@ -79,17 +79,17 @@ class Identities:
 
     def _verify(self, token: str) -> Identity:
         try:
-            return verify(self._secret, token, now=datetime.now(UTC), previous=self._previous)
+            return verify(self._secret, token, now=clock.now(), previous=self._previous)
         except ExpiredToken:
             raise Problem("token-expired", "the token has expired") from None
         except InvalidToken as error:
-            log.info("a token was refused: %s", error)
+            log.info("token rejected: %s", error)
             raise Problem("unauthenticated", "the token is not valid") from None
 
     # ---- tickets ----------------------------------------------------------------------------------------------------
 
     async def ticket(self, identity: Identity) -> str:
-        """A ticket that opens one socket for `identity` within 30 seconds. `Problem` when Redis is away."""
+        """Issue a ticket that opens one socket for `identity` within 30 seconds; raise `Problem` if Redis is down."""
         ticket = secrets.token_urlsafe(32)
         holder = {
             "user_id": identity.user_id,
@@ -100,20 +100,23 @@ class Identities:
         try:
             await self._redis.set(self._key(ticket), orjson.dumps(holder), ex=TICKET_SECONDS)
         except (RedisError, OSError, TimeoutError):
-            raise Problem("unavailable", "tickets are away", retry_after=2) from None
+            raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
         return ticket
 
     async def redeem(self, ticket: str) -> Identity:
-        """Whom a ticket was given to; it is used up. `Problem` when it is not, or no longer, one."""
+        """Consume a ticket and return its identity; raise `Problem` if it is malformed, used, expired or unknown."""
         if not _TICKET.fullmatch(ticket):
-            raise Problem("unauthenticated", "not a ticket")
+            raise Problem("unauthenticated", "malformed ticket; get one from POST /v1/ws-tickets")
         try:
-            held = await self._redis.getdel(self._key(ticket))
+            stored = await self._redis.getdel(self._key(ticket))
         except (RedisError, OSError, TimeoutError):
-            raise Problem("unavailable", "tickets are away", retry_after=2) from None
-        if held is None:
-            raise Problem("token-expired", "the ticket is used, older than 30 s, or never was one")
-        holder = orjson.loads(held)
+            raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
+        if stored is None:
+            raise Problem(
+                "token-expired",
+                "the ticket is used, older than 30 s, or unknown; get a new one from POST /v1/ws-tickets",
+            )
+        holder = orjson.loads(stored)
         return Identity(
             holder["user_id"],
             frozenset(holder["roles"]),

@@ -1,33 +1,36 @@
-"""How much one user or one address may ask for: token buckets, with the time passed in."""
+"""Token buckets that limit requests per user or address. The time is passed in."""
 
 import math
 from enum import IntEnum
 from typing import Final
 
 WINDOW: Final = 60.0
-"""Seconds; every limit of the contract is one a minute."""
+"""Seconds. Every limit of the contract is per minute."""
 
 
 class Verdict(IntEnum):
-    """What a limit says to a request."""
+    """The result of taking a request from an allowance."""
 
     GRANTED = 0
+    """The request is within the limit."""
     REFUSED = 1
+    """The request exceeds the limit."""
     EXHAUSTED = 2
+    """The request exceeds twice the limit: the connection is to be closed."""
 
 
 class Bucket:
-    """Holds up to `size` tokens and gains `size` of them in a minute; each request takes one."""
+    """A token bucket: holds up to `size` tokens and gains `size` per minute; each request takes one."""
 
-    __slots__ = ("at", "level", "size")
+    __slots__ = ("level", "size", "updated_at")
 
     def __init__(self, size: float, now: float) -> None:
         self.size = size
         self.level = size
-        self.at = now
+        self.updated_at = now
 
     def take(self, now: float) -> bool:
-        """Take a token; False when there is none."""
+        """Take a token; return False if there is none."""
         self._fill(now)
         if self.level < 1:
             return False
@@ -35,17 +38,20 @@ class Bucket:
         return True
 
     def wait(self) -> float:
-        """Seconds from the last `take` until there is a token again."""
+        """Return the seconds from the last `take` until the next token."""
         return max(0.0, 1 - self.level) * WINDOW / self.size
 
     def _fill(self, now: float) -> None:
-        # A clock that was set back gives nothing and takes nothing.
-        self.level = min(self.size, self.level + max(0.0, now - self.at) * self.size / WINDOW)
-        self.at = now
+        # If the clock is set back, the level neither rises nor falls.
+        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW)
+        self.updated_at = now
 
 
 class Allowance:
-    """A limit and its double: past the first a request is refused, past the second the patience is over."""
+    """A soft limit and a hard limit of twice its size, taken from together.
+
+    Beyond the soft limit requests are refused; beyond the hard limit the client is to be disconnected.
+    """
 
     __slots__ = ("hard", "soft")
 
@@ -54,7 +60,7 @@ class Allowance:
         self.hard = Bucket(2 * size, now)
 
     def take(self, now: float) -> Verdict:
-        """What becomes of one more request."""
+        """Count one request against both limits and return the result."""
         within_hard = self.hard.take(now)
         if self.soft.take(now):
             return Verdict.GRANTED
@@ -62,10 +68,10 @@ class Allowance:
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds until one more request is granted, at least 1."""
+        """Whole seconds until the next request is granted, at least 1."""
         return max(1, math.ceil(self.soft.wait()))
 
     @property
     def remaining(self) -> int:
-        """How many more requests are granted right now."""
+        """Number of requests that would be granted right now."""
         return int(self.soft.level)

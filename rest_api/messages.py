@@ -1,12 +1,13 @@
-"""The public language of the edge, as it hears it: what a client may say on `GET /v1/stream`, and what makes an order.
+"""The client frames of `GET /v1/stream`, and the content of an order.
 
-A client's frame is checked against these models; what the server says stands in `server_frames.py`.
+Frames of clients are validated against these models. The frames of the server are in `server_frames.py`.
 """
 
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from infrastructure.ids import derived
 from inventory_service.messages import (
     MAX_LINES,
     MAX_LOOKUP_IDS,
@@ -26,19 +27,19 @@ MAX_WATCHED: Final = 100
 PING_SECONDS: Final = 20
 
 MAX_AMOUNT: Final = 2**53 - 1
-"""Of money and versions that a client names: what every JSON reader takes for a whole number."""
+"""Upper bound of amounts and versions from clients: the largest integer that every JSON parser reads exactly."""
 
 # ---- orders ---------------------------------------------------------------------------------------------------------
 
 
 class Total(Money):
-    """Money that a client names."""
+    """An amount of money given by a client."""
 
     amount: Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 
 
 class Expected(BaseModel):
-    """What the shopper saw: another total is refused."""
+    """The total that the shopper saw; an order with another total is refused."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -46,7 +47,7 @@ class Expected(BaseModel):
 
 
 class Wanted(BaseModel):
-    """An order: of the cart at `version`, or of `items` without a cart; over HTTP and over the socket."""
+    """The content of an order, over HTTP and WebSocket: the cart at `version`, or `items` without a cart."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -62,31 +63,36 @@ class Wanted(BaseModel):
     @classmethod
     def _each_product_once(cls, items: tuple[Item, ...] | None) -> tuple[Item, ...] | None:
         if items is not None and len({item.product for item in items}) < len(items):
-            raise ValueError("names a product twice")
+            raise ValueError("a product is named twice")
         return items
 
     @field_validator("version")
     @classmethod
-    def _of_a_cart_or_of_items(cls, version: int | None, info: ValidationInfo) -> int | None:
+    def _version_or_items(cls, version: int | None, info: ValidationInfo) -> int | None:
         if "items" in info.data and (version is None) == (info.data["items"] is None):
-            raise ValueError("an order is of the cart at a version, or of items; not of both")
+            raise ValueError("give either `version`, to order the cart, or `items`, not both")
         return version
 
     def command(self) -> dict[str, Any]:
-        """What the carts are asked, beside whose it is."""
+        """Return the data of the request to the carts, without the user."""
         return self.model_dump(mode="json", include=set(Wanted.model_fields), exclude_none=True)
+
+
+def order_id(user_id: str, request_id: str) -> str:
+    """Return the id of the order that a checkout makes. It is derived, so the same request makes the same order."""
+    return derived(user_id, request_id, "order")
 
 
 # ---- client frames --------------------------------------------------------------------------------------------------
 
 
 class ClientFrame(BaseModel):
-    """What every frame of a client has: its own `id`, the idempotency key from end to end, and a `type`."""
+    """The fields of every client frame: `type`, and an `id` that is the idempotency key from end to end."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     CHANGES: ClassVar[bool] = False
-    """Whether the frame may change the cart; such frames have a limit of their own."""
+    """True if the frame may change the cart; such frames have a rate limit of their own."""
 
     id: Printable
     traceparent: Annotated[str, Field(max_length=256)] | None = None
@@ -102,7 +108,7 @@ class Add(ClientFrame):
 
 
 class Set(ClientFrame):
-    """Make the line of a product exactly `quantity`; 0 takes it away."""
+    """Set the line of a product to exactly `quantity`; 0 removes it."""
 
     CHANGES: ClassVar[bool] = True
     type: Literal["set"]
@@ -111,7 +117,7 @@ class Set(ClientFrame):
 
 
 class Remove(ClientFrame):
-    """Take a product out of the cart; never refused."""
+    """Remove a product from the cart; never refused."""
 
     CHANGES: ClassVar[bool] = True
     type: Literal["remove"]
@@ -126,7 +132,7 @@ class Clear(ClientFrame):
 
 
 class Checkout(ClientFrame, Wanted):
-    """Make an order of the cart as it was at `version`, or of `items`; told by `order` as it moves, or refused."""
+    """Order the cart as it was at `version`, or `items`; answered by `order` frames as it moves, or `refused`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -135,14 +141,14 @@ class Checkout(ClientFrame, Wanted):
 
 
 class Check(ClientFrame):
-    """Ask inventory how much of a product is available, in order with the shopper's own requests."""
+    """Read how much of a product is available, in order with the shopper's own requests."""
 
     type: Literal["check"]
     product: Printable
 
 
 class ReadCart(ClientFrame):
-    """Ask for the cart."""
+    """Read the cart."""
 
     type: Literal["cart"]
 
@@ -152,21 +158,21 @@ _Products = Annotated[tuple[Printable, ...], Field(min_length=1, max_length=MAX_
 
 
 class Watch(ClientFrame):
-    """Be told the stock of some products, or with no `products` of all, now and as it changes."""
+    """Receive the stock of some products, or without `products` of all, now and whenever it changes."""
 
     type: Literal["watch"]
     products: _Products | None = None
 
 
 class Unwatch(ClientFrame):
-    """Be told no more of some products, or with no `products` of any."""
+    """Stop receiving the stock of some products, or without `products` of any."""
 
     type: Literal["unwatch"]
     products: _Products | None = None
 
 
 class Resume(ClientFrame):
-    """Come back after a cut: the version that was shown, and the ids that had no outcome yet."""
+    """Resume after a disconnect: the last version seen, and the ids of requests without an outcome."""
 
     type: Literal["resume"]
     version: Annotated[int, Field(ge=0)]

@@ -1,8 +1,8 @@
-"""A shopper's socket without the socket: frames in; frames, requests and closes out. No clock, no input or output.
+"""The sans-I/O session of one socket: frames in; frames, requests and closes out. No clock, no I/O.
 
-A `Session` is one socket and a `Shopper` is what the sockets of one user share. Every method returns the effects, in
-order: `bytes` is a frame to send, the others are the small classes of `shopper.py`. The shell (`stream.py`, `hub.py`)
-does what they say. `now` is always in seconds of the Unix clock.
+A `Session` is one socket, and a `Shopper` is the state that the sockets of one user share. Methods return effects, in
+order: `bytes` is a frame to send, the others are the classes of `protocol/effects.py`. After calling a method you must
+carry out its effects; `Hub.do` does. `now` is always in seconds of the Unix clock.
 """
 
 from typing import Any, Final
@@ -25,47 +25,48 @@ from rest_api.messages import (
     Resume,
     Unwatch,
     Watch,
+    order_id,
 )
-from rest_api.outbound import order_id
-from rest_api.shopper import Close, Effect, Publish, Shopper, StartWatching, StopWatching
+from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
+from rest_api.shopper import Shopper
+from rest_api.websocket.in_flight import Registration
 
 TOKEN_LEEWAY_SECONDS: Final = 30.0
 OWN_READ_SECONDS: Final = 5.0
-"""After this long without an answer the session asks again for the cart that it shows by itself."""
+"""After this long without an answer the session retries a read that it made by itself."""
 READ_SECONDS: Final = 10.0
-"""After this long without an answer a client's read is answered `unavailable`."""
-OVERLOADED: Final = "more work than the shop can do right now; nothing was done: send the same frame again"
-MAX_AWAITED: Final = 256
+"""After this long without an answer the read of a client is answered with `unavailable`."""
+OVERLOADED: Final = "the shop is overloaded and nothing was done; send the same frame again"
 MAX_RESUMES: Final = 5
-"""How many `resume` of a user may wait for their answers beyond the limit of unanswered requests."""
+"""Number of `resume` frames of a user that may be unanswered beyond the limit of unanswered requests."""
 
 MAX_ID_LENGTH: Final = 64
-_ANOTHERS: Final = ("user_id", "cart_id")
+_OWNER_FIELDS: Final = ("user_id", "cart_id")
 
 
 class Session:
-    """One socket of a shopper."""
+    """The state of one socket."""
 
-    __slots__ = ("_awaited", "_ping", "_reads", "_watched", "closes_at", "id", "shopper")
+    __slots__ = ("_in_flight", "_ping", "_watched", "closes_at", "id", "user")
 
-    def __init__(self, session_id: str, shopper: Shopper, *, expires_at: float, ping: int = PING_SECONDS) -> None:
-        """`expires_at` is the token's; the socket is closed when that and the leeway are over."""
+    def __init__(self, session_id: str, user: Shopper, *, expires_at: float, ping: int = PING_SECONDS) -> None:
+        """`expires_at` is the expiry of the token; the socket is closed once that and the leeway have passed."""
         self._ping = ping
         self.id = session_id
-        self.shopper = shopper
+        self.user = user
         self.closes_at = expires_at + TOKEN_LEEWAY_SECONDS
-        self._awaited: dict[str, bool] = {}  # changes this socket asked for -> whether it saw `pending`
-        self._reads: dict[str, float] = {}  # reads this socket asked for -> until when it waits
+        self._in_flight = user.in_flight
         self._watched: set[str] = set()
 
     @property
     def due(self) -> float:
-        """When `tick` next has something to do."""
-        return min(self.closes_at, *self._reads.values()) if self._reads else self.closes_at
+        """The time at which `tick` next has something to do."""
+        deadline = self._in_flight.next_deadline(self.id)
+        return self.closes_at if deadline is None else min(self.closes_at, deadline)
 
     def open(self, now: float) -> list[Effect]:
-        """The socket is open: `welcome` at once, and the cart by itself."""
-        rules = self.shopper.rules
+        """Begin: return `welcome` and a read of the cart. Call it once, before any other method."""
+        rules = self.user.limits
         limits = {
             "changes": rules.changes,
             "others": rules.others,
@@ -74,22 +75,21 @@ class Session:
             "watched": MAX_WATCHED,
             "frame_bytes": MAX_FRAME_BYTES,
         }
-        self.shopper.sessions[self.id] = self
+        self.user.sessions[self.id] = None
         return [
-            frames.welcome(self.shopper.user_id, self.id, now, self._ping, limits),
-            self._own_read("cart", now),
+            frames.welcome(self.user.user_id, self.id, now, self._ping, limits),
+            self._start_own_read("cart", now),
         ]
 
     def close(self) -> None:
-        """The socket is gone."""
-        self.shopper.sessions.pop(self.id, None)
-        for request_id in self._reads:
-            self.shopper.settle(self._read_key(request_id))
+        """End: the socket is gone. Call it once, on every path; sends under way may still report afterwards."""
+        self.user.sessions.pop(self.id, None)
+        self._in_flight.close(self.user.user_id, self.id)
 
     # ---- frames in --------------------------------------------------------------------------------------------------
 
     def receive(self, text: str, now: float) -> list[Effect]:
-        """A text frame came."""
+        """Handle a text frame of the client."""
         try:
             frame = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -98,62 +98,66 @@ class Session:
         request_id = _readable_id(fields)
         kind = fields.get("type")
         model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
-        refusal = self._rate(request_id, now, changes=model is not None and model.CHANGES)
+        refusal = self._check_rate(request_id, now, changes=model is not None and model.CHANGES)
         if refusal:
             return refusal
-        asked = self._read_frame(request_id, model, fields)
-        return [asked] if isinstance(asked, bytes) else self._act(asked, now)
+        asked = self._parse(request_id, model, fields)
+        return [asked] if isinstance(asked, bytes) else self._execute(asked, now)
 
-    def _read_frame(self, request_id: str | None, model: type[Client] | None, fields: dict[str, Any]) -> Client | bytes:
-        """What the client asks for, or the error that tells what is wrong with its frame."""
+    def _parse(self, request_id: str | None, model: type[Client] | None, fields: dict[str, Any]) -> Client | bytes:
+        """Return the request in a frame, or the error frame that says what is wrong with it."""
         if request_id is None and fields.get("id") is None:
-            return frames.error(None, "missing_id", "a frame is a JSON object with an id of its own")
-        if request_id is None or self._is_own(request_id):
+            return frames.error(None, "missing_id", "a frame is a JSON object with an `id`")
+        if request_id is None or self._is_own_read(request_id):
             return frames.error(None, "bad_id", "an id is a string of 1 to 64 printable ASCII characters")
         if model is None:
             return frames.error(request_id, "unknown_type", f"type is one of {', '.join(CLIENT_FRAMES)}")
-        if any(name in fields and fields[name] != self.shopper.user_id for name in _ANOTHERS):
-            return frames.error(request_id, "forbidden", "a frame acts on the cart of its own shopper alone")
+        if any(name in fields and fields[name] != self.user.user_id for name in _OWNER_FIELDS):
+            return frames.error(request_id, "forbidden", "a frame acts on the cart of its own user only")
         try:
             return model.model_validate(fields)
         except ValidationError as error:
-            return _fault(request_id, error)
+            return _validation_error(request_id, error)
 
-    def _rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
-        self.shopper.seen_at = now
-        allowance = self.shopper.changes if changes else self.shopper.others
+    def _check_rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
+        self.user.seen_at = now
+        allowance = self.user.change_allowance if changes else self.user.other_allowance
         verdict = Verdict.GRANTED if allowance is None else allowance.take(now)
         if allowance is None or verdict is Verdict.GRANTED:
             return []
         wait = allowance.retry_after
-        told = frames.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
-        return [told] if verdict is Verdict.REFUSED else [told, Close(4429, f"retry_after={wait}")]
+        refusal = frames.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
+        return [refusal] if verdict is Verdict.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
 
-    def _act(self, asked: Client, now: float) -> list[Effect]:
+    def _execute(self, asked: Client, now: float) -> list[Effect]:
         match asked:
             case Watch():
-                return self._watch(asked)
+                return self._start_watching(asked)
             case Unwatch():
                 self._watched = self._watched.difference(asked.products) if asked.products else set()
                 return [StopWatching(asked.products)]
-            case Checkout() if not self.shopper.rules.knows(asked.payment.token):
-                return [frames.error(asked.id, "bad_field", "no such means of payment", field="payment.token")]
-        key = asked.id if asked.CHANGES else self._read_key(asked.id)
-        # Who comes back with as much unanswered as may be must be able to ask what became of it.
-        spare = MAX_RESUMES if isinstance(asked, Resume) else 0
-        if not self.shopper.admits(key, now, spare=spare):
-            return [frames.error(asked.id, "too_many", f"{self.shopper.rules.unanswered} requests are unanswered")]
-        if not isinstance(asked, Resume) and not self.shopper.has_room(key, now):
-            return [frames.error(asked.id, "unavailable", OVERLOADED, retry_after=RETRY_AFTER)]
-        verb, data = _request(self.shopper.user_id, asked)
-        if asked.CHANGES:
-            self._await(asked.id)
-        else:
+            case Checkout() if not self.user.limits.knows(asked.payment.token):
+                return [frames.error(asked.id, "bad_field", "unknown payment token", field="payment.token")]
+        resumes = isinstance(asked, Resume)
+        match self.user.register(
+            asked.id,
+            now,
+            session=self.id,
+            read_until=None if asked.CHANGES else now + READ_SECONDS,
+            # A client that reconnects at its limit must still be able to `resume`.
+            spare=MAX_RESUMES if resumes else 0,
+            is_guarded=not resumes,
+        ):
+            case Registration.TOO_MANY:
+                return [frames.error(asked.id, "too_many", f"{self.user.limits.unanswered} requests are unanswered")]
+            case Registration.OVERLOADED:
+                return [frames.error(asked.id, "unavailable", OVERLOADED, retry_after=RETRY_AFTER)]
+        verb, data = _cart_command(self.user.user_id, asked)
+        if not asked.CHANGES:
             data["session"] = self.id
-            self._reads[asked.id] = now + READ_SECONDS
-        return [Publish(asked.id, verb, {"user_id": self.shopper.user_id, **data}, asked.traceparent)]
+        return [Publish(asked.id, verb, {"user_id": self.user.user_id, **data}, asked.traceparent)]
 
-    def _watch(self, asked: Watch) -> list[Effect]:
+    def _start_watching(self, asked: Watch) -> list[Effect]:
         if asked.products is None:
             return [StartWatching(None)]
         watched = self._watched.union(asked.products)
@@ -163,101 +167,86 @@ class Session:
         self._watched = watched
         return [StartWatching(asked.products)]
 
-    def _await(self, request_id: str) -> None:
-        self._awaited[request_id] = False
-        if len(self._awaited) > MAX_AWAITED:  # only with many sends that were answered `unavailable`
-            del self._awaited[next(iter(self._awaited))]
+    # ---- acknowledgements --------------------------------------------------------------------------------------------
 
-    # ---- what became of a send --------------------------------------------------------------------------------------
+    def acknowledged(self, request_id: str) -> list[bytes]:
+        """Handle the acknowledgement of Kafka: return `pending`, unless the outcome came first."""
+        return [frames.pending(request_id)] if self._take_pending(request_id) else []
 
-    def acknowledged(self, request_id: str) -> list[Effect]:
-        """Kafka has the request: `pending`, unless its outcome came first."""
-        if self._awaited.get(request_id, True):
+    def unacknowledged(self, request_id: str, retry_after: int) -> list[bytes]:
+        """Handle a send that Kafka did not acknowledge in time; the request may or may not be there."""
+        user_id = self.user.user_id
+        if self._in_flight.is_awaited(user_id, request_id, self.id):
+            self._in_flight.release(user_id, request_id)
+        elif not self._in_flight.settle_read(user_id, request_id, self.id):
             return []
-        self._awaited[request_id] = True
-        return [frames.pending(request_id)]
-
-    def unacknowledged(self, request_id: str, retry_after: int) -> list[Effect]:
-        """Kafka did not say in time that it has the request, so it may have it or not."""
-        if request_id in self._awaited:
-            self.shopper.settle(request_id)
-        elif self._reads.pop(request_id, None) is not None:
-            self.shopper.settle(self._read_key(request_id))
-            if self._is_own(request_id):
-                self._reads[request_id] = 0.0  # asked again at the next tick
-                return []
-        else:
+        elif self._is_own_read(request_id):
+            self._in_flight.register_own_read(user_id, request_id, self.id, 0.0)  # retried at the next tick
             return []
         return [_unavailable(request_id, retry_after)]
 
+    def _take_pending(self, request_id: str) -> bool:
+        """Return True, once, if this socket sent the change and was not sent `pending` for it."""
+        return self._in_flight.acknowledge(self.user.user_id, request_id, self.id)
+
     # ---- answers ----------------------------------------------------------------------------------------------------
 
-    def outcome(self, request_id: str | None, frame: bytes) -> list[Effect]:
-        """An outcome of this shopper, whoever asked; where this socket did, its `pending` comes first."""
-        if request_id is not None and not self._awaited.pop(request_id, True):
+    def outcome(self, request_id: str | None, frame: bytes) -> list[bytes]:
+        """Return the frames for an outcome of this user; on the socket that sent the request `pending` comes first."""
+        if request_id is not None and self._take_pending(request_id):
             return [frames.pending(request_id), frame]
         return [frame]
 
-    def rejected(self, message: cart.Error) -> list[Effect]:
-        """The request can't be decided; only the socket that asked is told."""
-        asked = self._awaited.pop(message.id, None) is not None
-        if self._reads.pop(message.id, None) is not None:
-            self.shopper.settle(self._read_key(message.id))
-            asked = True
+    def rejected(self, message: cart.Error) -> list[bytes]:
+        """Return the error for a request that cannot be decided, if this socket sent it."""
+        user_id = self.user.user_id
+        asked = self._in_flight.settle_read(user_id, message.id, self.id)
+        asked |= self._in_flight.is_awaited(user_id, message.id, self.id)
         more = {"field": message.field} if message.field else {}
         return [frames.error(message.id, message.code, message.detail, **more)] if asked else []
 
-    def answered(self, request_id: str, answer: list[bytes]) -> list[Effect]:
-        """The answer to a read of this socket; nothing when it no longer waits for one."""
-        if self._reads.pop(request_id, None) is None:
-            return []
-        self.shopper.settle(self._read_key(request_id))
-        return list(answer)
+    def answered(self, request_id: str, answer: list[bytes]) -> list[bytes]:
+        """Return the frames that answer a read of this socket; none if it no longer waits for the answer."""
+        return list(answer) if self._in_flight.settle_read(self.user.user_id, request_id, self.id) else []
 
     def client_id(self, request_id: str) -> str | None:
-        """The id that the client knows a read by: none for those that the session makes by itself."""
-        return None if self._is_own(request_id) else request_id
+        """Return the id by which the client knows a read; `None` for a read that the session made by itself."""
+        return None if self._is_own_read(request_id) else request_id
 
     def resolved(self, message: cart.Resumed) -> None:
-        """The answer to `resume` says what became of these ids; none of them is waited for as if it were new."""
+        """Stop waiting for the requests whose outcome the answer to `resume` gives, or which it calls unknown."""
         for request_id in (*(stored.id for stored in message.outcomes), *message.unknown):
-            self._awaited.pop(request_id, None)
-            self.shopper.settle(request_id)
+            self._in_flight.detach(self.user.user_id, request_id, self.id)
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed: end with the token, ask again for the own cart, give up the client's reads."""
+        """Handle the passing of time: close with the token, retry own reads, give up overdue reads of the client."""
         if now >= self.closes_at:
             return [Close(4401, "the token has expired")]
         effects: list[Effect] = []
-        for request_id in [name for name, until in self._reads.items() if until <= now]:
-            if self._is_own(request_id):
-                effects.append(self._own_read(request_id.rpartition("/")[2], now))
+        for request_id in self._in_flight.overdue_reads(self.id, now):
+            if self._is_own_read(request_id):
+                effects.append(self._start_own_read(request_id.rpartition("/")[2], now))
             else:
-                del self._reads[request_id]
-                self.shopper.settle(self._read_key(request_id))
+                self._in_flight.settle_read(self.user.user_id, request_id, self.id)
                 effects.append(_unavailable(request_id, 1))
         return effects
 
     def look_at_end(self, now: float) -> list[Effect]:
-        """Read the cart before telling that it nears its end: a removal may have emptied it."""
-        return [] if f"{self.id}/end" in self._reads else [self._own_read("end", now)]
+        """Read the cart before warning that it expires, because a removal may have emptied it."""
+        return [] if self._in_flight.is_reading(self.id, f"{self.id}/end") else [self._start_own_read("end", now)]
 
-    def _own_read(self, name: str, now: float) -> Publish:
+    def _start_own_read(self, name: str, now: float) -> Publish:
         request_id = f"{self.id}/{name}"
-        self._reads[request_id] = now + OWN_READ_SECONDS
-        return Publish(request_id, "read", {"user_id": self.shopper.user_id, "session": self.id})
+        self._in_flight.register_own_read(self.user.user_id, request_id, self.id, now + OWN_READ_SECONDS)
+        return Publish(request_id, "read", {"user_id": self.user.user_id, "session": self.id})
 
-    def _is_own(self, request_id: str) -> bool:
+    def _is_own_read(self, request_id: str) -> bool:
         return request_id.startswith(f"{self.id}/")
 
-    def _read_key(self, request_id: str) -> str:
-        """A read is one socket's, so two sockets may use one id for theirs."""
-        return f"{self.id}\0{request_id}"
 
-
-def _request(user_id: str, asked: Client) -> tuple[str, dict[str, Any]]:
+def _cart_command(user_id: str, asked: Client) -> tuple[str, dict[str, Any]]:
     match asked:
         case Resume():
             return "lookup", {"ids": list(dict.fromkeys(asked.unresolved))}
@@ -274,10 +263,10 @@ def _readable_id(fields: dict[str, Any]) -> str | None:
     return request_id if 0 < len(request_id) <= MAX_ID_LENGTH else None
 
 
-def _fault(request_id: str, error: ValidationError) -> bytes:
+def _validation_error(request_id: str, error: ValidationError) -> bytes:
     fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
     path = list(fault["loc"])
-    while isinstance(path[-1], int):  # one of a list: the list is what is wrong
+    while isinstance(path[-1], int):  # an item of a list: report the list
         path.pop()
     field = ".".join(map(str, path))
     if path[-1] == "quantity":
@@ -286,5 +275,5 @@ def _fault(request_id: str, error: ValidationError) -> bytes:
 
 
 def _unavailable(request_id: str, retry_after: int) -> bytes:
-    detail = "not known to be accepted: send the same frame again"
+    detail = "it is unknown if the request was accepted; send the same frame again"
     return frames.error(request_id, "unavailable", detail, retry_after=retry_after)

@@ -1,5 +1,5 @@
 -- name: put_notice
--- One that had failed may be sent later, never the other way round.
+-- Insert a notice, or update its status. A failed notice may be sent later; a sent one never fails.
 INSERT INTO notice (notice_id, user_id, channel, template, cause, title, body, status, accepted_at, settled_at)
 VALUES (%(notice_id)s, %(user_id)s, %(channel)s, %(template)s, %(cause)s, %(title)s, %(body)s, %(status)s,
         %(accepted_at)s, %(settled_at)s)
@@ -20,7 +20,7 @@ DELETE FROM notice WHERE user_id = %(user_id)s AND accepted_at <= %(at)s;
 SELECT email, sms, push FROM notice_preference WHERE user_id = %(user_id)s;
 
 -- name: notices
--- One page of what a user was told, the newest first.
+-- One page of a user's notices, newest first.
 SELECT notice_id, channel, template, cause, title, body, status, accepted_at, settled_at
   FROM notice
  WHERE user_id = %(user_id)s

@@ -1,81 +1,63 @@
-"""The read model of notices: what each shopper was told, and on which channels they want to be."""
+"""The read model of notices: those that each shopper was sent, and the channels on which each wants them."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from aiokafka import ConsumerRecord
-
-from infrastructure import metrics
-from infrastructure.envelope import Envelope, Undecodable
+from infrastructure.envelope import Envelope, Message, Undecodable
 from infrastructure.postgres import load_queries
 from infrastructure.settings import Settings
 from notification_service.messages import EVENT_VOCABULARY, EVENTS, Event, Failed, Forgotten, Preferred, Sent
-from rest_api.follower import Follower, Polled
+from rest_api.read_models.projector import Event as Projected
+from rest_api.read_models.projector import Projector
 from rest_api.store import HERE, Position, Row, Store, put_positions
-
-log = logging.getLogger(__name__)
 
 _QUERIES: Final = load_queries(HERE / "notice_queries.sql")
 Cursor = tuple[datetime, str]
-"""Where a page ended: the time and the id of its last notice."""
-Told = Callable[[str, str, Preferred], None]
-"""Who is told of preferences that came in: by user, and the id of the request that brought them about."""
+"""The end of a page: the time and the id of its last notice."""
+OnPreferences = Callable[[str, str, Preferred], None]
+"""Called with every change of preferences: the user, the id of the request that made it, and the preferences."""
 
 
 class Notices:
-    """One follower of one topic, and its rows in the edge's schema. Reading raises `store.AWAY` when it is away."""
+    """The consumer of one topic, and its rows in the edge's schema. Queries raise `store.AWAY` without Postgres."""
 
-    def __init__(self, settings: Settings, store: Store, told: Told) -> None:
+    def __init__(self, settings: Settings, store: Store, on_preferences: OnPreferences) -> None:
         self._store = store
-        self._told = told
-        self._follower = Follower(settings, store, "notices", (EVENTS,))
+        self._on_preferences = on_preferences
+        topics = {EVENTS: EVENT_VOCABULARY}
+        self._projector = Projector(settings, store, "notices", topics, self._apply, check=_check_storable)
 
     async def run(self) -> None:
-        """Read on from where the store is, for ever. Raises when Kafka or Postgres is away: run it again."""
-        positions = await self._store.positions(self._follower.names)
-        await self._follower.run(positions, self._take)
+        """Read from the stored positions, indefinitely. Raises when Kafka or Postgres is unavailable; run it again."""
+        await self._projector.run()
 
     async def notices(self, user_id: str, *, limit: int, after: Cursor | None) -> list[Row]:
-        """The first `limit` notices after `after`, as (id, channel, template, cause, title, body, status, times)."""
+        """Return `limit` notices after `after`, as (id, channel, template, cause, title, body, status, times)."""
         at, notice_id = after or (None, None)
         values = {"user_id": user_id, "at": at, "notice_id": notice_id, "limit": limit}
         return await self._store.rows(_QUERIES["notices"], values)
 
     async def preferences(self, user_id: str) -> tuple[bool, bool, bool]:
-        """Whether a user wants e-mail, SMS and push; who has said nothing wants all."""
+        """Return if a user wants e-mail, SMS and push; by default all of them."""
         rows = await self._store.rows(_QUERIES["preference"], {"user_id": user_id})
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else (True, True, True)
 
-    async def _take(self, polled: Polled, positions: list[Position]) -> None:
-        read = [each for records in polled.values() for record in records if (each := _read(record))]
+    async def _apply(self, events: Sequence[Projected], positions: Sequence[Position]) -> None:
         async with self._store.transaction() as connection:
-            for event, message in read:
-                name, values = _statement(event, message)
+            for event in events:
+                name, values = _statement(event.envelope, event.message)
                 await connection.execute(_QUERIES[name], values)
             await put_positions(connection, positions)
-        for event, message in read:
-            if isinstance(message, Preferred) and event.requestid:
-                self._told(message.user_id, event.requestid, message)
+        for event in events:
+            if isinstance(event.message, Preferred) and event.envelope.requestid:
+                self._on_preferences(event.message.user_id, event.envelope.requestid, event.message)
 
 
-def _read(record: ConsumerRecord) -> tuple[Envelope, Event] | None:
-    try:
-        event = Envelope.decode(record.key, record.value)
-        message = _storable(EVENT_VOCABULARY.parse(event))
-    except Undecodable as error:
-        metrics.IGNORED.labels(record.topic).inc()
-        log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
-        return None
-    return event, message
-
-
-def _storable(message: Event) -> Event:
-    """The message; `Undecodable` when Postgres would not take it."""
+def _check_storable(_: Envelope, message: Message) -> None:
+    """Raise `Undecodable` if Postgres would reject a message."""
     if isinstance(message, Sent | Failed) and "\0" in message.title + message.body:
         raise Undecodable("bad_data", "a text holds a NUL")
-    return message
 
 
 def _statement(event: Envelope, message: Event) -> tuple[str, dict[str, Any]]:

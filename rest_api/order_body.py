@@ -1,4 +1,4 @@
-"""An order, its events, payments and parcel as the REST routes show them."""
+"""JSON bodies of orders and of their events, payments and parcels."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from rest_api.store import Row
 
 
 class OrderBody(BaseModel):
-    """An order. It has no lines and no total before its stock is held for it; `reason` says why it was cancelled."""
+    """An order. Lines and total are empty until its stock is held; `reason` says why it was cancelled."""
 
     order_id: Printable
     user_id: Printable
@@ -30,14 +30,14 @@ class OrderBody(BaseModel):
 
 
 class OrderList(BaseModel):
-    """A page of orders, the newest first; `after` is the cursor of the next one, null on the last."""
+    """A page of orders, newest first; `after` is the cursor of the next page, null on the last."""
 
     items: list[OrderBody]
     after: str | None
 
 
 class OrderEventBody(BaseModel):
-    """One step of an order. What else an event of its type tells stands beside these."""
+    """An event of an order. Further fields depend on its type."""
 
     version: int
     type: str
@@ -46,14 +46,14 @@ class OrderEventBody(BaseModel):
 
 
 class OrderEventList(BaseModel):
-    """A page of an order's events, the first first."""
+    """A page of an order's events, oldest first."""
 
     items: list[OrderEventBody]
     after: str | None
 
 
 class PaymentBody(BaseModel):
-    """What became of an attempt to move money: `unknown` is not the end of it."""
+    """The result of a payment operation. `unknown` is not final: another result follows."""
 
     type: Literal["captured", "declined", "voided", "refunded", "unknown"]
     at: AwareDatetime
@@ -64,21 +64,21 @@ class PaymentBody(BaseModel):
 
 
 class PaymentList(BaseModel):
-    """A page of what became of an order's payment, the first first."""
+    """A page of the results of an order's payment operations, oldest first."""
 
     items: list[PaymentBody]
     after: str | None
 
 
 class ShipmentStep(BaseModel):
-    """Where a parcel had come to, and when."""
+    """A status of a parcel, and the time it was reached."""
 
     status: str
     at: AwareDatetime
 
 
 class ShipmentBody(BaseModel):
-    """The parcel of an order."""
+    """The parcel of an order, with its history."""
 
     shipment_id: Printable
     status: Literal["booked", "shipped", "delivered", "failed", "called-off"]
@@ -89,24 +89,24 @@ class ShipmentBody(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The order is accepted; how it goes is at `Location`."""
+    """The order is accepted; its state can be read at `Location`."""
 
     order_id: Printable
 
 
 class AcceptedRequest(Accepted):
-    """The request is accepted; what comes of it is seen in the order, at `Location`."""
+    """The request is accepted; its effect can be seen in the order at `Location`."""
 
     request_id: Printable
 
 
 async def body_of(edge: Edge, view: OrderView) -> dict[str, Any]:
-    """One order."""
+    """Return the body of one order."""
     return (await bodies_of(edge, [view]))[0]
 
 
 async def bodies_of(edge: Edge, views: Sequence[OrderView]) -> list[dict[str, Any]]:
-    """Orders, with the names that the catalogue has for their products."""
+    """Return the bodies of orders, with product names from the catalogue."""
     names = await edge.projection.names({line.product for view in views for line in view.lines})
     return [
         {
@@ -134,20 +134,20 @@ async def bodies_of(edge: Edge, views: Sequence[OrderView]) -> list[dict[str, An
 
 
 def event_body(row: Row) -> dict[str, Any]:
-    """One event of an order: (version, type, time, data)."""
+    """Return the body of an order's event: (version, type, time, data)."""
     version, kind, at, data = row
-    told = {name: value for name, value in data.items() if name not in {"order_id", "user_id", "version", "status"}}
+    fields = {name: value for name, value in data.items() if name not in {"order_id", "user_id", "version", "status"}}
     return {
         "version": version,
         "type": kind.rpartition(".")[2],
         "status": data["status"],
         "at": rfc3339(at),
-        **told,
+        **fields,
     }
 
 
 def payment_body(row: Row) -> dict[str, Any]:
-    """One event of a payment: (event id, type, time, data)."""
+    """Return the body of a payment event: (event id, type, time, data)."""
     _, kind, at, data = row
-    told = {name: data[name] for name in ("payment_id", "amount", "refund_id", "reason") if name in data}
-    return {"type": kind, "at": rfc3339(at), **told}
+    fields = {name: data[name] for name in ("payment_id", "amount", "refund_id", "reason") if name in data}
+    return {"type": kind, "at": rfc3339(at), **fields}

@@ -1,4 +1,4 @@
-"""What may be asked of orders over HTTP, and how each of it is sent and answered: see `changes.perform`."""
+"""Commands on orders that arrive over HTTP; `changes.perform` executes them."""
 
 import hashlib
 import logging
@@ -13,21 +13,21 @@ from infrastructure.ids import derived
 from order_service import messages as orders
 from rest_api.edge import Edge
 from rest_api.gateway import RETRY_AFTER
-from rest_api.messages import Wanted
+from rest_api.messages import Wanted, order_id
 from rest_api.order_body import body_of
 from rest_api.order_view import OrderView
-from rest_api.outbound import event, order_id
+from rest_api.outbound import cart_request, event
 from rest_api.problems import Problem
-from rest_api.shopper import Publish
+from rest_api.protocol.effects import Publish
 from rest_api.store import AWAY
-from rest_api.waiting import Answer
+from rest_api.websocket.in_flight import Answer
 
 log = logging.getLogger(__name__)
 
 PROVIDER_RETRY_SECONDS: Final = 10
-READABLE_SECONDS: Final = 2.0
-"""How long an answer waits for the read model to have what has just been decided."""
-_REFUSALS: Final = {
+READ_MODEL_WAIT_SECONDS: Final = 2.0
+"""How long a response waits for the read model to contain the decision."""
+_CART_REFUSAL_SLUGS: Final = {
     "cart_changed": "cart-changed",
     "cart_empty": "cart-empty",
     "total_changed": "total-changed",
@@ -37,7 +37,7 @@ _REFUSALS: Final = {
     "limit": "over-limit",
     "payment_unavailable": "payment-unavailable",
 }
-_ORDER_REFUSALS: Final = {
+_ORDER_REFUSAL_SLUGS: Final = {
     "unknown_order": "not-found",
     "not_cancellable": "order-not-cancellable",
     "already_refunded": "already-refunded",
@@ -48,18 +48,25 @@ _ORDER_REFUSALS: Final = {
 
 
 def refused(message: cart.Refused) -> Problem:
-    """A refusal as the problem that it is to who asked for an order or a reservation."""
-    slug = _REFUSALS.get(message.reason)
-    about = f"{message.product}: " if message.product else ""
+    """Return the problem that reports a refused order or reservation."""
+    slug = _CART_REFUSAL_SLUGS.get(message.reason)
+    prefix = f"{message.product}: " if message.product else ""
     if slug is None:
-        return Problem("unavailable", "it could not be decided, and nothing was done", retry_after=RETRY_AFTER)
+        return Problem(
+            "unavailable",
+            "the request could not be decided, and nothing was changed; try again",
+            retry_after=RETRY_AFTER,
+        )
     if message.available is not None:
-        return Problem(slug, f"{about}{message.available} available")
+        return Problem(slug, f"{prefix}{message.available} available")
     return Problem(slug, retry_after=PROVIDER_RETRY_SECONDS if slug == "payment-unavailable" else None)
 
 
 async def refuses_orders(edge: Edge, order: str) -> bool:
-    """Whether no order may be begun, because nobody could be charged for it; one that is there already goes on."""
+    """Return True if a new order must be refused because the payment provider is down.
+
+    An order that already exists is exempt. If the read model cannot be read, the order counts as new.
+    """
     if not edge.providers.away():
         return False
     try:
@@ -70,63 +77,63 @@ async def refuses_orders(edge: Edge, order: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """`POST /v1/orders`: a checkout, as the frame of that name is one."""
+    """The command of `POST /v1/orders`: a checkout, like the frame `checkout`."""
 
     user_id: str
     wanted: Wanted
 
     @property
     def fingerprint(self) -> str:
-        """A digest: where somebody lives has no place beside an idempotency key."""
+        """A digest of the command, so that no address is stored with the idempotency key."""
         command = orjson.dumps(self.wanted.command(), option=orjson.OPT_SORT_KEYS)
         return f"checkout {hashlib.sha256(command).hexdigest()}"
 
     @property
     def told_to(self) -> str:
-        """Whose order it is."""
+        """The user who places the order."""
         return self.user_id
 
     def name(self, key: str) -> str:
-        """Of the user's own ids, as those of their frames are."""
+        """Derive the request id from the key. Like the ids of frames, request ids are scoped to the user."""
         return derived("POST", "/v1/orders", key)
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Nothing is begun that can't be paid for."""
+        """Raise `Problem` if the order is new and no payment can be taken."""
         if await refuses_orders(edge, order_id(self.user_id, request_id)):
             raise Problem("payment-unavailable", retry_after=PROVIDER_RETRY_SECONDS)
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To the carts; then the order can be read."""
+        """Send the checkout to the cart service, then make the order readable."""
         order = order_id(self.user_id, request_id)
         data = {"user_id": self.user_id, "order_id": order, **self.wanted.command()}
-        if not await edge.hub.publish(self.user_id, Publish(request_id, "checkout", data)):
+        if not await edge.hub.send(cart_request(self.user_id, Publish(request_id, "checkout", data))):
             return False
         now = clock.now()
         try:
             await edge.orders.begin(order, self.user_id, now.replace(microsecond=now.microsecond // 1000 * 1000))
-        except AWAY as error:  # its events will tell of it
-            log.warning("an order can't be read yet: %r", error)
+        except AWAY as error:  # its events will make it readable
+            log.warning("order not yet readable, its row could not be inserted: %r", error)
         return True
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """The order is there already."""
+        """Return the order's id and where it can be read."""
         order = order_id(self.user_id, request_id)
         return {"order_id": order}, f"/v1/orders/{order}"
 
     async def settled(self, edge: Edge, answer: Answer) -> bytes:
-        """The order, once its stock is held for it."""
+        """Return the order, whose stock is now held; raise `Problem` if it was refused."""
         if isinstance(answer.message, cart.Refused):
             raise refused(answer.message)
         assert isinstance(answer.message, cart.Order)
-        return await _shown(edge, answer.message)
+        return await _body_at(edge, answer.message)
 
 
 @dataclass(frozen=True, slots=True)
 class Acting:
-    """Something asked of an order that is there: `order` is what was known of it, `user_id` who asks."""
+    """A command on an existing order. `order` is its last known state, `user_id` the user who sends the command."""
 
-    SHIPPED: ClassVar = frozenset({"shipped", "delivered"})
-    PAID: ClassVar = frozenset({"paid", "confirmed", "shipped", "delivered"})
+    SHIPPED_STATUSES: ClassVar = frozenset({"shipped", "delivered"})
+    PAID_STATUSES: ClassVar = frozenset({"paid", "confirmed", "shipped", "delivered"})
 
     user_id: str
     order: OrderView
@@ -134,56 +141,65 @@ class Acting:
 
     @property
     def fingerprint(self) -> str:
-        """The request itself; it says nothing of a person."""
+        """The request as JSON; it contains no personal data."""
         return f"{self.request.TYPE} {self.request.model_dump_json()}"
 
     @property
     def told_to(self) -> str:
-        """Whose order it is, whoever asks."""
+        """The owner of the order, who may differ from the user who sends the command."""
         return self.order.user_id
 
     def name(self, key: str) -> str:
-        """Of the ids of whose order it is: another's key must not be taken for theirs."""
+        """Derive the request id from the sender and the key.
+
+        Request ids are scoped to the order's owner, so the sender is part of the id: a key of support must not collide
+        with the same key of the owner.
+        """
         return derived(self.user_id, self.request.TYPE, key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:  # noqa: ARG002 - of a placing it needs both
-        """What the read model shows to be impossible stays impossible: an order only goes forward."""
+    async def check(self, edge: Edge, request_id: str) -> None:  # noqa: ARG002 - placing an order needs both
+        """Raise `Problem` if the read model rules the command out. An order only moves forward, so this is final."""
         match self.request:
-            case orders.Cancel() if self.order.status in self.SHIPPED:
-                raise Problem("order-not-cancellable", f"it is {self.order.status}")
-            case orders.Pay() if self.order.status in self.PAID:
+            case orders.Cancel() if self.order.status in self.SHIPPED_STATUSES:
+                raise Problem("order-not-cancellable", f"the order is {self.order.status}")
+            case orders.Pay() if self.order.status in self.PAID_STATUSES:
                 raise Problem("already-paid")
             case orders.Refund(amount=amount) if amount is not None and self.order.total is not None:
                 if amount.currency != self.order.total.currency:
-                    fault = {"pointer": "/amount/currency", "detail": f"it was paid in {self.order.total.currency}"}
+                    fault = {
+                        "pointer": "/amount/currency",
+                        "detail": f"the order was paid in {self.order.total.currency}",
+                    }
                     raise Problem("invalid", errors=[fault])
                 if amount.amount > self.order.total.amount:
-                    raise Problem("refund-too-large", f"the order came to {self.order.total.amount}")
+                    raise Problem("refund-too-large", f"the order's total is {self.order.total.amount}")
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To the order service."""
+        """Send the request to the order service."""
         return await edge.hub.send(event(self.request, request_id), orders.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """What comes of it is seen in the order."""
+        """Return the ids, and where the order can be read."""
         order = self.order.order_id
         return {"request_id": request_id, "order_id": order}, f"/v1/orders/{order}"
 
     async def settled(self, edge: Edge, answer: Answer) -> bytes:
-        """The order as it is now."""
+        """Return the order as it is now; raise `Problem` if the command was refused."""
         if isinstance(answer.message, cart.OrderRefused):
-            raise Problem(_ORDER_REFUSALS[answer.message.reason])
+            raise Problem(_ORDER_REFUSAL_SLUGS[answer.message.reason])
         assert isinstance(answer.message, cart.Order)
-        return await _shown(edge, answer.message)
+        return await _body_at(edge, answer.message)
 
 
-async def _shown(edge: Edge, told: cart.Order) -> bytes:
-    """An order as the answer tells of it, with all that the read model knows by then."""
+async def _body_at(edge: Edge, decided: cart.Order) -> bytes:
+    """Return the order's body at the decided version, or a short body if the read model lags."""
     try:
-        view = await edge.order_projection.reached(told.order_id, told.order_version, seconds=READABLE_SECONDS)
+        view = await edge.order_projection.reached(
+            decided.order_id, decided.order_version, seconds=READ_MODEL_WAIT_SECONDS
+        )
     except AWAY:
         view = None
-    if view is None or view.version < told.order_version:
-        body = {"order_id": told.order_id, "status": told.status, "order_version": told.order_version}
-        return orjson.dumps(body if told.reason is None else {**body, "reason": told.reason})
+    if view is None or view.version < decided.order_version:
+        body = {"order_id": decided.order_id, "status": decided.status, "order_version": decided.order_version}
+        return orjson.dumps(body if decided.reason is None else {**body, "reason": decided.reason})
     return orjson.dumps(await body_of(edge, view))

@@ -1,4 +1,4 @@
-"""The read model of orders in the edge's schema: what the topics told, and an order's row folded from it."""
+"""The read model of orders in the edge's schema: stored events, and one row per order folded from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from rest_api.store import HERE, Position, Row, Store, put_positions
 _QUERIES: Final = load_queries(HERE / "order_queries.sql")
 _LINES: Final = TypeAdapter(tuple[Line, ...])
 Cursor = tuple[datetime, str]
-"""Where a page ended: the time and the id of its last entry."""
+"""Position in a list: the time and the id of the last entry of the previous page."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToldOfOrder:
-    """A record of `orders.events`; `data` is JSON."""
+    """An event from `orders.events` with its time; `data` is its JSON."""
 
     event: orders.Event
     at: datetime
@@ -32,7 +32,7 @@ class ToldOfOrder:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A record of payments or deliveries about an order; `data` is JSON."""
+    """An event of a payment or delivery of an order; `kind` is `payment` or `delivery`, `data` is the event's JSON."""
 
     order_id: str
     kind: str
@@ -43,7 +43,10 @@ class Step:
 
 
 class OrderStore:
-    """Orders and what was told of them, over the pool of the edge's store. Raises `store.AWAY` when it is away."""
+    """Queries of orders and their events, over the pool of the edge's store.
+
+    Methods raise one of `store.AWAY` if Postgres is unavailable.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -51,30 +54,30 @@ class OrderStore:
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     async def begin(self, order_id: str, user_id: str, at: datetime) -> None:
-        """An order was asked for: it can be read from now on, as placed, until its events tell more."""
-        await self._store.rows(_QUERIES["begin"], {"order_id": [order_id], "user_id": [user_id], "at": [at]})
+        """Insert a requested order with status `placed`, so that it can be read before its first event arrives."""
+        await self._store.rows(_QUERIES["put_placed"], {"order_id": [order_id], "user_id": [user_id], "at": [at]})
 
     async def project(
-        self, told: Sequence[ToldOfOrder], steps: Sequence[Step], positions: Sequence[Position]
+        self, events: Sequence[ToldOfOrder], steps: Sequence[Step], positions: Sequence[Position]
     ) -> list[OrderView]:
-        """Take in what was told, and how far the topics have been read: the orders that it was about, as they are."""
+        """Store events and read positions in one transaction; return the new state of the orders they concern."""
         async with self._store.transaction() as connection:
             if steps:
                 await connection.execute(_QUERIES["put_steps"], _step_columns(steps))
-            views = await self._fold(connection, told) if told else []
+            views = await self._fold(connection, events) if events else []
             await put_positions(connection, positions)
         return views
 
-    async def _fold(self, connection: AsyncConnection[Row], told: Sequence[ToldOfOrder]) -> list[OrderView]:
-        await connection.execute(_QUERIES["put_events"], _event_columns(told))
-        first = {each.event.order_id: each for each in reversed(told)}
-        begun = {
+    async def _fold(self, connection: AsyncConnection[Row], events: Sequence[ToldOfOrder]) -> list[OrderView]:
+        await connection.execute(_QUERIES["put_events"], _event_columns(events))
+        first = {received.event.order_id: received for received in reversed(events)}
+        placed = {
             "order_id": list(first),
-            "user_id": [each.event.user_id for each in first.values()],
-            "at": [each.at for each in first.values()],
+            "user_id": [received.event.user_id for received in first.values()],
+            "at": [received.at for received in first.values()],
         }
-        await connection.execute(_QUERIES["begin"], begun)
-        await connection.execute(_QUERIES["lock"], {"ids": list(first)})
+        await connection.execute(_QUERIES["put_placed"], placed)
+        await connection.execute(_QUERIES["lock_orders"], {"ids": list(first)})
         rows = await (await connection.execute(_QUERIES["all_events"], {"ids": list(first)})).fetchall()
         streams: dict[str, list[tuple[orders.Event, datetime]]] = {}
         for order_id, kind, at, data in rows:
@@ -87,27 +90,27 @@ class OrderStore:
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     async def order(self, order_id: str) -> OrderView | None:
-        """One order; None when nothing is known of it."""
+        """Return an order; `None` if it is unknown."""
         rows = await self._store.rows(_QUERIES["order"], {"order_id": order_id})
         return _view(rows[0]) if rows else None
 
     async def orders(self, user_id: str | None, *, limit: int, after: Cursor | None) -> list[OrderView]:
-        """The first `limit` orders after `after`, the newest first: a user's, or everybody's."""
+        """Return a page of orders, newest first: those of `user_id`, or of all users if it is `None`."""
         conditions = {
             "AND user_id = %(user_id)s": user_id is not None,
             "AND (created_at, order_id) < (%(at)s, %(order_id)s)": after is not None,
         }
-        query = _QUERIES["orders"].format(conditions=" ".join(text for text, wanted in conditions.items() if wanted))
+        query = _QUERIES["orders"].format(conditions=" ".join(text for text, applies in conditions.items() if applies))
         at, order_id = after or (None, None)
         rows = await self._store.rows(query, {"user_id": user_id, "at": at, "order_id": order_id, "limit": limit})
         return [_view(row) for row in rows]
 
     async def events(self, order_id: str, *, limit: int, after: int) -> list[Row]:
-        """An order's events above a version, as (version, type, time, data)."""
+        """Return an order's events above a version, as (version, type, time, data)."""
         return await self._store.rows(_QUERIES["events"], {"order_id": order_id, "after": after, "limit": limit})
 
     async def steps(self, order_id: str, kind: str, *, limit: int, after: Cursor) -> list[Row]:
-        """What payments or deliveries told of an order, as (event id, type, time, data), the oldest first."""
+        """Return a page of an order's payment or delivery events, oldest first, as (event id, type, time, data)."""
         at, event_id = after
         parameters = {"order_id": order_id, "kind": kind, "at": at, "event_id": event_id, "limit": limit}
         return await self._store.rows(_QUERIES["steps"], parameters)
@@ -129,13 +132,13 @@ def _view(row: Row) -> OrderView:
     )
 
 
-def _event_columns(told: Sequence[ToldOfOrder]) -> dict[str, list[Any]]:
+def _event_columns(events: Sequence[ToldOfOrder]) -> dict[str, list[Any]]:
     return {
-        "order_id": [each.event.order_id for each in told],
-        "version": [each.event.version for each in told],
-        "type": [each.event.TYPE for each in told],
-        "at": [each.at for each in told],
-        "data": [each.data for each in told],
+        "order_id": [received.event.order_id for received in events],
+        "version": [received.event.version for received in events],
+        "type": [received.event.TYPE for received in events],
+        "at": [received.at for received in events],
+        "data": [received.data for received in events],
     }
 
 
@@ -145,9 +148,9 @@ def _step_columns(steps: Sequence[Step]) -> dict[str, list[Any]]:
 
 
 def _order_columns(views: Sequence[OrderView]) -> dict[str, list[Any]]:
-    plain = ("order_id", "user_id", "version", "status", "reason", "created_at", "updated_at")
+    columns = ("order_id", "user_id", "version", "status", "reason", "created_at", "updated_at")
     return {
-        **{name: [getattr(view, name) for view in views] for name in plain},
+        **{name: [getattr(view, name) for view in views] for name in columns},
         "lines": [orjson.dumps([line.model_dump() for line in view.lines]).decode() for view in views],
         "total": [_json(view.total) for view in views],
         "refunded": [_json(view.refunded) for view in views],

@@ -1,7 +1,7 @@
-"""What an order looks like from outside: a fold over its events, in the order of their versions. Pure.
+"""The public view of an order: a fold over its events in version order. No I/O.
 
-The read model keeps the events and folds an order anew whenever one comes. So it is the same however often and in
-whatever order they came, and the same when it is made again from the topic.
+The read model stores the events and folds an order again whenever one arrives. The result therefore does not depend on
+how often or in which order events arrive, and is the same after a rebuild from the topic.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from order_service import messages as orders
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An order as it is at `version`; 0 when nothing is known but that it was asked for."""
+    """The state of an order at `version`. Version 0: the order was requested, and no event has arrived yet."""
 
     order_id: str
     user_id: str
@@ -30,7 +30,7 @@ class OrderView:
 
 
 def fold(events: Iterable[tuple[orders.Event, datetime]]) -> OrderView | None:
-    """The order that some events (each with its time) tell of; None for no events."""
+    """Fold events and their times, in version order, into the order's state; return `None` if there are none."""
     view: OrderView | None = None
     for event, at in events:
         if view is None:
@@ -46,25 +46,26 @@ def fold(events: Iterable[tuple[orders.Event, datetime]]) -> OrderView | None:
     return view
 
 
-_STAGES: Final = ("booked", "shipped", "delivered", "failed", "called-off")
-"""Of a parcel, the later the higher: what its record says is the highest, in whatever order they came."""
+_PARCEL_STATUSES: Final = ("booked", "shipped", "delivered", "failed", "called-off")
+"""Statuses of a parcel in ascending order. The highest one seen counts, in whatever order events arrive."""
 
 
 def shipment(steps: Iterable[tuple[str, datetime, dict[str, Any]]]) -> dict[str, Any] | None:
-    """A parcel as its steps (type, time, data) tell of it, with its history; None when there is none."""
-    known = sorted(
-        ((_STAGES.index(kind), at, data) for kind, at, data in steps if kind in _STAGES), key=lambda step: step[:2]
+    """Fold delivery events (type, time, data) into a parcel with its history; return `None` if there is no parcel."""
+    reached = sorted(
+        ((_PARCEL_STATUSES.index(kind), at, data) for kind, at, data in steps if kind in _PARCEL_STATUSES),
+        key=lambda step: step[:2],
     )
-    if not known:
+    if not reached:
         return None
-    told: dict[str, Any] = {}
-    for _, _, data in known:
-        told |= {name: data[name] for name in ("shipment_id", "carrier", "tracking", "reason") if name in data}
+    fields: dict[str, Any] = {}
+    for _, _, data in reached:
+        fields |= {name: data[name] for name in ("shipment_id", "carrier", "tracking", "reason") if name in data}
     return {
-        "shipment_id": told["shipment_id"],
-        "status": _STAGES[known[-1][0]],
-        "carrier": told.get("carrier"),
-        "tracking": told.get("tracking"),
-        "reason": told.get("reason"),
-        "history": [(_STAGES[stage], at) for stage, at, _ in known],
+        "shipment_id": fields["shipment_id"],
+        "status": _PARCEL_STATUSES[reached[-1][0]],
+        "carrier": fields.get("carrier"),
+        "tracking": fields.get("tracking"),
+        "reason": fields.get("reason"),
+        "history": [(_PARCEL_STATUSES[rank], at) for rank, at, _ in reached],
     }

@@ -1,8 +1,8 @@
-"""The way out of one socket: a short queue of frames, the stock it watches, and the close at the end.
+"""The bounded send queue of one socket: frames in order, the newest stock of watched products, and the close.
 
-Frames wait in order. For a reader that takes none just now 64 frames or 32 KiB wait at most (one frame may be larger):
-one that is further behind is closed.
-Stock does not wait: for each watched product only the newest counts, and it is written when there is nothing else.
+While the client reads nothing, at most 64 frames or 32 KiB wait (a single frame may be larger); beyond that the socket
+is closed. Stock is not queued: only the newest level of each watched product counts, and it is written when no frame
+waits.
 """
 
 import asyncio
@@ -12,121 +12,131 @@ from typing import Any, Final
 
 from infrastructure import metrics
 from rest_api.messages import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
-from rest_api.shopper import Close
+from rest_api.protocol.effects import Close
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RETRY_AFTER: Final = 5
 
 
 class Outlet:
-    """Writes to one socket; `put`, `stock` and `close` never wait."""
+    """The writer of one socket; `put`, `stock` and `close` never wait. Call `stop` when the socket is gone."""
 
-    __slots__ = ("_bytes", "_closing", "_frames", "_send", "_sending", "_stock", "_stock_frame", "_wake", "_writer")
+    __slots__ = (
+        "_bytes",
+        "_closing",
+        "_queue",
+        "_send",
+        "_sending",
+        "_stale_stock",
+        "_stock_frame",
+        "_task",
+        "_wakeup",
+    )
 
     def __init__(self, send: Send, stock_frame: Callable[[str], str | None]) -> None:
-        """`stock_frame` gives the frame that tells a product's stock as it is now."""
+        """`stock_frame` returns the frame with the current stock of a product, or `None`."""
         self._send = send
         self._stock_frame = stock_frame
-        self._frames: deque[str] = deque()
+        self._queue: deque[str] = deque()
         self._bytes = 0
-        self._stock: dict[str, None] = {}
+        self._stale_stock: dict[str, None] = {}
         self._closing: Close | None = None
         self._sending = False
-        self._wake: asyncio.Future[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def closing(self) -> bool:
-        """Whether the socket is being closed; what still comes in counts no more."""
+        """True if the socket is being closed; frames that still arrive are ignored."""
         return self._closing is not None
 
     def start(self) -> None:
-        """Begin to write."""
-        self._writer = asyncio.create_task(self._write())
+        """Start the task that writes."""
+        self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """The socket is gone."""
-        if self._writer is not None:
-            self._writer.cancel()
+        """Stop writing; the socket is gone."""
+        if self._task is not None:
+            self._task.cancel()
 
     def put(self, frame: str) -> None:
-        """Send a frame after those that wait; closes the socket when too many do."""
+        """Queue a frame; close the socket instead if the queue is full."""
         if self._closing is not None:
             return
         if self._sending and self._is_full(frame):
-            self._abandon()
+            self._drop_slow_client()
             return
-        self._frames.append(frame)
+        self._queue.append(frame)
         self._bytes += len(frame)
         self._notify()
 
     def stock(self, products: Iterable[str]) -> None:
-        """Tell the stock of these products, as it is when there is room for it."""
+        """Send the stock of these products, as it is when there is room for it."""
         if self._closing is None:
-            self._stock.update(dict.fromkeys(products))
+            self._stale_stock.update(dict.fromkeys(products))
             self._notify()
 
     def forget_stock(self, products: Iterable[str] | None) -> None:
-        """Tell the stock of these products, or of any, no more."""
+        """Drop the stock of these products, or of all, that still waits to be sent."""
         if products is None:
-            self._stock.clear()
+            self._stale_stock.clear()
         else:
             for product in products:
-                self._stock.pop(product, None)
+                self._stale_stock.pop(product, None)
 
     def close(self, close: Close) -> None:
-        """Close the socket once all that waits is written."""
+        """Close the socket once all queued frames are written."""
         if self._closing is None:
             self._closing = close
-            self._stock.clear()
+            self._stale_stock.clear()
             self._notify()
 
     def _is_full(self, frame: str) -> bool:
-        waiting = len(self._frames)
+        waiting = len(self._queue)
         return waiting >= MAX_QUEUED_FRAMES or (waiting > 0 and self._bytes + len(frame) > MAX_QUEUED_BYTES)
 
-    def _abandon(self) -> None:
-        """The reader is too slow: what waits for it is dropped, so that only the close stands before its eyes."""
-        self._frames.clear()
+    def _drop_slow_client(self) -> None:
+        """Drop all queued frames of a client that reads too slowly, so that it sees the close at once."""
+        self._queue.clear()
         self._bytes = 0
         self.close(Close(4410, f"retry_after={RETRY_AFTER}"))
-        if self._writer is not None:
-            self._writer.cancel()  # it waits for room, which may never come
-        self._writer = asyncio.create_task(self._write())
+        if self._task is not None:
+            self._task.cancel()  # it waits for the client to read, which may never happen
+        self._task = asyncio.create_task(self._run())
 
     def _notify(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
-    async def _write(self) -> None:
-        frames, send = self._frames, self._send
+    async def _run(self) -> None:
+        frames, send = self._queue, self._send
         loop = asyncio.get_running_loop()
         try:
             while True:
                 while frames:
                     metrics.EDGE_FRAMES_OUT.inc()
-                    self._sending = True  # seen by others only while this waits for the reader
+                    self._sending = True  # other tasks see True only while `send` waits for the client
                     frame = frames.popleft()
                     self._bytes -= len(frame)
                     await send({"type": "websocket.send", "text": frame})
                     self._sending = False
-                if self._stock:
-                    told = self._stock_frame(self._next_stock())
-                    if told is not None:
-                        frames.append(told)
-                        self._bytes += len(told)
+                if self._stale_stock:
+                    stock = self._stock_frame(self._next_stock())
+                    if stock is not None:
+                        frames.append(stock)
+                        self._bytes += len(stock)
                     continue
                 if self._closing is not None:
                     metrics.EDGE_CLOSES.labels(str(self._closing.code)).inc()
                     reason = self._closing.reason
                     await send({"type": "websocket.close", "code": self._closing.code, "reason": reason})
                     return
-                self._wake = loop.create_future()
-                await self._wake
+                self._wakeup = loop.create_future()
+                await self._wakeup
         except (OSError, RuntimeError):
-            return  # the socket is gone; its reader notices too
+            return  # the socket is gone; the reading task notices it too
 
     def _next_stock(self) -> str:
-        product = next(iter(self._stock))
-        del self._stock[product]
+        product = next(iter(self._stale_stock))
+        del self._stale_stock[product]
         return product

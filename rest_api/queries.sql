@@ -1,11 +1,11 @@
 -- name: put_products
--- What the catalogue says of some products; an older version changes nothing.
+-- Insert or update products from the catalogue; an older version changes nothing.
 INSERT INTO product (code, version, name, category, amount, currency, images, deleted)
 SELECT code, version, name, category, amount, currency,
        ARRAY(SELECT jsonb_array_elements_text(images)), deleted
   FROM unnest(%(code)s::text[], %(version)s::bigint[], %(name)s::text[], %(category)s::text[], %(amount)s::bigint[],
               %(currency)s::text[], %(images)s::jsonb[], %(deleted)s::boolean[])
-       AS told (code, version, name, category, amount, currency, images, deleted)
+       AS input (code, version, name, category, amount, currency, images, deleted)
  ORDER BY code
 ON CONFLICT (code) DO UPDATE
    SET version = excluded.version, name = excluded.name, category = excluded.category, amount = excluded.amount,
@@ -13,18 +13,18 @@ ON CONFLICT (code) DO UPDATE
  WHERE product.version < excluded.version;
 
 -- name: put_stock
--- The stock of some products; an older version changes nothing.
+-- Insert or update stock levels; an older version changes nothing.
 INSERT INTO product (code, available, stock_version)
 SELECT code, available, version
-  FROM unnest(%(code)s::text[], %(available)s::integer[], %(version)s::bigint[]) AS told (code, available, version)
+  FROM unnest(%(code)s::text[], %(available)s::integer[], %(version)s::bigint[]) AS input (code, available, version)
  ORDER BY code
 ON CONFLICT (code) DO UPDATE SET available = excluded.available, stock_version = excluded.stock_version
  WHERE product.stock_version < excluded.stock_version;
 
 -- name: put_positions
--- How far the topics have been read. Another edge on this schema may be further: the greater stands.
+-- Store read positions. Another edge on this schema may be further ahead: the greater offset stays.
 INSERT INTO position (topic, partition, next_offset)
-SELECT * FROM unnest(%(topic)s::text[], %(partition)s::integer[], %(next_offset)s::bigint[]) AS read (t, p, o)
+SELECT * FROM unnest(%(topic)s::text[], %(partition)s::integer[], %(next_offset)s::bigint[]) AS input (topic, partition, next_offset)
  ORDER BY 1, 2
 ON CONFLICT (topic, partition) DO UPDATE SET next_offset = greatest(position.next_offset, excluded.next_offset);
 
@@ -32,14 +32,14 @@ ON CONFLICT (topic, partition) DO UPDATE SET next_offset = greatest(position.nex
 SELECT topic, partition, next_offset FROM position WHERE topic = ANY(%(topics)s);
 
 -- name: forget_position
--- The topic was made anew and is shorter than what was read of the old one.
+-- The topic has been recreated, so the stored offset lies beyond its end.
 DELETE FROM position WHERE topic = %(topic)s AND partition = %(partition)s;
 
--- name: levels
--- The stock of everything, for the sockets that watch it.
+-- name: stock_levels
+-- All stock levels, for the sockets that watch them.
 SELECT code, available, stock_version FROM product WHERE stock_version > 0;
 
--- name: names
+-- name: product_names
 SELECT code, name FROM product WHERE code = ANY(%(codes)s) AND version > 0;
 
 -- name: product
@@ -47,7 +47,7 @@ SELECT code, name, category, amount, currency, images, available, version, stock
   FROM product WHERE code = %(code)s AND version > 0 AND NOT deleted;
 
 -- name: products
--- One page of the catalogue after a cursor. What stands in braces is filled in from a fixed table in `store.py`.
+-- One page of the catalogue after a cursor. `store.py` fills in the braces from a fixed table.
 SELECT code, name, category, amount, currency, images, available, version, stock_version
   FROM product
  WHERE version > 0 AND NOT deleted {conditions}
@@ -55,29 +55,29 @@ SELECT code, name, category, amount, currency, images, available, version, stock
  LIMIT %(limit)s;
 
 -- name: claim
--- Take an idempotency key; no row when it is taken.
+-- Claim an idempotency key; no row if it is already in use.
 INSERT INTO claim (user_id, id, fingerprint) VALUES (%(user_id)s, %(id)s, %(fingerprint)s)
 ON CONFLICT (user_id, id) DO NOTHING RETURNING true;
 
--- name: claimed
--- Who holds the key, since when (in seconds), and what was answered.
+-- name: idempotency_record
+-- The request that holds the key, the age of its claim in seconds, and its response.
 SELECT fingerprint, extract(epoch FROM now() - claimed_at)::float8, status, answer
   FROM claim WHERE user_id = %(user_id)s AND id = %(id)s;
 
 -- name: take_over
--- Take a claim that has had no answer for too long; one of those that try at once gets it.
+-- Take over a claim that has been unanswered for too long. Of concurrent attempts exactly one succeeds.
 UPDATE claim SET claimed_at = now()
  WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL
    AND claimed_at <= now() - make_interval(secs => %(seconds)s)
 RETURNING true;
 
 -- name: release
--- The send failed: whoever comes next may take the claim over at once.
+-- The send failed: backdate the claim, so that the next request may take it over at once.
 UPDATE claim SET claimed_at = now() - interval '1 day' WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL;
 
--- name: answer
+-- name: store_response
 UPDATE claim SET status = %(status)s, answer = %(answer)s WHERE user_id = %(user_id)s AND id = %(id)s;
 
--- name: trim_claims
+-- name: delete_old_claims
 DELETE FROM claim WHERE (user_id, id) IN (
     SELECT user_id, id FROM claim WHERE created_at < now() - interval '48 hours' ORDER BY created_at LIMIT 1000);

@@ -1,4 +1,4 @@
-"""The shop's figures by minute, hour and day, for support; and the page that draws them."""
+"""Routes of the shop's figures by minute, hour and day, for support, and the page that charts them."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import AfterValidator, AwareDatetime, BaseModel
 
+import rest_api
 from infrastructure import clock
 from infrastructure.envelope import rfc3339
 from order_service.insights.messages import LENGTHS, By, Figures
@@ -20,19 +21,19 @@ from rest_api.store import AWAY
 
 router = APIRouter(tags=["analytics"])
 
-_PAGE: Final = Path(__file__).parent / "pages" / "analytics.html"
-EARLIEST: Final = datetime(1971, 1, 1, tzinfo=UTC)
-LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
-SPANS: Final[Mapping[By, timedelta]] = {
+_PAGE: Final = Path(rest_api.__file__).parent / "pages" / "analytics.html"
+MIN_TIME: Final = datetime(1971, 1, 1, tzinfo=UTC)
+MAX_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC)
+DEFAULT_RANGES: Final[Mapping[By, timedelta]] = {
     "minute": timedelta(hours=1),
     "hour": timedelta(days=2),
     "day": timedelta(days=31),
 }
-"""How far back a list goes when it is not said."""
+"""The default time range of a list, by length of window."""
 
 
 class Orders(BaseModel):
-    """Orders by what became of them in the window. `success` is confirmed of confirmed and cancelled."""
+    """Numbers of orders by event in the window. `success` is the share of confirmed in confirmed and cancelled."""
 
     placed: int
     committed: int
@@ -43,7 +44,7 @@ class Orders(BaseModel):
 
 
 class Money(BaseModel):
-    """Minor units of one currency. `revenue` is captured less refunded; `average_order` is ordered, by orders."""
+    """Amounts in minor units of one currency. `revenue` is captured - refunded; `average_order` is ordered / orders."""
 
     currency: str
     orders: int
@@ -55,7 +56,7 @@ class Money(BaseModel):
 
 
 class Payments(BaseModel):
-    """Payments by the provider's decision. `success` is captured of captured and declined."""
+    """Numbers of payments by the provider's decision. `success` is the share of captured in captured and declined."""
 
     captured: int
     declined: int
@@ -64,7 +65,7 @@ class Payments(BaseModel):
 
 
 class Conversion(BaseModel):
-    """Shoppers who had something held in the window, those of them who ordered, and their share."""
+    """Shoppers with a hold in the window, the buyers among them, and the buyers' share."""
 
     shoppers: int
     buyers: int
@@ -72,7 +73,7 @@ class Conversion(BaseModel):
 
 
 class Holds(BaseModel):
-    """Holds by decision. `refusals` is the share refused."""
+    """Numbers of holds by decision. `refusals` is the share refused."""
 
     granted: int
     refused: int
@@ -80,13 +81,13 @@ class Holds(BaseModel):
 
 
 class Carts(BaseModel):
-    """Carts that came to their end with something in them."""
+    """Carts that expired with items in them."""
 
     abandoned: int
 
 
 class WindowBody(BaseModel):
-    """One window; beside its times the figure that was asked for, or all of them."""
+    """A window: its times, and the requested figure, or all figures."""
 
     start: AwareDatetime
     end: AwareDatetime
@@ -99,41 +100,43 @@ class WindowBody(BaseModel):
 
 
 class WindowList(BaseModel):
-    """Windows in their order; those in which nothing happened are left out. `after` is the next page's cursor."""
+    """A page of windows in order; empty windows are omitted. `after` is the cursor of the next page."""
 
     items: list[WindowBody]
     after: str | None
 
 
-def _storable(moment: datetime) -> datetime:
-    if not EARLIEST < moment < LATEST:
-        raise ValueError("lies between 1971 and 2100")
-    return moment
+def _check_range(at: datetime) -> datetime:
+    if not MIN_TIME < at < MAX_TIME:
+        raise ValueError("must lie between 1971 and 2100")
+    return at
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_storable)]
+QueryTime = Annotated[AwareDatetime, AfterValidator(_check_range)]
 Figure = Literal["orders", "revenue", "payments", "conversion", "holds", "carts", "all"]
 _FIGURES: Final[Mapping[str, Callable[[Figures], Any]]] = {
-    "orders": lambda told: Orders(
-        placed=told.orders_placed,
-        committed=told.orders_committed,
-        confirmed=told.orders_confirmed,
-        cancelled=told.orders_cancelled,
-        per_second=told.orders_per_second,
-        success=told.order_success,
+    "orders": lambda figures: Orders(
+        placed=figures.orders_placed,
+        committed=figures.orders_committed,
+        confirmed=figures.orders_confirmed,
+        cancelled=figures.orders_cancelled,
+        per_second=figures.orders_per_second,
+        success=figures.order_success,
     ),
-    "revenue": lambda told: [
-        Money(**each.model_dump(), revenue=each.revenue, average_order=each.average_order) for each in told.takings
+    "revenue": lambda figures: [
+        Money(**each.model_dump(), revenue=each.revenue, average_order=each.average_order) for each in figures.takings
     ],
-    "payments": lambda told: Payments(
-        captured=told.payments_captured,
-        declined=told.payments_declined,
-        refunded=told.payments_refunded,
-        success=told.payment_success,
+    "payments": lambda figures: Payments(
+        captured=figures.payments_captured,
+        declined=figures.payments_declined,
+        refunded=figures.payments_refunded,
+        success=figures.payment_success,
     ),
-    "conversion": lambda told: Conversion(shoppers=told.shoppers, buyers=told.buyers, rate=told.conversion),
-    "holds": lambda told: Holds(granted=told.holds_granted, refused=told.holds_refused, refusals=told.refusals),
-    "carts": lambda told: Carts(abandoned=told.carts_expired),
+    "conversion": lambda figures: Conversion(shoppers=figures.shoppers, buyers=figures.buyers, rate=figures.conversion),
+    "holds": lambda figures: Holds(
+        granted=figures.holds_granted, refused=figures.holds_refused, refusals=figures.refusals
+    ),
+    "carts": lambda figures: Carts(abandoned=figures.carts_expired),
 }
 
 
@@ -144,48 +147,48 @@ async def list_windows(  # noqa: PLR0913, PLR0917 - the filters of the contract
     request: Request,
     figure: Figure,
     by: By = "hour",
-    since: Annotated[Moment | None, Query(alias="from")] = None,
-    until: Annotated[Moment | None, Query(alias="to")] = None,
+    since: Annotated[QueryTime | None, Query(alias="from")] = None,
+    until: Annotated[QueryTime | None, Query(alias="to")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     after: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
-    """Figures of the windows that begin in `from` (included) to `to` (not); without them, of the latest ones.
+    """List the figures of windows that begin between `from` (included) and `to` (excluded); by default, the latest.
 
-    A window belongs to the times of its events: one that comes late changes the window of its own time.
+    Windows count events by the time at which they happened: a late event changes an earlier window.
     """
     end = until or clock.now()
-    begin = since or end - SPANS[by]
+    begin = since or end - DEFAULT_RANGES[by]
     if begin > end:
         raise Problem("invalid", errors=[{"pointer": "/from", "detail": "`from` is later than `to`"}])
     try:
-        found = await edge.insights.figures(by, begin, end, limit=limit + 1, after=_opened(after))
+        found = await edge.insights.figures(by, begin, end, limit=limit + 1, after=_cursor_time(after))
     except AWAY:
-        raise Problem("unavailable", "the figures are away", retry_after=RETRY_AFTER) from None
-    shown = found[:limit]
-    more = cursors.sealed(cursors.instant(shown[-1].start)) if len(found) > limit else None
-    return cursors.page([_window(told, figure) for told in shown], more, request)
+        raise Problem("unavailable", "the figures cannot be read right now", retry_after=RETRY_AFTER) from None
+    listed = found[:limit]
+    next_cursor = cursors.sealed(cursors.instant(listed[-1].start)) if len(found) > limit else None
+    return cursors.page([_window(figures, figure) for figures in listed], next_cursor, request)
 
 
 @router.get("/analytics", include_in_schema=False)
 async def analytics() -> Response:
-    """The page; it asks for a token, and shows nothing without one."""
+    """Return the page of charts. It asks for a token, and shows nothing without one."""
     return FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
 
 
-def _window(told: Figures, figure: Figure) -> dict[str, Any]:
-    wanted = _FIGURES if figure == "all" else {figure: _FIGURES[figure]}
+def _window(figures: Figures, figure: Figure) -> dict[str, Any]:
+    selected = _FIGURES if figure == "all" else {figure: _FIGURES[figure]}
     return {
-        "start": rfc3339(told.start),
-        "end": rfc3339(told.start + LENGTHS[told.by]),
-        **{name: _plain(shown(told)) for name, shown in wanted.items()},
+        "start": rfc3339(figures.start),
+        "end": rfc3339(figures.start + LENGTHS[figures.by]),
+        **{name: _dumped(convert(figures)) for name, convert in selected.items()},
     }
 
 
-def _plain(shown: BaseModel | list[BaseModel]) -> Any:
-    return [each.model_dump() for each in shown] if isinstance(shown, list) else shown.model_dump()
+def _dumped(body: BaseModel | list[BaseModel]) -> Any:
+    return [each.model_dump() for each in body] if isinstance(body, list) else body.model_dump()
 
 
-def _opened(after: str | None) -> datetime | None:
+def _cursor_time(after: str | None) -> datetime | None:
     match [] if after is None else cursors.opened(after):
         case []:
             return None

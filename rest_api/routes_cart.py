@@ -1,4 +1,4 @@
-"""A cart over HTTP: the same requests as over the socket, answered at once, or with their outcome (`Prefer: wait`)."""
+"""Routes of a cart: the same requests as over the socket, answered with 202, or with their outcome (`Prefer: wait`)."""
 
 import hashlib
 from typing import Annotated, Any
@@ -17,11 +17,11 @@ from rest_api.problems import Problem
 router = APIRouter(prefix="/v1/cart", tags=["cart"], dependencies=SECURED)
 
 READ_SECONDS = 1.8
-"""The contract promises an answer within two."""
+"""Time limit of a read; the contract promises a response within two seconds."""
 
 
 class Wanted(BaseModel):
-    """A product and how many more of it."""
+    """A product, and the quantity to add."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -30,7 +30,7 @@ class Wanted(BaseModel):
 
 
 class Amount(BaseModel):
-    """How many of a product the cart shall have; 0: none."""
+    """The quantity of a line; 0 removes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -38,7 +38,7 @@ class Amount(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The request is accepted and kept; its outcome is at `Location`."""
+    """The request is accepted and stored; its outcome can be read at `Location`."""
 
     request_id: str
 
@@ -58,21 +58,23 @@ Outcome = (
     | server_frames.OrderFrame
 )
 Product = Annotated[Printable, Path()]
-Prefer = Annotated[str | None, Header(description="`wait=N`: answer with the outcome, within N seconds, at most 30")]
-Key = Annotated[str | None, Header(description="the same key and body: the same answer")]
-_CHANGED: dict[int | str, dict[str, Any]] = {
+Prefer = Annotated[
+    str | None, Header(description="`wait=N`: respond with the outcome, if there is one within N (at most 30) seconds")
+]
+Key = Annotated[str | None, Header(description="a repeat with the same key and body gets the same response")]
+_CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Outcome, "description": "the outcome (with `Prefer: wait`)"},
-    202: {"model": Accepted, "description": "accepted; the outcome is at `Location`"},
+    202: {"model": Accepted, "description": "accepted; the outcome can be read at `Location`"},
 }
 
 
 @router.get("", response_model=server_frames.CartBody)
-async def show(edge: Here, known: Known, request: Request) -> Response:
-    """The cart as it is."""
-    answer = await read(edge.hub, known.user_id, "read", {}, seconds=READ_SECONDS)
+async def show(edge: Here, user: Known, request: Request) -> Response:
+    """Return the cart."""
+    answer = await read(edge.hub, user.user_id, "read", {}, seconds=READ_SECONDS)
     assert isinstance(answer, cart.Snapshot)
     names = await edge.projection.names({line.product for line in answer.cart.lines})
-    body = orjson.dumps(frames.cart_body(known.user_id, answer.cart, names, edge.settings.currency))
+    body = orjson.dumps(frames.cart_body(user.user_id, answer.cart, names, edge.settings.currency))
     digest = hashlib.blake2b(body, digest_size=6).hexdigest()
     etag = f'"{answer.cart.version}-{digest}"'
     if request.headers.get("if-none-match") == etag:
@@ -80,50 +82,48 @@ async def show(edge: Here, known: Known, request: Request) -> Response:
     return Response(body, headers={"ETag": etag}, media_type="application/json")
 
 
-@router.post("/items", status_code=202, responses=_CHANGED, response_model=None)
-async def add(edge: Here, known: Known, wanted: Wanted, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
-    """Hold more of a product; all or nothing."""
-    change = Change(
-        known.user_id, "add", {"product": wanted.product, "quantity": wanted.quantity}, "POST", "/v1/cart/items"
-    )
-    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+@router.post("/items", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
+async def add(edge: Here, user: Known, item: Wanted, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
+    """Add a quantity of a product and hold it, all or nothing."""
+    change = Change(user.user_id, "add", {"product": item.product, "quantity": item.quantity}, "POST", "/v1/cart/items")
+    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.put("/items/{product}", status_code=202, responses=_CHANGED, response_model=None)
+@router.put("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def put(
-    edge: Here, known: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Make a line exactly this; 0 takes it away."""
+    """Set the quantity of a line; 0 removes it."""
     change = Change(
-        known.user_id, "set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}"
+        user.user_id, "set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}"
     )
-    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.delete("/items/{product}", status_code=202, responses=_CHANGED, response_model=None)
+@router.delete("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def remove(
-    edge: Here, known: Known, product: Product, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, product: Product, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Take a product out of the cart; never refused."""
-    change = Change(known.user_id, "remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
-    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+    """Remove a product from the cart; never refused."""
+    change = Change(user.user_id, "remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
+    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.delete("", status_code=202, responses=_CHANGED, response_model=None)
-async def clear(edge: Here, known: Known, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
+@router.delete("", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
+async def clear(edge: Here, user: Known, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
     """Empty the cart; never refused."""
-    change = Change(known.user_id, "clear", {}, "DELETE", "/v1/cart")
-    return await perform(edge, known.user_id, change, key=idempotency_key, prefer=prefer)
+    change = Change(user.user_id, "clear", {}, "DELETE", "/v1/cart")
+    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.get("/requests/{request_id}", responses={200: {"model": Outcome | StillPending}}, response_model=None)
-async def outcome(edge: Here, known: Known, request_id: Annotated[Printable, Path()]) -> Response:
-    """What became of a change: its outcome frame, or `{"request_id","status":"pending"}`."""
-    answer = await read(edge.hub, known.user_id, "lookup", {"ids": [request_id]}, seconds=READ_SECONDS)
+async def outcome(edge: Here, user: Known, request_id: Annotated[Printable, Path()]) -> Response:
+    """Return the outcome of a change as its frame, or `{"request_id","status":"pending"}`."""
+    answer = await read(edge.hub, user.user_id, "lookup", {"ids": [request_id]}, seconds=READ_SECONDS)
     assert isinstance(answer, cart.Resumed)
     for stored in answer.outcomes:
         if isinstance(stored.outcome, frames.Stored):
             return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
     if request_id in answer.pending:
         return Response(orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json")
-    raise Problem("not-found", "this cart knows no request with that id")
+    raise Problem("not-found", "the cart has no request with this id")

@@ -1,4 +1,4 @@
-"""The catalogue over HTTP, from the edge's own read model: no token needed to read it."""
+"""Routes of the catalogue, served from the edge's read model. Public: they need no token."""
 
 import re
 from typing import Annotated, Any, Final, Literal
@@ -20,12 +20,12 @@ MAX_WORDS: Final = 10
 _WORD: Final = re.compile(r"[^\W_]+")
 
 Sort = Literal["code", "name", "-name", "price", "-price", "available", "-available"]
-_SORTED_BY: Final = {"code": "code", "name": "name", "price": "amount", "available": "available"}
+_SORT_COLUMNS: Final = {"code": "code", "name": "name", "price": "amount", "available": "available"}
 _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$"
 
 
 class ProductBody(BaseModel):
-    """A product; `available` may lag 250 ms."""
+    """A product. `available` may lag behind by 250 ms."""
 
     code: Printable
     name: str
@@ -37,7 +37,7 @@ class ProductBody(BaseModel):
 
 
 class ProductList(BaseModel):
-    """A page of products; `after` is the cursor of the next one, null on the last."""
+    """A page of products; `after` is the cursor of the next page, null on the last."""
 
     items: list[ProductBody]
     after: str | None
@@ -60,28 +60,28 @@ async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     after: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
-    """Products whose code or name has every word of `q` (or a word that begins with it), page by page."""
+    """List products. Each word of `q` must begin a word of the product's code or name."""
     words = None if q is None or not q.strip() else tuple(_WORD.findall(q.lower()))[:MAX_WORDS]
     filters = Filters(words, category, available_min, available_max, sort)
-    cursor = None if after is None else _opened(after, sort)
-    if words == ():  # nothing but punctuation: no product has such a word
+    cursor = None if after is None else _decode_cursor(after, sort)
+    if words == ():  # only punctuation: no product matches
         return cursors.page([], None, request)
     try:
         found = await edge.store.products(filters, limit=limit + 1, after=cursor)
     except AWAY:
-        raise Problem("unavailable", "the catalogue is away", retry_after=RETRY_AFTER) from None
-    shown = found[:limit]
-    more = _cursor(shown[-1], sort) if len(found) > limit else None
-    return cursors.page([body(product) for product in shown], more, request)
+        raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
+    listed = found[:limit]
+    next_cursor = _cursor(listed[-1], sort) if len(found) > limit else None
+    return cursors.page([body(product) for product in listed], next_cursor, request)
 
 
 @router.get("/{code}", response_model=ProductBody)
 async def show_product(edge: Here, _: Anybody, request: Request, code: Annotated[Printable, Path()]) -> Response:
-    """One product, with an `ETag` that changes with it and with its stock."""
+    """Return a product, with an `ETag` that changes with the product and its stock."""
     try:
         found = await edge.store.product(code)
     except AWAY:
-        raise Problem("unavailable", "the catalogue is away", retry_after=RETRY_AFTER) from None
+        raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
     if found is None:
         raise Problem("unknown-product")
     etag = f'"{found.version}.{found.stock_version}"'
@@ -91,7 +91,7 @@ async def show_product(edge: Here, _: Anybody, request: Request, code: Annotated
 
 
 def body(product: Shown) -> dict[str, Any]:
-    """A product as JSON has it."""
+    """Return the JSON body of a product."""
     return {
         "code": product.code,
         "name": product.name,
@@ -104,12 +104,12 @@ def body(product: Shown) -> dict[str, Any]:
 
 
 def _cursor(last: Shown, sort: Sort) -> str:
-    """Where a page ended: the order, the value it is ordered by, and the code, which settles ties."""
-    return cursors.sealed(sort, getattr(last, _SORTED_BY[sort.removeprefix("-")]), last.code)
+    """Return the cursor after `last`: the sort order, the value sorted by, and the code, which breaks ties."""
+    return cursors.sealed(sort, getattr(last, _SORT_COLUMNS[sort.removeprefix("-")]), last.code)
 
 
-def _opened(cursor: str, sort: Sort) -> tuple[str | int, str]:
-    kind = str if _SORTED_BY[sort.removeprefix("-")] in {"code", "name"} else int
+def _decode_cursor(cursor: str, sort: Sort) -> tuple[str | int, str]:
+    kind = str if _SORT_COLUMNS[sort.removeprefix("-")] in {"code", "name"} else int
     match cursors.opened(cursor):
         case [str(order), value, str(code)] if order == sort and isinstance(value, kind):
             return value, code

@@ -1,4 +1,4 @@
-"""Notices over HTTP: what I was told, on which channels I want to hear, and, for services, something to tell."""
+"""Routes of notifications: a user's notices, their channel preferences, and, for services, sending a notice."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -19,16 +19,16 @@ from rest_api.outbound import event
 from rest_api.problems import Problem
 from rest_api.routes_cart import Key, Prefer
 from rest_api.store import AWAY, Row
-from rest_api.waiting import Answer
+from rest_api.websocket.in_flight import Answer
 
 router = APIRouter(prefix="/v1/notifications", tags=["notifications"], dependencies=SECURED)
 
-_HERE: Final = "/v1/notifications"
-_PREFERENCES: Final = f"{_HERE}/preferences"
+_ROUTE: Final = "/v1/notifications"
+_PREFERENCES: Final = f"{_ROUTE}/preferences"
 
 
 class NoticeBody(BaseModel):
-    """Something that a shopper was told, or could not be told, on one channel."""
+    """A notice that was sent to a user on one channel, or failed to be sent."""
 
     id: Printable
     channel: notices.Channel
@@ -42,14 +42,14 @@ class NoticeBody(BaseModel):
 
 
 class NoticeList(BaseModel):
-    """A page of notices."""
+    """A page of notices, newest first."""
 
     items: list[NoticeBody]
     after: str | None
 
 
 class Preferences(BaseModel):
-    """On which channels somebody wants to hear of orders and carts."""
+    """The channels on which a user receives notices about orders and carts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -59,7 +59,7 @@ class Preferences(BaseModel):
 
 
 class NewNotice(BaseModel):
-    """What shall be told to a user: once for each `cause` and channel."""
+    """A notice to send to a user. It is sent once for each `cause` and channel."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -72,14 +72,14 @@ class NewNotice(BaseModel):
 
 
 class Accepted(BaseModel):
-    """It is accepted and kept."""
+    """The request is accepted and stored."""
 
     request_id: Printable
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A request to the notification service: `request` is sent as it is, on behalf of `user_id`."""
+    """A command for the notification service: sends `request` on behalf of `user_id`."""
 
     user_id: str
     route: str
@@ -88,51 +88,51 @@ class Asking:
 
     @property
     def fingerprint(self) -> str:
-        """The request itself."""
+        """The route and the request as JSON."""
         return f"{self.method} {self.route} {self.request.model_dump_json()}"
 
     @property
     def told_to(self) -> str:
-        """Who asks."""
+        """The user who sends the request."""
         return self.user_id
 
     def name(self, key: str) -> str:
-        """Of the user's own ids."""
+        """Derive the request id from the user, the route and the key."""
         return derived(self.user_id, self.method, self.route, key)
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Whatever can be asked can be done."""
+        """Accept every command: none can be ruled out in advance."""
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To the notification service; none of a shopper's unanswered requests."""
-        asked: notices.Request
+        """Send the request to the notification service. It does not count as one of the user's unanswered requests."""
+        command: notices.Request
         if isinstance(self.request, NewNotice):
             fields = self.request.model_dump()
-            asked = notices.Send(**{**fields, "cause": self.request.cause or f"request/{request_id}"})
+            command = notices.Send(**{**fields, "cause": self.request.cause or f"request/{request_id}"})
         else:
-            asked = self.request
-        sent = await edge.hub.send(event(asked, request_id), notices.REQUESTS)
+            command = self.request
+        sent = await edge.hub.send(event(command, request_id), notices.REQUESTS)
         edge.hub.shopper(self.user_id).settle(request_id)
         return sent
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """What came of it can be read there."""
+        """Return the request id, and where the result can be read."""
         return {"request_id": request_id}, self.route
 
     async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - others read on
-        """The preferences that stand now."""
+        """Return the preferences that are now in force."""
         return answer.frame
 
 
 @router.get("", response_model=NoticeList)
 async def list_notices(
     edge: Here,
-    known: Known,
+    user: Known,
     request: Request,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     after: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
-    """What I was told, the newest first."""
+    """List the caller's notices, newest first."""
     match [] if after is None else cursors.opened(after):
         case []:
             cursor = None
@@ -141,28 +141,28 @@ async def list_notices(
         case _:
             raise Problem("bad-cursor")
     try:
-        rows = await edge.notices.notices(known.user_id, limit=limit + 1, after=cursor)
+        rows = await edge.notices.notices(user.user_id, limit=limit + 1, after=cursor)
     except AWAY:
-        raise Problem("unavailable", "notices can't be read now", retry_after=RETRY_AFTER) from None
-    shown = rows[:limit]
-    more = cursors.sealed(cursors.instant(shown[-1][7]), shown[-1][0]) if len(rows) > limit else None
-    return cursors.page([_body(row) for row in shown], more, request)
+        raise Problem("unavailable", "notices cannot be read right now", retry_after=RETRY_AFTER) from None
+    listed = rows[:limit]
+    next_cursor = cursors.sealed(cursors.instant(listed[-1][7]), listed[-1][0]) if len(rows) > limit else None
+    return cursors.page([_body(row) for row in listed], next_cursor, request)
 
 
 @router.post("", status_code=202, response_model=Accepted)
-async def send(edge: Here, known: Service, wanted: NewNotice, idempotency_key: Key = None) -> Response:
-    """Tell a user something. For services."""
-    asked = Asking(known.user_id, _HERE, "POST", wanted)
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=None)
+async def send(edge: Here, user: Service, notice: NewNotice, idempotency_key: Key = None) -> Response:
+    """Send a notice to a user. For services."""
+    command = Asking(user.user_id, _ROUTE, "POST", notice)
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=None)
 
 
 @router.get("/preferences", response_model=Preferences)
-async def show_preferences(edge: Here, known: Known) -> Response:
-    """On which channels I am told; on all of them until I say otherwise."""
+async def show_preferences(edge: Here, user: Known) -> Response:
+    """Return the caller's channel preferences. By default all channels are on."""
     try:
-        email, sms, push = await edge.notices.preferences(known.user_id)
+        email, sms, push = await edge.notices.preferences(user.user_id)
     except AWAY:
-        raise Problem("unavailable", "preferences can't be read now", retry_after=RETRY_AFTER) from None
+        raise Problem("unavailable", "preferences cannot be read right now", retry_after=RETRY_AFTER) from None
     return Response(preferences_body(email=email, sms=sms, push=push), media_type="application/json")
 
 
@@ -170,28 +170,28 @@ async def show_preferences(edge: Here, known: Known) -> Response:
     "/preferences",
     status_code=202,
     responses={
-        200: {"model": Preferences, "description": "what counts from now on (with `Prefer: wait`)"},
-        202: {"model": Accepted, "description": "accepted; it can be read at `Location`"},
+        200: {"model": Preferences, "description": "the preferences now in force (with `Prefer: wait`)"},
+        202: {"model": Accepted, "description": "accepted; the preferences can be read at `Location`"},
     },
     response_model=None,
 )
 async def prefer_channels(
-    edge: Here, known: Known, wanted: Preferences, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, preferences: Preferences, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Say on which channels I want to be told; of what comes after this."""
-    request = notices.Prefer(user_id=known.user_id, **wanted.model_dump())
-    asked = Asking(known.user_id, _PREFERENCES, "PUT", request)
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    """Set the caller's channel preferences for future notices."""
+    request = notices.Prefer(user_id=user.user_id, **preferences.model_dump())
+    command = Asking(user.user_id, _PREFERENCES, "PUT", request)
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
 def tell_preferences(edge: Edge, user_id: str, request_id: str, stands: notices.Preferred) -> None:
-    """Preferences came in: answer whoever waits for them."""
+    """Resolve the HTTP request that waits for these preferences, if any."""
     body = preferences_body(email=stands.email, sms=stands.sms, push=stands.push)
     edge.hub.answer(user_id, request_id, Answer(stands, body))
 
 
 def preferences_body(*, email: bool, sms: bool, push: bool) -> bytes:
-    """Preferences as they are shown."""
+    """Return the body of channel preferences."""
     return orjson.dumps({"email": email, "sms": sms, "push": push})
 
 

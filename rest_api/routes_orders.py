@@ -1,6 +1,7 @@
-"""Orders over HTTP: placed as a checkout frame places them, and read from the edge's own read model.
+"""Routes of orders: commands are sent like checkout frames, reads come from the edge's own read model.
 
-A shopper sees their own orders, and of others' not even that they are there; support sees all.
+A shopper sees only their own orders; for all others the response is 404, so it does not reveal that they exist. Support
+sees all orders.
 """
 
 import hashlib
@@ -41,70 +42,70 @@ from rest_api.store import AWAY
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], dependencies=SECURED)
 
-MOST_STEPS: Final = 1000
-"""Of one parcel; there are five."""
+MAX_SHIPMENT_EVENTS: Final = 1000
+"""Upper bound of the events of one parcel; there are at most five kinds."""
 OrderId = Annotated[Printable, Path()]
 Limit = Annotated[int, Query(ge=1, le=100)]
 After = Annotated[str | None, Query(max_length=1000)]
 
 
 class NewOrder(Wanted):
-    """An order: of the cart at `version`, or of `items` without a cart."""
+    """A new order: of the cart at `version`, or of `items` without a cart."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Given(Money):
-    """Money that is given back."""
+    """An amount to refund."""
 
     amount: Annotated[int, Field(ge=1, le=MAX_AMOUNT)]
 
 
 class GiveBack(BaseModel):
-    """How much is to be given back; without an amount, all that is left."""
+    """A refund request. Without an amount, everything not yet refunded is refunded."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     amount: Given | None = None
 
 
-_PLACED: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": OrderBody, "description": "its stock is held for it (with `Prefer: wait`)"},
-    202: {"model": Accepted, "description": "accepted; it can be read at `Location`"},
+_PLACE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": OrderBody, "description": "the order, whose stock is held (with `Prefer: wait`)"},
+    202: {"model": Accepted, "description": "accepted; the order can be read at `Location`"},
 }
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": OrderBody, "description": "it will be done (with `Prefer: wait`)"},
-    202: {"model": AcceptedRequest, "description": "accepted; what comes of it is seen at `Location`"},
+_COMMAND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": OrderBody, "description": "the order; the request will be carried out (with `Prefer: wait`)"},
+    202: {"model": AcceptedRequest, "description": "accepted; its effect can be seen at `Location`"},
 }
 
 
 def check_token(edge: Edge, payment: Payment, pointer: str) -> None:
-    """`Problem` for a token that can't stand for a means of payment here; `pointer` is its place in the body."""
+    """Raise `Problem` if the payment token is unknown; `pointer` is the token's place in the body."""
     if not edge.hub.rules.knows(payment.token):
-        raise Problem("unknown-payment-token", errors=[{"pointer": pointer, "detail": "no such means of payment"}])
+        raise Problem("unknown-payment-token", errors=[{"pointer": pointer, "detail": "unknown payment token"}])
 
 
-async def _seen(edge: Edge, known: Identity, order_id: str) -> OrderView:
-    """An order that this visitor may see; else `Problem`, which is the same whether it is there or not."""
+async def _visible_order(edge: Edge, user: Identity, order_id: str) -> OrderView:
+    """Return the order if the user may see it; else raise the same `Problem` whether or not it exists."""
     try:
         view = await edge.orders.order(order_id)
     except AWAY:
-        raise _away() from None
-    if view is None or (view.user_id != known.user_id and known.roles.isdisjoint(STAFF)):
+        raise _unavailable() from None
+    if view is None or (view.user_id != user.user_id and user.roles.isdisjoint(STAFF)):
         raise Problem("not-found")
     return view
 
 
-def _away() -> Problem:
-    return Problem("unavailable", "orders can't be read now", retry_after=RETRY_AFTER)
+def _unavailable() -> Problem:
+    return Problem("unavailable", "orders cannot be read right now", retry_after=RETRY_AFTER)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
 @router.get("", response_model=OrderList)
-async def list_orders(edge: Here, known: Known, request: Request, limit: Limit = 50, after: After = None) -> Response:
-    """My orders, the newest first; everybody's for support."""
+async def list_orders(edge: Here, user: Known, request: Request, limit: Limit = 50, after: After = None) -> Response:
+    """List the caller's orders, newest first; for support, all orders."""
     match [] if after is None else cursors.opened(after):
         case []:
             cursor = None
@@ -112,20 +113,22 @@ async def list_orders(edge: Here, known: Known, request: Request, limit: Limit =
             cursor = cursors.at_instant(at), order_id
         case _:
             raise Problem("bad-cursor")
-    whose = known.user_id if known.roles.isdisjoint(STAFF) else None
+    owner = user.user_id if user.roles.isdisjoint(STAFF) else None
     try:
-        found = await edge.orders.orders(whose, limit=limit + 1, after=cursor)
+        found = await edge.orders.orders(owner, limit=limit + 1, after=cursor)
     except AWAY:
-        raise _away() from None
-    shown = found[:limit]
-    more = cursors.sealed(cursors.instant(shown[-1].created_at), shown[-1].order_id) if len(found) > limit else None
-    return cursors.page(await bodies_of(edge, shown), more, request)
+        raise _unavailable() from None
+    listed = found[:limit]
+    next_cursor = (
+        cursors.sealed(cursors.instant(listed[-1].created_at), listed[-1].order_id) if len(found) > limit else None
+    )
+    return cursors.page(await bodies_of(edge, listed), next_cursor, request)
 
 
 @router.get("/{order_id}", response_model=OrderBody)
-async def show(edge: Here, known: Known, request: Request, order_id: OrderId) -> Response:
-    """One order, with an `ETag`."""
-    view = await _seen(edge, known, order_id)
+async def show(edge: Here, user: Known, request: Request, order_id: OrderId) -> Response:
+    """Return an order, with an `ETag`."""
+    view = await _visible_order(edge, user, order_id)
     body = orjson.dumps(await body_of(edge, view))
     etag = f'"{view.version}-{hashlib.blake2b(body, digest_size=6).hexdigest()}"'
     if request.headers.get("if-none-match") == etag:
@@ -135,10 +138,10 @@ async def show(edge: Here, known: Known, request: Request, order_id: OrderId) ->
 
 @router.get("/{order_id}/events", response_model=OrderEventList)
 async def list_events(
-    edge: Here, known: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
+    edge: Here, user: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
-    """How an order came to be what it is."""
-    await _seen(edge, known, order_id)
+    """List the events of an order, oldest first."""
+    await _visible_order(edge, user, order_id)
     match [0] if after is None else cursors.opened(after):
         case [int(version)]:
             pass
@@ -147,17 +150,17 @@ async def list_events(
     try:
         rows = await edge.orders.events(order_id, limit=limit + 1, after=version)
     except AWAY:
-        raise _away() from None
-    more = cursors.sealed(rows[limit - 1][0]) if len(rows) > limit else None
-    return cursors.page([event_body(row) for row in rows[:limit]], more, request)
+        raise _unavailable() from None
+    next_cursor = cursors.sealed(rows[limit - 1][0]) if len(rows) > limit else None
+    return cursors.page([event_body(row) for row in rows[:limit]], next_cursor, request)
 
 
 @router.get("/{order_id}/payments", response_model=PaymentList)
 async def list_payments(
-    edge: Here, known: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
+    edge: Here, user: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
-    """What became of an order's payment, and of what was given back."""
-    await _seen(edge, known, order_id)
+    """List the results of an order's payment and of its refunds, oldest first."""
+    await _visible_order(edge, user, order_id)
     match [0, ""] if after is None else cursors.opened(after):
         case [int(at), str(event_id)]:
             cursor = cursors.at_instant(at), event_id
@@ -166,70 +169,70 @@ async def list_payments(
     try:
         rows = await edge.orders.steps(order_id, "payment", limit=limit + 1, after=cursor)
     except AWAY:
-        raise _away() from None
-    more = cursors.sealed(cursors.instant(rows[limit - 1][2]), rows[limit - 1][0]) if len(rows) > limit else None
-    return cursors.page([payment_body(row) for row in rows[:limit]], more, request)
+        raise _unavailable() from None
+    next_cursor = cursors.sealed(cursors.instant(rows[limit - 1][2]), rows[limit - 1][0]) if len(rows) > limit else None
+    return cursors.page([payment_body(row) for row in rows[:limit]], next_cursor, request)
 
 
 @router.get("/{order_id}/shipment", response_model=ShipmentBody)
-async def show_shipment(edge: Here, known: Known, order_id: OrderId) -> Response:
-    """Where an order's parcel is; 404 before there is one."""
-    await _seen(edge, known, order_id)
+async def show_shipment(edge: Here, user: Known, order_id: OrderId) -> Response:
+    """Return an order's parcel and its history; 404 before it is booked."""
+    await _visible_order(edge, user, order_id)
     try:
-        rows = await edge.orders.steps(order_id, "delivery", limit=MOST_STEPS, after=(cursors.EPOCH, ""))
+        rows = await edge.orders.steps(order_id, "delivery", limit=MAX_SHIPMENT_EVENTS, after=(cursors.EPOCH, ""))
     except AWAY:
-        raise _away() from None
+        raise _unavailable() from None
     found = shipment((kind, at, data) for _, kind, at, data in rows)
     if found is None:
-        raise Problem("not-found", "there is no parcel yet")
+        raise Problem("not-found", "the order has no parcel yet")
     history = [{"status": status, "at": rfc3339(at)} for status, at in found["history"]]
     return Response(orjson.dumps({**found, "history": history}), media_type="application/json")
 
 
-# ---- asking ---------------------------------------------------------------------------------------------------------
+# ---- commands -------------------------------------------------------------------------------------------------------
 
 
-@router.post("", status_code=202, responses=_PLACED, response_model=None)
+@router.post("", status_code=202, responses=_PLACE_RESPONSES, response_model=None)
 async def place(
-    edge: Here, known: Known, wanted: NewOrder, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, order: NewOrder, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Make an order; it can be read at once."""
-    check_token(edge, wanted.payment, "/payment/token")
-    return await perform(edge, known.user_id, Placing(known.user_id, wanted), key=idempotency_key, prefer=prefer)
+    """Place an order. It can be read at once."""
+    check_token(edge, order.payment, "/payment/token")
+    return await perform(edge, user.user_id, Placing(user.user_id, order), key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/cancel", status_code=202, responses=_ASKED, response_model=None)
+@router.post("/{order_id}/cancel", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def cancel(
-    edge: Here, known: Known, order_id: OrderId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, order_id: OrderId, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Want an order no more; possible until it is shipped. What was paid is given back."""
-    view = await _seen(edge, known, order_id)
-    asked = Acting(known.user_id, view, orders.Cancel(order_id=order_id, user_id=view.user_id))
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    """Cancel an order; possible until it is shipped. A captured payment is refunded."""
+    view = await _visible_order(edge, user, order_id)
+    command = Acting(user.user_id, view, orders.Cancel(order_id=order_id, user_id=view.user_id))
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/refunds", status_code=202, responses=_ASKED, response_model=None)
+@router.post("/{order_id}/refunds", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def refund(
     edge: Here,
-    known: Staff,
+    user: Staff,
     order_id: OrderId,
     wanted: GiveBack | None = None,
     prefer: Prefer = None,
     idempotency_key: Key = None,
 ) -> Response:
-    """Give money back: an amount, or all that is left. For support."""
-    view = await _seen(edge, known, order_id)
+    """Refund an amount, or everything not yet refunded. For support."""
+    view = await _visible_order(edge, user, order_id)
     amount = None if wanted is None or wanted.amount is None else Money(**wanted.amount.model_dump())
-    asked = Acting(known.user_id, view, orders.Refund(order_id=order_id, user_id=view.user_id, amount=amount))
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    command = Acting(user.user_id, view, orders.Refund(order_id=order_id, user_id=view.user_id, amount=amount))
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/payments", status_code=202, responses=_ASKED, response_model=None)
+@router.post("/{order_id}/payments", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def pay(
-    edge: Here, known: Known, order_id: OrderId, payment: Payment, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Known, order_id: OrderId, payment: Payment, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Have the provider asked again, now, for a payment that is still open; the order keeps its means of payment."""
+    """Retry a payment that is still open, at once, with the order's own payment token."""
     check_token(edge, payment, "/token")
-    view = await _seen(edge, known, order_id)
-    asked = Acting(known.user_id, view, orders.Pay(order_id=order_id, user_id=view.user_id))
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    view = await _visible_order(edge, user, order_id)
+    command = Acting(user.user_id, view, orders.Pay(order_id=order_id, user_id=view.user_id))
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)

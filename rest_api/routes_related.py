@@ -1,4 +1,4 @@
-"""What is bought together with a product, from the edge's own read model: no token needed to read it."""
+"""The route of related products, served from the edge's read model. Public: needs no token."""
 
 from typing import Annotated
 
@@ -17,10 +17,10 @@ router = APIRouter(prefix="/v1/products", tags=["catalogue"], dependencies=SECUR
 
 
 class RelatedBody(ProductBody):
-    """A product, and how it goes with the one asked about.
+    """A related product, with the measures of its association with the requested product.
 
-    `support` is the share of all orders with both, `confidence` the share of those with the one asked about that have
-    this one too, `lift` how many times more often that is than by chance.
+    `support` is the share of all orders that contain both. `confidence` is the share of the requested product's orders
+    that also contain this one. `lift` says how many times more often that is than by chance.
     """
 
     support: float
@@ -29,7 +29,7 @@ class RelatedBody(ProductBody):
 
 
 class RelatedList(BaseModel):
-    """At most ten products, most often bought together first; `after` is null, for there is no second page."""
+    """At most ten products, most often bought together first. `after` is always null: there is only one page."""
 
     items: list[RelatedBody]
     after: None
@@ -37,12 +37,12 @@ class RelatedList(BaseModel):
 
 @router.get("/{code}/related", response_model=RelatedList)
 async def list_related(edge: Here, _: Anybody, request: Request, code: Annotated[Printable, Path()]) -> Response:
-    """What those who ordered this product ordered with it; nothing as long as nobody has."""
+    """List the products most often ordered together with this one; empty if there are none yet."""
     try:
         if await edge.store.product(code) is None:
             raise Problem("unknown-product")
         found = await edge.insights.related(code)
     except AWAY:
-        raise Problem("unavailable", "the catalogue is away", retry_after=RETRY_AFTER) from None
-    items = [{**body(each.product), **each.measures.model_dump(exclude={"product"})} for each in found]
+        raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
+    items = [{**body(related.product), **related.measures.model_dump(exclude={"product"})} for related in found]
     return cursors.page(items, None, request)

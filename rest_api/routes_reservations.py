@@ -1,7 +1,7 @@
-"""Reservations for other services: stock that is held for them until they commit it or let it go.
+"""Routes of reservations: stock held for another service until the service commits or releases it.
 
-They are holds like those of a cart, without the cart; what a service calls its reservation is its own, so two services
-may use one id, and none can touch what an order holds.
+A reservation is a set of holds without a cart. Its id is scoped to the service. Two services may therefore use the same
+id, and no service can touch the holds of an order.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from rest_api.order_requests import refused
 from rest_api.outbound import event
 from rest_api.problems import Problem
 from rest_api.routes_cart import READ_SECONDS, Key, Prefer
-from rest_api.waiting import Answer
+from rest_api.websocket.in_flight import Answer
 
 router = APIRouter(prefix="/v1/reservations", tags=["reservations"], dependencies=SECURED)
 
@@ -32,7 +32,7 @@ ReservationId = Annotated[Printable, Path()]
 
 
 class NewReservation(BaseModel):
-    """What shall be held, all or nothing; `reservation_id` is the service's own, if it has one."""
+    """The items to hold, all or nothing. `reservation_id` is optional and chosen by the service."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -49,7 +49,7 @@ class NewReservation(BaseModel):
 
 
 class ReservationBody(BaseModel):
-    """PENDING: held; COMMITTED: sold; CANCELLED: given back."""
+    """A reservation. State PENDING: held; COMMITTED: sold; CANCELLED: released."""
 
     reservation_id: Printable
     state: HoldState
@@ -57,82 +57,82 @@ class ReservationBody(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The request is accepted; the reservation is at `Location`."""
+    """The request is accepted; the reservation can be read at `Location`."""
 
     reservation_id: Printable
     request_id: Printable
 
 
-_ASKED: Final[dict[int | str, dict[str, Any]]] = {
+_COMMAND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": ReservationBody, "description": "the reservation (with `Prefer: wait`)"},
-    202: {"model": Accepted, "description": "accepted; the reservation is at `Location`"},
+    202: {"model": Accepted, "description": "accepted; the reservation can be read at `Location`"},
 }
 
 
 def held_for(user_id: str, reservation_id: str) -> str:
-    """What inventory knows a service's reservation by."""
+    """Return the order id under which inventory keeps a service's reservation."""
     return derived(user_id, reservation_id, "reservation")
 
 
-def _body(reservation_id: str, told: cart.Reservation) -> dict[str, Any]:
-    lines = [line.model_dump() for line in told.lines]
-    return {"reservation_id": reservation_id, "state": told.state, "lines": lines}
+def _body(reservation_id: str, reservation: cart.Reservation) -> dict[str, Any]:
+    lines = [line.model_dump() for line in reservation.lines]
+    return {"reservation_id": reservation_id, "state": reservation.state, "lines": lines}
 
 
 @dataclass(frozen=True, slots=True)
 class Reserving:
-    """`POST /v1/reservations`."""
+    """The command of `POST /v1/reservations`: hold stock."""
 
     user_id: str
-    wanted: NewReservation
+    body: NewReservation
 
     @property
     def fingerprint(self) -> str:
-        """The request itself."""
-        return f"reserve {self.wanted.model_dump_json()}"
+        """The command and its content as text."""
+        return f"reserve {self.body.model_dump_json()}"
 
     @property
     def told_to(self) -> str:
-        """The service."""
+        """The service that sends the command."""
         return self.user_id
 
     def name(self, key: str) -> str:
-        """Of the service's own ids."""
+        """Derive the request id from the key. Request ids are scoped to the service."""
         return derived("POST", ROUTE, key)
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Only inventory knows."""
+        """Accept every command: only inventory can decide it."""
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To inventory, which answers through the carts."""
+        """Send the request to inventory. The response arrives through the cart service."""
         commit = inventory.Commit(
             user_id=self.user_id,
-            order_id=held_for(self.user_id, self._called(request_id)),
-            lines=self.wanted.items,
+            order_id=held_for(self.user_id, self._reservation_id(request_id)),
+            lines=self.body.items,
             purpose="reservation",
         )
         return await edge.hub.send(event(commit, request_id), inventory.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """It can be read as soon as it is decided."""
-        name = self._called(request_id)
-        return {"reservation_id": name, "request_id": request_id}, f"{ROUTE}/{name}"
+        """Return the ids, and where the reservation can be read once it is decided."""
+        reservation_id = self._reservation_id(request_id)
+        return {"reservation_id": reservation_id, "request_id": request_id}, f"{ROUTE}/{reservation_id}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - orders read on
-        """The reservation."""
-        told = answer.message
-        if isinstance(told, cart.Refused):
-            raise refused(told)
-        assert isinstance(told, cart.Reservation)
-        return orjson.dumps(_body(self._called(told.id), told))
+    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - the protocol of commands
+        """Return the reservation; raise `Problem` if it was refused."""
+        reservation = answer.message
+        if isinstance(reservation, cart.Refused):
+            raise refused(reservation)
+        assert isinstance(reservation, cart.Reservation)
+        return orjson.dumps(_body(self._reservation_id(reservation.id), reservation))
 
-    def _called(self, request_id: str) -> str:
-        return self.wanted.reservation_id or request_id
+    def _reservation_id(self, request_id: str) -> str:
+        return self.body.reservation_id or request_id
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """The end of a reservation: it is sold, or given back. Done once, however often it is asked."""
+    """A command that commits or releases a reservation. Repeating it has no further effect."""
 
     user_id: str
     reservation_id: str
@@ -140,23 +140,23 @@ class Settling:
 
     @property
     def fingerprint(self) -> str:
-        """The request itself."""
+        """The command and its content as text."""
         return f"{self.end} {self.reservation_id}"
 
     @property
     def told_to(self) -> str:
-        """The service."""
+        """The service that sends the command."""
         return self.user_id
 
     def name(self, key: str) -> str:
-        """Of the service's own ids."""
+        """Derive the request id from the key. Request ids are scoped to the service."""
         return derived(self.end, ROUTE, key)
 
     async def check(self, edge: Edge, request_id: str) -> None:
-        """Only inventory knows."""
+        """Accept every command: only inventory can decide it."""
 
     async def send(self, edge: Edge, request_id: str) -> bool:
-        """To inventory, which answers through the carts."""
+        """Send the request to inventory. The response arrives through the cart service."""
         order_id = held_for(self.user_id, self.reservation_id)
         message: inventory.Request = (
             inventory.Sell(user_id=self.user_id, order_id=order_id)
@@ -166,77 +166,77 @@ class Settling:
         return await edge.hub.send(event(message, request_id), inventory.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
-        """What came of it is seen in the reservation."""
+        """Return the ids, and where the reservation can be read."""
         body = {"reservation_id": self.reservation_id, "request_id": request_id}
         return body, f"{ROUTE}/{self.reservation_id}"
 
     async def settled(self, edge: Edge, answer: Answer) -> bytes:
-        """The reservation as it is now; `Problem` when it had ended in the other way."""
-        told = answer.message
-        if isinstance(told, cart.Refused):
-            raise refused(told)
-        assert isinstance(told, cart.Reservation)
-        if told.state is None:
+        """Return the reservation as it is now; raise `Problem` if it is unknown or was settled the other way."""
+        reservation = answer.message
+        if isinstance(reservation, cart.Refused):
+            raise refused(reservation)
+        assert isinstance(reservation, cart.Reservation)
+        if reservation.state is None:
             raise Problem("not-found")
-        if told.state != self.end:
-            raise Problem("reservation-settled", f"it is {told.state}")
+        if reservation.state != self.end:
+            raise Problem("reservation-settled", f"the reservation is {reservation.state}")
         return orjson.dumps(await _read(edge, self.user_id, self.reservation_id))
 
 
-@router.post("", status_code=202, responses=_ASKED, response_model=None)
+@router.post("", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def reserve(
-    edge: Here, known: Service, wanted: NewReservation, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Service, body: NewReservation, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Hold stock; all or nothing. The same `reservation_id` with the same items is the same request."""
+    """Hold stock, all or nothing. Repeating a `reservation_id` with the same items repeats the request."""
     key = idempotency_key
-    if key is None and wanted.reservation_id is not None:
-        key = f"reservation {wanted.reservation_id}"
+    if key is None and body.reservation_id is not None:
+        key = f"reservation {body.reservation_id}"
     try:
-        return await perform(edge, known.user_id, Reserving(known.user_id, wanted), key=key, prefer=prefer)
+        return await perform(edge, user.user_id, Reserving(user.user_id, body), key=key, prefer=prefer)
     except Problem as problem:
-        if idempotency_key is None and problem.slug == "idempotency-key-reused":  # its key stands in the body
+        if idempotency_key is None and problem.slug == "idempotency-key-reused":  # the key came from the body
             problem.errors = [{**fault, "pointer": "/reservation_id"} for fault in problem.errors]
         raise
 
 
 @router.get("/{reservation_id}", response_model=ReservationBody)
-async def show(edge: Here, known: Service, reservation_id: ReservationId) -> Response:
-    """A reservation as inventory has it now."""
-    body = await _read(edge, known.user_id, reservation_id)
+async def show(edge: Here, user: Service, reservation_id: ReservationId) -> Response:
+    """Return a reservation in its current state."""
+    body = await _read(edge, user.user_id, reservation_id)
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-@router.post("/{reservation_id}/commit", status_code=202, responses=_ASKED, response_model=None)
+@router.post("/{reservation_id}/commit", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def commit(
-    edge: Here, known: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Sell what is held."""
-    asked = Settling(known.user_id, reservation_id, "COMMITTED")
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    """Commit a reservation: sell the held stock."""
+    command = Settling(user.user_id, reservation_id, "COMMITTED")
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.delete("/{reservation_id}", status_code=202, responses=_ASKED, response_model=None)
+@router.delete("/{reservation_id}", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def release(
-    edge: Here, known: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: Here, user: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
 ) -> Response:
-    """Give back what is held."""
-    asked = Settling(known.user_id, reservation_id, "CANCELLED")
-    return await perform(edge, known.user_id, asked, key=idempotency_key, prefer=prefer)
+    """Cancel a reservation: release the held stock."""
+    command = Settling(user.user_id, reservation_id, "CANCELLED")
+    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
 async def _read(edge: Edge, user_id: str, reservation_id: str) -> dict[str, Any]:
-    """Ask inventory; `Problem` when there is no such reservation, or nobody answers in time."""
+    """Read a reservation from inventory; raise `Problem` if it is unknown or no response arrives in time."""
     request_id = uuid7()
-    asked = inventory.ReadReservation(user_id=user_id, order_id=held_for(user_id, reservation_id), session=request_id)
+    query = inventory.ReadReservation(user_id=user_id, order_id=held_for(user_id, reservation_id), session=request_id)
     with edge.hub.wait(user_id, request_id) as answer:
         try:
             async with asyncio.timeout(READ_SECONDS):
-                if not await edge.hub.send(event(asked, request_id), inventory.REQUESTS):
-                    raise Problem("unavailable", "inventory is away", retry_after=RETRY_AFTER)
-                told = (await answer).message
+                if not await edge.hub.send(event(query, request_id), inventory.REQUESTS):
+                    raise Problem("unavailable", "inventory is unavailable", retry_after=RETRY_AFTER)
+                reservation = (await answer).message
         except TimeoutError:
-            raise Problem("unavailable", "inventory does not answer", retry_after=RETRY_AFTER) from None
-    assert isinstance(told, cart.Reservation)
-    if told.state is None:
+            raise Problem("unavailable", "inventory does not respond", retry_after=RETRY_AFTER) from None
+    assert isinstance(reservation, cart.Reservation)
+    if reservation.state is None:
         raise Problem("not-found")
-    return _body(reservation_id, told)
+    return _body(reservation_id, reservation)

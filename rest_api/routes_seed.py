@@ -1,4 +1,4 @@
-"""Routes kept from an earlier system, for its clients: local profile only, and deprecated."""
+"""Deprecated routes, kept for clients of an earlier system. Local profile only."""
 
 import asyncio
 import contextlib
@@ -16,24 +16,25 @@ router = APIRouter(tags=["seed"], deprecated=True, dependencies=SECURED)
 router.add_api_route("/cart/update-product", stream_without_upgrade, include_in_schema=False)
 
 MIGRATION_SECONDS: Final = 120
-_running = asyncio.Lock()
+_migration_lock = asyncio.Lock()
 
 
 @router.get("/test", response_class=PlainTextResponse)
 async def test() -> Response:
-    """Say that everything is ok."""
+    """Report that everything is ok."""
     return PlainTextResponse("Everything is ok!")
 
 
 @router.post("/migration")
 async def migrate(_: Admin) -> dict[str, str]:
-    """Bring inventory's schema up and load `inventory.csv`; it drops nothing.
+    """Migrate inventory's schema and load `inventory.csv`; nothing is dropped.
 
-    Inventory's own sub-commands do it, as processes: the edge does not reach into another service's schema.
+    Both are done by subcommands of the inventory service, run as processes: the edge does not touch another service's
+    schema.
     """
-    if _running.locked():
-        raise Problem("request-in-progress", "a migration is under way", retry_after=5)
-    async with _running:
+    if _migration_lock.locked():
+        raise Problem("request-in-progress", "a migration is already running", retry_after=5)
+    async with _migration_lock:
         for command in ("migrate", "seed"):
             await _run(command)
     return {"status": "ok"}
@@ -52,4 +53,4 @@ async def _run(command: str) -> None:
         await process.wait()
         raise
     if status:
-        raise Problem("unavailable", f"{command} did not succeed; the log says why", retry_after=5)
+        raise Problem("unavailable", f"{command} failed; see the log", retry_after=5)

@@ -1,11 +1,10 @@
-"""Who a visitor is: guests with their tokens and cookies, and tickets that open a socket."""
-
-from datetime import UTC, datetime
+"""Routes of sessions: guest tokens and cookies, and WebSocket tickets."""
 
 import orjson
 from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel
 
+from infrastructure import clock
 from infrastructure.envelope import rfc3339
 from rest_api.edge import SECURED, Here, Known, Newcomer
 from rest_api.identity import COOKIE
@@ -14,7 +13,7 @@ router = APIRouter(prefix="/v1", tags=["sessions"], dependencies=SECURED)
 
 
 class Guest(BaseModel):
-    """A guest and the token that speaks for them."""
+    """A guest and their token."""
 
     user_id: str
     token: str
@@ -22,25 +21,25 @@ class Guest(BaseModel):
 
 
 class Ticket(BaseModel):
-    """Opens one socket, as the subprotocol `ticket.<ticket>`, within 30 seconds."""
+    """A ticket that opens one socket within 30 seconds, sent as the subprotocol `ticket.<ticket>`."""
 
     ticket: str
 
 
 @router.post("/guests", status_code=201, response_model=Guest)
-async def become_guest(edge: Here, known: Newcomer) -> Response:
-    """Become a guest; with a valid token the same user gets a fresh one.
+async def become_guest(edge: Here, user: Newcomer) -> Response:
+    """Create a guest, or, with a valid token, issue a fresh token for the same user.
 
-    An `Idempotency-Key` is accepted and changes nothing: nothing is kept of a guest before their first request, and a
-    key alone must not give away another's token.
+    An `Idempotency-Key` is accepted and has no effect: nothing is stored about a guest before their first request, and
+    a key alone must never reveal somebody else's token.
     """
-    user_id, token, expires_at = edge.identities.guest(known.user_id if known else None)
+    user_id, token, expires_at = edge.identities.guest(user.user_id if user else None)
     guest = {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
     response = Response(orjson.dumps(guest), 201, media_type="application/json")
     response.set_cookie(
         COOKIE,
         token,
-        max_age=int((expires_at - datetime.now(UTC)).total_seconds()),
+        max_age=int((expires_at - clock.now()).total_seconds()),
         path="/",
         secure=edge.settings.profile != "local",
         httponly=True,
@@ -50,6 +49,6 @@ async def become_guest(edge: Here, known: Newcomer) -> Response:
 
 
 @router.post("/ws-tickets", status_code=201, response_model=Ticket)
-async def issue_ticket(edge: Here, known: Known) -> dict[str, str]:
-    """A ticket for a browser that can't send an `Authorization` header with its socket."""
-    return {"ticket": await edge.identities.ticket(known)}
+async def issue_ticket(edge: Here, user: Known) -> dict[str, str]:
+    """Issue a ticket for clients that cannot send an `Authorization` header with a WebSocket, such as browsers."""
+    return {"ticket": await edge.identities.ticket(user)}

@@ -1,4 +1,7 @@
-"""Where the payment provider says that something has happened: a reason to ask it, and never a fact."""
+"""The route of the payment provider's webhooks.
+
+A webhook only triggers a query to the provider; its content is not trusted.
+"""
 
 import hashlib
 from typing import Any, Final
@@ -21,71 +24,76 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 ACCEPTED: Final = 202
 
 
-class _Lax(BaseModel):
+class _ProviderModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Metadata(_Lax):
-    """What we gave the provider along with a charge."""
+class Metadata(_ProviderModel):
+    """The metadata that the shop attached to the charge."""
 
     order_id: Printable
     user_id: Printable
 
 
-class Charge(_Lax):
-    """Which charge it is; what the webhook says of its state is not believed."""
+class Charge(_ProviderModel):
+    """The charge that the webhook is about. Its state is ignored: the provider is queried instead."""
 
     key: Printable
     metadata: Metadata
 
 
-class Notification(_Lax):
-    """What the provider sends."""
+class Notification(_ProviderModel):
+    """The body of a webhook."""
 
     type: str
     data: Charge
 
 
-def _described(model: type[BaseModel]) -> dict[str, Any]:
-    """A schema without references: the route reads its body itself, so the framework does not collect them."""
+def _inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's JSON schema with references inlined.
+
+    The route reads its body itself, so FastAPI does not collect referenced schemas.
+    """
     schema = model.model_json_schema()
-    parts = schema.pop("$defs", {})
+    definitions = schema.pop("$defs", {})
 
-    def whole(place: Any) -> Any:
-        if isinstance(place, dict):
-            name = str(place.get("$ref", "")).removeprefix("#/$defs/")
-            return whole(parts[name]) if name else {key: whole(value) for key, value in place.items()}
-        return [whole(value) for value in place] if isinstance(place, list) else place
+    def inline(node: Any) -> Any:
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).removeprefix("#/$defs/")
+            return inline(definitions[name]) if name else {key: inline(value) for key, value in node.items()}
+        return [inline(value) for value in node] if isinstance(node, list) else node
 
-    found: dict[str, Any] = whole(schema)
-    return found
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
 
 
-_BODY: Final = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _described(Notification)}}}
+_OPENAPI_EXTRA: Final = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _inlined_schema(Notification)}}}
 }
 
 
-@router.post("/payments", status_code=ACCEPTED, response_class=Response, openapi_extra=_BODY)
+@router.post("/payments", status_code=ACCEPTED, response_class=Response, openapi_extra=_OPENAPI_EXTRA)
 async def payment_notified(edge: Here, request: Request) -> Response:
-    """A webhook of the payment provider, signed in the header `Holdfast-Signature`. It may come more than once."""
+    """Accept a webhook of the payment provider, signed in the header `Holdfast-Signature`. Repeats are harmless."""
     body = await request.body()
     try:
         verify(edge.settings.webhook_secret.get_secret_value(), request.headers.get(HEADER, ""), body, clock.now())
     except BadSignature as error:
-        of(request).limiter.visitor(request)  # only those who are not the provider have a limit
+        of(request).limiter.visitor(request)  # the provider itself has no limit
         raise Problem("bad-signature", str(error)) from None
     except StaleWebhook as error:
         raise Problem("stale-webhook", str(error)) from None
     try:
-        told = Notification.model_validate_json(body).data
+        charge = Notification.model_validate_json(body).data
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise Problem("bad-request", "the body is not JSON") from None
         faults = [{"pointer": pointer(fault["loc"]), "detail": fault["msg"]} for fault in error.errors()]
         raise Problem("invalid", errors=faults) from None
-    notified = payments.Notified(order_id=told.metadata.order_id, user_id=told.metadata.user_id, payment_id=told.key)
+    message = payments.Notified(
+        order_id=charge.metadata.order_id, user_id=charge.metadata.user_id, payment_id=charge.key
+    )
     request_id = derived("webhook", hashlib.sha256(body).hexdigest())
-    if not await edge.hub.send(event(notified, request_id), payments.REQUESTS):
-        raise Problem("unavailable", "it could not be kept: send it again", retry_after=RETRY_AFTER)
+    if not await edge.hub.send(event(message, request_id), payments.REQUESTS):
+        raise Problem("unavailable", "the webhook could not be stored; send it again", retry_after=RETRY_AFTER)
     return Response(status_code=ACCEPTED)

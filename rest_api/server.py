@@ -1,11 +1,12 @@
-"""How connections are served: uvicorn's protocols, with the bounds that it does not have by itself.
+"""The HTTP and WebSocket server: uvicorn's protocols, with limits that uvicorn lacks.
 
-- A request, headers and body, must be in within ten seconds, and an answer that nobody reads is given up after thirty;
-  uvicorn has no such deadlines.
-- What is no HTTP is refused with a problem document, and headers that are too large with 431. What two readers of one
-  message may read differently (RFC 9112, section 11.2) is refused, too.
-- A peer that does not answer a ping is closed with 4408, and one that won't read its close is cut off.
-- Of what a socket sends, a little at a time is made into frames; the rest waits as bytes.
+- A request (headers and body) must arrive within ten seconds; a response that the peer does not read is aborted after
+  thirty.
+- Malformed HTTP is refused with a problem document, and oversized headers with 431. Messages that two parsers could
+  read differently (request smuggling: RFC 9112, section 11.2) are refused as well.
+- A WebSocket peer that does not answer a ping is closed with 4408. A peer that does not read its close frame is
+  disconnected.
+- Bytes received on a WebSocket are parsed in small chunks, only as fast as the application consumes the frames.
 """
 
 import asyncio
@@ -27,10 +28,10 @@ from websockets.frames import Frame
 
 from infrastructure import metrics
 from infrastructure.ids import uuid7
+from rest_api.http.middleware.limits import MAX_HEAD_BYTES
 from rest_api.messages import MAX_FRAME_BYTES
 from rest_api.problems import MEDIA_TYPE, Problem
 from rest_api.settings import EdgeSettings
-from rest_api.shield import MAX_HEAD_BYTES
 
 REQUEST_SECONDS: Final = 10.0
 HEADERS_TOO_LARGE: Final = 431
@@ -38,74 +39,77 @@ MAX_FRAGMENTS: Final = 64
 CLOSE_SECONDS: Final = 5.0
 UNREAD_SECONDS: Final = 30.0
 SOCKET_BUFFER_BYTES: Final = 64 * 1024
-"""Of the kernel, for each connection and direction: a slow reader shall fill our short queue, not megabytes of it."""
+"""Kernel buffer per connection and direction. Small, so that a slow reader fills our bounded queue, not megabytes."""
 WRITE_BUFFER_BYTES: Final = 16 * 1024
 MAX_UNREAD_BYTES: Final = 128 * 1024
-"""Of ours, for each connection. Frames wait for room in the buffer; past this it is pongs that nobody reads."""
+"""Limit of the transport's write buffer. Frames wait until the buffer drains, so only unread pongs can exceed it."""
 BITE_BYTES: Final = 4096
 
 
 class Head(ReceiveBuffer):
-    """Lines of a request that everybody reads alike: h11 is more generous than a proxy before it may be."""
+    """A receive buffer that rejects ambiguous lines: h11 accepts lines that a proxy in front may read differently."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        """The lines of a request's head, or of a chunked body's trailer, once they are all there."""
+        """Return the lines of a request's head, or of a chunked body's trailer, once complete.
+
+        Raise `h11.LocalProtocolError` for bare CR or LF, folded headers, or more than one Content-Length.
+        """
         received = bytes(self)
         lines = super().maybe_extract_lines()
         if lines:
-            ends = received[: len(received) - len(self)].replace(b"\r\n", b"")
-            if b"\n" in ends or b"\r" in ends:
-                raise h11.LocalProtocolError("a line ends with CR LF")
+            line_breaks = received[: len(received) - len(self)].replace(b"\r\n", b"")
+            if b"\n" in line_breaks or b"\r" in line_breaks:
+                raise h11.LocalProtocolError("lines must end with CR LF")
             if any(line.startswith((b" ", b"\t")) for line in lines):
-                raise h11.LocalProtocolError("a header is one line")
+                raise h11.LocalProtocolError("a header must be a single line")
             if sum(line.lower().startswith(b"content-length:") for line in lines) > 1:
-                raise h11.LocalProtocolError("a body has one length")
+                raise h11.LocalProtocolError("only one Content-Length is allowed")
         return lines
 
 
 class Requests(H11Protocol):
-    """HTTP with a deadline for what is being received, and one for what is being read."""
+    """The HTTP protocol, with a deadline for receiving each request and one for the peer to read the response."""
 
-    _deadline: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    _receive_deadline: asyncio.TimerHandle | None = None
+    _read_deadline: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.conn._receive_buffer = Head()  # noqa: SLF001 - h11 has no other way to be strict
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn._receive_buffer = Head()  # noqa: SLF001 - h11 has no public option for this
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        """A peer connected: its first request is awaited."""
+        """Start the deadline of the first request."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._await_request()
+        self._start_receive_deadline()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request came: it is whole, or the rest must be in before the deadline."""
+        """Parse received bytes; stop the deadline if the request is complete, else make sure that it runs."""
         super().data_received(data)
         if self.transport.get_protocol() is not self or self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
-            self._forget_deadline()
-        elif self._deadline is None:
-            self._await_request()
+            self._cancel_receive_deadline()
+        elif self._receive_deadline is None:
+            self._start_receive_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The peer is gone."""
-        self._forget_deadline()
-        self._forget_unread()
+        """Cancel all deadlines."""
+        self._cancel_receive_deadline()
+        self._cancel_read_deadline()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The peer does not read."""
+        """Start the deadline for the peer to read the response."""
         super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+        if self._read_deadline is None:
+            self._read_deadline = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does again."""
-        self._forget_unread()
+        """Cancel the deadline: the peer reads again."""
+        self._cancel_read_deadline()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP/1.1 message; h11 says whether it was too large."""
+        """Refuse a malformed or oversized HTTP/1.1 message with a problem document, then close the connection."""
         error = sys.exc_info()[1]
         too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == HEADERS_TOO_LARGE
         problem = Problem("headers-too-large" if too_large else "bad-request", msg)
@@ -119,83 +123,92 @@ class Requests(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _await_request(self) -> None:
-        self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+    def _start_receive_deadline(self) -> None:
+        self._receive_deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
-    def _forget_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_receive_deadline(self) -> None:
+        if self._receive_deadline is not None:
+            self._receive_deadline.cancel()
+            self._receive_deadline = None
 
-    def _forget_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+    def _cancel_read_deadline(self) -> None:
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
 
 
 class Sockets(WebSocketsSansIOProtocol):
-    """WebSockets with the contract's closes."""
+    """The WebSocket protocol, with the contract's close codes and with back-pressure on received bytes."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._received = bytearray()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unparsed = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Some frames came: perhaps thousands, of a few bytes each."""
-        self._received += data
-        self._bite()
+        """Buffer received bytes, which may contain thousands of tiny frames, and parse as many as can be consumed."""
+        self._unparsed += data
+        self._parse_chunks()
 
-    def _bite(self) -> None:
-        """Make frames of as much as the application takes: none while it still has one."""
-        while self._received and not self.read_paused and not self.transport.is_closing():
-            part = bytes(self._received[:BITE_BYTES])
-            del self._received[:BITE_BYTES]
-            super().data_received(part)
+    def _parse_chunks(self) -> None:
+        """Parse buffered bytes in chunks until the application has a message that it has not consumed yet.
+
+        Abort the connection if the write buffer is too full: the peer does not read its pongs.
+        """
+        while self._unparsed and not self.read_paused and not self.transport.is_closing():
+            chunk = bytes(self._unparsed[:BITE_BYTES])
+            del self._unparsed[:BITE_BYTES]
+            super().data_received(chunk)
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
 
     async def receive(self) -> Any:
-        """The next message for the application."""
+        """Return the next message for the application, then parse further bytes."""
         message = await super().receive()
-        self._bite()
+        self._parse_chunks()
         return message
 
     def keepalive_timeout(self) -> None:
-        """No pong came."""
+        """Close the connection with 4408: no pong arrived in time."""
         self.pong_timer = None
         self.pending_ping_payload = None
         if self.close_sent or self.transport.is_closing():
             return
-        self._fail(4408, "no pong")
+        self._fail_connection(4408, "no pong")
 
     def handle_cont(self, event: Frame) -> None:
-        """A message in many tiny fragments is a way to cost much with little."""
+        """Handle a continuation frame; close the connection if a message has too many fragments.
+
+        Tiny fragments cost the server much and the client little.
+        """
         if len(self.frames) >= MAX_FRAGMENTS:
-            self._fail(1009, "too many fragments")
+            self._fail_connection(1009, "too many fragments")
             return
         super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
-        """A message is whole; one that is not UTF-8 closes the socket without a stack trace in the log."""
+        """Pass a complete message on; close the connection with 1007 if its text is not UTF-8.
+
+        uvicorn would log a stack trace instead.
+        """
         if self.curr_msg_data_type == "text":
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
                 self.frames = []
-                self._fail(1007, "not UTF-8")
+                self._fail_connection(1007, "not UTF-8")
                 return
         super().send_receive_event_to_app()
 
     async def send(self, message: Any) -> None:
-        """Send for the application. A close does not wait for a reader that may never read again."""
+        """Send a message for the application. A close does not wait for the peer, which may never read again."""
         if message["type"] == "websocket.close":
             self.writable.set()
             self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # it ended in a refusal, which uvicorn would log as an error
+            self.handshake_complete = True  # the handshake was refused; uvicorn would log that as an error
 
-    def _fail(self, code: int, reason: str) -> None:
+    def _fail_connection(self, code: int, reason: str) -> None:
         metrics.EDGE_CLOSES.labels(str(code)).inc()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.fail(code, reason)
@@ -206,7 +219,7 @@ class Sockets(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn on a socket that is bound already, so that its port is known before the application is built."""
+    """uvicorn on a socket that is already bound, so that the port is known before the application is built."""
 
     def __init__(self, app: FastAPI, settings: EdgeSettings) -> None:
         super().__init__(
@@ -234,7 +247,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop when told to, and then end as a process that did what it was told, not as one that was killed."""
+        """Stop on SIGTERM and SIGINT without raising the signal again, so that the process exits with status 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -242,16 +255,16 @@ class Server(uvicorn.Server):
 
 
 def bind(settings: EdgeSettings) -> socket.socket:
-    """A listening socket; port 0 becomes one that the system chose."""
+    """Bind and return the server's socket; for port 0 the system chooses a free port."""
     family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        listening.setsockopt(socket.SOL_SOCKET, buffer, SOCKET_BUFFER_BYTES)
-    listening.bind((settings.http_host, settings.http_port))
-    listening.setblocking(False)  # noqa: FBT003 - the standard library has it so
-    return listening
+        bound.setsockopt(socket.SOL_SOCKET, buffer, SOCKET_BUFFER_BYTES)
+    bound.bind((settings.http_host, settings.http_port))
+    bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    return bound
 
 
 for _name in ("uvicorn.error", "uvicorn.access", "websockets.server"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # their INFO tells addresses with their query strings
+    logging.getLogger(_name).setLevel(logging.WARNING)  # at INFO they log URLs with query strings

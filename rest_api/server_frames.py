@@ -1,7 +1,6 @@
-"""The public language of the edge, as it speaks: the frames that the server sends on `GET /v1/stream`.
+"""The server frames of `GET /v1/stream`.
 
-They are written by `frames.py` in one go; these models say what they look like, in the AsyncAPI and OpenAPI documents
-and in the tests.
+`frames.py` encodes them. These models describe them in the AsyncAPI and OpenAPI documents, and check them in tests.
 """
 
 from typing import Literal
@@ -13,13 +12,13 @@ from order_service.messages import CancelReason, Status
 
 
 class ServerFrame(BaseModel):
-    """A frame of the server. Fields may be added; clients ignore what they do not know."""
+    """A frame of the server. Fields may be added; clients must ignore unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Limits(BaseModel):
-    """What a socket may do: frames a minute, requests without an answer, and bytes a frame; null: no limit."""
+    """The limits of a socket: frames per minute, unanswered requests, and bytes per frame; null means no limit."""
 
     changes: int | None
     others: int | None
@@ -30,7 +29,7 @@ class Limits(BaseModel):
 
 
 class Welcome(ServerFrame):
-    """The first frame of a socket. `ping` is the seconds between the server's pings."""
+    """The first frame of a socket. `ping` is the number of seconds between pings of the server."""
 
     type: Literal["welcome"]
     user_id: Printable
@@ -41,14 +40,14 @@ class Welcome(ServerFrame):
 
 
 class Pending(ServerFrame):
-    """The request is accepted and kept; exactly one outcome follows."""
+    """The request is accepted and stored; exactly one outcome follows."""
 
     type: Literal["pending"]
     id: Printable
 
 
 class Held(ServerFrame):
-    """Granted: `quantity` is what this request got, `line_quantity` the line after it, `expires_at` the cart's."""
+    """Granted: `quantity` units by this request, `line_quantity` in the line; the cart expires at `expires_at`."""
 
     type: Literal["held"]
     id: Printable
@@ -61,7 +60,7 @@ class Held(ServerFrame):
 
 
 class Refused(ServerFrame):
-    """Nothing was done. `available` is what there was, where stock was the reason."""
+    """Refused: nothing was done. `available` is the stock at that time, if stock was the reason."""
 
     type: Literal["refused"]
     id: Printable
@@ -72,7 +71,7 @@ class Refused(ServerFrame):
 
 
 class Removed(ServerFrame):
-    """The line, or after `clear` the whole cart, is gone."""
+    """The line, or after `clear` the whole cart, was removed."""
 
     type: Literal["removed"]
     id: Printable
@@ -82,7 +81,7 @@ class Removed(ServerFrame):
 
 
 class Expired(ServerFrame):
-    """The cart came to its end and gave its lines back."""
+    """The cart expired and its lines were given back."""
 
     type: Literal["expired"]
     lines: tuple[GivenUp, ...]
@@ -91,7 +90,7 @@ class Expired(ServerFrame):
 
 
 class Expiring(ServerFrame):
-    """The cart comes to its end in two minutes, unless something is granted."""
+    """The cart expires in two minutes, unless another request is granted."""
 
     type: Literal["expiring"]
     expires_at: AwareDatetime
@@ -99,7 +98,7 @@ class Expiring(ServerFrame):
 
 
 class CartLine(BaseModel):
-    """A line with the name that the catalogue has for its product, and the price it was granted at."""
+    """A line with the catalogue's name of its product, and the price at which it was granted."""
 
     product: Printable
     name: str
@@ -108,7 +107,7 @@ class CartLine(BaseModel):
 
 
 class PendingChange(BaseModel):
-    """A change that was accepted and has no outcome yet."""
+    """An accepted change without an outcome yet."""
 
     id: Printable
     type: Literal["add", "set", "remove", "clear", "checkout"]
@@ -129,7 +128,7 @@ class CartBody(BaseModel):
 
 
 class CartFrame(ServerFrame, CartBody):
-    """The whole cart; with the `id` of the frame that asked for it, if one did."""
+    """The whole cart, with the `id` of the frame that it answers, if it answers one."""
 
     type: Literal["cart"]
     id: Printable | None = None
@@ -146,7 +145,7 @@ class Availability(ServerFrame):
 
 
 class Resumed(ServerFrame):
-    """The end of the answer to `resume`: wait for the `pending`, send the `unknown` again unchanged."""
+    """The end of the answer to `resume`: wait for the `pending` ones, send the `unknown` ones again unchanged."""
 
     type: Literal["resumed"]
     id: Printable
@@ -155,7 +154,7 @@ class Resumed(ServerFrame):
 
 
 class OrderFrame(ServerFrame):
-    """An order of this shopper moved; `id` is that of the request that made it, or that asked for this."""
+    """An order of this shopper moved; `id` is the request that made it, or that caused this step."""
 
     type: Literal["order"]
     id: Printable
@@ -176,7 +175,7 @@ class StockFrame(ServerFrame):
 
 
 class NoticeFrame(ServerFrame):
-    """Something for the shopper to read; `GET /v1/notifications` keeps it. The same `notice_id` is the same notice."""
+    """A notice for the shopper, kept at `GET /v1/notifications`. The same `notice_id` is the same notice."""
 
     type: Literal["notice"]
     notice_id: Printable
@@ -204,7 +203,7 @@ ErrorCode = Literal[
 
 
 class Error(ServerFrame):
-    """The frame was not accepted, or not surely; `id` is null when it had none that could be read."""
+    """The frame was not accepted, or possibly not; `id` is null if none could be read."""
 
     type: Literal["error"]
     id: Printable | None

@@ -1,30 +1,23 @@
-"""What all sockets and REST requests of one user share, and the effects that a session asks its shell for. Pure.
+"""The state that all sockets and REST requests of one user share: limits, requests in flight, cart expiry. Pure.
 
 `now` is always in seconds of the Unix clock.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from cart_service import messages as cart
 from rest_api import frames
-from rest_api.admission import Admission
 from rest_api.limits import WINDOW, Allowance
-
-if TYPE_CHECKING:
-    from rest_api.model import Session
+from rest_api.websocket.in_flight import InFlight, Registration
 
 WARNING_SECONDS: Final = 120.0
-"""How long before the end of a cart its shopper is told."""
-FORGET_SECONDS: Final = 900.0
-"""A request that nothing was heard of for so long no longer counts as unanswered."""
+"""Seconds before the expiry of a cart at which its shopper is warned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The limits of one user, and the payment tokens that are known; None lifts a limit, or knows any token."""
+    """The limits of one user, and the accepted payment tokens. `None` lifts a limit, or accepts any token."""
 
     changes: int | None = 100
     others: int | None = 600
@@ -33,132 +26,106 @@ class Rules:
     tokens: frozenset[str] | None = None
 
     def knows(self, token: str) -> bool:
-        """Whether a token can stand for a means of payment here."""
+        """Return True if a payment token is accepted."""
         return self.tokens is None or token in self.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Send a request to the carts. `data` is the envelope's, `verb` the last word of its type."""
-
-    request_id: str
-    verb: str
-    data: dict[str, Any]
-    traceparent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the socket after what was sent before."""
-
-    code: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartWatching:
-    """Send the stock of these products, or of all, now and as it changes."""
-
-    products: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class StopWatching:
-    """Send the stock of these products, or of any, no more."""
-
-    products: tuple[str, ...] | None
-
-
-Effect = bytes | Publish | Close | StartWatching | StopWatching
-
-
 class Shopper:
-    """What the sockets and the REST requests of one user share: limits, what is unanswered, when the cart ends."""
+    """The shared state of one user's sockets and REST requests."""
 
     __slots__ = (
-        "_admission",
-        "_told",
-        "changes",
-        "expires_at",
-        "others",
-        "rules",
+        "_warned_of",
+        "cart_expires_at",
+        "cart_version",
+        "change_allowance",
+        "in_flight",
+        "limits",
+        "other_allowance",
         "seen_at",
         "sessions",
-        "unanswered",
         "user_id",
-        "version",
     )
 
-    def __init__(self, user_id: str, rules: Rules, now: float, admission: Admission | None = None) -> None:
+    def __init__(self, user_id: str, rules: Rules, now: float, in_flight: InFlight | None = None) -> None:
+        """`in_flight` is the table of the whole edge; without it the user gets one without a limit for the edge."""
         self.user_id = user_id
-        self._admission = Admission(None) if admission is None else admission
-        self.rules = rules
-        self.sessions: dict[str, Session] = {}
-        self.unanswered: dict[str, float] = {}
-        self.changes = None if rules.changes is None else Allowance(rules.changes, now)
-        self.others = None if rules.others is None else Allowance(rules.others, now)
-        self.version = -1
-        self.expires_at: float | None = None
+        self.in_flight = InFlight() if in_flight is None else in_flight
+        self.limits = rules
+        self.sessions: dict[str, None] = {}
+        """The ids of the sessions whose sockets are open, oldest first."""
+        # Token buckets for changes, and for all other frames and requests; `None` without a limit.
+        self.change_allowance = None if rules.changes is None else Allowance(rules.changes, now)
+        self.other_allowance = None if rules.others is None else Allowance(rules.others, now)
+        self.cart_version = -1
+        """The newest version of the cart that was seen."""
+        self.cart_expires_at: float | None = None
+        """When the cart expires; `None` for an empty cart."""
         self.seen_at = now
-        self._told: float | None = None
+        self._warned_of: float | None = None
+        """The expiry of which the shopper was warned last."""
 
-    def admits(self, request_id: str, now: float, *, spare: int = 0) -> bool:
-        """Count a request as unanswered; False when there are too many, and it is not one of them sent again.
+    def register(
+        self,
+        request_id: str,
+        now: float,
+        *,
+        session: str | None = None,
+        read_until: float | None = None,
+        spare: int = 0,
+        is_guarded: bool = True,
+    ) -> Registration:
+        """Register a request of this user in the in-flight table before it is sent; see `InFlight.register`.
 
-        A few requests may go past the limit: as many as `spare` says.
+        `spare` requests may exceed the user's limit.
         """
-        limit = self.rules.unanswered
-        if limit is not None and request_id not in self.unanswered and len(self.unanswered) >= limit + spare:
-            self.forget(now)
-            if len(self.unanswered) >= limit + spare:
-                return False
-        self.unanswered[request_id] = now
-        return True
-
-    def has_room(self, request_id: str, now: float) -> bool:
-        """Let a request that is counted in; when the whole shop has too much to do, count it no more: False."""
-        if self._admission.admits(self.user_id, request_id, now):
-            return True
-        self.settle(request_id)
-        return False
+        limit = self.limits.unanswered
+        return self.in_flight.register(
+            self.user_id,
+            request_id,
+            now,
+            limit=None if limit is None else limit + spare,
+            session=session,
+            read_until=read_until,
+            is_guarded=is_guarded,
+        )
 
     def settle(self, request_id: str) -> None:
-        """The request has its answer."""
-        self.unanswered.pop(request_id, None)
-        self._admission.settle(self.user_id, request_id)
+        """Stop counting a request that may not have been sent."""
+        self.in_flight.release(self.user_id, request_id)
 
-    def forget(self, now: float) -> None:
-        """Count no longer what nothing was heard of for a quarter of an hour."""
-        self.unanswered = {name: since for name, since in self.unanswered.items() if now - since < FORGET_SECONDS}
+    @property
+    def unanswered(self) -> list[str]:
+        """The ids of the requests that count towards the limit."""
+        return self.in_flight.unanswered(self.user_id)
 
     def note(self, message: frames.Outcome | cart.CartView) -> None:
-        """Learn from an outcome or a cart when the cart will come to its end."""
+        """Learn from an outcome or a cart when the cart expires; ignore one that is not newer."""
         match message:
-            case cart.Held() if message.version > self.version:
-                self.version, self.expires_at = message.version, message.expires_at.timestamp()
-            case cart.Removed() if message.version > self.version:
-                self.version = message.version
-            case cart.Expired() if message.version > self.version:
-                self.version, self.expires_at = message.version, None
-            case cart.CartView() if message.version >= self.version:
-                self.version = message.version
-                self.expires_at = message.expires_at.timestamp() if message.expires_at and message.lines else None
+            case cart.Held() if message.version > self.cart_version:
+                self.cart_version, self.cart_expires_at = message.version, message.expires_at.timestamp()
+            case cart.Removed() if message.version > self.cart_version:
+                self.cart_version = message.version
+            case cart.Expired() if message.version > self.cart_version:
+                self.cart_version, self.cart_expires_at = message.version, None
+            case cart.CartView() if message.version >= self.cart_version:
+                self.cart_version = message.version
+                self.cart_expires_at = message.expires_at.timestamp() if message.expires_at and message.lines else None
 
     def nears_its_end(self, now: float) -> bool:
-        """Whether the cart's last two minutes have begun, its shopper is here and has not been told."""
-        end = self.expires_at
-        return bool(self.sessions) and end is not None and end != self._told and end - WARNING_SECONDS <= now < end
+        """Return True if a warning is due: the last two minutes have begun, and no socket was warned of this expiry."""
+        end = self.cart_expires_at
+        return bool(self.sessions) and end is not None and end != self._warned_of and end - WARNING_SECONDS <= now < end
 
     def warning(self, now: float) -> bytes | None:
-        """The frame `expiring`, once for each end of the cart; None when it is not the time."""
-        if self.expires_at is None or not self.nears_its_end(now):
+        """Return the frame `expiring`, once for each expiry of the cart; `None` if no warning is due."""
+        if self.cart_expires_at is None or not self.nears_its_end(now):
             return None
-        self._told = self.expires_at
-        return frames.expiring(self.expires_at, self.version)
+        self._warned_of = self.cart_expires_at
+        return frames.expiring(self.cart_expires_at, self.cart_version)
 
     def idle(self, now: float) -> bool:
-        """Whether nothing would be lost by forgetting this shopper: no socket, full buckets, nothing unanswered."""
+        """Return True if nothing would be lost with this state: no socket, full token buckets, nothing in flight."""
         if self.sessions or now - self.seen_at <= 2 * WINDOW:
             return False
-        self.forget(now)
-        return not self.unanswered
+        self.in_flight.forget_stale(self.user_id, now)
+        return not self.in_flight.has_requests(self.user_id)

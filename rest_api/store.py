@@ -1,6 +1,6 @@
-"""The edge's own Postgres schema: the read model of the catalogue, and the claims of idempotency keys.
+"""The edge's Postgres schema: the read model of the catalogue, and idempotency keys.
 
-The read model of orders stands beside it, in `order_store.py`, over the same pool.
+`order_store.py` keeps the read model of orders in the same schema, over the same pool.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from inventory_service.messages import Product, Stock
 HERE: Final = Path(__file__).parent
 SERVICE: Final = "edge"
 AWAY: Final[tuple[type[BaseException], ...]] = (*LOST, PoolTimeout)
-"""What is raised when Postgres is away."""
+"""Exceptions raised when Postgres is unavailable."""
 
 _QUERIES: Final = load_queries(HERE / "queries.sql")
 _SORTS: Final = {
@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A product as the catalogue shows it."""
+    """A row of the catalogue: a product with its stock."""
 
     code: str
     name: str
@@ -55,7 +55,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which products, in which order. `words` are prefixes, all of which a product's code or name has."""
+    """Filters and sort order of a product list.
+
+    Each of `words` is a prefix of some word of the product's code or name. A filter that is `None` does not apply.
+    """
 
     words: tuple[str, ...] | None = None
     category: str | None = None
@@ -66,7 +69,10 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What is known of a taken idempotency key. `seconds` is how long its present holder has had it."""
+    """The record of an idempotency key that is already in use.
+
+    `seconds` is the age of the current claim; `status` and `answer` are `None` until the request has been answered.
+    """
 
     fingerprint: str
     seconds: float
@@ -75,7 +81,10 @@ class Claimed:
 
 
 class Store:
-    """The schema, over a small pool of connections."""
+    """Queries of the edge's schema, over a small connection pool.
+
+    Call `open` before use and `close` at the end. Queries raise one of `AWAY` if Postgres is unavailable.
+    """
 
     def __init__(self, settings: Settings) -> None:
         schema = settings.schema_name(SERVICE)
@@ -95,15 +104,15 @@ class Store:
         )
 
     async def open(self) -> None:
-        """Start the pool; it connects, and reconnects, by itself."""
+        """Start the pool, which connects and reconnects in the background."""
         await self._pool.open()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         await self._pool.close(timeout=2)
 
     async def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-        """What one statement gives, in a transaction of its own."""
+        """Execute one statement in a transaction of its own and return its rows."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description else []
@@ -111,7 +120,10 @@ class Store:
     # ---- the catalogue ----------------------------------------------------------------------------------------------
 
     async def project(self, products: Sequence[Product], stock: Sequence[Stock], positions: Sequence[Position]) -> None:
-        """Take in what two topics told, at most one record a product of each, and how far they have been read."""
+        """Store products, stock levels and read positions in one transaction.
+
+        Each product may occur at most once in `products` and once in `stock`.
+        """
         async with self.transaction() as connection:
             if products:
                 await connection.execute(_QUERIES["put_products"], _product_columns(products))
@@ -125,32 +137,35 @@ class Store:
             await put_positions(connection, positions)
 
     async def resume(self, topics: Sequence[str]) -> tuple[list[Position], list[tuple[str, int, int]]]:
-        """Where reading left off, and the stock of everything (code, available, version) as of just there."""
+        """Return the stored positions and, from the same snapshot, all stock levels (code, available, version)."""
         async with self.transaction(isolation="REPEATABLE READ") as connection:
             positions = await (await connection.execute(_QUERIES["positions"], {"topics": list(topics)})).fetchall()
-            levels = await (await connection.execute(_QUERIES["levels"])).fetchall()
+            levels = await (await connection.execute(_QUERIES["stock_levels"])).fetchall()
         return [(row[0], row[1], row[2]) for row in positions], [(row[0], row[1], row[2]) for row in levels]
 
     async def positions(self, topics: Sequence[str]) -> list[Position]:
-        """How far some topics have been read."""
+        """Return the stored read positions of some topics."""
         rows = await self.rows(_QUERIES["positions"], {"topics": list(topics)})
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def forget_position(self, topic: str, partition: int) -> None:
-        """The topic was made anew."""
+        """Delete the read position of a partition whose topic has been recreated."""
         await self.rows(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
 
     async def names(self, codes: Iterable[str]) -> dict[str, str]:
-        """The names of those of some products that the catalogue knows."""
-        return dict(await self.rows(_QUERIES["names"], {"codes": list(codes)}))
+        """Return the names of products by code; unknown codes are omitted."""
+        return dict(await self.rows(_QUERIES["product_names"], {"codes": list(codes)}))
 
     async def product(self, code: str) -> Shown | None:
-        """One product; None when there is none, or it is no longer for sale."""
+        """Return a product; `None` if it is unknown or no longer for sale."""
         rows = await self.rows(_QUERIES["product"], {"code": code})
         return Shown(*rows[0]) if rows else None
 
     async def products(self, filters: Filters, *, limit: int, after: tuple[str | int, str] | None) -> list[Shown]:
-        """The first `limit` products after `after`: the sort column's value and the code of the last one shown."""
+        """Return a page of products.
+
+        `after` is the position of the previous page's last product: the value of its sort column, and its code.
+        """
         column, ascending = _SORTS[filters.sort]
         above = ">" if ascending else "<"
         conditions = {
@@ -163,11 +178,11 @@ class Store:
         query = _QUERIES["products"].format(
             column=column,
             direction="ASC" if ascending else "DESC",
-            conditions=" ".join(condition for condition, wanted in conditions.items() if wanted),
+            conditions=" ".join(condition for condition, applies in conditions.items() if applies),
         )
         value, code = after or (None, None)
         parameters = {
-            # Words are letters and digits alone, so that none of them can be an operator of the query language.
+            # Words consist of letters and digits only, so none of them can be an operator of the query language.
             "query": " & ".join(f"{word}:*" for word in filters.words or ()),
             "category": filters.category,
             "available_min": filters.available_min,
@@ -181,43 +196,43 @@ class Store:
     # ---- idempotency keys -------------------------------------------------------------------------------------------
 
     async def claim(self, user_id: str, request_id: str, fingerprint: str) -> Claimed | None:
-        """Take an idempotency key; None when it is ours now, else what is known of who has it."""
+        """Claim an idempotency key; return `None` on success, or the existing record."""
         key = {"user_id": user_id, "id": request_id}
         while True:
             if await self.rows(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
                 return None
-            rows = await self.rows(_QUERIES["claimed"], key)
+            rows = await self.rows(_QUERIES["idempotency_record"], key)
             if rows:
                 return Claimed(*rows[0])
 
     async def take_over(self, user_id: str, request_id: str, seconds: float) -> bool:
-        """Take a claim that has had no answer for `seconds`; False when another was quicker."""
+        """Take over a claim that has been unanswered for `seconds`; return False if another request was faster."""
         found = await self.rows(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
         return bool(found)
 
     async def release(self, user_id: str, request_id: str) -> None:
-        """Leave a claim without an answer to whoever comes next."""
+        """Make an unanswered claim available to the next request at once."""
         await self.rows(_QUERIES["release"], {"user_id": user_id, "id": request_id})
 
     async def answer(self, user_id: str, request_id: str, status: int, answer: bytes) -> None:
-        """Keep what was answered."""
+        """Store the response to the request that holds the claim."""
         parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": answer}
-        await self.rows(_QUERIES["answer"], parameters)
+        await self.rows(_QUERIES["store_response"], parameters)
 
     async def trim_claims(self) -> None:
-        """Forget the oldest of the claims that have been kept for two days."""
-        await self.rows(_QUERIES["trim_claims"])
+        """Delete up to 1000 claims that are older than two days, oldest first."""
+        await self.rows(_QUERIES["delete_old_claims"])
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:
-        """A connection in a transaction, committed at the end."""
+        """Open a transaction on a pooled connection, and commit it at the end of the context."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
             yield connection
 
 
 async def put_positions(connection: AsyncConnection[Row], positions: Sequence[Position]) -> None:
-    """Store how far some topics have been read, in the transaction that stores what was read."""
+    """Store read positions; call this in the transaction that stores the records read."""
     topics, partitions, offsets = zip(*positions, strict=True)
     columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}
     await connection.execute(_QUERIES["put_positions"], columns)

@@ -1,16 +1,15 @@
-"""`GET /v1/stream`: the WebSocket around a `Session`. It decides who may in, then moves frames in both directions."""
+"""`GET /v1/stream`: authenticates a WebSocket, then moves frames between it and a `Session`."""
 
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from infrastructure import metrics
+from infrastructure import clock, metrics
 from infrastructure.ids import uuid7
 from infrastructure.tokens import Identity
 from infrastructure.trace import child, trace_id
@@ -23,18 +22,18 @@ from rest_api.messages import SUBPROTOCOL
 from rest_api.model import Session
 from rest_api.outlet import Outlet
 from rest_api.problems import Problem, request_id
-from rest_api.shopper import Close
+from rest_api.protocol.effects import Close
 
 log = logging.getLogger(__name__)
 
-_TICKET: Final = "ticket."
+_TICKET_PREFIX: Final = "ticket."
 
 
 class Stream:
-    """The ASGI application of the route; one call is one socket's life."""
+    """The ASGI application of the route; one call serves one socket until it closes."""
 
     def __init__(self, hub: Hub, identities: Identities, limiter: Limiter, *, ping: int) -> None:
-        """`ping` is the number of seconds between pings, which `welcome` tells."""
+        """`ping` is the number of seconds between pings, which `welcome` reports."""
         self._ping = ping
         self._hub = hub
         self._identities = identities
@@ -46,25 +45,25 @@ class Stream:
         await receive()  # websocket.connect
         try:
             subprotocol = _subprotocol(scope["subprotocols"])
-            identity = await self._admit(connection, scope["subprotocols"])
+            identity = await self._authenticate(connection, scope["subprotocols"])
         except Problem as problem:
             await _deny(problem, request_id(connection), scope, receive, send)
             return
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
         with self._limiter.socket(scope) as free:
-            shopper = self._hub.shopper(identity.user_id)
-            most = shopper.rules.sockets
+            user = self._hub.shopper(identity.user_id)
+            most = user.limits.sockets
             if self._hub.fault is not None:
-                await _turn_away(send, receive, RETRY_AFTER)
-            elif not free or (most is not None and len(shopper.sessions) >= most):
-                await _turn_away(send, receive, 5)
+                await _close_unserved(send, receive, RETRY_AFTER)
+            elif not free or (most is not None and len(user.sessions) >= most):
+                await _close_unserved(send, receive, 5)
             else:
-                session = Session(uuid7(), shopper, expires_at=identity.expires_at.timestamp(), ping=self._ping)
+                session = Session(uuid7(), user, expires_at=identity.expires_at.timestamp(), ping=self._ping)
                 await self._serve(session, receive, send)
 
-    async def _admit(self, connection: HTTPConnection, offered: list[str]) -> Identity:
+    async def _authenticate(self, connection: HTTPConnection, offered: list[str]) -> Identity:
         self._identities.check_origin(connection)
-        tickets = [protocol.removeprefix(_TICKET) for protocol in offered if protocol.startswith(_TICKET)]
+        tickets = [protocol.removeprefix(_TICKET_PREFIX) for protocol in offered if protocol.startswith(_TICKET_PREFIX)]
         try:
             return await self._identify(connection, tickets)
         except Problem:
@@ -78,7 +77,7 @@ class Stream:
             return await self._identities.redeem(tickets[0])
         identity = self._identities.identify(connection)
         if identity is None:
-            raise Problem("unauthenticated", "a socket needs a token, a cookie or a ticket")
+            raise Problem("unauthenticated", "a WebSocket needs a token, a cookie or a ticket")
         return identity
 
     async def _serve(self, session: Session, receive: Receive, send: Send) -> None:
@@ -93,35 +92,35 @@ class Stream:
                 if text is None:
                     outlet.close(Close(1003, "frames are text"))
                     continue
-                await self._take(session, outlet, text)
-                await asyncio.sleep(0)  # a hundred frames may have come at once: others have their turn
+                await self._receive_frame(session, outlet, text)
+                await asyncio.sleep(0)  # many frames may have arrived at once: let other tasks run
         finally:
             hub.leave(session)
             outlet.stop()
 
-    async def _take(self, session: Session, outlet: Outlet, text: str) -> None:
+    async def _receive_frame(self, session: Session, outlet: Outlet, text: str) -> None:
         if outlet.closing:
             return
         try:
-            await self._hub.do(session, outlet, session.receive(text, time.time()))
+            await self._hub.do(session, session.receive(text, clock.now().timestamp()))
         except Exception:
             trace = trace_id(child(None))
             log.exception("a frame could not be handled", extra={"trace": trace})
-            outlet.put(frames.error(None, "internal", "something broke here", trace_id=trace).decode())
+            outlet.put(frames.error(None, "internal", "internal error", trace_id=trace).decode())
 
 
 def _subprotocol(offered: list[str]) -> str | None:
-    """What the server selects of what was offered; a ticket is a credential, not a protocol."""
-    spoken = [protocol for protocol in offered if not protocol.startswith(_TICKET)]
+    """Return the subprotocol to select from those offered; a ticket is a credential, not a subprotocol."""
+    spoken = [protocol for protocol in offered if not protocol.startswith(_TICKET_PREFIX)]
     if SUBPROTOCOL in spoken:
         return SUBPROTOCOL
     if spoken:
-        raise Problem("bad-request", f"this server speaks {SUBPROTOCOL}")
+        raise Problem("bad-request", f"unsupported subprotocol; use {SUBPROTOCOL}")
     return None
 
 
-async def _turn_away(send: Send, receive: Receive, retry_after: int) -> None:
-    """Close at once with 1013: a browser can read the reason of a close, but not the status of a refused upgrade."""
+async def _close_unserved(send: Send, receive: Receive, retry_after: int) -> None:
+    """Close at once with 1013: a browser can read the reason of a close, but not the status of a failed upgrade."""
     metrics.EDGE_CLOSES.labels("1013").inc()
     with contextlib.suppress(OSError):
         await send({"type": "websocket.close", "code": 1013, "reason": f"retry_after={retry_after}"})
@@ -130,7 +129,7 @@ async def _turn_away(send: Send, receive: Receive, retry_after: int) -> None:
 
 
 async def _deny(problem: Problem, instance: str, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    """Answer the upgrade with a problem document instead (the ASGI extension for denial responses)."""
+    """Answer the upgrade with a problem document (the ASGI extension for denial responses)."""
     response = problem.response(instance)
     response.headers["X-Request-ID"] = instance
     await response(scope, receive, send)

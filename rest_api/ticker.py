@@ -1,6 +1,6 @@
-"""Stock for those who watch it: at once, then as it changes, at most four times a second a product.
+"""Broadcasts stock to the sockets that watch it: at once, then on change, at most four times per second and product.
 
-A change is written as a frame once, whoever watches; the sockets take the newest when they have room.
+A change is encoded once for all watchers, and each socket takes the newest frame when it has room.
 """
 
 import asyncio
@@ -15,41 +15,41 @@ INTERVAL_SECONDS: Final = 0.25
 
 
 class Ticker:
-    """The stock of every product, kept in memory (some 150 bytes each), and who watches which."""
+    """The stock of every product, in memory (about 150 bytes each), and the sockets that watch it."""
 
     def __init__(self) -> None:
-        self._levels: dict[str, tuple[int, int]] = {}
+        self._stock: dict[str, tuple[int, int]] = {}
         self._frames: dict[str, str] = {}
         self._watchers: defaultdict[str, set[Outlet]] = defaultdict(set)
         self._watch_all: set[Outlet] = set()
         self._watched: defaultdict[Outlet, set[str]] = defaultdict(set)
         self._changed: dict[str, None] = {}
-        self._wake = asyncio.Event()
+        self._changes_pending = asyncio.Event()
 
     def learn(self, levels: Iterable[tuple[str, int, int]]) -> None:
-        """Take in (product, available, version); an older version changes nothing."""
+        """Apply (product, available, version); an older version changes nothing."""
         for product, available, version in levels:
-            known = self._levels.get(product)
+            known = self._stock.get(product)
             if known is None or known[1] < version:
-                self._levels[product] = (available, version)
+                self._stock[product] = (available, version)
                 self._frames.pop(product, None)
                 if self._watch_all or product in self._watchers:
                     self._changed[product] = None
         if self._changed:
-            self._wake.set()
+            self._changes_pending.set()
 
     def frame(self, product: str) -> str | None:
-        """The frame that tells a product's stock as it is now; None when nothing is known of it."""
+        """Return the frame with the current stock of a product; `None` if the stock is unknown."""
         frame = self._frames.get(product)
-        if frame is None and (level := self._levels.get(product)) is not None:
+        if frame is None and (level := self._stock.get(product)) is not None:
             frame = self._frames[product] = frames.stock(product, *level).decode()
         return frame
 
     def start(self, outlet: Outlet, products: tuple[str, ...] | None) -> None:
-        """Tell a socket the stock of these products, or of all, now and from now on."""
+        """Send the stock of these products, or of all, to a socket, now and whenever it changes."""
         if products is None:
             self._watch_all.add(outlet)
-            outlet.stock(sorted(self._levels))
+            outlet.stock(sorted(self._stock))
             return
         for product in products:
             self._watchers[product].add(outlet)
@@ -57,7 +57,7 @@ class Ticker:
         outlet.stock(products)
 
     def stop(self, outlet: Outlet, products: tuple[str, ...] | None) -> None:
-        """Tell a socket the stock of these products, or of any, no more."""
+        """Stop sending the stock of these products, or of any, to a socket."""
         outlet.forget_stock(products)
         if products is None:
             self._watch_all.discard(outlet)
@@ -72,10 +72,10 @@ class Ticker:
                     del self._watchers[product]
 
     async def run(self) -> None:
-        """Tell what changed, then rest: no product is told more often than the interval allows."""
+        """Run indefinitely: send the changes, then pause, so that a product is sent once per interval at most."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._changes_pending.wait()
+            self._changes_pending.clear()
             changed, self._changed = self._changed, {}
             for outlet in self._watch_all:
                 outlet.stock(changed)

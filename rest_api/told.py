@@ -1,27 +1,27 @@
-"""What sockets were told lately, so that what is told once more is known for that. Pure."""
+"""Remembers frames recently sent to each user, so that repeats can be marked `replayed`. No I/O."""
 
 from typing import Final
 
 KEPT_SECONDS: Final = 60.0
-"""What was told is remembered for at least so long, and at most twice as long."""
-MOST: Final = 100_000
-"""Tellings remembered at once are at most twice as many; then the older half goes first."""
+"""A frame is remembered for at least this long, and at most twice as long."""
+MAX_FRAMES: Final = 100_000
+"""At most twice this many frames are remembered; then the older half is dropped."""
 
 
 class Told:
-    """Remembers tellings by a number that stands for shopper and frame. `now` is in seconds of any one clock."""
+    """Two generations of hashes of user and frame. `now` is in seconds of any one clock."""
 
     def __init__(self) -> None:
-        self._new: set[int] = set()
-        self._old: set[int] = set()
-        self._until = 0.0
+        self._current: set[int] = set()
+        self._previous: set[int] = set()
+        self._rotates_at = 0.0
 
     def before(self, user_id: str, frame: bytes, now: float) -> bool:
-        """Note that a shopper is told this; True when they were told the same lately."""
-        if now >= self._until or len(self._new) >= MOST:
-            self._new, self._old = set(), self._new
-            self._until = now + KEPT_SECONDS
+        """Record that a frame is sent to a user; True if the same frame was sent recently."""
+        if now >= self._rotates_at or len(self._current) >= MAX_FRAMES:
+            self._current, self._previous = set(), self._current
+            self._rotates_at = now + KEPT_SECONDS
         key = hash((user_id, frame))
-        known = key in self._new or key in self._old
-        self._new.add(key)
+        known = key in self._current or key in self._previous
+        self._current.add(key)
         return known

@@ -1,4 +1,4 @@
-"""`python -m infrastructure.local`: the same as the `holdfast` script, found without a PATH."""
+"""Entry point of `python -m infrastructure.local`: the `holdfast` command without a script on the PATH."""
 
 from infrastructure.local.cli import main
 

@@ -1,7 +1,7 @@
-"""Ports that another shop of this user has chosen but does not use yet.
+"""Reservations of ports that a shop of this user has chosen but does not listen on yet.
 
-Between choosing a port and listening there lies the start of a JVM, on a new machine even a download. Two
-shops that start together would choose the same ports; so each holds a lock on those it chose, as long as it lives.
+A port is chosen long before its server listens: a JVM starts in between, and on a new machine a download runs first.
+Two shops that start together could choose the same ports, so each process keeps a file lock on every port it chose.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 from infrastructure.local import probes
 
 _held: dict[int, int] = {}
-"""Port → the descriptor that holds its lock."""
+"""Port → descriptor of the lock file that reserves it."""
 
 
 def available(port: int) -> bool:
-    """Whether nobody listens on the port and no other shop has chosen it; from now on it is ours."""
+    """Reserve `port` unless a program listens on it or another shop has reserved it; return whether it was reserved."""
     return not probes.taken(port) and claim(port)
 
 
 def free_port() -> int:
-    """A free port that no other shop has chosen, nor this one for something else; from now on it is ours."""
+    """Reserve and return a free port that neither another shop nor this process has reserved."""
     while (port := probes.free_port()) in _held or not available(port):
         pass
     return port
 
 
 def claim(port: int) -> bool:
-    """Choose a port; False when another shop of this user has it."""
+    """Reserve a port for the life of this process; return False if another shop of this user has reserved it."""
     if port in _held:
         return True
     folder = Path(tempfile.gettempdir(), f"holdfast-ports-{os.getuid()}")
@@ -40,7 +40,7 @@ def claim(port: int) -> bool:
             return True
         descriptor = os.open(folder / str(port), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError:
-        # Without a place for locks there is still the check whether somebody listens.
+        # No lock can be stored: `available` still checks whether a program listens on the port.
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The `holdfast` command: the local stack here, everything else registered by `tools`."""
+"""The `holdfast` command. Commands of the local stack are defined here, all others are registered by `tools`."""
 
 from __future__ import annotations
 
@@ -21,46 +21,52 @@ from infrastructure.local.supervisor import tail
 
 app = typer.Typer(
     name="holdfast",
-    help="Holdfast on this machine: the shop, its servers, and the tools to look inside.",
+    help="Run the Holdfast shop and its servers on this machine, and inspect them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""Arguments that are not ours to read."""
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""Settings of commands whose arguments are parsed by the program they start."""
 
 
 @app.command(epilog="Example: holdfast up --detach --workers inventory=2,cart=2")
 def up(
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; it goes on by itself.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; return when everything is ready.")
+    ] = False,
     workers: Annotated[
-        str, typer.Option(help="Workers of each service, as inventory=2,cart=2.", metavar="NAME=N,…")
+        str, typer.Option(help="Number of workers by service, for example inventory=2,cart=2.", metavar="NAME=N,…")
     ] = "",
-    no_limits: Annotated[bool, typer.Option("--no-limits", help="Lift all rate limits.")] = False,
-    infra_only: Annotated[bool, typer.Option("--infra-only", help="Kafka, PostgreSQL and Redis, no services.")] = False,
-    only: Annotated[str, typer.Option(help="These services alone, as edge,cart,inventory.", metavar="NAME,…")] = "",
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="Disable all rate limits.")] = False,
+    infra_only: Annotated[
+        bool, typer.Option("--infra-only", help="Start Kafka, PostgreSQL and Redis only, no services.")
+    ] = False,
+    only: Annotated[
+        str, typer.Option(help="Start only these services, for example edge,cart,inventory.", metavar="NAME,…")
+    ] = "",
     report_to: Annotated[int | None, typer.Option(ups.REPORT, hidden=True)] = None,
 ) -> None:
     """Start Kafka, PostgreSQL, Redis and the shop; Ctrl-C stops everything.
 
-    Exit codes: 0 done or already running, 1 failed, 2 wrong use, 3 a port asked for is taken, 4 damaged
-    download, 5 no network, 6 disk full, 7 no right to write, 8 an external server does not answer,
-    9 this machine lacks something.
+    Exit codes: 0 done or already running, 1 failed, 2 wrong use, 3 a requested port is in use, 4 damaged
+    download, 5 no network, 6 disk full, 7 no permission to write, 8 an external server does not answer,
+    9 this machine lacks a requirement.
     """
     options = Options(services.workers(workers), not no_limits, infra_only, services.only(only))
     root = find_root()
     if report_to is not None:
-        leave(ups.report(root, options, report_to))
+        exit_now(ups.report(root, options, report_to))
     if not detach:
-        leave(ups.foreground(root, options))
-    words = ["--workers", workers] * bool(workers) + ["--no-limits"] * no_limits + ["--infra-only"] * infra_only
-    words += ["--only", only] * bool(only)
-    raise typer.Exit(ups.detached(root, words))
+        exit_now(ups.foreground(root, options))
+    arguments = ["--workers", workers] * bool(workers) + ["--no-limits"] * no_limits + ["--infra-only"] * infra_only
+    arguments += ["--only", only] * bool(only)
+    raise typer.Exit(ups.detached(root, arguments))
 
 
-def leave(code: int) -> None:
-    """End now: threads that still download or probe have nothing to say any more."""
+def exit_now(code: int) -> None:
+    """Exit at once, without waiting for threads that still download or probe."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -68,37 +74,39 @@ def leave(code: int) -> None:
 
 @app.command(epilog="Example: holdfast down")
 def down() -> None:
-    """Stop everything, also what a killed supervisor left."""
+    """Stop everything, including processes left by a killed supervisor."""
     raise typer.Exit(ups.down(find_root()))
 
 
 @app.command(epilog="Example: holdfast status --json")
-def status(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
-    """What runs, since when it is well, and where it answers; exit code 1 when no shop runs."""
+def status(as_json: show.AsJson = False) -> None:
+    """Show the processes with their state, the shop's addresses and its limits; exit code 1 when no shop runs."""
     root = find_root()
     content = show.status(root)
-    lives = root.held()
+    supervised = root.held()
     if content is None:
         die(NO_SHOP)
     if as_json:
         typer.echo(json.dumps(content))
-    elif lives:
+    elif supervised:
         show.table(content)
-    if not lives:
+    if not supervised:
         die(show.missing(content))
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
 def logs(
-    service: Annotated[str | None, typer.Argument(help="One of `holdfast status`, or supervisor or seed.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 100,
+    service: Annotated[
+        str | None, typer.Argument(help="A process of `holdfast status`, or supervisor or seed; all by default.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of last lines of each log.")] = 100,
 ) -> None:
-    """What the processes print; of all of them when none is named. Ctrl-C ends --follow with exit status 0."""
+    """Print the logs of one process or of all processes. Ctrl-C ends --follow with exit status 0."""
     root = find_root()
     found = {log.stem: log for log in sorted((root.path / "logs").glob("*.log"))}
     if service is not None and service not in found:
-        die(f"there is no log of {service!r}: it is one of {', '.join(found) or 'none yet'}", 2)
+        die(f"there is no log of {service!r}: choose from {', '.join(found) or 'none yet'}", 2)
     chosen = {name: log for name, log in found.items() if service in (None, name)}
     width = max(map(len, chosen), default=0) if service is None else 0
     try:
@@ -108,67 +116,70 @@ def logs(
 
 
 def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: bool) -> None:
-    """The last lines of some logs, and with `follow` each new one when it is whole, until interrupted."""
-    places = {}
+    """Print the last lines of some logs; with `follow`, also print each new complete line until interrupted."""
+    positions = {}
     for name, log in chosen.items():
-        places[name] = log.stat().st_size
+        positions[name] = log.stat().st_size
         for line in tail(log, lines):
             typer.echo(f"{name:<{width}}  {line}" if width else line)
     while follow:
         time.sleep(0.2)
         for name, log in chosen.items():
             size = log.stat().st_size
-            if size < places[name]:
-                places[name] = 0
-            if size > places[name]:
+            if size < positions[name]:
+                positions[name] = 0
+            if size > positions[name]:
                 with log.open("rb") as stream:
-                    stream.seek(places[name])
+                    stream.seek(positions[name])
                     text = stream.read()
-                whole = text[: text.rfind(b"\n") + 1]
-                places[name] += len(whole)
-                for line in whole.decode(errors="replace").splitlines():
+                complete = text[: text.rfind(b"\n") + 1]
+                positions[name] += len(complete)
+                for line in complete.decode(errors="replace").splitlines():
                     typer.echo(f"{name:<{width}}  {line}" if width else line)
 
 
 @app.command(epilog='Example: eval "$(holdfast env)" && psql -c "SELECT 1"')
 def env() -> None:
-    """Shell lines that export every address and password."""
+    """Print shell lines that export all addresses and passwords."""
     running()
     typer.echo(show.environment(find_root()))
 
 
 @app.command(
-    epilog="Example: holdfast psql -c 'SELECT count(*) FROM pg_tables'", context_settings=PASS_ON, add_help_option=False
+    epilog="Example: holdfast psql -c 'SELECT count(*) FROM pg_tables'",
+    context_settings=PASS_THROUGH,
+    add_help_option=False,
 )
 def psql(ctx: typer.Context) -> None:
-    """The client psql on the shop's database; its arguments are passed through."""
+    """Run psql on the shop's database; its arguments are passed through."""
     console.psql(ctx.args)
 
 
 kafka = typer.Typer(
     no_args_is_help=True,
-    help="Apache Kafka's own console tools; arguments passed through, the address filled in.",
+    help="Run Apache Kafka's own console tools; arguments are passed through, the address is filled in.",
     epilog="Example: holdfast kafka console-consumer --topic cart.requests.v1 --from-beginning",
 )
 app.add_typer(kafka, name="kafka")
 
 
-def _add(tool: str) -> None:
-    @kafka.command(tool, context_settings=PASS_ON, add_help_option=False, help=f"Kafka's kafka-{tool}.")
+def _add_kafka_tool(tool: str) -> None:
+    @kafka.command(tool, context_settings=PASS_THROUGH, add_help_option=False, help=f"Run Kafka's kafka-{tool}.")
     def run(ctx: typer.Context) -> None:
         console.kafka_tool(tool, ctx.args)
 
 
 for _tool in console.TOOLS:
-    _add(_tool)
-OWN = {"up", "down", "status", "logs", "env", "psql", "kafka"}
+    _add_kafka_tool(_tool)
+LOCAL_COMMANDS = {"up", "down", "status", "logs", "env", "psql", "kafka"}
+"""Commands that are defined here and need none of the modules that `tools` imports."""
 
 
 def main() -> None:
-    """Run a command; an expected fault is one sentence and an exit code, never a traceback."""
+    """Run a command; print an expected error as one sentence and exit with its code, never with a traceback."""
     try:
-        if not OWN & set(sys.argv[1:2]):
-            # The other commands bring the shop's libraries: half a second and 30 MB that a supervisor can do without.
+        if not LOCAL_COMMANDS & set(sys.argv[1:2]):
+            # The other commands import the shop's libraries: half a second and 30 MB that a supervisor can do without.
             from infrastructure.local import tools
 
             tools.register(app)
@@ -176,7 +187,7 @@ def main() -> None:
     except Fault as fault:
         die(str(fault), fault.code)
     except BrokenPipeError:
-        # The reader has seen enough (`holdfast logs | head`).
+        # The reader of standard output is gone (`holdfast logs | head`).
         os._exit(0)
     except KeyboardInterrupt:
         sys.exit(130)

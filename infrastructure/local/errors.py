@@ -1,17 +1,17 @@
-"""What can go wrong on a machine, each with an exit code and one sentence that says what to do.
+"""Expected errors of the local stack: each has an exit code and a one-sentence message that says what to do.
 
 | exit code | meaning |
 |---|---|
-| 0 | done; also: already running, a taken port that could be exchanged for a free one |
-| 1 | a check failed, or a part did not become ready |
+| 0 | done; also: the shop was already running, or a port in use was replaced with a free one |
+| 1 | a check failed, or a server or service did not become ready |
 | 2 | wrong use |
-| 3 | a port that was asked for is taken |
-| 4 | a downloaded jar is not the one the lock names |
+| 3 | a port that was asked for is in use |
+| 4 | a downloaded jar does not match the lock file |
 | 5 | no network, or the registry does not answer |
 | 6 | the disk is full |
-| 7 | no right to write |
+| 7 | no permission to write |
 | 8 | an external server does not answer |
-| 9 | this machine lacks something (a package, user namespaces for root) |
+| 9 | this machine lacks a requirement (a package, user namespaces for root) |
 """
 
 from __future__ import annotations
@@ -24,80 +24,80 @@ if TYPE_CHECKING:
 
 
 class Fault(Exception):
-    """An expected fault; `str()` is the sentence for the user, `code` the exit code."""
+    """An expected error; `str()` is the message for the user, `code` the exit code of the command."""
 
     code = 1
 
 
 class WrongUse(Fault):
-    """The command line asks for something that makes no sense."""
+    """Invalid command-line arguments or settings."""
 
     code = 2
 
 
 class PortTaken(Fault):
-    """A port that was asked for by name belongs to another program."""
+    """A port that the user asked for is in use by another program."""
 
     code = 3
 
 
 class DamagedJar(Fault):
-    """The registry delivers something else than the lock names."""
+    """A downloaded jar whose checksum is not the one in the lock file."""
 
     code = 4
 
 
 class NoNetwork(Fault):
-    """A file is missing and cannot be fetched."""
+    """A missing file that cannot be downloaded."""
 
     code = 5
 
 
 class DiskFull(Fault):
-    """There is no room left for what must be written."""
+    """A full disk, or an exhausted quota or file-size limit."""
 
     code = 6
 
 
 class NoRight(Fault):
-    """The user may not write where the stack must."""
+    """A path that the stack must write and the user may not."""
 
     code = 7
 
 
 class NoAnswer(Fault):
-    """An external server, given by its address, does not answer."""
+    """An external server, named by its address, that does not answer."""
 
     code = 8
 
 
 class Unsupported(Fault):
-    """This machine or environment lacks something that only its owner can add."""
+    """A requirement that this machine lacks and only its owner can add."""
 
     code = 9
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_SAYS_FULL = ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")
-_SAYS_FORBIDDEN = ("Permission denied", "Read-only file system")
+_FULL_MESSAGES = ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")
+_FORBIDDEN_MESSAGES = ("Permission denied", "Read-only file system")
 
 
 def disk_full(where: Path | str) -> DiskFull:
-    """The fault for a full disk at `where`."""
+    """Return the error for a full disk at `where`."""
     return DiskFull(f"the disk is full at {where}: make room there, then run `holdfast up` again")
 
 
 def no_right(where: Path | str) -> NoRight:
-    """The fault for a place that may not be written."""
+    """Return the error for a path that the user may not write."""
     return NoRight(
-        f"no right to write to {where}: change its owner, or set HOLDFAST_ROOT (state) or M2_REPO (jars)"
-        " to a directory of yours"
+        f"no permission to write to {where}: change its owner, or set HOLDFAST_ROOT (state) or M2_REPO (jars)"
+        " to a directory you can write to"
     )
 
 
 def explain(error: OSError, where: Path | str) -> Fault:
-    """The fault behind an error of the operating system that concerns the path `where`."""
+    """Return the expected error that corresponds to an operating-system error at the path `where`."""
     if error.errno in _FULL:
         return disk_full(where)
     if error.errno in _FORBIDDEN:
@@ -106,9 +106,9 @@ def explain(error: OSError, where: Path | str) -> Fault:
 
 
 def explain_output(text: str, where: Path | str) -> Fault | None:
-    """The fault that a program's own words tell of, None when they tell of none we know."""
-    if any(sign in text for sign in _SAYS_FULL):
+    """Return the expected error that a program's output reports, `None` if the output names no known cause."""
+    if any(message in text for message in _FULL_MESSAGES):
         return disk_full(where)
-    if any(sign in text for sign in _SAYS_FORBIDDEN):
+    if any(message in text for message in _FORBIDDEN_MESSAGES):
         return no_right(where)
     return None

@@ -1,6 +1,6 @@
-"""What a supervisor says while it works.
+"""Events that a supervisor emits while it works.
 
-So that it can be shown here, written to a log, or sent through a pipe to the command that detached it.
+An event can be printed here, written to a log, or sent through a pipe to the command that started the supervisor.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.
+    """One event of a supervisor.
 
     | kind | fields |
     |---|---|
     | `note` | `text` |
-    | `jars` | `done` of `total` jars are there |
-    | `ready` | `name`, `text` (its address), `seconds`, `pid`, `how` (started, reused, external) |
-    | `lost` | `name`, `text` (why); it is started again |
-    | `up` | `seconds`: all is ready |
-    | `running` | another supervisor has this root |
-    | `failed` | `text` (the sentence), `code` (the exit code) |
-    | `down` | `seconds`: all is stopped |
+    | `jars` | `done` of `total` jars are downloaded |
+    | `ready` | a program is ready: `name`, `text` (address), `seconds`, `pid`, `how` (started, reused, external) |
+    | `lost` | a program ended and is restarted: `name`, `text` (reason), `done` (crashes in a row) |
+    | `up` | all programs are ready after `seconds` |
+    | `running` | another supervisor runs in this root directory |
+    | `failed` | the command failed: `text` (error message), `code` (exit code) |
+    | `down` | all programs are stopped after `seconds` |
     """
 
     kind: str
@@ -40,13 +40,13 @@ class Event:
     code: int = 0
 
     def encode(self) -> str:
-        """One JSON line, without what is not set."""
+        """Return the event as one line of JSON without the fields that are not set."""
         given = {name: value for name, value in asdict(self).items() if value or name == "kind"}
         return json.dumps({**given, "seconds": round(self.seconds, 3)})
 
     @classmethod
     def decode(cls, line: str) -> Event:
-        """The reverse; fields that this version does not know are left out."""
+        """Return the event in a line made by `encode`; fields unknown to this version are ignored."""
         given: dict[str, Any] = json.loads(line)
         known = {field.name for field in fields(cls)}
         return cls(**{k: v for k, v in given.items() if k in known})

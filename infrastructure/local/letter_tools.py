@@ -1,14 +1,12 @@
-"""`holdfast dlq`: look at what was put aside, put it back, or let it go."""
+"""`holdfast dlq`: list, show, redrive or drop dead letters."""
 
 import asyncio
-import base64
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from infrastructure.dead_letters import How, Letter
@@ -16,18 +14,25 @@ from infrastructure.envelope import rfc3339
 from infrastructure.local import reach
 from infrastructure.local.errors import Fault, WrongUse
 from infrastructure.local.letters import Choice, Entry, Letters, contents, overview, settle
+from infrastructure.local.show import wide_console
+from infrastructure.local.topic_reader import decode_value
 from infrastructure.settings import Settings
 
 OfTopic = Annotated[
-    str | None, typer.Option("--topic", help="Only letters from this topic; its own name or that of its letters.")
+    str | None,
+    typer.Option(
+        "--topic", help="Only dead letters of this topic; accepts the topic's name or its dead-letter topic's."
+    ),
 ]
-WithReason = Annotated[str | None, typer.Option("--reason", help="Only letters put aside for this reason.")]
+WithReason = Annotated[str | None, typer.Option("--reason", help="Only dead letters with this reason.")]
 WithId = Annotated[
     str | None,
-    typer.Option("--id", help="Only the letter with this id (topic/partition/offset), event id or request id."),
+    typer.Option("--id", help="Only the dead letter with this id (topic/partition/offset), event id or request id."),
 ]
-WithKey = Annotated[str | None, typer.Option("--key", help="Only letters whose original has this key.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+WithKey = Annotated[str | None, typer.Option("--key", help="Only dead letters whose original record has this key.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+WithSettled = Annotated[bool, typer.Option("--settled", help="Include dead letters that are settled.")]
+NONE_UNSETTLED: Final = "No unsettled dead letters."
 
 
 def list_(
@@ -35,10 +40,10 @@ def list_(
     reason: WithReason = None,
     key: WithKey = None,
     *,
-    with_settled: Annotated[bool, typer.Option("--settled", help="Count also those that are settled.")] = False,
+    with_settled: WithSettled = False,
     as_json: AsJson = False,
 ) -> None:
-    """How many letters wait, by topic and reason, and since when."""
+    """Count the dead letters by topic and reason, with the times of the oldest and the newest."""
     settings = reach.settings("HOLDFAST_KAFKA")
     letters = asyncio.run(overview(settings))
     groups: dict[tuple[str, str], list[Entry]] = {}
@@ -47,27 +52,27 @@ def list_(
             groups.setdefault((entry.topic, entry.reason), []).append(entry)
     rows = [
         {
-            "topic": of,
-            "reason": why,
-            "count": len(those),
-            "oldest": rfc3339(those[0].since),
-            "newest": rfc3339(those[-1].since),
+            "topic": group_topic,
+            "reason": group_reason,
+            "count": len(entries),
+            "oldest": rfc3339(entries[0].since),
+            "newest": rfc3339(entries[-1].since),
         }
-        for (of, why), those in sorted(groups.items())
+        for (group_topic, group_reason), entries in sorted(groups.items())
     ]
     _warn(letters)
     if as_json:
         typer.echo(json.dumps(rows))
         return
     if not rows:
-        typer.echo("No dead letters wait.")
+        typer.echo(NONE_UNSETTLED)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("topic", "reason", "count", "oldest", "newest"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "count" else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row.values()))
-    _console().print(table)
+    wide_console().print(table)
 
 
 def show(
@@ -76,12 +81,12 @@ def show(
     id_: WithId = None,
     key: WithKey = None,
     *,
-    with_settled: Annotated[bool, typer.Option("--settled", help="Also those that are settled.")] = False,
+    with_settled: WithSettled = False,
     as_json: AsJson = False,
 ) -> None:
-    """The letters themselves: where each stood, why it was put aside, and what it says.
+    """Print dead letters in full: the original's position, the reason, and the original value.
 
-    With --json one object a line.
+    With --json, print one object per line.
     """
     settings = reach.settings("HOLDFAST_KAFKA")
     choice = Choice(topic, reason, id_, key)
@@ -91,38 +96,35 @@ def show(
 
 async def _show(settings: Settings, entries: Sequence[Entry], *, as_json: bool) -> None:
     if not entries and not as_json:
-        typer.echo("No dead letters wait.")
+        typer.echo(NONE_UNSETTLED)
         return
     async for entry, letter in contents(settings, entries):
-        told = _told(entry, letter)
+        fields = _as_json(entry, letter)
         if as_json:
-            typer.echo(json.dumps(told, ensure_ascii=False))
+            typer.echo(json.dumps(fields, ensure_ascii=False))
             continue
-        value = told.pop("value", None)
-        for name, each in told.items():
+        value = fields.pop("value", None)
+        for name, each in fields.items():
             if each is not None:
                 typer.echo(f"{name:<12} {each}")
         typer.echo(json.dumps(value, ensure_ascii=False, indent=2) if isinstance(value, dict | list) else value)
         typer.echo("")
 
 
-def _told(entry: Entry, letter: Letter) -> dict[str, Any]:
-    """A letter with its original decoded as far as it can be: JSON, else text, else base 64 under its own name."""
+def _as_json(entry: Entry, letter: Letter) -> dict[str, Any]:
+    """Return a dead letter's fields, with the original value decoded as `decode_value` does."""
     event, original = letter.event, letter.original
-    place = {"topic": original.topic, "partition": original.partition, "offset": original.offset}
-    why = {name: event.data.get(name) for name in ("reason", "detail", "service", "attempts")}
-    told = {"id": entry.id, **place, "time": rfc3339(event.time), **why, "settled": entry.settled}
-    told["key"] = None if original.key is None else original.key.decode(errors="backslashreplace")
-    if original.value is None:
-        return {**told, "value": None}
-    try:
-        text = original.value.decode()
-    except UnicodeDecodeError:
-        return {**told, "value_base64": base64.b64encode(original.value).decode()}
-    try:
-        return {**told, "value": json.loads(text)}
-    except (ValueError, RecursionError):
-        return {**told, "value": text}
+    position = {"topic": original.topic, "partition": original.partition, "offset": original.offset}
+    cause = {name: event.data.get(name) for name in ("reason", "detail", "service", "attempts")}
+    return {
+        "id": entry.id,
+        **position,
+        "time": rfc3339(event.time),
+        **cause,
+        "settled": entry.settled,
+        "key": None if original.key is None else original.key.decode(errors="backslashreplace"),
+        **decode_value(original.value),
+    }
 
 
 def redrive(
@@ -131,13 +133,13 @@ def redrive(
     id_: WithId = None,
     key: WithKey = None,
     *,
-    again: Annotated[bool, typer.Option("--again", help="Also those that are settled.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include dead letters that are settled.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put letters back onto the topics they came from, with their own keys and values, once.
+    """Send dead letters back to their topics with their original keys and values, each once.
 
-    What was wrong should be put right before. A request that was answered `refused: failed` repeats that answer: the
-    shopper was told. What still can't be read becomes a new letter.
+    Fix the cause first. A request that was answered `refused: failed` repeats that answer, because the shopper has
+    already received it. A record that still cannot be read becomes a new dead letter.
     """
     _settle(Choice(topic, reason, id_, key), "redriven", again=again, as_json=as_json)
 
@@ -148,13 +150,13 @@ def drop(
     id_: WithId = None,
     key: WithKey = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All letters of the shop.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters of the shop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Settle letters without sending them; they stay on their topic until it forgets them."""
+    """Settle dead letters without sending them; they stay on their topic until its retention removes them."""
     choice = Choice(topic, reason, id_, key)
     if choice.all == (not everything):
-        raise WrongUse("drop which letters? Say --topic, --reason, --id or --key, or --all")
+        raise WrongUse("drop takes either a filter (--topic, --reason, --id or --key) or --all")
     _settle(choice, "dropped", again=False, as_json=as_json)
 
 
@@ -170,8 +172,8 @@ def _settle(choice: Choice, how: How, *, again: bool, as_json: bool) -> None:
         typer.echo(json.dumps({how: done, "settled_before": len(known) - len(entries), "topics": topics}))
         return
     before = len(known) - len(entries)
-    hint = f"; {before} had been settled before" + (" (--again sends them too)" if how == "redriven" else "")
-    typer.echo(f"{done} {'letter was' if done == 1 else 'letters were'} {how}" + (hint if before else ""))
+    hint = f"; {before} settled before" + (" (--again includes them)" if how == "redriven" else "")
+    typer.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
 
 
 def _chosen(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]:
@@ -179,28 +181,23 @@ def _chosen(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]
 
 
 def _known(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]:
-    """Those that are meant, settled or not. Raises Fault when something was meant and there is no such letter."""
+    """Return the dead letters that match, settled or not. Raises `Fault` if a filter is given and none matches."""
     found = _chosen(letters, choice, settings)
     if not found and not choice.all:
-        raise Fault("no dead letter is like that; `holdfast dlq list --settled` counts all there are")
+        raise Fault("no dead letter matches; `holdfast dlq list --settled` counts all dead letters")
     return found
 
 
 def _warn(letters: Letters) -> None:
     if letters.strange:
-        typer.echo(f"{letters.strange} records on the dead-letter topics are no letters; left alone", err=True)
-
-
-def _console() -> Console:
-    """A pipe has no width: nothing is cut or wrapped there."""
-    return console if (console := Console()).is_terminal else Console(width=200)
+        typer.echo(f"{letters.strange} records on the dead-letter topics are not dead letters; ignored", err=True)
 
 
 def register(app: typer.Typer) -> None:
-    """Add `dlq`."""
+    """Add `dlq` to the app."""
     dlq = typer.Typer(
         no_args_is_help=True,
-        help="Dead letters: records that could not be acted on.",
+        help="Inspect and settle dead letters: records that could not be processed.",
         epilog="Example: holdfast dlq list",
     )
     dlq.command("list", epilog="Example: holdfast dlq list --topic cart.requests.v1")(list_)

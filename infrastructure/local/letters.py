@@ -1,4 +1,4 @@
-"""The dead letters of a shop, read from their topics together with the marks that say which are settled."""
+"""Dead letters of a shop, read from their topics together with the marks of the settled ones."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,29 +16,33 @@ from infrastructure.local.topic_writer import Writer, writer
 from infrastructure.settings import Settings
 
 AT_ONCE: Final = 100
-"""Letters that are sent, and acknowledged, before their marks are."""
+"""Dead letters whose originals are sent and acknowledged before their marks are sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A dead letter without its contents."""
+    """A dead letter without the original's value."""
 
     id: str
-    """Where the original stood: `topic/partition/offset`."""
+    """Position of the original: `topic/partition/offset`."""
     topic: str
-    """The original's, by the broker's name."""
+    """Topic of the original, with the shop's prefix."""
     reason: str
     since: datetime
+    """Time of the dead letter."""
     key: bytes | None
+    """Key of the original."""
     names: tuple[str | None, str | None]
-    """The event's id and its request's, if the original has them."""
+    """Event id and request id of the original, as far as it has them."""
     place: tuple[TopicPartition, int]
+    """Position of the dead letter itself."""
     settled: str | None = None
+    """How the dead letter was settled (`redriven`, `dropped`), `None` if it was not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which letters are meant; none of the options: all."""
+    """Filter for dead letters; a field that is `None` matches all."""
 
     topic: str | None = None
     reason: str | None = None
@@ -46,7 +50,7 @@ class Choice:
     key: str | None = None
 
     def matches(self, entry: Entry, prefix: str) -> bool:
-        """Whether `entry` is meant."""
+        """Return whether `entry` passes the filter; topic and id match with and without `prefix`."""
         topic = None if self.topic is None else self.topic.removesuffix(DEAD_LETTERS)
         return (
             topic in (None, entry.topic, entry.topic.removeprefix(prefix))
@@ -57,22 +61,26 @@ class Choice:
 
     @property
     def all(self) -> bool:
-        """Whether nothing is left out."""
+        """True if every dead letter passes."""
         return self == Choice()
 
 
 @dataclass(frozen=True, slots=True)
 class Letters:
-    """Every letter that is kept, in the order of their times; `strange` counts records that are no letters."""
+    """All dead letters on the topics, ordered by time."""
 
     entries: tuple[Entry, ...]
     strange: int
+    """Number of records that are neither dead letters nor marks."""
 
 
 async def overview(settings: Settings) -> Letters:
-    """Read all dead-letter topics once. Raises Fault when the broker does not answer."""
-    there = await topic_reader.partitions(settings)
-    places = [p for name, those in there.items() if name.endswith(DEAD_LETTERS) for p in those]
+    """Read all dead-letter topics once. Raises `Fault` if the broker does not answer."""
+    topics = await topic_reader.partitions(settings)
+    places = [p for name, partitions in topics.items() if name.endswith(DEAD_LETTERS) for p in partitions]
+    if not places:
+        # A consumer that stops without having waited for the broker raises CancelledError (aiokafka).
+        return Letters((), 0)
     entries: dict[str, Entry] = {}
     marks: dict[str, str] = {}
     strange = 0
@@ -82,7 +90,7 @@ async def overview(settings: Settings) -> Letters:
         async for record in topic_reader.kept(reader, starts, ends):
             match read(record.value):
                 case Letter(event, original):
-                    # A letter that was written twice, by a worker that died in between, is one letter.
+                    # A worker that crashed after writing a dead letter writes it again: both records count as one.
                     entries.setdefault(
                         event.id,
                         Entry(
@@ -104,7 +112,9 @@ async def overview(settings: Settings) -> Letters:
 
 
 async def contents(settings: Settings, entries: Sequence[Entry]) -> AsyncIterator[tuple[Entry, Letter]]:
-    """The letters of `entries`, whole, one after another: they may be two megabytes each."""
+    """Yield the complete dead letters of `entries` one by one, because each may have two megabytes."""
+    if not entries:
+        return
     wanted = {entry.place: entry for entry in entries}
     places = list({place for place, _ in wanted})
     starts = {p: min(offset for place, offset in wanted if place == p) for p in places}
@@ -119,10 +129,10 @@ async def contents(settings: Settings, entries: Sequence[Entry]) -> AsyncIterato
 
 
 async def settle(settings: Settings, entries: Sequence[Entry], how: How) -> int:
-    """Mark letters as settled, those to be redriven once their originals lie on their topics again; how many.
+    """Mark dead letters as settled and return their number; `redriven` sends the originals to their topics first.
 
-    A letter is marked only when its original is acknowledged: who is stopped in between redrives it twice, which the
-    log of requests makes harmless; the other way round it would be lost.
+    A dead letter is marked only after its original is acknowledged. A run that is interrupted in between redrives it
+    twice, which the request log makes harmless; the opposite order would lose it.
     """
     done = 0
     if not entries:

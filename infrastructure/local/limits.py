@@ -1,6 +1,6 @@
-"""The limits that the edge keeps to, as `holdfast status` prints them: what it was told, else its defaults.
+"""Limits of the edge as `holdfast status` prints them: the values that are set, else the edge's defaults.
 
-Nothing here may import a service, so the defaults stand here again; a test holds them against the edge's settings.
+This package may not import a service, so the defaults are repeated here; a test compares them with the edge's settings.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ PREFIX: Final = "HOLDFAST_LIMIT_"
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: its default, and what it counts."""
+    """A limit of the edge."""
 
     default: int
     words: str
+    """Description of what the limit counts, as in the edge's settings."""
     always: bool = False
-    """Whether it holds also with the limits off."""
+    """True if the limit also applies with the limits off."""
 
 
 LIMITS: Final = {
-    f"{PREFIX}CHANGES": Limit(100, "changing requests or frames a minute and user"),
-    f"{PREFIX}OTHERS": Limit(600, "other requests or frames a minute and user"),
-    f"{PREFIX}ANONYMOUS": Limit(300, "requests without a user a minute and address"),
-    f"{PREFIX}UNANSWERED": Limit(64, "unanswered requests a user"),
-    f"{PREFIX}SOCKETS": Limit(5, "sockets a user"),
+    f"{PREFIX}CHANGES": Limit(100, "requests or frames that change something, per minute and user"),
+    f"{PREFIX}OTHERS": Limit(600, "other requests or frames, per minute and user"),
+    f"{PREFIX}ANONYMOUS": Limit(300, "requests without a user, per minute and address"),
+    f"{PREFIX}UNANSWERED": Limit(64, "unanswered requests per user"),
+    f"{PREFIX}SOCKETS": Limit(5, "sockets per user"),
     f"{PREFIX}UNDER_WAY": Limit(
-        1024, "requests under way that an edge always has room for; else a second's worth", always=True
+        1024, "in-flight requests always admitted; beyond that, one second of recent throughput", always=True
     ),
-    f"{PREFIX}ADDRESS_SOCKETS": Limit(200, "sockets an address"),
+    f"{PREFIX}ADDRESS_SOCKETS": Limit(200, "sockets per address"),
 }
 
 
 def told(environ: Mapping[str, str]) -> dict[str, str]:
-    """What an environment says of limits. Case does not count: the edge's settings do not look at it either."""
+    """Return the limits that an environment sets, by upper-case name; names match in any case, as in the edge."""
     return {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX)}
 
 
 def effective(settings: Mapping[str, str], *, lifted: bool) -> dict[str, int | str | None]:
-    """Every limit with the value that holds, by its setting; None where it is lifted."""
+    """Return the effective value of every limit by the name of its setting; `None` for a lifted limit."""
     return {
         name: None if lifted and not limit.always else _number(settings.get(name, str(limit.default)))
         for name, limit in LIMITS.items()

@@ -1,4 +1,4 @@
-"""Servers of somebody else, named in the environment: not started here, only asked whether they answer."""
+"""External servers, named in the environment: monitored, but neither started nor stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _PORTS = {"kafka": 9092, "postgres": 5432, "redis": 6379}
 
 
 def endpoints(name: str, address: str) -> list[tuple[str, int]]:
-    """The hosts and ports of an address: a bootstrap list for Kafka, a URL for the others."""
+    """Return the hosts and ports of an address: a bootstrap list for Kafka, a URL for the others.
+
+    Raises `NoAnswer` if the address is malformed.
+    """
     pieces = address.split(",") if name == "kafka" else [urlsplit(address).netloc.rpartition("@")[2]]
     found = []
     for piece in pieces:
@@ -29,12 +32,14 @@ def endpoints(name: str, address: str) -> list[tuple[str, int]]:
         try:
             found.append((link.hostname or "127.0.0.1", link.port or _PORTS[name]))
         except ValueError:
-            raise NoAnswer(f"{VARIABLES[name]} is not an address: {piece!r}") from None
+            raise NoAnswer(
+                f"{VARIABLES[name]} contains {piece!r}, which is not an address: expected host or host:port"
+            ) from None
     return found
 
 
 def plain(name: str, address: str) -> str:
-    """An address without its password."""
+    """Return an address without its password."""
     if name == "kafka":
         return address
     link = urlsplit(address)
@@ -44,11 +49,11 @@ def plain(name: str, address: str) -> str:
 
 
 def check(name: str, address: str) -> None:
-    """Raise NoAnswer unless the server can be used with this address."""
+    """Raise `NoAnswer` unless a client can connect and authenticate with this address."""
     try:
         if name == "kafka":
             if not any(probes.kafka(host, port) for host, port in endpoints(name, address)):
-                raise NoAnswer("no broker there speaks Kafka's protocol")  # noqa: TRY301 - one sentence for all
+                raise NoAnswer("no broker there speaks Kafka's protocol")  # noqa: TRY301 - wrapped below like the others
         elif name == "postgres":
             import psycopg
 
@@ -62,43 +67,43 @@ def check(name: str, address: str) -> None:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise NoAnswer(
             f"{VARIABLES[name]} names {plain(name, address)}, which cannot be used ({why}):"
-            f" start that server or correct the address, or unset {VARIABLES[name]} to have one started here"
+            f" start that server or correct the address, or unset {VARIABLES[name]} to start a local one"
         ) from error
 
 
 class Watch(threading.Thread):
-    """Looks once in a few seconds whether an outside server still takes connections."""
+    """Monitor of an external server: checks every few seconds whether the server accepts connections."""
 
     restarts = pid = failures = 0
     metrics: str | None = None
     fault: Fault | None = None
 
-    def __init__(self, name: str, address: str, tell: Tell, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, address: str, emit: Tell, on_change: Callable[[], None]) -> None:
         super().__init__(name=name, daemon=True)
-        self.address, self.tell, self.changed = address, tell, changed
+        self.address, self.emit, self.on_change = address, emit, on_change
         self.state = "starting"
         self.was_ready, self.stopping = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Until `stopping` is set."""
-        self.tell(Event("ready", self.name, plain(self.name, self.address), "external"))
+        """Check the server until `stopping` is set."""
+        self.emit(Event("ready", self.name, plain(self.name, self.address), "external"))
         while not self.stopping.is_set():
-            state = "ready" if self._open() else "degraded"
+            state = "ready" if self._accepts_connections() else "degraded"
             if state != self.state:
                 self.state = state
-                self.changed()
+                self.on_change()
             self.was_ready.set()
             self.stopping.wait(3.0)
 
     def stop(self, patience: float) -> None:
-        """Stop looking; the server is not ours to stop."""
+        """Stop checking; the external server itself is not stopped."""
         del patience
         self.stopping.set()
 
-    def _open(self) -> bool:
-        for where in endpoints(self.name, self.address):
+    def _accepts_connections(self) -> bool:
+        for endpoint in endpoints(self.name, self.address):
             try:
-                socket.create_connection(where, 1.0).close()
+                socket.create_connection(endpoint, 1.0).close()
             except OSError:
                 continue
             return True

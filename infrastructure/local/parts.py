@@ -1,7 +1,7 @@
-"""What Kafka, PostgreSQL and Redis have in common as programs that the supervisor can run.
+"""Base class of the local servers (Kafka, PostgreSQL, Redis) that the supervisor runs.
 
-A part knows how to prepare its directory, which command runs it, how to ask whether it answers, and
-how to tell a process of its own from anybody else's.
+A server class knows how to prepare the data directory, which command starts the server, how to probe it, and how to
+recognise its processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def wheel(package: str, inside: str) -> Path | None:
-    """A file of an installed package, found without importing it (an import would have side effects)."""
+    """Return the path of a file in an installed package, without importing it (an import would have side effects)."""
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         if (file := Path(folder) / inside).exists():
@@ -35,15 +35,15 @@ def wheel(package: str, inside: str) -> Path | None:
 
 
 def missing(what: str, package: str) -> Unsupported:
-    """The fault for a server whose package is absent."""
+    """Return the error for a server whose package is not installed."""
     return Unsupported(
-        f"{what} is not here: install the package {package} (`make up` does),"
-        " or name a server of yours in the environment"
+        f"{what} is not installed: install the package {package} (`make up` does),"
+        " or name an external server in the environment"
     )
 
 
 def run(argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None) -> None:
-    """Run a preparing step; raises the fault its output tells of."""
+    """Run a setup command and wait for it. Raises the error that its output reports, else a `Fault` with the output."""
     done = subprocess.run(
         [str(a) for a in argv],
         input=stdin,
@@ -55,19 +55,19 @@ def run(argv: Sequence[str | Path], where: Path, stdin: str = "", environment: M
         start_new_session=True,
     )
     if done.returncode:
-        words = done.stdout + done.stderr
-        last = " ".join(words.split())[-400:]
+        output = done.stdout + done.stderr
+        last_words = " ".join(output.split())[-400:]
         program = next((Path(a).name for a in argv if str(a).startswith("/")), str(argv[0]))
-        raise explain_output(words, where) or Fault(f"{program} failed: {last}")
+        raise explain_output(output, where) or Fault(f"{program} failed: {last_words}")
 
 
 class Part:
-    """One server on a port of the loopback address, with its data in `root/<name>`."""
+    """Server on a port of the loopback address, with its data in `root/<name>`."""
 
     name: ClassVar[str]
     stop_signal: ClassVar[int] = signal.SIGTERM
     adoptable = True
-    """It holds data and connections: one that a dead supervisor left is taken over, not restarted."""
+    """True: a process that a dead supervisor left is adopted, since a restart would cut its clients' connections."""
 
     def __init__(self, root: Root, port: int, secrets: Secrets) -> None:
         self.root, self.port, self.secrets = root, port, secrets
@@ -76,7 +76,7 @@ class Part:
         self.metrics: str | None = None
 
     def prepare(self) -> None:
-        """Make the directory ready for a start; everything slow is here. Raises a Fault."""
+        """Prepare the data directory for a start. Call before `argv`; may take long. Raises `Fault`."""
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._prepare()
@@ -86,28 +86,28 @@ class Part:
     def _prepare(self) -> None: ...
 
     def argv(self) -> list[str]:
-        """The command to run."""
+        """Return the command that starts the server."""
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """What the command finds in its environment beside our own."""
+        """Return environment variables to add for the command."""
         return {}
 
     def health(self) -> Health:
-        """Asked in its own protocol."""
+        """Probe the server in its own protocol."""
         return Health.READY if self.answers() else Health.SILENT
 
     def answers(self) -> bool:
-        """Whether it takes a request now."""
+        """Return whether the server answers a request now."""
         raise NotImplementedError
 
     def left(self) -> list[psutil.Process]:
-        """Processes of this part that run now, whoever started them."""
+        """Return the running processes of this server, including those of an earlier supervisor."""
         return processes.by_command(self._mine)
 
     def _mine(self, argv: Sequence[str]) -> bool:
         raise NotImplementedError
 
     def url(self) -> str:
-        """How a client of this machine reaches it."""
+        """Return the address for clients on this machine."""
         raise NotImplementedError

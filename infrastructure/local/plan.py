@@ -1,4 +1,4 @@
-"""What one `up` will run, and on which addresses: decided before anything is started."""
+"""Plan of one `up`: the programs to run and their addresses, decided before anything is started."""
 
 from __future__ import annotations
 
@@ -23,57 +23,67 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
 
 PREFERRED = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
-_PARTS: dict[str, type[Part]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
+_SERVERS: dict[str, type[Part]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for."""
+    """Options of `holdfast up`."""
 
     workers: Mapping[str, int] = field(default_factory=dict)
+    """Number of workers by service; 1 for a service that is not named."""
     limits: bool = True
     infra_only: bool = False
     only: frozenset[str] = frozenset()
-    """The services to start; empty: all."""
+    """Services to start; empty: all."""
 
 
 @dataclass
 class Plan:
-    """Who runs where."""
+    """Programs of a shop and their addresses."""
 
     ports: dict[str, int]
+    """Port of every local program, by name."""
     http: str
+    """URL of the edge."""
     addresses: dict[str, str]
-    """`kafka`, `postgres`, `redis`: as a client needs them, with passwords."""
+    """Addresses of `kafka`, `postgres` and `redis` for clients, with passwords."""
     parts: list[Part] = field(default_factory=list)
+    """Local servers to run."""
     outside: dict[str, str] = field(default_factory=dict)
+    """Addresses of external servers, by name."""
     workers: list[services.Service] = field(default_factory=list)
+    """Worker processes to run."""
     seed: bool = False
+    """True if the catalogue must be loaded."""
     partitions: int = PARTITIONS
     """Partitions of each keyed topic."""
 
 
-def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind] = services.KINDS) -> Plan:
-    """Decide. Raises PortTaken, NoAnswer, Unsupported or WrongUse; notes what else is worth knowing."""
+def make(root: Root, options: Options, emit: Tell, kinds: Sequence[services.Kind] = services.KINDS) -> Plan:
+    """Return the plan for these options; choices that the user should know of are sent to `emit` as notes.
+
+    Raises `PortTaken`, `NoAnswer`, `Unsupported` or `WrongUse`.
+    """
     if not options.limits and os.environ.get("HOLDFAST_PROFILE", "local") == "production":
-        raise WrongUse("the production profile keeps its limits: leave --no-limits out")
+        raise WrongUse("--no-limits is not allowed in the production profile: run without it")
     before = root.load()
-    kept: dict[str, int] = before.get("ports", {})
+    previous_ports: dict[str, int] = before.get("ports", {})
     plan = Plan({}, "", {}, partitions=_partitions(root, before))
-    for name, part_of in _PARTS.items():
+    for name, server_class in _SERVERS.items():
         if address := _foreign(name, before):
             outside.check(name, address)
             plan.outside[name] = plan.addresses[name] = address
             continue
-        part = part_of(root, kept.get(name, PREFERRED[name]), root.secrets())
-        if isinstance(part, Kafka):
-            part.progress = lambda done, total: tell(Event("jars", done=done, total=total))
+        server = server_class(root, previous_ports.get(name, PREFERRED[name]), root.secrets())
+        if isinstance(server, Kafka):
+            server.progress = lambda done, total: emit(Event("jars", done=done, total=total))
         asked = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
-        # A port that our own process holds is not taken: it is taken over, or ended first.
-        ours = name in kept and asked in ("", str(kept[name])) and bool(part.left())
-        part.port = plan.ports[name] = kept[name] if ours else choose(name, kept, tell)
-        plan.parts.append(part)
-        plan.addresses[name] = part.url()
+        # A port held by this root's own server is usable: the process is adopted, or terminated first.
+        own_server = name in previous_ports and asked in ("", str(previous_ports[name])) and bool(server.left())
+        server.port = plan.ports[name] = previous_ports[name] if own_server else choose(name, previous_ports, emit)
+        plan.parts.append(server)
+        plan.addresses[name] = server.url()
     for name, number in options.workers.items():
         if number > plan.partitions:
             raise WrongUse(
@@ -81,18 +91,22 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
                 f" ask for {plan.partitions} at most, as the others would have no work"
             )
     asked_for = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
-    wanted = [kind for kind in asked_for if _there(kind, tell)]
-    front = any(kind.front for kind in wanted)
-    plan.ports["http"] = choose("http", kept, tell) if front else kept.get("http", PREFERRED["http"])
+    wanted = [kind for kind in asked_for if _can_run(kind, emit)]
+    has_edge = any(kind.front for kind in wanted)
+    plan.ports["http"] = (
+        choose("http", previous_ports, emit) if has_edge else previous_ports.get("http", PREFERRED["http"])
+    )
     plan.http = f"http://{LOOPBACK}:{plan.ports['http']}"
     workers = [
         (kind, f"{kind.name}-{number}" if kind.many else kind.name)
         for kind in wanted
         for number in range(1, (options.workers.get(kind.name, 1) if kind.many else 1) + 1)
     ]
-    ports = [plan.ports["http"] if kind.front else _health_port(name, kept, plan.ports) for kind, name in workers]
+    ports = [
+        plan.ports["http"] if kind.front else _health_port(name, previous_ports, plan.ports) for kind, name in workers
+    ]
     if any(kind.module == services.CATCHER for kind in wanted):
-        _health_port("smtp", kept, plan.ports)
+        _health_port("smtp", previous_ports, plan.ports)
     settings = _settings(root, plan, limits=options.limits)
     for (kind, name), port in zip(workers, ports, strict=True):
         plan.workers.append(services.Service(root, kind, name, port, settings))
@@ -102,34 +116,36 @@ def make(root: Root, options: Options, tell: Tell, kinds: Sequence[services.Kind
 
 
 def seed_mark(plan: Plan) -> str:
-    """Which database the catalogue was loaded into."""
+    """Return the identity of the database that the catalogue is loaded into: an external address, or `ours`."""
     return outside.plain("postgres", plan.outside["postgres"]) if "postgres" in plan.outside else "ours"
 
 
-def choose(name: str, kept: Mapping[str, int], tell: Tell) -> int:
-    """The port asked for in HOLDFAST_<NAME>_PORT, else the one used before, else the usual, else a free one."""
+def choose(name: str, previous_ports: Mapping[str, int], emit: Tell) -> int:
+    """Reserve and return a port: HOLDFAST_<NAME>_PORT, else the previous port, else the default, else a free one.
+
+    Raises `PortTaken` if the port in HOLDFAST_<NAME>_PORT is in use, `WrongUse` if the variable is not a port.
+    """
     variable = f"HOLDFAST_{name.upper()}_PORT"
     if asked := os.environ.get(variable):
         if not asked.isascii() or not asked.isdigit() or not 0 < int(asked) < 1 << 16:
-            raise WrongUse(f"{variable} must be a port, not {asked!r}")
+            raise WrongUse(f"{variable} must be a port (1 to 65535), not {asked!r}")
         if not claims.available(int(asked)):
             raise PortTaken(
                 f"port {asked} is taken by {probes.holder(int(asked))}: stop that program, or choose another"
                 f" with {variable}, or unset it to get a free one"
             )
         return int(asked)
-    first = kept.get(name, PREFERRED[name])
-    if claims.available(first):
-        return first
-    second = PREFERRED[name]
-    port = second if second != first and claims.available(second) else claims.free_port()
-    tell(Event("note", text=f"port {first} is taken by {probes.holder(first)}: {name} uses {port}"))
+    previous, default = previous_ports.get(name, PREFERRED[name]), PREFERRED[name]
+    if claims.available(previous):
+        return previous
+    port = default if default != previous and claims.available(default) else claims.free_port()
+    emit(Event("note", text=f"port {previous} is taken by {probes.holder(previous)}: {name} uses {port}"))
     return port
 
 
-def _health_port(name: str, kept: Mapping[str, int], given: dict[str, int]) -> int:
-    """The port used before, else a free one."""
-    port = kept.get(name, 0)
+def _health_port(name: str, previous_ports: Mapping[str, int], given: dict[str, int]) -> int:
+    """Reserve the previous port, else a free one; record it in `given` and return it."""
+    port = previous_ports.get(name, 0)
     usable = port and port not in given.values() and claims.available(port)
     given[name] = port if usable else claims.free_port()
     return given[name]
@@ -150,17 +166,17 @@ def _partitions(root: Root, before: Mapping[str, Any]) -> int:
 
 
 def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
-    """The address of somebody else's server, None when unset or when it is our own from `holdfast env`."""
+    """Return the address of an external server; `None` if unset, or if it is this root's own (from `holdfast env`)."""
     given = os.environ.get(outside.VARIABLES[name])
     return given if given and not (given == before.get(name) and name in before.get("ports", {})) else None
 
 
-def _there(kind: services.Kind, tell: Tell) -> bool:
+def _can_run(kind: services.Kind, emit: Tell) -> bool:
     if kind.module in services.SIMULATED and os.environ.get("HOLDFAST_PROFILE") == "production":
-        return False  # such a shop delivers its mails, and is really paid
+        return False  # production delivers real mails and takes real payments
     if kind.installed():
         return True
-    tell(Event("note", text=f"{kind.name} is left out: the module {kind.module} is not installed here"))
+    emit(Event("note", text=f"{kind.name} is not started: the module {kind.module} is not installed"))
     return False
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL as a part: the cluster is made once and whole, and survives every kind of killing."""
+"""PostgreSQL as a local server: the cluster is created once, atomically, and survives a kill at any moment."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ DATABASE = "holdfast"
 
 
 class Postgres(Part):
-    """PostgreSQL 18 of the pinned package; one of the system when asked for and the package is absent."""
+    """PostgreSQL 18 of the pinned package; with HOLDFAST_SYSTEM_BINARIES an installed one if the package is absent."""
 
     name = "postgres"
     stop_signal = signal.SIGINT
-    """Fast shutdown: clients are cut off, nothing is lost."""
+    """Fast shutdown: disconnects the clients and loses nothing."""
 
     def __init__(self, root: Root, port: int, secrets: Secrets, options: Sequence[str] = ()) -> None:
         super().__init__(root, port, secrets)
         self.options = options
         self.major, self.bin = self._binaries()
-        # A cluster stays with the major version that made it.
+        # A cluster must be run by the major version that created it.
         self.cluster = self.folder / str(self.major)
 
     def _binaries(self) -> tuple[int, Path]:
@@ -59,13 +59,13 @@ class Postgres(Part):
     def _prepare(self) -> None:
         prefix = other_user()
         if (self.cluster / "PG_VERSION").exists():
-            self._forget_dead_owner()
+            self._remove_stale_pid_file()
             return
         new, password = self.folder / "new", self.folder / "password"
         shutil.rmtree(new, ignore_errors=True)
         password.touch(mode=0o600)
         password.write_text(self.secrets.postgres)
-        # The built-in locale sorts alike on every system; before 17 there is only libc's.
+        # The built-in locale sorts the same way on every system; versions before 17 have only libc's locales.
         locale = ["--locale-provider=builtin", "--locale=C.UTF-8"] if self.major >= 17 else ["--locale=C"]  # noqa: PLR2004
         initdb: list[str | Path] = [
             *prefix,
@@ -80,8 +80,8 @@ class Postgres(Part):
         ]
         run([*initdb, "--auth=scram-sha-256", "--no-instructions", "--no-sync", *locale], self.folder)
         password.unlink()
-        # Still nobody can connect: the one writer makes the shop's database.
-        alone: list[str | Path] = [
+        # Single-user mode creates the shop's database before any client can connect.
+        single_user: list[str | Path] = [
             *prefix,
             self.bin / "postgres",
             "--single",
@@ -91,15 +91,15 @@ class Postgres(Part):
             "log_min_messages=warning",
             "postgres",
         ]
-        run(alone, self.folder, stdin=f"CREATE DATABASE {DATABASE};\n")
-        # Only a complete cluster ever has this name: one half made by a killed `up` is made again.
+        run(single_user, self.folder, stdin=f"CREATE DATABASE {DATABASE};\n")
+        # Only a complete cluster gets this name. A partial one, left by a killed `up`, is created again.
         new.rename(self.cluster)
 
-    def _forget_dead_owner(self) -> None:
-        """Remove the pid file of a postmaster that is dead but not reaped.
+    def _remove_stale_pid_file(self) -> None:
+        """Remove the pid file of a postmaster that is dead but not reaped; end its children first.
 
-        Where nobody reaps orphans (a container without an init) a killed postmaster stays a zombie, and
-        PostgreSQL takes it for alive for ever. Its children work in the data directory: none may be left.
+        In a container without an init process no one reaps orphans: a killed postmaster stays a zombie, and PostgreSQL
+        would take it for alive indefinitely. Its children work in the data directory, so none of them may be left.
         """
         file = self.cluster / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
@@ -113,7 +113,7 @@ class Postgres(Part):
             file.unlink()
 
     def argv(self) -> list[str]:
-        """One postmaster on one port, without a socket file (its path may not be longer than 103 bytes)."""
+        """Return the postmaster's command, without a Unix socket (its path could exceed the limit of 103 bytes)."""
         settings = {
             "listen_addresses": LOOPBACK,
             "port": self.port,
@@ -129,25 +129,28 @@ class Postgres(Part):
         return [*other_user(), str(self.bin / "postgres"), "-D", str(self.cluster), *given, *self.options]
 
     def answers(self) -> bool:
-        """It asks for a password."""
+        """Return whether the server asks for a password."""
         return probes.postgres(LOOPBACK, self.port)
 
     def _mine(self, argv: Sequence[str]) -> bool:
         return str(self.cluster) in argv or str(self.folder / "new") in argv
 
     def url(self) -> str:
-        """With the password: for this user's own processes only."""
+        """Return the URL with the password; give it only to processes of this user."""
         return f"postgresql://{DATABASE}:{self.secrets.postgres}@{LOOPBACK}:{self.port}/{DATABASE}"
 
 
 def other_user() -> list[str]:
-    """What to put before a command that refuses to run as root: another uid in a user namespace."""
+    """Return a command prefix that changes root to another uid in a user namespace; empty for an ordinary user.
+
+    PostgreSQL refuses to run as root. Raises `Unsupported` if root can create no user namespace.
+    """
     if os.geteuid() != 0:
         return []
     prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         raise Unsupported(
             "PostgreSQL refuses to run as root and this machine gives root no user namespace:"
-            " run `holdfast up` as an ordinary user, or set HOLDFAST_POSTGRES_URL to a server of yours"
+            " run `holdfast up` as an ordinary user, or set HOLDFAST_POSTGRES_URL to an external server"
         )
     return prefix

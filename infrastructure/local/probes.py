@@ -1,7 +1,7 @@
-"""Does it answer? Each server asked in its own protocol, with nothing but a socket.
+"""Probes of servers and services, each in its own protocol over a plain socket.
 
-No client library: a probe runs every second and from the first millisecond of a start, so it has to be
-cheap, and it must never hang on a frozen server.
+No client library is used: a probe runs every second and from the first millisecond of a start. It must be cheap and
+must never hang on a frozen server.
 """
 
 from __future__ import annotations
@@ -18,53 +18,54 @@ import psutil
 
 LOOPBACK = "127.0.0.1"
 PATIENCE = 1.0
-"""Seconds that one answer may take."""
+"""Seconds to wait for a connection and for each answer."""
 
 
 class Health(Enum):
-    """What a probe found."""
+    """Result of a probe."""
 
     SILENT = "silent"
-    """No answer: not started yet, frozen or gone."""
+    """No answer: the program is not started yet, frozen or gone."""
     SICK = "sick"
-    """It answers that it is not well."""
+    """The program reports that it is not live."""
     LIVE = "live"
-    """It lives but cannot serve yet (or just now)."""
+    """The program is live but cannot serve yet, or cannot serve at the moment."""
     READY = "ready"
+    """The program serves requests."""
 
 
-def _ask(host: str, port: int, question: bytes) -> bytes:
-    """One question and the first bytes of its answer; empty when nobody answers in time."""
+def _exchange(host: str, port: int, request: bytes) -> bytes:
+    """Send a request and return the first bytes of the answer; empty if none comes in time."""
     try:
-        with socket.create_connection((host, port), PATIENCE) as link:
-            link.settimeout(PATIENCE)
-            link.sendall(question)
-            return link.recv(512)
+        with socket.create_connection((host, port), PATIENCE) as connection:
+            connection.settimeout(PATIENCE)
+            connection.sendall(request)
+            return connection.recv(512)
     except OSError:
         return b""
 
 
 def kafka(host: str, port: int) -> bool:
-    """ApiVersions v0 with correlation id 7 and no client id; the answer repeats 7 with error 0."""
-    answer = _ask(host, port, struct.pack("!ihhih", 10, 18, 0, 7, -1))
+    """Return whether a broker answers ApiVersions v0 (correlation id 7, no client id) with id 7 and error 0."""
+    answer = _exchange(host, port, struct.pack("!ihhih", 10, 18, 0, 7, -1))
     return answer[4:10] == struct.pack("!ih", 7, 0)
 
 
 def postgres(host: str, port: int) -> bool:
-    """A startup packet; `R` (a request to authenticate) means that it takes connections."""
+    """Return whether a server answers a startup packet with `R`, a request to authenticate: it accepts connections."""
     body = struct.pack("!i", 196608) + b"user\0holdfast\0database\0holdfast\0\0"
-    return _ask(host, port, struct.pack("!i", len(body) + 4) + body)[:1] == b"R"
+    return _exchange(host, port, struct.pack("!i", len(body) + 4) + body)[:1] == b"R"
 
 
 def redis(host: str, port: int, password: str) -> bool:
-    """AUTH and PING in one write; PONG may come in the same packet or the next."""
+    """Return whether a server answers AUTH and PING, sent in one write; PONG may arrive in a later packet."""
     try:
-        with socket.create_connection((host, port), PATIENCE) as link:
-            link.settimeout(PATIENCE)
-            link.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+        with socket.create_connection((host, port), PATIENCE) as connection:
+            connection.settimeout(PATIENCE)
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
             answer = b""
             while b"+PONG\r\n" not in answer:
-                if not (more := link.recv(512)):
+                if not (more := connection.recv(512)):
                     return False
                 answer += more
             return True
@@ -73,7 +74,7 @@ def redis(host: str, port: int, password: str) -> bool:
 
 
 def service(port: int) -> Health:
-    """What `/livez` and `/readyz` say."""
+    """Return the health that a service's `/livez` and `/readyz` report."""
     live = _status(port, "/livez")
     if live != http.client.OK:
         return Health.SICK if live else Health.SILENT
@@ -85,42 +86,42 @@ def _status(port: int, path: str) -> int:
 
 
 def ask(url: str) -> tuple[int, str]:
-    """The status and the text of what a service answers, as on `/readyz`; 0 when it does not answer in time."""
-    place = urlsplit(url)
-    link = http.client.HTTPConnection(place.hostname or LOOPBACK, place.port, timeout=PATIENCE)
+    """GET a page such as `/readyz` and return its status and text; 0 and the error if there is no answer in time."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=PATIENCE)
     try:
-        link.request("GET", place.path)
-        answer = link.getresponse()
+        connection.request("GET", parts.path)
+        answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return 0, f"it does not answer: {type(error).__name__}"
+        return 0, f"no answer: {type(error).__name__}"
     finally:
-        link.close()
+        connection.close()
 
 
 def page(url: str) -> str | None:
-    """The text of a page, as of a service's `/metrics`; None when it is not given in time."""
+    """GET a page such as `/metrics` and return its text; `None` unless the answer is 200 and in time."""
     status, text = ask(url)
     return text if status == http.client.OK else None
 
 
-_given: set[int] = set()
+_returned: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses now, another one each time.
+    """Return a free port of the loopback address, a different one on each call.
 
-    Not one of those that the system hands out to clients (from 32768 on): a server that is started
-    again must find its port free. At random, so that two shops that start together do not meet.
+    The port is below the range that the system gives to clients (from 32768 on), so that a restarted server finds its
+    port free. The choice is random, so that two shops that start together rarely choose the same port.
     """
-    while (port := random.randint(20000, 32000)) in _given or taken(port):  # noqa: S311 - no secret
+    while (port := random.randint(20000, 32000)) in _returned or taken(port):  # noqa: S311 - no secret
         pass
-    _given.add(port)
+    _returned.add(port)
     return port
 
 
 def taken(port: int) -> bool:
-    """Whether somebody listens there (connections that are only closing do not count)."""
+    """Return whether a program listens on the port (closing connections do not count)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -131,9 +132,10 @@ def taken(port: int) -> bool:
 
 
 def holder(port: int) -> str:
-    """Who listens there, as `name (pid 12)`; less when this user may not know."""
+    """Return the program that listens on the port, as `name (pid 12)`; a general phrase if it cannot be determined."""
     with contextlib.suppress(psutil.Error, OSError):
-        for link in psutil.net_connections("tcp"):
-            if link.status == psutil.CONN_LISTEN and link.laddr and link.laddr[1] == port and link.pid:
-                return f"{psutil.Process(link.pid).name()} (pid {link.pid})"
-    return "another program, or chosen by another shop that is starting"
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return "another program, or by another shop that is starting"

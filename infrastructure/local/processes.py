@@ -1,8 +1,8 @@
-"""Processes by what they are, not by a remembered pid.
+"""Search for processes by command line or environment, and operations on the ones found.
 
-A supervisor killed with -9 between starting a process and writing its pid has forgotten it, and a pid
-in a file may be somebody else's by now. So ours are known by our directory in their command line or
-environment, which they cannot lose.
+Recorded pids are not reliable: a supervisor killed between starting a process and recording its pid loses it, and a
+recorded pid may belong to another program by now. Processes of a shop are therefore recognised by its root directory in
+their command line or environment, which they keep for life.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it runs; a zombie does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -28,7 +28,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def by_command(test: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:
-    """The live processes, but this one, whose command line passes."""
+    """Return the live processes, except this one, whose command line passes the test."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -38,7 +38,7 @@ def by_command(test: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:
 
 
 def by_environment(name: str, test: Callable[[str], bool]) -> list[psutil.Process]:
-    """The live processes of this user, but this one, that were given a variable that passes."""
+    """Return this user's live processes, except this one, whose environment variable `name` passes the test."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -48,7 +48,7 @@ def by_environment(name: str, test: Callable[[str], bool]) -> list[psutil.Proces
 
 
 def by_folder(folder: str) -> list[psutil.Process]:
-    """The live processes that work in a directory (PostgreSQL's children do in their data)."""
+    """Return the live processes with this working directory (PostgreSQL's children have their data directory)."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -58,7 +58,7 @@ def by_folder(folder: str) -> list[psutil.Process]:
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
-    """It and all its descendants."""
+    """Return the process and all its descendants."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.Error:
@@ -66,10 +66,10 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def listens(process: psutil.Process, port: int) -> bool:
-    """Whether it, or a child of it, listens on a port; yes when this system does not let us know."""
+    """Return whether the process or a descendant listens on the port; True if the system denies the information."""
     for member in tree(process):
         try:
-            if any(link.laddr and link.laddr[1] == port for link in member.net_connections("tcp")):
+            if any(socket.laddr and socket.laddr[1] == port for socket in member.net_connections("tcp")):
                 return True
         except psutil.NoSuchProcess:
             continue
@@ -79,7 +79,7 @@ def listens(process: psutil.Process, port: int) -> bool:
 
 
 def families(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
-    """Some processes with all their descendants, found in one look at the machine; nobody for one that is gone."""
+    """Return each process with all its descendants, found in one scan of the machine; empty for one that is gone."""
     known: dict[int, psutil.Process] = {}
     children: dict[int, list[int]] = {}
     for process in psutil.process_iter():
@@ -88,15 +88,15 @@ def families(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
             known[process.pid] = process
     found: dict[int, list[psutil.Process]] = {}
     for pid in pids:
-        line = [pid] if pid in known else []
-        for member in line:  # it grows meanwhile
-            line += children.get(member, [])
-        found[pid] = [known[member] for member in line]
+        members = [pid] if pid in known else []
+        for member in members:  # the list grows during the loop
+            members += children.get(member, [])
+        found[pid] = [known[member] for member in members]
     return found
 
 
 def memory(family: Iterable[psutil.Process]) -> int:
-    """Resident bytes of processes, shared pages counted in each."""
+    """Return the resident bytes of the processes; shared pages count in each."""
     total = 0
     for process in family:
         with contextlib.suppress(psutil.Error):
@@ -105,7 +105,7 @@ def memory(family: Iterable[psutil.Process]) -> int:
 
 
 def cpu(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
-    """Seconds that each of some processes has computed for, by pid and birth."""
+    """Return the CPU seconds that each process has used, by pid and creation time."""
     seconds = {}
     for process in family:
         with contextlib.suppress(psutil.Error):
@@ -115,16 +115,16 @@ def cpu(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
 
 
 def tell(processes: Iterable[psutil.Process], number: int) -> None:
-    """Send a signal to those that still live."""
+    """Send a signal to the processes that are still alive."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
 
 
 def wait_gone(processes: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
-    """Wait up to `patience` seconds; returns those that still live.
+    """Wait up to `patience` seconds for the processes to end; return those that are still alive.
 
-    Zombies count as gone: where nobody reaps orphans (a container without an init) they would stay for ever.
+    Zombies count as gone: in a container without an init process, which reaps no orphans, they stay indefinitely.
     """
     end = time.monotonic() + patience
     left = [p for p in processes if alive(p)]
@@ -135,9 +135,9 @@ def wait_gone(processes: Iterable[psutil.Process], patience: float) -> list[psut
 
 
 def end(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, patience: float = 5.0) -> None:
-    """Ask them to end, wait, then kill what is left with its children."""
+    """Send the processes a signal, wait up to `patience` seconds, then kill the remaining ones and their children."""
     processes = list(processes)
-    # A stopped process gets the signal only when it goes on.
+    # A stopped process receives the signal only after SIGCONT.
     tell(processes, number)
     tell(processes, signal.SIGCONT)
     for process in wait_gone(processes, patience):
@@ -145,7 +145,7 @@ def end(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, patie
 
 
 def kill(process: psutil.Process) -> None:
-    """End a process and its descendants at once."""
+    """Kill a process and its descendants with SIGKILL."""
     family = tree(process)
     tell(family, signal.SIGKILL)
     wait_gone(family, 5.0)

@@ -1,6 +1,6 @@
-"""How a command reaches the shop: by the environment's addresses, else by those of the shop that runs here.
+"""Connection settings of a command: addresses from the environment, else those of the shop that runs here.
 
-So the same commands serve the local stack, a shop of containers, and two shops side by side under two prefixes.
+The same commands therefore serve the local stack, a shop in containers, and two shops side by side under two prefixes.
 """
 
 import os
@@ -15,10 +15,10 @@ PREFIX = "HOLDFAST_"
 
 
 def environment(*needed: str) -> dict[str, str]:
-    """The shop's `HOLDFAST_…` variables.
+    """Return the shop's `HOLDFAST_…` variables.
 
-    When the environment has all of `needed`, it is believed; else a shop must run here (without one the command ends
-    with exit status 1), and what the environment has still comes first.
+    If the environment sets all of `needed`, only the environment counts. Otherwise a shop must run here (if none does,
+    the command ends with exit status 1), and variables of the environment override those of the shop.
     """
     given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     if all(given.get(name) for name in needed):
@@ -27,12 +27,15 @@ def environment(*needed: str) -> dict[str, str]:
 
 
 def settings(*needed: str) -> Settings:
-    """The shop's settings as a service of it would read them."""
+    """Return the shop's settings as one of its services would read them; `needed` as for `environment`."""
     return _read(environment(*needed))
 
 
 def here() -> Settings:
-    """The settings of the shop that runs here, whatever addresses the environment has; without one exit status 1."""
+    """Return the settings of the shop that runs here, ignoring addresses in the environment.
+
+    If no shop runs here, the command ends with exit status 1.
+    """
     given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     return _read(given | running().environment())
 
@@ -43,7 +46,7 @@ def _read(variables: Mapping[str, str]) -> Settings:
 
 
 def has(kind: services.Kind) -> bool:
-    """Whether the shop has this service: not when it runs here with some services and without this one."""
+    """Return whether the shop has this service; False only if the shop runs here and was started without it."""
     stack = find_running(find_root())
     if stack is None or not stack.metrics or environment("HOLDFAST_KAFKA")["HOLDFAST_KAFKA"] != stack.kafka:
         return True
@@ -51,15 +54,15 @@ def has(kind: services.Kind) -> bool:
 
 
 def child_environment(*needed: str) -> dict[str, str]:
-    """The whole environment of a process that works for the shop, from whatever directory."""
+    """Return the full environment of a child process that uses the shop, whatever its working directory."""
     return {**inherited(), **environment(*needed)}
 
 
 def inherited() -> dict[str, str]:
-    """The whole environment of a process that needs no shop."""
+    """Return the full environment of a child process that needs no shop."""
     return {**os.environ, **services.search_path()}
 
 
 def become(argv: list[str], environ: dict[str, str]) -> NoReturn:
-    """Go on as another program, so that Ctrl-C, pipes and the exit status are its own."""
-    os.execve(argv[0], argv, environ)  # noqa: S606 - the program is our own interpreter
+    """Replace this process with another program, so that Ctrl-C, pipes and the exit status are the program's own."""
+    os.execve(argv[0], argv, environ)  # noqa: S606 - the program is this Python interpreter

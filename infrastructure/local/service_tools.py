@@ -1,7 +1,7 @@
-"""`holdfast seed`, `migrate`, `audit`, and the commands of `load`: sub-commands of the services and of the driver.
+"""`holdfast seed`, `migrate`, `republish`, `audit` and the commands of `load`, delegated to the services and to `load`.
 
-Each is run as a process with the shop's environment, so that nothing here imports a service; what it prints and the
-status it ends with are passed on.
+Each runs as a process with the shop's environment, so that this module imports no service. Its output and its exit
+status are passed on.
 """
 
 import hashlib
@@ -20,13 +20,14 @@ from rich.table import Table
 from infrastructure.local import reach
 from infrastructure.local.errors import Fault
 from infrastructure.local.services import KINDS, SEEDER
+from infrastructure.local.show import AsJson
 
 LEARNER: Final = "order_service.insights"
-"""The module whose `baskets` sub-command learns from a file."""
+"""Module whose `baskets` sub-command computes related products from a file."""
 PUBLISHERS: Final = (SEEDER, "order_service", LEARNER)
-"""The modules whose `republish` sub-command sends what they know again."""
-PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Arguments that are the sub-command's to read."""
+"""Modules whose `republish` sub-command publishes their state again."""
+PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Settings of commands whose arguments are parsed by the program they start."""
 
 
 def seed(
@@ -34,9 +35,9 @@ def seed(
         Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="A CSV file of products.", metavar="FILE")
     ],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Load products and stock; what is there already stays as it is.
+    """Load products and stock; products that exist already are not changed.
 
     The file has the columns product_code, name, price, currency and quantity.
     """
@@ -45,80 +46,81 @@ def seed(
 
 def migrate(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring every service's schema to the present; nothing is dropped, and a second time changes nothing."""
+    """Migrate every service's schema to the current version; drops nothing and can be repeated."""
     _run_each("migrate", tuple(kind.module for kind in KINDS if kind.owns and kind.installed()), as_json=as_json)
 
 
 def republish(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Send the state of every product and its stock, the events of every order, and the figures, again.
+    """Publish again the state of every product and its stock, the events of every order, and the figures.
 
-    Readers keep the greatest version, so what they have they ignore. Products are sent by the running inventory,
-    figures and related products by the running insights.
+    Consumers keep the highest version, so they ignore records that they have already. Products are published by the
+    running inventory service, figures and related products by the running insights service.
     """
     _run_each("republish", PUBLISHERS, as_json=as_json)
 
 
 def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: bool) -> None:
-    """Run one sub-command of some modules in turn; the first that fails ends it with its own status."""
+    """Run a sub-command of several modules in turn; stop at the first that fails and exit with its status."""
     environ = reach.child_environment("HOLDFAST_POSTGRES_URL")
-    done: dict[str, int] = {}
+    exit_codes: dict[str, int] = {}
     for module in modules:
         argv = [sys.executable, "-m", module, command, *arguments]
-        # With --json the answer is ours alone; what the services say goes beside it.
-        done[module] = subprocess.run(argv, env=environ, stdout=sys.stderr if as_json else None, check=False).returncode
-        if done[module]:
+        # With --json standard output has only this command's object; the services' output goes to standard error.
+        child = subprocess.run(argv, env=environ, stdout=sys.stderr if as_json else None, check=False)
+        exit_codes[module] = child.returncode
+        if child.returncode:
             break
-    status = next((code for code in done.values() if code), 0)
+    status = next((code for code in exit_codes.values() if code), 0)
     if as_json:
-        typer.echo(json.dumps({"ok": status == 0, "services": done}))
+        typer.echo(json.dumps({"ok": status == 0, "services": exit_codes}))
     raise typer.Exit(status)
 
 
 def audit(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Check that nothing was lost, made up, told in two ways or sold twice; exit status 1 on any violation.
+    """Check for lost, invented or contradicted outcomes and oversold stock; exit status 1 on any violation.
 
-    It folds the ledger, the holds, the stock, the request log and the topics, and changes nothing. `digest` covers
-    what the shop has decided, without times: no replay changes it.
+    The audit compares the ledger, the holds, the stock, the request log and the topics, and changes nothing. `digest`
+    covers the shop's decisions without their times, so a replay does not change it.
     """
     environ = reach.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
     auditors = [kind.module for kind in KINDS if kind.audits and kind.installed() and reach.has(kind)]
-    with ThreadPoolExecutor() as pool:  # each is a process of its own
+    with ThreadPoolExecutor() as pool:  # threads are enough: each runs a process of its own
         audits = list(pool.map(lambda module: _audit(module, environ), auditors))
-    whole = add_up(dict(zip(auditors, audits, strict=True)))
+    merged = add_up(dict(zip(auditors, audits, strict=True)))
     if as_json:
-        typer.echo(json.dumps(whole))
+        typer.echo(json.dumps(merged))
     else:
-        _show_audit(whole)
-    raise typer.Exit(0 if whole["ok"] else 1)
+        _show_audit(merged)
+    raise typer.Exit(0 if merged["ok"] else 1)
 
 
 def _audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What one service's audit prints. Raises Fault when it prints no audit."""
+    """Run one service's audit and return its JSON answer. Raises `Fault` if the output is not an audit."""
     argv = [sys.executable, "-m", module, "audit", "--json"]
     child = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads(child.stdout)
         ok, violations = answer["ok"], answer["violations"]
     except (ValueError, KeyError, TypeError):
-        raise Fault(f"the audit of {module} ended with {child.returncode} and no answer") from None
+        raise Fault(f"the audit of {module} ended with status {child.returncode} and no answer") from None
     if ok and (violations or child.returncode):
         answer["ok"] = False
-        answer["violations"] = violations or [f"the audit of {module} ended with {child.returncode}"]
+        answer["violations"] = violations or [f"the audit of {module} ended with status {child.returncode}"]
     return dict(answer)
 
 
 def add_up(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One audit of several services' audits, by module: numbers of one name are summed, digests are digested.
+    """Merge the audits of several services, by module: sum figures of the same name, and hash the digests together.
 
-    A service that decides nothing by itself has no digest.
+    A service that makes no decisions of its own has no digest.
     """
     figures: dict[str, Any] = {}
     digest = hashlib.sha256()
@@ -133,91 +135,86 @@ def add_up(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"ok": ok, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
 
 
-def _show_audit(whole: Mapping[str, Any]) -> None:
+def _show_audit(audit: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
-    for name, figure in whole["figures"].items():
+    for name, figure in audit["figures"].items():
         table.add_row(str(name).replace("_", " "), figure if isinstance(figure, str) else json.dumps(figure))
     console.print(table)
-    for violation in whole["violations"]:
+    for violation in audit["violations"]:
         text = violation if isinstance(violation, str) else json.dumps(violation)
         console.print(f"violation: {text}", style="red", markup=False)
-    console.print(f"digest {whole['digest']}", style="dim")
-    console.print("[green]nothing lost, nothing made up" if whole["ok"] else "[red]the books do not balance")
+    console.print(f"digest {audit['digest']}", style="dim")
+    console.print("[green]no violations" if audit["ok"] else "[red]the audit found violations")
 
 
-def _driver(*arguments: str, needed: tuple[str, ...]) -> None:
-    """Go on as `python -m load`; its help needs no shop."""
+def _exec_load(*arguments: str, needed: tuple[str, ...]) -> None:
+    """Replace this process with `python -m load`; with `--help` no shop is needed."""
     argv = [sys.executable, "-m", "load", *arguments]
     help_only = "--help" in arguments
     reach.become(argv, reach.inherited() if help_only else reach.child_environment(*needed))
 
 
 def prove_oversell(ctx: typer.Context) -> None:
-    """Send buyers at fewer units than they want: exactly the units there are may be held."""
+    """Let more buyers compete for a product than it has units, and check that exactly these units are held."""
     needed = ("HOLDFAST_POSTGRES_URL",) if "--control" in ctx.args else ("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL")
-    _driver("prove", "oversell", *ctx.args, needed=needed)
+    _exec_load("prove", "oversell", *ctx.args, needed=needed)
 
 
 def prove_orders(ctx: typer.Context) -> None:
-    """Check out while every process is killed with -9 in turn: each order ends once, and all books balance."""
-    _driver("prove", "orders", *ctx.args, needed=())
+    """Kill every process in turn during checkouts; each order must end once and all ledgers must balance."""
+    _exec_load("prove", "orders", *ctx.args, needed=())
 
 
 def guests(ctx: typer.Context) -> None:
-    """New shoppers' tokens, as `POST /v1/guests` gives them."""
-    _driver("guests", *ctx.args, needed=("HOLDFAST_HTTP_URL",))
+    """Create new shoppers with `POST /v1/guests` and print their tokens."""
+    _exec_load("guests", *ctx.args, needed=("HOLDFAST_HTTP_URL",))
 
 
 def chaos(ctx: typer.Context) -> None:
-    """Break a shop of its own in every way there is, and check that no promise was broken."""
-    _driver("chaos", *ctx.args, needed=())
+    """Inject every kind of fault into a shop of its own, and check that all guarantees hold."""
+    _exec_load("chaos", *ctx.args, needed=())
 
 
 def load(ctx: typer.Context) -> None:
-    """Shoppers at a steady rate over WebSocket: latency, outcomes, what was lost."""
+    """Run shoppers at a steady rate over WebSocket; report latency, outcomes and losses."""
     needed = (
         ("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL") if "--products" in " ".join(ctx.args) else ("HOLDFAST_HTTP_URL",)
     )
-    _driver("load", *ctx.args, needed=needed)
+    _exec_load("load", *ctx.args, needed=needed)
 
 
 def shoppers(ctx: typer.Context) -> None:
     """Replay a file of real orders, and check that every unit was granted or refused."""
-    _driver("shoppers", *ctx.args, needed=("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL"))
+    _exec_load("shoppers", *ctx.args, needed=("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL"))
 
 
 def bench(ctx: typer.Context) -> None:
-    """Measure a shop of its own beside bare opponents."""
-    _driver("bench", *ctx.args, needed=())
+    """Measure a shop of its own and compare it with minimal baselines."""
+    _exec_load("bench", *ctx.args, needed=())
 
 
 def baskets(ctx: typer.Context) -> None:
-    """Learn from a file which products are bought together; needs no shop."""
+    """Compute from a file which products are bought together; needs no shop."""
     reach.become([sys.executable, "-m", LEARNER, "baskets", *ctx.args], reach.inherited())
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the commands of this module to the app."""
     app.command(epilog="Example: holdfast seed inventory.csv")(seed)
     app.command(epilog="Example: holdfast migrate")(migrate)
     app.command(epilog="Example: holdfast republish")(republish)
     app.command(epilog="Example: holdfast audit --json")(audit)
     for command in (guests, load, shoppers, bench, baskets):
-        app.command(context_settings=PASS_ON, add_help_option=False)(command)
-    app.command(context_settings=PASS_ON, add_help_option=False)(chaos)
+        app.command(context_settings=PASS_THROUGH, add_help_option=False)(command)
+    app.command(context_settings=PASS_THROUGH, add_help_option=False)(chaos)
     prove = typer.Typer(
         no_args_is_help=True,
-        help="Proofs that the shop keeps its word.",
+        help="Prove the shop's guarantees under load and failures.",
         epilog="Example: holdfast prove oversell --buyers 500 --stock 25",
     )
-    prove.command("oversell", context_settings=PASS_ON, add_help_option=False)(prove_oversell)
-    prove.command("orders", context_settings=PASS_ON, add_help_option=False)(prove_orders)
-    prove.callback()(_proofs)
+    prove.command("oversell", context_settings=PASS_THROUGH, add_help_option=False)(prove_oversell)
+    prove.command("orders", context_settings=PASS_THROUGH, add_help_option=False)(prove_orders)
     app.add_typer(prove, name="prove")
-
-
-def _proofs() -> None:
-    """Proofs that the shop keeps its word."""

@@ -1,12 +1,13 @@
-"""What a person sees: progress on standard error, addresses and tables on standard output."""
+"""Output of the local stack's commands: progress on standard error, addresses and tables on standard output."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -15,18 +16,20 @@ from infrastructure.local import limits, processes
 from infrastructure.local.limits import LIMITS
 from infrastructure.local.outside import plain
 from infrastructure.local.probes import LOOPBACK
-from infrastructure.local.state import NO_SHOP, find_running
+from infrastructure.local.state import NO_SHOP, find_running, postgres_variables
 
 if TYPE_CHECKING:
     from infrastructure.local.events import Event
     from infrastructure.local.state import Root
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+"""Option of a command that can print its result as one JSON object."""
 ADDRESSES = ("http", "kafka", "postgres", "redis", "mails")
 _COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
 class Teller:
-    """Shows events as they come: a bar while jars download, one line for everything else."""
+    """Printer of a supervisor's events: a progress bar while jars download, one line for every other event."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
@@ -35,7 +38,7 @@ class Teller:
         self._task: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Print one event."""
         match event.kind:
             case "jars":
                 self._jars(event)
@@ -44,7 +47,7 @@ class Teller:
                 pid = f" pid {event.pid}" if event.pid else ""
                 self._line(f"[green]✓[/] {name} {how} in {event.seconds:.1f} s  {_escape(event.text)}[dim]{pid}[/]")
             case "lost":
-                self._line(f"[yellow]![/] {event.name:<12} {_escape(event.text)}; it is started again")
+                self._line(f"[yellow]![/] {event.name:<12} {_escape(event.text)}; restarting")
             case "note":
                 self._line(f"[dim]·[/] {_escape(event.text)}")
             case "running":
@@ -61,7 +64,7 @@ class Teller:
                 pass
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -72,8 +75,8 @@ class Teller:
     def _jars(self, event: Event) -> None:
         if self._bar is None and event.done < event.total:
             if not self.console.is_terminal:
-                self._line(f"· fetching {event.total} jars of Kafka (about 55 MB in all)")
-            columns = (TextColumn("  fetching Kafka's jars"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+                self._line(f"· downloading {event.total} Kafka jars (about 55 MB in total)")
+            columns = (TextColumn("  downloading Kafka jars"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("jars", total=event.total)
             self._bar.start()
@@ -83,58 +86,64 @@ class Teller:
                 self.close()
 
 
+def wide_console() -> Console:
+    """Return a console for tables; in a pipe, which has no width, it is wide enough to neither cut nor wrap lines."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
 def status(root: Root) -> dict[str, Any] | None:
-    """What `holdfast status --json` prints; None when nothing has ever run here."""
+    """Return the object that `holdfast status --json` prints; `None` if no shop has ever run in this root directory."""
     state = root.load()
     if "http" not in state:
         return None
-    lives = root.held()
+    supervised = root.held()
     entries: dict[str, dict[str, Any]] = {}
     services = state.get("services", {})
     families = processes.families(entry["pid"] for entry in services.values() if entry["pid"])
     for name, entry in services.items():
         memory = processes.memory(families.get(entry["pid"], []))
-        left = "degraded" if memory else "stopped"
-        entries[name] = {**entry, "state": entry["state"] if lives else left, "rss_bytes": memory}
+        unsupervised_state = "degraded" if memory else "stopped"
+        entries[name] = {**entry, "state": entry["state"] if supervised else unsupervised_state, "rss_bytes": memory}
     return {
         "http": state["http"],
         "kafka": state["kafka"],
         "postgres": plain("postgres", state["postgres"]),
         "redis": plain("redis", state["redis"]),
         "limits": state["limits"],
-        # Only an edge keeps to limits.
+        # Only an edge applies limits.
         "limit_settings": limits.effective(state.get("limit_settings", {}), lifted=state["limits"] == "off")
         if "edge" in entries
         else {},
         **_mails(state),
-        "state": state["state"] if lives else "stopped",
-        "supervisor": state["supervisor"] if lives else 0,
+        "state": state["state"] if supervised else "stopped",
+        "supervisor": state["supervisor"] if supervised else 0,
         "services": entries,
     }
 
 
 def missing(content: dict[str, Any]) -> str:
-    """Why what `status` told of a root is no shop, and what to do."""
-    left = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
-    if not left:
+    """Return the message for a `status` without a supervisor: why no shop runs, and what to do."""
+    orphans = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
+    if not orphans:
         return NO_SHOP
     return (
-        f"the supervisor is gone, {left} processes are left: `holdfast up` takes them over, `holdfast down` ends them"
+        f"the supervisor is gone but {orphans} processes still run:"
+        " `holdfast up` takes them over, `holdfast down` ends them"
     )
 
 
 def _mails(state: dict[str, Any]) -> dict[str, str]:
-    """Where caught mails are read, in a shop that has a catcher."""
+    """Return the URL of the local mailbox, if the shop has one."""
     port = state.get("ports", {}).get("catcher")
     return {"mails": f"http://{LOOPBACK}:{port}/"} if port and "catcher" in state.get("services", {}) else {}
 
 
 def table(content: dict[str, Any]) -> None:
-    """The same for people."""
+    """Print a `status` as a table and a list of addresses and limits."""
     console = Console(highlight=False, soft_wrap=not os.isatty(1))
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
@@ -147,12 +156,12 @@ def table(content: dict[str, Any]) -> None:
     for name in [name for name in (*ADDRESSES, "limits") if name in content]:
         console.print(f"{name:<12} {content[name]}")
     for name, value in content["limit_settings"].items():
-        told = "lifted" if value is None else _escape(str(value))
-        console.print(f"  {name:<30} {told:>6}  [dim]{LIMITS[name].words}[/]")
+        shown = "lifted" if value is None else _escape(str(value))
+        console.print(f"  {name:<30} {shown:>6}  [dim]{LIMITS[name].words}[/]")
 
 
 def row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
-    """A process in a table: its name, state, pid, MiB and restarts."""
+    """Return the cells of a process in a table: name, state, pid, MiB and restarts."""
     colour = _COLOURS.get(entry["state"], "yellow")
     return (
         name,
@@ -164,27 +173,22 @@ def row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def addresses(root: Root) -> None:
-    """Where the shop answers, on standard output."""
+    """Print the shop's addresses on standard output."""
     content = status(root) or {}
     lines = [f"{name:<10} {content[name]}" for name in ADDRESSES if name in content]
-    print("\n".join(lines), flush=True)  # noqa: T201 - the answer of the command
+    print("\n".join(lines), flush=True)  # noqa: T201 - the output of the command
 
 
 def environment(root: Root) -> str | None:
-    """Shell lines that give every client its address and password; None when no shop runs."""
+    """Return shell lines that export the addresses and passwords for every client; `None` if no shop runs."""
     stack = find_running(root)
     if stack is None:
         return None
-    link = urlsplit(stack.postgres_url)
     exports = {
         "HOLDFAST_HTTP_URL": stack.http,
         "HOLDFAST_KAFKA": stack.kafka,
         "HOLDFAST_POSTGRES_URL": stack.postgres_url,
-        "PGHOST": link.hostname or "",
-        "PGPORT": str(link.port or 5432),
-        "PGUSER": link.username or "",
-        "PGPASSWORD": link.password or "",
-        "PGDATABASE": link.path.lstrip("/"),
+        **postgres_variables(stack.postgres_url),
         "HOLDFAST_REDIS_URL": stack.redis_url,
         "HOLDFAST_SECRET": stack.secret,
         "HOLDFAST_ROOT": str(stack.root),

@@ -1,12 +1,12 @@
-"""The root directory: where one shop keeps its data, its secrets and what runs just now.
+"""The root directory of a shop: its data, its secrets and the state of its processes.
 
 | in `.holdfast/` (0700) | |
 |---|---|
-| `lock` | held (flock) by the supervisor as long as it lives, with its pid |
+| `lock` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
 | `stack.json` | addresses, ports and the state of every process |
-| `secrets.json` | passwords and the token-signing secret, made once |
-| `logs/<name>.log` | what a process prints |
-| `run/<name>/` | a service's own state directory |
+| `secrets.json` | passwords and the token-signing secret, created once |
+| `logs/<name>.log` | output of a process |
+| `run/<name>/` | state directory of a service |
 | `kafka/`, `postgres/`, `redis/` | the servers' data |
 """
 
@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from infrastructure.local.errors import Fault, explain
 from infrastructure.topics import PARTITIONS
@@ -34,7 +35,7 @@ NO_SHOP = "no shop runs here: start one with `holdfast up`"
 
 
 def find_root() -> Root:
-    """HOLDFAST_ROOT, else the nearest `.holdfast` here or above, else a new one here."""
+    """Return the root directory: HOLDFAST_ROOT, else the nearest `.holdfast` here or above, else a new one here."""
     if named := os.environ.get("HOLDFAST_ROOT"):
         return Root(Path(named).expanduser().resolve())
     here = Path.cwd()
@@ -46,7 +47,7 @@ def find_root() -> Root:
 
 @dataclass(frozen=True)
 class Secrets:
-    """Random, one set for each root."""
+    """Random secrets of one root directory."""
 
     postgres: str
     redis: str
@@ -55,25 +56,25 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Root:
-    """One root directory; `path` is absolute."""
+    """Root directory of a shop; `path` is absolute."""
 
     path: Path
 
     @property
     def lock(self) -> Path:
-        """The file whose flock is the supervisor's life."""
+        """File that the supervisor keeps locked while it runs."""
         return self.path / "lock"
 
     def log(self, name: str) -> Path:
-        """Where the process `name` prints to."""
+        """Return the log file of the process `name`."""
         return self.path / "logs" / f"{name}.log"
 
     def run(self, name: str) -> Path:
-        """The state directory of the service `name`."""
+        """Return the state directory of the service `name`."""
         return self.path / "run" / name
 
     def make(self) -> None:
-        """Create what is missing, for this user's eyes only. Raises NoRight or DiskFull."""
+        """Create the directories that are missing, accessible to this user only. Raises `NoRight` or `DiskFull`."""
         try:
             for folder in (self.path, self.path / "logs", self.path / "run"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,26 +85,29 @@ class Root:
             raise explain(error, self.path) from error
 
     def load(self) -> dict[str, Any]:
-        """What was written last, empty when nothing was."""
+        """Return the content of `stack.json`; empty if it is missing or damaged."""
         return self._read("stack.json")
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `stack.json`, whole or not at all."""
+        """Write `stack.json` atomically. Raises `NoRight` or `DiskFull`."""
         self._write("stack.json", state)
 
     def secrets(self) -> Secrets:
-        """This root's secrets, made at the first call."""
-        kept = self._read("secrets.json")
-        if not kept:
+        """Return this root's secrets; the first call creates them.
+
+        Raises `Fault` if the file is missing although a database exists, since new secrets could not open it.
+        """
+        stored = self._read("secrets.json")
+        if not stored:
             if (self.path / "postgres").exists():
                 raise Fault(
-                    f"{self.path}/secrets.json is lost, and its database cannot be opened without it:"
-                    f" put it back, or remove {self.path} and start anew"
+                    f"{self.path}/secrets.json is missing, and the database cannot be opened without it:"
+                    f" put it back, or remove {self.path} to start with an empty shop"
                 )
-            made = Secrets(secrets.token_hex(16), secrets.token_hex(16), secrets.token_urlsafe(32))
-            self._write("secrets.json", asdict(made))
-            return made
-        return Secrets(**kept)
+            created = Secrets(secrets.token_hex(16), secrets.token_hex(16), secrets.token_urlsafe(32))
+            self._write("secrets.json", asdict(created))
+            return created
+        return Secrets(**stored)
 
     def _read(self, file: str) -> dict[str, Any]:
         try:
@@ -117,7 +121,7 @@ class Root:
     def _write(self, file: str, content: dict[str, Any]) -> None:
         new = self.path / f"{file}.new"
         try:
-            # Made with its mode: there is no moment at which others could read it.
+            # The mode is set at creation, so that other users can never read the file.
             with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                 json.dump(content, out, indent=1)
                 out.flush()
@@ -128,30 +132,30 @@ class Root:
 
     @contextlib.contextmanager
     def hold(self, patience: float = 1.0) -> Iterator[bool]:
-        """Be this root's one supervisor; yields False when another process is.
+        """Hold the lock of this root's supervisor; yield False if another process has it.
 
-        `patience` (seconds) covers a reader that tests the lock at this moment, and a child of a killed
-        supervisor between its fork and its exec.
+        `patience` (seconds) is long enough for a process that only tests the lock at this moment, and for a child of a
+        killed supervisor that inherited the lock and has not called exec yet.
         """
         with self.lock.open("a") as stream:
             end = time.monotonic() + patience
-            while not (mine := _try_lock(stream.fileno(), fcntl.LOCK_EX)) and time.monotonic() < end:
+            while not (acquired := _try_lock(stream.fileno(), fcntl.LOCK_EX)) and time.monotonic() < end:
                 time.sleep(0.05)
-            if mine:
+            if acquired:
                 stream.truncate(0)
                 stream.write(str(os.getpid()))
                 stream.flush()
-            yield mine
+            yield acquired
 
     def holder(self) -> int:
-        """The pid of the supervisor that lives, 0 when none does."""
+        """Return the pid of the running supervisor, 0 if none runs."""
         try:
             return int(self.lock.read_text()) if self.held() else 0
         except (OSError, ValueError):
             return 0
 
     def held(self) -> bool:
-        """Whether a supervisor lives."""
+        """Return whether a supervisor runs."""
         try:
             with self.lock.open("a") as stream:
                 return not _try_lock(stream.fileno(), fcntl.LOCK_SH)
@@ -169,7 +173,7 @@ def _try_lock(descriptor: int, how: int) -> bool:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running shop: its addresses, and the secrets to use them with."""
+    """Addresses of a running shop, and the secrets that clients need."""
 
     root: Path
     http: str
@@ -183,10 +187,10 @@ class Stack:
     partitions: int = PARTITIONS
     """Partitions of each keyed topic."""
     provider: str = ""
-    """Where the simulated payment provider answers; empty when there is none."""
+    """URL of the simulated payment provider; empty if the shop has none."""
 
     def environment(self) -> dict[str, str]:
-        """The settings a sub-command of a service needs (`python -m inventory_service seed FILE`)."""
+        """Return the settings that a sub-command of a service needs (`python -m inventory_service seed FILE`)."""
         host, port = self.http.removeprefix("http://").rsplit(":", 1)
         return {
             "HOLDFAST_KAFKA": self.kafka,
@@ -206,7 +210,7 @@ class Stack:
 
 
 def running() -> Stack:
-    """The shop that runs here; without one, says so and ends this process with exit code 1."""
+    """Return the shop that runs here; if none does, print a message and exit with status 1."""
     stack = find_running(find_root())
     if stack is None:
         die(NO_SHOP)
@@ -214,7 +218,7 @@ def running() -> Stack:
 
 
 def find_running(root: Root) -> Stack | None:
-    """The shop of this root when its supervisor lives and its addresses are known, else None."""
+    """Return the shop of this root; `None` unless its supervisor runs and its addresses are known."""
     if not root.held():
         return None
     state = root.load()
@@ -235,7 +239,19 @@ def find_running(root: Root) -> Stack | None:
         return None
 
 
+def postgres_variables(url: str) -> dict[str, str]:
+    """Return the `PG…` environment variables with which PostgreSQL's clients connect to a URL."""
+    parts = urlsplit(url)
+    return {
+        "PGHOST": parts.hostname or "",
+        "PGPORT": str(parts.port or 5432),
+        "PGUSER": parts.username or "",
+        "PGPASSWORD": parts.password or "",
+        "PGDATABASE": parts.path.lstrip("/"),
+    }
+
+
 def die(sentence: str, code: int = 1) -> NoReturn:
-    """End the command with one sentence on standard error."""
-    print(f"holdfast: {sentence}", file=sys.stderr)  # noqa: T201 - a command's last words
+    """Exit with one sentence on standard error."""
+    print(f"holdfast: {sentence}", file=sys.stderr)  # noqa: T201 - the error message of a command
     raise SystemExit(code)

@@ -1,7 +1,7 @@
-"""All programs of one root together: started at once, recorded, stopped in order.
+"""Supervisor of all programs of one root directory: starts them together, records their state, stops them in order.
 
-Everything starts at the same moment: the services load their code while the JVM boots, and wait for
-Kafka, PostgreSQL and Redis by themselves. Only the catalogue is loaded in a step of its own, once.
+All programs start at the same moment: the services load their code while the JVM boots, and they wait for Kafka,
+PostgreSQL and Redis by themselves. Only the catalogue is loaded in a separate step, once for each database.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
     from infrastructure.local.plan import Plan
     from infrastructure.local.state import Root
 
-    Kept = Keeper | outside.Watch
+    Monitor = Keeper | outside.Watch
 
 START = 120.0
-"""Seconds that services have to get ready once Kafka, PostgreSQL and Redis are."""
+"""Seconds that services have to become ready once Kafka, PostgreSQL and Redis are ready."""
 ROOM = 200 << 20
-"""Bytes that must be free: a new database and the first segments of Kafka's log."""
+"""Bytes of free disk space required at start: enough for a new database and the first segments of Kafka's log."""
 LOG_LIMIT = 16 << 20
-"""A log file past this size is moved to `<name>.log.1`."""
+"""Bytes; a larger log file is moved to `<name>.log.1`."""
 
 
 class Supervisor:
-    """Runs a plan until it is told to stop. Events go to `tell`, from several threads, one at a time."""
+    """Supervisor of the programs of a plan. `run` calls `emit` with each event, always from one thread."""
 
-    def __init__(self, root: Root, plan: Plan, tell: Tell, *, limits: bool) -> None:
-        self.root, self.plan, self._tell = root, plan, tell
+    def __init__(self, root: Root, plan: Plan, emit: Tell, *, limits: bool) -> None:
+        self.root, self.plan, self._emit = root, plan, emit
         self.stop_asked = threading.Event()
         self.hurry = threading.Event()
-        """Set by a second signal: no more patience."""
+        """Set by a second signal: kill programs instead of waiting for them to end."""
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._saving = threading.Lock()
-        self.parts: list[Kept] = [Keeper(part, self._events.put, self.save) for part in plan.parts]
+        self.parts: list[Monitor] = [Keeper(server, self._events.put, self.save) for server in plan.parts]
         self.parts += [outside.Watch(n, a, self._events.put, self.save) for n, a in plan.outside.items()]
-        self.workers: list[Kept] = [Keeper(worker, self._events.put, self.save) for worker in plan.workers]
+        self.workers: list[Monitor] = [Keeper(worker, self._events.put, self.save) for worker in plan.workers]
         self._seeding: Fault | bool = not plan.seed
-        """True when the catalogue is loaded, a fault when it cannot be."""
+        """True once the catalogue is loaded (or need not be), a `Fault` if loading failed."""
         self._state: dict[str, Any] = {
             "version": 1,
             "supervisor": os.getpid(),
@@ -70,46 +70,51 @@ class Supervisor:
         }
 
     def run(self) -> int:
-        """Start all, watch until a stop is asked for, stop all; returns the exit code."""
+        """Start all programs, run until `stop_asked` is set, stop all programs; return the exit code."""
         began, code = time.monotonic(), 0
         try:
-            self._make_room()
+            self._require_disk_space()
             self.root.save(self._state)
-            for kept in self._all():
-                kept.start()
+            for monitor in self._all():
+                monitor.start()
             if self.plan.seed:
                 threading.Thread(target=self._seed, daemon=True).start()
             if self._wait_ready():
                 self._state["state"] = "ready"
                 self.save()
-                self._tell(Event("up", seconds=time.monotonic() - began))
+                self._emit(Event("up", seconds=time.monotonic() - began))
                 self._watch()
         except Fault as fault:
             code = fault.code
             self._state["failure"] = str(fault)
-            self._tell(Event("failed", text=str(fault), code=code))
+            self._emit(Event("failed", text=str(fault), code=code))
         finally:
             self._stop()
         return code
 
     def save(self) -> None:
-        """Record addresses and states; what is recorded is for readers, nothing here depends on it."""
+        """Record addresses and states in `stack.json`, for other processes; the supervisor does not depend on it."""
         with self._saving:
-            self._state["services"] = {kept.name: self._entry(kept) for kept in self._all()}
-            # A full disk must not take down what runs; the readers see old states until there is room.
+            self._state["services"] = {monitor.name: self._entry(monitor) for monitor in self._all()}
+            # A full disk must not stop running programs; readers see old states until there is space again.
             with contextlib.suppress(Fault):
                 self.root.save(self._state)
 
-    def _all(self) -> list[Kept]:
+    def _all(self) -> list[Monitor]:
         return [*self.workers, *self.parts]
 
     @staticmethod
-    def _entry(kept: Kept) -> dict[str, Any]:
-        metrics = kept.program.metrics if isinstance(kept, Keeper) else None
-        entry: dict[str, Any] = {"state": kept.state, "pid": kept.pid, "restarts": kept.restarts, "metrics": metrics}
-        return entry if isinstance(kept, Keeper) else {**entry, "external": True}
+    def _entry(monitor: Monitor) -> dict[str, Any]:
+        metrics = monitor.program.metrics if isinstance(monitor, Keeper) else None
+        entry: dict[str, Any] = {
+            "state": monitor.state,
+            "pid": monitor.pid,
+            "restarts": monitor.restarts,
+            "metrics": metrics,
+        }
+        return entry if isinstance(monitor, Keeper) else {**entry, "external": True}
 
-    def _make_room(self) -> None:
+    def _require_disk_space(self) -> None:
         try:
             free = shutil.disk_usage(self.root.path).free
         except OSError as error:
@@ -121,36 +126,39 @@ class Supervisor:
             )
 
     def _wait_ready(self) -> bool:
-        """Wait until all is ready: True; False when a stop was asked for. Raises what makes it hopeless."""
+        """Wait until all programs are ready and return True; return False if a stop was requested.
+
+        Raises the `Fault` of a program that will not become ready.
+        """
         infra_since: float | None = None
         while not self.stop_asked.is_set():
-            self._pass_on(0.05)
+            self._forward_events(0.05)
             if isinstance(self._seeding, Fault):
                 raise self._seeding
-            waiting = [kept for kept in self._all() if not kept.was_ready.is_set()]
+            waiting = [monitor for monitor in self._all() if not monitor.was_ready.is_set()]
             if not waiting and self._seeding is True:
                 return True
-            for kept in waiting:
-                # A service may stumble as long as its servers are not there.
-                hopeless = kept.failures >= HOPELESS and (kept in self.parts or infra_since is not None)
-                if kept.fault and (kept.fault.code != 1 or hopeless):
-                    raise self._with_log(kept.name, kept.fault)
-            if infra_since is None and not any(kept in waiting for kept in self.parts):
+            for monitor in waiting:
+                # Crashes of a service count only once its servers are ready.
+                hopeless = monitor.failures >= HOPELESS and (monitor in self.parts or infra_since is not None)
+                if monitor.fault and (monitor.fault.code != 1 or hopeless):
+                    raise self._with_log(monitor.name, monitor.fault)
+            if infra_since is None and not any(monitor in waiting for monitor in self.parts):
                 infra_since = time.monotonic()
-                for kept in self.workers:
-                    kept.failures = 0
+                for monitor in self.workers:
+                    monitor.failures = 0
             if infra_since is not None and waiting and time.monotonic() - infra_since > START:
                 late = Fault(f"{waiting[0].name} is not ready after {START:.0f} s")
                 raise self._with_log(waiting[0].name, late)
         return False
 
     def _watch(self) -> None:
-        """Nothing to do but pass on what happens, keep logs short, and reap orphans when we are pid 1."""
-        looked = time.monotonic()
+        """Forward events, rotate logs, and reap orphans if this process is pid 1, until a stop is requested."""
+        checked = time.monotonic()
         while not self.stop_asked.is_set():
-            self._pass_on(0.5)
-            if time.monotonic() - looked > 15:  # noqa: PLR2004 - seconds; a look costs next to nothing
-                looked = time.monotonic()
+            self._forward_events(0.5)
+            if time.monotonic() - checked > 15:  # noqa: PLR2004 - seconds between checks, which cost almost nothing
+                checked = time.monotonic()
                 for log in (self.root.path / "logs").glob("*.log"):
                     with contextlib.suppress(OSError):
                         shorten(log)
@@ -162,27 +170,27 @@ class Supervisor:
 
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.Error, ChildProcessError):
-                if child.status() == psutil.STATUS_ZOMBIE and child.pid not in {kept.pid for kept in self._all()}:
+                if child.status() == psutil.STATUS_ZOMBIE and child.pid not in {monitor.pid for monitor in self._all()}:
                     os.waitpid(child.pid, os.WNOHANG)
 
-    def _pass_on(self, patience: float) -> None:
-        """Tell what the keepers told, from this one thread."""
+    def _forward_events(self, patience: float) -> None:
+        """Forward the queued events of the watchdogs from this thread; wait up to `patience` seconds for the first."""
         with contextlib.suppress(queue.Empty):
-            self._tell(self._events.get(timeout=patience))
+            self._emit(self._events.get(timeout=patience))
             while True:
-                self._tell(self._events.get_nowait())
+                self._emit(self._events.get_nowait())
 
     def _with_log(self, name: str, fault: Fault) -> Fault:
-        """The same fault with the end of the log, where a service says why."""
+        """Return a `Fault` with the last lines of the program's log, which name the cause, added to the message."""
         if fault.code != 1:
             return fault
         lines = tail(self.root.log(name), 8)
-        said = "".join(f"\n  {line}" for line in lines)
-        return Fault(f"{fault}; `holdfast logs {name}` has more" + (f", it ends:{said}" if said else ""))
+        excerpt = "".join(f"\n  {line}" for line in lines)
+        return Fault(f"{fault}; see `holdfast logs {name}`" + (f", which ends with:{excerpt}" if excerpt else ""))
 
     def _seed(self) -> None:
-        """Load the shipped catalogue, once for each database; trying again while the service warms up."""
-        postgres = next(kept for kept in self.parts if kept.name == "postgres")
+        """Load the shipped catalogue with retries; sets `_seeding` to the result."""
+        postgres = next(monitor for monitor in self.parts if monitor.name == "postgres")
         while not postgres.was_ready.wait(0.1):
             if self.stop_asked.is_set():
                 return
@@ -218,27 +226,27 @@ class Supervisor:
         self._seeding = self._with_log("seed", Fault("the catalogue could not be loaded"))
 
     def _stop(self) -> None:
-        """Edge first, then workers, then the servers they use; well under 15 s, then kill -9."""
+        """Stop the edge, then the workers, then the servers; kill what has not ended in time. Takes less than 15 s."""
         began = time.monotonic()
         self.stop_asked.set()
         self._state["state"] = "stopping"
         self.save()
-        edges = [kept for kept in self.workers if isinstance(kept, Keeper) and kept.name == "edge"]
-        others = [kept for kept in self.workers if kept not in edges]
-        first = threading.Thread(target=self._end, args=(edges, 9.0))
-        first.start()
-        first.join(4.0)
-        self._end(others, 9.0 - (time.monotonic() - began))
-        first.join()
+        edges = [monitor for monitor in self.workers if isinstance(monitor, Keeper) and monitor.name == "edge"]
+        others = [monitor for monitor in self.workers if monitor not in edges]
+        stopping_edges = threading.Thread(target=self._stop_all, args=(edges, 9.0))
+        stopping_edges.start()
+        stopping_edges.join(4.0)
+        self._stop_all(others, 9.0 - (time.monotonic() - began))
+        stopping_edges.join()
         processes.end(services.left_behind(self.root), signal.SIGTERM, 0.5)
-        self._end(self.parts, 4.0)
+        self._stop_all(self.parts, 4.0)
         self._state |= {"state": "stopped", "supervisor": 0}
         self.save()
-        self._tell(Event("down", seconds=time.monotonic() - began))
+        self._emit(Event("down", seconds=time.monotonic() - began))
 
-    def _end(self, some: Iterable[Kept], patience: float) -> None:
+    def _stop_all(self, programs: Iterable[Monitor], patience: float) -> None:
         patience = 0.2 if self.hurry.is_set() else max(patience, 1.0)
-        threads = [threading.Thread(target=kept.stop, args=(patience,)) for kept in some]
+        threads = [threading.Thread(target=monitor.stop, args=(patience,)) for monitor in programs]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -246,7 +254,7 @@ class Supervisor:
 
 
 def tail(log: Path, lines: int) -> list[str]:
-    """The last lines of a log that have something on them."""
+    """Return the last non-blank lines of a log; empty if the log cannot be read."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - (1 << 16)))
@@ -257,7 +265,10 @@ def tail(log: Path, lines: int) -> list[str]:
 
 
 def shorten(log: Path, limit: int = LOG_LIMIT) -> None:
-    """Move a long log aside. Its writer goes on in the same file: it appends, so it starts at 0 again."""
+    """Copy a log that is longer than `limit` to `<name>.log.1` and truncate it.
+
+    The writer keeps its file open: because it appends, it goes on at the beginning of the truncated file.
+    """
     if log.stat().st_size > limit:
         shutil.copyfile(log, log.with_name(f"{log.name}.1"))
         os.truncate(log, 0)

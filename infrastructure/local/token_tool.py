@@ -1,4 +1,4 @@
-"""`holdfast token`: a signed token for trying things out, from the local shop's own secret."""
+"""`holdfast token`: issues a token for development, signed with the local shop's secret."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,11 +11,12 @@ from infrastructure.envelope import rfc3339
 from infrastructure.ids import uuid7
 from infrastructure.local import reach
 from infrastructure.local.errors import Fault
+from infrastructure.local.show import AsJson
 from infrastructure.tokens import issue
 
 
 class Role(StrEnum):
-    """What a token may be for."""
+    """Role that a token grants."""
 
     ADMIN = "admin"
     SUPPORT = "support"
@@ -24,20 +25,18 @@ class Role(StrEnum):
 
 
 def token(
-    role: Annotated[Role, typer.Option(help="What its bearer may do.")],
-    user: Annotated[
-        str | None, typer.Option(help="Whose it is; somebody new, when none is named.", metavar="ID")
-    ] = None,
-    minutes: Annotated[int, typer.Option(min=1, max=60 * 24 * 30, help="How long it counts.")] = 60,
+    role: Annotated[Role, typer.Option(help="Role that the token grants.")],
+    user: Annotated[str | None, typer.Option(help="User id in the token; a new id by default.", metavar="ID")] = None,
+    minutes: Annotated[int, typer.Option(min=1, max=60 * 24 * 30, help="Lifetime of the token in minutes.")] = 60,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print a signed token; the local profile only."""
+    """Print a signed token; works only in the local profile."""
     if user is not None and not (0 < len(user) <= 64 and user.isascii() and user.isprintable()):  # noqa: PLR2004 - the contract's
         raise typer.BadParameter("an id is 1 to 64 printable ASCII characters", param_hint="--user")
     settings = reach.settings("HOLDFAST_SECRET")
     if settings.profile != "local":
-        raise Fault("tokens are handed out like this in the local profile only")
+        raise Fault(f"`holdfast token` works only in the local profile, not in {settings.profile!r}")
     user_id = user or uuid7()
     signed, expires_at = issue(
         settings.secret.get_secret_value(),
@@ -54,5 +53,5 @@ def token(
 
 
 def register(app: typer.Typer) -> None:
-    """Add `token`."""
+    """Add `token` to the app."""
     app.command(epilog='Example: curl -H "Authorization: Bearer $(holdfast token --role admin)" …')(token)

@@ -1,6 +1,6 @@
-"""The commands that work with a running shop; each module of them adds its own.
+"""Registry of the commands that work with a running shop; each module registers its own commands.
 
-`register` is called once by `cli`; `reach` gives them the shop's addresses.
+`cli` calls `register` once. The commands get the shop's addresses from `reach`.
 """
 
 import typer
@@ -9,6 +9,6 @@ from infrastructure.local import letter_tools, replay_tool, service_tools, token
 
 
 def register(app: typer.Typer) -> None:
-    """Add every command of the tools to the app."""
+    """Add the commands of every module to the app."""
     for module in (topic_tools, replay_tool, letter_tools, service_tools, token_tool, top_tool):
         module.register(app)

@@ -1,4 +1,4 @@
-"""`holdfast top`: the shop live in the terminal, or one look at it for pipes and machines."""
+"""`holdfast top`: live view of the shop in the terminal, or a single measurement for pipes and scripts."""
 
 import asyncio
 import json
@@ -21,27 +21,29 @@ from infrastructure.local.lag import Groups, Lag
 from infrastructure.local.state import NO_SHOP, Root, find_root
 from infrastructure.local.vitals import ALL, Reading
 
-BEAT: Final = 1.0
-"""Seconds between two looks."""
-PARTS: Final = 4
-"""Of a rate or a lag at most so many parts are told."""
-WHICH: Final = "of which"
-WIDE: Final = 130
-"""Columns from which lag and rates stand beside the services; below, they stand under them."""
+INTERVAL_SECONDS: Final = 1.0
+"""Seconds between two measurements."""
+MAX_PARTS: Final = 4
+"""Maximum number of parts that are shown of a rate or a lag."""
+BREAKDOWN: Final = "of which"
+WIDE_COLUMNS: Final = 130
+"""Terminal columns from which lag and rates are shown next to the services instead of below them."""
 
 
 def top(
     *,
-    once: Annotated[bool, typer.Option("--once", help="One look, measured over a second.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One look as one JSON object on standard output.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Measure once, over one second.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Measure once and print one JSON object on standard output.")
+    ] = False,
 ) -> None:
-    """The system live: each process, how far consumer groups are behind, what happens in a second.
+    """Show the shop live: its processes, the lag of consumer groups, and event rates.
 
-    Looks again every second until Ctrl-C, which ends it with exit status 0; where there is no terminal, once. CPU is in
-    percent of one core. On a small terminal the end is cut off; --once prints all.
+    Refreshes every second until Ctrl-C, which ends it with exit status 0; without a terminal it measures once. CPU is
+    in percent of one core. On a small terminal the end is cut off; --once prints everything.
     """
     settings, root = reach.here(), find_root()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = show.wide_console()
     live = not once and not as_json and sys.stdout.isatty() and not console.is_dumb_terminal
     try:
         if live:
@@ -59,14 +61,14 @@ def top(
 async def _once(root: Root, groups: Groups) -> dict[str, Any]:
     try:
         before = await _read(root)
-        await asyncio.sleep(BEAT)
+        await asyncio.sleep(INTERVAL_SECONDS)
         return (await _sample(root, groups, before))[1]
     finally:
         await groups.close()
 
 
 async def _live(root: Root, groups: Groups, console: Console) -> None:
-    """Until interrupted. Raises Fault when the shop ends."""
+    """Refresh the view until interrupted. Raises `Fault` when the shop ends."""
     before: Reading | None = None
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -74,7 +76,7 @@ async def _live(root: Root, groups: Groups, console: Console) -> None:
                 began = time.monotonic()
                 before, sample = await _sample(root, groups, before)
                 live.update(view(sample, console.width), refresh=True)
-                await asyncio.sleep(max(0.0, began + BEAT - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
     finally:
         await groups.close()
 
@@ -85,7 +87,7 @@ async def _sample(root: Root, groups: Groups, before: Reading | None) -> tuple[R
 
 
 async def _read(root: Root) -> Reading:
-    """A look at the shop. Raises Fault when its supervisor does not live."""
+    """Measure the shop. Raises `Fault` if its supervisor does not run."""
     reading = await asyncio.to_thread(vitals.read, root)
     if reading is None or not reading.status["supervisor"]:
         raise Fault(NO_SHOP if reading is None else show.missing(reading.status))
@@ -93,23 +95,23 @@ async def _read(root: Root) -> Reading:
 
 
 def view(sample: dict[str, Any], width: int) -> RenderableType:
-    """A sample as a person sees it on a terminal of so many columns."""
+    """Return a sample laid out for a terminal of `width` columns."""
     wait = "" if sample["outcome_ms"] is None else f" · outcomes in {sample['outcome_ms']:.0f} ms"
     head = f"{sample['time'][11:19]}Z · {sample['http']} · {sample['state']} · {sample['sockets']} sockets{wait}"
     services, lag, rates = _services(sample["services"]), _lag(sample["lag"]), _rates(sample["rates"])
-    both = Table.grid(padding=(0, 4))
-    if width >= WIDE:
-        both.add_row(services, Group(lag, "", rates))
-        return Group(head, "", both)
-    both.add_row(lag, rates)
-    return Group(head, "", services, "", both)
+    columns = Table.grid(padding=(0, 4))
+    if width >= WIDE_COLUMNS:
+        columns.add_row(services, Group(lag, "", rates))
+        return Group(head, "", columns)
+    columns.add_row(lag, rates)
+    return Group(head, "", services, "", columns)
 
 
 def _services(services: dict[str, Any]) -> Table:
-    table = _table("service", "state", "pid", "CPU %", "MiB", "restarts", "records/s", words=2)
+    table = _table("service", "state", "pid", "CPU %", "MiB", "restarts", "records/s", text_columns=2)
     for name, entry in services.items():
-        called, state, pid, mib, restarts = show.row(name, entry)
-        table.add_row(called, state, pid, _number(entry["cpu_percent"]), mib, restarts, _number(entry["records"]))
+        label, state, pid, mib, restarts = show.row(name, entry)
+        table.add_row(label, state, pid, _number(entry["cpu_percent"]), mib, restarts, _number(entry["records"]))
     cpu = [entry["cpu_percent"] for entry in services.values() if entry["cpu_percent"] is not None]
     mib = sum(entry["rss_bytes"] for entry in services.values()) / (1 << 20)
     table.add_row("all", "", "", _number(sum(cpu) if cpu else None), f"{mib:.0f}", style="dim")
@@ -117,31 +119,31 @@ def _services(services: dict[str, Any]) -> Table:
 
 
 def _lag(lag: Lag | None) -> Table:
-    table = _table("group", "behind", WHICH, words=1)
+    table = _table("group", "lag", BREAKDOWN, text_columns=1)
     for group, topics in (lag or {}).items():
-        most = sorted(((number, topic) for topic, number in topics.items() if number), reverse=True)
-        behind = str(sum(topics.values())) if topics else "-"
-        table.add_row(escape(group), behind, _parts([f"{topic} {number}" for number, topic in most]))
+        largest = sorted(((number, topic) for topic, number in topics.items() if number), reverse=True)
+        total = str(sum(topics.values())) if topics else "-"
+        table.add_row(escape(group), total, _parts([f"{topic} {number}" for number, topic in largest]))
     if lag is None:
         table.add_row("[yellow]Kafka does not answer[/]")
     return table
 
 
 def _rates(rates: dict[str, dict[str, float]] | None) -> Table:
-    table = _table("what happens", "a second", WHICH, words=1)
+    table = _table("event", "per second", BREAKDOWN, text_columns=1)
     for name, parts in (rates or {}).items():
-        most = sorted(((value, part) for part, value in parts.items() if part != ALL), reverse=True)
-        told = _parts([f"{part} {value:.1f}" for value, part in most])
-        table.add_row(name.replace("_", " "), _number(parts[ALL]), told)
+        largest = sorted(((value, part) for part, value in parts.items() if part != ALL), reverse=True)
+        shown = _parts([f"{part} {value:.1f}" for value, part in largest])
+        table.add_row(name.replace("_", " "), _number(parts[ALL]), shown)
     return table
 
 
-def _table(*titles: str, words: int) -> Table:
-    """A table without lines: so many columns of words, then of numbers; `of which` is words again."""
+def _table(*titles: str, text_columns: int) -> Table:
+    """Return a table without lines: `text_columns` columns of text, then columns of numbers; `of which` is text too."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, title in enumerate(titles):
-        justify: JustifyMethod = "left" if place < words or title == WHICH else "right"
-        table.add_column(title, justify=justify, no_wrap=title != WHICH)
+    for index, title in enumerate(titles):
+        justify: JustifyMethod = "left" if index < text_columns or title == BREAKDOWN else "right"
+        table.add_column(title, justify=justify, no_wrap=title != BREAKDOWN)
     return table
 
 
@@ -149,11 +151,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _parts(told: list[str]) -> Text:
-    """The greatest few, and that there are more; it is cut where there is no room."""
-    return Text(", ".join(told[:PARTS]) + (" …" if len(told) > PARTS else ""), no_wrap=True, overflow="ellipsis")
+def _parts(parts: list[str]) -> Text:
+    """Return the first `MAX_PARTS` parts as one line, with `…` if there are more; it is cut at the column's width."""
+    return Text(
+        ", ".join(parts[:MAX_PARTS]) + (" …" if len(parts) > MAX_PARTS else ""), no_wrap=True, overflow="ellipsis"
+    )
 
 
 def register(app: typer.Typer) -> None:
-    """Add `top`."""
+    """Add `top` to the app."""
     app.command(epilog="Example: holdfast top --json")(top)

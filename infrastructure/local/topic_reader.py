@@ -1,6 +1,8 @@
-"""Reading topics from the outside: no consumer group, nothing committed, nothing left behind on the broker."""
+"""Reader of topics for tools: joins no consumer group, commits no offset and leaves nothing on the broker."""
 
 import asyncio
+import base64
+import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -17,13 +19,13 @@ from infrastructure.local.errors import Fault, WrongUse
 from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long the broker may say nothing."""
+"""Seconds to wait for the broker."""
 BUFFERED_RECORDS: Final = 500
-"""A partition that is this far ahead of the others waits for them."""
+"""Buffered records from which a partition is paused until the other partitions have caught up."""
 
 
 class Record(Protocol):
-    """A record as a topic has it; the timestamp is in milliseconds since 1970."""
+    """Record of a topic; the timestamp is in milliseconds since 1970."""
 
     topic: str
     partition: int
@@ -36,22 +38,23 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic of the shop as the broker has it now."""
+    """State of a topic on the broker."""
 
     name: str
     cleanup: str
+    """Value of `cleanup.policy`."""
     retention_ms: int | None
-    """None where age removes nothing: compacted topics."""
+    """Milliseconds that records are kept; `None` if records are not removed by age."""
     offsets: Mapping[int, tuple[int, int]]
-    """Partition → the first offset that is kept, and the one that the next record gets."""
+    """Partition → first available offset, and offset of the next record."""
 
     @property
     def records(self) -> int:
-        """Next less first offset, summed; what compaction has removed in between is counted too."""
+        """Number of records by offsets; records that compaction has removed are counted too."""
         return sum(end - first for first, end in self.offsets.values())
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the object that `holdfast topics --json` prints."""
         return {
             "topic": self.name,
             "partitions": len(self.offsets),
@@ -64,13 +67,27 @@ class TopicState:
         }
 
 
+def decode_value(value: bytes | None) -> dict[str, Any]:
+    """Return a record's value as JSON, else as text, both named `value`; else in base64, named `value_base64`."""
+    if value is None:
+        return {"value": None}
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return {"value_base64": base64.b64encode(value).decode()}
+    try:
+        return {"value": json.loads(text)}
+    except (ValueError, RecursionError):
+        return {"value": text}
+
+
 @contextmanager
 def patience(settings: Settings) -> Iterator[None]:
-    """What the client libraries raise when the broker is away, as one sentence."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would log is told by the fault
+    """Convert the client libraries' errors for an unreachable broker into a `Fault`."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the `Fault` reports what the library would log
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output has seen enough; the broker's lines end as KafkaError
+    except BrokenPipeError:  # the reader of standard output is gone; a lost broker connection raises KafkaError
         raise
     except (KafkaError, OSError, TimeoutError) as error:
         why = f" ({error})" if str(error) else ""
@@ -79,7 +96,7 @@ def patience(settings: Settings) -> Iterator[None]:
 
 @asynccontextmanager
 async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer without a group. Raises Fault when the broker does not answer, at the start or later."""
+    """Open a consumer without a group. Raises `Fault` if the broker does not answer, at the start or later."""
     with patience(settings):
         reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
         try:
@@ -92,7 +109,7 @@ async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 @asynccontextmanager
 async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """The broker's administration. Raises Fault when the broker does not answer, at the start or later."""
+    """Open an admin client. Raises `Fault` if the broker does not answer, at the start or later."""
     with patience(settings):
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000))
         try:
@@ -104,12 +121,12 @@ async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
-    """The partitions of each of this shop's topics, by name. Raises Fault when the broker does not answer."""
+    """Return the partitions of each of this shop's topics, by name. Raises `Fault` if the broker does not answer."""
     async with admin_of(settings) as admin:
         names = [
             name
             for name in sorted(await admin.list_topics())
-            if name.startswith(settings.prefix) and not name.startswith("__")  # the broker's own
+            if name.startswith(settings.prefix) and not name.startswith("__")  # internal topics
         ]
         described = await admin.describe_topics(names) if names else []
     found = {topic["topic"]: sorted(part["partition"] for part in topic["partitions"]) for topic in described}
@@ -117,29 +134,32 @@ async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
 
 
 async def partitions_of(settings: Settings, topic: str) -> list[TopicPartition]:
-    """The partitions of the topic that is given with or without the shop's prefix. Raises WrongUse or Fault."""
-    there = await partitions(settings)
-    return there[_found(settings, topic, there)]
+    """Return the partitions of a topic, named with or without the shop's prefix. Raises `WrongUse` or `Fault`."""
+    existing = await partitions(settings)
+    return existing[_full_name(settings, topic, existing)]
 
 
-def _found(settings: Settings, topic: str, there: Mapping[str, object]) -> str:
+def _full_name(settings: Settings, topic: str, existing: Mapping[str, object]) -> str:
     for name in (settings.prefix + topic, topic):
-        if name in there:
+        if name in existing:
             return name
-    raise WrongUse(f"there is no topic {topic!r} here; the shop's topics: {', '.join(there) or 'none yet'}")
+    raise WrongUse(f"there is no topic {topic!r}; the shop's topics: {', '.join(existing) or 'none yet'}")
 
 
 async def states(settings: Settings, only: str | None = None) -> list[TopicState]:
-    """Every topic of this shop, or the one that is given with or without the prefix. Raises WrongUse or Fault."""
+    """Return the state of every topic of this shop, or only of one, named with or without the shop's prefix.
+
+    Raises `WrongUse` if there is no such topic, `Fault` if the broker does not answer.
+    """
     found = await partitions(settings)
     if only is not None:
-        name = _found(settings, only, found)
+        name = _full_name(settings, only, found)
         found = {name: found[name]}
     if not found:
         return []
     configs = await _configs(settings, list(found))
     async with consumer(settings) as reader:
-        every = [partition for those in found.values() for partition in those]
+        every = [partition for of_topic in found.values() for partition in of_topic]
         reader.assign(every)
         first = await reader.beginning_offsets(every)
         end = await reader.end_offsets(every)
@@ -147,14 +167,14 @@ async def states(settings: Settings, only: str | None = None) -> list[TopicState
         TopicState(
             name,
             configs[name]["cleanup.policy"],
-            _age(configs[name]),
-            {p.partition: (first[p], end[p]) for p in those},
+            _retention_ms(configs[name]),
+            {p.partition: (first[p], end[p]) for p in of_topic},
         )
-        for name, those in found.items()
+        for name, of_topic in found.items()
     ]
 
 
-def _age(config: Mapping[str, str]) -> int | None:
+def _retention_ms(config: Mapping[str, str]) -> int | None:
     retention = int(config["retention.ms"])
     return retention if "delete" in config["cleanup.policy"] and retention >= 0 else None
 
@@ -175,10 +195,10 @@ async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[s
 async def kept(
     reader: AIOKafkaConsumer, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
 ) -> AsyncIterator[Record]:
-    """The records from `starts` up to, not including, `ends`, across partitions in the order of their timestamps.
+    """Yield the records from `starts` to `ends` (exclusive), merged across partitions by timestamp.
 
-    Each partition keeps its own order, also where its timestamps do not. Raises TimeoutError when nothing comes in
-    for `PATIENCE_SECONDS`.
+    Each partition keeps its own order, even where its timestamps are out of order. Raises `TimeoutError` if no record
+    arrives for `PATIENCE_SECONDS`.
     """
     for partition, offset in starts.items():
         reader.seek(partition, offset)
@@ -193,15 +213,15 @@ async def kept(
             yield waiting[min(heads, key=lambda p: (waiting[p][0].timestamp, p))].popleft()
         reader.resume(*(p for p in unread if len(waiting[p]) < BUFFERED_RECORDS))
         reader.pause(*(p for p in unread if len(waiting[p]) >= BUFFERED_RECORDS))
-        for partition, records in (await _some(reader)).items():
+        for partition, records in (await _next_batch(reader)).items():
             waiting[partition].extend(record for record in records if record.offset < ends[partition])
         for partition in [p for p in unread if await reader.position(p) >= ends[p]]:
             unread.remove(partition)
             reader.pause(partition)
 
 
-async def _some(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Record]]:
-    """What comes in next, at least one record."""
+async def _next_batch(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Record]]:
+    """Return the next records, at least one. Raises `TimeoutError` if none arrives for `PATIENCE_SECONDS`."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (batch := await reader.getmany(timeout_ms=500)):
             pass
@@ -209,7 +229,7 @@ async def _some(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Re
 
 
 async def coming(reader: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> AsyncIterator[Record]:
-    """The records from `ends` on, as they come in; never ends by itself."""
+    """Yield the records from `ends` on as they arrive; never ends by itself."""
     for partition, offset in ends.items():
         reader.seek(partition, offset)
     reader.resume(*ends)

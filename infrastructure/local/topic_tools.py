@@ -1,7 +1,6 @@
-"""`holdfast topics` and `holdfast tail`: what lies on the shop's topics, for people and for pipes."""
+"""`holdfast topics` and `holdfast tail`: list the shop's topics and print their records, for people and for pipes."""
 
 import asyncio
-import base64
 import json
 import os
 import sys
@@ -9,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -17,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from infrastructure.envelope import rfc3339
-from infrastructure.local import reach, topic_reader
-from infrastructure.local.topic_reader import Record, TopicState
+from infrastructure.local import reach, show, topic_reader
+from infrastructure.local.topic_reader import Record, TopicState, decode_value
 from infrastructure.settings import Settings
 
 TYPE_PREFIX: Final = "holdfast."
@@ -27,11 +26,11 @@ DAY_MS: Final = 86_400_000
 
 def topics(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array on standard output.")] = False,
 ) -> None:
-    """The shop's topics: partitions, how long records are kept, first and next offsets, records.
+    """List the shop's topics: partitions, retention, first and next offsets, number of records.
 
-    Offsets are the lowest first and the highest next one of all partitions; --json has them for each.
+    The offsets are the lowest first and the highest next offset of all partitions; --json has those of each partition.
     """
     found = asyncio.run(topic_reader.states(reach.settings("HOLDFAST_KAFKA")))
     if as_json:
@@ -40,48 +39,43 @@ def topics(
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("topic", no_wrap=True, overflow="fold")
     table.add_column("partitions", justify="right")
-    table.add_column("keeps")
+    table.add_column("retention")
     for heading in ("first", "next", "records"):
         table.add_column(heading, justify="right")
     for topic in found:
         first = min((offset for offset, _ in topic.offsets.values()), default=0)
         end = max((offset for _, offset in topic.offsets.values()), default=0)
-        table.add_row(topic.name, str(len(topic.offsets)), _keeps(topic), str(first), str(end), _count(topic))
-    _wide_console().print(table)
+        table.add_row(topic.name, str(len(topic.offsets)), _retention(topic), str(first), str(end), _count(topic))
+    show.wide_console().print(table)
 
 
-def _keeps(topic: TopicState) -> str:
+def _retention(topic: TopicState) -> str:
     if topic.retention_ms is None:
-        return "last of each key" if "compact" in topic.cleanup else "for ever"
+        return "last of each key" if "compact" in topic.cleanup else "unlimited"
     return f"{topic.retention_ms / DAY_MS:g} d"
 
 
 def _count(topic: TopicState) -> str:
-    """Compaction leaves gaps that offsets do not tell."""
+    """Return the number of records; an upper bound for a compacted topic, whose removed records leave offset gaps."""
     return f"{'≤ ' if 'compact' in topic.cleanup and topic.records else ''}{topic.records}"
-
-
-def _wide_console() -> Console:
-    """A pipe has no width: nothing is cut or wrapped there."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records to show; none matches all."""
+    """Filter for records; a field that is `None` matches all."""
 
     key: str | None = None
     type: str | None = None
 
     def matches(self, record: Record) -> bool:
-        """Whether `record` has this key and this type."""
+        """Return whether `record` has this key and this type; a type also matches without its leading parts."""
         if self.key is not None and record.key != self.key.encode():
             return False
         return self.type is None or f".{_type(record)}".endswith(f".{self.type}")
 
     @property
     def all(self) -> bool:
-        """Whether nothing is left out."""
+        """True if every record passes."""
         return self.key is None and self.type is None
 
 
@@ -91,19 +85,21 @@ def tail(  # noqa: PLR0913 - a parameter for each option
     type_: Annotated[
         str | None, typer.Option("--type", help="Only events of this type: `holdfast.cart.held`, `cart.held`, `held`.")
     ] = None,
-    last: Annotated[int | None, typer.Option(min=0, help="Only the last N that match; else all that are kept.")] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="Only the last N matching records; all by default.")] = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a record, with its place.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new records until Ctrl-C.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per record, with its position.")
+    ] = False,
     pretty: Annotated[
         bool | None,
-        typer.Option("--pretty/--plain", help="For people, or key TAB value; by itself, the first on a terminal."),
+        typer.Option("--pretty/--plain", help="Formatted, or key TAB value; by default formatted on a terminal."),
     ] = None,
 ) -> None:
-    """The records of a topic in the order of their time, without a consumer group.
+    """Print the records of a topic in the order of their time, without a consumer group.
 
-    In a pipe each is one line, key TAB value, as Apache Kafka's console consumer prints it and its console producer
-    reads it. Ctrl-C ends --follow with exit status 0.
+    In a pipe each record is one line, key TAB value, as Apache Kafka's console consumer prints it and its console
+    producer reads it. Ctrl-C ends --follow with exit status 0.
     """
     printer: Callable[[Record], None] = _plain
     if as_json:
@@ -115,24 +111,30 @@ def tail(  # noqa: PLR0913 - a parameter for each option
         asyncio.run(_tail(settings, topic, Filter(key, type_), last, printer, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(0 if follow else 130) from None
-    except BrokenPipeError:  # `| head` has seen enough; nothing may be left to flush at the end
+    except BrokenPipeError:  # the reader is gone (`| head`); standard output must not be flushed into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _tail(
-    settings: Settings, topic: str, wanted: Filter, last: int | None, printer: Callable[[Record], None], *, follow: bool
+    settings: Settings,
+    topic: str,
+    filter_: Filter,
+    last: int | None,
+    printer: Callable[[Record], None],
+    *,
+    follow: bool,
 ) -> None:
     partitions = await topic_reader.partitions_of(settings, topic)
     async with topic_reader.consumer(settings) as reader:
         reader.assign(partitions)
         starts = await reader.beginning_offsets(partitions)
         ends = await reader.end_offsets(partitions)
-        if last is not None and wanted.all:  # no more than the last N of each partition can be among the last N of all
+        if last is not None and filter_.all:  # the last N records of all are among the last N of each partition
             starts = {p: max(first, ends[p] - last) for p, first in starts.items()}
-        old = (record async for record in topic_reader.kept(reader, starts, ends) if wanted.matches(record))
+        old = (record async for record in topic_reader.kept(reader, starts, ends) if filter_.matches(record))
         await _print(old if last is None else _last(old, last), printer)
         if follow:
-            new = (record async for record in topic_reader.coming(reader, ends) if wanted.matches(record))
+            new = (record async for record in topic_reader.coming(reader, ends) if filter_.matches(record))
             await _print(new, printer)
 
 
@@ -150,47 +152,33 @@ async def _print(records: AsyncIterator[Record], printer: Callable[[Record], Non
 
 
 def _plain(record: Record) -> None:
-    """Key TAB value, `null` for what is not there."""
+    """Print key TAB value, with `null` for a missing key or value."""
     line = b"\t".join(b"null" if part is None else part for part in (record.key, record.value))
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _json(record: Record) -> None:
-    place = {
+    position = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
         "key": None if record.key is None else record.key.decode(errors="replace"),
     }
-    sys.stdout.write(json.dumps(place | _value(record), ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(position | decode_value(record.value), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def _value(record: Record) -> dict[str, Any]:
-    """The value as JSON, else as text, else in base 64, under a name that says which."""
-    if record.value is None:
-        return {"value": None}
-    try:
-        text = record.value.decode()
-    except UnicodeDecodeError:
-        return {"value_base64": base64.b64encode(record.value).decode()}
-    try:
-        return {"value": json.loads(text)}
-    except (ValueError, RecursionError):
-        return {"value": text}
-
-
 def _type(record: Record) -> str | None:
-    """The event's type, none for what is no event."""
-    event = _value(record).get("value")
+    """Return the event's type, `None` if the value is not an event."""
+    event = decode_value(record.value).get("value")
     type_ = event.get("type") if isinstance(event, dict) else None
     return type_ if isinstance(type_, str) else None
 
 
 def _pretty(record: Record) -> None:
-    event = _value(record).get("value")
+    event = decode_value(record.value).get("value")
     line = Text()
     line.append(f"{datetime.fromtimestamp(record.timestamp / 1000, UTC):%H:%M:%S.%f}"[:-3], "dim")
     line.append(f" {record.partition:>2}@{record.offset:<6} ", "dim")
@@ -201,12 +189,12 @@ def _pretty(record: Record) -> None:
             line.append(f"{event['requestid']} ", "yellow")
         line.append(json.dumps({k: v for k, v in event["data"].items() if k != "user_id"}, ensure_ascii=False))
     else:
-        line.append("no event".ljust(18) + " ", "bold red")
+        line.append("not an event".ljust(18) + " ", "bold red")
         line.append(f"{record.key!r} {record.value!r}")
     Console(highlight=False, soft_wrap=True).print(line)
 
 
 def register(app: typer.Typer) -> None:
-    """Add `topics` and `tail`."""
+    """Add `topics` and `tail` to the app."""
     app.command(epilog="Example: holdfast topics --json")(topics)
     app.command(epilog="Example: holdfast tail cart.responses.v1 --type cart.held --follow")(tail)

@@ -1,4 +1,4 @@
-"""Sending records to a topic from the outside: as they are, to the partition that Java's tools would choose, acked."""
+"""Writer of records to topics for tools: unchanged, acknowledged, to the partition that Java's clients would choose."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -12,11 +12,11 @@ from infrastructure.settings import Settings
 from infrastructure.topics import DEAD_LETTER_MAX_BYTES
 
 AT_ONCE: Final = 500
-"""Records that are sent before their acknowledgements are awaited."""
+"""Records that may be sent without an acknowledgement before `send` waits for them."""
 
 
 class Writer:
-    """Sends in order; `acknowledged` counts what the broker has stored."""
+    """Producer that sends records in order; `acknowledged` counts the records that the broker has stored."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self.acknowledged = 0
@@ -32,15 +32,15 @@ class Writer:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int,
     ) -> None:
-        """Send one record; one without a key goes to `partition`."""
-        # The library's partitioner is murmur2. It scatters what has no key, and that has no reason to move.
+        """Send one record; a record without a key goes to `partition`. Call `flush` to wait for acknowledgements."""
+        # The library's partitioner is murmur2. It would scatter records without a key; these stay in their partition.
         fixed = partition if key is None else None
         self._sent.append(await self._producer.send(topic, value, key, partition=fixed, headers=[*headers]))
         if len(self._sent) >= AT_ONCE:
             await self.flush()
 
     async def flush(self) -> None:
-        """Return when all that was sent is acknowledged."""
+        """Wait until all records sent so far are acknowledged."""
         sent, self._sent = self._sent, []
         for each in sent:
             await each
@@ -49,7 +49,7 @@ class Writer:
 
 @asynccontextmanager
 async def writer(settings: Settings) -> AsyncIterator[Writer]:
-    """Send; all is acknowledged in the end. Raises Fault when the broker does not answer."""
+    """Open a writer and flush it at the end. Raises `Fault` if the broker does not answer."""
     with patience(settings):
         producer = AIOKafkaProducer(
             bootstrap_servers=settings.kafka,

@@ -1,4 +1,4 @@
-"""`holdfast up` and `holdfast down`: one supervisor for each root, in this process or in one of its own."""
+"""`holdfast up` and `holdfast down`: one supervisor for each root directory, in this process or in a detached one."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
 
 REPORT = "--report-to"
-"""Hidden option of `up`: the file descriptor that a detached supervisor tells its events to."""
+"""Hidden option of `up`: file descriptor to which a detached supervisor writes its events."""
 
 
-def supervise(root: Root, options: Options, tell: Tell) -> int:
-    """Be the supervisor until told to stop; returns the exit code. Never raises a Fault."""
+def supervise(root: Root, options: Options, emit: Tell) -> int:
+    """Run the supervisor until it is stopped; return the exit code. A `Fault` is reported as an event, never raised."""
     try:
         root.make()
-        # One that is stopping is waited for; its last step is to let go of the lock.
-        with root.hold(16.0 if root.load().get("state") == "stopping" else 1.0) as mine:
-            if not mine:
-                tell(Event("running"))
+        # A supervisor that is stopping releases the lock as its last step, so wait for it.
+        with root.hold(16.0 if root.load().get("state") == "stopping" else 1.0) as acquired:
+            if not acquired:
+                emit(Event("running"))
                 return 0
-            return _supervise(root, options, _logged(root, tell))
+            return _supervise(root, options, _logged(root, emit))
     except Fault as fault:
-        tell(Event("failed", text=str(fault), code=fault.code))
+        emit(Event("failed", text=str(fault), code=fault.code))
         return fault.code
 
 
-def _supervise(root: Root, options: Options, tell: Tell) -> int:
+def _supervise(root: Root, options: Options, emit: Tell) -> int:
     threading.Thread(target=jars.sweep, daemon=True).start()
-    # Services that a killed supervisor left: they have yesterday's settings and hold today's ports.
-    if left := services.left_behind(root):
-        tell(Event("note", text=f"ending {len(left)} processes that a killed supervisor left"))
-        processes.end(left, signal.SIGTERM, 5.0)
-    supervisor = Supervisor(root, plan.make(root, options, tell), tell, limits=options.limits)
+    # Services of a killed supervisor have outdated settings and occupy the ports that this one needs.
+    if orphans := services.left_behind(root):
+        emit(Event("note", text=f"ending {len(orphans)} processes of a supervisor that was killed"))
+        processes.end(orphans, signal.SIGTERM, 5.0)
+    supervisor = Supervisor(root, plan.make(root, options, emit), emit, limits=options.limits)
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -67,49 +67,49 @@ def _supervise(root: Root, options: Options, tell: Tell) -> int:
     return supervisor.run()
 
 
-def _logged(root: Root, tell: Tell) -> Tell:
-    """Keep a copy of everything in `logs/supervisor.log`, for `holdfast logs supervisor`."""
+def _logged(root: Root, emit: Tell) -> Tell:
+    """Return an `emit` that also appends each event to `logs/supervisor.log`, for `holdfast logs supervisor`."""
 
-    def both(event: Event) -> None:
+    def log_and_emit(event: Event) -> None:
         if event.kind != "jars":
             with contextlib.suppress(OSError), root.log("supervisor").open("a") as log:
                 log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {event.encode()}\n")
-        tell(event)
+        emit(event)
 
-    return both
+    return log_and_emit
 
 
 def foreground(root: Root, options: Options) -> int:
-    """Run until Ctrl-C."""
-    teller, others = show.Teller(root), False
+    """Run the supervisor in this process until Ctrl-C; return the exit code."""
+    printer, already_running = show.Teller(root), False
 
-    def tell(event: Event) -> None:
-        nonlocal others
-        others = others or event.kind == "running"
-        teller(event)
+    def emit(event: Event) -> None:
+        nonlocal already_running
+        already_running = already_running or event.kind == "running"
+        printer(event)
         if event.kind == "up":
             show.addresses(root)
-            teller(Event("note", text="Ctrl-C stops it"))
+            printer(Event("note", text="press Ctrl-C to stop"))
 
-    code = supervise(root, options, tell)
-    return _wait_for_other(root, teller) if others else code
+    code = supervise(root, options, emit)
+    return _wait_for_other(root, printer) if already_running else code
 
 
-def detached(root: Root, words: list[str]) -> int:
-    """Start a supervisor in a session of its own, show what it tells, return when all is ready.
+def detached(root: Root, arguments: list[str]) -> int:
+    """Start a supervisor in a session of its own, print its events, and return the exit code when all is ready.
 
-    `words` are the options of `up` to repeat on its command line.
+    `arguments` are the options of `up` for the supervisor's command line.
     """
-    teller = show.Teller(root)
+    printer = show.Teller(root)
     try:
         root.make()
         log = root.log("supervisor").open("ab")
     except Fault as fault:
-        teller(Event("failed", text=str(fault), code=fault.code))
+        printer(Event("failed", text=str(fault), code=fault.code))
         return fault.code
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     with log:
-        argv = [sys.executable, "-m", "infrastructure.local", "up", *words, REPORT, str(writing)]
+        argv = [sys.executable, "-m", "infrastructure.local", "up", *arguments, REPORT, str(write_end)]
         environment = {**os.environ, "HOLDFAST_ROOT": str(root.path), **services.search_path()}
         child = subprocess.Popen(
             argv,
@@ -118,17 +118,17 @@ def detached(root: Root, words: list[str]) -> int:
             stderr=log,
             env=environment,
             cwd=root.path,
-            pass_fds=[writing],
+            pass_fds=[write_end],
             start_new_session=True,
         )
-    os.close(writing)
+    os.close(write_end)
     try:
-        with os.fdopen(reading) as lines:
+        with os.fdopen(read_end) as lines:
             for line in lines:
                 event = Event.decode(line)
-                teller(event)
+                printer(event)
                 if event.kind == "running":
-                    return _wait_for_other(root, teller)
+                    return _wait_for_other(root, printer)
                 if event.kind == "up":
                     show.addresses(root)
                     return 0
@@ -140,68 +140,68 @@ def detached(root: Root, words: list[str]) -> int:
         child.wait(20.0)
         return 130
     finally:
-        teller.close()
-    said = " / ".join(tail(root.log("supervisor"), 3))
-    teller(Event("failed", text=f"the supervisor ended before all was ready: run `holdfast up` again ({said})"))
+        printer.close()
+    last_lines = " / ".join(tail(root.log("supervisor"), 3))
+    message = f"the supervisor ended before all was ready: run `holdfast up` again (its log ends: {last_lines})"
+    printer(Event("failed", text=message))
     return 1
 
 
-def _wait_for_other(root: Root, teller: Tell, patience: float = 300.0) -> int:
-    """The shop runs already; when it is only starting, wait until it is ready too."""
+def _wait_for_other(root: Root, printer: Tell, patience: float = 300.0) -> int:
+    """Wait until the shop that another supervisor runs is ready, and print its addresses; return the exit code."""
     end = time.monotonic() + patience
     while root.held() and root.load().get("state") != "ready" and time.monotonic() < end:
         time.sleep(0.2)
     if root.load().get("state") != "ready":
         why = root.load().get("failure", "it was stopped")
-        teller(
-            Event("failed", text=f"the shop that was starting here did not get ready ({why}): run `holdfast up` again")
-        )
+        message = f"the shop that was starting here did not become ready ({why}): run `holdfast up` again"
+        printer(Event("failed", text=message))
         return 1
     show.addresses(root)
     return 0
 
 
 def report(root: Root, options: Options, descriptor: int) -> int:
-    """Be the detached supervisor: tell events to a pipe as long as somebody reads it."""
+    """Run the detached supervisor: write events to the pipe until all is ready or its reader is gone."""
     pipe = os.fdopen(descriptor, "w", buffering=1)
     os.set_inheritable(descriptor, False)  # noqa: FBT003
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         with contextlib.suppress(OSError, ValueError):
             pipe.write(event.encode() + "\n")
         if event.kind in ("up", "failed", "running"):
             with contextlib.suppress(OSError, ValueError):
                 pipe.close()
 
-    return supervise(root, options, tell)
+    return supervise(root, options, emit)
 
 
 def down(root: Root) -> int:
-    """Stop everything of this root, also what a killed supervisor left; nothing to stop is fine."""
-    teller = show.Teller(root)
+    """Stop all programs of this root, including those of a killed supervisor; return 0 even if nothing runs."""
+    printer = show.Teller(root)
     began = time.monotonic()
     if root.held():
         pid = root.holder() or int(root.load().get("supervisor") or 0)
         with contextlib.suppress(psutil.Error):
-            boss = [psutil.Process(pid)] if pid else []
-            processes.tell(boss, signal.SIGTERM)
-            processes.tell(boss, signal.SIGCONT)
-        while root.held() and time.monotonic() - began < 16.0:  # noqa: PLR2004 - seconds; it needs less
+            supervisor = [psutil.Process(pid)] if pid else []
+            processes.tell(supervisor, signal.SIGTERM)
+            processes.tell(supervisor, signal.SIGCONT)
+        while root.held() and time.monotonic() - began < 16.0:  # noqa: PLR2004 - seconds; a supervisor needs less
             time.sleep(0.05)
         if root.held() and pid:
             processes.kill(psutil.Process(pid))
     elif not (root.path / "stack.json").exists():
-        teller(Event("note", text="no shop runs here"))
+        printer(Event("note", text="no shop runs here"))
         return 0
     processes.end(services.left_behind(root), signal.SIGTERM, 8.0)
     for kind in (Kafka, Postgres, Redis):
         with contextlib.suppress(Fault):
-            # Neither a port nor a password is needed to know our own.
+            # Neither port nor password is needed to recognise a server's processes.
             processes.end(kind(root, 0, Secrets("", "", "")).left(), kind.stop_signal, 8.0)
     state = root.load()
     if state:
         state.update(state="stopped", supervisor=0, services={})
         with contextlib.suppress(Fault):
             root.save(state)
-    teller(Event("down", seconds=time.monotonic() - began))
+    printer(Event("down", seconds=time.monotonic() - began))
     return 0

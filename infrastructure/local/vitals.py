@@ -1,4 +1,4 @@
-"""A running shop in numbers: one look at it, and what happened between two looks."""
+"""Measurements of a running shop: a sample of every process, and rates between two samples."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -17,22 +17,23 @@ from infrastructure.local.state import Root
 
 ALL: Final = "all"
 Counts = Mapping[tuple[str, str], float]
-"""The sums of one process's counters, by figure and by what that tells apart, `ALL` among it."""
+"""Sums of one process's counters, by figure and by the value of its label; `ALL` is the sum over all values."""
 Births = Mapping[tuple[int, float], float]
-"""Seconds of processor time, by pid and birth."""
+"""Seconds of CPU time, by pid and creation time of the process."""
 
 
 def _name(metric: Counter | Gauge | Histogram) -> str:
-    """A metric's name as a reader of `/metrics` has it, without a counter's `_total`."""
+    """Return a metric's name as the parser of `/metrics` has it, without a counter's `_total`."""
     return str(next(iter(metric.describe())).name)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A counter whose rate is told, and the label that tells its parts apart."""
+    """Counter whose rate is reported."""
 
     metric: Counter
     by: str = ""
+    """Label by which the rate is broken down; empty: not at all."""
 
 
 FIGURES: Final = {
@@ -53,26 +54,33 @@ _SOCKETS: Final = _name(metrics.EDGE_SOCKETS)
 
 @dataclass(frozen=True)
 class Look:
-    """What one process had counted when it was asked; `at` is in seconds of this machine's own clock."""
+    """Sample of one process."""
 
     at: float
+    """Time of the sample, in seconds of the monotonic clock."""
     pid: int
     cpu: Births
     counts: Counts | None
-    """None when its `/metrics` could not be read."""
+    """Sums of the counters; `None` if `/metrics` could not be read."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at every process, and what `holdfast status` says of them."""
+    """Samples of all processes of a shop."""
 
     at: float
+    """Time of the first sample, in seconds of the monotonic clock."""
     status: dict[str, Any]
+    """Object that `holdfast status --json` prints."""
     looks: Mapping[str, Look]
+    """Samples by the name of the process."""
 
 
 def read(root: Root) -> Reading | None:
-    """Look at a shop now; None when nothing has ever run here. A frozen process costs a second, all of them no more."""
+    """Sample all processes of a shop; return `None` if no shop has ever run in this root directory.
+
+    The processes are sampled in parallel: any number of frozen ones delays the result by one second.
+    """
     began, status = time.monotonic(), show.status(root)
     if status is None:
         return None
@@ -90,7 +98,7 @@ def _look(entry: Mapping[str, Any], family: Iterable[psutil.Process]) -> Look:
 
 
 def counted(text: str) -> Counts | None:
-    """The sums that a page of metrics tells of each figure, of open sockets and of waiting; None for no such page."""
+    """Return the sums of figures, open sockets and waiting times on a page of metrics; `None` if it is malformed."""
     sums: dict[tuple[str, str], float] = {}
     try:
         for family in text_string_to_metric_families(text):
@@ -114,24 +122,24 @@ def _keys(family: str, sample: str, labels: Mapping[str, str]) -> list[tuple[str
 
 
 def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str, Any]:
-    """What `holdfast top --json` prints but the time: a look, and rates a second since the one before.
+    """Return the object that `holdfast top --json` prints, without its time: the state, and rates since `before`.
 
-    What cannot be told is None: every rate without a look before, and the lag when the broker does not answer.
+    Unknown values are `None`: every rate if `before` is `None`, and the lag if the broker does not answer.
     """
     services: dict[str, dict[str, Any]] = {}
     gains: list[Counts] = []
     for name, entry in after.status["services"].items():
         now, then = after.looks[name], before.looks.get(name) if before else None
-        told = {key: entry[key] for key in ("state", "pid", "restarts", "rss_bytes")}
-        services[name] = told | {"cpu_percent": None, "records": None}
+        described = {key: entry[key] for key in ("state", "pid", "restarts", "rss_bytes")}
+        services[name] = described | {"cpu_percent": None, "records": None}
         if then is None:
             continue
-        passed = now.at - then.at
+        seconds = now.at - then.at
         if now.pid and then.cpu:
-            services[name]["cpu_percent"] = round(100 * worked(then.cpu, now.cpu) / passed, 1)
+            services[name]["cpu_percent"] = round(100 * worked(then.cpu, now.cpu) / seconds, 1)
         same = now.pid == then.pid
         if now.counts is not None and (then.counts is not None or not same):
-            rates = {key: value / passed for key, value in gained(then.counts if same else {}, now.counts).items()}
+            rates = {key: value / seconds for key, value in gained(then.counts if same else {}, now.counts).items()}
             services[name]["records"] = round(rates.get(("records", ALL), 0.0), 2)
             gains.append(rates)
     return {
@@ -147,12 +155,12 @@ def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str
 
 
 def worked(before: Births, after: Births) -> float:
-    """Seconds that processes computed for between two looks; one that is new began at 0, one that is gone is lost."""
-    return sum(max(0.0, seconds - before.get(who, 0.0)) for who, seconds in after.items())
+    """Return the CPU seconds used between two samples; new processes count from 0, ended ones are ignored."""
+    return sum(max(0.0, seconds - before.get(process, 0.0)) for process, seconds in after.items())
 
 
 def gained(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]:
-    """What counters grew by; one that fell began again at 0."""
+    """Return the increase of each counter; a counter that fell was reset and counts from 0."""
     before = before or {}
     return {
         key: value - earlier if value >= (earlier := before.get(key, 0.0)) else value for key, value in after.items()
@@ -160,7 +168,7 @@ def gained(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]
 
 
 def _rates(gains: Iterable[Counts]) -> dict[str, dict[str, float]]:
-    """All figures, each with the parts that moved."""
+    """Return the rates of all figures, each with the label values that increased."""
     sums: dict[str, dict[str, float]] = {name: {ALL: 0.0} for name in FIGURES}
     for each in gains:
         for (name, part), value in each.items():
@@ -170,8 +178,8 @@ def _rates(gains: Iterable[Counts]) -> dict[str, dict[str, float]]:
 
 
 def _wait(gains: Iterable[Counts]) -> float | None:
-    """Milliseconds from a request's acceptance to its outcome at the edge, on average; None when none came."""
+    """Return the mean milliseconds from a request's acceptance to its outcome at the edge; `None` without outcomes."""
     gains = list(gains)
-    number = sum(each.get(("wait", "count"), 0.0) for each in gains)
+    count = sum(each.get(("wait", "count"), 0.0) for each in gains)
     seconds = sum(each.get(("wait", "sum"), 0.0) for each in gains)
-    return round(1000 * seconds / number, 1) if number else None
+    return round(1000 * seconds / count, 1) if count else None

@@ -1,5 +1,5 @@
--- Stock and holds as they are, and the two histories beside them: what was decided, and what changed why.
--- No foreign keys: each new line of a cart would take a shared lock on its product's row, the hottest one there is.
+-- Current stock and holds, and two histories: the outcomes of requests, and the changes of stock with their causes.
+-- No foreign keys: each new cart line would take a shared lock on its product's row, the most contended row there is.
 
 -- fillfactor leaves room on the page for the next version of a row, so that an update touches no index (HOT).
 CREATE TABLE inventory (
@@ -14,7 +14,7 @@ CREATE TABLE inventory (
   CONSTRAINT never_oversold CHECK (held >= 0 AND sold >= 0 AND held + sold <= received)
 ) WITH (fillfactor = 50);
 
--- What the catalogue shows. `tx` says in which transaction a row last changed: the publisher reads on from there.
+-- The catalogue. `tx` is the transaction that last changed the row, from which the publisher finds changes.
 CREATE TABLE product (
   code text PRIMARY KEY,
   name text NOT NULL,
@@ -26,8 +26,8 @@ CREATE TABLE product (
 );
 CREATE INDEX product_tx ON product (tx);
 
--- One row per shopper, for ever, since a revision never starts again. `due_from` is the expiry rounded down to the minute:
--- an index on the exact time would be touched by every request; this one is, at most once a minute a cart.
+-- One row per shopper, kept indefinitely, because revisions never restart. `due_from` is the expiry rounded down to the
+-- minute: every request would update an index on the exact time, but this index at most once per minute and cart.
 CREATE TABLE holder (
   user_id text PRIMARY KEY,
   revision bigint NOT NULL DEFAULT 0,
@@ -37,7 +37,7 @@ CREATE TABLE holder (
 ) WITH (fillfactor = 50);
 CREATE INDEX holder_due ON holder (due_from) WHERE due_from IS NOT NULL;
 
--- An open hold is a line of a cart; with an `order_id` it belongs to an order.
+-- A hold without `order_id` is a cart line; with `order_id` it belongs to an order.
 CREATE TABLE hold (
   user_id text NOT NULL,
   product_code text NOT NULL,
@@ -54,7 +54,7 @@ SELECT i.product_code, p.name, i.quantity - i.held AS available_quantity
   FROM inventory AS i JOIN product AS p ON p.code = i.product_code
  WHERE NOT p.deleted;
 
--- The one outcome of each request. BRIN is enough to find the old ones: rows lie in the order of their time.
+-- The one outcome of each request. BRIN is enough to find old rows, which are stored in the order of their time.
 CREATE TABLE request_log (
   user_id text NOT NULL,
   requestid text NOT NULL,
@@ -66,7 +66,7 @@ CREATE TABLE request_log (
 );
 CREATE INDEX request_log_age ON request_log USING brin (decided_at) WITH (autosummarize = on);
 
--- Every change of stock with its cause: differences, not totals. Kept for ever, so in one part a month from birth.
+-- Every change of stock with its cause, as differences. Kept indefinitely, and therefore partitioned by month.
 CREATE TABLE stock_ledger (
   product_code text NOT NULL,
   version bigint NOT NULL,
@@ -80,7 +80,7 @@ CREATE TABLE stock_ledger (
   tx xid8 NOT NULL DEFAULT pg_current_xact_id()
 ) PARTITION BY RANGE (at);
 CREATE INDEX stock_ledger_tx ON stock_ledger (tx);
--- Should the months ever not be made in time, changes still have a place.
+-- Takes the rows of a month whose partition was not created in time.
 CREATE TABLE stock_ledger_rest PARTITION OF stock_ledger DEFAULT;
 
 CREATE FUNCTION append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -89,10 +89,10 @@ BEGIN
 END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON stock_ledger FOR EACH ROW EXECUTE FUNCTION append_only();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON stock_ledger FOR EACH STATEMENT EXECUTE FUNCTION append_only();
--- A statement trigger guards only the table that is named, so each part needs its own.
+-- A statement trigger covers only the table that the statement names, so each partition needs its own.
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON stock_ledger_rest FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 
--- Makes the ledger's parts for this month and the next two; called at every start and once a day.
+-- Creates the ledger's partitions for this month and the next two; called at every start and by the retention job.
 CREATE FUNCTION make_ledger_months() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   first timestamptz;
@@ -111,7 +111,7 @@ BEGIN
 END $$;
 SELECT make_ledger_months();
 
--- How far the publisher has come: every transaction before `position` is on the topics.
+-- Position of the publisher: the changes of every transaction before `position` are on the topics.
 CREATE TABLE publisher (
   only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
   position xid8 NOT NULL

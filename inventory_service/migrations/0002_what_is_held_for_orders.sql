@@ -1,12 +1,12 @@
--- Holds that leave a cart for an order stay here, whatever becomes of them: by them an order is known for ever, while
--- the request log forgets. `state` says whether they keep the stock, were sold, or were given back.
+-- Holds that move from a cart to an order stay in the table, so that the order remains known after the request log has
+-- forgotten it. `state`: the stock is held (PENDING), sold (COMMITTED) or released (CANCELLED).
 ALTER TABLE hold
   ADD COLUMN state text NOT NULL DEFAULT 'PENDING' CHECK (state IN ('PENDING', 'COMMITTED', 'CANCELLED')),
   ADD CONSTRAINT open_holds_are_pending CHECK (order_id IS NOT NULL OR state = 'PENDING');
 CREATE UNIQUE INDEX hold_of_order ON hold (order_id, product_code) WHERE order_id IS NOT NULL;
 
--- Whose an order is and whom it is for; `revision` is the cart's after the commit, which is told again with it. One that
--- has no holds was given up before its commit came: that comes too late now, whenever it comes.
+-- The user and the purpose of each order or reservation. `revision` is the cart's after the commit, and is part of the
+-- commit's outcome. An order without holds was released before its commit arrived; that commit is refused.
 CREATE TABLE reservation (
   order_id text PRIMARY KEY,
   user_id text NOT NULL,
@@ -15,8 +15,8 @@ CREATE TABLE reservation (
   reserved_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Whether the cart's last change was its end: who checks it out then is told so.
+-- True if the cart's last change was its expiry; a checkout is then refused as `expired`.
 ALTER TABLE holder ADD COLUMN expired boolean NOT NULL DEFAULT false;
 
--- For which order units were sold, came back or were given back.
+-- The order for which units were sold, released or restocked.
 ALTER TABLE stock_ledger ADD COLUMN order_id text;

@@ -1,5 +1,6 @@
--- Ends of carts that a request came upon, until their knock is on the topic: that request is never asked about them again,
--- so who dies between the decision and its telling would leave nobody to tell. By presence; the knock tells it, and goes.
+-- Expiries of carts that a request found, until an expiry request for them is on the topic. A repeat of the request
+-- that found the expiry repeats only its own outcome. If its worker crashed after the commit and before publishing, the
+-- expiry would never be published; the handler of the expiry request publishes it again.
 CREATE TABLE untold_expiry (
   user_id text NOT NULL,
   due timestamptz NOT NULL,

@@ -1,15 +1,18 @@
-"""Measurements with opponents: who is faster, by how much, and whether that can be believed.
+"""Benchmarks against baselines: which system is faster, by what ratio, and whether the ratio is significant.
 
-| module | what it does |
+The inventory benchmarks drive one worker directly: they write to its request topic, as the cart service does by the
+contract, and verify the result in the schema `inventory`.
+
+| module | purpose |
 |---|---|
-| `trust` | when two series of numbers make a ratio, and when they don't; the search for the knee; slopes: pure |
-| `machine` | what CPU and memory processes use, and what the machine is |
-| `stack` | a shop of its own in a temporary directory, and opponents as processes |
-| `rounds` | interleaved rounds, and the raw record of them |
-| `targets`, `latency` | the shop and its opponents behind one driver: latency, knee, saturation, overload |
-| `checkout` | how long until an order is committed, paid and confirmed, beside its bare hops and commits |
-| `hop`, `holds`, `growth` | the inventory hop alone, fed from a full topic: holds a second, locks, growth |
-| `sockets` | memory a socket, stock pushed to a crowd |
-| `experiments` | the table of all of them |
-| `report`, `chart` | `docs/performance/`: tables and pictures from the raw records |
+| `significance` | whether two series of measurements yield a ratio; search for the knee; slopes; no I/O |
+| `machine` | CPU and memory use of processes, and a description of the machine |
+| `processes` | a temporary shop, and baselines as processes |
+| `rounds` | interleaved rounds and their raw records |
+| `targets`, `latency` | the shop and its baselines behind one driver: latency, knee, saturation, overload |
+| `checkout` | time until an order is committed, paid and confirmed, against its bare hops and commits |
+| `inventory_drain`, `holds`, `growth` | one inventory worker draining a full topic: holds per second, locks, growth |
+| `sockets` | memory per socket, and stock pushed to many watchers |
+| `experiments` | table of all experiments |
+| `report`, `chart` | `docs/performance/`: tables and charts from the raw records |
 """

@@ -1,7 +1,7 @@
-"""Charts as SVG, by hand. Pure.
+"""Charts as hand-written SVG. No I/O.
 
-Two simple kinds are not worth a plotting library of a hundred megabytes, and their text stays readable in a diff. Both
-axes of a line chart are logarithmic.
+Two simple kinds of chart do not justify a plotting library of a hundred megabytes, and their text stays readable in a
+diff. Both axes of a line chart are logarithmic.
 """
 
 import math
@@ -21,7 +21,7 @@ _STYLE: Final = (
 
 
 def lines(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, Spread]]]) -> str:
-    """A line a series, with the range of each point; values must be above 0, others are left out."""
+    """Return a line chart with one line per series and the range of each point; values not above 0 are omitted."""
     points = {name: [(at, spread) for at, spread in each if at > 0 and spread.low > 0] for name, each in series.items()}
     xs = [at for each in points.values() for at, _ in each]
     ys = [value for each in points.values() for _, spread in each for value in (spread.low, spread.high)]
@@ -50,10 +50,10 @@ def lines(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float,
 
 
 def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> str:
-    """A group of bars for each label, one bar a side, with its range; from zero."""
+    """Return a bar chart with a group of bars for each label and one bar per side, with its range, from zero."""
     sides = list(dict.fromkeys(side for each in groups.values() for side in each))
     most = max((spread.high for each in groups.values() for spread in each.values()), default=0.0) or 1.0
-    room = (WIDTH - RIGHT - LEFT) / max(1, len(groups))
+    group_width = (WIDTH - RIGHT - LEFT) / max(1, len(groups))
     parts = [_text(8, TOP - 12, unit)]
 
     def up(value: float) -> float:
@@ -63,14 +63,14 @@ def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> s
         value = most * quarter / 4
         parts.append(_rule(LEFT, up(value), WIDTH - RIGHT, up(value)))
         parts.append(_text(LEFT - 8, up(value) + 4, _number(value), "end"))
-    for place, (label, each) in enumerate(groups.items()):
-        begin, wide = LEFT + room * (place + 0.1), room * 0.8 / max(1, len(sides))
-        parts.append(_text(LEFT + room * (place + 0.5), HEIGHT - BOTTOM + 18, label, "middle"))
+    for position, (label, each) in enumerate(groups.items()):
+        left_edge, group_bars = LEFT + group_width * (position + 0.1), group_width * 0.8 / max(1, len(sides))
+        parts.append(_text(LEFT + group_width * (position + 0.5), HEIGHT - BOTTOM + 18, label, "middle"))
         for side, spread in each.items():
-            left, colour = begin + wide * sides.index(side), COLOURS[sides.index(side) % len(COLOURS)]
-            top, middle = up(spread.median), left + wide * 0.45
+            left, colour = left_edge + group_bars * sides.index(side), COLOURS[sides.index(side) % len(COLOURS)]
+            top, middle = up(spread.median), left + group_bars * 0.45
             parts.append(
-                f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide * 0.9:.1f}" height="{up(0) - top:.1f}" '
+                f'<rect x="{left:.1f}" y="{top:.1f}" width="{group_bars * 0.9:.1f}" height="{up(0) - top:.1f}" '
                 f'fill="{colour}"/><line x1="{middle:.1f}" y1="{up(spread.low):.1f}" x2="{middle:.1f}" '
                 f'y2="{up(spread.high):.1f}" stroke="#888"/>'
             )
@@ -80,12 +80,12 @@ def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> s
 
 
 class _Scale:
-    """Logarithmic, over the decades that hold all values."""
+    """Logarithmic scale over the decades that contain all values."""
 
-    def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
+    def __init__(self, values: Sequence[float], left_edge: float, end: float) -> None:
         self.low = math.floor(math.log10(min(values)))
         self.high = max(self.low + 1, math.ceil(math.log10(max(values))))
-        self._begin, self._end = begin, end
+        self._begin, self._end = left_edge, end
 
     def __call__(self, value: float) -> float:
         return self._begin + (self._end - self._begin) * (math.log10(value) - self.low) / (self.high - self.low)
@@ -118,4 +118,4 @@ def _key(number: int, name: str, colour: str) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"  # noqa: PLR2004 - two digits say enough
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"  # noqa: PLR2004 - two digits are enough

@@ -1,8 +1,8 @@
-"""Checkout over WebSocket: how long until the order is committed, paid and confirmed, beside bare hops and commits.
+"""Checkout over WebSocket: time until the order is committed, paid and confirmed, against bare hops and commits.
 
-The opponent is the bare echo with as many hops through Kafka, and as many commits in Postgres between them, as that
-stage of an order needs at least; nothing is decided, and nobody is asked for money. So the sum that it costs to go this
-way at all is measured in one piece, in the same round.
+The baseline is the bare echo with as many hops through Kafka, and as many commits in Postgres between them, as the
+stage of an order needs at least. It decides nothing and contacts no payment provider. So the minimum cost of the whole
+path is measured as one value in the same round.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ WARM_ROUNDS: Final = 2
 
 
 class Stage(NamedTuple):
-    """How far an order has come; what it takes to get there at least: hops through Kafka, commits in Postgres."""
+    """Stage of an order and the minimum number of hops through Kafka and commits in Postgres to reach it."""
 
     name: str
     hops: int
@@ -39,11 +39,11 @@ class Stage(NamedTuple):
 
 
 STAGES: Final = (
-    # cart.requests, inventory.requests, inventory.responses, cart.responses; the stock's commit.
+    # cart.requests, inventory.requests, inventory.responses, cart.responses; one commit of the stock.
     Stage("committed", 4, 1),
-    # payments.requests and .events before the last of these; the order's, payment's two, and the order's again.
+    # payments.requests and .events before the last of these; commits: order, twice payment, order again.
     Stage("paid", 6, 5),
-    # inventory.requests and .responses once more; the stock's commit and the order's.
+    # inventory.requests and .responses again; commits: stock and order.
     Stage("confirmed", 8, 7),
 )
 FURTHER: Final = {
@@ -53,27 +53,27 @@ FURTHER: Final = {
     "shipped": ("committed", "paid", "confirmed"),
     "delivered": ("committed", "paid", "confirmed"),
 }
-"""What an order of a status has been through."""
+"""Stages that an order of a given status has reached."""
 
 Ask = Callable[[int], Mapping[str, Any]]
-"""The next frame of the shopper of this number, without an id."""
+"""Function that returns a shopper's next frame, without an id."""
 
 
 @asynccontextmanager
 async def checkouts(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
-    """The shop, and the bare chain of each stage."""
+    """Yield the shop and the bare chain of each stage."""
     shoppers = max(3, round(RATE * bench.seconds))
     products = own_products(PRODUCTS)
     await seed_all(dict.fromkeys(products, UNITS))
     async with AsyncExitStack() as stack:
         shop = await stack.enter_async_context(Shop(bench.shop.url))
         await shop.wait_for(products[-1])
-        few, _ = await stack.enter_async_context(crowd(shop, await shop.guests(shoppers)))
+        pool, _ = await stack.enter_async_context(crowd(shop, await shop.guests(shoppers)))
         chains = {stage: await stack.enter_async_context(_chain(bench, stage, shoppers)) for stage in STAGES}
         for _ in range(1 if bench.quick else WARM_ROUNDS):
-            await _ours(bench, few, products)
-            await _bare(bench, chains)
-        yield {OURS: partial(_ours, bench, few, products), BARE: partial(_bare, bench, chains)}
+            await _measure_shop(bench, pool, products)
+            await _measure_chains(bench, chains)
+        yield {OURS: partial(_measure_shop, bench, pool, products), BARE: partial(_measure_chains, bench, chains)}
 
 
 @asynccontextmanager
@@ -81,12 +81,12 @@ async def _chain(bench: Bench, stage: Stage, shoppers: int) -> AsyncIterator[Cro
     servers = bench.shop.environment
     arguments = ("--kafka", servers["HOLDFAST_KAFKA"], "--postgres", servers["HOLDFAST_POSTGRES_URL"])
     sizes = ("--hops", str(stage.hops), "--commits", str(stage.commits), "--prefix", f"bare-{stage.name}.")
-    async with crowd_at("load.peers.echo", *arguments, *sizes, shoppers=shoppers) as (few, _):
-        yield few
+    async with crowd_at("load.peers.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
+        yield pool
 
 
-async def _ours(bench: Bench, few: Crowd, products: Sequence[str]) -> Figures:
-    versions = await _fill(few, products)
+async def _measure_shop(bench: Bench, pool: Crowd, products: Sequence[str]) -> Figures:
+    versions = await _fill_carts(pool, products)
     checkout = {
         "type": "checkout",
         "address": {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "GB"},
@@ -94,17 +94,17 @@ async def _ours(bench: Bench, few: Crowd, products: Sequence[str]) -> Figures:
         "payment": {"token": "tok_approve"},
     }
     names = [stage.name for stage in STAGES]
-    return await _measure(bench, few, lambda shopper: {**checkout, "version": versions[shopper]}, _been_through, names)
+    return await _measure(bench, pool, lambda shopper: {**checkout, "version": versions[shopper]}, _been_through, names)
 
 
-async def _bare(bench: Bench, chains: Mapping[Stage, Crowd]) -> Figures:
-    told = Figures()
-    for stage, few in chains.items():
+async def _measure_chains(bench: Bench, chains: Mapping[Stage, Crowd]) -> Figures:
+    result = Figures()
+    for stage, pool in chains.items():
         names = [stage.name]
-        found = await _measure(bench, few, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - at once
-        told.values |= found.values
-        told.faults |= found.faults
-    return told
+        measured_stage = await _measure(bench, pool, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - called at once
+        result.values |= measured_stage.values
+        result.faults |= measured_stage.faults
+    return result
 
 
 def _been_through(frame: Mapping[str, Any]) -> Sequence[str]:
@@ -113,66 +113,66 @@ def _been_through(frame: Mapping[str, Any]) -> Sequence[str]:
 
 async def _measure(
     bench: Bench,
-    few: Crowd,
+    pool: Crowd,
     ask: Ask,
     reached: Callable[[Mapping[str, Any]], Sequence[str]],
     names: Sequence[str],
 ) -> Figures:
-    """Every shopper asks once, at a steady rate; from the intended instant to each stage."""
+    """Send one request per shopper at a steady rate, and measure from the intended send time to each stage."""
     run = secrets.token_hex(4)
     open_stages: dict[str, set[str]] = {}
     due: dict[str, float] = {}
     latency = {name: Histogram() for name in names}
-    measured = Measured(RATE, bench.seconds, len(few.lines))
+    measured = Measured(RATE, bench.seconds, len(pool.lines))
     done = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id says whose it is
+    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id identifies the shopper
         now, id_ = perf_counter(), frame.get("id") or ""
         for name in open_stages.get(id_, set()).intersection(reached(frame)):
             open_stages[id_].discard(name)
             latency[name].record(now - due[id_])
-        if len(due) == len(few.lines) and not any(open_stages.values()):
+        if len(due) == len(pool.lines) and not any(open_stages.values()):
             done.set()
 
     alarm = Alarm()
-    with listening(few, hear, measured):
+    with listening(pool, hear, measured):
         begun = perf_counter()
         try:
-            for shopper, line in enumerate(few.lines):
+            for shopper, line in enumerate(pool.lines):
                 id_ = f"{run}-{shopper}"
                 due[id_], open_stages[id_] = begun + shopper / RATE, set(names)
                 await alarm.until(due[id_])
                 measured.lateness.record(max(0.0, perf_counter() - due[id_]))
-                with suppress(ConnectionError):  # then it gets nowhere, and is counted as that
+                with suppress(ConnectionError):  # the order then reaches no stage and is counted as such
                     line.send(orjson.dumps({"id": id_, **ask(shopper)}))
         finally:
             alarm.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), ANSWER_SECONDS)
-    told = Figures()
+    result = Figures()
     for name in names:
         lost = sum(name in waiting for waiting in open_stages.values())
-        fault = measured.fault or (f"{lost} of {len(due)} were never {name}" if lost else None)
-        told.note(f"{name}_p50", latency[name].at(50), fault)
-        told.note(f"{name}_p99", latency[name].at(99), fault)
-    return told
+        fault = measured.fault or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
+        result.note(f"{name}_p50", latency[name].at(50), fault)
+        result.note(f"{name}_p99", latency[name].at(99), fault)
+    return result
 
 
-async def _fill(few: Crowd, products: Sequence[str]) -> dict[int, int]:
-    """Everyone puts one unit into the cart; the version of each cart after it."""
+async def _fill_carts(pool: Crowd, products: Sequence[str]) -> dict[int, int]:
+    """Add one unit to every cart and return the version of each cart afterwards."""
     versions: dict[int, int] = {}
     done = asyncio.Event()
 
     def hear(shopper: int, frame: Mapping[str, Any]) -> None:
         if frame["type"] == "held":
             versions[shopper] = frame["version"]
-            if len(versions) == len(few.lines):
+            if len(versions) == len(pool.lines):
                 done.set()
 
-    few.hear = hear
-    for shopper, line in enumerate(few.lines):
+    pool.hear = hear
+    for shopper, line in enumerate(pool.lines):
         frame = {"id": secrets.token_hex(8), "type": "add", "product": products[shopper % len(products)], "quantity": 1}
         line.send(orjson.dumps(frame))
     await asyncio.wait_for(done.wait(), ANSWER_SECONDS)
-    few.hear = None
+    pool.hear = None
     return versions

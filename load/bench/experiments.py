@@ -1,4 +1,4 @@
-"""The table of all experiments: what is asked, how it is measured, and which ratio matters."""
+"""Table of all experiments: the question, the method, and the ratio that matters."""
 
 from typing import Final
 
@@ -14,8 +14,8 @@ from load.bench.targets import ECHO, PLAIN
 LATENCY: Final = Experiment(
     "latency",
     "Add to cart, at a steady rate",
-    "From the intended instant of the frame to its outcome, over a WebSocket. The shop's path is four hops through "
-    "Kafka and one transaction; the echo is the same four hops with nothing in them; the plain shop has no broker.",
+    "From the intended send time of the frame to its outcome, over a WebSocket. The shop's path is four hops through "
+    "Kafka and one transaction; the echo is the same four hops without any work; the plain shop has no broker.",
     steady,
     tuple(
         Row(f"{figure}@{rate}", f"{figure} at {rate}/s", "ms", ECHO, key=rate == RATES[1] and figure == "p50")
@@ -23,7 +23,7 @@ LATENCY: Final = Experiment(
         for figure in ("p50", "p99")
     )
     + tuple(
-        Row(f"{group}@{rate}", f"CPU of {who} a request at {rate}/s", "ms", base)
+        Row(f"{group}@{rate}", f"CPU of {who} per request at {rate}/s", "ms", base)
         for rate in RATES[1:]
         for group, who, base in (
             ("service", "the service itself", ECHO),
@@ -31,32 +31,36 @@ LATENCY: Final = Experiment(
             ("postgres", "Postgres", PLAIN),
         )
     ),
-    (Lines("latency.svg", "Add to cart: latency against rate", ("p50", "p99"), "requests a second", "ms"),),
+    (Lines("latency.svg", "Add to cart: latency against rate", ("p50", "p99"), "requests per second", "ms"),),
 )
 
 LIMITS: Final = Experiment(
     "limits",
-    "The knee, saturation, and beyond",
+    "The knee, saturation, and overload",
     "The knee is the highest rate with p99 within 50 ms and nothing lost, found by doubling and halving. Saturation is "
-    "what 256 requests in flight come to. Beyond: twice the knee is asked for, and goodput is what is still answered.",
+    "the goodput with 256 requests in flight. Overload: twice the knee is sent, and goodput is what is still answered.",
     limits,
     (
         Row("knee", "knee", "/s", ECHO, key=True),
         Row("saturation", "saturation, 256 in flight", "/s", ECHO),
-        Row("service_cpu", "CPU of the service itself a request, saturated", "ms", ECHO),
+        Row("service_cpu", "CPU of the service itself per request, saturated", "ms", ECHO),
         Row("goodput", "goodput at twice the knee", "/s"),
         Row("goodput_share", "goodput at twice the knee ÷ knee", ""),
         Row("beyond_p99", "p99 at twice the knee", "ms"),
         Row("beyond_lost", "lost at twice the knee", "requests"),
-        Row("beyond_errors", "p99 of refusals for want of room", "ms"),
+        Row("beyond_errors", "p99 of refusals for lack of capacity", "ms"),
     ),
-    (Bars("limits.svg", "Knee and saturation", (("knee", "knee"), ("saturation", "saturation")), "requests a second"),),
+    (
+        Bars(
+            "limits.svg", "Knee and saturation", (("knee", "knee"), ("saturation", "saturation")), "requests per second"
+        ),
+    ),
 )
 
 HOLDS: Final = Experiment(
     "holds",
-    "Holds a second",
-    "One inventory worker drains a topic that was filled beforehand, on one hot product and over 10,000. The bare "
+    "Holds per second",
+    "One inventory worker drains a topic filled beforehand, for one hot product and for 10,000 products. The bare "
     "statement is `pgbench` at the best of 1, 4, 8 and 16 connections; the plain shop is saturated over 64 sockets.",
     holds,
     (
@@ -64,12 +68,15 @@ HOLDS: Final = Experiment(
         Row("spread", "10,000 products", "holds/s", BARE, key=True),
         Row("hot", "one hot product, against the plain shop", "holds/s", PLAIN),
         Row("spread", "10,000 products, against the plain shop", "holds/s", PLAIN),
-        Row("hot_best_c", "connections at their best, hot", ""),
-        Row("spread_best_c", "connections at their best, spread", ""),
+        Row("hot_best_c", "best number of connections, hot", ""),
+        Row("spread_best_c", "best number of connections, spread", ""),
     ),
     (
         Bars(
-            "holds.svg", "Holds a second", (("hot", "one hot product"), ("spread", "10,000 products")), "holds a second"
+            "holds.svg",
+            "Holds per second",
+            (("hot", "one hot product"), ("spread", "10,000 products")),
+            "holds per second",
         ),
     ),
 )
@@ -77,8 +84,8 @@ HOLDS: Final = Experiment(
 LOCK: Final = Experiment(
     "lock",
     "The Redis lock, on and off",
-    "Two inventory workers drain requests for six units each of one product, so that each batch asks for the lock. Row "
-    "locks and the CHECK in Postgres decide either way.",
+    "Two inventory workers drain requests for six units each of one product, so that each batch takes the lock. Row "
+    "locks and the CHECK in Postgres decide in both cases.",
     lock,
     (Row("hot", "one hot product, two workers", "holds/s", OFF, key=True),),
 )
@@ -86,11 +93,10 @@ LOCK: Final = Experiment(
 CHECKOUT: Final = Experiment(
     "checkout",
     "Checkout",
-    f"From the intended instant of a checkout frame, {RATE} a second over as many sockets as there are checkouts, to "
-    "the frame that says how far its order is. The opponent is the hops and commits of that stage, with nothing "
-    "in them: "
+    f"From the intended send time of a checkout frame, {RATE} per second over one socket per checkout, to "
+    "the frame with the status of its order. The baseline is the hops and commits of that stage, without any work: "
     + "; ".join(f"{each.name} {each.hops} hops through Kafka and {each.commits} commits" for each in STAGES)
-    + ". Paid takes two questions over HTTP to the simulated provider besides.",
+    + ". Paid also takes two HTTP requests to the simulated provider.",
     checkouts,
     tuple(
         Row(f"{stage.name}_{figure}", f"{stage.name}, {figure}", "ms", HOPS_AND_COMMITS, key=figure == "p50")
@@ -100,7 +106,7 @@ CHECKOUT: Final = Experiment(
     (
         Bars(
             "checkout.svg",
-            "Checkout: how long until an order is …",
+            "Checkout: time until an order is …",
             tuple((f"{stage.name}_p50", stage.name) for stage in STAGES),
             "ms, p50",
         ),
@@ -110,22 +116,23 @@ CHECKOUT: Final = Experiment(
 SOCKETS: Final = Experiment(
     "sockets",
     "Sockets",
-    "Resident memory of the edge above that of the idle process, by open socket, and one change of stock on its way to "
-    "all who watch that product. Changes are told at most four times a second, so up to 250 ms are waiting on purpose.",
+    "Resident memory of the edge above that of the idle process, per open socket, and the time until one change of "
+    "stock has reached all watchers of the product. Changes are sent at most four times per second, so up to 250 ms "
+    "are by design.",
     sockets,
     (
-        Row("kib@1000", "KiB a socket, at 1,000", "KiB", PLAIN),
-        Row("kib@10000", "KiB a socket, at 10,000", "KiB", PLAIN, key=True),
+        Row("kib@1000", "KiB per socket, at 1,000", "KiB", PLAIN),
+        Row("kib@10000", "KiB per socket, at 10,000", "KiB", PLAIN, key=True),
         Row("push_ms", "one change of stock at the last of 10,000 watchers", "ms"),
-        Row("push_cpu_ms", "CPU of the edge for that", "ms"),
+        Row("push_cpu_ms", "CPU of the edge for one change", "ms"),
     ),
 )
 
 GROWTH: Final = Experiment(
     "growth",
-    "What grows",
-    "The time of one hold when a full topic is drained, and the time until a worker is back at work: the inventory's "
-    "until its first answer, the cart's, killed with -9, until its table is whole.",
+    "Growth",
+    "The time of one hold while a full topic is drained, and the time until a worker is ready again: the inventory "
+    "worker until its first answer, the cart worker, killed with SIGKILL, until its table is restored.",
     growth,
     tuple(
         Row(f"{law}_{what}@{size}", f"{title} {size:,}: {label}", unit)
@@ -134,20 +141,20 @@ GROWTH: Final = Experiment(
             ("carts", "live carts", (100, 1_000, 10_000)),
             ("history", "events of 1,000 carts", (1_000, 10_000, 50_000)),
         )
-        for what, label, unit in (("hold", "a hold", "µs"), ("back", "back at work", "s"))
+        for what, label, unit in (("hold", "a hold", "µs"), ("back", "ready again", "s"))
         for size in sizes
     ),
     (
         Lines(
             "growth-hold.svg",
-            "Time of a hold against size",
+            "Time of a hold by size",
             ("catalogue_hold", "carts_hold", "history_hold"),
             "products, carts, events",
             "µs",
         ),
         Lines(
             "growth-back.svg",
-            "Time back to work against size",
+            "Time until ready again by size",
             ("catalogue_back", "carts_back", "history_back"),
             "products, carts, events",
             "s",

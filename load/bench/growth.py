@@ -1,4 +1,4 @@
-"""What grows with the catalogue, with live carts and with history: the time of a hold, and the time back to work."""
+"""Growth with the catalogue, with live carts and with history: time of a hold, and restart time of a worker."""
 
 import random
 import signal
@@ -17,59 +17,61 @@ CARTS: Final = (100, 1_000, 10_000)
 HISTORIES: Final = (1_000, 10_000, 50_000)
 HISTORY_CARTS: Final = 1_000
 HOLDS: Final = 10_000
-"""Requests by which the time of a hold is taken."""
+"""Number of requests over which the time of a hold is measured."""
 SMALLER: Final = 50
-"""A quick run takes every size divided by this."""
+"""Divisor of all sizes in a quick run."""
 
 
 @asynccontextmanager
 async def growth(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
-    """One side, three laws."""
-    yield {OURS: partial(_growth, bench)}
+    """Yield the one side of this experiment, which measures three growth laws."""
+    yield {OURS: partial(_measure_growth, bench)}
 
 
-async def _growth(bench: Bench) -> Figures:
-    told = Figures()
+async def _measure_growth(bench: Bench) -> Figures:
+    result = Figures()
     scale = SMALLER if bench.quick else 1
     for size in CATALOGUES:
-        bench.tell(f"growth: a catalogue of {size // scale}")
-        await _catalogue(told, size // scale, HOLDS // scale)
+        bench.tell(f"growth: {size // scale} products")
+        await _measure_catalogue(result, size // scale, HOLDS // scale)
     for size in CARTS:
         bench.tell(f"growth: {max(2, size // scale)} live carts")
-        await _carts(told, "carts", max(2, size // scale), requests=max(2, size // scale))
+        await _measure_carts(result, "carts", max(2, size // scale), requests=max(2, size // scale))
     for size in HISTORIES:
         bench.tell(f"growth: {size // scale} events of {max(2, HISTORY_CARTS // scale)} carts")
-        await _carts(told, "history", max(2, HISTORY_CARTS // scale), requests=size // scale)
-    return told
+        await _measure_carts(result, "history", max(2, HISTORY_CARTS // scale), requests=size // scale)
+    return result
 
 
-async def _catalogue(told: Figures, size: int, holds: int) -> None:
+async def _measure_catalogue(result: Figures, size: int, holds: int) -> None:
     products = [f"P{number}" for number in range(1, size + 1)]
     hop = Hop(f"bench-catalogue-{size}.")
     await hop.prepare(products)
     await hop.fill(["warm"], products[:1])
-    async with AsyncExitStack() as stack:  # the first worker publishes the catalogue, which would disturb a measurement
+    async with (
+        AsyncExitStack() as stack
+    ):  # the first worker publishes the catalogue, which would distort the measurement
         await (await hop.start(stack, "inventory_service", "inventory-1")).ready()
         await hop.published(size)
-    dice = random.Random(size)  # noqa: S311 - the same choices every time
+    rng = random.Random(size)  # noqa: S311 - the same choices every time
     await hop.fill(
-        [f"shopper-{dice.randrange(holds)}" for _ in range(holds)], [dice.choice(products) for _ in range(holds)]
+        [f"shopper-{rng.randrange(holds)}" for _ in range(holds)], [rng.choice(products) for _ in range(holds)]
     )
     drained = await hop.drain(holds)
-    told.note(f"catalogue_hold@{size}", 1e6 * drained.seconds / holds)
-    told.note(f"catalogue_back@{size}", drained.first_seconds)
+    result.note(f"catalogue_hold@{size}", 1e6 * drained.seconds / holds)
+    result.note(f"catalogue_back@{size}", drained.first_seconds)
 
 
-async def _carts(told: Figures, law: str, carts: int, *, requests: int) -> None:
-    """Fill `carts` by that many requests, let a cart worker learn them, kill it, and time the next one."""
+async def _measure_carts(result: Figures, law: str, carts: int, *, requests: int) -> None:
+    """Fill `carts` with that many requests, let a cart worker load them, kill it, and time its successor."""
     size = carts if law == "carts" else requests
     hop = Hop(f"bench-{law}-{size}.")
     await hop.prepare(["P1", "P2", "P3"])
     users = [f"shopper-{number % carts}" for number in range(requests)]
-    # A line holds 999 units at most, and a cart three of these lines.
+    # A line holds at most 999 units, and these carts have three lines.
     await hop.fill(users, [f"P{number // carts % 3 + 1}" for number in range(requests)])
     drained = await hop.drain(requests)
-    told.note(f"{law}_hold@{size}", 1e6 * drained.seconds / requests)
+    result.note(f"{law}_hold@{size}", 1e6 * drained.seconds / requests)
     async with AsyncExitStack() as stack:
         first = await hop.start(stack, "cart_service", "cart-1")
         await first.ready()
@@ -77,4 +79,4 @@ async def _carts(told: Figures, law: str, carts: int, *, requests: int) -> None:
         await stop(first.child, signal.SIGKILL)
         begun = time.perf_counter()
         await (await hop.start(stack, "cart_service", "cart-1")).ready()
-        told.note(f"{law}_back@{size}", time.perf_counter() - begun)
+        result.note(f"{law}_back@{size}", time.perf_counter() - begun)

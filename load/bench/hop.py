@@ -1,8 +1,9 @@
-"""The inventory hop alone: a topic is filled with requests first, then a worker is started and drains it.
+"""Inventory worker alone: fill a topic with requests, then start a worker and measure how it drains the topic.
 
-A shop of its own under a prefix, on the servers of the shop that is measured: requests as the cart sends them, by the
-contract, on `inventory.requests.v1`; responses are counted by what the broker has stored, with the times that the
-worker's own records carry. So nothing but the worker, Kafka and Postgres runs while the clock does.
+It runs under a prefix of its own, on the servers of the measured shop. Requests are those that the cart service sends
+by the contract, on `inventory.requests.v1`. Responses are counted by the broker's end offsets, and timed by the
+timestamps of the worker's own records. So only the worker, Kafka and Postgres run while the time is taken. Afterwards
+the result is compared with the private schema of the inventory service.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from infrastructure.topics import Topic
 from load.bench.stack import command, stop
 from load.commands import HEADER
 
-# The contract's names and retention.
+# Names and retention are those of the contract.
 REQUESTS: Final = Topic("inventory.requests.v1", keyed_by="user", retention=timedelta(days=7))
 RESPONSES: Final = Topic("inventory.responses.v1", keyed_by="user", retention=timedelta(days=7))
 TOLD: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedelta(days=7))
@@ -44,32 +45,32 @@ POLL_SECONDS: Final = 0.1
 
 
 class HopError(RuntimeError):
-    """The hop did not do what it was measured for; the message says what."""
+    """The worker did not do what is being measured; the message has the details."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What draining a full topic came to."""
+    """Result of draining a full topic."""
 
     outcomes: Mapping[str, int]
-    """Of all requests."""
+    """Outcomes of all requests, by type."""
     counted: int
-    """Grants that fell into `seconds`."""
+    """Grants within `seconds`."""
     seconds: float
-    """From the first response to the last; of several workers, from when all of them were ready."""
+    """Time from the first response to the last; with several workers, from the time when all were ready."""
     ready_seconds: float
-    """From the start of the process until it said that it was ready."""
+    """Time from the start of the process until it was ready."""
     first_seconds: float
-    """From the start of the process to its first response."""
+    """Time from the start of the process to its first response."""
 
     @property
     def holds_a_second(self) -> float:
-        """Grants a second."""
+        """Grants per second."""
         return self.counted / max(1e-3, self.seconds)
 
 
 class Answer(NamedTuple):
-    """One response: what became of a request, and when by its worker's clock, in seconds."""
+    """One response: the outcome of a request, and its time by the worker's clock in seconds."""
 
     outcome: str
     at: float
@@ -79,23 +80,23 @@ def _drained(
     answers: Collection[Answer], outcomes: Mapping[str, int], *, begun: float, ready: float, workers: int
 ) -> Drained:
     times = sorted(answer.at for answer in answers)
-    # The first of several workers begins before the last has come, and a rebalance stands between.
+    # The first of several workers starts before the last one has joined, and a rebalance follows.
     since = begun + ready if workers > 1 and times[-1] > begun + ready else times[0]
     counted = sum(answer.outcome == "held" and answer.at >= since for answer in answers)
     return Drained(outcomes, counted, times[-1] - since, ready, times[0] - begun)
 
 
 class Hop:
-    """One prefix with its schema and topics; `more` are settings of its services, as `HOLDFAST_…` variables."""
+    """One prefix with its schema and topics. `more` are settings of its services, as `HOLDFAST_…` variables."""
 
     def __init__(self, prefix: str, more: Mapping[str, str] | None = None) -> None:
         self.environment = {"HOLDFAST_PREFIX": prefix, **(more or {})}
         self.settings = Settings.model_validate({**Settings().model_dump(), "prefix": prefix})
         self.total = 0
-        """Requests that were sent so far, and answered: a drain is always to the end."""
+        """Number of requests sent so far, all of them answered: each drain runs to the end."""
 
     async def prepare(self, products: Sequence[str]) -> None:
-        """Tables with plenty of each product, and topics."""
+        """Create topics, and tables with ample stock of each product."""
         with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
             file.write("\n".join([HEADER, *(f"{product},Bench,1.00,GBP,{UNITS}" for product in products), ""]))
             file.flush()
@@ -103,7 +104,7 @@ class Hop:
         await ensure_topics(self.settings, (REQUESTS, RESPONSES, TOLD, STOCK, PRODUCTS))
 
     async def fill(self, users: Sequence[str], products: Sequence[str], quantity: int = 1) -> None:
-        """One hold request for each pair of a user and a product, in this order."""
+        """Send one hold request for each pair of a user and a product, in this order."""
         producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka, linger_ms=20, max_batch_size=1 << 18)
         await producer.start()
         name = self.settings.topic(REQUESTS)
@@ -125,10 +126,10 @@ class Hop:
                     name, event.encode(), event.key, partition=partition_of(event.key, self.settings.partitions)
                 )
         finally:
-            await producer.stop()  # which sends what is left
+            await producer.stop()  # flushes the remaining records
 
     async def drain(self, requests: int, *, workers: int = 1) -> Drained:
-        """Start workers and stop them when this many more requests are answered."""
+        """Start workers, wait until `requests` more requests are answered, and stop them."""
         async with _Reader(self.settings) as reader:
             before = await reader.ends(RESPONSES)
             begun = time.time()
@@ -139,12 +140,12 @@ class Hop:
                 ready = time.time() - begun
                 end = time.monotonic() + PATIENCE
                 answers: dict[str, Answer] = {}
-                while len(answers) < requests:  # a rebalance redelivers, so more records may be fewer answers
+                while len(answers) < requests:  # a rebalance redelivers, so there may be more records than answers
                     missing = requests - len(answers)
                     while sum((ends := await reader.ends(RESPONSES)).values()) - sum(before.values()) < missing:
                         if time.monotonic() > end or any(replica.ended for replica in replicas):
-                            said = " / ".join(replica.said() for replica in replicas)
-                            raise HopError(f"the inventory worker did not drain its topic: {said}")
+                            logs = " / ".join(replica.said() for replica in replicas)
+                            raise HopError(f"the inventory worker did not drain its topic; its log ends: {logs}")
                         await asyncio.sleep(POLL_SECONDS)
                     for id_, answer in await reader.answers(before, ends):
                         answers.setdefault(id_, answer)
@@ -154,7 +155,7 @@ class Hop:
         return _drained(answers.values(), outcomes, begun=begun, ready=ready, workers=workers)
 
     async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "Replica":
-        """A worker of this prefix, stopped with the stack."""
+        """Start a worker under this prefix; `stack` stops it."""
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
         port, log = free_port(), Path(folder) / "log"
         child = await asyncio.create_subprocess_exec(
@@ -177,58 +178,58 @@ class Hop:
         return Replica(child, f"http://127.0.0.1:{port}/readyz", log)
 
     async def published(self, products: int) -> None:
-        """Return when this many products and their stock have been published: the worker is at rest then."""
-        await self._stored(PRODUCTS, products)
-        await self._stored(STOCK, products)
+        """Wait until this many products and their stock have been published; the worker is idle then."""
+        await self._wait_for_records(PRODUCTS, products)
+        await self._wait_for_records(STOCK, products)
 
     async def learnt(self, outcomes: int) -> None:
-        """Return when the cart worker has passed this many outcomes on, and so has the carts in its table."""
-        await self._stored(TOLD, outcomes)
+        """Wait until the cart worker has forwarded this many outcomes; its table contains the carts then."""
+        await self._wait_for_records(TOLD, outcomes)
 
-    async def _stored(self, topic: Topic, records: int) -> None:
+    async def _wait_for_records(self, topic: Topic, records: int) -> None:
         async with _Reader(self.settings) as reader, asyncio.timeout(PATIENCE):
-            while sum((await reader.ends(topic)).values()) < records:  # noqa: ASYNC110 - Kafka has no event for it
+            while sum((await reader.ends(topic)).values()) < records:  # noqa: ASYNC110 - Kafka has no event for that
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _books(self, outcomes: Mapping[str, int]) -> None:
-        """Postgres must hold what was told: every grant a row of the log, and stock equal to holds."""
+        """Verify in Postgres that every request is in the log and that stock equals holds; raise `HopError` if not."""
         schema = sql.Identifier(self.settings.schema_name("inventory"))
-        asked = sql.SQL(
+        query = sql.SQL(
             "SELECT (SELECT count(*) FROM {0}.request_log), (SELECT sum(held) FROM {0}.inventory)"
             " = (SELECT coalesce(sum(hold_quantity), 0) FROM {0}.hold WHERE state = 'PENDING')"
         ).format(schema)
         async with await AsyncConnection.connect(self.settings.postgres_url, autocommit=True) as connection:
-            ((logged, equal),) = await (await connection.execute(asked)).fetchall()
+            ((logged, equal),) = await (await connection.execute(query)).fetchall()
         if logged != self.total or not equal:
             raise HopError(
-                f"{self.total} requests, {logged} in the log, stock equal to holds: {equal} ({dict(outcomes)})"
+                f"{self.total} requests sent, {logged} in the log; stock equal to holds: {equal} ({dict(outcomes)})"
             )
 
     async def _run(self, module: str, *arguments: str) -> None:
-        status, _, complaint = await command([sys.executable, "-m", module, *arguments], self.environment)
+        status, _, stderr = await command([sys.executable, "-m", module, *arguments], self.environment)
         if status:
-            raise HopError(f"{module} {arguments[0]} ended with {status}: {complaint.strip()[-300:]}")
+            raise HopError(f"{module} {arguments[0]} failed with exit status {status}: {stderr.strip()[-300:]}")
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One worker's process."""
+    """Process of one worker."""
 
     child: asyncio.subprocess.Process
     ready_url: str
     log: Path
 
     def said(self) -> str:
-        """The end of what it logged."""
+        """Return the end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace").strip()[-500:]
 
     @property
     def ended(self) -> bool:
-        """Whether it is no more."""
+        """True if the process has exited."""
         return self.child.returncode is not None
 
     async def ready(self) -> None:
-        """Return when it says that it is ready."""
+        """Wait until the worker reports ready; raise `HopError` if it exits or takes too long."""
         end = time.monotonic() + PATIENCE
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
             while time.monotonic() < end and not self.ended:
@@ -239,11 +240,11 @@ class Replica:
                 except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.02)
-        raise HopError(f"a worker did not get ready: {self.said()}")
+        raise HopError(f"a worker did not become ready; its log ends: {self.said()}")
 
 
 class _Reader:
-    """Reads what the broker has stored, by partition."""
+    """Reader of end offsets and stored records."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -257,23 +258,23 @@ class _Reader:
         await self._consumer.stop()
 
     async def ends(self, topic: Topic) -> dict[TopicPartition, int]:
-        """The end offset of each partition."""
+        """Return the end offset of each partition."""
         name = self._settings.topic(topic)
-        found: dict[TopicPartition, int] = await self._consumer.end_offsets(
+        offsets: dict[TopicPartition, int] = await self._consumer.end_offsets(
             [TopicPartition(name, number) for number in range(self._settings.partitions_of(topic))]
         )
-        return found
+        return offsets
 
     async def answers(
         self, begin: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
     ) -> list[tuple[str, Answer]]:
-        """The responses between two sets of offsets, by request id; one may come twice."""
-        wanted = {partition for partition, offset in end.items() if offset > begin[partition]}
-        self._consumer.assign(sorted(wanted))
-        for partition in wanted:
+        """Return the responses between two sets of offsets as (request id, answer); a request may occur twice."""
+        partitions = {partition for partition, offset in end.items() if offset > begin[partition]}
+        self._consumer.assign(sorted(partitions))
+        for partition in partitions:
             self._consumer.seek(partition, begin[partition])
-        found: list[tuple[str, Answer]] = []
-        missing = sum(end[partition] - begin[partition] for partition in wanted)
+        responses: list[tuple[str, Answer]] = []
+        missing = sum(end[partition] - begin[partition] for partition in partitions)
         async with asyncio.timeout(PATIENCE):
             while missing > 0:
                 for records in (await self._consumer.getmany(timeout_ms=1000)).values():
@@ -281,5 +282,5 @@ class _Reader:
                     for record in records:
                         event = orjson.loads(record.value)
                         answer = Answer(event["data"]["outcome"]["type"], record.timestamp / 1000)
-                        found.append((event["requestid"], answer))
-        return found
+                        responses.append((event["requestid"], answer))
+        return responses

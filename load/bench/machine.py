@@ -1,4 +1,4 @@
-"""What processes use, and what the machine is that they use it on."""
+"""CPU and memory use of processes, and a description of the machine."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ MS: Final = 1000.0
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time that processes and their children have used so far, also children that ended and were reaped."""
+    """Return the CPU time used so far by processes and their children, including reaped children."""
     total = 0.0
     for process in _tree(pids):
         with suppress(psutil.Error):
@@ -24,7 +24,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def rss_bytes(pids: Iterable[int]) -> int:
-    """Resident memory of processes and their children."""
+    """Return the resident memory of processes and their children."""
     total = 0
     for process in _tree(pids):
         with suppress(psutil.Error):
@@ -33,30 +33,30 @@ def rss_bytes(pids: Iterable[int]) -> int:
 
 
 def _tree(pids: Iterable[int]) -> list[psutil.Process]:
-    found: dict[int, psutil.Process] = {}
+    processes: dict[int, psutil.Process] = {}
     for pid in pids:
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             for each in (process, *process.children(recursive=True)):
-                found[each.pid] = each
-    return [*found.values()]
+                processes[each.pid] = each
+    return [*processes.values()]
 
 
 def busy_seconds() -> float:
-    """CPU time that the machine has spent on anything so far, also on its hypervisor's other guests."""
+    """Return the CPU time used so far by the whole machine, including other guests of its hypervisor."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 class Meter:
-    """CPU time by group of processes, from now on."""
+    """CPU time by group of processes, counted from construction."""
 
     def __init__(self, groups: Mapping[str, Iterable[int]]) -> None:
         self._groups = {name: tuple(pids) for name, pids in groups.items()}
         self._begun = self._read()
 
     def milliseconds(self, requests: int) -> dict[str, float]:
-        """Milliseconds a request, by group."""
+        """Return milliseconds per request, by group."""
         now = self._read()
         return {name: round((now[name] - self._begun[name]) * MS / max(1, requests), 4) for name in now}
 
@@ -65,7 +65,7 @@ class Meter:
 
 
 def description() -> dict[str, Any]:
-    """What it was measured on."""
+    """Return a description of the machine."""
     return {
         "cpus": os.cpu_count(),
         "cpu": _cpu_model(),
@@ -84,5 +84,5 @@ def _cpu_model() -> str:
 
 
 def load_average() -> float:
-    """Runnable processes in the mean of the last minute."""
+    """Return the one-minute load average."""
     return round(os.getloadavg()[0], 2)

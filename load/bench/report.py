@@ -1,6 +1,6 @@
-"""`docs/performance/`: raw records as they are, and what they say as tables and charts.
+"""Write `docs/performance/`: raw records, and tables and charts made from them.
 
-Written anew from all records that lie there, so one experiment can be measured again by itself.
+All pages are rewritten from all records in the folder, so that one experiment can be repeated by itself.
 """
 
 import json
@@ -17,21 +17,21 @@ HEAD: Final = """# Performance
 
 Written by `holdfast bench`: [how it measures and how to read it](../load.md#how-holdfast-bench-measures). Each number
 is the median of interleaved rounds, with the range over them in brackets; each ratio is the median of the ratios of
-single rounds. Where a ratio could not be trusted, the table says why instead. Absolute numbers are of this machine and
-of this hour; ratios travel better.
+single rounds. Where a ratio could not be trusted, the table has the reason instead. Absolute numbers are valid for this
+machine and this hour only; ratios are more portable.
 """
 LAWS: Final = {
-    "catalogue_hold": "a hold against the catalogue",
-    "carts_hold": "a hold against live carts",
-    "history_hold": "a hold against history",
-    "catalogue_back": "the inventory's return against the catalogue",
-    "carts_back": "the cart's return against live carts",
-    "history_back": "the cart's return against history",
+    "catalogue_hold": "a hold by size of the catalogue",
+    "carts_hold": "a hold by number of live carts",
+    "history_hold": "a hold by length of history",
+    "catalogue_back": "the inventory worker's restart by size of the catalogue",
+    "carts_back": "the cart worker's restart by number of live carts",
+    "history_back": "the cart worker's restart by length of history",
 }
 
 
 def save(folder: Path, record: Record) -> Path:
-    """Keep one record; where."""
+    """Save one record and return its path."""
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     file = raw / f"{record['experiment']}.json"
@@ -40,7 +40,7 @@ def save(folder: Path, record: Record) -> Path:
 
 
 def write(folder: Path) -> Path:
-    """Write the page and the charts of all records in `folder`; the page."""
+    """Write the page and the charts of all records in `folder`, and return the path of the page."""
     sections = [HEAD]
     for name, experiment in EXPERIMENTS.items():
         file = folder / "raw" / f"{name}.json"
@@ -55,32 +55,34 @@ def write(folder: Path) -> Path:
 
 
 def summary(experiment: Experiment, record: Record) -> dict[str, Any]:
-    """What a record says, for machines: each side's median and range by row, and the ratio or why there is none."""
+    """Return a record as JSON values: median and range of each side by row, and the ratio or why there is none."""
     rows = []
-    for row in _told(experiment, record):
+    for row in _rows_with_figures(experiment, record):
         compared = ratio(record, row)
-        told: dict[str, Any] = {"figure": row.figure, "label": row.label, "unit": row.unit, "base": row.base}
-        told["sides"] = {side: _json(found) for side in _sides(record) if (found := figures(record, side, row.figure))}
+        result: dict[str, Any] = {"figure": row.figure, "label": row.label, "unit": row.unit, "base": row.base}
+        result["sides"] = {
+            side: _json(found) for side in _sides(record) if (found := figures(record, side, row.figure))
+        }
         if isinstance(compared, Ratio):
-            told["ratio"] = {**_json(compared.spread), "pairs": compared.pairs, "dropped": compared.dropped}
+            result["ratio"] = {**_json(compared.spread), "pairs": compared.pairs, "dropped": compared.dropped}
         elif isinstance(compared, Distrust):
-            told["untrusted"] = compared.reason
-        rows.append(told)
+            result["untrusted"] = compared.reason
+        rows.append(result)
     return {"title": experiment.title, "rounds": len(record["rounds"]), "rows": rows}
 
 
 def table(experiment: Experiment, record: Record) -> list[str]:
-    """The rows of a Markdown table."""
+    """Return the lines of a Markdown table."""
     sides = _sides(record)
     lines = [f"| | {' | '.join(sides)} | ratio |", "|---|" + "---:|" * len(sides) + "---|"]
-    for row in _told(experiment, record):
+    for row in _rows_with_figures(experiment, record):
         cells = [_cell(figures(record, side, row.figure), row.unit) for side in sides]
         lines.append(f"| {row.label} | {' | '.join(cells)} | {_ratio(ratio(record, row), row)} |")
     return lines
 
 
 def charts(experiment: Experiment, record: Record) -> Iterator[tuple[str, str]]:
-    """File name and text of each chart."""
+    """Yield the file name and text of each chart."""
     for each in experiment.charts:
         if isinstance(each, Lines):
             series = {
@@ -101,9 +103,7 @@ def charts(experiment: Experiment, record: Record) -> Iterator[tuple[str, str]]:
 def _section(experiment: Experiment, record: Record) -> list[str]:
     rounds, machine = record["rounds"], record["machine"]
     loads = [load for each in rounds for load in each["load"]]
-    quick = (
-        " **A quick run, to see that it works: no number of it means anything.**" if record["options"]["quick"] else ""
-    )
+    quick = " **A smoke test: its numbers are meaningless.**" if record["options"]["quick"] else ""
     return [
         f"## {experiment.title}",
         "",
@@ -114,7 +114,7 @@ def _section(experiment: Experiment, record: Record) -> list[str]:
         *(f"![{each.title}]({each.file})\n" for each in experiment.charts),
         *_slopes(record),
         (
-            f"{len(rounds)} rounds, {record['options']['seconds']:g} s a measurement, {record['at']}; load average "
+            f"{len(rounds)} rounds, {record['options']['seconds']:g} s per measurement, {record['at']}; load average "
             f"{min(loads, default=0):g} to {max(loads, default=0):g}; {machine['cpus']} CPUs ({machine['cpu']}), "
             f"{machine['memory_gib']:g} GiB, {machine['system']}, Python {machine['python']}. "
             f"Raw: [{experiment.name}.json](raw/{experiment.name}.json)."
@@ -124,28 +124,31 @@ def _section(experiment: Experiment, record: Record) -> list[str]:
 
 
 def _slopes(record: Record) -> list[str]:
-    told = []
+    slopes = []
     for law, title in LAWS.items():
         found = slope([(at, spread.median) for at, spread in _points(record, OURS, law)])
         if found is not None:
-            told.append(f"{title} {found:.2f}")
-    return [f"Log-log slopes (0 does not grow, 1 grows with the size): {'; '.join(told)}.\n"] if told else []
+            slopes.append(f"{title} {found:.2f}")
+    return [f"Log-log slopes (0: constant, 1: linear): {'; '.join(slopes)}.\n"] if slopes else []
 
 
 def _points(record: Record, side: str, name: str) -> list[tuple[float, Spread]]:
-    """The figures `name@x` of a side, by x."""
+    """Return the figures `name@x` of a side, by x."""
     known = {figure for each in record["rounds"] for figure in each["sides"].get(side, {"figures": {}})["figures"]}
     sizes = sorted(float(figure.partition("@")[2]) for figure in known if figure.startswith(f"{name}@"))
     return [(size, found) for size in sizes if (found := figures(record, side, f"{name}@{size:g}"))]
 
 
-def _told(experiment: Experiment, record: Record) -> Sequence[Row]:
-    """The rows that some side has a figure for; a quick run has other sizes, so what it has is added."""
+def _rows_with_figures(experiment: Experiment, record: Record) -> Sequence[Row]:
+    """Return the rows that have a figure. A quick run has other sizes, so all its figures are added."""
     sides = _sides(record)
-    having = [row for row in experiment.rows if any(figures(record, side, row.figure) for side in sides)]
-    named = {row.figure for row in having}
+    with_figures = [row for row in experiment.rows if any(figures(record, side, row.figure) for side in sides)]
+    listed = {row.figure for row in with_figures}
     known = {figure for each in record["rounds"] for side in each["sides"].values() for figure in side["figures"]}
-    return [*having, *(Row(figure, figure, "") for figure in sorted(known - named) if record["options"]["quick"])]
+    return [
+        *with_figures,
+        *(Row(figure, figure, "") for figure in sorted(known - listed) if record["options"]["quick"]),
+    ]
 
 
 def _sides(record: Record) -> list[str]:
@@ -159,8 +162,8 @@ def _json(found: Spread) -> Mapping[str, float]:
 def _cell(found: Spread | None, unit: str) -> str:
     if found is None:
         return "-"
-    told = f"{_number(found.median)} {unit}".strip()
-    return told if found.low == found.high else f"{told} ({_number(found.low)}–{_number(found.high)})"  # noqa: RUF001 - a range
+    text = f"{_number(found.median)} {unit}".strip()
+    return text if found.low == found.high else f"{text} ({_number(found.low)}–{_number(found.high)})"  # noqa: RUF001 - a range
 
 
 def _ratio(compared: Ratio | Distrust | None, row: Row) -> str:
@@ -174,4 +177,4 @@ def _ratio(compared: Ratio | Distrust | None, row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits say enough
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits are enough

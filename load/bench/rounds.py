@@ -1,4 +1,4 @@
-"""Interleaved rounds: A B, then B A, so that whatever the machine does in the meantime falls on both."""
+"""Interleaved rounds: A B, then B A, so that any disturbance of the machine affects both sides."""
 
 import os
 import time
@@ -13,25 +13,25 @@ from load.bench.stack import OwnShop
 from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, spread
 
 EXTRA_ROUNDS: Final = 2
-"""How many rounds more than planned there may be, when those planned make no ratio that matters."""
+"""Maximum number of extra rounds, used when the planned ones do not yield a trustworthy headline ratio."""
 
 OTHERS: Final = 0.1
-"""Of the machine: what other programs may use of it."""
+"""Share of the machine that other programs may use."""
 
 Record = dict[str, Any]
-"""One experiment as it is kept: machine, options, and each round's figures and faults by side; plain JSON."""
+"""One experiment as saved: machine, options, and each round's figures and faults by side; plain JSON."""
 
 
 @dataclass(slots=True)
 class Figures:
-    """What one side came to in one round."""
+    """Result of one side in one round."""
 
     values: dict[str, float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
-    """Why a value can't be believed."""
+    """Reasons why a value is not valid, by its name."""
 
     def note(self, name: str, value: float, fault: str | None = None) -> None:
-        """Keep a value, to five digits."""
+        """Add a value, rounded to five digits; `fault` is the reason if it is not valid."""
         self.values[name] = float(f"{value:.5g}")
         if fault is not None:
             self.faults[name] = fault
@@ -42,7 +42,7 @@ Side = Callable[[], Awaitable[Figures]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: a figure of each side, and ours divided by the base's. `key`: the experiment is about it."""
+    """Row of a table: a figure of each side, and the shop's divided by the base's. `key`: a main result."""
 
     figure: str
     label: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A chart: figures `name@x` of each side over x."""
+    """Line chart of the figures `name@x` of each side over x."""
 
     file: str
     title: str
@@ -61,23 +61,23 @@ class Lines:
     x: str
     y: str
     sides: tuple[str, ...] = ()
-    """None: all."""
+    """Sides to show; empty means all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A chart: some figures of each side, beside each other."""
+    """Bar chart of some figures, with the sides next to each other."""
 
     file: str
     title: str
     figures: tuple[tuple[str, str], ...]
-    """Figure and label."""
+    """Pairs of a figure and its label."""
     unit: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What an experiment gets: a shop, how long to measure, whether only to see that it works, and who is told."""
+    """Context of an experiment: the shop, the duration of a measurement, whether it is a smoke test, progress."""
 
     shop: OwnShop
     seconds: float
@@ -90,7 +90,7 @@ OURS: Final = "holdfast"
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One question. `sides` prepares what is measured and gives a measurement by the name of its side."""
+    """One question. `sides` prepares the targets and yields a measurement function by name of the side."""
 
     name: str
     title: str
@@ -99,11 +99,11 @@ class Experiment:
     rows: tuple[Row, ...]
     charts: tuple[Lines | Bars, ...] = ()
     once: bool = False
-    """Whether rounds add nothing, since it compares sizes and not sides."""
+    """True if further rounds add nothing, since the experiment compares sizes instead of sides."""
 
 
 async def conduct(experiment: Experiment, bench: Bench, rounds: int) -> AsyncIterator[Record]:
-    """Run an experiment; its record after each round, so that nothing is lost when it is broken off."""
+    """Run an experiment and yield its record after each round, so that an interrupted run loses nothing."""
     record: Record = {
         "experiment": experiment.name,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -125,25 +125,25 @@ async def conduct(experiment: Experiment, bench: Bench, rounds: int) -> AsyncIte
 async def _round(name: str, number: int, sides: Mapping[str, Side], bench: Bench) -> Record:
     order = [*sides] if number % 2 == 0 else [*sides][::-1]
     before, begun = machine.load_average(), time.perf_counter()
-    told: dict[str, Record] = {}
+    results: dict[str, Record] = {}
     for side in order:
         bench.tell(f"{name}: round {number + 1}, {side}")
-        watch = _Others(bench.shop)
+        meter = _Others(bench.shop)
         figures = await sides[side]()
-        others = watch.cores()
+        others = meter.cores()
         if fault := others_fault(others):
             figures.faults = dict.fromkeys(figures.values, fault) | figures.faults
-        told[side] = {"figures": figures.values, "faults": figures.faults, "others": round(others, 3)}
+        results[side] = {"figures": figures.values, "faults": figures.faults, "others": round(others, 3)}
     return {
         "order": order,
         "load": [before, machine.load_average()],
         "seconds": round(time.perf_counter() - begun, 1),
-        "sides": told,
+        "sides": results,
     }
 
 
 class _Others:
-    """What programs that are not ours use of the machine, from now on."""
+    """Meter of the CPU that other programs use, counted from construction."""
 
     def __init__(self, shop: OwnShop) -> None:
         self._shop = shop
@@ -151,7 +151,7 @@ class _Others:
         self._busy, self._ours = self._read()
 
     def cores(self) -> float:
-        """Cores, in the mean."""
+        """Return the mean number of cores used."""
         busy, ours = self._read()
         return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(1e-9, time.perf_counter() - self._begun)
 
@@ -160,37 +160,37 @@ class _Others:
 
 
 def others_fault(cores: float) -> str | None:
-    """Why a measurement beside which other programs used this many cores can't be believed; None when it can."""
+    """Return why a measurement is not valid while other programs use this many cores, or `None`."""
     most = OTHERS * (os.cpu_count() or 1)
     return f"other programs used {cores:.2f} cores (more than {most:g})" if cores > most else None
 
 
 def _unsettled(experiment: Experiment, record: Record) -> bool:
-    """Whether a ratio that the experiment is about can't be given yet."""
+    """Return True if a ratio that is a main result is not trustworthy yet."""
     return any(row.key and isinstance(ratio(record, row), Distrust) for row in experiment.rows)
 
 
 def figures(record: Record, side: str, figure: str) -> Spread | None:
-    """Median and range of a figure over the rounds; None when that side has no such figure."""
-    return spread([each["sides"][side]["figures"][figure] for each in _having(record, figure, side)])
+    """Return median and range of a figure over the rounds, or `None` if the side has no such figure."""
+    return spread([each["sides"][side]["figures"][figure] for each in _rounds_with(record, figure, side)])
 
 
 def ratio(record: Record, row: Row) -> Ratio | Distrust | None:
-    """Ours divided by the base over the rounds; None when there is nothing to divide."""
+    """Return the shop's figure divided by the base's over the rounds, or `None` if there is nothing to divide."""
     if row.base is None:
         return None
-    having = _having(record, row.figure, OURS, row.base)
-    if not having:
+    complete = _rounds_with(record, row.figure, OURS, row.base)
+    if not complete:
         return None
     pairs = []
-    for each in having:
+    for each in complete:
         ours, base = each["sides"][OURS], each["sides"][row.base]
         fault = ours["faults"].get(row.figure) or base["faults"].get(row.figure)
         pairs.append(Pair(ours["figures"][row.figure], base["figures"][row.figure], fault))
     return compare(pairs)
 
 
-def _having(record: Record, figure: str, *sides: str) -> Sequence[Record]:
+def _rounds_with(record: Record, figure: str, *sides: str) -> Sequence[Record]:
     return [
         each
         for each in record["rounds"]

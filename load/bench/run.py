@@ -1,4 +1,4 @@
-"""`holdfast bench`: a shop of its own, the experiments that were named, and the pages about them."""
+"""`holdfast bench`: start a temporary shop, run the named experiments, and write their pages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from load.bench.rounds import Bench, conduct
 from load.bench.stack import own_shop
 
 MAIN_JOB: Final = "edge,cart,inventory"
-"""What an add-to-cart passes. The other services listen to the same topics, and would take their part of two cores."""
+"""Services that an add-to-cart needs. The others consume the same topics and would use part of the two cores."""
 AND_ORDERS: Final = f"{MAIN_JOB},orders,payment,delivery,provider"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to measure and how thoroughly; `out` None keeps nothing."""
+    """Experiments to run and how thoroughly; `out` `None` saves nothing."""
 
     names: Sequence[str]
     rounds: int
@@ -27,16 +27,16 @@ class Order:
 
 
 async def bench(order: Order, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, and return what each experiment says; records are kept after each round."""
-    told: dict[str, Any] = {}
-    tell("starting a shop to measure")
+    """Run the experiments and return their summaries; records are saved after each round."""
+    summaries: dict[str, Any] = {}
+    tell("starting a temporary shop")
     async with own_shop(AND_ORDERS if "checkout" in order.names else MAIN_JOB) as shop:
         context = Bench(shop, order.seconds, order.quick, tell)
         for name in order.names:
             async for record in conduct(EXPERIMENTS[name], context, order.rounds):
-                told[name] = report.summary(EXPERIMENTS[name], record)
+                summaries[name] = report.summary(EXPERIMENTS[name], record)
                 if order.out is not None:
                     report.save(order.out, record)
                     report.write(order.out)
-            told[name]["table"] = report.table(EXPERIMENTS[name], record)
-    return told
+            summaries[name]["table"] = report.table(EXPERIMENTS[name], record)
+    return summaries

@@ -1,4 +1,4 @@
-"""Many sockets: memory each, and one change of stock pushed to all who watch it."""
+"""Many sockets: memory per socket, and one change of stock pushed to all watchers."""
 
 import asyncio
 import resource
@@ -29,7 +29,7 @@ SPARE_DESCRIPTORS: Final = 500
 
 
 def sizes(bench: Bench) -> tuple[int, ...]:
-    """How many sockets there shall be, as far as this process may open them; the shop may open as many."""
+    """Return the numbers of sockets to open, within this process's limit of open files; the shop has the same limit."""
     if bench.quick:
         return QUICK_SIZES
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
@@ -38,13 +38,13 @@ def sizes(bench: Bench) -> tuple[int, ...]:
 
 @asynccontextmanager
 async def sockets(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
-    """The shop's edge, and a bare FastAPI that has nothing to say to an idle socket."""
+    """Yield the shop's edge, and a plain FastAPI service that sends nothing to an idle socket."""
     await seed_all(dict.fromkeys(own_products(1), UNITS))
-    yield {OURS: partial(_ours, bench), PLAIN: partial(_plain, bench)}
+    yield {OURS: partial(_measure_edge, bench), PLAIN: partial(_measure_plain_shop, bench)}
 
 
-async def _ours(bench: Bench) -> Figures:
-    told, few, edge = Figures(), Crowd(), await bench.shop.restart("edge")
+async def _measure_edge(bench: Bench) -> Figures:
+    result, pool, edge = Figures(), Crowd(), await bench.shop.restart("edge")
     (product,) = own_products(1)
     async with Shop(bench.shop.url) as shop:
         await shop.wait_for(product)
@@ -52,19 +52,19 @@ async def _ours(bench: Bench) -> Figures:
         idle = rss_bytes([edge])
         try:
             for size in sizes(bench):
-                guests = await shop.guests(size - len(few.lines))
-                await few.enter(shop.stream_url, passes(guests))
+                guests = await shop.guests(size - len(pool.lines))
+                await pool.enter(shop.stream_url, passes(guests))
                 await asyncio.sleep(REST_SECONDS)
-                told.note(f"kib@{size}", (rss_bytes([edge]) - idle) / 1024 / size)
-            await _push(told, few, edge, product)
+                result.note(f"kib@{size}", (rss_bytes([edge]) - idle) / 1024 / size)
+            await _measure_push(result, pool, edge, product)
         finally:
-            few.leave()
+            pool.leave()
             await asyncio.sleep(REST_SECONDS)
-    return told
+    return result
 
 
-async def _plain(bench: Bench) -> Figures:
-    told, few = Figures(), Crowd()
+async def _measure_plain_shop(bench: Bench) -> Figures:
+    result, pool = Figures(), Crowd()
     async with opponent("load.peers.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]) as (
         url,
         pid,
@@ -73,21 +73,21 @@ async def _plain(bench: Bench) -> Figures:
         idle = rss_bytes([pid])
         try:
             for size in sizes(bench):
-                count = size - len(few.lines)
-                await few.enter(url, [{"Authorization": f"shopper-{size}-{number}"} for number in range(count)])
+                count = size - len(pool.lines)
+                await pool.enter(url, [{"Authorization": f"shopper-{size}-{number}"} for number in range(count)])
                 await asyncio.sleep(REST_SECONDS)
-                told.note(f"kib@{size}", (rss_bytes([pid]) - idle) / 1024 / size)
+                result.note(f"kib@{size}", (rss_bytes([pid]) - idle) / 1024 / size)
         finally:
-            few.leave()
-    return told
+            pool.leave()
+    return result
 
 
-async def _push(told: Figures, few: Crowd, edge: int, product: str) -> None:
-    """All watch one product; one shopper buys; the time until the last of them has seen it."""
-    seen: list[int] = [-1] * len(few.lines)
+async def _measure_push(result: Figures, pool: Crowd, edge: int, product: str) -> None:
+    """Let all shoppers watch one product and one buy it; measure the time until the last watcher is informed."""
+    seen: list[int] = [-1] * len(pool.lines)
     newest = -1
-    waiting = len(few.lines)
-    all_saw = asyncio.Event()
+    waiting = len(pool.lines)
+    all_informed = asyncio.Event()
 
     def hear(shopper: int, frame: Mapping[str, Any]) -> None:
         nonlocal waiting
@@ -95,31 +95,31 @@ async def _push(told: Figures, few: Crowd, edge: int, product: str) -> None:
             waiting -= seen[shopper] <= newest
             seen[shopper] = max(seen[shopper], frame["version"])
             if not waiting:
-                all_saw.set()
+                all_informed.set()
 
-    few.hear = hear
+    pool.hear = hear
     try:
-        for number, line in enumerate(few.lines):
+        for number, line in enumerate(pool.lines):
             line.send(orjson.dumps({"id": f"watch-{number}", "type": "watch", "products": [product]}))
-        await asyncio.wait_for(all_saw.wait(), PUSH_SECONDS)
+        await asyncio.wait_for(all_informed.wait(), PUSH_SECONDS)
         await asyncio.sleep(REST_SECONDS)
         times: list[float] = []
         used, missed = cpu_seconds([edge]), 0
         for number in range(PUSHES):
-            newest, waiting = max(seen), len(few.lines)
-            all_saw.clear()
+            newest, waiting = max(seen), len(pool.lines)
+            all_informed.clear()
             begun = perf_counter()
-            few.lines[0].send(
+            pool.lines[0].send(
                 orjson.dumps({"id": f"push-{number}-{newest}", "type": "add", "product": product, "quantity": 1})
             )
             with suppress(TimeoutError):
-                await asyncio.wait_for(all_saw.wait(), PUSH_SECONDS)
+                await asyncio.wait_for(all_informed.wait(), PUSH_SECONDS)
             missed += waiting
             times.append(perf_counter() - begun)
             await asyncio.sleep(1.0)
-        fault = f"{missed} of {PUSHES * len(few.lines)} pushes did not arrive" if missed else None
-        told.note("push_ms", 1000 * median(times), fault)
-        told.note("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, fault)
-        told.note("watchers", len(few.lines))
+        fault = f"{missed} of {PUSHES * len(pool.lines)} pushes did not arrive" if missed else None
+        result.note("push_ms", 1000 * median(times), fault)
+        result.note("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, fault)
+        result.note("watchers", len(pool.lines))
     finally:
-        few.hear = None
+        pool.hear = None

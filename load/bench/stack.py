@@ -1,4 +1,4 @@
-"""A shop for measuring, in a temporary directory, and opponents as processes beside it."""
+"""Temporary shop for measuring, and baselines as processes next to it."""
 
 import asyncio
 import json
@@ -25,24 +25,24 @@ SERVERS: Final = ("kafka", "postgres", "redis")
 
 @dataclass(frozen=True, slots=True)
 class OwnShop:
-    """A running shop without limits; `environment` has its `HOLDFAST_…` variables."""
+    """Running shop without rate limits; `environment` has its `HOLDFAST_…` variables."""
 
     root: Path
     environment: Mapping[str, str]
     pids: dict[str, int]
-    """By the names of `holdfast status`."""
+    """Process ids by the names of `holdfast status`."""
 
     async def restart(self, name: str) -> int:
-        """End a service; the supervisor starts it again. Return its new process id when it is ready.
+        """Stop a service, wait until the supervisor has restarted it, and return its new process id.
 
-        For measurements of memory: what a process once had it keeps, and gives out again.
+        Memory is measured after a restart, since a process keeps and reuses memory that it once allocated.
         """
         before = self.pids[name]
         os.kill(before, signal.SIGTERM)
         async with asyncio.timeout(READY_SECONDS):
             while True:
-                _, answer, _ = await holdfast("status", "--json")
-                service = json.loads(answer)["services"][name] if answer else {}
+                _, stdout, _ = await holdfast("status", "--json")
+                service = json.loads(stdout)["services"][name] if stdout else {}
                 if service.get("state") == "ready" and service["pid"] != before:
                     break
                 await asyncio.sleep(0.1)
@@ -51,37 +51,39 @@ class OwnShop:
 
     @property
     def url(self) -> str:
-        """Its HTTP address."""
+        """HTTP address of the shop."""
         return self.environment["HOLDFAST_HTTP_URL"]
 
     def services(self) -> list[int]:
-        """The processes of the shop itself, without Kafka, Postgres and Redis."""
+        """Return the process ids of the shop's own services, without Kafka, Postgres and Redis."""
         return [pid for name, pid in self.pids.items() if name not in SERVERS]
 
     def groups(self) -> dict[str, list[int]]:
-        """Process ids of the shop's services, of Kafka and of Postgres."""
+        """Return the process ids of the shop's services, of Kafka and of Postgres."""
         return {"service": self.services(), **{name: [self.pids[name]] for name in ("kafka", "postgres")}}
 
 
 @asynccontextmanager
 async def own_shop(services: str) -> AsyncIterator[OwnShop]:
-    """`holdfast up --no-limits --only SERVICES` in a directory of its own, stopped and removed afterwards.
+    """Run `holdfast up --no-limits --only SERVICES` in a temporary directory; stop and remove it on exit.
 
-    Until then this process's environment is the shop's. Raises `ShopAwayError` when it does not start.
+    Inside the context this process's environment is that of the shop. Raise `ShopAwayError` if the shop does not start.
     """
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
-        del os.environ[name]  # a shop that somebody runs here must not be measured, nor its servers
+        del os.environ[name]  # neither measure nor disturb a shop that the user is running
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
     os.environ["HOLDFAST_ROOT"] = str(folder / "root")
     try:
-        status, _, complaint = await holdfast("up", "--detach", "--no-limits", "--only", services)
+        status, _, stderr = await holdfast("up", "--detach", "--no-limits", "--only", services)
         stack = find_running(Root(folder / "root"))
         if status or stack is None:
-            raise ShopAwayError(f"no shop to measure: `holdfast up` ended with {status}: {complaint.strip()[-500:]}")
+            raise ShopAwayError(
+                f"no shop to measure: `holdfast up` failed with exit status {status}: {stderr.strip()[-500:]}"
+            )
         os.environ.update(stack.environment())
-        _, answer, _ = await holdfast("status", "--json")
-        pids = {name: service["pid"] for name, service in json.loads(answer)["services"].items()}
+        _, stdout, _ = await holdfast("status", "--json")
+        pids = {name: service["pid"] for name, service in json.loads(stdout)["services"].items()}
         yield OwnShop(stack.root, stack.environment(), pids)
     finally:
         await asyncio.shield(holdfast("down"))
@@ -91,12 +93,12 @@ async def own_shop(services: str) -> AsyncIterator[OwnShop]:
 
 
 async def holdfast(*arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a `holdfast` command."""
+    """Run a `holdfast` command and return its exit status, standard output and standard error."""
     return await command([sys.executable, "-m", "infrastructure.local", *arguments], {})
 
 
 async def command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a program, run with more environment."""
+    """Run a program with more environment variables; return its exit status, standard output and standard error."""
     child = await asyncio.create_subprocess_exec(
         *argv,
         env={**os.environ, **search_path(), **environment},
@@ -104,13 +106,13 @@ async def command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    answer, complaint = await child.communicate()
-    return child.returncode or 0, answer.decode(errors="replace"), complaint.decode(errors="replace")
+    stdout, stderr = await child.communicate()
+    return child.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace")
 
 
 @asynccontextmanager
 async def opponent(module: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
-    """`python -m MODULE …` as a process: its address, which it prints, and its process id."""
+    """Run `python -m MODULE …` as a process and yield the address that it prints, and its process id."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -121,19 +123,19 @@ async def opponent(module: str, *arguments: str) -> AsyncIterator[tuple[str, int
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        assert child.stdout is not None  # it was asked for
+        assert child.stdout is not None  # stdout is a pipe
         async with asyncio.timeout(READY_SECONDS):
             line = await child.stdout.readline()
         if not line:
-            raise ShopAwayError(f"{module} ended with {await child.wait()} before it was ready")
-        told: dict[str, Any] = json.loads(line)
-        yield told["url"], child.pid
+            raise ShopAwayError(f"{module} exited with status {await child.wait()} before it was ready")
+        ready: dict[str, Any] = json.loads(line)
+        yield ready["url"], child.pid
     finally:
         await stop(child)
 
 
 async def stop(child: asyncio.subprocess.Process, number: signal.Signals = signal.SIGTERM) -> None:
-    """End a process of ours: asked first, killed when it doesn't."""
+    """Stop a child process by a signal, or by SIGKILL if it does not exit in time."""
     with suppress(ProcessLookupError):
         child.send_signal(number)
         try:

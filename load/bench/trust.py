@@ -1,8 +1,8 @@
-"""When two series of measurements make a ratio, and when they only make noise. Pure.
+"""Decide when two series of measurements yield a ratio and when they are only noise. No I/O.
 
-A pair is ours and the base, measured one after the other in one round. It counts when neither has a fault of its own (a
-late driver) and its base is within a quarter of the base's median; a ratio needs three such pairs. Fewer make no ratio,
-but a sentence that says why.
+A pair is a value of the shop and one of the base, measured one after the other in one round. A pair counts if neither
+value is invalid (for example because the driver was late) and its base is within a quarter of the median base. A ratio
+needs three such pairs; with fewer the result is a sentence with the reason.
 """
 
 import math
@@ -17,7 +17,7 @@ NEEDED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median with its range."""
+    """Median and range."""
 
     median: float
     low: float
@@ -26,7 +26,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One round's two numbers; `fault` says why they can't be believed."""
+    """Two values of one round; `fault` is the reason if they are not valid."""
 
     ours: float
     base: float
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ours divided by the base, over the pairs that count."""
+    """Shop divided by base, over the pairs that count."""
 
     spread: Spread
     pairs: int
@@ -44,27 +44,27 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Distrust:
-    """No ratio, and why."""
+    """Inconclusive result, with the reason."""
 
     reason: str
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median and range; None of nothing."""
+    """Return median and range, or `None` if there are no values."""
     return Spread(median(values), min(values), max(values)) if values else None
 
 
 def compare(pairs: Sequence[Pair], *, needed: int = NEEDED) -> Ratio | Distrust:
-    """The ratio that these pairs make, or why they make none."""
-    sound = [pair for pair in pairs if pair.fault is None and pair.base > 0]
-    middle = median(pair.base for pair in sound) if sound else 0.0
-    steady = [pair for pair in sound if abs(pair.base - middle) <= DRIFT * middle]
+    """Return the ratio of these pairs, or why there is none."""
+    valid = [pair for pair in pairs if pair.fault is None and pair.base > 0]
+    base_median = median(pair.base for pair in valid) if valid else 0.0
+    steady = [pair for pair in valid if abs(pair.base - base_median) <= DRIFT * base_median]
     found = spread([pair.ours / pair.base for pair in steady])
     if found is not None and len(steady) >= needed:
         return Ratio(found, len(steady), len(pairs) - len(steady))
     reasons = []
-    if len(steady) < len(sound):
-        bases = [pair.base for pair in sound]
+    if len(steady) < len(valid):
+        bases = [pair.base for pair in valid]
         reasons.append(f"the base drifted between {min(bases):.4g} and {max(bases):.4g}, more than {DRIFT:.0%}")
     reasons += sorted({pair.fault for pair in pairs if pair.fault is not None})[:1]
     if any(pair.fault is None and pair.base <= 0 for pair in pairs):
@@ -82,34 +82,35 @@ BISECTIONS: Final = 2
 
 
 def next_rate(tried: Mapping[float, bool], *, first: float = FIRST_RATE, bisections: int = BISECTIONS) -> float | None:
-    """The next rate to try when some were (`rate: whether it was within the bounds`); None when the knee is known.
+    """Return the next rate to try, given which rates were within the bounds; `None` when the knee is known.
 
-    From `first` it doubles while that goes well, or halves until it does, then halves the gap by ratio.
+    Starting from `first`, the rate doubles while it succeeds, or halves until it does, and then bisects the gap by
+    ratio.
     """
     if not tried:
         return first
-    good = [rate for rate, well in tried.items() if well]
-    bad = [rate for rate, well in tried.items() if not well]
+    good = [rate for rate, succeeded in tried.items() if succeeded]
+    bad = [rate for rate, succeeded in tried.items() if not succeeded]
     if not bad:
         return max(good) * 2 if max(good) * 2 <= RATES[1] else None
     if not good:
         return min(bad) / 2 if min(bad) / 2 >= RATES[0] else None
     low, high = max(good), min(bad)
-    # Each bisection takes the root of the gap, which was 2.
+    # Each bisection takes the square root of the gap, which started at 2.
     if low >= high or high / low <= 2 ** (0.5**bisections) * 1.001:
         return None
     return float(round(math.sqrt(low * high)))
 
 
 def knee(tried: Mapping[float, bool]) -> float:
-    """The highest rate that was within the bounds; 0 when none was."""
-    return max((rate for rate, well in tried.items() if well), default=0.0)
+    """Return the highest rate within the bounds, or 0 if none was."""
+    return max((rate for rate, succeeded in tried.items() if succeeded), default=0.0)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """The log-log slope by least squares: 0 does not grow, 1 grows with the size; None without two sizes above 0."""
+    """Return the log-log slope by least squares, or `None` without two sizes above 0. 0 is constant, 1 is linear."""
     logs = [(math.log(x), math.log(y)) for x, y in points if x > 0 and y > 0]
-    if len({x for x, _ in logs}) < 2:  # noqa: PLR2004 - a line has two ends
+    if len({x for x, _ in logs}) < 2:  # noqa: PLR2004 - a line needs two points
         return None
     mean_x, mean_y = fmean(x for x, _ in logs), fmean(y for _, y in logs)
     rise = sum((x - mean_x) * (y - mean_y) for x, y in logs)

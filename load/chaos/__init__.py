@@ -1,24 +1,18 @@
-"""Chaos: a shop of its own, faults on purpose, and a checker that reads what everyone saw.
+"""Fault lab: start a temporary shop, inject faults under load, and check a recorded history against the shop's state.
 
-| module | what it does |
+Unlike the rest of `load`, the fault lab is not limited to the public contract. It signals processes, reads the private
+schemas of the services, reads and writes their topics, and controls the simulated payment provider.
+
+| module | purpose |
 |---|---|
-| `history` | what was asked, answered and broken, one JSON line each, in the order of one clock |
-| `truth` | what the shop says afterwards: its books, its topics, its carts (values only) |
-| `checker` | the invariants, over a history and the truth; pure |
-| `money` | the invariants of what was paid: it is sold, or given back; pure |
-| `streams` | the invariants of orders: each is one stream of events, and what its shopper reads; pure |
-| `rare` | the ways of an order that are seldom taken, counted; pure |
-| `bounds` | one more invariant: what a shopper is told is available must have been possible; pure |
-| `figures` | what happened at all, how long anybody waited; pure |
-| `shoppers`, `checkouts` | the load: shoppers who write down everything, and how they check out |
-| `stage` | the shop under test and the hands that break it |
-| `records` | faults made of records: repeated, replayed, unreadable, astray |
-| `deaf` | clients that ask and never read |
-| `scene`, `nemesis` | what a fault is, and every fault by its name |
-| `process_faults`, `order_faults` | those of processes, and those of paying |
-| `provider` | the payment provider under test, and its own books |
-| `reading` | fills in the truth |
-| `scenarios` | which faults come together, and what must have happened for a run to count |
-| `run` | a scenario from its start to its verdict |
 | `command` | `holdfast chaos` |
+| `prove_orders` | `holdfast prove orders`: thousands of checkouts while every process is killed in turn |
+| `scenarios` | combinations of faults, and the events required for a run to count |
+| `runner` | runs one scenario: load, faults, quiescence, collection, checks |
+| `shop_under_test` | the temporary shop, and operations on its processes and servers |
+| `history` | what was requested, answered and broken, as JSON lines ordered by one clock |
+| `collect` | reads the shop's state once it is quiescent: databases, topics, carts, consumer lag |
+| `clients` | shoppers that record everything, a client that reads nothing, the payment provider's API |
+| `faults` | the nemesis and every fault by name |
+| `checks` | invariants over a history and the collected state; no I/O |
 """

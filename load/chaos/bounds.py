@@ -1,9 +1,9 @@
-"""Was what a shopper was told about the stock possible at all?
+"""Check that each available quantity reported to a shopper was possible at that time.
 
-What a shopper keeps of a product is a register whose values have versions, those of the ledger. While a question is
-open, it can have had the value of the last change that was surely done before the question, or of any later one that
-was begun before the answer. Summed over all shoppers this bounds what was kept, and so what can have been available.
-The cost is a sort and a scan for each question; no search over orders is needed, since versions give the order.
+The quantity that a shopper keeps of a product is a register whose values have versions: those of the ledger. While a
+question is open, the register can have the value of the last change known to be done before the question, or of any
+later change begun before the answer. The sum over all shoppers bounds the quantity kept, and so the available quantity.
+The cost is a sort and a scan per question. No search over orderings is needed, since versions give the order.
 """
 
 import math
@@ -17,7 +17,7 @@ from load.chaos.truth import Key, Truth
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that a register had, and between which two instants it got it (nanoseconds)."""
+    """Value of a register and the interval in which it was set (nanoseconds)."""
 
     version: int
     begun: float
@@ -27,21 +27,21 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A number that cannot have been."""
+    """Reported quantity that was not possible."""
 
     product: str
     id: str
     detail: str
 
 
-def broken(history: Sequence[Entry], truth: Truth) -> Iterator[Broken]:
-    """Every answer about stock that was not possible while its question was open."""
+def broken(history: Sequence[Entry], state: Truth) -> Iterator[Broken]:
+    """Yield every reported quantity that was not possible while its question was open."""
     received: dict[str, int] = defaultdict(int)
-    for row in truth.ledger:
-        if row.user is None:  # what an order gives back is in the register of its shopper
+    for row in state.ledger:
+        if row.user is None:  # units restocked by an order count in its shopper's register
             received[row.product] += row.received
-    lines = values(history, truth)
-    begun = _first(history, "invoke")
+    registers = values(history, state)
+    begun = _first_times(history, "invoke")
     seen: set[Key] = set()
     for entry in history:
         if entry.type != "ok" or entry.user is None or entry.id is None or entry.value.get("available") is None:
@@ -51,20 +51,20 @@ def broken(history: Sequence[Entry], truth: Truth) -> Iterator[Broken]:
             continue
         seen.add(key)
         least = most = 0
-        for register in lines[product].values():
+        for register in registers[product].values():
             low, high = possible(register, begun[key], entry.t_ns)
             least, most = least + low, most + high
-        told, units = int(entry.value["available"]), received[product]
-        if not units - most <= told <= units - least:
+        reported, units = int(entry.value["available"]), received[product]
+        if not units - most <= reported <= units - least:
             yield Broken(
                 product,
                 entry.id,
-                f"{entry.user} was told {told} of {product}, {units - most} to {units - least} it was",
+                f"{entry.user} was shown {reported} of {product}, possible were {units - most} to {units - least}",
             )
 
 
 def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int, int]:
-    """The least and the greatest value that a register can have had between two instants; it is 0 before its first."""
+    """Return the least and the greatest value a register can have had between two instants; initially it is 0."""
     last = max((value for value in register if value.done <= begun), key=lambda value: value.version, default=None)
     quantities = [last.quantity if last else 0]
     after = last.version if last else -1
@@ -72,35 +72,35 @@ def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int,
     return min(quantities), max(quantities)
 
 
-def values(history: Sequence[Entry], truth: Truth) -> dict[str, dict[str, list[Value]]]:
-    """Product → shopper → what the ledger says they kept from others, also by requests whose answer nobody heard.
+def values(history: Sequence[Entry], state: Truth) -> dict[str, dict[str, list[Value]]]:
+    """Return, by product and shopper, the quantities kept according to the ledger, also by requests without an answer.
 
-    Units in the cart, kept for an order or sold to it are all the same here: others cannot have them.
+    Units in the cart, kept for an order or sold to it count alike: other shoppers cannot have them.
     """
-    begun, done = _first(history, "invoke"), _first(history, "ok")
-    forced = {
+    begun, done = _first_times(history, "invoke"), _first_times(history, "ok")
+    forced_expiry = {
         user: entry.t_ns
         for entry in reversed(history)
         if entry.proc == NEMESIS and entry.type == "invoke"
         for user in entry.value.get("users", ())
     }
-    heard = _heard_expiries(history)
-    lines: dict[str, dict[str, list[Value]]] = defaultdict(lambda: defaultdict(list))
-    for row in sorted(truth.ledger, key=lambda row: (row.product, row.version)):
+    expiry_times = _received_expiries(history)
+    registers: dict[str, dict[str, list[Value]]] = defaultdict(lambda: defaultdict(list))
+    for row in sorted(state.ledger, key=lambda row: (row.product, row.version)):
         if row.user is None or row.id is None:
             continue
-        key, register = (row.user, row.id), lines[row.product][row.user]
-        outcome = truth.log.get(key, {})
+        key, register = (row.user, row.id), registers[row.product][row.user]
+        outcome = state.log.get(key, {})
         start: float = begun.get(key, 0)
         end: float = done.get(key, math.inf)
         if outcome.get("type") == "expired":
-            start, end = forced.get(row.user, 0), heard.get((row.user, outcome["version"]), math.inf)
+            start, end = forced_expiry.get(row.user, 0), expiry_times.get((row.user, outcome["version"]), math.inf)
         before = register[-1].quantity if register else 0
         register.append(Value(row.version, start, end, before + row.held + row.sold - row.received))
-    return lines
+    return registers
 
 
-def _heard_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:
+def _received_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:
     return {
         (entry.user, entry.value["version"]): entry.t_ns
         for entry in reversed(history)
@@ -108,8 +108,8 @@ def _heard_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:
     }
 
 
-def _first(history: Sequence[Entry], type_: str) -> dict[Key, int]:
-    """When each request was first written down as `type_`."""
+def _first_times(history: Sequence[Entry], type_: str) -> dict[Key, int]:
+    """Return when each request was first recorded with this type."""
     return {
         (entry.user, entry.id): entry.t_ns
         for entry in reversed(history)

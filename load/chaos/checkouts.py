@@ -1,6 +1,6 @@
-"""How shoppers check out: with cards that work and cards that do not, twice at once, too late, and regretting it.
+"""Choices of how shoppers check out: valid and failing cards, twice at once, with an old version, with cancellation.
 
-Choices only; `chance` decides them all. `shoppers` carries them out.
+Choices only, all drawn from `chance`; `shoppers` carries them out.
 """
 
 import random
@@ -12,7 +12,7 @@ from load.protocol import Conversation, Frame
 
 
 class Card(NamedTuple):
-    """What stands for a means of payment, and whether its owner lives where each parcel comes back from."""
+    """Payment token, and whether its owner's address is undeliverable."""
 
     token: str
     comes_back: bool = False
@@ -21,7 +21,7 @@ class Card(NamedTuple):
 GOOD: Final = Card("tok_approve")
 FAULTY: Final = tuple(map(Card, ("tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")))
 HAND: Final = (*[GOOD] * (4 * len(FAULTY) - 1), Card(GOOD.token, comes_back=True), *FAULTY)
-"""One in five is a card with which something goes wrong; of the others, one in twenty is of nobody's address."""
+"""One batch of cards: one in five fails, and of the others one in twenty has an undeliverable address."""
 Way = Literal["socket", "two tabs", "http", "old version", "wrong total", "items"]
 WAYS: Final[Mapping[Way, int]] = {
     "socket": 66,
@@ -32,9 +32,9 @@ WAYS: Final[Mapping[Way, int]] = {
     "items": 5,
 }
 NEVER_PAID: Final[frozenset[Way]] = frozenset({"old version", "wrong total"})
-"""These are refused, and no card is wasted on them."""
+"""Kinds of checkout that are refused, so that no failing card is spent on them."""
 REGRETS: Final = 0.2
-"""The share of orders whose shopper wants to cancel them, at once or later."""
+"""Share of orders whose shopper tries to cancel them, at once or later."""
 REGRETS_WITHIN: Final = 4.0
 ADDRESS: Final = {
     "name": "Ada Byron",
@@ -44,17 +44,17 @@ ADDRESS: Final = {
     "country": "GB",
 }
 NOBODY: Final = {**ADDRESS, "name": "FAIL"}
-"""An address from which the simulated carrier brings each parcel back."""
+"""Address from which the simulated carrier returns each parcel."""
 CONTACT: Final = {"email": "ada@example.com", "phone": "+44 20 7930 0000"}
 
 
 def way(chance: random.Random) -> Way:
-    """How the next checkout is made."""
+    """Return the kind of the next checkout."""
     return chance.choices(list(WAYS), list(WAYS.values()))[0]
 
 
 def deal(chance: random.Random) -> Iterator[Card]:
-    """Cards without end, hand after hand, each shuffled: every kind comes, and soon."""
+    """Yield cards indefinitely, in shuffled batches, so that every kind occurs soon."""
     while True:
         hand = list(HAND)
         chance.shuffle(hand)
@@ -62,7 +62,7 @@ def deal(chance: random.Random) -> Iterator[Card]:
 
 
 def checkout(chosen: Way, conversation: Conversation, product: str, card: Card, chance: random.Random) -> Frame:
-    """The frame of a checkout of the cart as its client shows it, or of some units of `product` without a cart."""
+    """Return a checkout frame for the cart as its client shows it, or for some units of `product` without the cart."""
     frame: dict[str, Any] = {
         "id": new_id(),
         "type": "checkout",
@@ -79,10 +79,10 @@ def checkout(chosen: Way, conversation: Conversation, product: str, card: Card, 
 
 
 def posted(frame: Frame) -> dict[str, Any]:
-    """The body of `POST /v1/orders` that asks for the same."""
+    """Return the equivalent body of `POST /v1/orders`."""
     return {name: value for name, value in frame.items() if name not in {"id", "type"}}
 
 
 def regrets(chance: random.Random) -> float | None:
-    """After how many seconds a shopper cancels an order; none for one who keeps it."""
+    """Return after how many seconds the shopper cancels an order, or `None` to keep it."""
     return chance.uniform(0, REGRETS_WITHIN) if chance.random() < REGRETS else None

@@ -1,4 +1,4 @@
-"""`holdfast chaos`: which scenarios, in what shop, and how the verdict is told."""
+"""`holdfast chaos`: choose scenarios, run them in a temporary shop, and print the results."""
 
 import asyncio
 import json
@@ -28,20 +28,22 @@ SHOWN_FINDINGS: Final = 12
 
 def chaos(  # noqa: PLR0913 - a parameter for each option
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="only the most telling faults, within three minutes")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="only the most revealing faults, within three minutes")
+    ] = False,
     fault: Annotated[
-        list[str] | None, typer.Option("--fault", metavar="NAME", help="just this fault; may be given again")
+        list[str] | None, typer.Option("--fault", metavar="NAME", help="only this fault; repeatable")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="what is left to chance is drawn from it")] = None,
-    seconds: Annotated[float | None, typer.Option(min=3, help="of shopping under --fault")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="keep the shop's directory, with its logs")] = False,
-    list_faults: Annotated[bool, typer.Option("--list", help="the names of all faults, and what they do")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of all random choices; default: a random one")] = None,
+    seconds: Annotated[float | None, typer.Option(min=3, help="duration of the load with --fault")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the shop's directory and logs")] = False,
+    list_faults: Annotated[bool, typer.Option("--list", help="list the names and descriptions of all faults")] = False,
 ) -> None:
-    """Break a shop in every way there is while shoppers shop, and check that nothing they were promised was broken.
+    """Inject faults into a shop while shoppers use it, and check that no guarantee was violated.
 
-    A shop of its own is started for this and thrown away. What everyone saw is written down; a failure prints the end
-    of that history and the command that repeats it.
+    A temporary shop is started for this. Every request, answer and fault is recorded; a failure prints the end of that
+    history and the command that repeats the scenario.
     """
     if list_faults:
         width = max(map(len, FAULTS))
@@ -49,9 +51,9 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
         return
     for name in fault or ():
         if name not in FAULTS:
-            raise typer.BadParameter(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+            raise typer.BadParameter(f"there is no fault {name!r}; choose from {', '.join(FAULTS)}")
     if seconds is not None and not fault:
-        raise typer.BadParameter("--seconds goes with --fault: the sets have times of their own")
+        raise typer.BadParameter("--seconds requires --fault: the scenarios of a set have fixed durations")
     chosen = seed if seed is not None else secrets.randbelow(10_000)
     scenarios = [of(fault, seconds)] if fault else list(QUICK) if quick else full(chosen)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
@@ -61,14 +63,14 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     try:
         asyncio.run(_run(scenarios, chosen, folder, results))
     except ShopAwayError as error:
-        away = f"{error}; again: {repeat(scenarios[len(results)], chosen)}"
+        away = f"{error}; repeat: {repeat(scenarios[len(results)], chosen)}"
     missing = [] if fault or away else never(results)
     ok = not (missing or away) and all(result.ok for result in results)
     _tell(results, chosen, time.monotonic() - began, missing, away=away, as_json=as_json)
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        typer.echo(f"histories and the shop's logs are in {folder}", err=True)
+        typer.echo(f"histories and logs are in {folder}", err=True)
     raise typer.Exit(0 if ok else 1)
 
 
@@ -81,20 +83,20 @@ async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: 
         for number, scenario in enumerate(scenarios, 1):
             place = f"{number}/{len(scenarios)} {scenario.name}"
             console.print(f"… {place}", style="dim")
-            tell = partial(_tell_progress, console, place)
+            tell = partial(_print_progress, console, place)
             result = await play(stage, scenario, seed=seed, folder=folder, tell=tell)
             results.append(result)
-            console.print(f"  {'right' if result.ok else 'WRONG'} after {result.seconds:.0f} s", style="dim")
+            console.print(f"  {'ok' if result.ok else 'FAILED'} after {result.seconds:.0f} s", style="dim")
     finally:
         await stage.down()
 
 
-def _tell_progress(console: Console, place: str, what: str) -> None:
-    console.print(f"  {place}: {what}", style="dim")
+def _print_progress(console: Console, place: str, text: str) -> None:
+    console.print(f"  {place}: {text}", style="dim")
 
 
 def repeat(scenario: Scenario, seed: int) -> str:
-    """The command that does this scenario again, alone."""
+    """Return the command that repeats this scenario alone."""
     if scenario.checkouts:
         return f"holdfast prove orders --orders {scenario.checkouts} --rate {scenario.rate:g} --seed {seed}"
     faults = " ".join(f"--fault {name}" for name in scenario.faults)
@@ -102,7 +104,7 @@ def repeat(scenario: Scenario, seed: int) -> str:
 
 
 def never(results: Sequence[Result]) -> list[str]:
-    """The rare ways of orders that none of these scenarios has seen: a set without one of them has not tested it."""
+    """Return the rare outcomes that did not occur in any scenario: a set without one of them has not tested it."""
     return [name for name in rare.EVERY if not any(result.counts.get(name) for result in results)]
 
 
@@ -115,12 +117,12 @@ def _tell(
     away: str | None = None,
     as_json: bool,
 ) -> None:
-    """Everything that was found, also when the shop under test did not last until the end: `away` says how then."""
+    """Print all results, also if the shop under test failed before the end; `away` is then the reason."""
     ok = not (missing or away) and all(result.ok for result in results)
     if as_json:
-        found = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
-        told = {"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "away": away}
-        typer.echo(json.dumps({**told, "scenarios": found}))
+        scenarios = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
+        summary = {"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "away": away}
+        typer.echo(json.dumps({**summary, "scenarios": scenarios}))
     else:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         console.print(_table(results))
@@ -128,12 +130,12 @@ def _tell(
         if not result.ok:
             tell_failure(result, seed)
     for name in missing:
-        typer.echo(f"never happened in any scenario of seed {seed}: {name} ({rare.EVERY[name]})", err=True)
+        typer.echo(f"did not occur in any scenario of seed {seed}: {name} ({rare.EVERY[name]})", err=True)
     if away:
         typer.echo(f"holdfast: {away}", err=True)
     if not as_json:
         requests = sum(result.requests for result in results)
-        verdict = "Nothing broken" if ok else "Broken"
+        verdict = "No violations" if ok else "Violated"
         typer.echo(f"{verdict}: {len(results)} scenarios, {requests} requests, {seconds:.0f} s, seed {seed}.")
 
 
@@ -145,13 +147,13 @@ def _table(results: Sequence[Result]) -> Table:
         "held",
         "refused",
         "orders",
-        "again",
+        "repeated",
         "expired",
-        "unknown, then known",
+        "late outcomes",
         "restarts",
         "silence s",
         "longest wait s",
-        "rest s",
+        "quiescent after s",
     ):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
@@ -169,13 +171,13 @@ def _table(results: Sequence[Result]) -> Table:
             f"{result.waits.silence:.1f}",
             f"{result.waits.longest:.1f}",
             rest,
-            "[green]right" if result.ok else "[red]" + ", ".join(sorted({f.invariant for f in result.findings})),
+            "[green]ok" if result.ok else "[red]" + ", ".join(sorted({f.invariant for f in result.findings})),
         )
     return table
 
 
 def tell_failure(result: Result, seed: int) -> None:
-    """What is wrong, the end of the history that has to do with it, and how to see it again; on standard error."""
+    """Print on standard error the findings, the related end of the history, and the command to repeat the scenario."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"\n{result.scenario.name}:", style="bold red")
     for finding in result.findings[:SHOWN_FINDINGS]:
@@ -185,4 +187,4 @@ def tell_failure(result: Result, seed: int) -> None:
     console.print(f"  the end of {result.history}:", style="dim")
     for entry in result.end:
         console.print(f"    {entry.encode()}"[:400], style="dim")
-    console.print(f"  again: {repeat(result.scenario, seed)}")
+    console.print(f"  repeat: {repeat(result.scenario, seed)}")

@@ -1,6 +1,6 @@
-"""What happened at all: a run in which the rare thing never came to pass has not tested it.
+"""Count events and measure waiting times: a run without a rare event has not tested it. No I/O.
 
-`sometimes` counts what a scenario must have met; `waits` says how long anybody waited and how long all were silent.
+`sometimes` counts the events that a scenario may require; `waits` measures how long shoppers waited for answers.
 """
 
 from collections import Counter
@@ -15,15 +15,15 @@ from load.chaos.truth import DECIDED, Key, Truth
 
 CHANGES: Final = frozenset({"add", "set", "remove", "clear"})
 CLOSING: Final = "closing"
-"""What the nemesis writes down when shoppers stop shopping."""
+"""Entry that the nemesis records when shoppers stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Seconds.
+    """Waiting times in seconds.
 
-    `silence`: the longest time, while shoppers shopped, in which nobody at all was answered; `longest`: from a change
-    to its outcome.
+    `silence` is the longest time in which no shopper at all got an answer. `longest` and `median` are from a change to
+    its outcome.
     """
 
     silence: float
@@ -31,12 +31,12 @@ class Waits:
     median: float
 
 
-def sometimes(history: Sequence[Entry], truth: Truth) -> Counter[str]:
-    """How often each of the things happened that a scenario may ask for."""
+def sometimes(history: Sequence[Entry], state: Truth) -> Counter[str]:
+    """Count the events that a scenario may require."""
     counts: Counter[str] = Counter()
     unknown: set[Key] = set()
     for entry in history:
-        told = entry.value.get("type")
+        type_ = entry.value.get("type")
         if entry.proc == NEMESIS:
             counts[entry.f] += entry.type == "ok"
             counts["restarts"] += int(entry.value.get("restarts", 0))
@@ -50,19 +50,19 @@ def sometimes(history: Sequence[Entry], truth: Truth) -> Counter[str]:
         elif entry.type == "ok" and key in unknown:
             counts["known later"] += 1
             unknown.discard(key)
-        if entry.type in {"ok", "heard"} and told:
-            counts[str(told)] += 1
+        if entry.type in {"ok", "heard"} and type_:
+            counts[str(type_)] += 1
             counts["answered again"] += bool(entry.value.get("replayed"))
-            if told == "resumed":
+            if type_ == "resumed":
                 counts["resumed: pending"] += len(entry.value["pending"])
                 counts["resumed: unknown"] += len(entry.value["unknown"])
-    counts["dead letters"] = sum((bad.topic, bad.partition, bad.offset) in truth.dead for bad in truth.bad)
-    counts["duplicates"] = truth.duplicates_counted
-    return +(counts + rare.counts(history, truth))
+    counts["dead letters"] = sum((bad.topic, bad.partition, bad.offset) in state.dead for bad in state.bad)
+    counts["duplicates"] = state.duplicates_counted
+    return +(counts + rare.counts(history, state))
 
 
 def waits(history: Sequence[Entry]) -> Waits:
-    """How long shoppers waited for the outcomes of their changes."""
+    """Measure how long shoppers waited for the outcomes of their changes."""
     begun: dict[Key, int] = {}
     answers: list[int] = []
     waited: list[int] = []

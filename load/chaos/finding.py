@@ -1,4 +1,4 @@
-"""What a check finds: an invariant that does not hold, and where to look."""
+"""Violation of an invariant."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An invariant that does not hold, with the ids, shoppers and products to look for in the history."""
+    """Violation of an invariant, with the ids, shoppers and products to look for in the history."""
 
     invariant: str
     detail: str
     words: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the violation as JSON values."""
         return {"invariant": self.invariant, "detail": self.detail}

@@ -1,8 +1,8 @@
-"""What happened, in the order of one clock: every request, every answer, every fault, one JSON line each.
+"""History of a run in the order of one clock: every request, answer and fault, one JSON line each.
 
-An `invoke` is written before the frame leaves, an `ok` or `fail` after the answer came. `info` says that nobody knows
-yet: no answer within its time, or the line was cut. Such a request has happened or has not, and a later `ok` for the
-same id tells which. Faults stand in the same history as the process `nemesis`.
+An `invoke` is written before the frame is sent, an `ok` or `fail` after the answer arrived. `info` means that the
+outcome is unknown: no answer in time, or the connection was lost. Such a request may or may not have been executed; a
+later `ok` for the same id settles it. Faults are entries of the process `nemesis`.
 """
 
 import json
@@ -19,7 +19,7 @@ NEMESIS: Final = "nemesis"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line. `f` is what was asked or broken, or the type of a frame that answers nothing (`heard`)."""
+    """One line. `f` is the operation or fault, or the type of a frame that answers no request (`heard`)."""
 
     t_ns: int
     """Nanoseconds since the history began, monotonic."""
@@ -31,27 +31,27 @@ class Entry:
     product: str | None = None
     quantity: int | None = None
     session: str | None = None
-    """The socket that an answer came on."""
+    """Socket on which an answer arrived."""
     value: Mapping[str, Any] = field(default_factory=dict)
-    """The frame that was heard, or what a fault did."""
+    """Received frame, or the effect of a fault."""
 
     def encode(self) -> str:
-        """One JSON line, without what is not set."""
+        """Return the entry as one JSON line, without unset fields."""
         return json.dumps({name: value for name, value in asdict(self).items() if value not in (None, {})})
 
     @classmethod
     def decode(cls, line: str) -> Self:
-        """The reverse."""
+        """Return the entry in a JSON line."""
         return cls(**json.loads(line))
 
     @property
     def seconds(self) -> float:
-        """Since the history began."""
+        """Seconds since the history began."""
         return self.t_ns / 1e9
 
 
 class Recorder:
-    """Writes a history to `path` and keeps it. The first line anchors its clock to the wall's."""
+    """Writer of a history to `path`, also kept in memory. The first line maps its clock to wall-clock time."""
 
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.path = path
@@ -62,35 +62,35 @@ class Recorder:
         self._file.write(json.dumps({"wall": datetime.now(UTC).isoformat(), "t_ns": 0}) + "\n")
 
     def note(self, proc: str, type_: Type, f: str, **fields: Any) -> None:
-        """Write a line down, now."""
+        """Append an entry with the current time."""
         entry = Entry(self._clock() - self._began, proc, type_, f, **fields)
         self.entries.append(entry)
         self._file.write(entry.encode() + "\n")
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Close the file."""
         self._file.close()
 
 
 def read(path: Path) -> list[Entry]:
-    """The history in a file."""
+    """Return the history in a file."""
     with path.open(encoding="utf-8") as lines:
         next(lines)
         return [Entry.decode(line) for line in lines]
 
 
 def about(history: Iterable[Entry], *, words: Iterable[str], last: int) -> list[Entry]:
-    """The last lines about some requests, else about the shoppers or products named, with the faults between them.
+    """Return the last entries about the requests in `words`, or else its shoppers and products, and all faults.
 
-    Where no word is named: faults, and what nobody knew or what failed.
+    Without words: faults, and unknown or failed requests.
     """
-    wanted = set(words)
+    wanted_words = set(words)
     entries = list(history)
-    ids = wanted & {entry.id for entry in entries if entry.id}
+    ids = wanted_words & {entry.id for entry in entries if entry.id}
 
     def concerns(entry: Entry) -> bool:
         if ids:
             return entry.id in ids
-        return bool(wanted & {entry.user, entry.product}) if wanted else entry.type in {"info", "fail"}
+        return bool(wanted_words & {entry.user, entry.product}) if wanted_words else entry.type in {"info", "fail"}
 
     return [entry for entry in entries if entry.proc == NEMESIS or concerns(entry)][-last:]

@@ -1,4 +1,4 @@
-"""Every fault by its name. A fault first takes aim, which is written down, then acts and says what it did."""
+"""Nemesis: every fault by name. A fault chooses its target, which is recorded, then acts and returns its effect."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from psycopg import Error as PostgresError
 from redis.exceptions import RedisError
 
-from infrastructure.local.errors import Fault as Answerless
+from infrastructure.local.errors import Fault as LocalError
 from load.chaos import order_faults, process_faults, records
 from load.chaos.deaf import ask_without_reading
 from load.chaos.history import NEMESIS
@@ -25,32 +25,32 @@ RUINS: Final = (
     PostgresError,
     RedisError,
     aiohttp.ClientError,
-    Answerless,
+    LocalError,
     ShopAwayError,
 )
-"""What a fault meets where another has struck before."""
+"""Errors that a fault may meet because another fault is in effect."""
 MARK: Final = "chaos:mark"
-"""A key in Redis by which it is seen that everything there is gone."""
+"""Redis key that shows whether a flush took effect."""
 
 
 async def strike(name: str, scene: Scene) -> bool:
-    """Commit one fault and write it down; false, and `info`, when it met the ruins of another, or came to nothing.
+    """Inject one fault and record it. False (recorded as `info`) if it had no effect or another fault was in the way.
 
-    What it did is told in numbers, in names, and in yes or no: where one of them is none, it has not happened.
+    The effect is a dict of numbers, names and booleans; the fault took effect only if none of them is false or empty.
     """
     fault = FAULTS[name]
     aim = fault.aim(scene)
     scene.recorder.note(NEMESIS, "invoke", name, value=aim)
     before = scene.stage.restarts()
     try:
-        did = await fault.act(scene, aim)
+        effect = await fault.act(scene, aim)
     except RUINS as error:
         scene.recorder.note(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
         return False
-    happened = all(did.values())
+    took_effect = all(effect.values())
     restarts = scene.stage.restarts() - before
-    scene.recorder.note(NEMESIS, "ok" if happened else "info", name, value={**aim, **did, "restarts": restarts})
-    return happened
+    scene.recorder.note(NEMESIS, "ok" if took_effect else "info", name, value={**aim, **effect, "restarts": restarts})
+    return took_effect
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ async def _pause(scene: Scene, _: Mapping[str, Any]) -> Did:
 async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
     async with scene.stage.postgres() as connection:
         done = await connection.execute(
-            # In the order of users, as everybody locks them.
+            # Ordered by user, the lock order of all transactions.
             "WITH locked AS (SELECT user_id FROM inventory.holder WHERE user_id = ANY(%s) AND expires_at IS NOT NULL"
             " ORDER BY user_id FOR NO KEY UPDATE)"
             " UPDATE inventory.holder AS h SET expires_at = now() FROM locked WHERE h.user_id = locked.user_id",
@@ -105,21 +105,21 @@ async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
     return {"made due": done.rowcount}
 
 
-# ---- lines ----------------------------------------------------------------------------------------------------------
+# ---- connections ----------------------------------------------------------------------------------------------------
 
 
 async def _cut_clients(scene: Scene, aim: Mapping[str, Any]) -> Did:
     cut = sum(witness.cut() for witness in scene.witnesses if witness.user in aim["cut"])
-    hasty = scene.some(0.1)
-    for witness in hasty:
+    hasty_clients = scene.some(0.1)
+    for witness in hasty_clients:
         await asyncio.wait_for(witness.hasty(scene.products), 10)
-    return {"were open": cut, "hasty": len(hasty)}
+    return {"were open": cut, "hasty": len(hasty_clients)}
 
 
 async def _slow_readers(scene: Scene, _: Mapping[str, Any]) -> Did:
-    deaf = scene.some(0.5)
-    await ask_without_reading([(witness.shop.url, witness.shopper.guest.token) for witness in deaf])
-    return {"deaf": len(deaf)}
+    slow_readers = scene.some(0.5)
+    await ask_without_reading([(witness.shop.url, witness.shopper.guest.token) for witness in slow_readers])
+    return {"deaf": len(slow_readers)}
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
@@ -141,32 +141,32 @@ async def _poison(scene: Scene, aim: Mapping[str, Any]) -> Did:
 
 FAULTS: Final[Mapping[str, Fault]] = {
     **process_faults.FAULTS,
-    "kill-redis": end("redis", signal.SIGKILL, "kill -9 of Redis"),
-    "flush-redis": Fault("FLUSHALL, ten times in a second", _flush),
-    "pause-redis": Fault("Redis answers nobody for 3 s", _pause),
-    "kill-postgres": end("postgres", signal.SIGKILL, "kill -9 of PostgreSQL and all its backends"),
-    "cut-postgres": Fault("pg_terminate_backend for everybody, five times in 1.5 s", _cut_postgres),
-    "freeze-postgres": freeze("postgres", SHORT_SECONDS, "PostgreSQL stopped for 3 s"),
-    "kill-kafka": end("kafka", signal.SIGKILL, "kill -9 of the broker"),
-    "freeze-kafka": freeze("kafka", SHORT_SECONDS, "the broker stopped for 3 s"),
+    "kill-redis": end("redis", signal.SIGKILL, "SIGKILL to Redis"),
+    "flush-redis": Fault("FLUSHALL ten times within a second", _flush),
+    "pause-redis": Fault("Redis does not answer for 3 s", _pause),
+    "kill-postgres": end("postgres", signal.SIGKILL, "SIGKILL to PostgreSQL and all its backends"),
+    "cut-postgres": Fault("pg_terminate_backend for all backends, five times within 1.5 s", _cut_postgres),
+    "freeze-postgres": freeze("postgres", SHORT_SECONDS, "PostgreSQL frozen for 3 s"),
+    "kill-kafka": end("kafka", signal.SIGKILL, "SIGKILL to the broker"),
+    "freeze-kafka": freeze("kafka", SHORT_SECONDS, "the broker frozen for 3 s"),
     "duplicate": Fault("each request delivered twice, for 3 s", _duplicate, needs=("duplicates",)),
-    "replay": Fault("all topics fed back to themselves, while running", _replay, needs=("duplicates",)),
+    "replay": Fault("all topics replayed to themselves under load", _replay, needs=("duplicates",)),
     "poison": Fault(
-        "records that nobody can act on, in the way of good ones",
+        "invalid records in front of valid ones",
         _poison,
         lambda scene: {"in the way of": [witness.user for witness in scene.some(0.1)]},
         ("dead letters",),
     ),
     "cut-clients": Fault(
-        "lines aborted under open requests; some shoppers never come back for them",
+        "connections aborted with open requests; some shoppers never reconnect",
         _cut_clients,
         lambda scene: {"cut": [witness.user for witness in scene.some(0.4)]},
         ("resumed",),
         pause=1.0,
     ),
-    "slow-readers": Fault("sockets that ask for much and read nothing", _slow_readers),
+    "slow-readers": Fault("sockets that send many requests and read nothing", _slow_readers),
     "expire": Fault(
-        "carts made due while they are being changed",
+        "carts expired while they are being changed",
         _expire,
         lambda scene: {"users": [witness.user for witness in scene.some(0.3)]},
         ("expired",),

@@ -1,4 +1,4 @@
-"""Faults of paying: a provider that is away, slow or broken, webhooks by the dozen, and orders told all over again."""
+"""Faults of payment: a provider that is down, slow or failing, repeated webhooks, and replayed order topics."""
 
 import asyncio
 from collections import Counter
@@ -29,16 +29,16 @@ def _provider(how: Mapping[str, Any], seconds: float, about: str) -> Fault:
 
 
 async def _webhooks(scene: Scene, _: Mapping[str, Any]) -> Did:
-    """What was decided is told again, in any order; one in five times too late, one in five by a stranger."""
+    """Resend webhooks of past decisions in random order; one in five is a day old, one in five is forged."""
     provider, url = scene.stage.provider, scene.stage.webhook_url
-    whose = {order: witness.user for witness in scene.witnesses for order in witness.orders}
-    history = [entry for entry in await provider.history() if entry["order_id"] in whose]
-    answers: Counter[str] = Counter()
+    user_of = {order: witness.user for witness in scene.witnesses for order in witness.orders}
+    history = [entry for entry in await provider.history() if entry["order_id"] in user_of]
+    responses: Counter[str] = Counter()
     for number, entry in enumerate(scene.chance.sample(history, min(len(history), WEBHOOKS))):
         late, forged = YESTERDAY if number % 5 == 3 else 0.0, number % 5 == 4  # noqa: PLR2004 - one in five each
-        status = await provider.tell(url, entry, whose[entry["order_id"]], late=late, forged=forged)
-        answers[f"{'stale' if late else 'forged' if forged else 'good'} {status}"] += 1
-    return {"told": answers.total(), **answers}
+        status = await provider.tell(url, entry, user_of[entry["order_id"]], late=late, forged=forged)
+        responses[f"{'stale' if late else 'forged' if forged else 'good'} {status}"] += 1
+    return {"told": responses.total(), **responses}
 
 
 async def _replay(scene: Scene, _: Mapping[str, Any]) -> Did:
@@ -47,14 +47,9 @@ async def _replay(scene: Scene, _: Mapping[str, Any]) -> Did:
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
-    "provider-down": _provider({"down": True}, AWAY_SECONDS, "the payment provider answers nobody for 4 s"),
-    "provider-slow": _provider(
-        {"slow": SLOW_SECONDS}, AWAY_SECONDS, "the payment provider takes 2.5 s for each answer"
-    ),
-    "provider-broken": _provider({"fail": BROKEN_ANSWERS}, 1.0, "the payment provider answers 500, thirty times"),
-    "webhooks": Fault("the provider's webhooks all over again, some too late, some forged", _webhooks, pause=1.0),
-    "replay-orders": Fault(
-        "the topics of orders, payments and deliveries fed back to themselves, while running", _replay
-    ),
+    "provider-down": _provider({"down": True}, AWAY_SECONDS, "the payment provider does not answer for 4 s"),
+    "provider-slow": _provider({"slow": SLOW_SECONDS}, AWAY_SECONDS, "the payment provider takes 2.5 s per answer"),
+    "provider-broken": _provider({"fail": BROKEN_ANSWERS}, 1.0, "the payment provider answers 500 thirty times"),
+    "webhooks": Fault("repeated webhooks of the provider, some too old, some forged", _webhooks, pause=1.0),
+    "replay-orders": Fault("the topics of orders, payments and deliveries replayed to themselves under load", _replay),
 }
-"""Each by its name."""

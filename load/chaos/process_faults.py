@@ -1,4 +1,4 @@
-"""Faults of processes: killed, ended, frozen, replaced, doubled, misled by their clock."""
+"""Faults of processes: killed, terminated, frozen, replaced, duplicated, with a wrong clock."""
 
 import asyncio
 import signal
@@ -11,60 +11,61 @@ from load.chaos.scene import Did, Fault, Scene
 from load.chaos.stage import pick
 
 FROZEN_SECONDS: Final = 11.5
-"""Longer than a consumer's session lasts: its partitions go to another, and then it goes on."""
+"""Longer than a consumer session: the partitions move to another worker, and then the frozen one resumes as a zombie.
+"""
 SHORT_SECONDS: Final = 3.0
 SKEW_SECONDS: Final = 300
 ON_THE_WAY: Final = ("edge", "cart", "inventory", "orders", "payment", "delivery", "provider")
-"""What an order cannot do without; the others have their turn with `kill-each`, `freeze-each` and `rolling-restart`."""
+"""Services that an order needs; the others are hit by `kill-each`, `freeze-each` and `rolling-restart`."""
 SAGA: Final = ("cart", "inventory", "orders", "payment")
-"""Of these a zombie, or a worker too many, could do harm."""
+"""Services in which a zombie or an extra worker could do harm."""
 
 
 def one(kind: str) -> Callable[[Scene], Did]:
-    """The aim at one of a kind, by chance."""
+    """Return a target function that chooses one process of a kind at random."""
     return lambda scene: {"victim": pick(scene.stage.many(kind), scene.chance)}
 
 
 def end(kind: str, number: signal.Signals, about: str) -> Fault:
-    """One of a kind gets a signal that ends it; the supervisor starts it again."""
+    """Return a fault that sends a terminating signal to one process of a kind; the supervisor restarts it."""
 
     async def act(scene: Scene, aim: Mapping[str, Any]) -> Did:
-        return await _ended(scene, aim["victim"], number)
+        return await _signal_and_wait(scene, aim["victim"], number)
 
     return Fault(about, act, one(kind), ("restarts",))
 
 
-async def _ended(scene: Scene, victim: str, number: signal.Signals) -> Did:
-    """Signal a process, and wait for its successor: whether it was there to be hit, and who is missing since."""
+async def _signal_and_wait(scene: Scene, victim: str, number: signal.Signals) -> Did:
+    """Signal a process and wait for its successor. The effect has whether it was hit and whether it is missing."""
     old = scene.stage.signal(victim, number)
     back = await scene.stage.until_replaced(victim, old)
     return {"hit": old is not None, **_missing([] if back else [victim])}
 
 
 def _missing(names: Sequence[str]) -> Did:
-    """For the checker, which judges whether anything else could have kept them; the fault has happened all the same."""
+    """Return the processes that did not return; the checker excuses those that another fault may have kept."""
     return {"missing": list(names)} if names else {}
 
 
 def freeze(kind: str, seconds: float, about: str, *, zombies: bool = False) -> Fault:
-    """One of a kind is stopped for a time, and goes on."""
+    """Return a fault that stops one process of a kind for a time and then resumes it."""
 
     async def act(scene: Scene, aim: Mapping[str, Any]) -> Did:
-        return await _still(scene, aim["victim"], seconds)
+        return await _freeze_and_resume(scene, aim["victim"], seconds)
 
     return Fault(about, act, one(kind), zombies=zombies)
 
 
-async def _still(scene: Scene, victim: str, seconds: float) -> Did:
-    """Stop a process for a time, and let it go on."""
+async def _freeze_and_resume(scene: Scene, victim: str, seconds: float) -> Did:
+    """Stop a process for a time and resume it."""
     async with scene.stage.unsupervised():
         stopped = scene.stage.signal(victim, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            gone_on = scene.stage.signal(victim, signal.SIGCONT)
+            resumed = scene.stage.signal(victim, signal.SIGCONT)
     back = await scene.stage.until_replaced(victim, None)
-    return {"hit": stopped is not None and stopped == gone_on, **_missing([] if back else [victim])}
+    return {"hit": stopped is not None and stopped == resumed, **_missing([] if back else [victim])}
 
 
 def _next_in_turn(scene: Scene) -> Did:
@@ -72,28 +73,28 @@ def _next_in_turn(scene: Scene) -> Did:
 
 
 async def _kill_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    return await _ended(scene, aim["victim"], signal.SIGKILL)
+    return await _signal_and_wait(scene, aim["victim"], signal.SIGKILL)
 
 
 async def _freeze_next(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    return await _still(scene, aim["victim"], SHORT_SECONDS)
+    return await _freeze_and_resume(scene, aim["victim"], SHORT_SECONDS)
 
 
-async def _rolling(scene: Scene, _: Mapping[str, Any]) -> Did:
+async def _rolling_restart(scene: Scene, _: Mapping[str, Any]) -> Did:
     async def one_by_one(names: Sequence[str]) -> list[Did]:
-        return [await _ended(scene, name, signal.SIGTERM) for name in names]
+        return [await _signal_and_wait(scene, name, signal.SIGTERM) for name in names]
 
     kinds = [scene.stage.many(kind.name) for kind in KINDS]
     each = {
-        name: did
+        name: effect
         for names, done in zip(kinds, await asyncio.gather(*map(one_by_one, kinds)), strict=True)
-        for name, did in zip(names, done, strict=True)
+        for name, effect in zip(names, done, strict=True)
     }
-    missing = [name for name, did in each.items() if "missing" in did]
-    return {"restarted": [name for name, did in each.items() if did["hit"]], **_missing(missing)}
+    missing = [name for name, effect in each.items() if "missing" in effect]
+    return {"restarted": [name for name, effect in each.items() if effect["hit"]], **_missing(missing)}
 
 
-async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:
+async def _rebalance_storm(scene: Scene, _: Mapping[str, Any]) -> Did:
     joined = {}
     for kind in SAGA:
         extra = scene.stage.more(kind, number=8)
@@ -106,7 +107,7 @@ async def _storm(scene: Scene, _: Mapping[str, Any]) -> Did:
     return joined
 
 
-async def _skew(scene: Scene, aim: Mapping[str, Any]) -> Did:
+async def _clock_skew(scene: Scene, aim: Mapping[str, Any]) -> Did:
     extra = scene.stage.more(aim["kind"], number=7, HOLDFAST_CLOCK_SKEW_SECONDS=str(aim["seconds"]))
     extra.start()
     try:
@@ -125,7 +126,7 @@ def _aim_skew(scene: Scene) -> Did:
 
 
 async def _crash(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    """A worker that dies at one point, and its successor, which finds what it left."""
+    """Start a worker that exits at a failpoint, and a successor that recovers from the state it left."""
     kind = aim["point"].partition(".")[0]
     first = scene.stage.more(kind, number=6, HOLDFAST_CRASHPOINT=f"{aim['point']}:{aim['count']}")
     first.start()
@@ -147,20 +148,26 @@ def _aim_crash(scene: Scene) -> Did:
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
-    **{f"kill-{kind}": end(kind, signal.SIGKILL, f"kill -9 of {kind}, one worker of it") for kind in ON_THE_WAY},
-    **{f"term-{kind}": end(kind, signal.SIGTERM, f"SIGTERM to {kind}, one worker of it") for kind in ("edge", *SAGA)},
+    **{f"kill-{kind}": end(kind, signal.SIGKILL, f"SIGKILL to one process of {kind}") for kind in ON_THE_WAY},
+    **{f"term-{kind}": end(kind, signal.SIGTERM, f"SIGTERM to one process of {kind}") for kind in ("edge", *SAGA)},
     **{
-        f"freeze-{kind}": freeze(kind, FROZEN_SECONDS, "SIGSTOP past the session's end, then SIGCONT", zombies=True)
+        f"freeze-{kind}": freeze(
+            kind, FROZEN_SECONDS, "SIGSTOP until after the consumer session's end, then SIGCONT", zombies=True
+        )
         for kind in SAGA
     },
-    "kill-each": Fault("kill -9 of every process and server in turn", _kill_next, _next_in_turn, ("restarts",)),
-    "freeze-each": Fault("every process and server in turn stopped for 3 s", _freeze_next, _next_in_turn),
+    "kill-each": Fault("SIGKILL to every process and server in turn", _kill_next, _next_in_turn, ("restarts",)),
+    "freeze-each": Fault("every process and server in turn frozen for 3 s", _freeze_next, _next_in_turn),
     "crash": Fault(
-        "a worker that ends at a named point between two effects, and its successor", _crash, _aim_crash, pause=1.0
+        "a worker that crashes at a failpoint between two effects, and its successor", _crash, _aim_crash, pause=1.0
     ),
-    "rolling-restart": Fault("SIGTERM to all processes, of each kind to one at a time", _rolling, needs=("restarts",)),
+    "rolling-restart": Fault(
+        "SIGTERM to all processes, one of each kind at a time", _rolling_restart, needs=("restarts",)
+    ),
     "rebalance-storm": Fault(
-        "one worker more of cart, inventory, orders and payment, each killed after 5 s", _storm, pause=0.5
+        "an extra worker of cart, inventory, orders and payment in turn, each killed after 5 s",
+        _rebalance_storm,
+        pause=0.5,
     ),
-    "clock-skew": Fault("one worker more of one of these, whose clock is five minutes off", _skew, _aim_skew),
+    "clock-skew": Fault("an extra worker of one of these, with its clock five minutes off", _clock_skew, _aim_skew),
 }

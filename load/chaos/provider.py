@@ -1,4 +1,4 @@
-"""The payment provider under test: how it is today, what its own books say, and webhooks as it sends them."""
+"""Client of the simulated payment provider: control its behaviour, read its records, send webhooks in its name."""
 
 import json
 import time
@@ -16,7 +16,7 @@ SECONDS: Final = 10.0
 
 
 class Provider:
-    """Its HTTP API at `url`; `key` proves who asks, `secret` signs webhooks."""
+    """Client of the provider's HTTP API at `url`; `key` authenticates, `secret` signs webhooks."""
 
     def __init__(self, url: str, key: str, secret: str) -> None:
         self.url = url.rstrip("/")
@@ -24,22 +24,25 @@ class Provider:
         self._secret = secret
 
     async def control(self, **how: Any) -> None:
-        """Make it `down`, `slow` (seconds) or `fail` (so many questions); nothing makes it as usual."""
+        """Make the provider `down`, `slow` (seconds per answer) or `fail` (number of requests); without any, normal."""
         await self._ask("POST", "/control", json=how)
 
     async def refuses(self) -> tuple[bool, float]:
-        """Whether it refuses a question now, or cuts the line, and how many seconds it takes for that or an answer."""
+        """Return whether the provider rejects a request now or closes the connection, and the seconds until then.
+
+        Raise `aiohttp.ClientConnectorError` if the provider does not run.
+        """
         began = time.monotonic()
         try:
             await self._ask("GET", "/v1/history?limit=1")
-        except aiohttp.ClientConnectorError:  # there is nobody who could refuse
+        except aiohttp.ClientConnectorError:  # the provider does not run
             raise
         except (aiohttp.ClientError, ShopAwayError):
             return True, time.monotonic() - began
         return False, time.monotonic() - began
 
     async def history(self) -> list[dict[str, Any]]:
-        """Everything it ever decided, in order: `seq`, `charge`, `key`, `type`, `amount`, `order_id`."""
+        """Return all decisions of the provider in order: `seq`, `charge`, `key`, `type`, `amount`, `order_id`."""
         found: list[dict[str, Any]] = []
         while True:
             after = found[-1]["seq"] if found else 0
@@ -51,7 +54,10 @@ class Provider:
     async def tell(
         self, webhook_url: str, entry: dict[str, Any], user: str, *, late: float = 0, forged: bool = False
     ) -> int:
-        """Say once more what became of a charge, signed `late` seconds ago, or by a stranger; the answer's status."""
+        """Send a webhook about a past decision and return the response status.
+
+        The signature is `late` seconds old, and made with a wrong secret if `forged`.
+        """
         charge = {
             "key": entry["charge"],
             "status": entry["type"],
@@ -67,29 +73,31 @@ class Provider:
         headers = {"Authorization": f"Bearer {self._key}"}
         async with self._session() as http, http.request(method, self.url + path, headers=headers, **more) as answer:
             if not answer.ok:
-                raise ShopAwayError(f"the provider answers {answer.status} to {method} {path}: {await answer.text()}")
-            told: dict[str, Any] = await answer.json()
-            return told
+                raise ShopAwayError(
+                    f"{method} {path} at the payment provider failed with {answer.status}: {await answer.text()}"
+                )
+            body: dict[str, Any] = await answer.json()
+            return body
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS))
 
 
 def charges(history: list[dict[str, Any]], orders: set[str]) -> dict[str, Charge]:
-    """Payment → what was done under its key, of these orders."""
+    """Return, by payment, the provider's operations for these orders."""
     captured: dict[str, list[int]] = {}
     refunded: dict[str, dict[str, int]] = {}
-    whose: dict[str, str] = {}
+    order_of: dict[str, str] = {}
     for entry in history:
         if entry["order_id"] not in orders:
             continue
         charge = entry["charge"]
-        whose[charge] = entry["order_id"]
+        order_of[charge] = entry["order_id"]
         if entry["type"] == "captured":
             captured.setdefault(charge, []).append(entry["amount"])
         elif entry["type"] == "refunded":
             refunded.setdefault(charge, {})[entry["key"]] = entry["amount"]
     return {
         charge: Charge(order, tuple(captured.get(charge, ())), refunded.get(charge, {}))
-        for charge, order in whose.items()
+        for charge, order in order_of.items()
     }

@@ -1,4 +1,4 @@
-"""What became of the orders, counted, with the rare ways by their names: a run without one has not tested it. Pure."""
+"""Count the ends of orders and their rare outcomes: a run without one has not tested it. No I/O."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,64 +23,64 @@ CART_CHANGED: Final = "checkout of a changed cart refused"
 CART_EXPIRED: Final = "checkout of an expired cart refused"
 
 EVERY: Final[Mapping[str, str]] = {
-    LATE_CAPTURE: "the money came when the order was being cancelled, and went back",
-    DUPLICATE: "payment told of a capture more than once, the order took it once",
-    AFTER_EXPIRY: "nothing was heard of a payment for as long as the shop is patient, and all was undone",
-    VOID_TOO_LATE: "a charge was to be voided, and had been captured",
-    VOIDED: "a charge was voided, and nothing was ever captured",
-    TO_CART: "a card was declined, and the shopper has the cart again, nothing of it lost to others",
-    CANCELLED: "a shopper changed their mind in time",
-    CANCELLED_LATE: "a shopper changed their mind when the parcel was gone, and was told so",
-    TWO_TABS: "one cart was checked out twice at once, and became one order",
-    WRONG_AMOUNT: "the provider took another amount than it was asked for, and it went back",
-    RETURNED: "nobody was there to take it: the money went back, and the stock",
-    CART_CHANGED: "the cart was not the one that the shopper saw",
-    CART_EXPIRED: "the cart's time was over, or it was empty by then",
+    LATE_CAPTURE: "a payment was captured while the order was being cancelled, and was refunded",
+    DUPLICATE: "payment published a capture more than once; the order applied it once",
+    AFTER_EXPIRY: "no answer about a payment within its deadline; the order was compensated",
+    VOID_TOO_LATE: "a charge to be voided had already been captured",
+    VOIDED: "a charge was voided and never captured",
+    TO_CART: "a card was declined and the cart restored completely",
+    CANCELLED: "a shopper cancelled in time",
+    CANCELLED_LATE: "a shopper cancelled after shipment and was refused",
+    TWO_TABS: "one cart was checked out twice at once and became one order",
+    WRONG_AMOUNT: "the provider captured a wrong amount, which was refunded",
+    RETURNED: "a parcel was undeliverable; money was refunded and stock restored",
+    CART_CHANGED: "the cart had changed since the shopper saw it",
+    CART_EXPIRED: "the cart had expired, or was empty",
 }
-"""Each rare way, and what it is."""
+"""Descriptions of all rare outcomes."""
 
 
-def counts(history: Sequence[Entry], truth: Truth) -> Counter[str]:
-    """How many orders there were, how they ended, and how often each rare way was taken."""
-    found: Counter[str] = Counter()
-    payments: Counter[tuple[str, str]] = Counter((event.order, event.type) for event in truth.payments)
+def counts(history: Sequence[Entry], state: Truth) -> Counter[str]:
+    """Count orders, their ends, and each rare outcome."""
+    totals: Counter[str] = Counter()
+    payments: Counter[tuple[str, str]] = Counter((event.order, event.type) for event in state.payments)
     carts: Counter[tuple[str, int]] = Counter()
     committed: set[tuple[str, int]] = set()
-    kept = _kept_from_others(truth)
-    for order, stream in streams_of(truth).items():
+    kept = _restored_to_cart(state)
+    for order, stream in streams_of(state).items():
         types = [event.type for event in stream.values()]
         first, end = stream[min(stream)], _end(stream)
         cart = (first.user, first.data.get("cart_version") or 0)
         if first.data.get("cart_version") is not None:
             carts[cart] += 1
             committed |= {cart} if "committed" in types else set()
-        found["orders"] += 1
-        found[end] += 1
+        totals["orders"] += 1
+        totals[end] += 1
         captured = types.index("captured") if "captured" in types else None
         cancelling = types.index("cancelling") if "cancelling" in types else len(types)
         late = captured is not None and captured > cancelling and end != "cancelled: wrong_amount"
-        found[LATE_CAPTURE] += late and "refunded" in types
-        found[DUPLICATE] += payments[order, "captured"] > 1 and types.count("captured") == 1
-        found[AFTER_EXPIRY] += end == "cancelled: payment_unavailable" and "committed" in types
-        found[VOID_TOO_LATE] += payments[order, "void"] > 0 and payments[order, "captured"] > 0
-        found[VOIDED] += payments[order, "voided"] > 0 and not payments[order, "captured"]
-        found[TO_CART] += end == "cancelled: declined" and order in kept
-        found[CANCELLED] += end == "cancelled: cancelled"
-        found[WRONG_AMOUNT] += end == "cancelled: wrong_amount" and "refunded" in types
-        found[RETURNED] += end == "cancelled: delivery_failed" and "refunded" in types
-        found[CART_CHANGED] += end == "cancelled: cart_changed"
-        found[CART_EXPIRED] += end in {"cancelled: expired", "cancelled: cart_empty"}
-    found[TWO_TABS] = sum(number > 1 and cart in committed for cart, number in carts.items())
-    found[CANCELLED_LATE] = sum(
+        totals[LATE_CAPTURE] += late and "refunded" in types
+        totals[DUPLICATE] += payments[order, "captured"] > 1 and types.count("captured") == 1
+        totals[AFTER_EXPIRY] += end == "cancelled: payment_unavailable" and "committed" in types
+        totals[VOID_TOO_LATE] += payments[order, "void"] > 0 and payments[order, "captured"] > 0
+        totals[VOIDED] += payments[order, "voided"] > 0 and not payments[order, "captured"]
+        totals[TO_CART] += end == "cancelled: declined" and order in kept
+        totals[CANCELLED] += end == "cancelled: cancelled"
+        totals[WRONG_AMOUNT] += end == "cancelled: wrong_amount" and "refunded" in types
+        totals[RETURNED] += end == "cancelled: delivery_failed" and "refunded" in types
+        totals[CART_CHANGED] += end == "cancelled: cart_changed"
+        totals[CART_EXPIRED] += end in {"cancelled: expired", "cancelled: cart_empty"}
+    totals[TWO_TABS] = sum(number > 1 and cart in committed for cart, number in carts.items())
+    totals[CANCELLED_LATE] = sum(
         entry.f == "cancel" and entry.type == "fail" and entry.value.get("problem") == "order-not-cancellable"
         for entry in history
         if entry.proc != NEMESIS
     )
-    return found
+    return totals
 
 
 def _end(stream: Mapping[int, OrderEvent]) -> str:
-    """`delivered`, or `cancelled` with its reason, or `open`."""
+    """Return `delivered`, `cancelled: REASON` or `open`."""
     for event in stream.values():
         if event.type == "delivered":
             return "delivered"
@@ -89,11 +89,11 @@ def _end(stream: Mapping[int, OrderEvent]) -> str:
     return "open"
 
 
-def _kept_from_others(truth: Truth) -> set[str]:
-    """Orders whose release gave no unit back to the shelves: all of it went into the cart."""
-    gave_back = {(row.user, row.id) for row in truth.ledger if row.held < 0}
+def _restored_to_cart(state: Truth) -> set[str]:
+    """Return the orders whose release returned no unit to available stock: all of them went into the cart."""
+    released_stock = {(row.user, row.id) for row in state.ledger if row.held < 0}
     return {
         outcome["order_id"]
-        for key, outcome in truth.log.items()
-        if outcome["type"] == "released" and key not in gave_back
+        for key, outcome in state.log.items()
+        if outcome["type"] == "released" and key not in released_stock
     }

@@ -1,9 +1,12 @@
-"""Reads what the shop says of itself once it rests: its books, its topics, its carts, its lag."""
+"""Collect the shop's state once it is quiescent: inventory's tables, topics, carts, locks, consumer lag.
+
+This module reads private schemas and topics of the services.
+"""
 
 import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -24,19 +27,41 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
     "insights": ("orders.events.v1", "payments.events.v1", "cart.responses.v1"),
     "notifications": ("notifications.requests.v1", "orders.requests.v1", "orders.events.v1", "cart.responses.v1"),
 }
-"""What each group reads, from its beginning. Whoever has no group, as the edge, acknowledges nothing."""
+"""Topics of each consumer group, read from the beginning. Services without a group, such as the edge, commit nothing.
+"""
 CHANGES: Final = frozenset({"cart.add", "cart.set", "cart.remove", "cart.clear", "cart.checkout"})
 PAYMENTS: Final = frozenset({"payments.requests.v1", "payments.events.v1"})
 PATIENCE_MS: Final = 5_000
 LETTERS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS)
 LEFT_SECONDS: Final = 3.0
-"""Three times as long as a lock lives."""
+"""Three times the lifetime of a lock."""
 ENDLESS: Final = -1
-"""What Redis says of a key that has no end."""
+"""Redis' time to live of a key without expiry."""
 
 
-async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> dict[str, Any]:
-    """`ledger`, `holds`, `reserved`, `revisions` and `log` of a `Truth`, from one snapshot of the database."""
+class InventoryTables(NamedTuple):
+    """Contents of inventory's tables, as in `Truth`."""
+
+    ledger: Sequence[Change]
+    holds: Mapping[str, Mapping[str, int]]
+    order_holds: Mapping[str, Mapping[str, int]]
+    revisions: Mapping[str, int]
+    log: Mapping[Key, Mapping[str, Any]]
+
+
+class TopicRecords(NamedTuple):
+    """Contents of the topics, as in `Truth`."""
+
+    accepted: frozenset[Key]
+    outcomes: Sequence[Told]
+    unreadable: Sequence[str]
+    duplicates: int
+    events: Sequence[OrderEvent]
+    payments: Sequence[PaymentEvent]
+
+
+async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> InventoryTables:
+    """Return inventory's rows about `users` and `products`, from one database snapshot."""
     async with stage.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         ledger = await connection.execute(
@@ -51,19 +76,19 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
             [list(users), list(products)],
         )
         holds: dict[str, dict[str, int]] = {}
-        reserved: dict[str, dict[str, int]] = {}
+        order_holds: dict[str, dict[str, int]] = {}
         for user, product, in_the_cart, quantity in await held.fetchall():
-            (holds if in_the_cart else reserved).setdefault(user, {})[product] = int(quantity)
+            (holds if in_the_cart else order_holds).setdefault(user, {})[product] = int(quantity)
         revisions = await _revisions(connection, users)
         decided = await connection.execute(
             "SELECT user_id, requestid, outcome FROM inventory.request_log WHERE user_id = ANY(%s)", [list(users)]
         )
         log: dict[Key, Mapping[str, Any]] = {(user, id_): outcome async for user, id_, outcome in decided}
-    return {"ledger": changes, "holds": holds, "reserved": reserved, "revisions": revisions, "log": log}
+    return InventoryTables(changes, holds, order_holds, revisions, log)
 
 
 async def carts(stage: Stage, users: Sequence[str]) -> dict[str, Basket]:
-    """What Postgres holds for each shopper's cart, at which revision; of who never had one, an empty one."""
+    """Return each shopper's cart and revision in Postgres; an empty one for shoppers that never had one."""
     async with stage.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         revisions = await _revisions(connection, users)
@@ -79,24 +104,24 @@ async def carts(stage: Stage, users: Sequence[str]) -> dict[str, Basket]:
 
 
 async def _revisions(connection: Connection, users: Sequence[str]) -> dict[str, int]:
-    found = await connection.execute(
+    cursor = await connection.execute(
         "SELECT user_id, revision FROM inventory.holder WHERE user_id = ANY(%s)", [list(users)]
     )
-    return dict(await found.fetchall())
+    return dict(await cursor.fetchall())
 
 
-async def topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> dict[str, Any]:
-    """What the topics say after `since`: `accepted`, `told`, `garbled`, `duplicates_counted`, `events`, `payments`.
+async def topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> TopicRecords:
+    """Return the contents of the topics after `since`.
 
-    Orders are those of `users` alone: one of an earlier scenario would begin in the middle.
+    Orders are restricted to those of `users`: an order of an earlier scenario would be incomplete.
     """
     accepted: set[Key] = set()
-    told: list[Told] = []
+    published: list[Told] = []
     events: list[OrderEvent] = []
     payments: list[PaymentEvent] = []
     duplicates = 0
-    kept = await records.kept(settings, since)
-    for record in kept:
+    stored = await records.kept(settings, since)
+    for record in stored:
         event = _event(record.key, record.value)
         if event is None:
             continue
@@ -107,23 +132,16 @@ async def topics(settings: Settings, since: records.Offsets, users: Collection[s
             duplicates += type_ == "inventory.decided" and bool(data.get("replayed"))
             if (outcome := _outcome(type_, event)) is not None:
                 replayed = bool(data.get("replayed"))
-                told.append(Told(record.topic, event["subject"], event["requestid"], outcome, replayed))
+                published.append(Told(record.topic, event["subject"], event["requestid"], outcome, replayed))
         elif record.topic in PAYMENTS and data["user_id"] in users:
             payments.append(_payment(type_, data))
         elif record.topic == records.ORDER_EVENTS[0] and data["user_id"] in users:
             events.append(_order_event(type_, data))
-    return {
-        "accepted": frozenset(accepted),
-        "told": told,
-        "garbled": garbled(kept),
-        "duplicates_counted": duplicates,
-        "events": events,
-        "payments": payments,
-    }
+    return TopicRecords(frozenset(accepted), published, garbled(stored), duplicates, events, payments)
 
 
 def _outcome(type_: str, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The outcome of a shopper's change in a response; none in one that tells something else."""
+    """Return the outcome of a shopper's change in a response, or `None` if the response is about something else."""
     data = event["data"]
     if not event.get("requestid"):
         return None
@@ -148,7 +166,7 @@ def _payment(type_: str, data: Mapping[str, Any]) -> PaymentEvent:
 
 
 def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
-    """The event in a record; none when it is not one that anybody would act on."""
+    """Return the event in a record, or `None` if it is not valid."""
     try:
         event = json.loads(value or b"")
         data = event["data"]
@@ -158,11 +176,11 @@ def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
         return None
 
 
-def garbled(kept: Iterable[Record]) -> list[str]:
-    """Where records stand on topics of responses, which the shop alone writes, that nobody can act on."""
+def garbled(stored: Iterable[Record]) -> list[str]:
+    """Return the positions of invalid records on response topics, to which only the shop writes."""
     return [
         f"{record.topic} {record.partition}/{record.offset}"
-        for record in kept
+        for record in stored
         if record.topic in records.RESPONSES
         and record.value != records.NESTED
         and _event(record.key, record.value) is None
@@ -170,27 +188,27 @@ def garbled(kept: Iterable[Record]) -> list[str]:
 
 
 def _well_formed(event: Mapping[str, Any]) -> bool:
-    """Whether a request from outside is one by the contract: what is not goes to the dead letters."""
+    """Return True if a request from outside is valid by the contract; others are dead-lettered."""
     quantity = event["data"].get("quantity", 1)
     return (
         bool(event.get("requestid"))
         and event["source"] == "/edge"
         and isinstance(quantity, int)
-        and 0 <= quantity < 1000  # noqa: PLR2004 - contract
+        and 0 <= quantity < 1000  # noqa: PLR2004 - the contract's limit
     )
 
 
 async def dead_letters(
     settings: Settings, letters: records.Offsets, since: records.Offsets
 ) -> frozenset[tuple[str, int, int]]:
-    """Where the records stood that came after `since`, and were put aside after `letters`."""
-    found = [json.loads(record.value or b"{}")["data"] for record in await records.kept(settings, letters)]
-    places = ((letter["topic"], letter["partition"], letter["offset"]) for letter in found)
+    """Return the original positions of dead letters written after `letters`, of records after `since`."""
+    written = [json.loads(record.value or b"{}")["data"] for record in await records.kept(settings, letters)]
+    places = ((dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) for dead_letter in written)
     return frozenset(place for place in places if place[2] >= since.get(TopicPartition(place[0], place[1]), 0))
 
 
 async def locks(stage: Stage) -> list[str]:
-    """Locks in Redis that have no end, and those that are held by the same owner for longer than a lock lives."""
+    """Return the Redis locks without expiry, and those held by the same owner for longer than a lock lives."""
     async with stage.redis() as redis:
         first = {key.decode(): (await redis.get(key), await redis.pttl(key)) async for key in redis.scan_iter("lock:*")}
         if not first:
@@ -200,9 +218,9 @@ async def locks(stage: Stage) -> list[str]:
 
 
 def left(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -> list[str]:
-    """The locks that nobody will take away: owners and milliseconds to live at first, and owners some time later.
+    """Return the locks that will not be released, given owners and milliseconds to live at first, and owners later.
 
-    One that is there for a moment is nobody's fault: who holds it may be at work.
+    A lock that exists for a moment is fine: its owner may be working.
     """
     return sorted(
         name
@@ -212,23 +230,23 @@ def left(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -
 
 
 async def lag(settings: Settings) -> dict[str, int]:
-    """Records that wait for a worker, by what the groups have committed; by group and topic."""
+    """Return the number of records not yet committed, by group and topic."""
     first, end = await records.span(settings, sorted({topic for topics in READ.values() for topic in topics}))
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=PATIENCE_MS)
     await admin.start()
     try:
         waiting: dict[str, int] = {}
         for group in READ:
-            known = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
-            waiting |= unread(group, {place: found.offset for place, found in known.items()}, first, end)
+            committed = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
+            waiting |= unread(group, {place: found.offset for place, found in committed.items()}, first, end)
         return waiting
     finally:
         await admin.close()
 
 
 def unread(group: str, committed: records.Offsets, first: records.Offsets, end: records.Offsets) -> dict[str, int]:
-    """Records that a group has still to read, by group and topic; of a partition that it never committed, all."""
+    """Return the records that a group has not committed, by group and topic; all, for partitions it never committed."""
     own = {place: offset for place, offset in end.items() if place.topic in READ[group]}
-    # What is not kept any more is not waited for.
-    known = {place: max(committed.get(place, 0), first.get(place, 0)) for place in own}
-    return {f"{group} of {topic}": number for topic, number in behind(known, first, own).items() if number}
+    # Records deleted by retention are not counted.
+    positions = {place: max(committed.get(place, 0), first.get(place, 0)) for place in own}
+    return {f"{group} of {topic}": number for topic, number in behind(positions, first, own).items() if number}

@@ -1,4 +1,4 @@
-"""Faults that are made of records: delivered twice, fed back, or such as engineers send by mistake."""
+"""Faults made of records: duplicated, replayed, or invalid as an engineer might send them by mistake."""
 
 import asyncio
 import json
@@ -43,12 +43,12 @@ async def _producer(settings: Settings) -> "AsyncIterator[AIOKafkaProducer]":
 
 
 async def ends(settings: Settings, topics: Sequence[str] = TOPICS) -> Offsets:
-    """The offset that the next record of each partition gets."""
+    """Return the end offset of each partition."""
     return (await span(settings, topics))[1]
 
 
 async def span(settings: Settings, topics: Sequence[str]) -> tuple[Offsets, Offsets]:
-    """The offset of the first record that is kept of each partition, and the one that the next record gets."""
+    """Return the beginning and end offsets of each partition."""
     found = await topic_reader.partitions(settings)
     every = [partition for topic in topics for partition in found.get(topic, ())]
     async with topic_reader.consumer(settings) as reader:
@@ -57,7 +57,7 @@ async def span(settings: Settings, topics: Sequence[str]) -> tuple[Offsets, Offs
 
 
 async def kept(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
-    """The records that came after `since`, up to now."""
+    """Return the records from the offsets `since` up to now."""
     async with topic_reader.consumer(settings) as reader:
         every = list(since)
         reader.assign(every)
@@ -66,20 +66,20 @@ async def kept(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
 
 
 async def replay(settings: Settings, since: Offsets, topics: Collection[str] = TOPICS) -> int:
-    """Put everything after `since` on its own partition again, in its old order; how many records that were."""
-    # Each once: what an earlier replay brought is there twice, and would double with every replay.
+    """Append all records after `since` to their own partitions again, in order, and return how many."""
+    # Each record once: those of an earlier replay are there twice, and would double with every replay.
     places = {partition: offset for partition, offset in since.items() if partition.topic in topics}
     records = {(record.topic, record.key, record.value): record for record in reversed(await kept(settings, places))}
     async with _producer(settings) as producer:
-        sent = [await _again(producer, record) for record in reversed(records.values())]
+        sent = [await _resend(producer, record) for record in reversed(records.values())]
         await asyncio.gather(*sent)
     return len(records)
 
 
 async def duplicate(settings: Settings, seconds: float) -> int:
-    """For a time, put each record of the topics of requests there once more; how many those were."""
+    """Append each new record of the request topics once more, for `seconds`, and return how many."""
     first = await ends(settings, (*REQUESTS, *ORDER_REQUESTS))
-    ours: set[tuple[str, int, int]] = set()
+    duplicates: set[tuple[str, int, int]] = set()
     count, end = 0, time.monotonic() + seconds
     async with topic_reader.consumer(settings) as reader, _producer(settings) as producer:
         reader.assign(list(first))
@@ -88,19 +88,19 @@ async def duplicate(settings: Settings, seconds: float) -> int:
         while time.monotonic() < end:
             for records in (await reader.getmany(timeout_ms=100)).values():
                 for record in records:
-                    if (record.topic, record.partition, record.offset) not in ours:
-                        stands = await (await _again(producer, record))
-                        ours.add((record.topic, stands.partition, stands.offset))
+                    if (record.topic, record.partition, record.offset) not in duplicates:
+                        position = await (await _resend(producer, record))
+                        duplicates.add((record.topic, position.partition, position.offset))
                         count += 1
     return count
 
 
-async def _again(producer: AIOKafkaProducer, record: topic_reader.Record) -> Any:
+async def _resend(producer: AIOKafkaProducer, record: topic_reader.Record) -> Any:
     return await producer.send(record.topic, record.value, record.key, partition=record.partition)
 
 
 def strangers_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[str, Any]:
-    """A request as an engineer writes it by hand: the contract's event, with `fields` in place of its own."""
+    """Return a hand-written request: the contract's event, with `fields` replacing its own."""
     request_id = uuid7()
     data = {"user_id": user, "product": "85123A", "quantity": 1, **fields.pop("data", {})}
     return {
@@ -118,53 +118,53 @@ def strangers_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[s
 
 
 NESTED: Final = b"[" * 10_000
-"""The one thing that is put on a topic of responses: whatever else cannot be read there, the shop has written."""
+"""The only invalid value that is written to response topics: any other invalid record there comes from the shop."""
 
 
 def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
-    """Topic, what is wrong, key and value of records that nobody can act on; they lie in the way of `user`."""
+    """Return topic, description, key and value of invalid records, in the same partitions as records of `user`."""
     key = user.encode()
 
     def event(*arguments: str, **fields: Any) -> bytes:
         return json.dumps(strangers_event(user, *arguments, **fields)).encode()
 
-    bad = [
+    invalid = [
         ("not JSON", key, b"hello"),
         ("not UTF-8", key, b"\xff\xfe\x00"),
         ("empty", key, b""),
         ("no key", None, event()),
-        ("the key of another", b"somebody-else", event()),
-        ("the data of another", key, event(data={"user_id": "somebody-else"})),
-        ("a type that there is not", key, event("cart.steal")),
-        ("a source that may not", key, event(source="/payment")),
-        ("no event", key, b'{"hello":"world"}'),
-        ("a quantity below zero", key, event(data={"quantity": -1})),
-        ("a quantity past all numbers", key, event(data={"quantity": 2**63})),
+        ("another user's key", b"somebody-else", event()),
+        ("another user's data", key, event(data={"user_id": "somebody-else"})),
+        ("an unknown type", key, event("cart.steal")),
+        ("a source that is not allowed", key, event(source="/payment")),
+        ("not an event", key, b'{"hello":"world"}'),
+        ("a negative quantity", key, event(data={"quantity": -1})),
+        ("a quantity beyond 64 bits", key, event(data={"quantity": 2**63})),
         ("not a number", key, event().replace(b'"quantity": 1', b'"quantity": NaN')),
         ("900 KB", key, b'"' + b"x" * 900_000 + b'"'),
     ]
     return [
-        *(("cart.requests.v1", *each) for each in bad),
+        *(("cart.requests.v1", *each) for each in invalid),
         ("inventory.requests.v1", "not JSON", key, b"hello"),
-        ("inventory.requests.v1", "a source that may not", key, event("inventory.remove", source="/payments")),
-        ("inventory.responses.v1", "nested too deep", key, NESTED),
+        ("inventory.requests.v1", "a source that is not allowed", key, event("inventory.remove", source="/payments")),
+        ("inventory.responses.v1", "nested too deeply", key, NESTED),
     ]
 
 
 async def put_poison(settings: Settings, users: Sequence[str], chance: random.Random) -> list[Bad]:
-    """Put one of each kind in the way of one of `users`; where they stand."""
-    placed = []
+    """Write one invalid record of each kind for each of `users`, and return their positions."""
+    planted = []
     async with _producer(settings) as producer:
         for user in users:
             for topic, what, key, value in poison(user):
                 partition = partition_of(key, settings.partitions) if key else chance.randrange(settings.partitions)
-                stands = await producer.send_and_wait(topic, value, key, partition=partition)
-                placed.append(Bad(topic, stands.partition, stands.offset, what))
-    return placed
+                position = await producer.send_and_wait(topic, value, key, partition=partition)
+                planted.append(Bad(topic, position.partition, position.offset, what))
+    return planted
 
 
 async def put_astray(settings: Settings, users: Sequence[str], products: Sequence[str]) -> int:
-    """Put a good request for each of `users` on a wrong partition, as kcat's own partitioner does; how many."""
+    """Write a valid request for each of `users` to a wrong partition, as kcat's partitioner does; return how many."""
     async with _producer(settings) as producer:
         for user, product in zip(users, products, strict=False):
             event = strangers_event(user, data={"product": product})

@@ -1,11 +1,11 @@
-"""A scenario from its start to its verdict: shop, break, come to rest, read everything, judge."""
+"""Run one scenario: load and faults, wait until the shop is quiescent, collect its state, check."""
 
 import asyncio
 import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,35 +25,36 @@ from load.chaos.truth import Basket, OrderEvent, Replay, Truth
 from load.shop import Shop, ShopAwayError
 
 UNITS: Final = (6, 12, 24, 48, 200, 20_000)
-"""Of each product: some run out at once, some never."""
+"""Stock of each product: some sell out at once, some never."""
 WARM_SECONDS: Final = 1.0
 COOL_SECONDS: Final = 1.5
 TRIES_SECONDS: Final = 60.0
-"""How much longer a fault tries that was always in the ruins of another."""
+"""Extra time for a fault that had no effect so far, because other faults were in the way."""
 REST_SECONDS: Final = 40.0
+"""Timeout for the shop to become quiescent."""
 ORDERS_SECONDS: Final = 90.0
-"""How long orders may take to end, after the last of them was begun and the last fault is over."""
+"""Timeout for orders to end, after the last one was placed and the last fault is over."""
 ASKED_AGAIN_SECONDS: Final = 10.0
-"""How long carts may still name requests as pending that are decided: a zombie's late write to the table is taken for
-the truth by who takes over its partitions, until what it names is asked again."""
+"""Time for which carts may still list decided requests as pending. The late table write of a zombie is taken over by
+the worker that gets its partitions, until the requests in it are retried."""
 SHOWN_SECONDS: Final = 20.0
-"""How long what shoppers read, or their clients show, may lag behind what is true: a client may be calling again, and
-what a zombie hid is seen again when it was asked about."""
+"""Timeout for the views of shoppers and their clients to become current: a client may be reconnecting, and a change
+hidden by a zombie reappears when its request is retried."""
 FED_A_SECOND: Final = 200
-"""Of records that are fed back, at least so many are read in a second, beside what is patience anyway."""
+"""Minimum rate at which replayed records must be consumed, in addition to the usual timeout."""
 GRACE_SECONDS: Final = 2.0
-"""How old something must be for the last audit to judge it. At rest nothing is on its way; only the looks of those who
-wait for a row to be due, twice a second, may still be to come."""
+"""Minimum age of rows that the last audit checks. A quiescent shop has no message in flight; only the pollers for
+due rows, which run twice per second, may still act."""
 SELDOM: Final = 15
-"""So many times less often come other faults beside one that takes every process in turn."""
+"""Factor by which other faults are less frequent next to one that hits every process in turn."""
 SHOWN_ENTRIES: Final = 20
 EXPLAINED: Final = 3
-"""Findings whose lines of the history are shown; what follows is mostly more of the same."""
+"""Number of findings whose history entries are shown; further ones are mostly repetitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one scenario."""
+    """Result of one scenario."""
 
     scenario: Scenario
     findings: tuple[Finding, ...]
@@ -65,15 +66,15 @@ class Result:
     history: Path
     balance: money.Balance
     end: tuple[Entry, ...]
-    """The lines of the history that have to do with the findings; none without findings."""
+    """Last entries of the history related to the findings; empty without findings."""
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """True if there are no findings."""
         return not self.findings
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the result as JSON values."""
         return {
             "scenario": self.scenario.name,
             "faults": list(self.scenario.faults),
@@ -95,24 +96,24 @@ Tell = Callable[[str], None]
 
 
 def products_of(scenario: Scenario) -> dict[str, int]:
-    """The codes of a scenario's own products, with their stock."""
+    """Return the codes of a scenario's own products and their stock."""
     stem = "CHAOS-" + re.sub(r"[^A-Z]+", "-", scenario.name.upper())[:40]
     return {f"{stem}-{units}": units for units in UNITS}
 
 
 async def play(stage: Stage, scenario: Scenario, *, seed: int, folder: Path, tell: Tell) -> Result:
-    """One scenario in a running shop that has its products."""
+    """Run one scenario in a running shop that has its products, and return the result."""
     began = time.monotonic()
     name = re.sub(r"[^a-z0-9]+", "-", scenario.name)
     recorder = Recorder(folder / f"{name}.jsonl")
     try:
-        truth = await _Play(stage, scenario, seed, recorder, tell).run()
+        state = await _Play(stage, scenario, seed, recorder, tell).run()
     finally:
         recorder.close()
     history = recorder.entries
-    findings = checker.check(history, truth, zombies=scenario.zombies, clean=scenario.clean)
-    counts = figures.sometimes(history, truth)
-    findings += [Finding("never", f"{need!r} never happened") for need in scenario.needs if not counts[need]]
+    findings = checker.check(history, state, zombies=scenario.zombies, clean=scenario.clean)
+    counts = figures.sometimes(history, state)
+    findings += [Finding("never", f"{need!r} never occurred") for need in scenario.needs if not counts[need]]
     words = [word for finding in findings[:EXPLAINED] for word in finding.words]
     return Result(
         scenario,
@@ -121,15 +122,15 @@ async def play(stage: Stage, scenario: Scenario, *, seed: int, folder: Path, tel
         figures.waits(history),
         sum(entry.type == "invoke" and entry.proc.startswith("shopper") for entry in history),
         time.monotonic() - began,
-        truth.rest_seconds,
+        state.rest_seconds,
         recorder.path,
-        money.balance(truth),
+        money.balance(state),
         tuple(about(history, words=words, last=SHOWN_ENTRIES)) if findings else (),
     )
 
 
 async def _carts(witnesses: Sequence[Witness]) -> list[Mapping[str, Any] | None]:
-    """Every shopper's cart. One that a zombie wrote is asked about again, five seconds after it was found."""
+    """Return every shopper's cart. One written by a zombie is retried five seconds after it was found."""
     end = time.monotonic() + ASKED_AGAIN_SECONDS
     while True:
         carts = await asyncio.gather(*(witness.cart(10) for witness in witnesses))
@@ -139,10 +140,12 @@ async def _carts(witnesses: Sequence[Witness]) -> list[Mapping[str, Any] | None]
 
 
 class _Play:
+    """Run of one scenario."""
+
     def __init__(self, stage: Stage, scenario: Scenario, seed: int, recorder: Recorder, tell: Tell) -> None:
         self.stage, self.scenario, self.recorder, self.tell = stage, scenario, recorder, tell
-        # By name and seed: a scenario is the same alone as among others.
-        self.chance = random.Random(f"{seed} {' '.join(scenario.faults)}")  # noqa: S311 - to be repeated, not secret
+        # Seeded by faults and seed: a scenario behaves the same alone as within a set.
+        self.chance = random.Random(f"{seed} {' '.join(scenario.faults)}")  # noqa: S311 - reproducible, not secret
         self.products = list(products_of(scenario))
 
     async def run(self) -> Truth:
@@ -153,29 +156,42 @@ class _Play:
         async with Shop(self.stage.stack.http, chance=lambda: self.chance.random() / EAGERNESS) as shop:
             guests = await shop.guests(self.scenario.shoppers)
             cards = deal(self.chance)
+            chances = [random.Random(self.chance.random()) for _ in guests]  # noqa: S311 - reproducible, not secret
             witnesses = [
-                Witness(f"shopper-{number}", shop, guest, self.recorder, random.Random(self.chance.random()), cards)  # noqa: S311
-                for number, guest in enumerate(guests)
+                Witness(f"shopper-{number}", shop, guest, self.recorder, chance, cards)
+                for number, (guest, chance) in enumerate(zip(guests, chances, strict=True))
             ]
             try:
                 await asyncio.gather(*(witness.shopper.__aenter__() for witness in witnesses))
                 scene = Scene(self.stage, self.recorder, witnesses, self.products, self.chance, since)
                 await self._shop(scene)
-                rested, restless = await self._rest(witnesses)
+                rest_seconds, restless = await self._rest(witnesses)
                 replay = await self._replay(scene) if self.scenario.replayed else None
                 shown = await self._shown(witnesses)
                 carts = await _carts(witnesses)
             finally:
                 await asyncio.gather(*(witness.leave() for witness in witnesses))
-            self.tell("reading")
+            self.tell("collecting state")
             users = [witness.user for witness in witnesses]
-            (told, orders), (violations, digest) = await asyncio.gather(
+            (from_topics, orders), (violations, digest) = await asyncio.gather(
                 self._topics_and_orders(shop, witnesses, since), self.stage.audit(self._grace())
             )
-        unanswered = [f"nobody answers {user}" for user, cart in zip(users, carts, strict=True) if cart is None]
+        unanswered = [
+            f"{user} cannot read the cart: no answer" for user, cart in zip(users, carts, strict=True) if cart is None
+        ]
+        tables = await reading.books(self.stage, users, self.products)
         return Truth(
-            **await reading.books(self.stage, users, self.products),
-            **told,
+            ledger=tables.ledger,
+            holds=tables.holds,
+            reserved=tables.order_holds,
+            revisions=tables.revisions,
+            log=tables.log,
+            accepted=from_topics.accepted,
+            told=from_topics.outcomes,
+            garbled=from_topics.unreadable,
+            duplicates_counted=from_topics.duplicates,
+            events=from_topics.events,
+            payments=from_topics.payments,
             orders=orders,
             charges=charges(await self.stage.provider.history(), set(orders)),
             bad=scene.bad,
@@ -184,8 +200,10 @@ class _Play:
             shown=shown,
             audit=[*violations, *unanswered],
             locks=await reading.locks(self.stage),
-            replay=replace(replay, after=digest) if replay else None,
-            rest_seconds=rested,
+            replay=Replay(replay.records, replay.before, digest, replay.rest_seconds, replay.restless)
+            if replay
+            else None,
+            rest_seconds=rest_seconds,
             restless=restless,
         )
 
@@ -193,11 +211,11 @@ class _Play:
         end = time.monotonic() + REST_SECONDS
         while self.stage.unready():
             if time.monotonic() > end:
-                raise ShopAwayError(f"the shop under test does not last: {await self.stage.why_unready()}")
+                raise ShopAwayError(f"the shop under test did not recover: {await self.stage.why_unready()}")
             await asyncio.sleep(0.2)
 
     async def _shop(self, scene: Scene) -> None:
-        """Load and faults together; returns when the last fault has ended."""
+        """Run load and faults; return when the last fault has ended."""
         if self.scenario.checkouts:
             await self._sell_out(scene)
             return
@@ -214,12 +232,12 @@ class _Play:
             await asyncio.gather(*shopping)
 
     async def _sell_out(self, scene: Scene) -> None:
-        """So many checkouts at a steady pace, and faults for as long as that takes."""
+        """Run the given number of checkouts at a steady rate, and faults for as long as that takes."""
         tickets = list(range(self.scenario.checkouts))
         pause = len(scene.witnesses) / self.scenario.rate
         buying = asyncio.gather(*(witness.buy(self.products, tickets, pause) for witness in scene.witnesses))
 
-        async def strikes(name: str) -> None:
+        async def repeat_until_done(name: str) -> None:
             await asyncio.sleep(WARM_SECONDS)
             while not buying.done() or 0 < scene.turns < len(self.stage.services()):
                 await strike(name, scene)
@@ -228,13 +246,13 @@ class _Play:
                 await asyncio.sleep(self.chance.uniform(0.5, 1.5) * wait)
 
         try:
-            await asyncio.gather(buying, *(strikes(name) for name in self.scenario.faults))
+            await asyncio.gather(buying, *(repeat_until_done(name) for name in self.scenario.faults))
         finally:
             buying.cancel()
         self.recorder.note(NEMESIS, "heard", figures.CLOSING)
 
     async def _again_and_again(self, name: str, scene: Scene, end: float) -> None:
-        """A fault once at least, if others let it, and as often as there is time for."""
+        """Inject a fault until the time is over, and at least until it took effect once."""
         pause, done = FAULTS[name].pause, False
         while True:
             self.tell(name)
@@ -246,29 +264,31 @@ class _Play:
             await asyncio.sleep(wait)
 
     async def _rest(self, witnesses: Sequence[Witness], patience: float = REST_SECONDS) -> tuple[float | None, str]:
-        """How long the shop took to come to rest, and what was waited for last; none when it never did.
+        """Wait until the shop is quiescent; return the seconds it took (`None` if it never was) and the last reason.
 
-        Shoppers who were cut off call again in their own time, and orders take theirs: both are waited for, but that is
-        not the shop's restlessness.
+        Clients that reconnect and orders in progress are also waited for, but their time does not count as the shop's.
         """
-        self.tell("coming to rest")
+        self.tell("waiting until quiescent")
         began, why = time.monotonic(), ""
-        rested: float | None = None
-        while (passed := time.monotonic() - began) < (patience if rested is None else max(patience, ORDERS_SECONDS)):
-            # Asked before and after: what ends while the lag is looked at has left records that the look has not seen.
+        rest_seconds: float | None = None
+        while (passed := time.monotonic() - began) < (
+            patience if rest_seconds is None else max(patience, ORDERS_SECONDS)
+        ):
+            # Check before and after: work that ends while the lag is read has produced records that the lag does not
+            # include.
             busy, problem = await self._busy(witnesses), await self._restless()
             busy = busy or await self._busy(witnesses)
-            if problem and not (busy and rested is not None):
-                why, rested = problem, None
-            elif rested is None:
-                rested = passed
+            if problem and not (busy and rest_seconds is not None):
+                why, rest_seconds = problem, None
+            elif rest_seconds is None:
+                rest_seconds = passed
             if not problem and not busy:
                 break
             await asyncio.sleep(0.1)
-        return rested, why
+        return rest_seconds, why
 
     async def _busy(self, witnesses: Sequence[Witness]) -> bool:
-        """Whether shoppers, their orders or what follows from these are still at something."""
+        """Return True if shoppers, their orders or the consequences of these are still in progress."""
         if any(witness.busy for witness in witnesses):
             return True
         try:
@@ -277,9 +297,9 @@ class _Play:
             return True
 
     async def _shown(self, witnesses: Sequence[Witness]) -> dict[str, Basket]:
-        """What each client shows, as soon as that is what Postgres holds, or its time is over.
+        """Return the cart shown by each client, once all equal Postgres or after a timeout.
 
-        Nobody asks for anything meanwhile: an answer would bring what the client should have been told before.
+        No request is sent meanwhile: its answer would deliver updates that the client should have received before.
         """
         end = time.monotonic() + SHOWN_SECONDS
         users = [witness.user for witness in witnesses]
@@ -291,20 +311,20 @@ class _Play:
             await asyncio.sleep(0.2)
 
     def _grace(self) -> float | None:
-        """That of the last audit; as ever where a zombie may have written to the table of carts, late but lawfully."""
+        """Return the last audit's grace period: the default after zombies, which may write to the cart table late."""
         return None if self.scenario.zombies else GRACE_SECONDS
 
     async def _topics_and_orders(
         self, shop: Shop, witnesses: Sequence[Witness], since: records.Offsets
-    ) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+    ) -> tuple[reading.TopicRecords, dict[str, Mapping[str, Any]]]:
         users = frozenset(witness.user for witness in witnesses)
-        told = await reading.topics(self.stage.settings, since, users)
-        return told, await self._orders(shop, witnesses, told["events"])
+        from_topics = await reading.topics(self.stage.settings, since, users)
+        return from_topics, await self._orders(shop, witnesses, from_topics.events)
 
     async def _orders(
         self, shop: Shop, witnesses: Sequence[Witness], events: Sequence[OrderEvent]
     ) -> dict[str, Mapping[str, Any]]:
-        """Every order as its shopper reads it, once that is not behind its events any more, or its time is over."""
+        """Return every order as its shopper reads it, once all are as new as their events or after a timeout."""
         newest: dict[str, int] = {}
         for event in events:
             newest[event.order] = max(event.version, newest.get(event.order, 0))
@@ -325,17 +345,17 @@ class _Play:
             return unready
         try:
             lag = await reading.lag(self.stage.settings)
-        except Exception as error:  # noqa: BLE001 - whatever a broker that is coming back makes its clients raise
-            return f"the broker does not tell its lag ({type(error).__name__})"
-        behind = ", ".join(f"{number} by {of}" for of, number in lag.items())
-        return f"records not acknowledged: {behind}" if lag else ""
+        except Exception as error:  # noqa: BLE001 - a restarting broker makes its clients raise anything
+            return f"the lag is unknown ({type(error).__name__})"
+        behind = ", ".join(f"{number} by {consumer}" for consumer, number in lag.items())
+        return f"records not committed: {behind}" if lag else ""
 
     async def _replay(self, scene: Scene) -> Replay:
-        """Feed everything back and wait until it is read; the digest from afterwards is not known yet."""
-        self.tell("replaying all of it")
+        """Replay all records and wait until they are consumed. The digest afterwards is not known yet."""
+        self.tell("replaying all records")
         _, digest = await self.stage.audit()
         self.recorder.note(NEMESIS, "invoke", "replay", value={"all": True})
         number = await records.replay(self.stage.settings, scene.since)
         self.recorder.note(NEMESIS, "ok", "replay", value={"replayed": number})
-        rested, restless = await self._rest(scene.witnesses, REST_SECONDS + number / FED_A_SECOND)
-        return Replay(number, digest, "", rested, restless)
+        rest_seconds, restless = await self._rest(scene.witnesses, REST_SECONDS + number / FED_A_SECOND)
+        return Replay(number, digest, "", rest_seconds, restless)

@@ -1,4 +1,4 @@
-"""Which faults come together, for how long, and what must have come to pass for a run of them to count."""
+"""Scenarios: which faults are combined, for how long, and the events required for a run to count."""
 
 import random
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from load.chaos.nemesis import FAULTS
 SECONDS: Final = 12.0
 SHOPPERS: Final = 24
 ALWAYS: Final = ("held", "refused", "answered again", "delivered")
-"""A scenario in which nobody was granted, refused or answered twice, and no parcel came, has tested nothing."""
+"""Events required of every scenario; without them it has tested nothing."""
 
 SOILING: Final = frozenset({"poison", "duplicate", "replay", "replay-orders", "webhooks"})
-"""Faults after which the dead letters may lawfully hold more than what was put there to get there."""
+"""Faults after which dead letters other than the planted records are legitimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Some faults over `seconds` of shopping; afterwards, with `replayed`, all of it is fed back once more."""
+    """Some faults during `seconds` of load; with `replayed`, all records are replayed afterwards."""
 
     name: str
     faults: tuple[str, ...]
@@ -26,23 +26,23 @@ class Scenario:
     replayed: bool = False
     shoppers: int = SHOPPERS
     checkouts: int = 0
-    """So many, at `rate` a second, instead of shopping for `seconds`."""
+    """Number of checkouts, at `rate` per second, instead of a load for `seconds`."""
     rate: float = 0.0
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What must have happened."""
+        """Events required for the run to count."""
         own = dict.fromkeys(need for fault in self.faults for need in FAULTS[fault].needs)
         return (*ALWAYS, *(() if self.checkouts else ("removed",)), *self.faults, *own)
 
     @property
     def zombies(self) -> bool:
-        """Whether a process goes on after it was given up for dead."""
+        """True if a process resumes after others took over its work."""
         return any(FAULTS[fault].zombies for fault in self.faults)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing comes to a topic but what the shop and its shoppers send, and that once."""
+        """True if topics contain only records sent once by the shop and its shoppers."""
         return not self.replayed and SOILING.isdisjoint(self.faults)
 
 
@@ -56,7 +56,7 @@ QUICK: Final = (
     Scenario("records", ("replay", "poison"), 10, replayed=True),
     Scenario("orders", ("kill-orders", "kill-payment", "provider-down", "webhooks", "expire"), 14),
 )
-"""The most telling ones, within three minutes."""
+"""Most revealing scenarios, within three minutes."""
 
 TOGETHER: Final = (
     Scenario("edge and lines", ("kill-edge", "term-edge", "cut-clients", "slow-readers"), 18),
@@ -76,9 +76,11 @@ TOGETHER: Final = (
     Scenario("records", ("replay", "poison", "duplicate"), 14, replayed=True),
     Scenario("orders again", ("replay-orders", "webhooks"), 12, replayed=True),
 )
-"""Every fault once, beside those that meet it in life: the same process ends in two ways, one server in three.
+"""Every fault once, combined with those that occur with it in practice: the same process ending in two ways, one server
+in three.
 
-Each scenario costs some fifteen seconds beside its own, to come to rest and to read everything."""
+Each scenario takes some fifteen seconds in addition, to become quiescent and to collect everything.
+"""
 
 _LONG: Final = {
     **{name: 16.0 for name in FAULTS if name.startswith("freeze-") and FAULTS[name].zombies},
@@ -93,13 +95,13 @@ REPLAYED: Final = frozenset({"replay", "poison", "replay-orders", "webhooks"})
 
 
 def full(seed: int) -> list[Scenario]:
-    """Every fault, then some at once as `seed` has it."""
-    chance = random.Random(seed)  # noqa: S311 - a choice to repeat, not a secret
+    """Return every fault, then a random mix drawn from `seed`."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     some = sorted(chance.sample(sorted(FAULTS), _MIXED))
     return [*TOGETHER, Scenario("mixed", tuple(some), 30)]
 
 
 def of(faults: Sequence[str], seconds: float | None) -> Scenario:
-    """One scenario of just these."""
+    """Return one scenario of only these faults."""
     longest = max(_LONG.get(name, SECONDS) for name in faults)
     return Scenario("+".join(faults), tuple(faults), seconds or longest, replayed=not REPLAYED.isdisjoint(faults))

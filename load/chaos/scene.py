@@ -1,4 +1,4 @@
-"""What a fault is, and what it may touch."""
+"""Definition of a fault, and the context it acts on."""
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Did = dict[str, Any]
 
 @dataclass(slots=True)
 class Scene:
-    """What a fault may touch."""
+    """Context of a fault: the shop, its clients and products, and the recorder."""
 
     stage: Stage
     recorder: Recorder
@@ -26,33 +26,33 @@ class Scene:
     since: records.Offsets
     bad: list[Bad] = field(default_factory=list)
     turns: int = 0
-    """How many processes have had their turn."""
+    """Number of processes that have had their turn."""
 
     def some(self, share: float) -> list[Witness]:
-        """Some of the shoppers, at least one."""
+        """Return a random sample of the shoppers, at least one."""
         number = max(1, round(len(self.witnesses) * share))
         return self.chance.sample(list(self.witnesses), number)
 
     def next_in_turn(self) -> str:
-        """The name of the process, or server, whose turn it is."""
+        """Return the next process or server in round-robin order."""
         names = sorted(self.stage.services())
         self.turns += 1
         return names[self.turns % len(names)]
 
 
-def _nothing(_: Scene) -> Did:
+def _no_target(_: Scene) -> Did:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault. `needs`: what must have happened in a scenario with it for that to count."""
+    """Definition of a fault. `needs`: events required for a scenario with it to count."""
 
     about: str
     act: Callable[[Scene, Mapping[str, Any]], Awaitable[Did]]
-    aim: Callable[[Scene], Did] = _nothing
+    aim: Callable[[Scene], Did] = _no_target
     needs: tuple[str, ...] = ()
     zombies: bool = False
-    """A process goes on after it was given up for dead."""
+    """True if a process resumes after others took over its work."""
     pause: float = 2.0
-    """Seconds until it comes again, on average."""
+    """Mean seconds until it is injected again."""

@@ -1,7 +1,7 @@
-"""The shop under test, made for this and thrown away afterwards, and the hands that break it.
+"""Temporary shop under test, and operations on its processes and servers.
 
-It is a whole shop as `holdfast up` makes it, in a directory of its own. Processes are known by what its supervisor
-writes down; faults are signals to them, and commands to the servers they use.
+It is a complete shop as `holdfast up` starts it, in a directory of its own. Processes are those that its supervisor
+lists; faults are signals to them, and commands to the servers they use.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 from infrastructure.local import probes, processes, services
 from infrastructure.local.state import Root, Stack, find_running
 from infrastructure.settings import Settings
-from load.chaos.history import Recorder
 from load.chaos.provider import Provider
 from load.shop import ShopAwayError
 
@@ -40,41 +39,40 @@ IMPATIENT: Final = {
     "HOLDFAST_HOLD_MINUTES": "600",
     "HOLDFAST_HOLD_LONGEST_MINUTES": "600",
 }
-"""Orders that end within seconds, a card that answers late about when the shop's patience ends, and carts that end only
-when a fault has it so: those of a scenario that is over would change what is counted in a later one."""
+"""Short deadlines: orders end within seconds, the late test card answers at about the payment deadline, and carts
+expire only by a fault. Carts of an earlier scenario that expired would change the counts of a later one."""
 RULES: Final = {**IMPATIENT, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
-"""What every process of the shop is told, also one that is started beside the others."""
+"""Settings of every process of the shop, including extra workers."""
 KEPT: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
-"""What of the environment is about this machine, and not about another shop."""
+"""Variables inherited from the environment: those about this machine, not about another shop."""
 PORTS: Final = ("HTTP", "KAFKA", "POSTGRES", "REDIS")
 REPLACED_SECONDS: Final = 60.0
-"""Who was killed is back within seconds, unless others are broken meanwhile; after this long they are missing."""
+"""Timeout for a killed process to return. It takes seconds, unless other faults interfere."""
 JOIN_SECONDS: Final = 45.0
-"""A worker that is started beside the others competes with them for the machine; on a busy one that takes its time."""
+"""Timeout for an extra worker to become ready; it competes with the others for the machine."""
 HEADER: Final = "product_code,name,price,currency,quantity"
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class Stage:
-    """One running shop. Faults and their ends are written down by `recorder`, which each scenario sets."""
+    """One running shop."""
 
     def __init__(self, root: Path) -> None:
         self.root = Root(root)
-        self.recorder: Recorder | None = None
 
     # ---- the shop ---------------------------------------------------------------------------------------------------
 
     async def up(self, progress: TextIO) -> None:
-        """Start it on ports of its own; raises ShopAwayError when it does not get ready."""
+        """Start the shop on ports of its own; raise `ShopAwayError` if it does not become ready."""
         ports = {f"HOLDFAST_{name}_PORT": str(probes.free_port()) for name in PORTS}
         arguments = ["up", "--detach", "--workers", WORKERS, "--no-limits"]
         status, _ = await self.holdfast(*arguments, progress=progress, more={**ports, **RULES})
         if status:
-            raise ShopAwayError(f"the shop for this did not start: `holdfast up` ended with {status}")
+            raise ShopAwayError(f"the shop under test did not start: `holdfast up` failed with exit status {status}")
 
     async def down(self) -> None:
-        """Stop it and everything that was started beside it."""
+        """Stop the shop and its extra workers."""
         supervisor = self.root.load().get("supervisor")
         if supervisor:
             with suppress(psutil.Error):
@@ -84,7 +82,7 @@ class Stage:
     async def holdfast(
         self, *arguments: str, progress: TextIO | None = None, more: Mapping[str, str] | None = None
     ) -> tuple[int, str]:
-        """Exit status and standard output of a command on this shop."""
+        """Run a command on this shop and return its exit status and standard output."""
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "infrastructure.local", *arguments),
             env={**self.environment(), **(more or {})},
@@ -96,49 +94,49 @@ class Stage:
         return child.returncode or 0, answer.decode()
 
     def environment(self) -> dict[str, str]:
-        """What commands on this shop get of ours: nothing that could lead them to another."""
+        """Return the environment of commands on this shop, without any variable that refers to another shop."""
         ours = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_") or k in KEPT}
         return {**ours, **services.search_path(), "HOLDFAST_ROOT": str(self.root.path), "NO_COLOR": "1"}
 
     async def seed(self, stock: Mapping[str, int]) -> None:
-        """Bring new products into the shop."""
+        """Add new products to the shop."""
         file = self.root.path / "chaos.csv"
-        rows = [f"{product},For a test of faults,1.00,GBP,{units}" for product, units in stock.items()]
+        rows = [f"{product},For fault tests,1.00,GBP,{units}" for product, units in stock.items()]
         file.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
         status, _ = await self.holdfast("seed", str(file))
         if status:
-            raise ShopAwayError(f"`holdfast seed` ended with {status}")
+            raise ShopAwayError(f"`holdfast seed` failed with exit status {status}")
 
     async def audit(self, grace: float | None = None) -> tuple[list[str], str]:
-        """The violations that `holdfast audit` finds, and its digest. `grace`: seconds, instead of its own thirty."""
+        """Return the violations that `holdfast audit` finds, and its digest; `grace` replaces the default of 30 s."""
         more = {} if grace is None else {"HOLDFAST_AUDIT_GRACE_SECONDS": f"{grace:g}"}
         status, answer = await self.holdfast("audit", "--json", more=more)
         try:
-            told = json.loads(answer)
+            report = json.loads(answer)
         except ValueError:
-            return [f"`holdfast audit` ended with {status} and no answer"], ""
-        return [each if isinstance(each, str) else json.dumps(each) for each in told["violations"]], told["digest"]
+            return [f"`holdfast audit` failed with exit status {status} and printed no JSON"], ""
+        return [each if isinstance(each, str) else json.dumps(each) for each in report["violations"]], report["digest"]
 
     @property
     def stack(self) -> Stack:
-        """Its addresses."""
+        """Addresses of the running shop; raises `ShopAwayError` if it does not run."""
         stack = find_running(self.root)
         if stack is None:
-            raise ShopAwayError("the shop under test is gone: its supervisor does not live")
+            raise ShopAwayError("the shop under test is gone: its supervisor is not running")
         return stack
 
     @property
     def webhook_url(self) -> str:
-        """Where the provider tells what has happened."""
+        """URL to which the provider sends webhooks."""
         return f"{self.stack.http}/v1/webhooks/payments"
 
     @property
     def provider(self) -> Provider:
-        """The payment provider of this shop."""
+        """Client of this shop's payment provider."""
         return Provider(self.stack.provider, PROVIDER_KEY, self.root.secrets().signing)
 
     async def under_way(self) -> int:
-        """How much goes on by itself: orders that have not ended, what is due now, and what somebody is to be told."""
+        """Return how many rows are still to be processed: open orders, due rows, and unpublished events."""
         async with self.postgres() as connection:
             found = await connection.execute(
                 "SELECT (SELECT count(*) FROM orders.orders WHERE due_at IS NOT NULL OR published < version)"
@@ -152,45 +150,45 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        """As a service of it reads them."""
+        """Settings as a service of this shop reads them."""
         stack = self.stack
         return Settings(kafka=stack.kafka, postgres_url=stack.postgres_url, redis_url=stack.redis_url, prefix="")
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """Name → `state`, `pid`, `restarts`, as `holdfast status` tells them."""
+        """Return `state`, `pid` and `restarts` by name, as in `holdfast status`."""
         found: dict[str, dict[str, Any]] = self.root.load().get("services", {})
         return found
 
     def unready(self) -> list[str]:
-        """Those that are not ready now."""
+        """Return the names of the services that are not ready."""
         return [name for name, each in self.services().items() if each["state"] != "ready"]
 
     async def why_unready(self) -> str:
-        """The same, each with what it says of itself; empty when all are ready."""
-        said, services = [], self.services()
+        """Return a sentence with the reasons of the unready services, or an empty string."""
+        reasons, services = [], self.services()
         for name in self.unready():
             metrics = services[name].get("metrics")
-            why = "it does not say why"
+            why = "no reason given"
             if metrics:
                 _, why = await asyncio.to_thread(probes.ask, metrics.replace("/metrics", "/readyz"))
-            said.append(f"{name} not ready ({why[:300]})")
-        return ", ".join(said)
+            reasons.append(f"{name} not ready ({why[:300]})")
+        return ", ".join(reasons)
 
     def restarts(self) -> int:
-        """How often anything was started again so far."""
+        """Return the total number of restarts so far."""
         return sum(each["restarts"] for each in self.services().values())
 
     def many(self, kind: str) -> list[str]:
-        """The names of the workers of a kind, or of the one process that has this name."""
+        """Return the names of all workers of a kind, or of the one process with this name."""
         return [name for name in self.services() if name == kind or name.startswith(f"{kind}-")]
 
-    # ---- the hands --------------------------------------------------------------------------------------------------
+    # ---- operations -------------------------------------------------------------------------------------------------
 
     def signal(self, name: str, number: signal.Signals) -> psutil.Process | None:
-        """Send a signal to a process and to what it started; returns it, none when it is dead already."""
+        """Send a signal to a process and its children. Return the process, or `None` if it is not alive."""
         with suppress(psutil.Error, KeyError):
             process = psutil.Process(self.services()[name]["pid"])
-            if not processes.alive(process):  # a dead one that nobody has buried yet takes any signal
+            if not processes.alive(process):  # a zombie process accepts any signal
                 return None
             family = processes.tree(process)
             process.send_signal(number)
@@ -199,7 +197,7 @@ class Stage:
         return None
 
     async def until_replaced(self, name: str, old: psutil.Process | None, patience: float = REPLACED_SECONDS) -> bool:
-        """Whether `name` gets ready again in time, as another process than `old`."""
+        """Wait until `name` is ready as a process other than `old`; return False after a timeout."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
             now = self.services().get(name, {})
@@ -210,7 +208,7 @@ class Stage:
 
     @asynccontextmanager
     async def unsupervised(self) -> AsyncIterator[None]:
-        """Nobody is killed for being frozen meanwhile: the supervisor is frozen too."""
+        """Freeze the supervisor inside the context, so that it does not kill processes for being frozen."""
         supervisor = psutil.Process(self.root.load()["supervisor"])
         supervisor.send_signal(signal.SIGSTOP)
         try:
@@ -219,24 +217,24 @@ class Stage:
             supervisor.send_signal(signal.SIGCONT)
 
     def more(self, kind: str, *, number: int = 9, **environment: str) -> "Extra":
-        """One more worker of a kind, which the supervisor does not know."""
+        """Return an extra worker of a kind, unknown to the supervisor; call `start` to run it."""
         return Extra(self, kind, f"{kind}-{number}", environment)
 
     @asynccontextmanager
     async def postgres(self) -> AsyncIterator[Connection]:
-        """A connection to the shop's database."""
+        """Open a connection to the shop's database."""
         async with await psycopg.AsyncConnection.connect(
             self.stack.postgres_url, autocommit=True, connect_timeout=5, application_name="chaos"
         ) as connection:
             yield connection
 
     def redis(self) -> AbstractAsyncContextManager["Redis"]:
-        """A client of the shop's Redis."""
+        """Return a client of the shop's Redis."""
         return Redis.from_url(self.stack.redis_url, socket_timeout=5)
 
 
 class Extra:
-    """A worker started and ended by hand."""
+    """Worker that is started and stopped outside the supervisor."""
 
     def __init__(self, stage: Stage, kind: str, name: str, more: Mapping[str, str]) -> None:
         self.stage, self.name, self.more = stage, name, more
@@ -245,7 +243,7 @@ class Extra:
         self._port = 0
 
     def start(self) -> None:
-        """Start it; it gets ready by itself."""
+        """Start the process without waiting until it is ready."""
         folder = self.stage.root.run(self.name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._port = probes.free_port()
@@ -270,7 +268,7 @@ class Extra:
             )
 
     async def ready(self, patience: float = JOIN_SECONDS) -> bool:
-        """Whether it gets ready in time; no as soon as it has ended."""
+        """Wait until the worker is ready; return False if it exits or takes too long."""
         end = time.monotonic() + patience
         while time.monotonic() < end and await self.ended(0) is None:
             if await asyncio.to_thread(probes.service, self._port) is probes.Health.READY:
@@ -279,16 +277,16 @@ class Extra:
         return False
 
     async def ended(self, patience: float) -> int | None:
-        """The status with which it ends by itself in time; none when it does not."""
+        """Wait for the process to exit by itself; return its exit status, or `None` after a timeout."""
         if self._child is None:
             return None
         end = time.monotonic() + patience
-        while self._child.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - a process sets no event
+        while self._child.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - a process has no event to wait for
             await asyncio.sleep(0.1)
         return self._child.returncode
 
     async def end(self, number: signal.Signals) -> None:
-        """End it, at last by force."""
+        """Stop the process by a signal, or by SIGKILL if it does not exit in time."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
             try:
@@ -299,5 +297,5 @@ class Extra:
 
 
 def pick(names: Sequence[str], chance: Random) -> str:
-    """One of them by chance."""
+    """Return one of `names` at random."""
     return chance.choice(sorted(names))

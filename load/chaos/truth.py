@@ -1,21 +1,21 @@
-"""What the shop says after a scenario, as plain values: the other half of what the checker compares."""
+"""Observed state of the shop after a scenario as plain values: the second input of the checker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Key = tuple[str, str]
-"""A request: (user, id). An id alone names nothing."""
+"""A request as (user, id). An id alone is not unique."""
 
 NOT_CONTENT: Final = frozenset({"id", "user_id", "replayed", "traceparent"})
-"""What may differ between two tellings of one outcome, or is said elsewhere."""
+"""Fields that may differ between two messages of one outcome, or are stored elsewhere."""
 DECIDED: Final = frozenset({"held", "refused", "removed", "committed"})
-"""Outcomes of what shoppers ask for."""
+"""Types of outcomes of shoppers' requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A row of the stock ledger: differences, in the order of a product's versions."""
+    """Row of the stock ledger with deltas, ordered by the product's version."""
 
     product: str
     version: int
@@ -29,7 +29,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An outcome on a topic."""
+    """Outcome published on a topic."""
 
     topic: str
     user: str
@@ -39,13 +39,13 @@ class Told:
 
     @property
     def key(self) -> Key:
-        """The request it answers."""
+        """Request that it answers."""
         return self.user, self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A record that was put on a topic to be refused: it must come to lie among the dead letters."""
+    """Position of an invalid record written on purpose: it must be dead-lettered."""
 
     topic: str
     partition: int
@@ -55,7 +55,7 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class OrderEvent:
-    """A record of `orders.events`; what was sent again lies there again. `data` is what its type adds."""
+    """Record of `orders.events`, possibly a repeated one. `data` has the fields specific to its type."""
 
     order: str
     user: str
@@ -67,7 +67,7 @@ class OrderEvent:
 
 @dataclass(frozen=True, slots=True)
 class PaymentEvent:
-    """A record of `payments.requests` or `payments.events`; `key` is the provider's for it (of a refund: its own)."""
+    """Record of `payments.requests` or `payments.events`; `key` is the provider's (for a refund: its own)."""
 
     order: str
     type: str
@@ -77,7 +77,7 @@ class PaymentEvent:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What the provider did under one key: minor units of every capture, and of every refund by its key."""
+    """Operations of the provider with one key: minor units of every capture, and of every refund by its key."""
 
     order: str
     captured: tuple[int, ...] = ()
@@ -86,7 +86,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Basket:
-    """A cart by its version and its lines: product → units."""
+    """A cart: its version and units by product."""
 
     version: int = 0
     lines: Mapping[str, int] = field(default_factory=dict)
@@ -94,66 +94,68 @@ class Basket:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What it came to that everything was fed back once more, when all had ended."""
+    """Result of replaying all records after all requests had ended."""
 
     records: int
-    """How many that were."""
+    """Number of records replayed."""
     before: str
-    """The digest of the audit."""
+    """Digest of the audit before the replay."""
     after: str
+    """Digest of the audit after the replay."""
     rest_seconds: float | None
-    """From the last record to no lag; none when that never came."""
+    """Seconds from the last record until there was no lag; `None` if that never happened."""
     restless: str = ""
-    """What it was waiting for then."""
+    """Last reason why the shop was not quiescent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Everything that is read once a scenario has come to rest; of its own shoppers and products only."""
+    """State collected once a scenario is quiescent, of its own shoppers and products only."""
 
     ledger: Sequence[Change] = ()
     holds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Shopper → product → units, from the table of holds."""
+    """Units in carts by shopper and product, from the table of holds."""
     revisions: Mapping[str, int] = field(default_factory=dict)
     log: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
-    """Request → its one outcome, from the request log."""
+    """Outcome of each request, from the request log."""
     accepted: frozenset[Key] = frozenset()
-    """Changes that stand on the topic of requests."""
+    """Changes on the request topic."""
     told: Sequence[Told] = ()
-    """Outcomes on the topics of responses."""
+    """Outcomes on the response topics."""
     garbled: Sequence[str] = ()
-    """Records of the topics of responses that nobody can read, other than those that were put there on purpose."""
+    """Positions of undecodable records on response topics, other than those written on purpose."""
     bad: Sequence[Bad] = ()
     dead: frozenset[tuple[str, int, int]] = frozenset()
-    """Where the records of all dead letters stood."""
+    """Original positions of all dead letters."""
     carts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Shopper → the `cart` frame they get now."""
+    """`cart` frame that each shopper gets now."""
     shown: Mapping[str, Basket] = field(default_factory=dict)
-    """Shopper → what their client shows, from the frames it was sent, before it asks once more."""
+    """Cart that each client shows from the frames received, before it requests the cart once more."""
     audit: Sequence[str] = ()
     locks: Sequence[str] = ()
-    """Locks in Redis that have no end, or lie there for longer than they may."""
+    """Redis locks without expiry, or held for longer than a lock lives."""
     replay: Replay | None = None
-    """None when nothing was fed back."""
+    """Result of the replay, or `None` if there was none."""
     reserved: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Shopper → product → units that their orders keep, not sold yet."""
+    """Units held for orders and not sold yet, by shopper and product."""
     events: Sequence[OrderEvent] = ()
     payments: Sequence[PaymentEvent] = ()
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Order → what its shopper reads of it."""
+    """Orders as their shoppers read them."""
     charges: Mapping[str, Charge] | None = None
-    """Payment → what the provider's own books say; none when they were not read."""
+    """Operations in the provider's records by payment, or `None` if they were not read."""
     rest_seconds: float | None = None
-    """From the last fault to no lag, no open request and everything ready; none when that never came."""
+    """Seconds from the last fault until the shop was ready, had no lag and no open request; `None` if that never
+    happened."""
     restless: str = ""
-    """What it was waiting for then."""
+    """Last reason why the shop was not quiescent."""
     duplicates_counted: int = 0
 
 
 def content(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """An outcome without what may differ between two tellings of it.
+    """Return an outcome without the fields that may differ between two messages of it.
 
-    Inventory's `committed` is told to shoppers as the `order` that it makes; a refused checkout as any refusal.
+    Inventory's `committed` reaches shoppers as an `order`; a refused checkout is sent like any other refusal.
     """
     if outcome["type"] in {"committed", "order"}:
         return {"type": "order", "order_id": outcome["order_id"], "status": "committed"}

@@ -1,9 +1,8 @@
-// Shoppers of a running Holdfast shop, by k6: each opens the shop's WebSocket, adds and removes, and times the outcomes.
+// k6 script: shoppers of a running Holdfast shop, who open a WebSocket, add and remove, and time the outcomes.
 //
 //     k6 run load/k6/add_to_cart.js
 //     k6 run -e HOLDFAST_HTTP_URL=http://127.0.0.1:8080 -e SHOPPERS=50 -e RATE=50 -e SECONDS=10 load/k6/add_to_cart.js
-//
-// RATE is changes a second, all shoppers together. Each frame has an intended instant, and its latency counts from there.
+// RATE is changes per second over all shoppers. Each frame has an intended send time, from which its latency counts.
 
 import http from 'k6/http';
 import { check } from 'k6';
@@ -37,17 +36,17 @@ export const options = {
 export function setup() {
   const page = http.get(`${URL}/v1/products?limit=100&available_min=1`).json();
   const products = page.items.map((item) => item.code);
-  if (!products.length) throw new Error('nothing is on sale');
+  if (!products.length) throw new Error('no product has units available');
   return { products };
 }
 
 export default function ({ products }) {
   const guest = http.post(`${URL}/v1/guests`);
-  check(guest, { 'a guest is let in': (answer) => answer.status === 201 });
+  check(guest, { 'a guest is created': (answer) => answer.status === 201 });
   const socket = new WebSocket(`${URL.replace(/^http/, 'ws')}/v1/stream`, 'holdfast.v1', {
     headers: { Authorization: `Bearer ${guest.json('token')}` },
   });
-  const due = new Map(); // request id -> intended instant
+  const due = new Map(); // request id -> intended send time
   const cart = [];
   const between = (1000 * SHOPPERS) / RATE;
   let begun = 0;
@@ -55,7 +54,7 @@ export default function ({ products }) {
 
   function say() {
     const now = Date.now();
-    // Whatever is due by now is said, also when this timer came late.
+    // Send every frame that is due, also if this timer fired late.
     for (; begun + said * between <= now && said * between < SECONDS * 1000; said += 1) {
       const id = `k6-${__VU}-${begun}-${said}`;
       due.set(id, begun + said * between);
@@ -87,7 +86,7 @@ export default function ({ products }) {
   socket.addEventListener('message', (message) => {
     const frame = JSON.parse(message.data);
     if (frame.type === 'cart' && !begun) {
-      begun = Date.now() + Math.random() * between; // so that shoppers do not speak all at once
+      begun = Date.now() + Math.random() * between; // so that shoppers do not all send at once
       setTimeout(say, Math.max(1, begun - Date.now()));
     }
     if (['held', 'refused', 'removed', 'error'].includes(frame.type) && due.has(frame.id)) {
@@ -96,6 +95,6 @@ export default function ({ products }) {
       due.delete(frame.id);
     }
   });
-  socket.addEventListener('error', (event) => check(event, { 'the line holds': () => false }));
+  socket.addEventListener('error', (event) => check(event, { 'the connection stays open': () => false }));
   socket.addEventListener('close', () => lost.add(due.size));
 }

@@ -1,13 +1,13 @@
 # ruff: noqa: INP001 - Locust loads a file, not a package
-# Locust is no dependency of ours, so its types are unknown here.
+# Locust is not a dependency of this project, so its types are unknown here.
 # mypy: disable-error-code="import-not-found,import-untyped,misc,untyped-decorator"
-"""Shoppers of a running Holdfast shop, by Locust: each opens the shop's WebSocket, adds, removes, and times it.
+"""Locust script: shoppers of a running Holdfast shop, who open a WebSocket, add and remove, and time the answers.
 
     pip install locust websocket-client
     locust -f load/locust/locustfile.py --headless --host http://127.0.0.1:8080 --users 20 --spawn-rate 20 -t 10s
 
-A Locust user waits for its answer before it goes on: a closed loop. It shows what a number of people feel, not what the
-shop does under a rate that does not care; `holdfast load` is for that.
+A Locust user waits for its answer before it continues: a closed loop. It shows what a number of people experience, not
+how the shop behaves at a rate that does not depend on it; use `holdfast load` for that.
 """
 
 import json
@@ -27,20 +27,20 @@ OUTCOMES = {"held", "refused", "removed", "error"}
 
 
 class Shopper(User):
-    """One shopper with a socket, a cart of up to three lines, and one change a second."""
+    """Shopper with a socket, a cart of up to three lines, and one change per second."""
 
     wait_time = constant_pacing(1)
 
     def on_start(self) -> None:
-        """Come in as a guest and open the socket."""
-        import requests  # Locust patches sockets first
+        """Create a guest and open the socket."""
+        import requests  # after Locust has patched sockets
 
         host = (self.host or "http://127.0.0.1:8080").rstrip("/")
         guest = requests.post(f"{host}/v1/guests", timeout=10).json()
         page = requests.get(f"{host}/v1/products?limit=100&available_min=1", timeout=10).json()
         self.products = [item["code"] for item in page["items"]]
         if not self.products:
-            raise StopUser("nothing is on sale")
+            raise StopUser("no product has units available")
         self.cart: list[str] = []
         self.socket = websocket.create_connection(
             host.replace("http", "ws", 1) + "/v1/stream",
@@ -51,21 +51,21 @@ class Shopper(User):
 
     @task
     def change(self) -> None:
-        """Put something in, or take the oldest out."""
+        """Add a product, or remove the oldest one if the cart is full."""
         if len(self.cart) < LINES:
-            self.cart.append(random.choice(self.products))  # noqa: S311 - a shopper's whim
+            self.cart.append(random.choice(self.products))  # noqa: S311 - not a secret
             self.ask({"type": "add", "product": self.cart[-1], "quantity": 1})
         else:
             self.ask({"type": "remove", "product": self.cart.pop(0)})
 
     def on_stop(self) -> None:
-        """Empty the cart and hang up."""
-        with gevent.Timeout(ANSWER_SECONDS, False):  # gevent's way to say: no exception
+        """Empty the cart and disconnect."""
+        with gevent.Timeout(ANSWER_SECONDS, False):  # False: no exception on timeout
             self.ask({"type": "clear"})
         self.socket.close()
 
     def ask(self, frame: dict[str, Any]) -> None:
-        """Say a frame, wait for its outcome, and report it to Locust under the name of what was asked."""
+        """Send a frame, wait for its outcome, and report it to Locust under the frame's type."""
         request_id = str(uuid.uuid4())
         begun = time.perf_counter()
         failure: Exception | None = None
@@ -80,7 +80,7 @@ class Shopper(User):
             length = len(text)
             if answer["type"] == "error":
                 failure = RuntimeError(answer["code"])
-        except Exception as error:  # noqa: BLE001 - whatever it is, Locust shall count it
+        except Exception as error:  # noqa: BLE001 - Locust counts any failure
             failure = error
         self.environment.events.request.fire(
             request_type="WS",

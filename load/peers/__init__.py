@@ -1,8 +1,8 @@
-"""What the shop is measured against, each as simple and as fast as it can be, and each a process that can be read.
+"""Baselines for the benchmarks, each as simple and as fast as possible, and each a separate process.
 
-| module | what it is |
+| module | contents |
 |---|---|
-| `echo` | a bare WebSocket, some hops through Kafka, perhaps commits, and back: the shop's path without a shop |
-| `bare_hold` | one statement that takes a unit and notes who has it, by `pgbench`: what Postgres can do by itself |
-| `plain_shop` | a synchronous FastAPI service with one Postgres statement a request and no broker |
+| `echo` | WebSocket, some hops through Kafka, optional commits, and back: the shop's path without the shop |
+| `bare_hold` | one statement that takes a unit and records its holder, by `pgbench`: the limit of Postgres itself |
+| `plain_shop` | a synchronous FastAPI service with one Postgres statement per request and no broker |
 """

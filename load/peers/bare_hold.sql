@@ -1,4 +1,4 @@
--- One unit for one shopper, in one statement and one transaction: what a hold is at the very least.
+-- One unit for one shopper, in one statement and one transaction: the minimum of a hold.
 \set product random(1, :products)
 \set shopper random(1, 10000)
 WITH taken AS (

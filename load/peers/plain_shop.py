@@ -1,8 +1,8 @@
-"""A plain shop: FastAPI and Postgres, no broker, no batches; a hold is made while its socket waits.
+"""Baseline: a plain shop on FastAPI and Postgres, without broker and batches; each request waits for its own hold.
 
-Honest: it keeps what was asked under the shopper's own id, so that a repeated frame is answered as the first time, and
-an answer is sent when Postgres has it on disk. Fast: one prepared statement and one transaction a request, a pool of
-connections, uvloop, no compression, no validation beyond what the statement needs.
+It is as safe as the shop: requests are stored under the shopper's own id, so a repeated frame gets the first answer,
+and answers are sent after the commit. It is fast: one prepared statement and one transaction per request, a connection
+pool, uvloop, no compression, no validation beyond the needs of the statement.
 
     python -m load.peers.plain_shop --postgres postgresql://…
 """
@@ -49,33 +49,33 @@ _HELD_BEFORE: Final = "SELECT quantity FROM hold WHERE shopper = %(shopper)s AND
 
 
 def build(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> FastAPI:
-    """The service over an open pool."""
+    """Return the application over a connection pool, which it opens on startup."""
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def manage_pool(_: FastAPI) -> AsyncIterator[None]:
         async with pool:
             await pool.wait()
             gc.collect()
             gc.freeze()
             yield
 
-    app = FastAPI(lifespan=life)
+    app = FastAPI(lifespan=manage_pool)
     numbers = iter(range(1 << 62))
 
     @app.websocket("/stream")
-    async def stream(line: WebSocket) -> None:
-        shopper = line.headers.get("authorization") or f"guest-{next(numbers)}"
-        await line.accept()
+    async def stream(client: WebSocket) -> None:
+        shopper = client.headers.get("authorization") or f"guest-{next(numbers)}"
+        await client.accept()
         try:
             while True:
-                frame = orjson.loads(await line.receive_text())
+                frame = orjson.loads(await client.receive_text())
                 values = {"shopper": shopper, "request": frame["id"], "product": frame["product"]}
                 held = await hold({**values, "quantity": frame["quantity"]})
                 answer = {"type": "held", "quantity": frame["quantity"]} if held else {"type": "refused"}
                 if not held:
                     answer["reason"] = "out_of_stock"
                 answer |= {"id": frame["id"], "product": frame["product"]}
-                await line.send_text(orjson.dumps(answer).decode())
+                await client.send_text(orjson.dumps(answer).decode())
         except WebSocketDisconnect:
             return
 
@@ -83,7 +83,7 @@ def build(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> FastAPI:
         async with pool.connection() as connection:
             try:
                 row = await (await connection.execute(_HOLD, values)).fetchone()
-            except psycopg.errors.UniqueViolation:  # two of one request at the same instant
+            except psycopg.errors.UniqueViolation:  # the same request twice at the same instant
                 row = None
             row = row or await (await connection.execute(_HELD_BEFORE, values)).fetchone()
         return row is not None
@@ -92,21 +92,21 @@ def build(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> FastAPI:
 
 
 async def prepare(url: str) -> None:
-    """Fresh tables with plenty of each product: `HOT` and `P1` to `P10000`."""
+    """Create the tables with ample stock of `HOT` and `P1` to `P10000`, dropping any earlier ones."""
     schema = sql.Identifier(SCHEMA)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
         await connection.execute(sql.SQL("SET search_path = {}").format(schema))
         await connection.execute(_TABLES)
-        filling = "INSERT INTO stock SELECT 'P' || number, %s FROM generate_series(1, %s) AS number"
-        await connection.execute(filling, (PLENTY, PRODUCTS))
+        fill = "INSERT INTO stock SELECT 'P' || number, %s FROM generate_series(1, %s) AS number"
+        await connection.execute(fill, (PLENTY, PRODUCTS))
         await connection.execute("INSERT INTO stock VALUES ('HOT', %s)", (PLENTY,))
         await connection.execute("ANALYZE stock")
 
 
 async def run(url: str) -> None:
-    """Serve until told to stop; the address goes to standard output as one line of JSON."""
+    """Serve until SIGINT or SIGTERM; print the address as one line of JSON."""
     await prepare(url)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         url,
@@ -115,15 +115,15 @@ async def run(url: str) -> None:
         open=False,
         kwargs={"autocommit": True, "options": f"-c search_path={SCHEMA}", "prepare_threshold": 0},
     )
-    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     config = uvicorn.Config(
         build(pool), ws="websockets-sansio", ws_per_message_deflate=False, log_level="warning", access_log=False
     )
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for that
         await asyncio.sleep(0.01)
-    print(json.dumps({"url": f"ws://127.0.0.1:{listening.getsockname()[1]}/stream"}), flush=True)
+    print(json.dumps({"url": f"ws://127.0.0.1:{listener.getsockname()[1]}/stream"}), flush=True)
     await serving
 
 

@@ -1,1 +1,1 @@
-"""The local mail catcher: a mail server that delivers nothing and shows what it was given, on a page."""
+"""The mail catcher for development: a mail server that delivers nothing and shows received mails on a page."""

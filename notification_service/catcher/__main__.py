@@ -1,4 +1,4 @@
-"""The mail catcher as a process: `python -m notification_service.catcher run`; local profile only."""
+"""The process of the mail catcher: `python -m notification_service.catcher run`; local profile only."""
 
 import argparse
 import asyncio
@@ -10,8 +10,9 @@ from typing import Final
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from infrastructure import clock, logs
-from infrastructure.daemon import Daemon, yield_to_others
+from infrastructure import cli, clock
+from infrastructure.daemon import Daemon
+from infrastructure.service import yield_to_others
 from notification_service import catcher
 from notification_service.catcher.mailbox import Mailbox
 from notification_service.catcher.pages import Pages
@@ -23,20 +24,27 @@ MAX_MAIL_BYTES: Final = 1024 * 1024
 
 
 class Catcher:
-    """What aiosmtpd calls: keeps a mail before it is answered, as a mail server must."""
+    """SMTP handler for aiosmtpd. It stores a mail before it answers, as a mail server must."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: ARG002, N802 - aiosmtpd's
-        """Keep it."""
+        """Store a mail."""
         raw = envelope.content if isinstance(envelope.content, bytes) else (envelope.content or "").encode()
         self.mailbox.put(envelope.mail_from or "", ", ".join(envelope.rcpt_tos), raw, clock.now())
         return "250 caught"
 
 
-async def run(settings: Settings) -> int:
-    """Listen for mails and for readers until asked to stop."""
+async def run(settings: Settings, _: argparse.Namespace) -> int:
+    """Accept mails and serve the pages until stopped."""
+    if settings.profile == "production":
+        print(
+            "notification_service.catcher: not available in production; point HOLDFAST_SMTP_URL to a mail server",
+            file=sys.stderr,
+        )
+        return 1
+    yield_to_others()
     mailbox = Mailbox(Path(settings.state_dir) / "mails.sqlite")
     daemon = Daemon(settings, pages=Pages(mailbox))
     protocol = partial(
@@ -50,7 +58,7 @@ async def run(settings: Settings) -> int:
     listening = await asyncio.get_running_loop().create_server(
         protocol, settings.health_host, settings.catcher_smtp_port
     )
-    log.info("catching mails", extra={"smtp": listening.sockets[0].getsockname()[1]})
+    log.info("accepting mails", extra={"smtp": listening.sockets[0].getsockname()[1]})
 
     async def stop() -> None:
         listening.close()
@@ -61,21 +69,12 @@ async def run(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Run the sub-command; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m notification_service.catcher",
-        description=catcher.__doc__,
-        epilog="example: python -m notification_service.catcher run",
+    """Run the command and return its exit status."""
+    program = "python -m notification_service.catcher"
+    parser = cli.choices(
+        program, catcher.__doc__, {"run": run}, text="accept mails until stopped", epilog=f"example: {program} run"
     )
-    parser.add_argument("command", choices=("run",), help="catch mails until stopped")
-    parser.parse_args()
-    settings = Settings()
-    logs.configure("catcher", settings)
-    if settings.profile == "production":
-        print("notification_service.catcher: a production shop delivers its mails", file=sys.stderr)
-        return 1
-    yield_to_others()
-    return asyncio.run(run(settings))
+    return cli.execute(parser.parse_args(), service="catcher", settings=Settings)
 
 
 if __name__ == "__main__":

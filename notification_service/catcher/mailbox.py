@@ -1,4 +1,4 @@
-"""Where caught mails are kept: one SQLite file, a mail once for each Message-ID, the last thousand."""
+"""Storage of received mails: one SQLite file with the last thousand mails, one row per Message-ID."""
 
 import hashlib
 import sqlite3
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS mail (
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail as it came in first; `copies` counts how often it came in."""
+    """A mail as it was first received; `copies` counts how often it was received."""
 
     number: int
     message_id: str
@@ -42,17 +42,17 @@ class Mail:
     def parsed(self) -> EmailMessage:
         """The mail as a message."""
         parsed = message_from_bytes(self.raw, policy=policy.default)
-        assert isinstance(parsed, EmailMessage)  # what the default policy makes
+        assert isinstance(parsed, EmailMessage)  # guaranteed by the default policy
         return parsed
 
     def part(self, kind: str) -> str:
-        """Its `plain` or its `html`; empty when it has none."""
+        """Return the `plain` or the `html` part; empty if there is none."""
         found = self.parsed.get_body((kind,))
         return str(found.get_content()) if found is not None else ""
 
 
 class Mailbox:
-    """The mails in a file; what is committed there outlives the process."""
+    """The mails in a file. Committed mails survive a crash of the process."""
 
     def __init__(self, file: Path, *, keep: int = KEPT) -> None:
         self.keep = keep
@@ -63,7 +63,7 @@ class Mailbox:
         self._database.executescript(_SCHEMA)
 
     def put(self, sender: str, recipients: str, raw: bytes, now: datetime) -> None:
-        """Keep a mail, or count it when it is here already."""
+        """Store a mail, or count it if it is stored already."""
         parsed = message_from_bytes(raw, policy=policy.default)
         message_id = str(parsed["Message-ID"] or "").strip() or f"<{hashlib.sha256(raw).hexdigest()[:32]}@none>"
         with self._database:
@@ -75,11 +75,11 @@ class Mailbox:
             self._database.execute("DELETE FROM mail WHERE number <= (SELECT max(number) FROM mail) - ?", (self.keep,))
 
     def mails(self) -> list[Mail]:
-        """All of them, the last first."""
+        """Return all mails, the latest first."""
         return [Mail(*row) for row in self._database.execute("SELECT * FROM mail ORDER BY number DESC")]
 
     def mail(self, number: int) -> Mail | None:
-        """One of them."""
+        """Return one mail, or `None`."""
         row = self._database.execute("SELECT * FROM mail WHERE number = ?", (number,)).fetchone()
         return Mail(*row) if row else None
 

@@ -1,6 +1,6 @@
-"""What there is to see of caught mails: a list, one mail as text and as HTML, and all of them as JSON.
+"""Pages of the mail catcher: a list of mails, one mail as text and as HTML, and all mails as JSON.
 
-A mail's HTML is shown in a frame that may run nothing and load nothing: it is somebody else's.
+A mail's HTML is foreign content. It is shown in a frame that may not run scripts or load anything.
 """
 
 import html
@@ -35,17 +35,17 @@ _ONE: Final = re.compile(r"^/mails/(\d{1,12})(/html)?$")
 
 
 class Pages:
-    """Answers by path; none for one that is not known."""
+    """Pages by path."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
 
     def __call__(self, path: str) -> Page | None:
-        """`/`, `/mails.json`, `/mails/N` and `/mails/N/html`."""
+        """Return the page of `/`, `/mails.json`, `/mails/N` or `/mails/N/html`; `None` for any other path."""
         if path == "/":
-            return _page("Caught mails", _list(self.mailbox.mails()))
+            return _page("Caught mails", _mail_list(self.mailbox.mails()))
         if path == "/mails.json":
-            mails = [_described(mail) for mail in self.mailbox.mails()]
+            mails = [_to_json(mail) for mail in self.mailbox.mails()]
             return Page(200, "application/json", orjson.dumps({"mails": mails}), OURS)
         match = _ONE.match(path)
         mail = self.mailbox.mail(int(match[1])) if match else None
@@ -53,10 +53,10 @@ class Pages:
             return None
         if match[2]:
             return Page(200, HTML, mail.part("html").encode(), THEIRS)
-        return _page(mail.subject, _one(mail))
+        return _page(mail.subject, _mail_page(mail))
 
 
-def _described(mail: Mail) -> dict[str, object]:
+def _to_json(mail: Mail) -> dict[str, object]:
     return {
         "number": mail.number,
         "message_id": mail.message_id,
@@ -80,7 +80,7 @@ def _page(title: str, content: str) -> Page:
     return Page(200, HTML, text.encode(), OURS)
 
 
-def _list(mails: list[Mail]) -> str:
+def _mail_list(mails: list[Mail]) -> str:
     rows = "".join(
         f'<tr><td><a href="/mails/{mail.number}">{html.escape(mail.subject) or "(no subject)"}</a></td>'
         f"<td>{html.escape(mail.recipients)}</td><td>{html.escape(mail.received_at[:19])}</td><td>{mail.copies}</td></tr>"
@@ -88,12 +88,11 @@ def _list(mails: list[Mail]) -> str:
     )
     head = "<tr><th>Subject</th><th>To</th><th>Received (UTC)</th><th>Copies</th></tr>"
     return (
-        f"<p>{len(mails)} mails, none of which was delivered. "
-        f'<a href="/mails.json">As JSON</a>.</p><table>{head}{rows}</table>'
+        f'<p>{len(mails)} mails; none was delivered. <a href="/mails.json">As JSON</a>.</p><table>{head}{rows}</table>'
     )
 
 
-def _one(mail: Mail) -> str:
+def _mail_page(mail: Mail) -> str:
     headers = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
         for name, value in mail.parsed.items()

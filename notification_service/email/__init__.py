@@ -1,1 +1,1 @@
-"""The e-mail processor: hands stored notices to a mail server, each under a Message-ID that never changes."""
+"""The e-mail processor: hands stored notices to a mail server, each under a fixed Message-ID."""

@@ -1,4 +1,4 @@
-"""The e-mail processor as a process: `python -m notification_service.email run`."""
+"""The process of the e-mail processor: `python -m notification_service.email run`."""
 
 import sys
 
@@ -8,11 +8,11 @@ from notification_service.processor import Parts, main
 from notification_service.teller import MARGIN, Book
 
 
-def port(parts: Parts) -> SmtpPort:
-    """The mail server that the settings name."""
-    settings = parts.settings
+def port(context: Parts) -> SmtpPort:
+    """Build the port to the configured mail server."""
+    settings = context.settings
     seconds = settings.notice_seconds * MARGIN
-    return SmtpPort(settings.smtp_url.get_secret_value(), settings.mail_from, Book(parts.link.rows), seconds=seconds)
+    return SmtpPort(settings.smtp_url.get_secret_value(), settings.mail_from, Book(context.link.rows), seconds=seconds)
 
 
 if __name__ == "__main__":

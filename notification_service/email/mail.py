@@ -1,7 +1,7 @@
-"""A notice as a mail, and the SMTP connection that takes it.
+"""Mails, and the SMTP connection that sends them.
 
-The Message-ID is derived from the notice, so a mail that is sent twice, because a process died between the server's
-answer and the mark, is one mail to every mailbox that cares.
+The Message-ID is derived from the notice. If a process crashes between the server's answer and the update of the row,
+the mail is sent twice, and mailboxes can detect the repeat.
 """
 
 from email.errors import MessageError
@@ -16,21 +16,21 @@ import aiosmtplib
 
 from notification_service.teller import Book, Notice, Undeliverable
 
-PORTS: Final = {"smtp": 25, "smtps": 465}
-FOR_GOOD: Final = range(500, 600)
+_DEFAULT_PORTS: Final = {"smtp": 25, "smtps": 465}
+_PERMANENT_CODES: Final = range(500, 600)
 
 
 def compose(notice: Notice, sender: str, recipient: str) -> EmailMessage:
-    """The mail: the words as text, and as HTML beside it. The same notice is the same mail, whenever it is composed.
+    """Build the mail of a notice, as text and HTML. The same notice always gives the same mail.
 
-    Raises `Undeliverable` when `recipient` is no address that a mail can have.
+    Raises `Undeliverable` if `recipient` is not a valid address.
     """
     mail = EmailMessage(policy=SMTP)
     mail["From"] = sender
     try:
         mail["To"] = Address(addr_spec=recipient)
-    except (ValueError, IndexError, MessageError):  # what the parser of addresses raises for strange ones
-        raise Undeliverable("the address is none") from None
+    except (ValueError, IndexError, MessageError):  # raised by the address parser
+        raise Undeliverable("the address is not valid") from None
     mail["Subject"] = notice.words.title
     mail["Date"] = format_datetime(notice.accepted_at)
     mail["Message-ID"] = f"<{notice.notice_id}@{parseaddr(sender)[1].partition('@')[2] or 'holdfast.example'}>"
@@ -43,14 +43,14 @@ def compose(notice: Notice, sender: str, recipient: str) -> EmailMessage:
 
 
 class SmtpPort:
-    """A mail server at an address such as `smtp://user:password@mail.example:587`; one connection a mail."""
+    """Port to a mail server with a URL such as `smtp://user:password@mail.example:587`; one connection per mail."""
 
     def __init__(self, url: str, sender: str, contacts: Book, *, seconds: float) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in PORTS or not parts.hostname:
-            raise ValueError("HOLDFAST_SMTP_URL is smtp://host:port or smtps://host:port")
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError("HOLDFAST_SMTP_URL must be of the form smtp://host:port or smtps://host:port")
         self.host = parts.hostname
-        self.port = parts.port or PORTS[parts.scheme]
+        self.port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self.encrypted = parts.scheme == "smtps"
         self.user = unquote(parts.username) if parts.username else None
         self.password = unquote(parts.password) if parts.password else None
@@ -59,10 +59,11 @@ class SmtpPort:
         self.seconds = seconds
 
     async def hand_over(self, notice: Notice) -> None:
-        """Return when the server has answered that it has the mail.
+        """Send the mail of a notice; returns after the server has accepted it.
 
-        Raises `Undeliverable` when it refuses this mail or this recipient for good; a server that is away, is busy, or
-        does not like who we are raises something else. No error tells the address: they are logged and made known.
+        Raises `Undeliverable` if the server permanently rejects the mail or the recipient. Raises another error if the
+        server is down, busy, or rejects the sender. No error contains the address, because errors are logged and
+        published.
         """
         recipient = (await self.contacts(notice)).email
         mail = compose(notice, self.sender, recipient)
@@ -79,15 +80,15 @@ class SmtpPort:
                 timeout=self.seconds,
             )
         except aiosmtplib.SMTPRecipientsRefused as refused:
-            raise _verdict(refused.recipients[0], recipient) from None
+            raise _to_error(refused.recipients[0], recipient) from None
         except aiosmtplib.SMTPException as error:
-            raise _verdict(error, recipient) from None
+            raise _to_error(error, recipient) from None
 
 
-def _verdict(error: aiosmtplib.SMTPException, recipient: str) -> Exception:
-    said = f"{type(error).__name__}: {getattr(error, 'code', '')} {error.message}".replace(recipient, "the recipient")
+def _to_error(error: aiosmtplib.SMTPException, recipient: str) -> Exception:
+    detail = f"{type(error).__name__}: {getattr(error, 'code', '')} {error.message}".replace(recipient, "the recipient")
     match error:
-        case aiosmtplib.SMTPDataError() | aiosmtplib.SMTPRecipientRefused() if error.code in FOR_GOOD:
-            return Undeliverable(said)
+        case aiosmtplib.SMTPDataError() | aiosmtplib.SMTPRecipientRefused() if error.code in _PERMANENT_CODES:
+            return Undeliverable(detail)
         case _:
-            return ConnectionError(said)
+            return ConnectionError(detail)

@@ -1,8 +1,8 @@
--- Every notice there ever was: what is to be told, on which channel, and what became of it. Kept for ever, so that an
--- event is told once however often it is heard of.
+-- Every notice: its content, channel and outcome. Kept indefinitely, so that an event leads to one notice however often
+-- its record is delivered.
 --
--- `due_…` is a channel's work, `told_…` the making known of what came of it: each is done by a pump, and a row that has
--- a time there has something to do.
+-- `due_…` are the columns of the job that sends the notice, `told_…` of the job that publishes its outcome. A row with
+-- a time in `due_at` or `told_at` has that job to do.
 CREATE TABLE notice (
   notice_id text PRIMARY KEY,
   user_id text NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE notice (
   settled_at timestamptz,
   tries int NOT NULL DEFAULT 0,
   traceparent text,
-  -- The record that asked for it last: what lies in the dead letters should it fail for good.
+  -- The record that requested the notice last; it is dead-lettered if the notice fails permanently.
   request text,
   partition int NOT NULL,
   record_offset bigint NOT NULL,
@@ -34,12 +34,12 @@ CREATE TABLE notice (
 CREATE INDEX notice_due ON notice (channel, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX notice_untold ON notice (told_at) WHERE told_at IS NOT NULL;
 
--- What each processor works off: a pump takes a table whole, so each channel is one.
+-- The queue of each processor. A job queue works on a whole table, so each channel needs a view of its own.
 CREATE VIEW email_queue AS SELECT * FROM notice WHERE channel = 'email';
 CREATE VIEW sms_queue AS SELECT * FROM notice WHERE channel = 'sms';
 CREATE VIEW push_queue AS SELECT * FROM notice WHERE channel = 'push';
 
--- Whoever said nothing has no row, and is told on every channel.
+-- A user without a row gets notices on every channel.
 CREATE TABLE preference (
   user_id text PRIMARY KEY,
   email boolean NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE preference (
   accepted_at timestamptz NOT NULL
 );
 
--- How a shopper is reached about an order. The only personal data here, in a table of their own so that it can be erased.
+-- The contact of each order. This is the only personal data here, in a table of its own so that it can be erased.
 CREATE TABLE contact (
   order_id text PRIMARY KEY,
   user_id text NOT NULL,
@@ -59,13 +59,13 @@ CREATE TABLE contact (
 CREATE INDEX contact_of_user ON contact (user_id, noted_at);
 CREATE INDEX contact_by_age ON contact (noted_at);
 
--- Whoever was forgotten, so that an old record that comes again does not bring them back.
+-- Erased users, so that an old record that is delivered again does not bring their contacts back.
 CREATE TABLE forgotten (
   user_id text PRIMARY KEY,
   at timestamptz NOT NULL
 );
 
--- What an order comes to, in words, between its commit and its confirmation.
+-- The summary of an order as text, between its commit and its confirmation.
 CREATE TABLE bought (
   order_id text PRIMARY KEY,
   user_id text NOT NULL,
@@ -75,7 +75,8 @@ CREATE TABLE bought (
 );
 CREATE INDEX bought_by_age ON bought (noted_at);
 
--- So much of each cart as it takes to warn of its end. An empty one keeps its version for as long as old records may come.
+-- The part of each cart that is needed to warn of its expiry. An empty cart keeps its version as long as old records
+-- may be delivered.
 CREATE TABLE cart (
   user_id text PRIMARY KEY,
   version bigint NOT NULL,
@@ -89,7 +90,7 @@ CREATE TABLE cart (
 CREATE INDEX cart_due ON cart (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX cart_by_age ON cart USING brin (seen_at);
 
--- What the simulated SMS provider has taken.
+-- SMS taken by the simulated provider.
 CREATE TABLE sms (
   notice_id text PRIMARY KEY,
   number text NOT NULL,

@@ -1,1 +1,1 @@
-"""The push processor: tells stored notices to the sockets that a shopper has open, as frames `notice`."""
+"""The push processor: sends stored notices to the shopper's open sockets, as `notice` frames."""

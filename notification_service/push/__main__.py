@@ -1,4 +1,4 @@
-"""The push processor as a process: `python -m notification_service.push run`."""
+"""The process of the push processor: `python -m notification_service.push run`."""
 
 import sys
 
@@ -7,10 +7,10 @@ from notification_service.processor import Parts, main
 from notification_service.push.frames import PushPort
 
 
-def port(parts: Parts) -> PushPort:
-    """The sockets, by way of their topic."""
-    frames = PushPort(parts.settings)
-    parts.daemon.closing(frames.close)
+def port(context: Parts) -> PushPort:
+    """Build the port to the open sockets, through their topic."""
+    frames = PushPort(context.settings)
+    context.daemon.closing(frames.close)
     return frames
 
 

@@ -1,6 +1,6 @@
-"""Hands a notice to the edges: a record on `cart.responses`, which each brings to the sockets it has of that shopper.
+"""Push notices: records on `cart.responses`, which every edge forwards to its sockets of that shopper.
 
-Whoever has no socket open finds it in the list of `GET /v1/notifications`.
+Shoppers without an open socket find the notice in `GET /v1/notifications`.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ STOP_SECONDS: Final = 2.0
 
 
 def frame_event(notice: Notice) -> Envelope:
-    """The event: the same for the same notice."""
-    told = cart.Notice(
+    """Build the event of a notice. The same notice always gives the same event."""
+    message = cart.Notice(
         user_id=notice.user_id,
         notice_id=notice.notice_id,
         template=notice.template,
@@ -31,19 +31,18 @@ def frame_event(notice: Notice) -> Envelope:
         body=notice.words.body,
         cause=notice.cause if len(notice.cause) <= MAX_CAUSE else None,
     )
-    return Envelope(
-        id=f"{notice.user_id}/{notice.notice_id}/notice",
+    return Envelope.of(
+        message,
         source="/notifications",
-        type=told.TYPE,
         subject=notice.user_id,
+        event_id=f"{notice.user_id}/{notice.notice_id}/notice",
         time=notice.accepted_at,
         traceparent=trace.child(notice.traceparent),
-        data=told.model_dump(mode="json", exclude_none=True),
     )
 
 
 class PushPort:
-    """Publishes to the sockets' topic; connects when the first notice comes."""
+    """Port to the sockets' topic. It connects on the first notice."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -53,7 +52,7 @@ class PushPort:
         self._connecting = asyncio.Lock()
 
     async def hand_over(self, notice: Notice) -> None:
-        """Return when Kafka has stored it; raises what Kafka raises."""
+        """Publish a notice; returns after Kafka has stored it, and raises Kafka's errors."""
         event = frame_event(notice)
         producer = await self._connected()
         await producer.send_and_wait(self.topic, event.encode(), key=event.key, headers=self._headers)

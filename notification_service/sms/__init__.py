@@ -1,1 +1,1 @@
-"""The SMS processor: hands stored notices to a simulated provider, which keeps them in a table."""
+"""The SMS processor: hands stored notices to a simulated provider, which stores them in a table."""

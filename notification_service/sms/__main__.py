@@ -1,4 +1,4 @@
-"""The SMS processor as a process: `python -m notification_service.sms run`."""
+"""The process of the SMS processor: `python -m notification_service.sms run`."""
 
 import sys
 
@@ -8,9 +8,9 @@ from notification_service.sms.simulated import SimulatedPort
 from notification_service.teller import Book
 
 
-def port(parts: Parts) -> SimulatedPort:
-    """The simulated provider, in the service's own schema."""
-    return SimulatedPort(Book(parts.link.rows), parts.link.rows)
+def port(context: Parts) -> SimulatedPort:
+    """Build the port to the simulated provider, in the service's own schema."""
+    return SimulatedPort(Book(context.link.rows), context.link.rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""An SMS provider that sends nothing: it keeps what it was given, under a number of which the end alone is told.
+"""A simulated SMS provider: it sends nothing, and stores each SMS under a masked number.
 
-A real one takes its place as another `Port`, with the notice's id as its idempotency key.
+A real provider would be another `Port`, with the notice's id as its idempotency key.
 """
 
 import logging
@@ -15,20 +15,20 @@ TOLD_DIGITS: Final = 3
 
 
 def masked(number: str) -> str:
-    """`+44 20 7946 0123` as `••••••••••123`: enough to tell two of them apart, not enough to call."""
+    """Mask `+44 20 7946 0123` as `••••••••••123`: enough to distinguish two numbers, not enough to call one."""
     digits = re.sub(r"\D", "", number)
     return "•" * max(len(digits) - TOLD_DIGITS, TOLD_DIGITS) + digits[-TOLD_DIGITS:]
 
 
 class SimulatedPort:
-    """Takes one SMS a notice, however often it is handed over. `rows` says a named query."""
+    """Port that stores one SMS per notice, however often it is handed over. `rows` runs a named query."""
 
     def __init__(self, contacts: Book, rows: Rows) -> None:
         self.contacts = contacts
         self.rows = rows
 
     async def hand_over(self, notice: Notice) -> None:
-        """Return when it is kept; `NotWanted` for who left no number."""
+        """Store the SMS of a notice. Raises `NotWanted` if the user has no phone number."""
         phone = (await self.contacts(notice)).phone
         if not phone:
             raise NotWanted("no_phone")

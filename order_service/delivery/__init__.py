@@ -1,4 +1,4 @@
-"""Delivery: a parcel is booked, shipped, delivered or comes back; its own process (schema `delivery`).
+"""The delivery service: books parcels with a carrier and tracks them (a process of its own, schema `delivery`).
 
-Consumes: `deliveries.requests`. Emits: `deliveries.events`. The carrier behind its port is simulated.
+Consumes: `deliveries.requests`. Emits: `deliveries.events`. The carrier is simulated, behind the port in `carrier.py`.
 """

@@ -1,15 +1,13 @@
-"""The composition root of delivery: where its parts are built and joined, one function a sub-command."""
+"""The composition root of delivery, with one function per sub-command."""
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import order_service.delivery
-from infrastructure import logs, postgres, pump
+from infrastructure import cli, postgres, pump
 from infrastructure.audit_topics import show
 from infrastructure.guard import Handler
 from infrastructure.pump import Job, PostgresRows, Pump
@@ -21,12 +19,12 @@ from order_service.delivery.store import MIGRATIONS, OPTIONS, DeliveryStore
 
 SERVICE: Final = "delivery"
 ATTEMPT_SECONDS: Final = 2.0
-"""For one question to the carrier, and for Kafka to store what is told."""
+"""The deadline of one call to the carrier, and of one publication to Kafka."""
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate, then store requests, ask the carrier and tell what it says, until asked to stop."""
-    from infrastructure.worker import Worker  # Faust takes its time, which the other sub-commands need not
+    """Migrate the schema, then deliver parcels until asked to stop."""
+    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     store = DeliveryStore(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
@@ -54,46 +52,32 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
 
 async def migrate(settings: Settings, _: argparse.Namespace) -> int:
-    """Bring the schema up; safe at any time and any number of times."""
+    """Migrate the schema. Safe at any time and any number of times."""
     await postgres.migrate(settings, SERVICE, MIGRATIONS)
     return 0
 
 
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Count everything again; 1 when something is wrong."""
+    """Check the stored parcels. Exit with status 1 on a violation."""
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds))
     return show(report, as_json=arguments.json)
 
 
-Command = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The sub-command and its arguments; exits with status 2 when they are wrong."""
+    """Return the sub-command and its arguments. Exit with status 2 if they are invalid."""
     program = "python -m order_service.delivery"
-    parser = argparse.ArgumentParser(prog=program, description=order_service.delivery.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, act: Command, example: str) -> argparse.ArgumentParser:
-        text = act.__doc__ or ""
-        added = commands.add_parser(name, help=text, description=text, epilog=f"example: {program} {example}")
-        added.set_defaults(act=act)
-        return added
-
-    command("run", run, "run")
-    command("migrate", migrate, "migrate")
-    command("audit", check, "audit --json").add_argument("--json", action="store_true", help="for machines")
+    parser, commands = cli.sub_commands(program, order_service.delivery.__doc__)
+    cli.add_command(commands, "run", run, f"{program} run")
+    cli.add_command(commands, "migrate", migrate, f"{program} migrate")
+    auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
+    auditing.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run the sub-command; its exit status."""
-    arguments = parse()
-    act: Command = arguments.act
-    settings = Settings()
-    logs.configure(SERVICE, settings)
-    return asyncio.run(act(settings, arguments))
+    """Run the sub-command. Return its exit status."""
+    return cli.execute(parse(), service=SERVICE, settings=Settings)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The shell of delivery: store what is wanted, ask the carrier, tell where the parcel has come to.
+"""The Kafka shell of delivery: store requests, call the carrier, publish the moves of parcels.
 
-As in payment, three acts that wait for nothing but their own: the agent for Postgres, one pump for the carrier, the
-other for Kafka. Each begins where the one before it has stored something.
+As in payment, three independent stages each wait for one dependency: the agent for Postgres, one job queue for the
+carrier, another one for Kafka. Each stage starts from rows that the stage before it has stored.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,9 +24,9 @@ Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
 class Deliveries:
-    """What is done with `deliveries.requests`, and with the rows that they become.
+    """The handlers of `deliveries.requests` and of the rows that store them.
 
-    `stored` is called after each commit: whoever works on rows has something to look at.
+    `stored` is called after each commit, to wake the job queues.
     """
 
     def __init__(self, store: DeliveryStore, carrier: CarrierPort, publish: Publish) -> None:
@@ -36,56 +36,56 @@ class Deliveries:
         self.stored: Callable[[], None] = lambda: None
 
     async def handle(self, batch: Sequence[Received[Request]]) -> None:
-        """Store what a batch wants; it is acknowledged then, whatever the carrier does."""
+        """Store a batch of requests. It is acknowledged then, independent of the carrier."""
         await self.store.accept([(received.message, received.event) for received in batch])
         crashpoint("delivery.stored")
         self.stored()
 
     async def fail(self, received: Received[Request], error: Exception) -> None:
-        """Nothing can be told of a request that makes no sense: the dead letters have it."""
+        """Do nothing: an invalid request has no reply, only its dead letter."""
 
     async def move(self, row: Row, _: int) -> Verdict:
-        """Ask the carrier about one parcel. The time is that at which the row became due, by the database's clock."""
+        """Call the carrier about one parcel, with the time at which its row became due (by the database's clock)."""
         before = parcel_of(row)
-        after, next_at = await self._asked(before, row["move_at"])
+        after, next_at = await self._call_carrier(before, row["move_at"])
         crashpoint("delivery.moved")
         if after.state in FINAL or next_at is None:
             return Done(changes(before, after))
         return Again(max(next_at - row["move_at"], timedelta(0)), changes(before, after))
 
-    async def _asked(self, parcel: Parcel, now: datetime) -> tuple[Parcel, datetime | None]:
-        """The parcel as it is now, and when to ask again."""
-        question = next_question(parcel)
-        if question is None:
+    async def _call_carrier(self, parcel: Parcel, now: datetime) -> tuple[Parcel, datetime | None]:
+        """Return the parcel after the calls to the carrier, and the time of the next call."""
+        call = next_question(parcel)
+        if call is None:
             return parcel, None
-        if question == "call-off":
+        if call == "call-off":
             if await self.carrier.call_off(parcel, now):
                 return called_off(parcel, now), None
-        elif question == "book":
+        elif call == "book":
             parcel = booked(parcel, await self.carrier.book(parcel, now))
         scans = tuple(await self.carrier.track(parcel, now))
         return scanned(parcel, scans), scans[-1].next_at if scans else None
 
     async def tell(self, row: Row, _: int) -> Verdict:
-        """Tell orders of the moves of one parcel that were not told, in their order."""
+        """Publish the unpublished moves of one parcel, the oldest first."""
         parcel = parcel_of(row)
         crashpoint("delivery.answered")
         await self.publish(EVENTS, [_envelope(parcel, move, row) for move in parcel.moves[row["told"] :]])
         crashpoint("delivery.told")
-        # Somebody may have asked for all of it again meanwhile: then it begins again.
+        # A repeated request may have reset `told` meanwhile: then all moves are published again.
         told = sql.SQL("CASE WHEN tell_at = {} THEN {} ELSE told END").format(row["tell_at"], len(parcel.moves))
         return Done({"told": told})
 
 
 def _envelope(parcel: Parcel, move: Move, row: Row) -> Envelope:
     event = event_of(parcel, move)
-    return Envelope(
-        id=f"{parcel.shipment_id}/{move.to}",
+    return Envelope.of(
+        event,
         source="/deliveries",
-        type=event.TYPE,
         subject=parcel.order_id,
+        event_id=f"{parcel.shipment_id}/{move.to}",
+        request_id=row["requestid"],
         time=move.at,
         traceparent=child(row["traceparent"]),
-        requestid=row["requestid"],
-        data=event.model_dump(mode="json"),
+        exclude_none=False,
     )

@@ -1,4 +1,4 @@
-"""Counts delivery again: was everybody told where each parcel has come to, and is each asked after?"""
+"""The audit of delivery: every move is published, and every open parcel has a scheduled call to the carrier."""
 
 from datetime import timedelta
 from typing import Any, Final
@@ -7,11 +7,11 @@ from infrastructure.auditor import snapshot, tally
 from infrastructure.postgres import Connection
 from order_service.delivery.store import QUERIES
 
-CHECKS: Final = ("not_told", "left_alone", "overdue", "leased_for_ever", "shipped_twice")
+CHECKS: Final = ("not_published", "not_scheduled", "overdue", "lease_out_of_range", "shipped_twice")
 
 
 async def audit(connection: Connection, grace: timedelta) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`; reads one snapshot, changes nothing."""
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}` from one snapshot."""
     async with snapshot(connection):
         violations, digest, figures = await tally(connection, QUERIES, CHECKS, grace=grace)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}

@@ -1,8 +1,8 @@
-"""The port to a carrier, and one that is simulated behind it.
+"""The port to a carrier, and a simulated carrier that implements it.
 
-The simulated one is deterministic and has no memory: what it says follows from when a parcel was booked. A parcel is
-shipped `ship` seconds after its booking and delivered `deliver` seconds after that. One whose address says FAIL, as its
-name or its second line, can't be delivered and comes back.
+The simulated carrier is deterministic and has no memory: its results follow from the time of the booking. A parcel is
+shipped `ship` after its booking and delivered `deliver` after that. If the name or the second line of its address is
+`FAIL`, the delivery fails and the parcel returns.
 """
 
 from collections.abc import Sequence
@@ -14,41 +14,45 @@ from infrastructure.ids import derived
 from order_service.delivery.model import Booking, Parcel, Scan
 
 FAIL: Final = "FAIL"
+"""The name or second address line that makes the simulated delivery fail."""
 
 
 class CarrierPort(Protocol):
-    """What is asked of a carrier. Each may raise or take too long, and is then asked again: all are idempotent.
+    """The calls to a carrier. A call that raises or times out is retried, so every call must be idempotent.
 
-    `now` is the database's time, by which the row became due.
+    `now` is the time at which the row became due, by the clock of the database.
     """
 
     async def book(self, parcel: Parcel, now: datetime) -> Booking:
-        """Have it fetched; the same parcel again is the same booking."""
+        """Book the collection of a parcel. The same parcel gives the same booking."""
         ...
 
     async def track(self, parcel: Parcel, now: datetime) -> Sequence[Scan]:
-        """Where it was seen so far, the first first; the last says when to ask again."""
+        """Return all scans so far, the oldest first. The last one has the time of the next call."""
         ...
 
     async def call_off(self, parcel: Parcel, now: datetime) -> bool:
-        """Do not fetch it, whether it was booked or not; false when it is gone already."""
+        """Call off a parcel, booked or not. Return False if the parcel has left already."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCarrier:
-    """A carrier that is always quick and never busy."""
+    """A simulated carrier that accepts every call at once."""
 
     ship: timedelta
+    """The time from the booking to the collection."""
     deliver: timedelta
+    """The time from the collection to the delivery."""
     name: str = "Holdfast Parcels"
+    """The name of the carrier in events."""
 
     async def book(self, parcel: Parcel, now: datetime) -> Booking:
-        """Take it on at once."""
+        """Accept the booking at once."""
         return Booking(self.name, f"HP{derived(parcel.shipment_id)[:8].upper()}", now)
 
     async def track(self, parcel: Parcel, now: datetime) -> Sequence[Scan]:
-        """What follows from when it was booked."""
+        """Return the scans that follow from the time of the booking."""
         begun = parcel.booked_at or now
         shipped, arrives = begun + self.ship, begun + self.ship + self.deliver
         if now < shipped:
@@ -61,5 +65,5 @@ class SimulatedCarrier:
         return seen
 
     async def call_off(self, parcel: Parcel, now: datetime) -> bool:
-        """Possible until it is shipped."""
+        """Accept until the parcel is shipped."""
         return parcel.booked_at is None or now < parcel.booked_at + self.ship

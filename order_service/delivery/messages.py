@@ -1,4 +1,4 @@
-"""The public language of delivery: a parcel that is to be fetched, and where it has come to."""
+"""Contract of the delivery service: requests to deliver a parcel, and the events of a parcel."""
 
 from datetime import timedelta
 from typing import ClassVar, Final, get_args
@@ -12,23 +12,23 @@ REQUESTS: Final = Topic("deliveries.requests.v1", keyed_by="order", retention=ti
 EVENTS: Final = Topic("deliveries.events.v1", keyed_by="order", retention=timedelta(days=90))
 
 
-class _OfOrder(Message):
+class _DeliveryMessage(Message):
     KEY: ClassVar[str] = "order_id"
     order_id: Printable
     user_id: Printable
     shipment_id: Printable
 
 
-class Book(_OfOrder):
-    """Have a parcel fetched; answered by booked, later shipped, and at the end delivered or failed."""
+class Book(_DeliveryMessage):
+    """Request: book a parcel. The replies are booked, later shipped, and finally delivered or failed."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.book"
     address: Address
     lines: tuple[Line, ...]
 
 
-class CallOff(_OfOrder):
-    """Do not fetch it; answered by called-off, or by shipped when it is gone already."""
+class CallOff(_DeliveryMessage):
+    """Request: call off a parcel. The reply is called-off, or shipped if the parcel has left already."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.call-off"
 
@@ -37,37 +37,37 @@ Request = Book | CallOff
 REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(get_args(Request), sources=("/orders",))
 
 
-class Booked(_OfOrder):
-    """The carrier will fetch it."""
+class Booked(_DeliveryMessage):
+    """Event: the carrier accepted the booking."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.booked"
     carrier: str
     tracking: str
 
 
-class Shipped(_OfOrder):
-    """The carrier has it."""
+class Shipped(_DeliveryMessage):
+    """Event: the carrier collected the parcel."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.shipped"
     carrier: str
     tracking: str
 
 
-class Delivered(_OfOrder):
-    """It has arrived."""
+class Delivered(_DeliveryMessage):
+    """Event: the parcel arrived."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.delivered"
 
 
-class Failed(_OfOrder):
-    """It could not be delivered and comes back."""
+class Failed(_DeliveryMessage):
+    """Event: the parcel could not be delivered and returns."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.failed"
     reason: str
 
 
-class CalledOff(_OfOrder):
-    """It was never fetched, and will not be."""
+class CalledOff(_DeliveryMessage):
+    """Event: the parcel was not collected and will not be."""
 
     TYPE: ClassVar[str] = "holdfast.deliveries.called-off"
 

@@ -1,7 +1,8 @@
-"""The rules of delivery: what a request makes of a parcel, what the carrier is to be asked, and what its answer means.
+"""The rules of delivery: the effect of a request on a parcel, the next call to the carrier, the effect of its result.
 
-A parcel only moves forward: wanted, booked, shipped, and then delivered or failed. Until it is shipped it may be called
-off; one that was called off before it was ever booked never is. Each move is told, in order, and again when asked.
+A parcel only moves forward: wanted, booked, shipped, and then delivered or failed. It can be called off until it is
+shipped; a parcel that is called off before its booking is never booked. Each move is published, in order, and again on
+a repeated request.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ State = Literal["wanted", "booked", "shipped", "delivered", "failed", "called-of
 Wish = Literal["book", "call-off"]
 
 FINAL: Final = frozenset({"delivered", "failed", "called-off"})
+"""The states that a parcel never leaves."""
 _ORDER: Final[tuple[State, ...]] = ("wanted", "booked", "shipped", "delivered")
 
 # ---- state ----------------------------------------------------------------------------------------------------------
@@ -32,27 +34,40 @@ _ORDER: Final[tuple[State, ...]] = ("wanted", "booked", "shipped", "delivered")
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A parcel has come to a state."""
+    """A change of the state of a parcel."""
 
     to: State
+    """The new state."""
     at: datetime
+    """The time of the change, by the carrier or, if the service made it, by the database."""
     reason: str | None = None
+    """The reason of a failed delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What is to be delivered for an order. `address` is there until nobody needs it."""
+    """The parcel of an order."""
 
     shipment_id: str
+    """The carrier's key for the parcel."""
     order_id: str
+    """The order that the parcel belongs to."""
     user_id: str
+    """The shopper who placed the order."""
     wish: Wish = "book"
+    """The last request of the order service."""
     address: Address | None = None
+    """The delivery address, `None` before `Book` arrives and after the parcel has reached a final state."""
     state: State = "wanted"
+    """The state after the last move, `wanted` before the first one."""
     carrier: str | None = None
+    """The name of the carrier, `None` before the booking."""
     tracking: str | None = None
+    """The carrier's tracking number, `None` before the booking."""
     booked_at: datetime | None = None
+    """The time of the booking."""
     moves: tuple[Move, ...] = ()
+    """All moves, the oldest first."""
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
@@ -60,15 +75,18 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A parcel after a request; whether to ask the carrier now, and whether to tell its moves again."""
+    """The result of a request."""
 
     parcel: Parcel
+    """The parcel after the request."""
     move: bool
+    """True if the carrier must be called now."""
     tell: bool
+    """True if all moves must be published again."""
 
 
 def accept(parcel: Parcel, request: Request) -> Accepted:
-    """What `request` makes of its parcel. A repetition changes nothing, and what is known is told again."""
+    """Apply a request to its parcel. A repeated request changes nothing, but the known moves are published again."""
     match request:
         case Book(address=address) if parcel.state == "wanted" and parcel.wish == "book" and parcel.address is None:
             return Accepted(replace(parcel, address=address), move=True, tell=False)
@@ -78,12 +96,12 @@ def accept(parcel: Parcel, request: Request) -> Accepted:
             return Accepted(parcel, move=False, tell=bool(parcel.moves))
 
 
-# ---- what to ask the carrier, and what it says ----------------------------------------------------------------------
+# ---- calls to the carrier, and their results ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """A carrier will fetch it: the carrier's name, its number for the parcel, and when it was booked."""
+    """A booking: the name of the carrier, its tracking number, and the time of the booking."""
 
     carrier: str
     tracking: str
@@ -92,7 +110,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Where the carrier has seen it last, and when to ask again; none when nothing will come any more."""
+    """A state reported by the carrier. `next_at` is the time of the next call, `None` if no change will follow."""
 
     state: State
     at: datetime
@@ -104,7 +122,7 @@ Question = Literal["book", "call-off", "track"]
 
 
 def next_question(parcel: Parcel) -> Question | None:
-    """What the carrier is to be asked about the parcel now; none when nothing is open."""
+    """Return the next call to the carrier about the parcel, `None` if nothing is open."""
     if parcel.state in FINAL:
         return None
     if parcel.wish == "call-off" and parcel.state in {"wanted", "booked"}:
@@ -113,7 +131,7 @@ def next_question(parcel: Parcel) -> Question | None:
 
 
 def booked(parcel: Parcel, booking: Booking) -> Parcel:
-    """The parcel after the carrier has taken it on."""
+    """Return the parcel after the carrier accepted the booking."""
     move = Move("booked", booking.at)
     return replace(
         parcel,
@@ -126,12 +144,12 @@ def booked(parcel: Parcel, booking: Booking) -> Parcel:
 
 
 def called_off(parcel: Parcel, at: datetime) -> Parcel:
-    """The parcel after the carrier has let it go."""
+    """Return the parcel after the carrier called it off."""
     return replace(parcel, state="called-off", address=None, moves=(*parcel.moves, Move("called-off", at)))
 
 
 def scanned(parcel: Parcel, scans: tuple[Scan, ...]) -> Parcel:
-    """The parcel after the carrier has said where it was seen, in order; what is known, or behind it, is left out."""
+    """Return the parcel after `scans`, the oldest first. Scans of the present or an earlier state are ignored."""
     for scan in scans:
         if parcel.state in FINAL or not _is_ahead(parcel.state, scan.state):
             continue
@@ -147,23 +165,23 @@ def _is_ahead(state: State, seen: State) -> bool:
     return seen in _ORDER and _ORDER.index(seen) == _ORDER.index(state) + 1
 
 
-# ---- what is told ---------------------------------------------------------------------------------------------------
+# ---- published events -----------------------------------------------------------------------------------------------
 
 
 def event_of(parcel: Parcel, move: Move) -> Event:
-    """The event that tells of a move."""
-    names = {"order_id": parcel.order_id, "user_id": parcel.user_id, "shipment_id": parcel.shipment_id}
-    by = {"carrier": parcel.carrier or "", "tracking": parcel.tracking or ""}
+    """Return the event that publishes a move."""
+    ids = {"order_id": parcel.order_id, "user_id": parcel.user_id, "shipment_id": parcel.shipment_id}
+    carrier_fields = {"carrier": parcel.carrier or "", "tracking": parcel.tracking or ""}
     match move.to:
         case "booked":
-            return Booked(**names, **by)
+            return Booked(**ids, **carrier_fields)
         case "shipped":
-            return Shipped(**names, **by)
+            return Shipped(**ids, **carrier_fields)
         case "delivered":
-            return Delivered(**names)
+            return Delivered(**ids)
         case "failed":
-            return Failed(**names, reason=move.reason or "it could not be delivered")
+            return Failed(**ids, reason=move.reason or "it could not be delivered")
         case "called-off":
-            return CalledOff(**names)
+            return CalledOff(**ids)
         case "wanted":
-            raise ValueError("that a parcel is wanted is told by nobody")
+            raise ValueError("state 'wanted' has no event")

@@ -1,18 +1,19 @@
--- Every statement of delivery, by name; those of the pumps are in infrastructure/pump.py.
+-- The SQL statements of delivery, by name. Those of the job queues are in infrastructure/pump.py.
 
 -- name: insert_missing
--- In the order of keys everywhere, so that two batches never wait for each other.
+-- Insert by ascending key, as everywhere, so that two batches never deadlock.
 INSERT INTO parcel (shipment_id, order_id, user_id, wish)
 SELECT s, o, u, 'book' FROM unnest(%(shipments)s::text[], %(orders)s::text[], %(users)s::text[]) AS w(s, o, u)
  ORDER BY s
     ON CONFLICT DO NOTHING
 
 -- name: lock_parcels
+-- Lock some parcels by ascending key.
 SELECT shipment_id, order_id, user_id, wish, address, state, carrier, tracking, booked_at, moves
   FROM parcel WHERE shipment_id = ANY(%(shipments)s::text[]) ORDER BY shipment_id FOR UPDATE
 
 -- name: save_parcel
--- What is told again is told from its beginning: whoever asks may have missed all of it.
+-- A repeated request resets `told`: the order service may have missed any move.
 UPDATE parcel
    SET wish = %(wish)s, address = %(address)s,
        requestid = coalesce(requestid, %(requestid)s), traceparent = coalesce(traceparent, %(traceparent)s),
@@ -21,31 +22,38 @@ UPDATE parcel
        tell_at = CASE WHEN %(tell)s THEN now() ELSE tell_at END
  WHERE shipment_id = %(shipment_id)s
 
--- ---- the audit: each of these gives one row per violation. They have a parameter, hence the doubled signs.
+-- ---- audit: each query returns one row per violation. Queries with a parameter double their percent signs.
 
--- name: not_told
-SELECT format('parcel %%s of order %%s: %%s of %%s moves were told', shipment_id, order_id, told, jsonb_array_length(moves))
+-- name: not_published
+-- Each move must be published soon.
+SELECT format('parcel %%s of order %%s: %%s of %%s moves were published',
+              shipment_id, order_id, told, jsonb_array_length(moves))
   FROM parcel WHERE told < jsonb_array_length(moves) AND moved_at < now() - %(grace)s::interval
 
--- name: left_alone
-SELECT format('parcel %%s is %%s and nobody will ask', shipment_id, state)
+-- name: not_scheduled
+-- Each open parcel must have a scheduled call to the carrier.
+SELECT format('parcel %%s is %%s, but no call to the carrier is scheduled', shipment_id, state)
   FROM parcel WHERE state IN ('wanted', 'booked', 'shipped') AND move_at IS NULL
 
 -- name: overdue
-SELECT format('parcel %%s is %%s and was to be asked after at %%s', shipment_id, state, move_at)
+-- Each scheduled call must be made in time.
+SELECT format('parcel %%s is %%s, and its call to the carrier is overdue since %%s', shipment_id, state, move_at)
   FROM parcel WHERE move_at < now() - %(grace)s::interval
 
--- name: leased_for_ever
+-- name: lease_out_of_range
+-- A lease must not have expired long ago, nor end far in the future.
 SELECT format('parcel %%s is leased until %%s', shipment_id, greatest(move_lease, tell_lease))
   FROM parcel WHERE greatest(move_lease, tell_lease) NOT BETWEEN now() - %(grace)s::interval - interval '1 minute'
                                                           AND now() + interval '1 hour'
 
 -- name: shipped_twice
+-- At most one parcel of an order may be shipped.
 SELECT format('order %%s: %%s parcels were shipped', order_id, count(*))
   FROM parcel WHERE state IN ('shipped', 'delivered', 'failed')
  GROUP BY order_id HAVING count(*) > 1
 
 -- name: figures
+-- The numbers of parcels by state.
 SELECT count(*) AS parcels,
        count(*) FILTER (WHERE state IN ('wanted', 'booked')) AS waiting,
        count(*) FILTER (WHERE state = 'shipped') AS shipped,
@@ -56,5 +64,6 @@ SELECT count(*) AS parcels,
   FROM parcel
 
 -- name: digest
+-- The rows to hash, without times.
 SELECT concat_ws(' ', shipment_id, order_id, user_id, wish, state, carrier, tracking)
   FROM parcel ORDER BY shipment_id COLLATE "C"

@@ -1,4 +1,4 @@
-"""What delivery is told from outside, beside what every service is."""
+"""The settings of delivery, in addition to those of every service."""
 
 from datetime import timedelta
 
@@ -9,14 +9,16 @@ from order_service.delivery.carrier import SimulatedCarrier
 
 
 class Settings(Shared):
-    """Environment variables `HOLDFAST_DELIVERY_SHIP_SECONDS` and so on."""
+    """Environment variables such as `HOLDFAST_DELIVERY_SHIP_SECONDS`."""
 
-    delivery_ship_seconds: float = Field(default=3, ge=0, description="the simulated carrier fetches a parcel after it")
-    delivery_deliver_seconds: float = Field(default=3, ge=0, description="and delivers it so long after that")
+    delivery_ship_seconds: float = Field(
+        default=3, ge=0, description="time until the simulated carrier collects a parcel"
+    )
+    delivery_deliver_seconds: float = Field(default=3, ge=0, description="time from the collection to the delivery")
 
     @property
     def carrier(self) -> SimulatedCarrier:
-        """The carrier behind the port."""
+        """The carrier to call."""
         return SimulatedCarrier(
             timedelta(seconds=self.delivery_ship_seconds), timedelta(seconds=self.delivery_deliver_seconds)
         )

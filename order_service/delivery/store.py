@@ -1,4 +1,4 @@
-"""Delivery's rows: a parcel is stored here before its request is acknowledged, and each of its moves for ever."""
+"""The store of parcels. A request is stored before it is acknowledged, and moves are kept indefinitely."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -22,25 +22,25 @@ OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan
 
 
 class ParcelsDiffer(Exception):
-    """A shipment that is known already belongs to another order: it is not ours to touch."""
+    """The shipment id in a request belongs to another order. The request fails permanently."""
 
 
 class DeliveryStore:
-    """The rows. `connect` gives a connection with `OPTIONS`; after an error it is asked for another."""
+    """The store of parcels. `connect` must return a connection with `OPTIONS`; it is called again on error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self.connect = connect
         self._connection: Connection | None = None
 
-    async def accept(self, asked: Sequence[tuple[Request, Envelope]]) -> None:
-        """Store what is wanted, in one transaction and in this order; raises what Postgres raises, and nothing is then.
+    async def accept(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
+        """Store a batch of requests, in order and in one transaction.
 
-        `ParcelsDiffer` when a shipment comes with another order.
+        Raise `ParcelsDiffer` if a shipment belongs to another order, or an error of Postgres; nothing is stored then.
         """
         try:
             connection = self._connection = self._connection or await self.connect()
             async with connection.transaction():
-                await _accept(connection, asked)
+                await _accept(connection, batch)
         except ParcelsDiffer:
             raise
         except BaseException:
@@ -48,29 +48,31 @@ class DeliveryStore:
             raise
 
     async def close(self) -> None:
-        """Give the connection up; the next call opens another."""
+        """Close the connection. The next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
 
-async def _accept(connection: Connection, asked: Sequence[tuple[Request, Envelope]]) -> None:
-    wanted = {request.shipment_id: request for request, _ in asked}
+async def _accept(connection: Connection, batch: Sequence[tuple[Request, Envelope]]) -> None:
+    requests = {request.shipment_id: request for request, _ in batch}
     await connection.execute(
         QUERIES["insert_missing"],
         {
-            "shipments": list(wanted),
-            "orders": [request.order_id for request in wanted.values()],
-            "users": [request.user_id for request in wanted.values()],
+            "shipments": list(requests),
+            "orders": [request.order_id for request in requests.values()],
+            "users": [request.user_id for request in requests.values()],
         },
     )
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(QUERIES["lock_parcels"], {"shipments": sorted(wanted)})
+        await cursor.execute(QUERIES["lock_parcels"], {"shipments": sorted(requests)})
         parcels = {row["shipment_id"]: parcel_of(row) for row in await cursor.fetchall()}
-    for request, event in asked:
+    for request, event in batch:
         parcel = parcels[request.shipment_id]
         if parcel.order_id != request.order_id:
-            raise ParcelsDiffer(f"{parcel.shipment_id} belongs to order {parcel.order_id}")
+            raise ParcelsDiffer(
+                f"shipment {parcel.shipment_id} belongs to order {parcel.order_id}, not to {request.order_id}"
+            )
         accepted = accept(parcel, request)
         parcels[parcel.shipment_id] = accepted.parcel
         await connection.execute(
@@ -88,7 +90,7 @@ async def _accept(connection: Connection, asked: Sequence[tuple[Request, Envelop
 
 
 def parcel_of(row: Mapping[str, Any]) -> Parcel:
-    """The parcel that a row of the table holds."""
+    """Return the parcel of a stored row."""
     return Parcel(
         shipment_id=row["shipment_id"],
         order_id=row["order_id"],
@@ -104,7 +106,7 @@ def parcel_of(row: Mapping[str, Any]) -> Parcel:
 
 
 def changes(before: Parcel, after: Parcel) -> dict[str, Any]:
-    """The columns of what the carrier has said, for the end of a lease. What is new is to be told."""
+    """Return the columns to set when a lease ends. New moves are scheduled for publication."""
     if after.moves == before.moves:
         return {}
     return {

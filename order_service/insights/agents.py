@@ -1,4 +1,4 @@
-"""The shell of the insights: read the shop's events, count each once, and say what has come of it."""
+"""The Kafka shell of the insights: count each event of the shop once, and publish the results."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,20 +14,38 @@ from infrastructure.topics import Topic
 from order_service import messages as orders
 from order_service.insights import store as stores
 from order_service.insights.messages import FIGURES, RELATED, Figures, Related
-from order_service.insights.model import CART_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS, Event, Fact, OrderEvent, fact
+from order_service.insights.model import (
+    CART_EVENTS,
+    ORDER_EVENTS,
+    PAYMENT_EVENTS,
+    CartEvent,
+    Event,
+    Fact,
+    OrderEvent,
+    PaymentEvent,
+    fact,
+)
 from order_service.insights.store import Store
 
 EVERY: Final = 1.0
-"""Seconds between two looks of the publisher, and so at most one state a second of one window or product."""
+"""Seconds between two polls of the publisher, so each window or product is published at most once per second."""
 STALE_EVERY: Final = 10
-"""Looks between two for lists that are of far fewer orders than there are now."""
+"""Every how many polls the publisher also looks for lists that were computed from far fewer orders than exist now."""
 COMPETE_EVERY: Final = 1.0
+"""Seconds between two attempts to get the publisher's lock."""
 AT_ONCE: Final = 200
+"""The greatest number of figures, and of lists, that one poll publishes."""
 TRIM_EVERY: Final = 60.0
+"""Seconds between two deletions of expired keys."""
 TRIM_AT_ONCE: Final = 1000
+"""The greatest number of keys that one statement deletes."""
 OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=10s -c jit=off"
-"""A publisher that is stopped, or waits for Kafka too long, loses its session and with it the lock: another goes on."""
+"""Server settings for the publisher's connection.
+
+A publisher that is suspended, or waits for Kafka too long, loses its session and so its lock; another one takes over.
+"""
 MAX_BATCH: Final = 100
+"""The greatest number of events that are counted in one transaction."""
 
 E = TypeVar("E", bound=Event)
 Connect = Callable[[], Awaitable[Connection]]
@@ -35,9 +53,9 @@ Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
 def wanted(types: Iterable[str]) -> Callable[[bytes], bool]:
-    """Whether a record may be of one of some types: most of a topic is not, and need not be parsed to see that."""
-    marks = [f'{name}"'.encode() for name in types]
-    return lambda value: any(mark in value for mark in marks)
+    """Return a filter: it is False for a record that is certainly of another type, so that most are not parsed."""
+    needles = [f'{name}"'.encode() for name in types]
+    return lambda value: any(mark in value for mark in needles)
 
 
 WANTED_ORDERS: Final = wanted(ORDER_EVENTS.types)
@@ -46,14 +64,29 @@ WANTED_CARTS: Final = wanted(CART_EVENTS.types)
 
 
 class Counting:
-    """What is done with the events of one of the three topics; agents take turns, so each has a store of its own."""
+    """The handlers of the events of one topic. Agents run concurrently, so each needs its own instance and store."""
 
     def __init__(self, store: Store, now: Callable[[], datetime] = clock.now) -> None:
         self.store = store
         self.now = now
 
-    async def on_events(self, batch: Sequence[Received[E]]) -> None:
-        """Add each to the windows of its own time, unless it has been."""
+    async def on_orders(self, batch: Sequence[Received[OrderEvent]]) -> None:
+        """Count a batch of order events, and update the counts of products bought together."""
+        await self._count(batch)
+        await self.store.learn(
+            each.message for each in batch if isinstance(each.message, orders.Committed | orders.Cancelled)
+        )
+
+    async def on_payments(self, batch: Sequence[Received[PaymentEvent]]) -> None:
+        """Count a batch of payment events."""
+        await self._count(batch)
+
+    async def on_carts(self, batch: Sequence[Received[CartEvent]]) -> None:
+        """Count a batch of cart responses."""
+        await self._count(batch)
+
+    async def _count(self, batch: Sequence[Received[E]]) -> None:
+        """Count a batch of events in the windows of their times. Repeated and too late events are skipped."""
         now = self.now()
         facts = [found for received in batch if (found := fact(received.event, received.message)) is not None]
         in_time = [each for each in facts if not each.too_late(now)]
@@ -61,20 +94,13 @@ class Counting:
         crashpoint("insights.counted")
         metrics.INSIGHTS_TOO_LATE.inc(len(facts) - len(in_time))
         metrics.INSIGHTS_REPEATED.inc(counted.repeated)
-        _export(counted.fresh)
-
-    async def on_orders(self, batch: Sequence[Received[OrderEvent]]) -> None:
-        """The same, and learn from orders what is bought together."""
-        await self.on_events(batch)
-        await self.store.learn(
-            each.message for each in batch if isinstance(each.message, orders.Committed | orders.Cancelled)
-        )
+        _count_metrics(counted.fresh)
 
     async def put_aside(self, received: Received[E], error: Exception) -> None:
-        """Nobody waits for an answer; the dead letter keeps the record."""
+        """Do nothing: an event has no reply, and its dead letter keeps it."""
 
 
-def _export(facts: Sequence[Fact]) -> None:
+def _count_metrics(facts: Sequence[Fact]) -> None:
     for each in facts:
         for figure, count in each.counts.items():
             metrics.BUSINESS.labels(figure).inc(count)
@@ -83,17 +109,20 @@ def _export(facts: Sequence[Fact]) -> None:
 
 
 class Publisher:
-    """Makes new figures and lists known. One a shop: its session holds the lock `name`; `connect` with `OPTIONS`."""
+    """The publisher of changed figures and lists. One per shop is active: its session holds the lock `name`.
+
+    `connect` must return a connection with `OPTIONS`.
+    """
 
     def __init__(self, connect: Connect, publish: Publish, name: str, min_support: float) -> None:
         self.connect = connect
         self.publish = publish
         self.name = name
         self.min_support = min_support
-        self._looks = 0
+        self._polls = 0
 
     async def run(self) -> None:
-        """Compete for the lock, then publish for as long as the session lasts; raises when it is lost."""
+        """Wait for the lock, then publish until cancelled. Raise when the session is lost."""
         async with await self.connect() as connection:
             while True:
                 if await try_lock(connection, self.name):
@@ -104,21 +133,21 @@ class Publisher:
                 await asyncio.sleep(EVERY)
 
     async def look(self, connection: Connection) -> int:
-        """Publish what is new since the last look, at most `AT_ONCE` of each kind; how many states that were."""
+        """Publish changed figures and lists, at most `AT_ONCE` of each. Return their number."""
         figures = await stores.untold_figures(connection, AT_ONCE)
-        await self._tell(FIGURES, figures)
+        await self._publish_states(FIGURES, figures)
         if figures:
             await stores.figures_told(connection, figures)
         lists = await stores.untold_related(connection, self.min_support, AT_ONCE, stale=False)
-        if self._looks % STALE_EVERY == 0:
+        if self._polls % STALE_EVERY == 0:
             lists += await stores.untold_related(connection, self.min_support, AT_ONCE, stale=True)
-        self._looks += 1
-        await self._tell(RELATED, [each.related for each in lists])
+        self._polls += 1
+        await self._publish_states(RELATED, [each.related for each in lists])
         if lists:
             await stores.related_told(connection, lists)
         return len(figures) + len(lists)
 
-    async def _tell(self, topic: Topic, states: Sequence[Figures | Related]) -> None:
+    async def _publish_states(self, topic: Topic, states: Sequence[Figures | Related]) -> None:
         if states:
             await self.publish(topic, [event(state) for state in states])
             crashpoint("insights.published")
@@ -126,30 +155,30 @@ class Publisher:
 
 
 def event(state: Figures | Related) -> Envelope:
-    """A state as it stands on its topic."""
+    """Return the envelope of a state for its topic."""
     key, role = (state.window, "figures") if isinstance(state, Figures) else (state.product, "related")
-    return Envelope(
-        id=f"{key}/{role}/{state.version}",
+    return Envelope.of(
+        state,
         source="/insights",
-        type=state.TYPE,
         subject=key,
+        event_id=f"{key}/{role}/{state.version}",
         time=clock.now(),
-        data=state.model_dump(mode="json"),
+        exclude_none=False,
     )
 
 
 class Housekeeper:
-    """Forgets keys that can no longer come again, in small batches."""
+    """The retention of keys: deletes those whose events can no longer be redelivered."""
 
     def __init__(self, connect: Connect) -> None:
         self.connect = connect
 
     async def run(self) -> None:
-        """Tidy once a minute; raises when the connection is lost."""
+        """Delete expired keys once per minute, in small batches. Raise when the connection is lost."""
         while True:
             async with await self.connect() as connection:
-                while (gone := await stores.trim(connection, TRIM_AT_ONCE)) == TRIM_AT_ONCE:
-                    metrics.TRIMMED.inc(gone)
+                while (deleted := await stores.trim(connection, TRIM_AT_ONCE)) == TRIM_AT_ONCE:
+                    metrics.TRIMMED.inc(deleted)
                     await asyncio.sleep(0.1)
-                metrics.TRIMMED.inc(gone)
+                metrics.TRIMMED.inc(deleted)
             await asyncio.sleep(TRIM_EVERY)

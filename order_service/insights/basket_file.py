@@ -1,7 +1,7 @@
-"""A file of baskets, one a line: read once, strictly, and put aside as numbers, which every further pass reads.
+"""A reader of basket files, one basket per line. The file is parsed once and spooled as numbers for further passes.
 
-Memory holds the name and the count of each different item, at most `COUNTERS` counters, and what is found; baskets lie
-in temporary files.
+Memory holds the name and count of each distinct item, at most `COUNTERS` counters, and the result. The baskets are in
+temporary files.
 """
 
 import csv
@@ -16,19 +16,19 @@ from typing import Final, Self
 from order_service.insights.baskets import COUNTERS, Basket, Counted, count_pairs, count_triples, least_count
 
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of a line: a file without line ends is no file of baskets, however long it is."""
+"""The greatest length of a line in bytes: a longer one is probably not from a file of baskets."""
 _BLOCK: Final = 8192
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class BasketsError(ValueError):
-    """The file can't be read as baskets; the message names the line and what is wrong."""
+    """The file is not a valid file of baskets. The message names the line and the error."""
 
 
 def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counted:
     """Count the sets of one, two and three items whose support in `file` is at least `min_support`.
 
-    Raises `BasketsError`, and `OSError` when the file can't be read or the disk is full.
+    Raise `BasketsError` for an invalid file, and `OSError` if the file is not readable or the disk is full.
     """
     numbers: dict[str, int] = {}
     counts: Counter[int] = Counter()
@@ -50,19 +50,22 @@ def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counte
                 frequent.add(kept)
         every = list(numbers)
         names, singles = [every[number] for number in ranked], [counts[number] for number in ranked]
-        del every, numbers, counts, ranks  # the rare ones are needed no more, and may be most of all
+        del every, numbers, counts, ranks  # frees the rare items, which may be most of them
         pairs = count_pairs(frequent.__iter__, least, counters=counters)
         triples = count_triples(frequent.__iter__, pairs, least, counters=counters)
     return Counted(baskets, names, singles, pairs, triples)
 
 
 def _rarest_first(counts: Counter[int], least: int) -> list[int]:
-    """The frequent items; a row of counters is as long as its key is rare, so in this order no row is long."""
+    """Return the frequent items, the rarest first.
+
+    In this order all rows of counters are short: few baskets have a rare item, and few items follow a frequent one.
+    """
     return sorted((number for number, count in counts.items() if count >= least), key=lambda n: (counts[n], n))
 
 
 def read_baskets(file: Path) -> Iterator[set[str]]:
-    """The items of each line, without surrounding blanks; empty fields are none, and a line without items no basket."""
+    """Yield the items of each line, without surrounding blanks. Empty fields and lines without items are skipped."""
     with file.open("rb") as lines:
         number = 0
         while line := lines.readline(MAX_LINE + 1):
@@ -89,12 +92,12 @@ def read_baskets(file: Path) -> Iterator[set[str]]:
 def _fields(line: str) -> list[str]:
     if '"' not in line:
         return line.split(",")
-    # Line by line, so that a quote without an end spoils one line and does not swallow the rest of the file.
+    # Parse each line by itself: an unclosed quote then invalidates one line, not the rest of the file.
     return next(csv.reader((line.rstrip("\r\n"),), skipinitialspace=True, strict=True))
 
 
 class _Spool:
-    """Baskets of numbers in a temporary file, in blocks of flat arrays: 4 bytes an item and 4 a basket."""
+    """A temporary file of baskets, in blocks of flat arrays: 4 bytes per item and 4 bytes per basket."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed in `__exit__`
@@ -108,7 +111,7 @@ class _Spool:
         self._file.close()
 
     def add(self, basket: Iterable[int]) -> None:
-        """One more at the end."""
+        """Append a basket. Call it only before the first iteration."""
         before = len(self._items)
         self._items.extend(basket)
         self._lengths.append(len(self._items) - before)
@@ -116,7 +119,7 @@ class _Spool:
             self._flush()
 
     def __iter__(self) -> Iterator[Basket]:
-        """All of them from the first on, as often as wanted; adding is over then."""
+        """Yield all baskets from the first one. Iteration may be repeated."""
         self._flush()
         self._file.seek(0)
         while head := self._file.read(2 * array("I").itemsize):

@@ -1,4 +1,4 @@
-"""What `holdfast baskets` prints: the rules of a file, for a machine or for whoever reads the terminal."""
+"""The output of `holdfast baskets`: the association rules of a file, as tables or as JSON."""
 
 import argparse
 import heapq
@@ -23,23 +23,23 @@ WRONG_USE: Final = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument("file", type=Path, metavar="FILE.csv", help="one basket a line, its items separated by commas")
+    """Add the arguments of the command to `parser`."""
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help="one basket per line, with comma-separated items")
     parser.add_argument(
         "--min-support",
         type=_share,
         default=MIN_SUPPORT,
         metavar="S",
-        help="the share of all baskets that a rule's items must be in together (default: %(default)s)",
+        help="the least share of all baskets that contain all items of a rule (default: %(default)s)",
     )
     parser.add_argument(
         "--min-confidence",
         type=_share,
         default=MIN_CONFIDENCE,
         metavar="C",
-        help="the share of the baskets with its left side that must have its right side (default: %(default)s)",
+        help="the least share of the baskets with the left side that also have the right side (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object with every rule, unrounded")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with every rule, unrounded")
 
 
 def _share(text: str) -> float:
@@ -53,7 +53,7 @@ def _share(text: str) -> float:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Learn the rules of a file and print them; the exit status."""
+    """Compute the rules of a file and print them. Return the exit status."""
     file: Path = arguments.file
     if not file.exists() or file.is_dir():
         sys.stderr.write(f"{file}: {'a directory' if file.is_dir() else 'there is no such file'}\n")
@@ -79,7 +79,7 @@ def _by_support(rule: Rule) -> tuple[float, float, tuple[str, ...], str]:
 
 
 def _as_json(counted: Counted, min_confidence: float) -> None:
-    """Written rule by rule, the greatest lift first, so that the text of a million rules never stands in memory."""
+    """Write the rules one by one, by descending lift, so that the text of a million rules is never in memory."""
     for part in _json(counted.baskets, sorted(counted.rules(min_confidence), key=_by_lift)):
         sys.stdout.write(part)
 
@@ -111,13 +111,13 @@ def _as_tables(counted: Counted, min_support: float, min_confidence: float) -> N
         for title, order in (("by lift", _by_lift), ("by support", _by_support)):
             console.print(_table(title, heapq.nsmallest(TOP, counted.rules(min_confidence), key=order)))
     elif counted.baskets:
-        console.print("Ask for less: a lower --min-support or --min-confidence.")
+        console.print("No rule qualifies: choose a lower --min-support or --min-confidence.")
 
 
 def _table(title: str, rules: Iterable[Rule]) -> Table:
     table = Table(title=f"the top {TOP} {title}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("who has")
-    table.add_column("also has")
+    table.add_column("baskets with")
+    table.add_column("also have")
     for name in ("support", "confidence", "lift"):
         table.add_column(name, justify="right")
     for rule in rules:

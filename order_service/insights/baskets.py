@@ -1,7 +1,7 @@
-"""What is bought together: the measures of a rule, and the exact counting of sets in more baskets than memory holds.
+"""Association rules: the measures of a rule, and exact counts of item sets in more baskets than fit in memory.
 
-Pure: baskets are read through a function that can be called again, since counting may take several passes. Items are
-numbers here, the rarest first; what they are called stands beside them.
+Pure: baskets are read through a function that can be called repeatedly, since counting may take several passes. Items
+are numbers, the rarest first; a separate list has their names.
 """
 
 import math
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 Basket = Sequence[int]
-"""The items of a basket that are frequent enough by themselves, ascending, each once."""
+"""The frequent items of a basket, in ascending order and without duplicates."""
 Pair = tuple[int, int]
 K = TypeVar("K", int, Pair)
 
 COUNTERS: Final = 1_000_000
-"""Counters that may live at once: some 100 MB. What does not fit is counted in another pass."""
+"""The greatest number of counters in memory (about 100 MB). Other sets are counted in further passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Baskets with all of `left` have `right` too, in so many cases. `left` has one or two items, in their order.
+    """An association rule: baskets with all items of `left` also have `right`. `left` has one or two items, sorted.
 
-    Of N baskets, n(X) of which have all items of X: `support` is n(left and right) / N, `confidence` is
+    With N baskets, n(X) of which have all items of X: `support` is n(left and right) / N, `confidence` is
     n(left and right) / n(left), `lift` is confidence / (n(right) / N). Each is the float nearest to that fraction.
     """
 
@@ -35,17 +35,17 @@ class Rule:
 
 
 def measures(together: int, left: int, right: int, baskets: int) -> tuple[float, float, float]:
-    """Support, confidence and lift of a rule, from the baskets with both sides, with the left, with the right, and all.
+    """Return support, confidence and lift from the numbers of baskets with both sides, the left, the right, and all.
 
-    Whole numbers are divided once, at the end, and Python rounds such a quotient correctly.
+    Each result is one division of integers, which Python rounds correctly.
     """
     return together / baskets, together / left, together * baskets / (left * right)
 
 
 def least_count(min_support: float, baskets: int) -> int:
-    """The smallest number of `baskets` that is a support of at least `min_support`.
+    """Return the smallest count, at least 1, whose support in `baskets` is at least `min_support`.
 
-    Never 0: what was never seen together is no rule. A share and the float that is written for it are the same.
+    Supports are compared as floats, so a threshold equal to the printed support of a rule includes that rule.
     """
     count = max(1, math.ceil(min_support * baskets))
     while count > 1 and (count - 1) / baskets >= min_support:
@@ -57,19 +57,21 @@ def least_count(min_support: float, baskets: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """How many of `baskets` have each set of one, two and three items that is frequent enough.
-
-    A set is named by its items in ascending order: `pairs[a][b]`, `triples[a, b][c]` with a < b < c.
-    """
+    """The counts of the frequent sets of one, two and three items."""
 
     baskets: int
+    """The number of all baskets."""
     names: Sequence[str]
+    """The name of each item."""
     singles: Sequence[int]
+    """The number of baskets with each item."""
     pairs: Mapping[int, Mapping[int, int]]
+    """The number of baskets with both items, as `pairs[a][b]` with a < b."""
     triples: Mapping[Pair, Mapping[int, int]]
+    """The number of baskets with all three items, as `triples[a, b][c]` with a < b < c."""
 
     def rules(self, min_confidence: float = 0.0) -> Iterator[Rule]:
-        """Every rule with one or two items on the left that these counts make, at `min_confidence` or above."""
+        """Yield every rule with one or two items on the left and a confidence of at least `min_confidence`."""
         for first, row in self.pairs.items():
             for second, together in row.items():
                 for left, right in ((first, second), (second, first)):
@@ -77,7 +79,7 @@ class Counted:
                         yield self._rule((left,), right, together, self.singles[left])
         for (first, second), row in self.triples.items():
             for third, together in row.items():
-                # Whatever is in a frequent set is frequent itself, so the pair on the left has been counted.
+                # Each subset of a frequent set is frequent, so the pair on the left is counted.
                 for one, two, right in ((first, second, third), (first, third, second), (second, third, first)):
                     of_left = self.pairs[one][two]
                     if together / of_left >= min_confidence:
@@ -91,7 +93,7 @@ class Counted:
 def count_pairs(
     read: Callable[[], Iterable[Basket]], least: int, *, counters: int = COUNTERS
 ) -> dict[int, dict[int, int]]:
-    """The pairs that at least `least` baskets have, with how many have them."""
+    """Return the pairs in at least `least` baskets, with their counts."""
 
     def tails() -> Iterator[tuple[int, Basket]]:
         for basket in read():
@@ -109,7 +111,7 @@ def count_triples(
     *,
     counters: int = COUNTERS,
 ) -> dict[Pair, dict[int, int]]:
-    """The sets of three that at least `least` baskets have; only sets whose three `pairs` are frequent are counted."""
+    """Return the sets of three in at least `least` baskets, with their counts; their pairs must be in `pairs`."""
 
     def tails() -> Iterator[tuple[Pair, Basket]]:
         for basket in read():
@@ -128,16 +130,16 @@ def count_triples(
 
 
 def _count(tails: Callable[[], Iterable[tuple[K, Basket]]], least: int, counters: int) -> dict[K, dict[int, int]]:
-    """For each key, how often each item stands in its tails, where that is at least `least`."""
+    """Return the count of each item in the tails of each key, if it is at least `least`."""
     found: dict[K, dict[int, int]] = {}
     done: K | None = None
     while True:
-        rows, given_up = _one_pass(tails(), done, counters)
+        rows, dropped = _one_pass(tails(), done, counters)
         for key, row in rows.items():
             kept = {item: count for item, count in row.items() if count >= least}
             if kept:
                 found[key] = kept
-        if given_up is None:
+        if dropped is None:
             return found
         done = max(rows)
 
@@ -145,17 +147,17 @@ def _count(tails: Callable[[], Iterable[tuple[K, Basket]]], least: int, counters
 def _one_pass(
     tails: Iterable[tuple[K, Basket]], done: K | None, counters: int
 ) -> tuple[dict[K, Counter[int]], K | None]:
-    """The counters of some keys above `done`, and the least key that was given up; none when these are all.
+    """Return the counters of some keys above `done`, and the least key that was dropped (`None` if none was).
 
-    A pass begins with all keys that are left and gives up the greatest whenever more than `counters` live. So what it
-    has at its end is exact, and the next goes on behind it. It finishes one key at least, which has no more counters
-    than there are items.
+    A pass starts to count all remaining keys, and drops the greatest ones whenever there are more than `counters`
+    counters. So the counts of the other keys are exact, and the next pass continues after them. Each pass completes at
+    least one key, which has at most one counter per item.
     """
     rows: dict[K, Counter[int]] = {}
-    given_up: K | None = None
+    dropped: K | None = None
     live = 0
     for key, tail in tails:
-        if (done is not None and key <= done) or (given_up is not None and key >= given_up):
+        if (done is not None and key <= done) or (dropped is not None and key >= dropped):
             continue
         row = rows.get(key)
         if row is None:
@@ -166,7 +168,7 @@ def _one_pass(
         if live > counters and len(rows) > 1:
             for greatest in sorted(rows, reverse=True)[:-1]:
                 live -= len(rows.pop(greatest))
-                given_up = greatest
+                dropped = greatest
                 if live <= counters * 3 // 4:
                     break
-    return rows, given_up
+    return rows, dropped

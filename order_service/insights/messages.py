@@ -1,7 +1,7 @@
-"""The public language of the insights: what is bought together, and the shop's figures by window of time.
+"""Contract of the insights service: products bought together, and figures of the shop by time window.
 
-Both topics are compacted and carry the whole present state of their key under a `version`; readers keep the greatest.
-The ratios are defined here, so that everybody who shows them means the same.
+Both topics are compacted. Each record is the whole state of its key at a `version`; consumers keep the greatest one.
+The ratios are defined here, so that all consumers use the same definitions.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ RELATED: Final = Topic("insights.related.v1", keyed_by="product")
 FIGURES: Final = Topic("insights.figures.v1", keyed_by="window")
 
 MOST_RELATED: Final = 10
+"""The greatest number of related products of one product."""
 
 By = Literal["minute", "hour", "day"]
 LENGTHS: Final[Mapping[By, timedelta]] = {
@@ -25,7 +26,7 @@ LENGTHS: Final[Mapping[By, timedelta]] = {
     "hour": timedelta(hours=1),
     "day": timedelta(days=1),
 }
-"""How long the windows are. They begin at whole minutes, hours and days of UTC."""
+"""The lengths of the windows. Windows start at whole minutes, hours and days of UTC."""
 
 
 class _Value(BaseModel):
@@ -33,7 +34,7 @@ class _Value(BaseModel):
 
 
 class RelatedProduct(_Value):
-    """A product that orders with the other one have too. The measures are those of `docs/baskets.md`, unrounded."""
+    """A product that is often bought together with another. The measures are those of `docs/baskets.md`, unrounded."""
 
     product: Printable
     support: float
@@ -42,7 +43,7 @@ class RelatedProduct(_Value):
 
 
 class Related(Message):
-    """What is bought together with `product`, most often first, learnt from `orders` orders."""
+    """The products bought together with `product`, the most frequent first, computed from `orders` orders."""
 
     TYPE: ClassVar[str] = "holdfast.insights.related"
     KEY: ClassVar[str] = "product"
@@ -53,7 +54,7 @@ class Related(Message):
 
 
 class Takings(_Value):
-    """Minor units of one currency: what `orders` committed orders came to, what was captured, what was given back."""
+    """Sums in minor units of one currency: `ordered` by `orders` committed orders, `captured`, and `refunded`."""
 
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     orders: int = 0
@@ -63,19 +64,19 @@ class Takings(_Value):
 
     @property
     def revenue(self) -> int:
-        """What was captured, less what was given back; below 0 when more went back than came in."""
+        """The captured less the refunded amount; negative if more was refunded."""
         return self.captured - self.refunded
 
     @property
     def average_order(self) -> float | None:
-        """What an order came to; none when there was none."""
+        """The average amount of an order, `None` without orders."""
         return _share(self.ordered, self.orders)
 
 
 class Figures(Message):
-    """What happened in one window, by the times of the events themselves.
+    """The figures of one window, by the times of the events.
 
-    `shoppers` had something held for them in the window, `buyers` are those of them whose order was committed in it.
+    `shoppers` counts the shoppers with a granted hold or a committed order, `buyers` those with a committed order.
     """
 
     TYPE: ClassVar[str] = "holdfast.insights.figures"
@@ -100,32 +101,32 @@ class Figures(Message):
 
     @property
     def orders_per_second(self) -> float:
-        """Orders placed, over the length of the window."""
+        """The placed orders divided by the length of the window."""
         return self.orders_placed / LENGTHS[self.by].total_seconds()
 
     @property
     def order_success(self) -> float | None:
-        """Of the orders that came to confirmation or cancellation, the share confirmed; none when there were none."""
+        """The share of confirmed orders among the confirmed and cancelled ones, `None` if there are none."""
         return _share(self.orders_confirmed, self.orders_confirmed + self.orders_cancelled)
 
     @property
     def payment_success(self) -> float | None:
-        """Of the payments that the provider decided, the share captured."""
+        """The share of captured payments among the captured and declined ones, `None` if there are none."""
         return _share(self.payments_captured, self.payments_captured + self.payments_declined)
 
     @property
     def conversion(self) -> float | None:
-        """Of the shoppers for whom something was held, the share that ordered."""
+        """The share of buyers among the shoppers, `None` if there are none."""
         return _share(self.buyers, self.shoppers)
 
     @property
     def refusals(self) -> float | None:
-        """Of the holds that were decided, the share refused."""
+        """The share of refused holds among the granted and refused ones, `None` if there are none."""
         return _share(self.holds_refused, self.holds_granted + self.holds_refused)
 
 
 def window(by: By, start: datetime) -> str:
-    """The key of a window: `minute/2026-11-21T10:53Z`, `hour/2026-11-21T10Z`, `day/2026-11-21`."""
+    """Return the key of a window: `minute/2026-11-21T10:53Z`, `hour/2026-11-21T10Z`, `day/2026-11-21`."""
     form = {"minute": "%Y-%m-%dT%H:%MZ", "hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d"}[by]
     return f"{by}/{start.astimezone(UTC).strftime(form)}"
 

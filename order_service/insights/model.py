@@ -1,7 +1,7 @@
-"""What counts, once and where: events as facts, facts as numbers in windows of time, orders as baskets.
+"""The pure model of the insights: events become facts, facts are counted in time windows, orders become baskets.
 
-Pure. A fact has a key of its own, so that it counts once however often it is told, and it falls into the windows of its
-own time, however late it comes. Numbers are only ever added up, so the order of arrival does not matter.
+A fact has a unique key, so a repeated event is counted once. It is counted in the windows of its own time, however late
+it arrives. Counters are only added to, so the order of arrival does not matter.
 """
 
 from collections import Counter
@@ -31,53 +31,57 @@ PAYMENT_EVENTS: Final[Vocabulary[PaymentEvent]] = Vocabulary(
 CART_EVENTS: Final[Vocabulary[CartEvent]] = Vocabulary((cart.Held, cart.Refused, cart.Expired), sources=("/cart",))
 
 MARGIN: Final = timedelta(days=1)
-"""How much longer than an event can come again its key is remembered: clocks differ, topics are trimmed by segments."""
+"""The time for which a key outlives the retention of its topic: clocks differ, and Kafka deletes whole segments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that happened. `counts` are its numbers by figure, money by figure and currency.
-
-    `kept` is how long its topic keeps it. `shopper` had something held at that time, and if `bought` ordered it.
-    """
+    """A countable fact from one event."""
 
     key: tuple[str, ...]
+    """The unique key, under which the fact is counted once."""
     at: datetime
+    """The time of the event."""
     kept: timedelta
+    """The retention of the event's topic."""
     counts: Mapping[str, int]
+    """The numbers to add, by figure."""
     money: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """The amounts to add in minor units, by figure and currency."""
     shopper: str | None = None
+    """The shopper of a granted hold or a committed order."""
     bought: bool = False
+    """True for a committed order."""
 
     def too_late(self, now: datetime) -> bool:
-        """Whether it is older than its topic keeps anything: its key may be forgotten, and whether it was counted."""
+        """Return True if the fact is older than the retention of its topic: its key may be deleted already."""
         return now - self.at > self.kept
 
     @property
     def remembered_until(self) -> datetime:
-        """From then on it is too late, on every clock."""
+        """The time from which the fact is too late by every clock, so that its key can be deleted."""
         return self.at + self.kept + MARGIN
 
 
 def fact(event: Envelope, message: Event) -> Fact | None:
-    """What an event adds to the figures; none for a refusal that is not of a hold."""
+    """Return the fact of an event, `None` for a refusal of anything but a hold."""
     at = event.time
     match message:
         case orders.Placed() | orders.Committed() | orders.Confirmed() | orders.Cancelled():
-            return _of_order(at, message)
+            return _order_fact(at, message)
         case payments.Captured() | payments.Declined() | payments.Refunded():
-            return _of_payment(at, message)
+            return _payment_fact(at, message)
         case cart.Held(user_id=user, id=id_):
-            return _of_cart(at, (user, id_), "holds_granted", shopper=user)
+            return _cart_fact(at, (user, id_), "holds_granted", shopper=user)
         case cart.Refused(user_id=user, id=id_, product=product):
-            # The checkout of a cart is refused as a whole and names no product; it shows in the cancelled orders.
-            return _of_cart(at, (user, id_), "holds_refused") if product is not None else None
+            # A refused checkout names no product; it is counted as a cancelled order.
+            return _cart_fact(at, (user, id_), "holds_refused") if product is not None else None
         case cart.Expired(user_id=user, version=version):
-            return _of_cart(at, (user, str(version), "expired"), "carts_expired")
+            return _cart_fact(at, (user, str(version), "expired"), "carts_expired")
 
 
-def _of_order(at: datetime, message: OrderEvent) -> Fact:
-    key, kept = ("order", message.order_id, str(message.version)), _kept(orders.EVENTS.retention)
+def _order_fact(at: datetime, message: OrderEvent) -> Fact:
+    key, kept = ("order", message.order_id, str(message.version)), _required_retention(orders.EVENTS.retention)
     match message:
         case orders.Committed(total=total, user_id=user):
             money = {("orders", total.currency): 1, ("ordered", total.currency): total.amount}
@@ -90,8 +94,8 @@ def _of_order(at: datetime, message: OrderEvent) -> Fact:
             return Fact(key, at, kept, {"orders_cancelled": 1})
 
 
-def _of_payment(at: datetime, message: PaymentEvent) -> Fact:
-    kept = _kept(payments.EVENTS.retention)
+def _payment_fact(at: datetime, message: PaymentEvent) -> Fact:
+    kept = _required_retention(payments.EVENTS.retention)
     match message:
         case payments.Captured(payment_id=id_, amount=amount):
             money = {("captured", amount.currency): amount.amount}
@@ -103,12 +107,12 @@ def _of_payment(at: datetime, message: PaymentEvent) -> Fact:
             return Fact(("refunded", id_), at, kept, {"payments_refunded": 1}, money)
 
 
-def _of_cart(at: datetime, key: tuple[str, ...], figure: str, *, shopper: str | None = None) -> Fact:
-    return Fact(("cart", *key), at, _kept(cart.RESPONSES.retention), {figure: 1}, shopper=shopper)
+def _cart_fact(at: datetime, key: tuple[str, ...], figure: str, *, shopper: str | None = None) -> Fact:
+    return Fact(("cart", *key), at, _required_retention(cart.RESPONSES.retention), {figure: 1}, shopper=shopper)
 
 
-def _kept(retention: timedelta | None) -> timedelta:
-    assert retention is not None, "only topics that are trimmed by age are counted"
+def _required_retention(retention: timedelta | None) -> timedelta:
+    assert retention is not None, "only events of topics with a retention can be counted"
     return retention
 
 
@@ -116,11 +120,11 @@ def _kept(retention: timedelta | None) -> timedelta:
 
 Window = tuple[By, datetime]
 Tallies = Counter[tuple[By, datetime, str, str]]
-"""What to add: by window, figure and currency (empty for what is no money)."""
+"""The numbers to add, by window, figure and currency (empty for counts)."""
 
 
 def windows(at: datetime) -> Iterator[Window]:
-    """The minute, the hour and the day of UTC that an instant falls into."""
+    """Yield the minute, the hour and the day (UTC) that contain an instant."""
     utc = at.astimezone(UTC)
     for by, length in LENGTHS.items():
         midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -128,7 +132,7 @@ def windows(at: datetime) -> Iterator[Window]:
 
 
 def tallies(facts: Iterable[Fact]) -> Tallies:
-    """What facts add to their windows, each counted once for each time that it is given."""
+    """Return the sums that facts add to their windows. A fact that is given twice is added twice."""
     sums: Tallies = Counter()
     for each in facts:
         for by, start in windows(each.at):
@@ -141,22 +145,27 @@ def tallies(facts: Iterable[Fact]) -> Tallies:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A shopper in a window, counted once there: as one for whom something was held, or as one who bought."""
+    """A shopper who is counted once in a window."""
 
     by: By
+    """The kind of the window."""
     start: datetime
+    """The start of the window."""
     figure: str
+    """The figure to count in: `shoppers` or `buyers`."""
     user: str
+    """The id of the shopper."""
     until: datetime
+    """The time until which the key must be stored."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What it is remembered by."""
+        """The unique key, under which the shopper is counted once."""
         return self.figure, self.by, self.start.isoformat(), self.user
 
 
 def presences(facts: Iterable[Fact]) -> Iterator[Presence]:
-    """The shoppers that facts tell of, in each of their windows."""
+    """Yield the shoppers of facts in each of their windows."""
     for each in facts:
         if each.shopper is not None:
             for by, start in windows(each.at):
@@ -170,18 +179,20 @@ def presences(facts: Iterable[Fact]) -> Iterator[Presence]:
 
 @dataclass(frozen=True, slots=True)
 class Basket:
-    """What is known of an order: its products, none as long as it is not committed, and whether it was cancelled."""
+    """The basket of one order."""
 
     products: tuple[str, ...] | None = None
+    """The products in code order, `None` before the order is committed."""
     cancelled: bool = False
+    """True if the order was cancelled."""
 
     @property
     def counted(self) -> tuple[str, ...]:
-        """The products that count: those of an order that is committed and not cancelled."""
+        """The products to count, empty unless the order is committed and not cancelled."""
         return self.products if self.products is not None and not self.cancelled else ()
 
     def after(self, message: orders.Committed | orders.Cancelled) -> "Basket":
-        """The basket once this is known, too; events may come in any order and any number of times."""
+        """Return the basket after an event. Events may arrive in any order and any number of times."""
         match message:
             case orders.Committed(lines=lines):
                 return Basket(tuple(sorted({line.product for line in lines})), self.cancelled)
@@ -191,15 +202,18 @@ class Basket:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What to add to the counts of orders, of products in orders, and of pairs of products in orders."""
+    """The changes to the basket counts."""
 
     orders: int
+    """The change of the number of orders."""
     products: Counter[str]
+    """The change of the number of orders with each product."""
     pairs: Counter[tuple[str, str]]
+    """The change of the number of orders with each pair of products."""
 
 
 def learnt(changes: Iterable[tuple[Basket, Basket]]) -> Learnt:
-    """What baskets that changed (before, after) add to the counts, or take from them."""
+    """Return the changes to the counts that result from changed baskets, each given as (before, after)."""
     total, products, pairs = 0, Counter[str](), Counter[tuple[str, str]]()
     for before, after in changes:
         for sign, counted in ((-1, before.counted), (1, after.counted)):

@@ -1,4 +1,4 @@
-"""What the insights are told from outside, beside what every service is."""
+"""The settings of the insights, in addition to those of every service."""
 
 from pydantic import Field
 
@@ -6,11 +6,11 @@ from infrastructure.settings import Settings as Shared
 
 
 class Settings(Shared):
-    """Environment variables `HOLDFAST_RELATED_MIN_SUPPORT` and so on."""
+    """Environment variables such as `HOLDFAST_RELATED_MIN_SUPPORT`."""
 
     related_min_support: float = Field(
         default=0.001,
         ge=0,
         le=1,
-        description="products are related when at least this share of all orders has both; one order is the least",
+        description="least share of all orders that contain both related products; one order is the minimum",
     )

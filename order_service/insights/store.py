@@ -1,7 +1,7 @@
-"""The two read models in Postgres: what was counted, and how far it has been told.
+"""The two read models in Postgres: the counts, and the versions up to which they are published.
 
-Numbers are added up in the transaction that remembers what they came from, so each thing counts once, whoever reads it
-how often. Every statement locks its rows in one order.
+A number is added in the transaction that stores the key of its fact, so each fact is counted once, however often it is
+read. All statements lock rows in the same order.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
 """Server settings for the connection of `Store`."""
 
 PAIRS_AT_ONCE: Final = 5_000
-"""Pairs of products that one transaction counts, or those of one order: a hundred lines make 4,950."""
+"""The greatest number of product pairs per transaction, unless one order has more: a hundred lines make 4,950."""
 _MONEY: Final = ("orders", "ordered", "captured", "refunded")
 
 Rows = Sequence[tuple[Any, ...]]
@@ -35,21 +35,23 @@ Rows = Sequence[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a batch came to: facts that were new, and how many were not."""
+    """The result of counting a batch."""
 
     fresh: Sequence[Fact]
+    """The facts that were counted for the first time."""
     repeated: int
+    """The number of the other facts."""
 
 
 class Store:
-    """One connection, opened when it is needed and given up when anything goes wrong with it."""
+    """The store of one agent, with one connection that is opened on demand and closed on any error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self.connect = connect
         self._connection: Connection | None = None
 
     async def close(self) -> None:
-        """Give the connection up; the next batch opens another."""
+        """Close the connection. The next batch opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -62,17 +64,17 @@ class Store:
     # ---- figures ----------------------------------------------------------------------------------------------------
 
     async def count(self, facts: Iterable[Fact]) -> Counted:
-        """Add to the windows those of `facts` that have not been counted, in one transaction."""
-        given = {derived(*fact.key): fact for fact in facts}
-        if not given:
+        """Count the `facts` that were not counted before, in one transaction."""
+        by_key = {derived(*fact.key): fact for fact in facts}
+        if not by_key:
             return Counted((), 0)
         try:
             connection = await self._open()
             async with connection.transaction():
-                fresh = [given[key] for key in await _remember(connection, given)]
+                fresh = [by_key[key] for key in await _store_new_keys(connection, by_key)]
                 sums = tallies(fresh)
                 present = {derived(*each.key): each for each in presences(fresh)}
-                for key in await _remember(connection, present):
+                for key in await _store_new_keys(connection, present):
                     each = present[key]
                     sums[each.by, each.start, each.figure, ""] += 1
                 if sums:
@@ -85,14 +87,14 @@ class Store:
                     await _execute(connection, "touch_windows", {"by": by, "start": start})
                 crashpoint("insights.written")
         except BaseException:
-            await self.close()  # whether COMMIT arrived is unknown, and the keys know
+            await self.close()  # COMMIT may have succeeded; then the stored keys make the retry a no-op
             raise
-        return Counted(fresh, len(given) - len(fresh))
+        return Counted(fresh, len(by_key) - len(fresh))
 
-    # ---- what is bought together ------------------------------------------------------------------------------------
+    # ---- products bought together ------------------------------------------------------------------------------------
 
     async def learn(self, events: Iterable[orders.Committed | orders.Cancelled]) -> None:
-        """Count the orders that are committed and not cancelled, each once; a few at a time, so that it gets done."""
+        """Count each committed order that is not cancelled, a few per transaction, so that none of them times out."""
         part: list[orders.Committed | orders.Cancelled] = []
         pairs = 0
         for event in events:
@@ -111,7 +113,7 @@ class Store:
         try:
             connection = await self._open()
             async with connection.transaction():
-                await _execute(connection, "begin_baskets", {"orders": ids})
+                await _execute(connection, "insert_baskets", {"orders": ids})
                 rows = await _rows(connection, "lock_baskets", {"orders": ids})
                 before = {id_: Basket(tuple(codes) if codes else None, cancelled) for id_, codes, cancelled in rows}
                 after = dict(before)
@@ -119,7 +121,7 @@ class Store:
                     after[event.order_id] = after[event.order_id].after(event)
                 changed = [id_ for id_ in ids if after[id_] != before[id_]]
                 if changed:
-                    await _save(connection, {id_: (before[id_], after[id_]) for id_ in changed})
+                    await _save_baskets(connection, {id_: (before[id_], after[id_]) for id_ in changed})
                 crashpoint("insights.learnt")
         except BaseException:
             await self.close()
@@ -127,31 +129,42 @@ class Store:
 
 
 async def untold_figures(connection: Connection, limit: int) -> list[Figures]:
-    """The windows with something new, the oldest first."""
-    found = await _rows(connection, "untold_windows", {"limit": limit})
+    """Return the figures of windows with unpublished changes, the oldest first."""
+    found = await _rows(connection, "unpublished_windows", {"limit": limit})
     return [
         _figures(by, start, version, zip(figures, currencies, values, strict=True))
         for by, start, version, figures, currencies, values in found
     ]
 
 
-async def figures_told(connection: Connection, told: Sequence[Figures]) -> None:
-    """These have been published, at these versions."""
-    columns = {"by": [f.by for f in told], "start": [f.start for f in told], "version": [f.version for f in told]}
-    await _execute(connection, "windows_told", columns)
+async def figures_told(connection: Connection, published: Sequence[Figures]) -> None:
+    """Mark figures as published, at their versions."""
+    columns = {
+        "by": [f.by for f in published],
+        "start": [f.start for f in published],
+        "version": [f.version for f in published],
+    }
+    await _execute(connection, "mark_windows_published", columns)
 
 
 @dataclass(frozen=True, slots=True)
 class Untold:
-    """A list to publish, and the state of its product that it tells of."""
+    """A list of related products to publish."""
 
     related: Related
+    """The list."""
     changes: int
+    """The number of changes of the product that the list includes."""
 
 
 async def untold_related(connection: Connection, min_support: float, limit: int, *, stale: bool) -> list[Untold]:
-    """Lists with something new; when `stale` those whose measures are of far fewer orders. Each under a new version."""
-    versions: dict[str, int] = dict(await _rows(connection, "next_stale" if stale else "next_untold", {"limit": limit}))
+    """Return lists with unpublished changes or, if `stale`, from far fewer orders than exist now.
+
+    Each list gets a new version.
+    """
+    versions: dict[str, int] = dict(
+        await _rows(connection, "next_stale" if stale else "next_unpublished", {"limit": limit})
+    )
     if not versions:
         return []
     values = {"products": sorted(versions), "min_support": min_support, "most": MOST_RELATED}
@@ -168,61 +181,61 @@ async def untold_related(connection: Connection, min_support: float, limit: int,
     ]
 
 
-async def related_told(connection: Connection, told: Sequence[Untold]) -> None:
-    """These have been published."""
+async def related_told(connection: Connection, published: Sequence[Untold]) -> None:
+    """Mark lists as published."""
     columns = {
-        "products": [each.related.product for each in told],
-        "changes": [each.changes for each in told],
-        "orders": [each.related.orders for each in told],
+        "products": [each.related.product for each in published],
+        "changes": [each.changes for each in published],
+        "orders": [each.related.orders for each in published],
     }
-    await _execute(connection, "products_told", columns)
+    await _execute(connection, "mark_products_published", columns)
 
 
 async def tell_all_again(connection: Connection) -> tuple[int, int]:
-    """Have every window and every list published once more; how many there are of each."""
-    [(figures, lists)] = await _rows(connection, "tell_all_again", {})
+    """Schedule all windows and lists for publication. Return the number of each."""
+    [(figures, lists)] = await _rows(connection, "republish_all", {})
     return figures, lists
 
 
 async def trim(connection: Connection, limit: int) -> int:
-    """Forget keys that can no longer come again; how many that were."""
-    return (await connection.execute(QUERIES["trim_counted"], {"limit": limit})).rowcount
+    """Delete at most `limit` keys whose events can no longer be redelivered. Return their number."""
+    return (await connection.execute(QUERIES["delete_expired_keys"], {"limit": limit})).rowcount
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-async def _remember(connection: Connection, given: Mapping[str, Fact | Presence]) -> list[str]:
-    """Those of some keys that are new."""
-    if not given:
+async def _store_new_keys(connection: Connection, by_key: Mapping[str, Fact | Presence]) -> list[str]:
+    """Store keys. Return those that are new."""
+    if not by_key:
         return []
-    keys = sorted(given)
-    until = [_until(given[key]) for key in keys]
-    return [key for (key,) in await _rows(connection, "remember", {"keys": keys, "until": until})]
+    keys = sorted(by_key)
+    until = [_stored_until(by_key[key]) for key in keys]
+    return [key for (key,) in await _rows(connection, "insert_keys", {"keys": keys, "until": until})]
 
 
-def _until(remembered: Fact | Presence) -> datetime:
+def _stored_until(remembered: Fact | Presence) -> datetime:
     return remembered.remembered_until if isinstance(remembered, Fact) else remembered.until
 
 
-async def _save(connection: Connection, changed: Mapping[str, tuple[Basket, Basket]]) -> None:
-    """Write baskets that changed and what that adds to the counts; the row of all orders comes last."""
+async def _save_baskets(connection: Connection, changed: Mapping[str, tuple[Basket, Basket]]) -> None:
+    """Store changed baskets and update the counts. The row of the total, which all transactions share, is last."""
     baskets = {
         "orders": list(changed),
         "products": [orjson.dumps(after.products or ()).decode() for _, after in changed.values()],
         "cancelled": [after.cancelled for _, after in changed.values()],
     }
     await _execute(connection, "save_baskets", baskets)
-    news = learnt(changed.values())
-    if news.pairs:
-        first, second = zip(*news.pairs, strict=True)
-        counts = {"first": first, "second": second, "orders": list(news.pairs.values())}
+    changes = learnt(changed.values())
+    if changes.pairs:
+        first, second = zip(*changes.pairs, strict=True)
+        counts = {"first": first, "second": second, "orders": list(changes.pairs.values())}
         await _execute(connection, "add_pairs", counts)
-    if news.products:
-        counts = {"products": list(news.products), "orders": list(news.products.values())}
+    if changes.products:
+        counts = {"products": list(changes.products), "orders": list(changes.products.values())}
         await _execute(connection, "add_products", counts)
-    if news.orders:
-        await _execute(connection, "add_orders", {"orders": news.orders})
+    if changes.orders:
+        await _execute(connection, "add_orders", {"orders": changes.orders})
 
 
 def _figures(by: Any, start: datetime, version: int, tallied: Iterable[tuple[str, str, int]]) -> Figures:

@@ -1,5 +1,5 @@
-"""Payment: each charge made once, whatever the provider does; its own process (schema `payment`).
+"""The payment service: makes each charge exactly once (a process of its own, schema `payment`).
 
-Consumes: `payments.requests`. Emits: `payments.events`, `payments.state`. Beside it stands a simulated provider, a
-process of its own that is spoken to over HTTP as a real one is.
+Consumes: `payments.requests`. Emits: `payments.events`, `payments.state`. The package `provider` is a simulated payment
+provider: a process of its own with an HTTP API, like a real provider.
 """

@@ -1,15 +1,13 @@
-"""The composition root of payment: where its parts are built and joined, one function a sub-command."""
+"""The composition root of payment, with one function per sub-command."""
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import order_service.payment
-from infrastructure import logs, postgres, pump
+from infrastructure import cli, postgres, pump
 from infrastructure.audit_topics import show
 from infrastructure.breaker import Breaker, Unavailable
 from infrastructure.guard import Handler
@@ -24,14 +22,14 @@ from order_service.payment.watch import Watch
 
 SERVICE: Final = "payment"
 TELL_SECONDS: Final = 2.0
-"""For Kafka to store what is told, before it is told again."""
+"""The deadline of one publication to Kafka, after which it is retried."""
 PAUSES: Final = (0.5, 30.0)
-"""Between two questions about a charge that is still undecided, in seconds."""
+"""The shortest and the longest pause between two calls about an undecided charge, in seconds."""
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate, then store requests, ask the provider and tell what it says, until asked to stop."""
-    from infrastructure.worker import Worker  # Faust takes its time, which the other sub-commands need not
+    """Migrate the schema, then process payments until asked to stop."""
+    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     store = PaymentStore(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
@@ -51,7 +49,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
             payments.ask,
             name="payment.ask",
             concurrency=settings.provider_concurrency,
-            deadline=3 * settings.provider_timeout_seconds,  # a charge, and a question about it, and some air
+            deadline=3 * settings.provider_timeout_seconds,  # a charge, a query, and a margin
             pauses=PAUSES,
             room=lambda: breaker.room(settings.provider_concurrency),
             then=telling.wake,
@@ -74,7 +72,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def provider_of(settings: Settings) -> Provider:
-    """The provider that the settings name."""
+    """Return a client of the configured provider."""
     return Provider(
         settings.provider_url,
         settings.provider_key.get_secret_value(),
@@ -85,52 +83,38 @@ def provider_of(settings: Settings) -> Provider:
 
 
 async def migrate(settings: Settings, _: argparse.Namespace) -> int:
-    """Bring the schema up; safe at any time and any number of times."""
+    """Migrate the schema. Safe at any time and any number of times."""
     await postgres.migrate(settings, SERVICE, MIGRATIONS)
     return 0
 
 
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Count everything again, with the provider's own history when it can be reached; 1 when something is wrong."""
+    """Check the stored payments, also against the provider's history. Exit with status 1 on a violation."""
     history = None
     try:
         async with provider_of(settings) as provider:
             history = await provider.history()
     except Unavailable as error:
-        print(f"without the provider's history: {error}", file=sys.stderr)
+        print(f"continuing without the provider's history: {error}", file=sys.stderr)
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds), history)
     return show(report, as_json=arguments.json)
 
 
-Command = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The sub-command and its arguments; exits with status 2 when they are wrong."""
+    """Return the sub-command and its arguments. Exit with status 2 if they are invalid."""
     program = "python -m order_service.payment"
-    parser = argparse.ArgumentParser(prog=program, description=order_service.payment.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, act: Command, example: str) -> argparse.ArgumentParser:
-        text = act.__doc__ or ""
-        added = commands.add_parser(name, help=text, description=text, epilog=f"example: {program} {example}")
-        added.set_defaults(act=act)
-        return added
-
-    command("run", run, "run")
-    command("migrate", migrate, "migrate")
-    command("audit", check, "audit --json").add_argument("--json", action="store_true", help="for machines")
+    parser, commands = cli.sub_commands(program, order_service.payment.__doc__)
+    cli.add_command(commands, "run", run, f"{program} run")
+    cli.add_command(commands, "migrate", migrate, f"{program} migrate")
+    auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
+    auditing.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run the sub-command; its exit status."""
-    arguments = parse()
-    act: Command = arguments.act
-    settings = Settings()
-    logs.configure(SERVICE, settings)
-    return asyncio.run(act(settings, arguments))
+    """Run the sub-command. Return its exit status."""
+    return cli.execute(parse(), service=SERVICE, settings=Settings)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The shell of payment: store what is wanted, ask the provider, tell what it said.
+"""The Kafka shell of payment: store requests, call the provider, publish the outcomes.
 
-Three acts that wait for nothing but their own: the agent for Postgres, one pump for the provider, the other for Kafka.
-Each begins where the one before it has stored something, so each may die anywhere and be done again.
+Three independent stages each wait for one dependency: the agent for Postgres, one job queue for the provider, another
+one for Kafka. Each stage starts from rows that the stage before it has stored, so it may crash anywhere and be retried.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,9 +33,9 @@ Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
 class Payments:
-    """What is done with `payments.requests`, and with the rows that they become.
+    """The handlers of `payments.requests` and of the rows that store them.
 
-    `stored` is called after each commit: whoever works on rows has something to look at.
+    `stored` is called after each commit, to wake the job queues.
     """
 
     def __init__(self, store: PaymentStore, provider: Provider, breaker: Breaker, publish: Publish) -> None:
@@ -46,60 +46,60 @@ class Payments:
         self.stored: Callable[[], None] = lambda: None
 
     async def handle(self, batch: Sequence[Received[Request]]) -> None:
-        """Store what a batch wants; it is acknowledged then, whatever the provider does."""
+        """Store a batch of requests. It is acknowledged then, independent of the provider."""
         await self.store.accept([(received.message, received.event) for received in batch])
         crashpoint("payment.stored")
         self.stored()
 
     async def fail(self, received: Received[Request], error: Exception) -> None:
-        """Nothing can be told of a request that makes no sense: the dead letters have it."""
+        """Do nothing: an invalid request has no reply, only its dead letter."""
 
     async def ask(self, row: Row, attempt: int) -> Verdict:
-        """Ask the provider about one step."""
+        """Call the provider for one operation."""
         before = step_of(row)
-        question = next_ask(before, attempt)
-        if question is None:
+        call = next_ask(before, attempt)
+        if call is None:
             return Done()
         try:
             with self.breaker.attempt():
-                question, answer = await self._converse(before, question)
+                call, response = await self._call_provider(before, call)
         except BreakerOpen:
             return Failed()
         except Unavailable as error:
-            after = conclude(before, question, NoAnswer(str(error)))
+            after = conclude(before, call, NoAnswer(str(error)))
             return Failed(changes(before, after))
         crashpoint("payment.asked")
-        after = conclude(before, question, answer)
+        after = conclude(before, call, response)
         if after.state != "open":
             metrics.OUTCOMES.labels(f"payment_{after.state}", "").inc()
         columns = changes(before, after)
         return Failed(columns) if is_asked_for(after) else Done(columns)
 
-    async def _converse(self, step: Step, question: Ask) -> tuple[Ask, Answer]:
-        """Ask, and after an answer that leaves it open ask on; the last question and its answer."""
-        following: Ask | None = question
-        while following is not None:
-            question, answer = following, await self.provider.ask(step, following)
-            following = ask_after(step, question, answer)
-        return question, answer
+    async def _call_provider(self, operation: Step, call: Ask) -> tuple[Ask, Answer]:
+        """Call the provider until a response is conclusive. Return the last call and its response."""
+        next_call: Ask | None = call
+        while next_call is not None:
+            call, response = next_call, await self.provider.ask(operation, next_call)
+            next_call = ask_after(operation, call, response)
+        return call, response
 
     async def tell(self, row: Row, _: int) -> Verdict:
-        """Tell orders what is known of one step; again and again the same, under the same id."""
-        step = step_of(row)
-        event = event_of(step)
+        """Publish the known outcome of one operation. A repeat is the same event under the same id."""
+        operation = step_of(row)
+        event = event_of(operation)
         if event is None:
             return Done()
         name = event.TYPE.rpartition(".")[2]
         crashpoint("payment.answered")
-        envelope = Envelope(
-            id=f"{step.key}/{name}",
+        envelope = Envelope.of(
+            event,
             source="/payments",
-            type=event.TYPE,
-            subject=step.order_id,
+            subject=operation.order_id,
+            event_id=f"{operation.key}/{name}",
+            request_id=row["requestid"],
             time=row["settled_at"] or row["doubted_at"],
             traceparent=child(row["traceparent"]),
-            requestid=row["requestid"],
-            data=event.model_dump(mode="json"),
+            exclude_none=False,
         )
         await self.publish(EVENTS, [envelope])
         crashpoint("payment.told")

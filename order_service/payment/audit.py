@@ -1,4 +1,4 @@
-"""Counts payment again: was each order paid for once, was everybody told, and does the provider say the same?"""
+"""The audit of payment: one capture per order, every outcome published, and agreement with the provider's history."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -9,41 +9,41 @@ from infrastructure.auditor import snapshot, tally
 from infrastructure.postgres import Connection
 from order_service.payment.store import QUERIES
 
-CHECKS: Final = ("captured_twice", "refunded_too_much", "not_told", "left_alone", "leased_for_ever")
+CHECKS: Final = ("captured_twice", "refunded_too_much", "not_published", "not_scheduled", "lease_out_of_range")
 
 Books = Mapping[str, tuple[str, int | None]]
-"""The outcome of each key: its state, and how much in minor units."""
+"""The outcome of each key: its state, and the amount in minor units."""
 
 
 async def audit(
     connection: Connection, grace: timedelta, history: Sequence[Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """`{"ok", "violations": [sentence], "digest", "figures": {name: count}}`; reads one snapshot, changes nothing.
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}` from one snapshot.
 
-    The digest is over steps and their outcomes without times. `history` is the provider's, read before this is called;
-    none when it could not be reached.
+    The digest covers operations and their outcomes without times. Read `history` from the provider before the call;
+    `None` if the provider is unavailable.
     """
     async with snapshot(connection):
         violations, digest, figures = await tally(connection, QUERIES, CHECKS, grace=grace)
         if history is not None:
             settled = await (await connection.execute(QUERIES["settled"])).fetchall()
-            ours: Books = {key: (state, amount) for key, _, state, amount, _ in settled}
-            violations += shown(list(differences(ours, history)))
+            stored_outcomes: Books = {key: (state, amount) for key, _, state, amount, _ in settled}
+            violations += shown(list(differences(stored_outcomes, history)))
             figures["provider_remembers"] = len(history)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
 
 
-def differences(ours: Books, history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """One sentence for each key of which both know, and say different things; and for what the provider did twice."""
-    theirs: dict[str, tuple[str, int | None]] = {}
+def differences(stored_outcomes: Books, history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a sentence for each key with different outcomes here and there, and for each duplicate at the provider."""
+    reported: dict[str, tuple[str, int | None]] = {}
     captured: dict[str, str] = {}
     for entry in history:
         key, order = entry["key"], entry["order_id"]
-        said = entry["type"], entry["amount"] if entry["type"] in {"captured", "refunded"} else None
-        if theirs.setdefault(key, said) != said:
-            yield f"{key}: the provider says {theirs[key]}, and then {said}"
+        outcome = entry["type"], entry["amount"] if entry["type"] in {"captured", "refunded"} else None
+        if reported.setdefault(key, outcome) != outcome:
+            yield f"{key}: the provider reports {reported[key]}, and later {outcome}"
         if entry["type"] == "captured" and order and captured.setdefault(order, key) != key:
-            yield f"order {order}: the provider has captured {captured[order]}, and then {key}"
-    for key, known in ours.items():
-        if key in theirs and theirs[key] != known:
-            yield f"{key}: the provider says {theirs[key]}, and we {known}"
+            yield f"order {order}: the provider captured {captured[order]}, and later {key}"
+    for key, stored in stored_outcomes.items():
+        if key in reported and reported[key] != stored:
+            yield f"{key}: the provider reports {reported[key]}, the service stored {stored}"

@@ -1,7 +1,7 @@
-"""The port to the provider: its HTTP API, spoken so that a question without an answer is never taken for a no.
+"""The client of the provider's HTTP API. A missing response is never treated as a rejection.
 
-`Unavailable` is raised when the provider could not be reached or can't do anything now; the breaker counts it. A charge
-that was sent and not answered is `NoAnswer`: perhaps it was made, so it is asked about, not made again.
+`Unavailable` is raised if the provider cannot be reached or reports an internal failure; the circuit breaker counts it.
+A charge without a response is `NoAnswer`: it may have been made, so it is queried instead of sent again.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ _OVERLOADED: Final = 429
 _FIRST_SERVER_ERROR: Final = 500
 
 
-class _Said(BaseModel):
-    """A charge or a refund as the provider describes it; what we do not need is left out."""
+class _ChargeDescription(BaseModel):
+    """The provider's description of a charge or a refund, reduced to the fields in use."""
 
     status: Literal["pending", "captured", "declined", "voided", "refunded"]
     amount: int | None = None
@@ -40,20 +40,20 @@ class _Said(BaseModel):
     reason: str | None = None
 
     @model_validator(mode="after")
-    def _what_was_taken_is_said(self) -> Self:
+    def _has_amount(self) -> Self:
         if self.status in {"captured", "refunded"} and self.money is None:
-            raise ValueError(f"{self.status}, but how much?")
+            raise ValueError(f"status {self.status} requires amount and currency")
         return self
 
     @property
     def money(self) -> Money | None:
-        """The sum, where one is said."""
+        """The amount, `None` if the response has none."""
         complete = self.amount is not None and self.currency is not None
         return Money.model_validate({"amount": self.amount, "currency": self.currency}) if complete else None
 
 
 class Provider:
-    """A session with the provider; `timeout` is in seconds, for each answer. Use it as a context manager."""
+    """A client of the provider; `timeout` limits each response, in seconds. Use it as a context manager."""
 
     def __init__(self, url: str, key: str, *, timeout: float, webhook_url: str = "", concurrency: int = 16) -> None:
         self.url = url.rstrip("/")
@@ -64,7 +64,7 @@ class Provider:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open; nothing is asked yet."""
+        """Open the HTTP session. No request is sent yet."""
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             timeout=self._timeout,
@@ -79,83 +79,85 @@ class Provider:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the HTTP session."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def ask(self, step: Step, ask: Ask) -> Answer:
-        """Ask once; `Unavailable` when there is no telling from the answer."""
-        path = f"/v1/charges/{step.payment_id}"
-        match ask:
+    async def ask(self, operation: Step, call: Ask) -> Answer:
+        """Make one call. Raise `Unavailable` if the response is not usable."""
+        path = f"/v1/charges/{operation.payment_id}"
+        match call:
             case Create(amount=amount, token=token):
                 body = {
-                    "key": step.key,
+                    "key": operation.key,
                     "amount": amount.amount,
                     "currency": amount.currency,
                     "token": token,
-                    "metadata": {"order_id": step.order_id, "user_id": step.user_id},
+                    "metadata": {"order_id": operation.order_id, "user_id": operation.user_id},
                 }
                 if self.webhook_url:
                     body["webhook_url"] = self.webhook_url
                 try:
-                    return _answer(*await self._call("POST", "/v1/charges", body))
+                    return _to_response(*await self._call("POST", "/v1/charges", body))
                 except TimeoutError:
-                    return NoAnswer("the provider did not answer in time")
+                    return NoAnswer("the provider did not respond in time")
             case Read():
-                return _answer(*await self._heard("GET", path))
+                return _to_response(*await self._call_or_unavailable("GET", path))
             case Tombstone():
-                return _answer(*await self._heard("POST", f"{path}/void", {}))
+                return _to_response(*await self._call_or_unavailable("POST", f"{path}/void", {}))
             case GiveBack(amount=amount):
-                body = {"key": step.key, "amount": amount.amount}
-                return _answer(*await self._heard("POST", f"{path}/refunds", body))
+                body = {"key": operation.key, "amount": amount.amount}
+                return _to_response(*await self._call_or_unavailable("POST", f"{path}/refunds", body))
 
     async def ping(self) -> None:
-        """Return when the provider answers; `Unavailable` when it does not."""
-        await self._heard("GET", "/v1/history?limit=1")
+        """Return if the provider responds, else raise `Unavailable`."""
+        await self._call_or_unavailable("GET", "/v1/history?limit=1")
 
     async def history(self) -> list[dict[str, Any]]:
-        """All that the provider remembers, in its order: `{"seq", "charge", "key", "type", "amount", "currency"}`."""
+        """Return the provider's whole history in order, as `{"seq", "charge", "key", "type", "amount", "currency"}`."""
         items: list[dict[str, Any]] = []
         while True:
             after = items[-1]["seq"] if items else 0
-            _, page = await self._heard("GET", f"/v1/history?after={after}&limit=1000")
+            _, page = await self._call_or_unavailable("GET", f"/v1/history?after={after}&limit=1000")
             if not page.get("items"):
                 return items
             items += page["items"]
 
-    async def _heard(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    async def _call_or_unavailable(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         try:
             return await self._call(method, path, body)
         except TimeoutError:
-            raise Unavailable("the provider did not answer in time") from None
+            raise Unavailable("the provider did not respond in time") from None
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         if self._session is None:
-            raise RuntimeError("the session with the provider is not open")
+            raise RuntimeError("the session is not open: use the client as a context manager")
         try:
             async with self._session.request(method, self.url + path, json=body) as response:
                 status = response.status
-                said = await response.json(content_type=None) if status < _FIRST_SERVER_ERROR else {}
-        except TimeoutError:  # before OSError, of which it is one
+                content = await response.json(content_type=None) if status < _FIRST_SERVER_ERROR else {}
+        except TimeoutError:  # a subclass of OSError, handled by the caller
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"the provider can't be reached: {type(error).__name__}: {error}") from None
+            raise Unavailable(f"the provider cannot be reached: {type(error).__name__}: {error}") from None
         except ValueError:
-            raise Unavailable("the provider answered what is no JSON") from None
+            raise Unavailable("the response of the provider is not JSON") from None
         if status >= _FIRST_SERVER_ERROR or status in {401, 403, _OVERLOADED}:
-            raise Unavailable(f"the provider answered {status}")
-        return status, said if isinstance(said, dict) else {}
+            raise Unavailable(f"the provider responded with status {status}")
+        return status, content if isinstance(content, dict) else {}
 
 
-def _answer(status: int, said: dict[str, Any]) -> Answer:
-    """What an answer means: a description of the charge or refund, whatever the status; else a refusal."""
-    if "status" in said:
+def _to_response(status: int, content: dict[str, Any]) -> Answer:
+    """Return the meaning of a response: whatever its status, a described charge or refund takes precedence."""
+    if "status" in content:
         try:
-            told = _Said.model_validate(said)
+            description = _ChargeDescription.model_validate(content)
         except ValidationError:
-            raise Unavailable(f"the provider answered {status} and what makes no sense") from None
-        return Outcome(told.status, told.money, told.reason)
-    if status == 404:  # noqa: PLR2004 - the one that says so
+            raise Unavailable(f"the response of the provider (status {status}) has an invalid body") from None
+        return Outcome(description.status, description.money, description.reason)
+    if status == 404:  # noqa: PLR2004 - not found
         return NotThere()
-    return Refusal(str(said.get("detail") or said.get("type") or f"status {status}")[:200])
+    return Refusal(str(content.get("detail") or content.get("type") or f"status {status}")[:200])

@@ -1,7 +1,7 @@
-"""The public language of payment: what is asked of the provider for an order, and what came of it.
+"""Contract of the payment service: requests to the provider for an order, and their results.
 
-`payment_id` and `refund_id` are the provider's idempotency keys, derived from order and step: a charge that is asked
-for a hundred times is made once.
+`payment_id` and `refund_id` are the provider's idempotency keys, derived from the order and the step: a charge is made
+once, however often it is requested.
 """
 
 from datetime import timedelta
@@ -15,10 +15,10 @@ from order_service.messages import Token
 REQUESTS: Final = Topic("payments.requests.v1", keyed_by="order", retention=timedelta(days=7))
 EVENTS: Final = Topic("payments.events.v1", keyed_by="order", retention=timedelta(days=90))
 STATE: Final = Topic("payments.state.v1", keyed_by="provider")
-"""Compacted: whether the provider can be reached, for the edge, which then takes no new orders."""
+"""Compacted topic: the availability of the provider. The edge refuses new orders while the provider is unavailable."""
 
 
-class _OfOrder(Message):
+class _PaymentMessage(Message):
     KEY: ClassVar[str] = "order_id"
     order_id: Printable
     user_id: Printable
@@ -28,36 +28,36 @@ class _OfOrder(Message):
 # ---- requests -------------------------------------------------------------------------------------------------------
 
 
-class Charge(_OfOrder):
-    """Capture `amount` from what `token` stands for; answered by captured, declined or, for the time being, unknown."""
+class Charge(_PaymentMessage):
+    """Request: charge `amount` to the payment `token`. The reply is captured, declined or, for now, unknown."""
 
     TYPE: ClassVar[str] = "holdfast.payments.charge"
     amount: Money
     token: Token
 
 
-class Void(_OfOrder):
-    """Let nothing be captured under this key any more; answered by voided, or captured when it came too late."""
+class Void(_PaymentMessage):
+    """Request: prevent any capture of this payment. The reply is voided, or captured if the request came too late."""
 
     TYPE: ClassVar[str] = "holdfast.payments.void"
 
 
-class Refund(_OfOrder):
-    """Give `amount` of a captured payment back; answered by refunded."""
+class Refund(_PaymentMessage):
+    """Request: refund `amount` of a captured payment. The reply is refunded."""
 
     TYPE: ClassVar[str] = "holdfast.payments.refund"
     refund_id: Printable
     amount: Money
 
 
-class Query(_OfOrder):
-    """Ask the provider what became of it; answered as the charge."""
+class Query(_PaymentMessage):
+    """Request: query the provider for the state of a payment. The reply is that of a charge."""
 
     TYPE: ClassVar[str] = "holdfast.payments.query"
 
 
-class Notified(_OfOrder):
-    """The provider's signed webhook says that something has happened: a reason to ask, never a fact."""
+class Notified(_PaymentMessage):
+    """Request caused by a signed webhook of the provider: a reason to query the provider, never a fact."""
 
     TYPE: ClassVar[str] = "holdfast.payments.notified"
 
@@ -68,36 +68,36 @@ REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(get_args(Request), s
 # ---- events ---------------------------------------------------------------------------------------------------------
 
 
-class Captured(_OfOrder):
-    """The provider has taken `amount`, whatever was asked for: whoever reads compares."""
+class Captured(_PaymentMessage):
+    """Event: the provider captured `amount`. It may differ from the requested amount, so consumers must compare."""
 
     TYPE: ClassVar[str] = "holdfast.payments.captured"
     amount: Money
 
 
-class Declined(_OfOrder):
-    """The provider said no, for good."""
+class Declined(_PaymentMessage):
+    """Event: the provider declined the charge permanently."""
 
     TYPE: ClassVar[str] = "holdfast.payments.declined"
     reason: str
 
 
-class Voided(_OfOrder):
-    """Nothing was captured under this key, and nothing ever will be."""
+class Voided(_PaymentMessage):
+    """Event: nothing was captured for this payment, and nothing ever will be."""
 
     TYPE: ClassVar[str] = "holdfast.payments.voided"
 
 
-class Refunded(_OfOrder):
-    """The provider has given `amount` back."""
+class Refunded(_PaymentMessage):
+    """Event: the provider refunded `amount`."""
 
     TYPE: ClassVar[str] = "holdfast.payments.refunded"
     refund_id: Printable
     amount: Money
 
 
-class Unknown(_OfOrder):
-    """The provider did not answer (in time): the attempt may have been made or not. It is tried further."""
+class Unknown(_PaymentMessage):
+    """Event: the provider did not reply in time, so the outcome is unknown. The service keeps retrying."""
 
     TYPE: ClassVar[str] = "holdfast.payments.unknown"
     reason: str
@@ -108,7 +108,7 @@ EVENT_VOCABULARY: Final[Vocabulary[Event]] = Vocabulary(get_args(Event), sources
 
 
 class Provider(Message):
-    """Whether the provider answers, `since` when, at `version`; readers keep the greatest."""
+    """The availability of the provider since the time `since`. Consumers keep the greatest `version`."""
 
     TYPE: ClassVar[str] = "holdfast.payments.provider"
     KEY: ClassVar[str] = "provider"

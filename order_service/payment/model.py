@@ -1,8 +1,9 @@
-"""The rules of payment: what a request wants, what the provider is to be asked for it, and what its answer means.
+"""The rules of payment: the effect of a request, the next call to the provider, and the effect of its response.
 
-A step is what is wanted of one idempotency key of the provider, and what the provider has said. A step with an outcome
-keeps it for ever. One without is asked about, never charged under another key; and once a void is wanted, nothing is
-charged any more: the provider is told to let nothing be captured, and says whether that came in time.
+An operation is one idempotency key of the provider, with the requested intent and the known outcome. A final outcome
+never changes. Without one, the provider is queried; the charge is never repeated under another key. After a void is
+requested, no charge is sent: the provider is instructed to prevent any capture, and its response says whether the void
+came in time.
 """
 
 from dataclasses import dataclass, replace
@@ -31,25 +32,34 @@ State = Literal["open", "captured", "declined", "voided", "refunded"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One key of the provider's: `payment_id`, or the `refund_id` of money that is given back."""
+    """One operation at the provider: a charge or a refund."""
 
     key: str
+    """The provider's idempotency key: the `payment_id` of a charge, the `refund_id` of a refund."""
     order_id: str
+    """The order that the operation belongs to."""
     user_id: str
+    """The shopper who placed the order."""
     payment_id: str
+    """The key of the charge, also for a refund."""
     wish: Wish
+    """The requested intent."""
     amount: Money | None = None
+    """The requested amount, `None` before a charge is requested."""
     token: str | None = None
+    """The token of the means of payment, `None` after the outcome is known."""
     state: State = "open"
+    """The outcome, `open` until the provider has reported one."""
     settled: Money | None = None
-    """What was captured, or given back."""
+    """The captured or refunded amount."""
     reason: str | None = None
+    """The reason of a decline or of the last failed attempt."""
     doubted: bool = False
-    """An attempt had no answer, or one that is none yet."""
+    """True after an attempt without a response or with an undecided one."""
 
 
 def key_of(request: Request) -> str:
-    """The step that a request is about."""
+    """Return the key of the operation that a request is about."""
     return request.refund_id if isinstance(request, Refund) else request.payment_id
 
 
@@ -58,39 +68,42 @@ def key_of(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A step after a request; whether to ask the provider now, and whether to tell again what is known."""
+    """The result of a request."""
 
     step: Step
+    """The operation after the request."""
     ask: bool
+    """True if the provider must be called now."""
     tell: bool
+    """True if the known outcome must be published again."""
 
 
-def accept(step: Step, request: Request) -> Accepted:
-    """What `request` makes of its step. A repetition changes nothing; what is known is told again.
+def accept(operation: Step, request: Request) -> Accepted:
+    """Apply a request to its operation. A repeated request changes nothing, but the known outcome is published again.
 
-    The first charge fixes amount and token: they belong to the key, and the provider would refuse others.
+    The first charge fixes the amount and the token: the provider would refuse others under the same key.
     """
-    before = step
+    before = operation
     match request:
-        case Charge(amount=amount, token=token) if step.wish == "query":
-            step = replace(step, wish="charge", amount=amount, token=token)
-        case Void() if step.wish in {"query", "charge"}:
-            step = replace(step, wish="void")
-        case Refund(amount=amount) if step.amount is None:
-            step = replace(step, amount=amount)
+        case Charge(amount=amount, token=token) if operation.wish == "query":
+            operation = replace(operation, wish="charge", amount=amount, token=token)
+        case Void() if operation.wish in {"query", "charge"}:
+            operation = replace(operation, wish="void")
+        case Refund(amount=amount) if operation.amount is None:
+            operation = replace(operation, amount=amount)
         case _:
             pass
-    # That nothing is known yet is no answer to something new.
-    told = event_of(step) is not None and (step.state != "open" or step == before)
-    return Accepted(step, ask=step.state == "open", tell=told and not isinstance(request, Notified))
+    # An open operation has no outcome to report in reply to a new request.
+    known = event_of(operation) is not None and (operation.state != "open" or operation == before)
+    return Accepted(operation, ask=operation.state == "open", tell=known and not isinstance(request, Notified))
 
 
-# ---- what to ask ----------------------------------------------------------------------------------------------------
+# ---- calls to the provider ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Capture this under the key; made again, it is the same charge."""
+    """Call: create the charge. A repeated call is the same charge."""
 
     amount: Money
     token: str
@@ -98,17 +111,17 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What became of the key?"""
+    """Call: query the state of the charge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """Let nothing be captured under the key, known or not."""
+    """Call: void the charge. The provider prevents any capture under the key, even if it does not know the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """Give this much of the payment back, under the step's key."""
+    """Call: refund `amount` of the payment, under the key of the operation."""
 
     amount: Money
 
@@ -116,49 +129,49 @@ class GiveBack:
 Ask = Create | Read | Tombstone | GiveBack
 
 
-def next_ask(step: Step, attempt: int) -> Ask | None:
-    """What the provider is to be asked in this attempt, 1 being the first; none when nothing is open.
+def next_ask(operation: Step, attempt: int) -> Ask | None:
+    """Return the first call of an attempt (1 is the first), `None` if the operation is not open.
 
-    A charge that may have been sent before is asked about first: it may be there, undecided for now.
+    A charge that may have been sent before is queried first: the provider may know it, still undecided.
     """
-    if step.state != "open":
+    if operation.state != "open":
         return None
-    match step.wish:
+    match operation.wish:
         case "charge" if attempt == 1:
-            return _creation(step)
+            return _create_call(operation)
         case "charge" | "query":
             return Read()
         case "void":
             return Tombstone()
         case "refund":
-            return GiveBack(_known(step.amount))
+            return GiveBack(_required(operation.amount))
 
 
-def ask_after(step: Step, ask: Ask, answer: "Answer") -> Ask | None:
-    """What is to be asked next in the same attempt; none when the answer says all there is to know for now."""
-    if isinstance(ask, Read) and isinstance(answer, NotThere) and step.wish == "charge":
-        return _creation(step)
-    return Read() if isinstance(ask, Create) and isinstance(answer, NoAnswer) else None
+def ask_after(operation: Step, call: Ask, response: "Answer") -> Ask | None:
+    """Return the next call of the same attempt, `None` if the response is conclusive for now."""
+    if isinstance(call, Read) and isinstance(response, NotThere) and operation.wish == "charge":
+        return _create_call(operation)
+    return Read() if isinstance(call, Create) and isinstance(response, NoAnswer) else None
 
 
-def _creation(step: Step) -> Create:
-    if step.token is None:
-        raise ValueError(f"charge {step.key} is open and has no token")
-    return Create(_known(step.amount), step.token)
+def _create_call(operation: Step) -> Create:
+    if operation.token is None:
+        raise ValueError(f"charge {operation.key} is open, but has no token")
+    return Create(_required(operation.amount), operation.token)
 
 
-def _known(amount: Money | None) -> Money:
+def _required(amount: Money | None) -> Money:
     if amount is None:
-        raise ValueError("a charge or a refund without an amount")
+        raise ValueError("a charge or refund has no amount")
     return amount
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
+# ---- responses ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the provider says of a key; `pending` is no outcome yet."""
+    """A response that describes the charge or refund; `pending` is not a final outcome."""
 
     status: Literal["pending", "captured", "declined", "voided", "refunded"]
     amount: Money | None = None
@@ -167,19 +180,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class NotThere:
-    """The provider does not know the key."""
+    """A response that the provider does not know the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The provider will not do it, and says why."""
+    """A response that the provider rejects the call."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """It may have been done or not."""
+    """No response: the call may have been executed or not."""
 
     reason: str
 
@@ -187,45 +200,45 @@ class NoAnswer:
 Answer = Outcome | NotThere | Refusal | NoAnswer
 
 
-def conclude(step: Step, ask: Ask, answer: Answer) -> Step:
-    """The step as it is known after an answer; still open when that settles nothing."""
-    match answer:
+def conclude(operation: Step, call: Ask, response: Answer) -> Step:
+    """Return the operation after a response. It stays open if the response is not a final outcome."""
+    match response:
         case Outcome(status="captured" | "refunded" as state, amount=Money() as amount):
-            return replace(step, state=state, settled=amount)
+            return replace(operation, state=state, settled=amount)
         case Outcome(status="declined" | "voided" as state, reason=reason):
-            return replace(step, state=state, reason=reason)
-        case Refusal(reason=reason) if isinstance(ask, Create):
-            # A charge that the provider won't take is one that it declines. Nothing else may be settled by a refusal:
-            # money that is owed stays owed, and the audit counts it.
-            return replace(step, state="declined", reason=reason)
+            return replace(operation, state=state, reason=reason)
+        case Refusal(reason=reason) if isinstance(call, Create):
+            # A rejected charge counts as declined. No other operation is settled by a rejection: a refund that is due
+            # stays due, and the audit reports it.
+            return replace(operation, state="declined", reason=reason)
         case Outcome():
-            return replace(step, doubted=True, reason="the provider has not decided yet")
+            return replace(operation, doubted=True, reason="the provider has not decided yet")
         case NotThere():
-            return replace(step, doubted=True, reason="the provider does not know it")
+            return replace(operation, doubted=True, reason="the provider does not know the key")
         case Refusal(reason=reason) | NoAnswer(reason=reason):
-            return replace(step, doubted=True, reason=reason)
+            return replace(operation, doubted=True, reason=reason)
 
 
-def is_asked_for(step: Step) -> bool:
-    """Whether the provider has to be asked on: a mere question is answered by whatever it said."""
-    return step.state == "open" and step.wish != "query"
+def is_asked_for(operation: Step) -> bool:
+    """Return True if the provider must be called again. A query is complete after any response."""
+    return operation.state == "open" and operation.wish != "query"
 
 
-# ---- what is told ---------------------------------------------------------------------------------------------------
+# ---- published events -----------------------------------------------------------------------------------------------
 
 
-def event_of(step: Step) -> Event | None:
-    """What is known of the step, to be told to orders; none while nothing is."""
-    names = {"order_id": step.order_id, "user_id": step.user_id, "payment_id": step.payment_id}
-    match step.state:
+def event_of(operation: Step) -> Event | None:
+    """Return the event that reports the operation to the order service, `None` before the first attempt has ended."""
+    ids = {"order_id": operation.order_id, "user_id": operation.user_id, "payment_id": operation.payment_id}
+    match operation.state:
         case "captured":
-            return Captured(**names, amount=_known(step.settled))
+            return Captured(**ids, amount=_required(operation.settled))
         case "refunded":
-            return Refunded(**names, refund_id=step.key, amount=_known(step.settled))
+            return Refunded(**ids, refund_id=operation.key, amount=_required(operation.settled))
         case "voided":
-            return Voided(**names)
+            return Voided(**ids)
         case "declined":
-            # Nothing was captured and nothing will be: that is what a void asks for.
-            return Voided(**names) if step.wish == "void" else Declined(**names, reason=step.reason or "declined")
+            # Nothing was captured and nothing will be, which is the requested effect of a void.
+            return Voided(**ids) if operation.wish == "void" else Declined(**ids, reason=operation.reason or "declined")
         case "open":
-            return Unknown(**names, reason=step.reason or "no answer") if step.doubted else None
+            return Unknown(**ids, reason=operation.reason or "no answer") if operation.doubted else None

@@ -1,4 +1,4 @@
-"""What payment, and the simulated provider beside it, are told from outside, beside what every service is."""
+"""The settings of payment and of the simulated provider, in addition to those of every service."""
 
 from typing import Final, Self
 
@@ -10,21 +10,21 @@ DEVELOPMENT_KEY: Final = "development-key-that-no-production-shop-accepts"
 
 
 class Settings(Shared):
-    """Environment variables `HOLDFAST_PROVIDER_URL` and so on."""
+    """Environment variables such as `HOLDFAST_PROVIDER_URL`."""
 
-    provider: str = Field(default="simulated", description="the provider's name, as `payments.state` says it")
-    provider_url: str = Field(default="http://127.0.0.1:8085", description="where the provider's API is")
+    provider: str = Field(default="simulated", description="name of the provider, as on the topic `payments.state`")
+    provider_url: str = Field(default="http://127.0.0.1:8085", description="base URL of the provider's API")
     provider_key: SecretStr = Field(
-        default=SecretStr(DEVELOPMENT_KEY), min_length=16, description="proves to the provider that it is us"
+        default=SecretStr(DEVELOPMENT_KEY), min_length=16, description="API key of the shop at the provider"
     )
-    provider_timeout_seconds: float = Field(default=3, gt=0, description="how long one answer of it may take")
-    provider_concurrency: int = Field(default=16, ge=1, description="questions to it at a time, for each process")
+    provider_timeout_seconds: float = Field(default=3, gt=0, description="deadline of one response of the provider")
+    provider_concurrency: int = Field(default=16, ge=1, description="concurrent calls to the provider per process")
     webhook_url: str = Field(
-        default="", description="where the provider says that something has happened; empty: it is only asked"
+        default="", description="URL to which the provider sends webhooks; empty: the provider is only polled"
     )
 
     @model_validator(mode="after")
     def _production_has_its_own_key(self) -> Self:
         if self.profile == "production" and self.provider_key.get_secret_value() == DEVELOPMENT_KEY:
-            raise ValueError("HOLDFAST_PROVIDER_KEY must be set to the provider's API key in production")
+            raise ValueError("in production HOLDFAST_PROVIDER_KEY must be set to the provider's API key")
         return self

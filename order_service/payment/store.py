@@ -1,4 +1,4 @@
-"""Payment's rows: what is wanted is stored here before it is acknowledged, and what became of it for ever."""
+"""The store of operations. A request is stored before it is acknowledged, and outcomes are kept indefinitely."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,36 +23,40 @@ OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan
 
 
 class StepsDiffer(Exception):
-    """A key that is known already belongs to another order or payment: it is not ours to touch."""
+    """The key in a request belongs to another order or payment. The request fails permanently."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """Whether the provider can be reached, since when, and how often that has changed."""
+    """The stored availability of the provider."""
 
     available: bool
+    """True if the provider can be reached."""
     since: datetime
+    """The time of the last change."""
     version: int
+    """The number of changes, which increases with each one."""
 
 
 class PaymentStore:
-    """The rows. `connect` gives a connection with `OPTIONS`; after an error it is asked for another."""
+    """The store of operations. `connect` must return a connection with `OPTIONS`; it is called again on error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self.connect = connect
         self._connection: Connection | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def accept(self, asked: Sequence[tuple[Request, Envelope]]) -> None:
-        """Store what is wanted, in one transaction and in this order; raises what Postgres raises, and nothing is then.
+    async def accept(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
+        """Store a batch of requests, in order and in one transaction.
 
-        A notice about a payment that is not ours is nothing. `StepsDiffer` when a key comes with another order.
+        `Notified` for an unknown payment is ignored. Raise `StepsDiffer` if a key belongs to another order or payment,
+        or an error of Postgres; nothing is stored then.
         """
         async with self._one_at_a_time:
             try:
                 connection = self._connection = self._connection or await self.connect()
                 async with connection.transaction():
-                    await _accept(connection, asked)
+                    await _accept(connection, batch)
             except StepsDiffer:
                 raise
             except BaseException:
@@ -60,7 +64,7 @@ class PaymentStore:
                 raise
 
     async def provider(self, name: str, *, available: bool) -> ProviderState:
-        """Note whether the provider can be reached; what is known of it then."""
+        """Store the availability of the provider. Return the stored state."""
         async with self._one_at_a_time:
             try:
                 connection = self._connection = self._connection or await self.connect()
@@ -73,15 +77,15 @@ class PaymentStore:
                 raise
 
     async def close(self) -> None:
-        """Give the connection up; the next call opens another."""
+        """Close the connection. The next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
 
-async def _accept(connection: Connection, asked: Sequence[tuple[Request, Envelope]]) -> None:
-    new = {key_of(request): request for request, _ in asked if not isinstance(request, Notified)}
-    keys = sorted({key_of(request) for request, _ in asked})
+async def _accept(connection: Connection, batch: Sequence[tuple[Request, Envelope]]) -> None:
+    new = {key_of(request): request for request, _ in batch if not isinstance(request, Notified)}
+    keys = sorted({key_of(request) for request, _ in batch})
     await connection.execute(
         QUERIES["insert_missing"],
         {
@@ -93,26 +97,29 @@ async def _accept(connection: Connection, asked: Sequence[tuple[Request, Envelop
     )
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(QUERIES["lock_steps"], {"keys": keys})
-        steps = {row["key"]: step_of(row) for row in await cursor.fetchall()}
-    for request, event in asked:
-        step = steps.get(key_of(request))
-        if step is None:
+        operations = {row["key"]: step_of(row) for row in await cursor.fetchall()}
+    for request, event in batch:
+        operation = operations.get(key_of(request))
+        if operation is None:
             continue
-        same = (step.order_id, step.payment_id) == (request.order_id, request.payment_id)
-        if not same or isinstance(request, Refund) != (step.wish == "refund"):
-            raise StepsDiffer(f"{step.key} is a {step.wish} of order {step.order_id} and payment {step.payment_id}")
-        accepted = accept(step, request)
-        steps[step.key] = accepted.step
+        same = (operation.order_id, operation.payment_id) == (request.order_id, request.payment_id)
+        if not same or isinstance(request, Refund) != (operation.wish == "refund"):
+            raise StepsDiffer(
+                f"key {operation.key} belongs to a {operation.wish}"
+                f" of order {operation.order_id} and payment {operation.payment_id}"
+            )
+        accepted = accept(operation, request)
+        operations[operation.key] = accepted.step
         await connection.execute(QUERIES["save_step"], _row(accepted.step, event, accepted.ask, accepted.tell))
 
 
-def _row(step: Step, event: Envelope, ask: bool, tell: bool) -> dict[str, Any]:  # noqa: FBT001 - two columns
+def _row(operation: Step, event: Envelope, ask: bool, tell: bool) -> dict[str, Any]:  # noqa: FBT001 - two columns
     return {
-        "key": step.key,
-        "wish": step.wish,
-        "amount": step.amount.amount if step.amount else None,
-        "currency": step.amount.currency if step.amount else None,
-        "token": step.token,
+        "key": operation.key,
+        "wish": operation.wish,
+        "amount": operation.amount.amount if operation.amount else None,
+        "currency": operation.amount.currency if operation.amount else None,
+        "token": operation.token,
         "requestid": event.requestid,
         "traceparent": event.traceparent,
         "ask": ask,
@@ -121,7 +128,7 @@ def _row(step: Step, event: Envelope, ask: bool, tell: bool) -> dict[str, Any]: 
 
 
 def step_of(row: Mapping[str, Any]) -> Step:
-    """The step that a row of the table holds."""
+    """Return the operation of a stored row."""
     return Step(
         key=row["key"],
         order_id=row["order_id"],
@@ -138,7 +145,7 @@ def step_of(row: Mapping[str, Any]) -> Step:
 
 
 def changes(before: Step, after: Step) -> dict[str, Any]:
-    """The columns of what an answer has taught, for the end of a lease. What is new is to be told."""
+    """Return the columns to set when a lease ends. A new outcome is scheduled for publication."""
     if after.state != "open":
         return {
             "state": after.state,
@@ -149,10 +156,10 @@ def changes(before: Step, after: Step) -> dict[str, Any]:
             "settled_at": NOW,
             "tell_at": NOW,
         }
-    known: dict[str, Any] = {"reason": after.reason}
+    columns: dict[str, Any] = {"reason": after.reason}
     if after.doubted and not before.doubted:
-        known |= {"doubted_at": NOW, "tell_at": NOW}
-    return known
+        columns |= {"doubted_at": NOW, "tell_at": NOW}
+    return columns
 
 
 def _money(amount: int | None, currency: str | None) -> Money | None:

@@ -1,7 +1,7 @@
-"""Keeps it known whether the provider can be reached: the edge takes no new orders while it has been away for long.
+"""Monitors and publishes the availability of the provider: the edge refuses new orders while it is unavailable.
 
-While it is away nothing new is asked of it, so perhaps no row is due that would find it back: this asks, when the
-breaker lets one question through.
+While the provider is unavailable, perhaps no row is due whose call would find it available again. Therefore the monitor
+pings it when the half-open circuit breaker lets one call through.
 """
 
 import asyncio
@@ -22,12 +22,13 @@ from order_service.payment.store import PaymentStore
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 0.25
+"""Seconds between two checks."""
 SAY_AGAIN: Final = 30.0
-"""Another process may have said otherwise, and died before it saw the provider back."""
+"""Seconds until an unchanged state is stored again: another process may have stored the opposite and crashed."""
 
 
 class Watch:
-    """One for each process; the last to see a change is believed."""
+    """The availability monitor of one process. Of several processes, the last one to see a change wins."""
 
     def __init__(self, name: str, provider: Provider, breaker: Breaker, store: PaymentStore, publish: Publish) -> None:
         self.name = name
@@ -35,37 +36,37 @@ class Watch:
         self.breaker = breaker
         self.store = store
         self.publish = publish
-        self._said: bool | None = None
+        self._available: bool | None = None
         self._version = 0
-        self._said_at = 0.0
+        self._stored_at = 0.0
 
     async def run(self) -> None:
-        """Watch until cancelled; raises when Postgres or Kafka is away, and may be run again."""
+        """Check until cancelled. Raise if Postgres or Kafka is unavailable; call it again then."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_EVERY)
 
     async def look(self) -> None:
-        """Ask if nobody knows, and say what is new. At the start nobody does."""
-        if self._said is None or self.breaker.state == "half_open":
+        """Ping the provider if its state is unknown or the breaker half-open. Publish a changed state."""
+        if self._available is None or self.breaker.state == "half_open":
             with contextlib.suppress(BreakerOpen, Unavailable), self.breaker.attempt():
                 await self.provider.ping()
         available = self.breaker.available
-        if available == self._said and time.monotonic() - self._said_at < SAY_AGAIN:
+        if available == self._available and time.monotonic() - self._stored_at < SAY_AGAIN:
             return
-        known = await self.store.provider(self.name, available=available)
-        if known.version != self._version or self._said is None:
-            state = State(provider=self.name, available=known.available, since=known.since, version=known.version)
+        stored = await self.store.provider(self.name, available=available)
+        if stored.version != self._version or self._available is None:
+            state = State(provider=self.name, available=stored.available, since=stored.since, version=stored.version)
             await self.publish(STATE, [_event(state)])
-        self._said, self._version, self._said_at = available, known.version, time.monotonic()
+        self._available, self._version, self._stored_at = available, stored.version, time.monotonic()
 
 
 def _event(state: State) -> Envelope:
-    return Envelope(
-        id=f"{state.provider}/provider/{state.version}",
+    return Envelope.of(
+        state,
         source="/payments",
-        type=state.TYPE,
         subject=state.provider,
+        event_id=f"{state.provider}/provider/{state.version}",
         time=now(),
-        data=state.model_dump(mode="json"),
+        exclude_none=False,
     )

@@ -1,84 +1,84 @@
 /**
- * A copy of a cart: what is held at one version, and how that looks with what is still being decided laid over it.
+ * A copy of the cart at one version, and a view that overlays the pending changes.
  *
- * The cart itself lives with the shop. This copy changes only as the shop says, one version at a time; whatever the
- * shopper asked for meanwhile is shown beside it, never mixed into it, so that a refusal has nothing to undo.
+ * The server owns the cart. This copy changes only by server frames, one version at a time. Pending changes are overlaid
+ * when the cart is displayed and never stored in the copy, so a refusal has nothing to undo.
  */
 
 export class Cart {
-  version = null; // none until the first cart is in
-  expiresAt = null; // milliseconds of the server's clock; null when nothing is held
+  version = null; // null until the first cart frame
+  expiresAt = null; // milliseconds by the server's clock; null if nothing is held
   #lines = new Map(); // product -> quantity, price, name
-  #elsewhere = new Map(); // id -> a change that another page of this shopper asked for
+  #otherPending = new Map(); // id -> a pending change of another page of this shopper
 
-  /** Take a whole cart unless it is older than ours. `mine` are the ids of the requests of this page. */
-  replace(cart, mine) {
+  /** Replace the copy by a `cart` frame unless the frame is older. `ownIds` has the ids of this page's requests. */
+  replace(cart, ownIds) {
     if (this.version !== null && cart.version < this.version) return;
     this.version = cart.version;
-    this.expiresAt = at(cart.expires_at);
+    this.expiresAt = timestamp(cart.expires_at);
     this.#lines = new Map(cart.lines.map((line) => [line.product, line]));
-    this.#elsewhere = new Map(cart.pending.filter(({ id }) => !mine.has(id)).map((request) => [request.id, request]));
+    this.#otherPending = new Map(cart.pending.filter(({ id }) => !ownIds.has(id)).map((request) => [request.id, request]));
   }
 
-  /** Apply `held`; `product` is what the catalogue knows of it, if anything. */
-  hold({ product: code, line_quantity: quantity, expires_at: expires }, product) {
+  /** Apply a `held` frame. `product` is the catalogue's item, if known. */
+  applyHeld({ product: code, line_quantity: quantity, expires_at: expires }, product) {
     const { name, price } = this.#lines.get(code) ?? product ?? {};
     this.#lines.set(code, { product: code, quantity, name, price });
-    this.expiresAt = at(expires);
+    this.expiresAt = timestamp(expires);
   }
 
-  /** Apply `removed`; without a product, or with `expired`, all lines go. */
-  remove(product) {
+  /** Remove the line of a product, or, without a product, all lines (`removed` and `expired` frames). */
+  removeLines(product) {
     if (product === undefined) this.#lines.clear();
     else this.#lines.delete(product);
     if (!this.#lines.size) this.expiresAt = null;
   }
 
-  /** A request has its outcome. */
+  /** Forget a pending change: its outcome has arrived. */
   settle(id) {
-    this.#elsewhere.delete(id);
+    this.#otherPending.delete(id);
   }
 
-  /** The lines that are held: `[{product, quantity}]`. */
-  held() {
+  /** Return the held lines: `[{product, quantity}]`. */
+  heldLines() {
     return [...this.#lines.values()];
   }
 
-  /** What this line is called and costs, as it was granted. */
+  /** Return the line of a product, with the name and price at which it was held. */
   line(product) {
     return this.#lines.get(product);
   }
 
   /**
-   * The quantities as the shopper should see them, in order: `[product, {held, quantity, waiting}]`.
+   * Return the quantities to display, in order: `[product, {held, quantity, waiting}]`.
    *
-   * `asked` are the undecided requests of this page, oldest first; `quantity` is what the line comes to if all of them
-   * are granted, `waiting` how many there are. A line whose removal is pending is not there; one of `kept` always is.
+   * `pending` are the unresolved requests of this page, oldest first. `quantity` is the line's quantity if all of them
+   * are granted, `waiting` is their number. A line with a pending removal is omitted, unless it is in `alwaysShown`.
    */
-  seen(asked, kept) {
-    const seen = new Map();
+  withPending(pending, alwaysShown) {
+    const shown = new Map();
     const line = (product) => {
-      if (!seen.has(product)) seen.set(product, { held: 0, quantity: 0, waiting: 0, hidden: false });
-      return seen.get(product);
+      if (!shown.has(product)) shown.set(product, { held: 0, quantity: 0, waiting: 0, hidden: false });
+      return shown.get(product);
     };
-    const hide = (shown) => Object.assign(shown, { held: 0, quantity: 0, waiting: 0, hidden: true });
+    const hide = (entry) => Object.assign(entry, { held: 0, quantity: 0, waiting: 0, hidden: true });
     for (const [product, { quantity }] of this.#lines) Object.assign(line(product), { held: quantity, quantity });
-    for (const { type, product, quantity } of [...this.#elsewhere.values(), ...asked]) {
-      if (type === "clear") seen.forEach(hide);
+    for (const { type, product, quantity } of [...this.#otherPending.values(), ...pending]) {
+      if (type === "clear") shown.forEach(hide);
       else if (product === undefined) continue;
       else if (type === "remove" || quantity === 0) hide(line(product));
       else {
-        const shown = line(product);
-        shown.quantity = type === "add" ? shown.quantity + quantity : quantity;
-        shown.waiting += 1;
-        shown.hidden = false;
+        const entry = line(product);
+        entry.quantity = type === "add" ? entry.quantity + quantity : quantity;
+        entry.waiting += 1;
+        entry.hidden = false;
       }
     }
-    for (const product of kept) line(product).hidden = false;
-    return [...seen].filter(([, shown]) => !shown.hidden);
+    for (const product of alwaysShown) line(product).hidden = false;
+    return [...shown].filter(([, entry]) => !entry.hidden);
   }
 }
 
-function at(time) {
+function timestamp(time) {
   return time === null ? null : Date.parse(time);
 }

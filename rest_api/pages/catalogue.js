@@ -1,75 +1,78 @@
-/** The shelf: products by search and page, their live stock, and the way into the cart. */
+/** The catalogue on the page: search, paging, live stock, and adding to the cart. */
 
-import { make, part, say } from "./dom.js";
-import { paper } from "./paper.js";
-import { mine, money, stock } from "./words.js";
+import { byId, makeElement, setText } from "./dom.js";
+import { productArt } from "./paper.js";
+import { lineStatus, money, stockLabel } from "./words.js";
 
-const PAGE = 24;
-const TYPING = 250; // after the last key, before we search
-const LOOKING = 300; // after the last scroll, before we tell the shop what is in view
-const MOST = 999;
+const PAGE_SIZE = 24;
+const SEARCH_DELAY = 250; // milliseconds after the last key
+const WATCH_DELAY = 300; // milliseconds after the last scroll
+const MAX_QUANTITY = 999;
 
 export class Catalogue {
-  #shelf;
-  #ask;
+  #products;
+  #add;
   #watch;
-  #changed;
-  #cards = new Map(); // code -> what is shown of a product
+  #onChange;
+  #cards = new Map(); // code -> the elements of a product
   #query = null;
   #after = null;
-  #reading = null; // the AbortController of the list being read
+  #loading = null; // the AbortController of the current request
   #failed = false;
   #inView = new Set();
-  #looking = null;
+  #watchTimer = null;
   #observer;
 
-  /** `ask(product, quantity)` adds to the cart; `watch(products)` says whose stock is in view; `changed()`: draw me. */
-  constructor(shelf, ask, watch, changed) {
-    this.#shelf = shelf;
-    this.#ask = ask;
+  /**
+   * `add(product, quantity)` adds to the cart; `watch(products)` watches the stock of the products in view; `onChange()`
+   * requests a rendering.
+   */
+  constructor(products, add, watch, onChange) {
+    this.#products = products;
+    this.#add = add;
     this.#watch = watch;
-    this.#changed = changed;
-    this.#observer = new IntersectionObserver((entries) => this.#look(entries), { rootMargin: "200px" });
+    this.#onChange = onChange;
+    this.#observer = new IntersectionObserver((entries) => this.#updateView(entries), { rootMargin: "200px" });
     let typing = null;
     const search = () => {
       clearTimeout(typing);
-      this.#search(part("q").value.trim());
+      this.#search(byId("q").value.trim());
     };
-    part("search").addEventListener("submit", (event) => {
+    byId("search").addEventListener("submit", (event) => {
       event.preventDefault();
       search();
     });
-    part("q").addEventListener("input", () => {
+    byId("q").addEventListener("input", () => {
       clearTimeout(typing);
-      typing = setTimeout(search, TYPING);
+      typing = setTimeout(search, SEARCH_DELAY);
     });
-    part("more").addEventListener("click", () => this.#read());
+    byId("more").addEventListener("click", () => this.#load());
   }
 
-  /** Show what the address asks for. */
+  /** Search for the query in the page's address. */
   start() {
     const query = new URLSearchParams(location.search).get("q") ?? "";
-    part("q").value = query;
+    byId("q").value = query;
     this.#search(query);
   }
 
-  /** Try again what could not be read. */
+  /** Load again if the last attempt failed. */
   retry() {
-    if (this.#failed) this.#read();
+    if (this.#failed) this.#load();
   }
 
-  /** Bring stock up to date on the page, and what of it is in the cart; `lines` are the client's. */
+  /** Update stock and cart status of each product; `lines` are the client's. */
   render(lines) {
-    const own = new Map(lines.map((line) => [line.product, line]));
+    const inCart = new Map(lines.map((line) => [line.product, line]));
     for (const [code, card] of this.#cards) {
-      const line = own.get(code);
-      say(card.mine, line ? mine(line) : "");
-      card.mine.dataset.state = line?.state ?? "";
-      const available = this.#shelf.available(code);
+      const line = inCart.get(code);
+      setText(card.cartStatus, line ? lineStatus(line) : "");
+      card.cartStatus.dataset.state = line?.state ?? "";
+      const available = this.#products.available(code);
       if (card.available === available) continue;
       card.available = available;
-      const { text, level } = stock(available);
-      say(card.stock, text);
+      const { text, level } = stockLabel(available);
+      setText(card.stock, text);
       card.item.dataset.level = level;
       card.item.dataset.available = available ?? "";
       card.add.setAttribute("aria-disabled", String(level === "none"));
@@ -84,26 +87,26 @@ export class Catalogue {
     if (query) address.searchParams.set("q", query);
     else address.searchParams.delete("q");
     history.replaceState(null, "", address);
-    this.#read();
+    this.#load();
   }
 
-  async #read() {
-    this.#reading?.abort();
-    const reading = (this.#reading = new AbortController());
+  async #load() {
+    this.#loading?.abort();
+    const loading = (this.#loading = new AbortController());
     const first = this.#after === null;
-    const asked = new URLSearchParams({ limit: PAGE });
-    if (this.#query) asked.set("q", this.#query);
-    if (!first) asked.set("after", this.#after);
+    const parameters = new URLSearchParams({ limit: PAGE_SIZE });
+    if (this.#query) parameters.set("q", this.#query);
+    if (!first) parameters.set("after", this.#after);
     try {
-      const answer = await fetch(`/v1/products?${asked}`, { signal: reading.signal });
-      if (!answer.ok) throw new Error(`the catalogue answered ${answer.status}`);
-      const { items, after } = await answer.json();
+      const response = await fetch(`/v1/products?${parameters}`, { signal: loading.signal });
+      if (!response.ok) throw new Error(`the catalogue responded with ${response.status}`);
+      const { items, after } = await response.json();
       this.#failed = false;
       this.#show(items, after, first);
     } catch (error) {
-      if (reading.signal.aborted) return;
+      if (loading.signal.aborted) return;
       this.#failed = true;
-      say(part("shelf-says"), "The shelf cannot be read just now. We keep trying.");
+      setText(byId("catalogue-status"), "The products cannot be loaded right now. We keep trying.");
     }
   }
 
@@ -112,64 +115,65 @@ export class Catalogue {
       this.#observer.disconnect();
       this.#inView.clear();
       this.#cards.clear();
-      part("products").replaceChildren();
+      byId("products").replaceChildren();
     }
-    this.#shelf.learn(items);
-    const fresh = items.filter((item) => !this.#cards.has(item.code)).map((item) => this.#card(item));
-    part("products").append(...fresh);
-    this.#changed();
-    const wasMore = document.activeElement === part("more");
+    this.#products.store(items);
+    const added = items.filter((item) => !this.#cards.has(item.code)).map((item) => this.#createCard(item));
+    byId("products").append(...added);
+    this.#onChange();
+    const wasMore = document.activeElement === byId("more");
     this.#after = after;
-    part("more").hidden = after === null;
-    if (wasMore && after === null) fresh[0]?.querySelector("input").focus();
-    say(part("shelf-says"), this.#count(after));
+    byId("more").hidden = after === null;
+    if (wasMore && after === null) added[0]?.querySelector("input").focus();
+    setText(byId("catalogue-status"), this.#countText(after));
   }
 
-  #count(after) {
+  #countText(after) {
     const shown = this.#cards.size;
-    if (!shown) return this.#query ? `Nothing is called “${this.#query}”.` : "The shelf is empty.";
-    return after === null ? `${shown} shown, that is all` : `${shown} shown`;
+    if (!shown) return this.#query ? `No products found for “${this.#query}”.` : "There are no products yet.";
+    if (after !== null) return `${shown} shown`;
+    return shown === 1 ? "1 product" : `${shown} products`;
   }
 
-  #card(product) {
+  #createCard(product) {
     const { code, name, price } = product;
-    const quantity = make("input", {
-      type: "number", min: 1, max: MOST, value: 1, required: true, inputmode: "numeric", "aria-label": `How many: ${name}`,
+    const quantity = makeElement("input", {
+      type: "number", min: 1, max: MAX_QUANTITY, value: 1, required: true, inputmode: "numeric", "aria-label": `How many: ${name}`,
     });
-    const add = make("button", { type: "submit", "aria-label": `Add ${name}` }, "Add");
-    const left = make("p", { class: "stock" });
-    const inCart = make("p", { class: "mine" });
-    const form = make("form", { class: "add", submit: (event) => {
+    const add = makeElement("button", { type: "submit", "aria-label": `Add ${name}` }, "Add");
+    const left = makeElement("p", { class: "stock" });
+    const cartStatus = makeElement("p", { class: "cart-status" });
+    const form = makeElement("form", { class: "add", submit: (event) => {
       event.preventDefault();
       if (add.getAttribute("aria-disabled") === "true") return;
-      this.#ask(code, quantity.valueAsNumber);
+      this.#add(code, quantity.valueAsNumber);
       quantity.value = "1";
     } }, quantity, add);
-    const item = make("li", { class: "product", "data-product": code },
-      paper(code, name),
-      make("h3", { class: named(name) }, name),
-      make("p", { class: "price" }, money(price)),
+    const item = makeElement("li", { class: "product", "data-product": code },
+      productArt(code, name),
+      makeElement("h3", { class: nameClass(name) }, name),
+      makeElement("p", { class: "price" }, money(price)),
       left,
-      inCart,
+      cartStatus,
       form,
     );
-    this.#cards.set(code, { item, stock: left, mine: inCart, add, available: undefined });
+    this.#cards.set(code, { item, stock: left, cartStatus, add, available: undefined });
     this.#observer.observe(item);
     return item;
   }
 
-  #look(entries) {
+  #updateView(entries) {
     for (const { target, isIntersecting } of entries) {
       const code = target.dataset.product;
       if (isIntersecting && this.#cards.get(code)?.item === target) this.#inView.add(code);
       else this.#inView.delete(code);
     }
-    clearTimeout(this.#looking);
-    this.#looking = setTimeout(() => this.#watch(this.#inView), LOOKING);
+    clearTimeout(this.#watchTimer);
+    this.#watchTimer = setTimeout(() => this.#watch(this.#inView), WATCH_DELAY);
   }
 }
 
-/** Names that the till shouts are set in lower case by the style sheet; the text stays as the shop wrote it. */
-export function named(name) {
-  return name === name.toUpperCase() ? "name till" : "name";
+/** Return the CSS class of a product name. Names in capitals get a class that displays them in lower case. */
+export function nameClass(name) {
+  return name === name.toUpperCase() ? "name capitals" : "name";
 }

@@ -1,45 +1,45 @@
 /**
- * The shopper's side of `holdfast.v1`, without a socket, a page, a clock or chance: frames in, frames and a view out.
+ * The client side of `holdfast.v1`, without I/O: takes frames and times, returns frames, events and a view of the cart.
  *
- * A cart is told under a version that grows by exactly one. So this keeps one rule above all: a frame that is the next
- * version is applied, one that leaps ahead makes us ask for the whole cart, and any other only settles the request it
- * answers. What was asked and has no outcome stays in `unresolved`, across cuts and reloads, and is sent again
- * unchanged until it has one; the server does it once.
+ * Each change of a cart increases its version by exactly one. A frame with the next version is applied. A frame that
+ * skips versions makes the client request the whole cart. Any other frame only settles the request that it answers.
+ * A request without an outcome stays in `unresolved`, across disconnects and reloads, and is sent again unchanged until
+ * its outcome arrives; the server carries it out once.
  *
- * `now` is in milliseconds of any clock that only goes forward; what the server's clock says is learnt from `welcome`.
+ * `now` is in milliseconds of any monotonic clock. The offset to the server's clock is computed from `welcome`.
  */
 
 import { Cart } from "./cart.js";
-import { Shelf } from "./shelf.js";
+import { ProductCache } from "./shelf.js";
 
 export const SUBPROTOCOL = "holdfast.v1";
 
-const MOST_UNRESOLVED = 64;
-const READ_AGAIN = 10_000; // a read without an answer is asked again
-const LOOK_AGAIN = 30_000; // when no change finds its outcome for so long, ask what became of them
-const CATCH_UP = 500; // a cart older than what we have heard of is asked for again
-const UNDECIDED = new Set(["unavailable", "rate_limited", "too_many"]); // send the same frame again
+const MAX_UNRESOLVED = 64;
+const READ_TIMEOUT = 10_000; // after which a read without a response is retried
+const RESUME_AFTER = 30_000; // without any outcome, until the unresolved requests are queried with `resume`
+const CATCH_UP_DELAY = 500; // before a cart that is older than the highest known version is requested again
+const RETRYABLE = new Set(["unavailable", "rate_limited", "too_many"]); // error codes: send the same frame again
 
 export class Client {
   user = null;
-  shelf = new Shelf();
+  products = new ProductCache();
   #cart = new Cart();
-  #unresolved = new Map(); // id -> {frame, sent (on this line)}: what this page asked for
-  #refusals = new Map(); // product -> why the last change was refused
+  #unresolved = new Map(); // id -> {frame, sent (on this connection)}: requests of this page
+  #refusals = new Map(); // product -> the refusal of its last change
   #newId;
-  #out = [];
-  #news = [];
-  #later = []; // what to do again, and when
-  #open = false; // the server has said who we are
-  #live = false; // what happened while we were away is known, so changes may be sent
-  #resume = null; // the `resume` we wait for
-  #ask = null; // the `cart` we wait for
-  #needed = 0; // the highest version we heard of
-  #lookAt = Infinity;
-  #serverAhead = 0;
-  #watchId = null;
+  #outgoing = []; // frames to send
+  #events = []; // events to announce
+  #scheduled = []; // {at, action}
+  #open = false; // `welcome` has arrived on this connection
+  #resumed = false; // the state after a disconnect is known, so changes may be sent
+  #resumeRequest = null; // the pending `resume`: {id, at}
+  #cartRequest = null; // the pending `cart` request: {id, at}
+  #highestVersion = 0; // of the cart, in any frame
+  #resumeAt = Infinity; // when to send `resume`, unless an outcome arrives before
+  #clockOffset = 0; // the server's clock minus ours
+  #watchId = null; // id of the last `watch` or `unwatch`
 
-  /** `newId` makes an id; `saved` is what `saved()` of an earlier page gave, or null. */
+  /** `newId` creates a unique id; `saved` is the result of `persistentState()` of an earlier page, or null. */
   constructor(newId, saved = null) {
     this.#newId = newId;
     if (!saved) return;
@@ -47,115 +47,119 @@ export class Client {
     for (const frame of saved.frames) this.#unresolved.set(frame.id, { frame, sent: false });
   }
 
-  // ---- what the page asks ------------------------------------------------------------------------------------------
+  // ---- requests of the page ----------------------------------------------------------------------------------------
 
-  /** Ask for a change: `add` or `set` a quantity, `remove` a product, `clear`. False when too much is unanswered. */
+  /** Request a change: `add` or `set` a quantity, `remove` a product, `clear`. Return false if too many are pending. */
   change(type, product, quantity) {
-    if (this.#unresolved.size >= MOST_UNRESOLVED) return false;
+    if (this.#unresolved.size >= MAX_UNRESOLVED) return false;
     const frame = { id: this.#newId(), type };
     if (product !== undefined) frame.product = product;
     if (quantity !== undefined) frame.quantity = quantity;
     this.#unresolved.set(frame.id, { frame, sent: false });
     if (product === undefined) this.#refusals.clear();
     else this.#refusals.delete(product);
-    if (this.#live) this.#sendChange(frame.id);
+    if (this.#resumed) this.#sendChange(frame.id);
     return true;
   }
 
-  /** A refusal was read. */
+  /** Remove the refusal of a product from the view. */
   dismiss(product) {
     this.#refusals.delete(product);
   }
 
-  /** Watch the stock of these products and no others. */
+  /** Watch the stock of these products and of no others. */
   watch(products) {
-    this.shelf.wish(products);
+    this.products.setDesired(products);
     this.#watch();
   }
 
-  /** Ask for anything, to hear whether the line still carries. */
+  /** Send a harmless request to test the connection. */
   probe() {
-    this.#send(this.shelf.probe());
+    this.#send(this.products.probeFrame());
   }
 
-  // ---- the line ----------------------------------------------------------------------------------------------------
+  // ---- the connection ----------------------------------------------------------------------------------------------
 
-  /** The socket is gone: what was asked stays asked, what was being read is forgotten, the view stays as it is. */
-  closed() {
-    this.#open = this.#live = false;
-    this.#resume = this.#ask = this.#watchId = null;
-    this.#out = [];
-    this.#later = [];
-    this.shelf.lost();
+  /** Handle a disconnect: changes stay pending, reads are dropped, and the view stays as it is. */
+  handleDisconnect() {
+    this.#open = this.#resumed = false;
+    this.#resumeRequest = this.#cartRequest = this.#watchId = null;
+    this.#outgoing = [];
+    this.#scheduled = [];
+    this.products.clearWatched();
     for (const request of this.#unresolved.values()) request.sent = false;
   }
 
-  /** Time has passed. */
+  /** Run scheduled actions, and retry requests that have timed out. Call this regularly. */
   tick(now) {
-    const due = this.#later.filter((todo) => todo.at <= now);
-    this.#later = this.#later.filter((todo) => todo.at > now);
-    for (const { again } of due) again(now);
+    const due = this.#scheduled.filter((entry) => entry.at <= now);
+    this.#scheduled = this.#scheduled.filter((entry) => entry.at > now);
+    for (const { action } of due) action(now);
     if (!this.#open) return;
-    if (!this.#unresolved.size) this.#lookAt = now + LOOK_AGAIN;
-    if (this.#ask && now - this.#ask.at >= READ_AGAIN) this.#askForCart(now);
-    if (this.#resume ? now - this.#resume.at >= READ_AGAIN : this.#live && now >= this.#lookAt) this.#askWhatBecame(now);
+    if (!this.#unresolved.size) this.#resumeAt = now + RESUME_AFTER;
+    if (this.#cartRequest && now - this.#cartRequest.at >= READ_TIMEOUT) this.#requestCart(now);
+    const timedOut = this.#resumeRequest && now - this.#resumeRequest.at >= READ_TIMEOUT;
+    const overdue = !this.#resumeRequest && this.#resumed && now >= this.#resumeAt;
+    if (timedOut || overdue) this.#requestResume(now);
   }
 
-  /** A frame came. Frames and fields that we do not know are ignored: the server may learn new ones. */
+  /** Handle a frame. Unknown frames and fields are ignored, so that the server may add new ones. */
   receive(frame, now) {
     switch (frame.type) {
-      case "welcome": return this.#welcome(frame, now);
-      case "cart": return this.#whole(frame, now);
-      case "resumed": return this.#resumed(frame, now);
-      case "held": return this.#held(frame, now);
-      case "removed": return this.#removed(frame, now);
-      case "refused": return this.#refused(frame.id, frame.reason, frame.available ?? null, now);
-      case "expired": return this.#expired(frame, now);
-      case "expiring": return this.#expiring(frame);
-      case "order": return this.#news.push(frame); // kept by the shop, not by us: it may be told twice
-      case "stock": return this.shelf.note(frame);
-      case "error": return this.#error(frame, now);
+      case "welcome": return this.#handleWelcome(frame, now);
+      case "cart": return this.#replaceCart(frame, now);
+      case "resumed": return this.#handleResumed(frame, now);
+      case "held": return this.#handleHeld(frame, now);
+      case "removed": return this.#handleRemoved(frame, now);
+      case "refused": return this.#handleRefusal(frame.id, frame.reason, frame.available ?? null, now);
+      case "expired": return this.#handleExpired(frame, now);
+      case "expiring": return this.#handleExpiring(frame);
+      case "order": return this.#events.push(frame); // the server stores it; the same frame may arrive twice
+      case "stock": return this.products.updateStock(frame);
+      case "error": return this.#handleError(frame, now);
     }
   }
 
-  /** The frames to send now, in order; each is given once. */
+  /** Return the frames to send, in order, and remove them from the queue. */
   takeFrames() {
-    return this.#out.splice(0);
+    return this.#outgoing.splice(0);
   }
 
-  /** What happened since last asked, for those who cannot see the page change. */
-  takeNews() {
-    return this.#news.splice(0);
+  /** Return the events since the last call, for screen readers. */
+  takeEvents() {
+    return this.#events.splice(0);
   }
 
-  /** What must outlive this page, or null: no secret, only what was asked and has no outcome. */
-  saved() {
+  /** Return the state that must survive a reload, or null: the unresolved requests. It contains no secret. */
+  persistentState() {
     if (!this.#unresolved.size) return null;
-    return { user: this.user, frames: this.#asked() };
+    return { user: this.user, frames: this.#unresolvedFrames() };
   }
 
   // ---- the view ----------------------------------------------------------------------------------------------------
 
-  /** The version of the cart that is shown; null before the first. */
+  /** The version of the displayed cart; null before the first one. */
   get version() {
     return this.#cart.version;
   }
 
-  /** Milliseconds until the cart ends by the server's clock, at least 0; null when nothing is held. */
-  left(now) {
+  /** Return the milliseconds until the cart expires by the server's clock, at least 0; null if nothing is held. */
+  timeLeft(now) {
     const end = this.#cart.expiresAt;
-    return end === null ? null : Math.max(0, end - (now + this.#serverAhead));
+    return end === null ? null : Math.max(0, end - (now + this.#clockOffset));
   }
 
+  /** Return the name of a product, or its code if the name is unknown. */
   name(product) {
-    return this.#cart.line(product)?.name ?? this.shelf.product(product)?.name ?? product;
+    return this.#cart.line(product)?.name ?? this.products.product(product)?.name ?? product;
   }
 
-  /** `[{product, name, price, held, quantity, state: "pending" | "held" | "refused", refusal}]`; see `Cart.seen`. */
+  /** Return `[{product, name, price, held, quantity, state: "pending" | "held" | "refused", refusal}]`. */
   lines() {
-    return this.#cart.seen(this.#asked(), this.#refusals.keys()).map(([product, { held, quantity, waiting }]) => {
+    const shown = this.#cart.withPending(this.#unresolvedFrames(), this.#refusals.keys());
+    return shown.map(([product, { held, quantity, waiting }]) => {
       const refusal = this.#refusals.get(product) ?? null;
-      const price = this.#cart.line(product)?.price ?? this.shelf.product(product)?.price ?? null;
+      const price = this.#cart.line(product)?.price ?? this.products.product(product)?.price ?? null;
       const state = waiting ? "pending" : refusal ? "refused" : "held";
       return { product, name: this.name(product), price, held, quantity, state, refusal };
     });
@@ -163,38 +167,40 @@ export class Client {
 
   // ---- frames, one by one ------------------------------------------------------------------------------------------
 
-  #welcome(frame, now) {
-    this.#serverAhead = Date.parse(frame.server_time) - now;
-    if (this.user !== null && this.user !== frame.user_id) this.#forget();
+  #handleWelcome(frame, now) {
+    this.#clockOffset = Date.parse(frame.server_time) - now;
+    if (this.user !== null && this.user !== frame.user_id) this.#reset();
     this.user = frame.user_id;
     this.#open = true;
     this.#watch();
-    if (this.version === null && !this.#unresolved.size) this.#live = true; // the first cart follows by itself
-    else this.#askWhatBecame(now);
+    // The server sends the first cart without a request.
+    if (this.version === null && !this.#unresolved.size) this.#resumed = true;
+    else this.#requestResume(now);
   }
 
-  /** Another shopper's cart and requests are not this one's. */
-  #forget() {
+  /** Drop the cart and requests of another shopper. */
+  #reset() {
     this.#cart = new Cart();
     this.#unresolved.clear();
     this.#refusals.clear();
-    this.#needed = 0;
-    this.#news.push({ type: "stranger" });
+    this.#highestVersion = 0;
+    this.#events.push({ type: "new_user" });
   }
 
-  #whole(frame, now) {
-    if (this.#ask && frame.id === this.#ask.id) this.#ask = null;
-    const lapsed = this.left(now) === 0 ? this.#cart.held() : [];
+  #replaceCart(frame, now) {
+    if (this.#cartRequest && frame.id === this.#cartRequest.id) this.#cartRequest = null;
+    const lapsed = this.timeLeft(now) === 0 ? this.#cart.heldLines() : [];
     this.#cart.replace(frame, this.#unresolved);
-    if (lapsed.length && !frame.lines.length) this.#news.push({ type: "expired", lines: lapsed }); // while we were away
-    if (this.version < this.#needed) this.#again(now + CATCH_UP, (then) => this.#catchUp(then));
+    // The cart expired while disconnected.
+    if (lapsed.length && !frame.lines.length) this.#events.push({ type: "expired", lines: lapsed });
+    if (this.version < this.#highestVersion) this.#schedule(now + CATCH_UP_DELAY, (then) => this.#catchUp(then));
   }
 
-  #resumed(frame, now) {
-    if (frame.id !== this.#resume?.id) return;
-    this.#resume = null;
-    this.#live = true;
-    this.#lookAt = now + LOOK_AGAIN;
+  #handleResumed(frame, now) {
+    if (frame.id !== this.#resumeRequest?.id) return;
+    this.#resumeRequest = null;
+    this.#resumed = true;
+    this.#resumeAt = now + RESUME_AFTER;
     for (const [id, request] of this.#unresolved) {
       if (frame.pending.includes(id)) request.sent = true;
       else if (!request.sent || frame.unknown.includes(id)) this.#sendChange(id);
@@ -202,116 +208,116 @@ export class Client {
     this.#catchUp(now);
   }
 
-  #held(frame, now) {
-    const mine = this.#settle(frame.id, now);
-    if (this.#isNext(frame.version, now)) {
-      const product = this.shelf.product(frame.product);
-      if (!product && !this.#cart.line(frame.product)) this.#askForCart(now); // it knows the name and the price
-      this.#cart.hold(frame, product);
+  #handleHeld(frame, now) {
+    const own = this.#settle(frame.id, now);
+    if (this.#advanceTo(frame.version, now)) {
+      const product = this.products.product(frame.product);
+      if (!product && !this.#cart.line(frame.product)) this.#requestCart(now); // the cart has the name and the price
+      this.#cart.applyHeld(frame, product);
     }
-    if (mine) this.#news.push({ type: "held", product: frame.product, quantity: frame.line_quantity });
+    if (own) this.#events.push({ type: "held", product: frame.product, quantity: frame.line_quantity });
   }
 
-  #removed(frame, now) {
-    const mine = this.#settle(frame.id, now);
-    if (this.#isNext(frame.version, now)) this.#cart.remove(frame.product);
-    if (mine) this.#news.push({ type: "removed", product: frame.product });
+  #handleRemoved(frame, now) {
+    const own = this.#settle(frame.id, now);
+    if (this.#advanceTo(frame.version, now)) this.#cart.removeLines(frame.product);
+    if (own) this.#events.push({ type: "removed", product: frame.product });
   }
 
-  #refused(id, reason, available, now) {
-    const mine = this.#settle(id, now);
-    if (!mine) return; // another page's, or heard before
-    const refusal = { type: "refused", asked: mine, reason, available };
-    if (mine.product !== undefined) this.#refusals.set(mine.product, refusal);
-    this.#news.push({ product: mine.product, ...refusal });
+  #handleRefusal(id, reason, available, now) {
+    const own = this.#settle(id, now);
+    if (!own) return; // another page's request, or a repeat
+    const refusal = { type: "refused", request: own, reason, available };
+    if (own.product !== undefined) this.#refusals.set(own.product, refusal);
+    this.#events.push({ product: own.product, ...refusal });
   }
 
-  #expired(frame, now) {
+  #handleExpired(frame, now) {
     if (this.version === null || frame.version <= this.version) return;
-    if (this.#isNext(frame.version, now)) this.#cart.remove();
-    this.#news.push({ type: "expired", lines: frame.lines });
+    if (this.#advanceTo(frame.version, now)) this.#cart.removeLines();
+    this.#events.push({ type: "expired", lines: frame.lines });
   }
 
-  #expiring(frame) {
-    if (frame.version === this.version) this.#news.push({ type: "expiring" });
+  #handleExpiring(frame) {
+    if (frame.version === this.version) this.#events.push({ type: "expiring" });
   }
 
-  #error(frame, now) {
+  #handleError(frame, now) {
     const { id, code } = frame;
     const then = now + 1000 * (frame.retry_after ?? 1);
     if (this.#unresolved.has(id)) {
-      if (!UNDECIDED.has(code)) return this.#refused(id, code, null, now);
-      if (code === "rate_limited") this.#news.push({ type: "rate_limited" });
-      this.#again(then, () => this.#live && this.#unresolved.has(id) && this.#sendChange(id));
-    } else if (id === this.#ask?.id) this.#again(then, (later) => this.#askForCart(later));
-    else if (id === this.#resume?.id) this.#again(then, (later) => this.#askWhatBecame(later));
-    else if (id === this.#watchId) this.#again(then, () => this.#watchAnew());
+      if (!RETRYABLE.has(code)) return this.#handleRefusal(id, code, null, now);
+      if (code === "rate_limited") this.#events.push({ type: "rate_limited" });
+      this.#schedule(then, () => this.#resumed && this.#unresolved.has(id) && this.#sendChange(id));
+    } else if (id === this.#cartRequest?.id) this.#schedule(then, (later) => this.#requestCart(later));
+    else if (id === this.#resumeRequest?.id) this.#schedule(then, (later) => this.#requestResume(later));
+    else if (id === this.#watchId) this.#schedule(then, () => this.#restartWatch());
   }
 
-  // ---- small parts -------------------------------------------------------------------------------------------------
+  // ---- helpers -----------------------------------------------------------------------------------------------------
 
-  /** Whether a frame of this version is to be applied, and then we are at it; a leap asks for the whole cart. */
-  #isNext(version, now) {
-    this.#needed = Math.max(this.#needed, version);
-    if (this.version === null) return false; // the first cart is on its way
+  /** Advance to the next version and return true if the frame is to be applied; if it skips one, request the cart. */
+  #advanceTo(version, now) {
+    this.#highestVersion = Math.max(this.#highestVersion, version);
+    if (this.version === null) return false; // the first cart has not arrived yet
     if (version === this.version + 1) {
       this.#cart.version = version;
       return true;
     }
-    if (this.#live) this.#catchUp(now); // else `resumed` does
+    if (this.#resumed) this.#catchUp(now); // else `#handleResumed` does
     return false;
   }
 
   #catchUp(now) {
-    if (!this.#ask && this.version < this.#needed) this.#askForCart(now);
+    if (!this.#cartRequest && this.version < this.#highestVersion) this.#requestCart(now);
   }
 
-  /** A request has its outcome: our frame that asked for it, or undefined. */
+  /** Mark a request as resolved; return its frame if this page sent it, else undefined. */
   #settle(id, now) {
     const request = this.#unresolved.get(id);
-    if (request) this.#lookAt = now + LOOK_AGAIN;
+    if (request) this.#resumeAt = now + RESUME_AFTER;
     this.#unresolved.delete(id);
     this.#cart.settle(id);
     return request?.frame;
   }
 
-  #asked() {
+  #unresolvedFrames() {
     return [...this.#unresolved.values()].map((request) => request.frame);
   }
 
-  #askForCart(now) {
-    this.#ask = { id: this.#send({ type: "cart" }), at: now };
+  #requestCart(now) {
+    this.#cartRequest = { id: this.#send({ type: "cart" }), at: now };
   }
 
-  #askWhatBecame(now) {
+  #requestResume(now) {
     const unresolved = [...this.#unresolved.keys()];
-    this.#resume = { id: this.#send({ type: "resume", version: this.version ?? 0, unresolved }), at: now };
+    this.#resumeRequest = { id: this.#send({ type: "resume", version: this.version ?? 0, unresolved }), at: now };
   }
 
   #watch() {
     if (!this.#open) return;
-    for (const frame of this.shelf.frames()) this.#watchId = this.#send(frame);
+    for (const frame of this.products.watchFrames()) this.#watchId = this.#send(frame);
   }
 
-  #watchAnew() {
+  #restartWatch() {
     this.#send({ type: "unwatch" });
-    this.shelf.lost();
+    this.products.clearWatched();
     this.#watch();
   }
 
   #sendChange(id) {
     const request = this.#unresolved.get(id);
     request.sent = true;
-    this.#out.push(request.frame);
+    this.#outgoing.push(request.frame);
   }
 
   #send(frame) {
     const id = this.#newId();
-    if (this.#open) this.#out.push({ id, ...frame });
+    if (this.#open) this.#outgoing.push({ id, ...frame });
     return id;
   }
 
-  #again(at, again) {
-    this.#later.push({ at, again });
+  #schedule(at, action) {
+    this.#scheduled.push({ at, action });
   }
 }

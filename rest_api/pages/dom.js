@@ -1,24 +1,24 @@
-/** Making and changing elements. Text only ever goes in as text: nothing here reads HTML. */
+/** Helpers to create and change elements. Text is only ever set as text: nothing here parses HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element; attributes that are null or false are left out, functions are listeners, strings become text. */
-export function make(tag, attributes = {}, ...children) {
+/** Create an element. Attributes that are null or false are omitted, functions become listeners, strings become text. */
+export function makeElement(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** An SVG element. */
-export function draw(tag, attributes = {}, ...children) {
+/** Create an SVG element. */
+export function makeSvg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** The element of this page with that id. */
-export function part(id) {
+/** Return the element with this id. */
+export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Change a text only when it differs, so that screen readers and selections are left in peace. */
-export function say(element, text) {
+/** Set an element's text only if it differs, so that screen readers and selections are not disturbed. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 

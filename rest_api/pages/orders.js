@@ -1,137 +1,137 @@
 /**
- * Buying what is in the cart, and the orders of this shopper as they move.
+ * Checkout, and the shopper's orders with live status.
  *
- * An order is asked for over HTTP under a key of its own: as long as nobody has answered, the same form is sent under
- * the same key, so a second click, or a second try after a cut, cannot buy twice. How it goes is told by the line.
+ * An order is placed over HTTP with an idempotency key. Until a response arrives, the same form is sent with the same
+ * key, so a second click, or a retry after a disconnect, cannot buy twice. Status changes arrive over the socket.
  */
 
-import { make, part, say } from "./dom.js";
-import { declined, money, progress, refusedOrder } from "./words.js";
+import { byId, makeElement, setText } from "./dom.js";
+import { money, orderErrorText, orderStatus, requestErrorText } from "./words.js";
 
-const PATIENCE = 15_000; // for an answer
-const WAIT = 10; // seconds that the shop may take to decide before it answers
-const SHOWN = 10;
-const SOON = 300; // after the last news, before the list is read again: one order moves in quick steps
-const LATER = 2_000; // before it is read again when that did not go well
-const OPEN = new Set(["placed", "committed", "paid", "confirmed"]); // that may still be cancelled
+const TIMEOUT = 15_000; // milliseconds, for a response
+const WAIT = 10; // seconds that the server may wait for the outcome before it responds
+const MAX_SHOWN = 10;
+const RELOAD_DELAY = 300; // milliseconds after the last status change: an order may change several times in a row
+const RETRY_DELAY = 2_000; // milliseconds after a failed load
+const CANCELLABLE = new Set(["placed", "committed", "paid", "confirmed"]);
 
 export class Orders {
   #client;
   #newId;
-  #said;
-  #asked = { text: null, key: null }; // the last order that was asked for, and its key
+  #announce;
+  #lastRequest = { text: null, key: null }; // the body of the last order without a response, and its idempotency key
   #buying = false;
-  #shown = new Map(); // order id -> the parts of its entry
-  #moved = new Map(); // order id -> the newest frame: the list may be a moment behind the line
-  #reading = null;
+  #shown = new Map(); // order id -> the elements of its entry
+  #latestFrames = new Map(); // order id -> the newest `order` frame, which the list may not reflect yet
+  #loadTimer = null;
 
-  /** `said(text)` tells those who hear the page. */
-  constructor(client, newId, said) {
+  /** `announce(text)` announces a text to screen readers. */
+  constructor(client, newId, announce) {
     this.#client = client;
     this.#newId = newId;
-    this.#said = said;
-    part("checkout").addEventListener("submit", (event) => {
+    this.#announce = announce;
+    byId("checkout").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#buy();
     });
   }
 
-  /** Bring the form up to date; `lines` are the client's. */
+  /** Update the checkout form; `lines` are the client's. */
   render(lines) {
     const held = lines.some((line) => line.held);
-    const form = part("checkout");
+    const form = byId("checkout");
     form.hidden = !held && !this.#buying;
-    part("buy").disabled = this.#buying || !held || lines.some((line) => line.state === "pending");
+    byId("buy").disabled = this.#buying || !held || lines.some((line) => line.state === "pending");
   }
 
-  /** The line tells that an order moved. */
-  heard(frame) {
-    const known = this.#moved.get(frame.order_id);
+  /** Handle an `order` frame. */
+  update(frame) {
+    const known = this.#latestFrames.get(frame.order_id);
     if (known && known.order_version >= frame.order_version) return;
-    this.#moved.set(frame.order_id, frame);
+    this.#latestFrames.set(frame.order_id, frame);
     const entry = this.#shown.get(frame.order_id);
-    if (entry) this.#update(entry, { ...entry.order, ...frame });
-    this.read(SOON);
+    if (entry) this.#updateEntry(entry, { ...entry.order, ...frame });
+    this.load(RELOAD_DELAY);
   }
 
-  /** Read the list, after a moment. */
-  read(after = 0) {
-    clearTimeout(this.#reading);
-    this.#reading = setTimeout(() => this.#list(), after);
+  /** Load the list of orders after a delay in milliseconds. */
+  load(delay = 0) {
+    clearTimeout(this.#loadTimer);
+    this.#loadTimer = setTimeout(() => this.#loadList(), delay);
   }
 
-  async #list() {
-    const answer = await ask(`/v1/orders?limit=${SHOWN}`);
-    if (!answer?.ok) return this.read(LATER);
-    const { items } = answer.body;
-    part("orders").hidden = items.length === 0;
+  async #loadList() {
+    const response = await request(`/v1/orders?limit=${MAX_SHOWN}`);
+    if (!response?.ok) return this.load(RETRY_DELAY);
+    const { items } = response.body;
+    byId("orders").hidden = items.length === 0;
     const ids = new Set(items.map((order) => order.order_id));
     for (const [id, { item }] of this.#shown) {
       if (ids.has(id)) continue;
       item.remove();
       this.#shown.delete(id);
     }
-    items.forEach((order, place) => {
-      if (!this.#shown.has(order.order_id)) this.#shown.set(order.order_id, this.#entry(order));
+    items.forEach((order, index) => {
+      if (!this.#shown.has(order.order_id)) this.#shown.set(order.order_id, this.#createEntry(order));
       const entry = this.#shown.get(order.order_id);
-      const moved = this.#moved.get(order.order_id);
-      this.#update(entry, moved && moved.order_version > order.order_version ? { ...order, ...moved } : order);
-      const list = part("order-list");
-      if (list.children[place] !== entry.item) list.insertBefore(entry.item, list.children[place] ?? null);
+      const latest = this.#latestFrames.get(order.order_id);
+      this.#updateEntry(entry, latest && latest.order_version > order.order_version ? { ...order, ...latest } : order);
+      const list = byId("order-list");
+      if (list.children[index] !== entry.item) list.insertBefore(entry.item, list.children[index] ?? null);
     });
   }
 
-  #entry(order) {
-    const title = make("h3", { class: "name" }, `Order ${order.order_id.slice(0, 8)}`);
-    const total = make("p", { class: "amount" });
-    const what = make("p", { class: "each" });
-    const state = make("p", { class: "state", role: "status" });
-    const cancel = make("button", { type: "button", class: "plain", click: () => this.#cancel(entry) }, "Cancel this order");
-    const trouble = make("p", { class: "trouble", role: "alert" });
-    const item = make("li", { class: "order", "data-order": order.order_id }, title, total, what, state, cancel, trouble);
+  #createEntry(order) {
+    const title = makeElement("h3", { class: "name" }, `Order ${order.order_id.slice(0, 8)}`);
+    const total = makeElement("p", { class: "amount" });
+    const what = makeElement("p", { class: "each" });
+    const state = makeElement("p", { class: "state", role: "status" });
+    const cancel = makeElement("button", { type: "button", class: "plain", click: () => this.#cancel(entry) }, "Cancel this order");
+    const trouble = makeElement("p", { class: "trouble", role: "alert" });
+    const item = makeElement("li", { class: "order", "data-order": order.order_id }, title, total, what, state, cancel, trouble);
     const entry = { order, item, total, what, state, cancel, trouble };
     return entry;
   }
 
-  #update(entry, order) {
+  #updateEntry(entry, order) {
     entry.order = order;
     entry.item.dataset.status = order.status;
-    say(entry.total, order.total ? money(order.total) : "");
-    say(entry.what, order.lines.map((line) => `${line.quantity} × ${line.name}`).join(", "));
-    say(entry.state, progress(order));
-    entry.cancel.hidden = !OPEN.has(order.status);
+    setText(entry.total, order.total ? money(order.total) : "");
+    setText(entry.what, order.lines.map((line) => `${line.quantity} × ${line.name}`).join(", "));
+    setText(entry.state, orderStatus(order));
+    entry.cancel.hidden = !CANCELLABLE.has(order.status);
   }
 
   async #cancel(entry) {
     const { order_id: id } = entry.order;
     entry.cancel.disabled = true;
     const headers = { "Idempotency-Key": `cancel ${id}`, Prefer: `wait=${WAIT}` };
-    const answer = await ask(`/v1/orders/${id}/cancel`, { method: "POST", headers });
+    const response = await request(`/v1/orders/${id}/cancel`, { method: "POST", headers });
     entry.cancel.disabled = false;
-    say(entry.trouble, answer?.ok ? "" : declined(answer));
-    this.read();
+    setText(entry.trouble, response?.ok ? "" : requestErrorText(response));
+    this.load();
   }
 
   async #buy() {
     if (this.#buying) return;
-    const text = JSON.stringify(this.#wanted());
-    if (text !== this.#asked.text) this.#asked = { text, key: this.#newId() };
+    const text = JSON.stringify(this.#orderBody());
+    if (text !== this.#lastRequest.text) this.#lastRequest = { text, key: this.#newId() };
     this.#buying = true;
-    part("buy").disabled = true;
-    say(part("checkout-says"), "One moment…");
-    const headers = { "Content-Type": "application/json", "Idempotency-Key": this.#asked.key, Prefer: `wait=${WAIT}` };
-    const answer = await ask("/v1/orders", { method: "POST", headers, body: text });
+    byId("buy").disabled = true;
+    setText(byId("checkout-error"), "One moment…");
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": this.#lastRequest.key, Prefer: `wait=${WAIT}` };
+    const response = await request("/v1/orders", { method: "POST", headers, body: text });
     this.#buying = false;
-    part("buy").disabled = false;
-    say(part("checkout-says"), answer?.ok ? "" : refusedOrder(answer));
-    if (!answer?.ok) return;
-    this.#asked = { text: null, key: null };
-    this.#said("Thank you. Your order is placed.");
-    this.read();
+    byId("buy").disabled = false;
+    setText(byId("checkout-error"), response?.ok ? "" : orderErrorText(response));
+    if (!response?.ok) return;
+    this.#lastRequest = { text: null, key: null };
+    this.#announce("Thank you. Your order is placed.");
+    this.load();
   }
 
-  #wanted() {
-    const field = (name) => part("checkout").elements[name].value.trim();
+  #orderBody() {
+    const field = (name) => byId("checkout").elements[name].value.trim();
     const filled = (...names) => Object.fromEntries(names.map((name) => [name, field(name)]).filter(([, value]) => value));
     const held = this.#client.lines().filter((line) => line.held && line.price);
     const amount = held.reduce((sum, line) => sum + line.price.amount * line.held, 0);
@@ -145,10 +145,10 @@ export class Orders {
   }
 }
 
-/** What the shop answers: `{ok, status, body}`; null when nobody did. */
-async function ask(path, options = {}) {
+/** Send a request; return `{ok, status, body}`, or null if there was no response. */
+async function request(path, options = {}) {
   try {
-    const response = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+    const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
     return { ok: response.ok, status: response.status, body: await response.json() };
   } catch {
     return null;

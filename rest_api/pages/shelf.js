@@ -1,15 +1,15 @@
-/** What the page knows of the products: names and prices from the catalogue, live stock from the line. */
+/** Cache of products: names and prices from the catalogue, live stock from the socket. */
 
-const MOST_WATCHED = 100; // that a socket may watch
+const MAX_WATCHED = 100; // products per socket
 
-export class Shelf {
+export class ProductCache {
   #products = new Map(); // code -> item of GET /v1/products
   #stock = new Map(); // code -> the `stock` frame of the highest version
-  #wished = new Set();
-  #watched = new Set();
+  #desired = new Set(); // products to watch
+  #watched = new Set(); // products that the server watches for this socket
 
-  /** Learn the items of a list of `GET /v1/products`. */
-  learn(items) {
+  /** Store the items of a response to `GET /v1/products`. */
+  store(items) {
     for (const item of items) this.#products.set(item.code, item);
   }
 
@@ -17,39 +17,39 @@ export class Shelf {
     return this.#products.get(code);
   }
 
-  /** How much there is: as the line told it last, else as the catalogue did, else null. */
+  /** Return the available quantity: the latest from the socket, else from the catalogue, else null. */
   available(code) {
     return this.#stock.get(code)?.available ?? this.#products.get(code)?.available ?? null;
   }
 
-  /** Take a `stock` frame unless we have a later one. */
-  note(frame) {
+  /** Store a `stock` frame unless a later one is already stored. */
+  updateStock(frame) {
     if (frame.version > (this.#stock.get(frame.product)?.version ?? -1)) this.#stock.set(frame.product, frame);
   }
 
-  /** The products to watch from now on: exactly these, or the first hundred of them. */
-  wish(codes) {
-    this.#wished = new Set([...codes].slice(0, MOST_WATCHED));
+  /** Set the products to watch: exactly these, or the first hundred of them. */
+  setDesired(codes) {
+    this.#desired = new Set([...codes].slice(0, MAX_WATCHED));
   }
 
-  /** The line is new: the server watches nothing for us. */
-  lost() {
+  /** Clear the watched products: a new connection watches none. */
+  clearWatched() {
     this.#watched.clear();
   }
 
-  /** The frames that bring what is watched to what is wished; room is made first. */
-  frames() {
-    const gone = [...this.#watched].filter((code) => !this.#wished.has(code));
-    const come = [...this.#wished].filter((code) => !this.#watched.has(code));
-    this.#watched = new Set(this.#wished);
+  /** Return the frames that make the server watch the desired products: `unwatch` first, to stay within the limit. */
+  watchFrames() {
+    const removed = [...this.#watched].filter((code) => !this.#desired.has(code));
+    const added = [...this.#desired].filter((code) => !this.#watched.has(code));
+    this.#watched = new Set(this.#desired);
     const frames = [];
-    if (gone.length) frames.push({ type: "unwatch", products: gone });
-    if (come.length) frames.push({ type: "watch", products: come });
+    if (removed.length) frames.push({ type: "unwatch", products: removed });
+    if (added.length) frames.push({ type: "watch", products: added });
     return frames;
   }
 
-  /** A frame that is answered at once and changes nothing: to hear whether the line still carries. */
-  probe() {
+  /** Return a frame that is answered at once and changes nothing, to test the connection. */
+  probeFrame() {
     const [code] = this.#watched;
     return code === undefined ? { type: "cart" } : { type: "watch", products: [code] };
   }

@@ -1,33 +1,33 @@
-/** The shop's page: joins the client, its connection, the shelf and the cart, and lets time pass. */
+/** Entry point of the shop's page: creates the client, its connection and the views, and runs the timer. */
 
-import { Basket } from "./basket.js";
-import { Catalogue, named } from "./catalogue.js";
+import { CartView } from "./basket.js";
+import { Catalogue, nameClass } from "./catalogue.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
-import { make, part, say } from "./dom.js";
+import { byId, makeElement, setText } from "./dom.js";
 import { Orders } from "./orders.js";
-import { Together } from "./together.js";
-import { heard } from "./words.js";
+import { Recommendations } from "./together.js";
+import { describeEvent } from "./words.js";
 
-const TICK = 250;
-const FRAME = 16;
-const SAVED = "holdfast.unresolved"; // in sessionStorage: this tab's requests that have no outcome yet
-const GRAVE = new Set(["refused", "expired", "expiring", "rate_limited", "stranger"]);
+const TICK = 250; // milliseconds
+const RENDER_DELAY = 16; // milliseconds
+const STORAGE_KEY = "holdfast.unresolved"; // in sessionStorage: this tab's requests that have no outcome yet
+const ALERTS = new Set(["refused", "expired", "expiring", "rate_limited", "new_user"]); // events announced at once
 
-const client = new Client(newId, restored());
-const connection = new Connection(client, changed);
-const basket = new Basket(client, asked);
-const orders = new Orders(client, newId, (text) => say(part("said"), text));
-const catalogue = new Catalogue(client.shelf, add, watch, changed);
-const together = new Together(client.shelf, add, changed);
+const client = new Client(newId, restore());
+const connection = new Connection(client, onChange);
+const cartView = new CartView(client, onRequest);
+const orders = new Orders(client, newId, (text) => setText(byId("announcements"), text));
+const catalogue = new Catalogue(client.products, add, watch, onChange);
+const recommendations = new Recommendations(client.products, add, onChange);
 
 let rendering = null;
 let savedText = null;
 
 function add(product, quantity) {
-  if (!client.change("add", product, quantity)) say(part("warned"), "Too much is waiting for an answer. One moment, please.");
-  say(part("notice"), "");
-  asked();
+  if (!client.change("add", product, quantity)) setText(byId("alerts"), "Too many changes are in progress. One moment, please.");
+  setText(byId("notice"), "");
+  onRequest();
 }
 
 function watch(products) {
@@ -35,102 +35,105 @@ function watch(products) {
   connection.flush();
 }
 
-/** The shopper asked for something: keep it before it is sent, so that a reload cannot lose it. */
-function asked() {
-  changed();
+/** Store and send a change that the shopper has requested. It is stored first, so that a reload cannot lose it. */
+function onRequest() {
+  onChange();
   connection.flush();
 }
 
-/** Something changed: keep what must be kept at once, show it soon. */
-function changed() {
+/** Store unresolved requests at once, announce events, and schedule a rendering. */
+function onChange() {
   save();
-  for (const news of client.takeNews()) tell(news);
-  rendering ??= setTimeout(render, FRAME);
+  for (const event of client.takeEvents()) announce(event);
+  rendering ??= setTimeout(render, RENDER_DELAY);
 }
 
 function render() {
   rendering = null;
   const lines = client.lines();
   catalogue.render(lines);
-  basket.render(lines);
+  cartView.render(lines);
   orders.render(lines);
-  together.render(lines);
-  basket.tick(performance.now());
-  showLine();
+  recommendations.render(lines);
+  cartView.tick(performance.now());
+  renderConnection();
 }
 
-function tell(news) {
-  const text = heard(news, news.product === undefined ? undefined : client.name(news.product));
-  part(GRAVE.has(news.type) ? "warned" : "said").textContent = text; // also when it says the same again
-  if (GRAVE.has(news.type) && news.product === undefined) notice(text, news.lines ?? []);
-  if (news.type === "order") orders.heard(news);
-  if (news.type === "held" || news.type === "removed") say(part("notice"), "");
+function announce(event) {
+  const text = describeEvent(event, event.product === undefined ? undefined : client.name(event.product));
+  byId(ALERTS.has(event.type) ? "alerts" : "announcements").textContent = text; // set it even if unchanged: it is read again
+  if (ALERTS.has(event.type) && event.product === undefined) showNotice(text, event.lines ?? []);
+  if (event.type === "order") orders.update(event);
+  if (event.type === "held" || event.type === "removed") setText(byId("notice"), "");
 }
 
-function notice(text, lines) {
-  const lost = lines.map(({ product, quantity }) => {
+/** Show a notice above the cart, with the expired lines, if any. */
+function showNotice(text, lines) {
+  const expired = lines.map(({ product, quantity }) => {
     const name = client.name(product);
-    return make("li", {}, `${quantity} × `, make("span", { class: named(name) }, name));
+    return makeElement("li", {}, `${quantity} × `, makeElement("span", { class: nameClass(name) }, name));
   });
-  part("notice").replaceChildren(text, ...(lost.length ? [make("ul", {}, ...lost)] : []));
+  byId("notice").replaceChildren(text, ...(expired.length ? [makeElement("ul", {}, ...expired)] : []));
 }
 
-function showLine() {
+function renderConnection() {
   const { state, retryAt } = connection;
-  const says = {
+  const texts = {
     connecting: "Connecting…",
-    open: "Open",
-    waiting: "Out of reach. Your cart stays as it was.",
-    stopped: "The shop has hung up.",
+    open: "Connected",
+    waiting: "Connection lost. Your cart is unchanged.",
+    stopped: "Disconnected by the shop.",
   };
-  if (state === "open" && part("line").dataset.state !== "open") {
+  if (state === "open" && byId("connection").dataset.state !== "open") {
     catalogue.retry();
-    orders.read();
+    orders.load();
   }
-  part("line").dataset.state = state;
-  say(part("line-says"), says[state]);
+  byId("connection").dataset.state = state;
+  setText(byId("connection-text"), texts[state]);
   const seconds = state === "waiting" ? Math.max(1, Math.ceil((retryAt - performance.now()) / 1000)) : 0;
-  say(part("line-wait"), seconds ? `Trying again in ${seconds} s` : "");
-  part("line-now").hidden = state !== "waiting" && state !== "stopped";
+  setText(byId("connection-wait"), seconds ? `Trying again in ${seconds} s` : "");
+  byId("reconnect").hidden = state !== "waiting" && state !== "stopped";
 }
 
 function openCart(open) {
   document.body.classList.toggle("cart-open", open);
-  part("bar").setAttribute("aria-expanded", String(open));
-  part("shelf").inert = open;
-  (open ? part("cart") : part("bar")).focus();
+  byId("bar").setAttribute("aria-expanded", String(open));
+  byId("catalogue").inert = open;
+  (open ? byId("cart") : byId("bar")).focus();
 }
 
-/** A random UUID, also where the page came over plain HTTP and `randomUUID` is withheld. */
+/** Create a random id. `randomUUID` is not available on pages loaded over plain HTTP. */
 function newId() {
   if (crypto.randomUUID) return crypto.randomUUID();
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function restored() {
+/** Load the client's stored state; null if there is none. */
+function restore() {
   try {
-    return JSON.parse(sessionStorage.getItem(SAVED));
+    return JSON.parse(sessionStorage.getItem(STORAGE_KEY));
   } catch {
-    return null; // no storage here: then a reload forgets, and nothing else
+    return null; // without storage, only reloads lose requests
   }
 }
 
+/** Store the client's state if it has changed. */
 function save() {
-  const kept = client.saved();
-  const text = kept && JSON.stringify(kept);
+  const state = client.persistentState();
+  const text = state && JSON.stringify(state);
   if (text === savedText) return;
   savedText = text;
   try {
-    if (text === null) sessionStorage.removeItem(SAVED);
-    else sessionStorage.setItem(SAVED, text);
+    if (text === null) sessionStorage.removeItem(STORAGE_KEY);
+    else sessionStorage.setItem(STORAGE_KEY, text);
   } catch {
-    // as above
+    // See `restore`.
   }
 }
 
-part("line-now").addEventListener("click", () => connection.connect());
-part("bar").addEventListener("click", () => openCart(true));
-part("cart-close").addEventListener("click", () => openCart(false));
+byId("reconnect").addEventListener("click", () => connection.connect());
+byId("bar").addEventListener("click", () => openCart(true));
+byId("cart-close").addEventListener("click", () => openCart(false));
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && document.body.classList.contains("cart-open")) openCart(false);
 });
@@ -144,8 +147,8 @@ setInterval(() => {
   const now = performance.now();
   connection.tick(now);
   connection.flush();
-  basket.tick(now);
-  showLine();
+  cartView.tick(now);
+  renderConnection();
 }, TICK);
 catalogue.start();
 connection.connect();

@@ -1,41 +1,41 @@
-/** What others bought together with what is in the cart: asked for once a product, shown under the cart. */
+/** Recommendations below the cart: products often bought together with its lines, loaded once per product. */
 
-import { named } from "./catalogue.js";
-import { make, part } from "./dom.js";
+import { nameClass } from "./catalogue.js";
+import { byId, makeElement } from "./dom.js";
 import { money } from "./words.js";
 
-const ASKED = 5; // of the cart's lines: the last ones
-const MOST = 3;
+const MAX_LINES = 5; // the last lines of the cart, for which related products are loaded
+const MAX_SHOWN = 3;
 
-export class Together {
-  #shelf;
+export class Recommendations {
+  #products;
   #add;
-  #changed;
-  #lists = new Map(); // product -> items of GET /v1/products/{code}/related; empty while they are being read
-  #items = make("ul");
-  #block = make("section", { class: "together", hidden: true, "aria-labelledby": "together-title" },
-    make("h3", { id: "together-title" }, "Often bought with these"), this.#items);
+  #onChange;
+  #lists = new Map(); // product -> items of GET /v1/products/{code}/related; empty while loading
+  #items = makeElement("ul");
+  #block = makeElement("section", { class: "recommendations", hidden: true, "aria-labelledby": "recommendations-title" },
+    makeElement("h3", { id: "recommendations-title" }, "Often bought with these"), this.#items);
   #shown = "";
 
-  /** `add(product, quantity)` asks for it; `changed()`: draw me. */
-  constructor(shelf, add, changed) {
-    this.#shelf = shelf;
+  /** `add(product, quantity)` adds to the cart; `onChange()` requests a rendering. */
+  constructor(products, add, onChange) {
+    this.#products = products;
     this.#add = add;
-    this.#changed = changed;
-    part("sum").before(this.#block);
+    this.#onChange = onChange;
+    byId("sum").before(this.#block);
   }
 
-  /** Show what goes with these lines and is not among them; what goes with most certainty comes first. */
+  /** Show related products that are not in the cart, those with the highest confidence first. */
   render(lines) {
-    const own = new Set(lines.map((line) => line.product));
-    const asked = [...own].slice(-ASKED);
-    for (const product of asked) if (!this.#lists.has(product)) this.#read(product);
+    const inCart = new Set(lines.map((line) => line.product));
+    const recent = [...inCart].slice(-MAX_LINES);
+    for (const product of recent) if (!this.#lists.has(product)) this.#load(product);
     const found = new Map();
-    for (const item of asked.flatMap((product) => this.#lists.get(product) ?? [])) {
-      if (own.has(item.code) || item.available === 0) continue;
+    for (const item of recent.flatMap((product) => this.#lists.get(product) ?? [])) {
+      if (inCart.has(item.code) || item.available === 0) continue;
       if (item.confidence > (found.get(item.code)?.confidence ?? 0)) found.set(item.code, item);
     }
-    const items = [...found.values()].sort((one, other) => other.confidence - one.confidence).slice(0, MOST);
+    const items = [...found.values()].sort((one, other) => other.confidence - one.confidence).slice(0, MAX_SHOWN);
     const shown = items.map((item) => item.code).join(" ");
     if (shown === this.#shown) return;
     this.#shown = shown;
@@ -44,24 +44,24 @@ export class Together {
   }
 
   #item({ code, name, price }) {
-    const add = make("button", { type: "button", class: "plain", "aria-label": `Add ${name}`, click: () => {
+    const add = makeElement("button", { type: "button", class: "plain", "aria-label": `Add ${name}`, click: () => {
       this.#add(code, 1);
-      part("cart").focus();
+      byId("cart").focus();
     } }, "Add");
-    return make("li", { "data-related": code }, make("span", { class: named(name) }, name), money(price), add);
+    return makeElement("li", { "data-related": code }, makeElement("span", { class: nameClass(name) }, name), money(price), add);
   }
 
-  async #read(product) {
+  async #load(product) {
     this.#lists.set(product, []);
     try {
-      const answer = await fetch(`/v1/products/${encodeURIComponent(product)}/related`);
-      if (!answer.ok) return;
-      const { items } = await answer.json();
-      this.#shelf.learn(items);
+      const response = await fetch(`/v1/products/${encodeURIComponent(product)}/related`);
+      if (!response.ok) return;
+      const { items } = await response.json();
+      this.#products.store(items);
       this.#lists.set(product, items);
-      this.#changed();
+      this.#onChange();
     } catch {
-      // The cart does without it.
+      // Recommendations are optional.
     }
   }
 }

@@ -1,42 +1,42 @@
-/** What the page says: money, times, stock, refusals. Plain English, no markup. */
+/** Texts of the page: money, times, stock, refusals. No markup. */
 
-const LOW = 5; // from here down we say how few are left
+const LOW = 5; // at most this many: the number left is shown
 
-/** Money of integer minor units, as people write it. */
+/** Format an amount in minor units. */
 export function money({ amount, currency }) {
   const format = new Intl.NumberFormat("en-GB", { style: "currency", currency });
   return format.format(amount / 10 ** format.resolvedOptions().maximumFractionDigits);
 }
 
-/** Minutes and seconds; a started second counts whole. */
-export function minutes(milliseconds) {
+/** Format a duration as minutes and seconds, rounded up. */
+export function countdown(milliseconds) {
   const seconds = Math.ceil(milliseconds / 1000);
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
-/** The stock of a product: `{text, level}`. */
-export function stock(available) {
+/** Return the text and level of a product's stock: `{text, level}`. */
+export function stockLabel(available) {
   if (available === null) return { text: "", level: "unknown" };
   if (available <= 0) return { text: "Sold out", level: "none" };
   if (available <= LOW) return { text: `Only ${available} left`, level: "low" };
   return { text: `${available} in stock`, level: "plenty" };
 }
 
-/** What of a product is in the cart, in a few words. */
-export function mine({ state, held, quantity, refusal: refused }) {
-  if (state === "pending") return `Asking for ${quantity}…`;
-  return state === "refused" ? refusal(refused) : `${held} held for you`;
+/** Describe the cart line of a product. */
+export function lineStatus({ state, held, quantity, refusal: refused }) {
+  if (state === "pending") return `Reserving ${quantity}…`;
+  return state === "refused" ? refusalText(refused) : `${held} held for you`;
 }
 
-/** Why a change was refused, in one sentence or two. */
-export function refusal({ asked, reason, available }) {
+/** Explain why a change was refused. */
+export function refusalText({ request, reason, available }) {
   switch (reason) {
-    case "out_of_stock": return outOfStock(asked, available);
+    case "out_of_stock": return outOfStock(request, available);
     case "unknown_product": return "We no longer have this.";
-    case "limit": return "That is more than one cart may hold.";
-    case "expired": return "That came too late, so nothing was done.";
-    case "failed": return "The shop could not decide this, so nothing was done.";
-    default: return "That did not go through, so nothing was done.";
+    case "limit": return "That is more than one cart can hold.";
+    case "expired": return "That came too late, so nothing was changed.";
+    case "failed": return "The shop could not process this, so nothing was changed.";
+    default: return "That did not work, so nothing was changed.";
   }
 }
 
@@ -46,74 +46,74 @@ function outOfStock({ type, quantity }, available) {
   return `${left}; you asked for ${quantity}.`;
 }
 
-/** What came of something, for those who hear the page; `name` is the product's. */
-export function heard(news, name) {
-  switch (news.type) {
-    case "held": return `${news.quantity} × ${name} held for you.`;
-    case "removed": return news.product === undefined ? "Your cart is empty." : `${name} taken out.`;
-    case "refused": return `${name ?? "Your cart"}: ${refusal(news)}`;
-    case "expired": return "The time ran out, and your cart went back on the shelf.";
-    case "expiring": return "Two minutes are left. Adding anything gives you more time.";
-    case "rate_limited": return "That was a little fast. What you asked is being sent again.";
-    case "order": return `Your order: ${progress(news)}.`.replace("..", ".");
-    case "stranger": return "You have a new cart: the old session has ended.";
+/** Describe an event for screen readers; `name` is the product's name. */
+export function describeEvent(event, name) {
+  switch (event.type) {
+    case "held": return `${event.quantity} × ${name} held for you.`;
+    case "removed": return event.product === undefined ? "Your cart is empty." : `${name} removed.`;
+    case "refused": return `${name ?? "Your cart"}: ${refusalText(event)}`;
+    case "expired": return "Your time ran out, so the items in your cart were released.";
+    case "expiring": return "Two minutes left. Add anything to get more time.";
+    case "rate_limited": return "That was a little fast. Your request is being sent again.";
+    case "order": return `Your order: ${orderStatus(event)}.`.replace("..", ".");
+    case "new_user": return "You have a new cart: your old session has ended.";
     default: return "";
   }
 }
 
-/** The cart in one line. */
-export function summary(lines) {
+/** Summarize the cart in one line. */
+export function cartSummary(lines) {
   const refused = lines.filter((line) => line.state === "refused").length;
   if (refused) return `Your cart: ${refused} refused`;
-  if (lines.some((line) => line.state === "pending")) return "Your cart: asking…";
+  if (lines.some((line) => line.state === "pending")) return "Your cart: updating…";
   const count = lines.reduce((sum, line) => sum + line.held, 0);
   if (!count) return "Your cart is empty";
-  return `Your cart: ${count} ${count === 1 ? "piece" : "pieces"}`;
+  return `Your cart: ${count} ${count === 1 ? "item" : "items"}`;
 }
 
 const PROGRESS = {
-  placed: "Being looked at",
-  committed: "Held for you; waiting for the payment",
+  placed: "Order received",
+  committed: "Reserved for you; waiting for the payment",
   paid: "Paid",
   confirmed: "Being packed",
   shipped: "On its way",
   delivered: "Delivered",
 };
 
-/** Where an order has come to. */
-export function progress({ status, reason, refunded }) {
+/** Describe the status of an order. */
+export function orderStatus({ status, reason, refunded }) {
   if (status !== "cancelled") return PROGRESS[status] ?? status;
-  const back = refunded?.amount ? ` ${money(refunded)} went back to you.` : "";
+  const refund = refunded?.amount ? ` ${money(refunded)} was refunded.` : "";
   switch (reason) {
-    case "cancelled": return `Cancelled, as you asked.${back}`;
-    case "declined": return "The payment was declined. What was held is in your cart again, as far as it could be.";
-    case "payment_unavailable": return `The payment did not come about. What was held is in your cart again.${back}`;
-    case "delivery_failed": return `It could not be delivered.${back}`;
-    case "wrong_amount": return `The payment was not for the right sum.${back}`;
-    default: return `Cancelled: ${(reason ?? "failed").replaceAll("_", " ")}.${back}`;
+    case "cancelled": return `Cancelled, as you asked.${refund}`;
+    case "declined": return "The payment was declined. The items are back in your cart if they were still available.";
+    case "payment_unavailable": return `The payment could not be completed. The items are back in your cart.${refund}`;
+    case "delivery_failed": return `It could not be delivered.${refund}`;
+    case "wrong_amount": return `The payment was for the wrong amount.${refund}`;
+    default: return `Cancelled: ${(reason ?? "failed").replaceAll("_", " ")}.${refund}`;
   }
 }
 
-/** Why an order was not taken; `answer` is the shop's, or null when nobody answered. */
-export function refusedOrder(answer) {
+/** Explain why an order was not placed; `answer` is the response, or null if there was none. */
+export function orderErrorText(answer) {
   switch (slug(answer)) {
-    case "cart-changed": return "Your cart has changed meanwhile. Look at it once more, then try again.";
-    case "cart-empty": return "There is nothing in your cart.";
-    case "cart-expired": return "The time ran out, and your cart went back on the shelf.";
-    case "total-changed": return "The total has changed meanwhile. Look at it once more, then try again.";
-    case "payment-unavailable": return "Payments are out of reach just now. Your cart stays yours; try again in a moment.";
-    case "unknown-payment-token": return "We do not know that way of paying.";
-    case "invalid": return `Please look at this again: ${fields(answer)}.`;
-    default: return declined(answer);
+    case "cart-changed": return "Your cart has changed in the meantime. Please check it, then try again.";
+    case "cart-empty": return "Your cart is empty.";
+    case "cart-expired": return "Your time ran out, so the items in your cart were released.";
+    case "total-changed": return "The total has changed in the meantime. Please check it, then try again.";
+    case "payment-unavailable": return "Payments are not available right now. Your cart is unchanged; please try again in a moment.";
+    case "unknown-payment-token": return "That payment method is not accepted.";
+    case "invalid": return `Please check: ${fields(answer)}.`;
+    default: return requestErrorText(answer);
   }
 }
 
-/** Why something did not come about. */
-export function declined(answer) {
+/** Explain why a request failed; `answer` is the response, or null if there was none. */
+export function requestErrorText(answer) {
   switch (slug(answer)) {
-    case "order-not-cancellable": return "It is on its way already, so it can no longer be cancelled.";
+    case "order-not-cancellable": return "It is already on its way, so it can no longer be cancelled.";
     case "rate-limited": return "That was a little fast. One moment, please.";
-    default: return "The shop did not answer. Nothing is lost: try again in a moment.";
+    default: return "The shop did not respond. Nothing is lost: please try again in a moment.";
   }
 }
 
@@ -122,6 +122,6 @@ function slug(answer) {
 }
 
 function fields({ body }) {
-  const names = { line1: "street", line2: "second line", postal_code: "postcode", email: "e-mail", token: "payment" };
+  const names = { line1: "street", line2: "address line 2", postal_code: "postcode", email: "e-mail", token: "payment" };
   return body.errors.map(({ pointer }) => pointer.split("/").pop()).map((name) => names[name] ?? name).join(", ");
 }

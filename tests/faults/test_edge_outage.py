@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,16 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from cart_service.messages import RESPONSES
+from cart_service.messages import RESPONSE_VOCABULARY, RESPONSES
 from infrastructure.broker import ConsumerDiedError, ensure_topics
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from rest_api import follower
 from rest_api.__main__ import TOPICS
-from rest_api.follower import Follower, Polled
 from rest_api.gateway import Gateway
 from rest_api.outbound import cart_request
-from rest_api.shopper import Publish
+from rest_api.protocol.effects import Publish
+from rest_api.read_models import projector
+from rest_api.read_models.projector import Projector
 from rest_api.store import Position
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import start_local
@@ -383,19 +383,20 @@ async def test_a_read_model_that_reads_nothing_any_more_says_so(
 ) -> None:
     """Its loop then begins again, from where the store is."""
     await ensure_topics(settings, TOPICS)
-    taken: list[Polled] = []
+    taken: list[Sequence[Position]] = []
     made: list[AIOKafkaConsumer] = []
 
     def make(**options: Any) -> AIOKafkaConsumer:
         made.append(AIOKafkaConsumer(**options))
         return made[-1]
 
-    async def take(polled: Polled, _: list[Position]) -> None:
-        taken.append(polled)
+    async def take(_: object, positions: Sequence[Position]) -> None:
+        taken.append(positions)
 
-    monkeypatch.setattr(follower, "AIOKafkaConsumer", make)
+    monkeypatch.setattr(projector, "AIOKafkaConsumer", make)
     no_store: Any = None
-    running = asyncio.create_task(Follower(settings, no_store, "a test", (RESPONSES,)).run((), take))
+    topics = {RESPONSES: RESPONSE_VOCABULARY}
+    running = asyncio.create_task(Projector(settings, no_store, "a test", topics, take).run(()))
     try:
         await _sent(settings, RESPONSES, "one")
         await _within(20, lambda: bool(taken))

@@ -36,9 +36,10 @@ from infrastructure.local import judge, probes, services
 from infrastructure.local.events import Event
 from infrastructure.local.keeper import Keeper
 from infrastructure.local.state import Root
+from infrastructure.service import EX_TEMPFAIL
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from infrastructure.worker import EX_TEMPFAIL, Worker
+from infrastructure.worker import Worker
 from inventory_service.messages import REQUESTS, Hold
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.testkit.servers import PARTITIONS, Servers, partition
@@ -290,7 +291,7 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
         assert worker.exits == []
         told = "\n".join(worker.messages())
         for user, value in damaged.items():
-            assert value is None or f"the kept cart of {user} can't be read" in told, "it did not come so far"
+            assert value is None or f"the stored cart of user {user} is invalid" in told, "it did not come so far"
     await clean_up(settings)
 
 
@@ -363,7 +364,7 @@ async def test_a_second_worker_of_a_name_does_not_start_on_the_same_machine(shop
         assert second.process is not None
         assert second.process.wait(30) == 1
         assert "-1 runs already" in second.told()
-        assert "give this one another HOLDFAST_REPLICA" in second.told()
+        assert "set another HOLDFAST_REPLICA" in second.told()
     await keep_shopping_for(1, crowd)
 
 
@@ -768,7 +769,7 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
                 await asyncio.sleep(0.05)
         event = await asyncio.to_thread(_next, told, "lost")
         assert any(each.startswith(verdict) for each in verdicts), (verdicts, event, root.log("stuck").read_text())
-        assert ("unwell" in event.text) == (verdict != "silent"), event.text
+        assert ("unhealthy" in event.text) == (verdict != "silent"), event.text
         await asyncio.to_thread(_next, told, "ready")
     finally:
         await asyncio.to_thread(keeper.stop, 10)

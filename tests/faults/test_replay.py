@@ -495,7 +495,7 @@ async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:
         assert (first.id, first.settled, second.settled) == (letter.id, "redriven", None)
         assert (second.topic, second.reason) == (letter.topic, letter.reason)
         done = await asyncio.to_thread(holdfast, "dlq", "drop", "--key", user)
-        assert done.stdout == "1 letter was dropped; 1 had been settled before\n"
+        assert done.stdout == "1 dead letter dropped; 1 settled before\n"
         assert [each.settled for each in await history.letters(user)] == ["redriven", "dropped"]
         assert (await shopper.ask("add", product=history.product, quantity=1))["type"] == "held"
         await history.audit()

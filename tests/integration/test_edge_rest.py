@@ -697,7 +697,7 @@ def test_who_asks_over_such_sockets_has_the_limits_of_a_user(edge: Running) -> N
             pass
     with connect(url, additional_headers={"User-ID": user, "payload": asked}, proxy=None) as line:
         answer = json.loads(line.recv(timeout=20))
-    assert (answer["status_code"], answer["message"]) == (429, "more than 100 requests a minute")
+    assert (answer["status_code"], answer["message"]) == (429, "more than 100 requests per minute")
 
 
 # ---- profiles -------------------------------------------------------------------------------------------------------

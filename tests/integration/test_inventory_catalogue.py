@@ -78,8 +78,8 @@ HEADER = "product_code,name,price,currency,quantity\n"
     [
         ("", "line 1: the header lacks product_code, name, price, currency, quantity"),
         ("product_code,name,price\n", "line 1: the header lacks currency, quantity"),
-        (HEADER, "no products in it"),
-        (HEADER + "A,a,1.00,GBP,5\nA,b,1.00,GBP,5\n", "line 3: product_code 'A' stands above already"),
+        (HEADER, "the file lists no products"),
+        (HEADER + "A,a,1.00,GBP,5\nA,b,1.00,GBP,5\n", "line 3: product_code 'A' is already listed above"),
         (HEADER + "A,a,1.00,GBP\n", "line 2: quantity must be a whole number from 0, not ''"),
         (HEADER + "A,a,1.00,GBP,-1\n", "line 2: quantity must be a whole number from 0, not '-1'"),
         (HEADER + "A,a,1.00,GBP,²\n", "line 2: quantity must be"),

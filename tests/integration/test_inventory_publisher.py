@@ -13,9 +13,10 @@ from infrastructure.guard import Received
 from infrastructure.locks import NoLocks
 from infrastructure.settings import Settings as Shared
 from infrastructure.topics import Topic
-from inventory_service import publisher, upkeep
+from inventory_service import expiry, publisher
 from inventory_service.agents import Crowd, Inventory
 from inventory_service.catalogue import Item, seed
+from inventory_service.expiry import Knocker
 from inventory_service.messages import (
     PRODUCT_VOCABULARY,
     PRODUCTS,
@@ -36,8 +37,7 @@ from inventory_service.messages import (
 )
 from inventory_service.messages import Item as Wanted
 from inventory_service.publisher import Publisher
-from inventory_service.store import QUERIES, expiry_id
-from inventory_service.upkeep import Knocker
+from inventory_service.store import BACKGROUND_OPTIONS, QUERIES, expiry_id
 from tests.testkit.inventory_store import Schema, Topics, add, command, schema
 
 
@@ -145,7 +145,7 @@ async def test_all_of_it_can_be_asked_for_again(shop: Schema) -> None:
     one = voice(shop, topics)
     await one.look(shop.connection)
     topics.events.clear()
-    await shop.connection.execute(QUERIES["begin_again"])
+    await shop.connection.execute(QUERIES["reset_position"])
     assert await one.look(shop.connection) == 4
     assert await one.look(shop.connection) == 0
 
@@ -193,7 +193,7 @@ async def _until(condition: object) -> None:
 async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
     topics = Topics()
     inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
-    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=upkeep.OPTIONS), topics.publish)
+    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish)
     await shop.store().transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
     assert await knocker.look(shop.connection) == 0
     await shop.pass_time(minutes=15)
@@ -224,7 +224,7 @@ async def test_a_cart_that_a_request_found_due_is_told_of_also_when_that_was_nev
     """Whoever decides dies before anybody is told; the request is delivered again, and knows only its own outcome."""
     topics, store = Topics(), shop.store()
     inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
-    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=upkeep.OPTIONS), topics.publish)
+    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish)
     await store.transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
     await shop.pass_time(minutes=15)
     [(due, revision)] = await shop.rows("SELECT expires_at, revision FROM holder WHERE user_id = 'ann'")
@@ -326,7 +326,7 @@ async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) ->
     store, topics = shop.store(), Topics()
     store.connect = refuse
     inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
-    event = upkeep.knock("ann", command("", Clear(user_id="ann")).accepted, 1)
+    event = expiry.knock("ann", command("", Clear(user_id="ann")).accepted, 1)
     with pytest.raises(postgres.LOST):
         await inventory.handle([Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)])
     assert topics.take(RESPONSES) == [], "nothing is decided"

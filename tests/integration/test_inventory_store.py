@@ -37,9 +37,9 @@ from inventory_service.messages import (
     Request,
     Snapshot,
 )
+from inventory_service.retention import DELETE_LIMIT, trim
 from inventory_service.state import Answer, Command, State
 from inventory_service.store import OPTIONS, QUERIES, MemoryStore, PostgresStore, expiry_id
-from inventory_service.upkeep import TRIM_AT_ONCE, trim
 from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
 
 # ---- the suite ------------------------------------------------------------------------------------------------------
@@ -348,30 +348,30 @@ async def test_old_outcomes_are_forgotten_in_small_batches(real: Schema) -> None
     await real.connection.execute(
         "INSERT INTO request_log SELECT 'bob', n::text, '{}', '{}', 0, now() - interval '9 days 1 minute'"
         " FROM generate_series(1, %s) AS n",
-        (TRIM_AT_ONCE + 7,),
+        (DELETE_LIMIT + 7,),
     )
-    assert [await trim(real.connection) for _ in range(3)] == [TRIM_AT_ONCE, 7, 0]
+    assert [await trim(real.connection) for _ in range(3)] == [DELETE_LIMIT, 7, 0]
     assert await real.rows("SELECT requestid FROM request_log") == [("young",)]
 
 
 BY_KEY = (
     "insert_missing_holders",
     "lock_holders",
-    "decided_before",
+    "stored_outcomes",
     "open_holds",
-    "reservations",
+    "order_holds",
     "lock_stock",
     "save_holders",
     "save_holds",
-    "drop_holds",
+    "delete_holds",
     "save_reservations",
     "save_order_holds",
     "append_ledger",
     "append_log",
-    "note_untold",
+    "insert_undelivered_expiries",
     "save_stock",
     "due_holders",
-    "trim_log",
+    "delete_old_outcomes",
     "changed_stock",
     "changed_products",
 )

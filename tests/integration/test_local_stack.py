@@ -213,7 +213,7 @@ FAULTS = (
     Fault(no_network, 5, r"cannot download \S+ \(the proxy does not answer\): check HTTPS_PROXY", java=True),
     Fault(disk_full, 6, r"the disk is full at .+: make room there"),
     Fault(file_too_large, 6, r"the disk is full at .+: make room there"),
-    Fault(no_right_to_write, 7, r"no right to write to .+: change its owner, or set HOLDFAST_ROOT"),
+    Fault(no_right_to_write, 7, r"no permission to write to .+: change its owner, or set HOLDFAST_ROOT"),
     Fault(
         server_away, 8, r"HOLDFAST_REDIS_URL names redis://127.0.0.1:\d+/0, which cannot be used .+: start that server"
     ),
@@ -336,9 +336,9 @@ def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: Shop)
     (shop.root / "run/cart-1/crash").touch()
     result = shop("up", "--detach")
     assert result.code == 1
-    assert re.search(
-        r"cart-1 ended with status 7; `holdfast logs cart-1` has more.+\n\s+stub: told to crash", result.err
-    ), result.err
+    assert re.search(r"cart-1 ended with status 7; see `holdfast logs cart-1`.+\n\s+stub: told to crash", result.err), (
+        result.err
+    )
     assert not shop.ours()
 
 

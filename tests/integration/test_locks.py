@@ -212,7 +212,7 @@ async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
     locks = make()
     async with locks.hold({"A"}) as held:
         assert held
-        locks._give = redis.register_script("error('gone')")
+        locks._release_script = redis.register_script("error('gone')")
 
 
 async def test_a_redis_that_does_not_let_go_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:

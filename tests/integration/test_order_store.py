@@ -75,7 +75,7 @@ async def test_a_decision_that_overtakes_its_order_waits_for_it(here: Schema) ->
     assert here.broker.events == []
     assert (await here.rows("SELECT type FROM waiting")) == [("Committed",)]
     report = await audit(here.connection, AT_ONCE)
-    assert report["violations"] == [f"order {ANN.id} of ann: Committed, and it was never placed"]
+    assert report["violations"] == [f"order {ANN.id} of ann: Committed arrived, but the order was never placed"]
     await saga.on_requests([ANN.place()])
     assert await here.types(ANN.id) == ["placed", "committed"]
     assert await here.rows("SELECT * FROM waiting") == []

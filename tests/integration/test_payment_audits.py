@@ -50,10 +50,13 @@ WELL = f"('a', 'o', 'ann', 'a', 'charge', 'captured', 10, 'GBP', {LONG_AGO}, 'ca
         ([WELL.replace("'a'", "'b'")], "2 payments were captured"),
         (
             [f"('r', 'o', 'ann', 'a', 'refund', 'refunded', 11, 'GBP', {LONG_AGO}, 'refunded', NULL, NULL)"],
-            "given back",
+            "refunded",
         ),
-        ([f"('b', 'p', 'ann', 'b', 'void', 'declined', NULL, NULL, {LONG_AGO}, 'declined', NULL, NULL)"], "was told"),
-        (["('b', 'p', 'ann', 'b', 'charge', 'open', NULL, NULL, NULL, NULL, NULL, NULL)"], "nobody will ask"),
+        (
+            [f"('b', 'p', 'ann', 'b', 'void', 'declined', NULL, NULL, {LONG_AGO}, 'declined', NULL, NULL)"],
+            "was published",
+        ),
+        (["('b', 'p', 'ann', 'b', 'charge', 'open', NULL, NULL, NULL, NULL, NULL, NULL)"], "no call to the provider"),
         ([f"('b', 'p', 'ann', 'b', 'charge', 'open', NULL, NULL, NULL, NULL, now(), {LONG_AGO})"], "is leased until"),
         (["('b', 'p', 'ann', 'b', 'charge', 'open', NULL, NULL, NULL, NULL, now(), 'infinity')"], "is leased until"),
     ],
@@ -75,7 +78,7 @@ async def test_a_provider_that_remembers_otherwise_is_told_of(payment: Connectio
     entry = {"key": "a", "charge": "a", "type": "captured", "amount": 10, "order_id": "o"}
     assert (await payments.audit(payment, GRACE, [entry]))["ok"]
     report = await payments.audit(payment, GRACE, [{**entry, "amount": 9}])
-    assert report["violations"] == ["a: the provider says ('captured', 9), and we ('captured', 10)"]
+    assert report["violations"] == ["a: the provider reports ('captured', 9), the service stored ('captured', 10)"]
 
 
 SENT = f"""('a', 'o', 'ann', 'book', 'delivered', 'T', '[{{"to": "booked"}}]', 1, {LONG_AGO}, NULL, NULL)"""
@@ -86,8 +89,8 @@ SENT = f"""('a', 'o', 'ann', 'book', 'delivered', 'T', '[{{"to": "booked"}}]', 1
     [
         (SENT.replace("'a'", "'b'"), "2 parcels were shipped"),
         (f"""('b', 'p', 'ann', 'book', 'called-off', NULL, '[1, 2]', 1, {LONG_AGO}, NULL, NULL)""", "1 of 2 moves"),
-        ("('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), NULL, NULL)", "nobody will ask"),
-        (f"('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), {LONG_AGO}, NULL)", "was to be asked after"),
+        ("('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), NULL, NULL)", "no call to the carrier"),
+        (f"('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), {LONG_AGO}, NULL)", "is overdue since"),
         ("('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), now(), 'infinity')", "is leased until"),
     ],
 )

@@ -101,7 +101,7 @@ async def test_waiting_for_postgres_has_an_end(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"), [(["1_a"], "called like"), (["0001_a", "0001_b"], "the number 0001 is taken by 0001_a")]
+    ("names", "told"), [(["1_a"], "expected a name like"), (["0001_a", "0001_b"], "0001_a.sql has the number 0001 already")]
 )
 async def test_a_folder_must_be_in_order(names: list[str], told: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):

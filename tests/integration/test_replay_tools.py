@@ -227,7 +227,7 @@ async def test_letters_are_counted_by_topic_and_reason(
     }
     status, answer, complaint = await asyncio.to_thread(holdfast, "dlq", "list", "--reason", "failed")
     assert (status, answer.count("\n")) == (0, 2)
-    assert complaint == "1 records on the dead-letter topics are no letters; left alone\n"
+    assert complaint == "1 records on the dead-letter topics are not dead letters; ignored\n"
 
 
 async def test_a_letter_can_be_read(holdfast: Holdfast, letters: list[str]) -> None:
@@ -292,4 +292,4 @@ async def test_a_letter_that_is_not_there_is_a_sentence_and_status_1(
 ) -> None:
     status, answer, complaint = await asyncio.to_thread(holdfast, "dlq", command, "--id", "no-such")
     assert (status, answer) == (1, "")
-    assert "no dead letter is like that" in complaint
+    assert "no dead letter matches" in complaint

@@ -223,7 +223,7 @@ async def test_tail_tells_what_is_no_event(holdfast: Holdfast, settings: Setting
         "words",
         None,
     ]
-    assert (await run("--pretty")).count("no event") == 3
+    assert (await run("--pretty")).count("not an event") == 3
 
 
 def test_tail_of_an_unknown_topic_names_those_there_are(holdfast: Holdfast, sent: list[str], prefix: str) -> None:

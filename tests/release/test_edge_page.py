@@ -43,7 +43,7 @@ async def page(chromium: Browser, edge: Running) -> AsyncIterator[Page]:
         page = await context.new_page()
         page.set_default_timeout(PATIENCE)
         await page.goto("/")
-        await expect(page.locator("#line")).to_have_attribute("data-state", "open")
+        await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
         await expect(page.locator("#checkout")).to_be_hidden()
         await page.evaluate(ADD)
         await expect(page.locator("#total")).to_have_text("£5.90")
@@ -97,7 +97,7 @@ async def test_a_cart_that_changed_meanwhile_is_not_bought(page: Page) -> None:
 
     await page.route("**/v1/orders", another_came_first)
     await page.get_by_role("button", name="Buy it").click()
-    await expect(page.locator("#checkout-says")).to_contain_text("Your cart has changed meanwhile")
+    await expect(page.locator("#checkout-error")).to_contain_text("Your cart has changed in the meantime")
     await expect(page.locator(".order")).to_have_count(0)
 
 
@@ -115,5 +115,5 @@ async def test_an_order_without_an_answer_is_asked_for_again_and_made_once(page:
 
     await page.route("**/v1/orders", lose_the_answer)
     await page.get_by_role("button", name="Buy it").click()
-    await expect(page.locator("#checkout-says")).to_contain_text("try again")
+    await expect(page.locator("#checkout-error")).to_contain_text("try again")
     await expect(page.locator(".order")).to_have_count(1)

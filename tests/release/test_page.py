@@ -125,7 +125,7 @@ class Line:
 
 async def visit(page: Page, word: str) -> None:
     await page.goto(f"/?q={word}")
-    await expect(page.locator("#line")).to_have_attribute("data-state", "open")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
 
 
 def card(page: Page, product: str) -> Locator:
@@ -157,7 +157,7 @@ async def held_by_shop(page: Page) -> dict[str, int]:
     return {line["product"]: line["quantity"] for line in (await cart_of(page))["lines"]}
 
 
-# ---- the shelf ------------------------------------------------------------------------------------------------------
+# ---- catalogue ------------------------------------------------------------------------------------------------------
 
 
 async def test_the_catalogue_is_shown_searched_and_paged(page: Page, shop: Shop, word: str, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_the_catalogue_is_shown_searched_and_paged(page: Page, shop: Shop,
     await expect(page.locator(".product")).to_have_count(30)
     await expect(page.get_by_role("button", name="Show more")).to_be_hidden()
     await page.get_by_role("searchbox").fill(f"{word}nosuchthing")
-    await expect(page.locator("#shelf-says")).to_contain_text("Nothing is called")
+    await expect(page.locator("#catalogue-status")).to_contain_text("No products found")
     await expect(page.locator(".product")).to_have_count(0)
 
 
@@ -207,7 +207,7 @@ async def test_stock_is_live_on_another_shoppers_page(
     await add(page, product, 3)
     await expect(card(other, product)).to_contain_text("Sold out")
     await expect(card(other, product).get_by_role("button")).to_have_attribute("aria-disabled", "true")
-    await line_of(page, product).get_by_role("button", name="Take out").click()
+    await line_of(page, product).get_by_role("button", name="Remove").click()
     await expect(card(other, product)).to_have_attribute("data-available", "10")
 
 
@@ -228,7 +228,7 @@ async def test_an_add_is_pending_at_once_and_then_held_against_the_clock(page: P
     await expect_line(page, product, "held", held=2)
     await expect(page.get_by_role("timer")).to_have_text(re.compile(r"^(15:00|1?\d:[0-5]\d)$"))
     await expect(page.locator("#total")).to_have_text("£25.00")
-    await expect(page.locator("#said")).to_contain_text("held for you")
+    await expect(page.locator("#announcements")).to_contain_text("held for you")
     first = await page.get_by_role("timer").text_content()
     await expect(page.get_by_role("timer")).not_to_have_text(first or "")  # it runs
 
@@ -238,7 +238,7 @@ async def test_more_than_there_is_is_refused_with_what_there_is(page: Page, prod
     await add(page, product, 11)
     await expect_line(page, product, "refused", held=0)
     await expect(line_of(page, product)).to_contain_text("Only 10 left; you asked for 11.")
-    await expect(page.locator("#warned")).to_contain_text("Only 10 left")
+    await expect(page.locator("#alerts")).to_contain_text("Only 10 left")
     await line_of(page, product).get_by_role("button", name="Take 10").click()
     await expect_line(page, product, "held", held=10)
     await line_of(page, product).get_by_role("button", name="One more").click()
@@ -330,13 +330,13 @@ async def test_what_was_decided_and_asked_during_a_cut_is_there_once_afterwards(
     await add(page, product, 2)
     await line.until_decided()
     await line.cut()
-    await expect(page.locator("#line")).to_have_attribute("data-state", "waiting")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "waiting")
     await expect_line(page, product, "pending", held=0)
     await add(page, product, 3)
     await expect(line_of(page, product)).to_have_attribute("data-quantity", "5")
     line.away = False
     await expect_line(page, product, "held", held=5)
-    await expect(page.locator("#line")).to_have_attribute("data-state", "open")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
     assert await held_by_shop(page) == {product: 5}
 
 
@@ -363,7 +363,7 @@ async def test_the_page_survives_the_death_of_the_edge(page: Page, shop: Shop, p
     await add(page, product, 2)
     await expect(line_of(page, product)).to_have_attribute("data-quantity", "3")
     await expect_line(page, product, "held", held=3)
-    await expect(page.locator("#line")).to_have_attribute("data-state", "open")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
     assert await held_by_shop(page) == {product: 3}
     shop.wait_ready("edge")
 
@@ -373,7 +373,7 @@ async def test_a_browser_that_was_offline_comes_back(page: Page, product: str, w
     await page.context.set_offline(True)
     await add(page, product, 2)
     # Nobody tells a browser that a line has gone silent: the page found out by itself.
-    await expect(page.locator("#line")).to_have_attribute("data-state", "waiting")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "waiting")
     await expect_line(page, product, "pending", held=0)
     await page.context.set_offline(False)
     await expect_line(page, product, "held", held=2)

@@ -20,17 +20,17 @@ DRIVE: Final = """async ([saved, steps]) => {
     const { Client } = await import("/static/client.js");
     let ids = 0;
     const client = new Client(() => `i${++ids}`, saved);
-    client.shelf.learn([{ code: "TEAPOT", name: "Teapot", price: { amount: 1250, currency: "GBP" }, available: 10 }]);
-    const sent = [], news = [];
+    client.products.store([{ code: "TEAPOT", name: "Teapot", price: { amount: 1250, currency: "GBP" }, available: 10 }]);
+    const sent = [], events = [];
     for (const [step, ...given] of steps) {
         client[step](...given);
         sent.push(client.takeFrames());
-        news.push(...client.takeNews());
+        events.push(...client.takeEvents());
     }
     const lines = client.lines().map(({ product, state, held, quantity }) => [product, state, held, quantity]);
     const refusals = client.lines().map((line) => line.refusal?.reason);
-    return { sent, news, lines, refusals, version: client.version, left: client.left(60_000), saved: client.saved(),
-             available: client.shelf.available("TEAPOT") };
+    return { sent, events, lines, refusals, version: client.version, left: client.timeLeft(60_000), saved: client.persistentState(),
+             available: client.products.available("TEAPOT") };
 }"""
 AFTER_CLOSE: Final = """async ([code, reason, failures, chance]) => {
     const { afterClose } = await import("/static/connection.js");
@@ -146,14 +146,14 @@ async def test_a_refusal_says_why_and_leaves_what_is_held(page: Page) -> None:
     refused = frame("refused", id="i1", product="TEAPOT", reason="out_of_stock", available=3)
     told = await drive(page, welcome(), cart(1, ("TEAPOT", 1)), add(9), refused, refused)
     assert (told["lines"], told["refusals"]) == ([["TEAPOT", "refused", 1, 1]], ["out_of_stock"])
-    assert [(news["type"], news["available"]) for news in told["news"]] == [("refused", 3)]
+    assert [(event["type"], event["available"]) for event in told["events"]] == [("refused", 3)]
     again = await drive(page, *LIVE, add(9), refused, add(3))
     assert again["lines"] == [["TEAPOT", "pending", 0, 3]]
 
 
 async def test_another_pages_refusal_is_not_shown(page: Page) -> None:
     told = await drive(page, *LIVE, frame("refused", id="x", product="TEAPOT", reason="limit", available=None))
-    assert (told["lines"], told["news"]) == ([], [])
+    assert (told["lines"], told["events"]) == ([], [])
 
 
 async def test_a_removal_hides_its_line_at_once_and_an_empty_cart_has_no_clock(page: Page) -> None:
@@ -178,7 +178,7 @@ async def test_an_expired_cart_is_empty_and_told_once(page: Page) -> None:
     expired = frame("expired", lines=[{"product": "TEAPOT", "quantity": 2}], version=2)
     told = await drive(page, welcome(), cart(1, ("TEAPOT", 2)), expired, expired)
     assert (told["lines"], told["version"], told["left"]) == ([], 2, None)
-    assert [news["type"] for news in told["news"]] == ["expired"]
+    assert [event["type"] for event in told["events"]] == ["expired"]
 
 
 async def test_stock_keeps_its_highest_version(page: Page) -> None:
@@ -188,7 +188,7 @@ async def test_stock_keeps_its_highest_version(page: Page) -> None:
 
 
 async def test_only_what_is_in_view_is_watched_and_room_is_made_first(page: Page) -> None:
-    told = await drive(page, ("watch", ["A", "B"]), *LIVE, ("watch", ["B", "C"]), ("closed",), welcome())
+    told = await drive(page, ("watch", ["A", "B"]), *LIVE, ("watch", ["B", "C"]), ("handleDisconnect",), welcome())
     assert told["sent"][1] == [{"id": "i1", "type": "watch", "products": ["A", "B"]}]
     assert [(each["type"], each["products"]) for each in told["sent"][3]] == [("unwatch", ["A"]), ("watch", ["C"])]
     assert told["sent"][5][0] == {"id": "i4", "type": "watch", "products": ["B", "C"]}
@@ -198,7 +198,15 @@ async def test_only_what_is_in_view_is_watched_and_room_is_made_first(page: Page
 
 
 async def test_after_a_cut_the_old_view_stays_and_only_the_unknown_is_sent_again(page: Page) -> None:
-    cut = (welcome(), cart(7, ("TEAPOT", 1)), add(), add(5, "LANTERN"), add(1, "VASE"), ("closed",), add(2, "CUP"))
+    cut = (
+        welcome(),
+        cart(7, ("TEAPOT", 1)),
+        add(),
+        add(5, "LANTERN"),
+        add(1, "VASE"),
+        ("handleDisconnect",),
+        add(2, "CUP"),
+    )
     away = await drive(page, *cut, welcome())
     resume = {"id": "i5", "type": "resume", "version": 7, "unresolved": ["i1", "i2", "i3", "i4"]}
     assert away["sent"][-2:] == [[], [resume]]
@@ -220,13 +228,19 @@ async def test_after_a_cut_the_old_view_stays_and_only_the_unknown_is_sent_again
 
 async def test_what_the_shop_says_nothing_of_is_sent_again(page: Page) -> None:
     told = await drive(
-        page, *LIVE, add(), ("closed",), welcome(), cart(0, id="i2"), frame("resumed", id="i2", pending=[], unknown=[])
+        page,
+        *LIVE,
+        add(),
+        ("handleDisconnect",),
+        welcome(),
+        cart(0, id="i2"),
+        frame("resumed", id="i2", pending=[], unknown=[]),
     )
     assert [each["id"] for each in told["sent"][-1]] == ["i1"]
 
 
 async def test_what_is_asked_while_resuming_is_sent_after_it(page: Page) -> None:
-    back = (*LIVE, ("closed",), welcome(), add())
+    back = (*LIVE, ("handleDisconnect",), welcome(), add())
     assert (await drive(page, *back))["sent"][-1] == []
     told = await drive(page, *back, cart(0, id="i1"), frame("resumed", id="i1", pending=[], unknown=[]))
     assert [each["id"] for each in told["sent"][-1]] == ["i2"]
@@ -242,10 +256,10 @@ async def test_unresolved_requests_outlive_the_page(page: Page) -> None:
 
 
 async def test_another_shopper_inherits_nothing(page: Page) -> None:
-    told = await drive(page, welcome(), cart(3, ("TEAPOT", 1)), add(), ("closed",), welcome("bob"))
+    told = await drive(page, welcome(), cart(3, ("TEAPOT", 1)), add(), ("handleDisconnect",), welcome("bob"))
     assert (told["lines"], told["version"], told["saved"]) == ([], None, None)
     assert told["sent"][-1] == []
-    assert [news["type"] for news in told["news"]] == ["stranger"]
+    assert [event["type"] for event in told["events"]] == ["new_user"]
 
 
 async def test_what_was_perhaps_not_accepted_is_sent_again_unchanged(page: Page) -> None:

@@ -47,9 +47,9 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "released although captured": lambda: patch.object(outcomes, "paid", _late_captures_are_not_heard),
     "an id is minted in a handler": lambda: patch.object(steps, "payment_id", lambda _: str(uuid.uuid4())),
     "undone in the wrong order": lambda: patch.object(state, "UNDOING", tuple(reversed(state.UNDOING))),
-    "the deadline is not heard": lambda: patch.object(model, "_waited", lambda *_: None),
+    "the deadline is not heard": lambda: patch.object(model, "_handle_deadline", lambda *_: None),
     "what comes too early is dropped": lambda: patch.object(model, "is_early", lambda *_: False),
-    "a sale in flight is not waited for": lambda: patch.object(steps, "_sell", _impatient_sale),
+    "a sale in flight is not waited for": lambda: patch.object(steps, "_sell_command", _impatient_sale),
     "the amount is not compared": lambda: patch.object(Money, "__ne__", lambda *_: False),
-    "nothing is undone": lambda: patch.object(state.Order, "_was_begun", lambda *_: False),
+    "nothing is undone": lambda: patch.object(state.Order, "_was_started", lambda *_: False),
 }

@@ -21,7 +21,8 @@ from load.protocol import CHANGES, OUTCOMES, Conversation, Frame
 from rest_api.hub import Hub
 from rest_api.model import Session
 from rest_api.outlet import Outlet
-from rest_api.shopper import Close, Rules
+from rest_api.protocol.effects import Close
+from rest_api.shopper import Rules
 from rest_api.ticker import Ticker
 from tests.testkit import simulation
 
@@ -200,7 +201,7 @@ class Shop:
             self.hub.leave(old)
 
     def _edge_hears(self, session: Session, wire: Wire) -> None:
-        run(self.hub.do(session, wire, session.receive(wire.up.popleft(), time.time())))
+        run(self.hub.do(session, session.receive(wire.up.popleft(), time.time())))
 
     # ---- actors: each does one thing, and says whether there was one to do ------------------------------------------
 
@@ -306,10 +307,10 @@ class Shop:
     def _rest(self) -> bool:
         """All is quiet: time passes, what is due is done, and what was to be said again is. False when nothing is."""
         moved = False
-        for seat in list(self.hub._seats.values()):
+        for seat in list(self.hub._connections.values()):
             effects = seat.session.tick(time.time() + 11)
             moved |= bool(effects)
-            run(self.hub.do(seat.session, seat.outlet, effects))
+            run(self.hub.do(seat.session, effects))
         for client in (self.cut, self.kept):
             again, client.later = client.later, []
             for frame in again:

@@ -1,4 +1,4 @@
-"""What the audits see on topics: each kind of damage is planted once, beside a request with which all is well."""
+"""Audits of topics: each kind of damage is planted once, beside a request without any."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ CART = inventory.Cart(revision=1)
 
 @dataclass
 class Record:
-    """As the consumer gives it."""
+    """A record as a consumer returns it."""
 
     topic: str
     key: bytes | None
@@ -44,7 +44,7 @@ class Record:
 
 
 class Topics:
-    """Topics on which records are put, and the audit that reads them."""
+    """Topics in memory, and the audit that reads them."""
 
     def __init__(self, readers: Mapping[str, Callable[[Any], None]]) -> None:
         self.readers = readers
@@ -122,7 +122,7 @@ def carts() -> Carts:
     return Carts()
 
 
-def test_where_all_is_well_nothing_is_found_however_often_it_is_played(carts: Carts) -> None:
+def test_a_correct_history_has_no_violations_however_often_it_is_replayed(carts: Carts) -> None:
     carts.all_is_well("well")
     carts.send("inventory.responses.v1", decided(replayed=True), "well")
     carts.send("cart.responses.v1", answer(id_="well").model_copy(update={"replayed": True}), "well")
@@ -144,12 +144,12 @@ def test_the_same_id_of_another_shopper_is_another_request(carts: Carts) -> None
 
 
 @pytest.mark.parametrize("age", [timedelta(seconds=29), timedelta(days=6.9)], ids=["too young", "too old"])
-def test_it_may_be_too_early_or_too_late_to_tell(carts: Carts, age: timedelta) -> None:
+def test_requests_that_are_too_new_or_too_old_are_not_audited(carts: Carts, age: timedelta) -> None:
     carts.send("cart.requests.v1", add(), at=NOW - age)
     assert carts.violations() == []
 
 
-def test_beside_the_shop_only_what_came_lately_is_judged() -> None:
+def test_a_background_audit_covers_recent_records_only() -> None:
     window = Window(NOW, timedelta(seconds=30), timedelta(days=7), judged=timedelta(minutes=10))
     ages = [timedelta(seconds=29), timedelta(seconds=30), timedelta(minutes=10) - timedelta(seconds=1)]
     covered = [window.covers(Record("t", b"", b"", 0, int((NOW - age).timestamp() * 1000))) for age in ages]
@@ -157,41 +157,41 @@ def test_beside_the_shop_only_what_came_lately_is_judged() -> None:
     assert not window.covers(Record("t", b"", b"", 0, int((NOW - timedelta(minutes=10)).timestamp() * 1000)))
 
 
-def test_what_was_put_aside_is_not_lost(carts: Carts) -> None:
+def test_a_dead_lettered_request_is_not_lost(carts: Carts) -> None:
     carts.put_aside(carts.send("cart.requests.v1", add()))
     assert carts.violations() == []
 
 
-def test_a_decision_that_the_shopper_was_not_told(carts: Carts) -> None:
+def test_a_decision_whose_outcome_was_not_published(carts: Carts) -> None:
     carts.send("cart.requests.v1", add())
     carts.send("inventory.responses.v1", decided())
     (violation,) = carts.violations()
-    assert "not told" in violation
+    assert "no response was published" in violation
 
 
-def test_two_answers_to_one_request(carts: Carts) -> None:
+def test_two_outcomes_published_for_one_request(carts: Carts) -> None:
     carts.send("cart.responses.v1", answer(REFUSED, "well"), "well")
     (violation,) = carts.violations()
     assert "in two ways" in violation
 
 
-def test_another_answer_than_was_decided(carts: Carts) -> None:
+def test_a_published_outcome_other_than_the_decision(carts: Carts) -> None:
     carts.send("inventory.responses.v1", decided(REFUSED))
     carts.send("cart.responses.v1", answer(HELD))
     (violation,) = carts.violations()
-    assert "decided in one way and told in another" in violation
+    assert "answered differently from its decision" in violation
 
 
-def test_a_kept_cart_that_cannot_be_read_is_told_until_another_is_kept(carts: Carts) -> None:
+def test_an_unreadable_cart_is_reported_until_it_is_overwritten(carts: Carts) -> None:
     carts.put(of_carts.CHANGELOG, b"ann", b"\xff")
     (violation,) = carts.violations()
-    assert violation.startswith(f"the kept cart of ann (t.{of_carts.CHANGELOG}/0/")
+    assert violation.startswith(f"the stored cart of ann (t.{of_carts.CHANGELOG}/0/")
     carts.put(of_carts.CHANGELOG, b"ann", Kept().model_dump_json().encode())
     assert carts.violations() == []
 
 
 @pytest.mark.parametrize("topic", ["cart.requests.v1", "inventory.responses.v1"])
-def test_what_cannot_be_read_must_be_among_the_dead_letters(carts: Carts, topic: str) -> None:
+def test_an_unreadable_record_must_be_a_dead_letter(carts: Carts, topic: str) -> None:
     record = carts.put(topic, b"ann", b"[" * 9000)
     (violation,) = carts.violations()
     assert f"t.{topic}/0/{record.offset}" in violation
@@ -199,7 +199,7 @@ def test_what_cannot_be_read_must_be_among_the_dead_letters(carts: Carts, topic:
     assert carts.violations() == []
 
 
-def test_what_this_version_does_not_know_may_be_passed_over_on_responses_only(carts: Carts) -> None:
+def test_unknown_types_may_be_ignored_on_responses_only(carts: Carts) -> None:
     unknown = Envelope(id="x", source="/inventory", type="holdfast.new.thing", subject="ann", time=LONG_AGO, data={})
     carts.put("inventory.responses.v1", b"ann", unknown.encode())
     assert carts.violations() == []
@@ -207,7 +207,7 @@ def test_what_this_version_does_not_know_may_be_passed_over_on_responses_only(ca
     assert len(carts.violations()) == 1
 
 
-def test_what_has_been_pending_for_long(carts: Carts) -> None:
+def test_a_request_that_has_been_pending_for_long(carts: Carts) -> None:
     pending = cart.PendingRequest(id="r1", type="add", product="TEAPOT", quantity=2, since=LONG_AGO)
     stuck = Kept(pending=(pending,)).model_dump_json().encode()
     carts.put("cart-carts-changelog", b"ann", stuck, NOW)
@@ -244,7 +244,7 @@ def log() -> Log:
     return Log()
 
 
-def test_where_the_log_has_what_was_told_nothing_is_found(log: Log) -> None:
+def test_published_outcomes_that_are_in_the_log_are_no_violations(log: Log) -> None:
     log.ask("well")
     log.send("inventory.responses.v1", decided(replayed=True), "well")
     expired = inventory.Expired(lines=(), version=2)
@@ -289,7 +289,7 @@ def test_a_request_that_the_log_does_not_have(log: Log) -> None:
     assert "request r1 of ann (t.inventory.requests.v1/0/" in violation
 
 
-def test_one_that_is_older_than_the_log_remembers_may_be_played_again(log: Log) -> None:
+def test_a_request_older_than_the_log_may_be_replayed(log: Log) -> None:
     log.ask("r1", accepted=NOW - timedelta(days=10))
     log.send("inventory.responses.v1", decided(replayed=True), "r1")
     assert log.violations() == []
@@ -298,13 +298,13 @@ def test_one_that_is_older_than_the_log_remembers_may_be_played_again(log: Log) 
 def test_an_outcome_that_the_log_does_not_have(log: Log) -> None:
     log.send("inventory.responses.v1", decided(), "r1")
     (violation,) = log.violations()
-    assert "that the log does not have" in violation
+    assert "that is not in the log" in violation
 
 
 def test_an_outcome_other_than_the_logs(log: Log) -> None:
     log.rows = [("ann", "well", REFUSED)]
     (violation,) = log.violations()
-    assert "otherwise than it was decided" in violation
+    assert "differently from its decision" in violation
 
 
 def test_two_outcomes_of_one_request(log: Log) -> None:
@@ -313,7 +313,7 @@ def test_two_outcomes_of_one_request(log: Log) -> None:
     assert "in two ways" in violation
 
 
-def test_a_request_that_was_put_aside_needs_no_outcome(log: Log) -> None:
+def test_a_dead_lettered_request_needs_no_outcome(log: Log) -> None:
     log.put_aside(log.ask("r1"))
     log.put_aside(log.put("inventory.requests.v1", b"ann", b"\xff"))
     assert log.violations() == []
@@ -337,7 +337,7 @@ def test_a_request_without_an_id_belongs_to_the_dead_letters(log: Log) -> None:
     assert log.violations() == []
 
 
-def test_only_some_of_a_kind_are_spelled_out() -> None:
+def test_long_lists_of_violations_are_truncated() -> None:
     assert shown(["x"] * SHOWN) == ["x"] * SHOWN
     assert shown(["x"] * (SHOWN + 2)) == [*["x"] * SHOWN, "and 2 more of this kind"]
 
@@ -349,7 +349,7 @@ def exported(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"holdfast_audit_{name}", {"service": "carts of a test"})
 
 
-async def test_each_replica_looks_at_its_own_partitions_in_turn_and_forgets_those_it_lost() -> None:
+async def test_each_replica_audits_its_own_partitions_in_turn_and_forgets_revoked_ones() -> None:
     wrong = {3: ["one"], 5: ["two", "three"]}
     mine = {3, 4, 5}
     looked: list[int] = []
@@ -382,8 +382,8 @@ async def test_each_replica_looks_at_its_own_partitions_in_turn_and_forgets_thos
     assert exported("violations") is None
 
 
-async def test_a_long_history_is_read_with_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that takes a millisecond for each record: two are read, and a worker has its loop for forty."""
+async def test_a_long_history_is_read_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader takes a millisecond per record: after two records the event loop is free for forty milliseconds."""
     clock = itertools.count()
     monkeypatch.setattr("infrastructure.audit_topics.time.perf_counter", lambda: next(clock) * 0.0011)
     rests: list[float] = []

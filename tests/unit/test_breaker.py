@@ -36,7 +36,7 @@ def succeeds(breaker: Breaker) -> None:
 
 
 def state(breaker: Breaker) -> State:
-    """Asked anew each time: it changes by the clock."""
+    """Return the current state; it changes with the clock."""
     return breaker.state
 
 
@@ -48,7 +48,7 @@ def is_refused(breaker: Breaker) -> bool:
     return False
 
 
-def test_it_opens_after_failures_in_a_row_and_not_before() -> None:
+def test_a_breaker_opens_after_failures_in_a_row_and_not_before() -> None:
     one = breaker(Clock())
     for _ in range(5):
         fails(one)
@@ -60,14 +60,14 @@ def test_it_opens_after_failures_in_a_row_and_not_before() -> None:
     assert (state(one), one.room(8), is_refused(one)) == ("open", 0, True)
 
 
-def test_a_refusal_is_an_answer() -> None:
+def test_another_error_is_a_response_not_a_failure() -> None:
     one = breaker(Clock())
     for _ in range(10):
         fails(one, ValueError)
     assert state(one) == "closed"
 
 
-def test_half_open_lets_one_through_and_closes_when_it_succeeds() -> None:
+def test_a_half_open_breaker_admits_one_attempt_and_closes_when_it_succeeds() -> None:
     clock, changes = Clock(), list[bool]()
     one = breaker(clock, changes)
     for _ in range(3):
@@ -82,7 +82,7 @@ def test_half_open_lets_one_through_and_closes_when_it_succeeds() -> None:
     assert changes == [False, True]
 
 
-def test_a_probe_that_fails_waits_longer_each_time_up_to_a_bound() -> None:
+def test_failed_probes_double_the_pause_up_to_a_bound() -> None:
     clock = Clock()
     one = breaker(clock)
     for _ in range(3):
@@ -102,7 +102,7 @@ def test_a_probe_that_fails_waits_longer_each_time_up_to_a_bound() -> None:
     assert state(one) == "half_open", "and short again after it was well"
 
 
-def test_an_old_attempt_that_ends_well_is_as_good_as_a_probe() -> None:
+def test_an_earlier_attempt_that_succeeds_closes_the_breaker() -> None:
     one = breaker(Clock())
     with one.attempt():
         for _ in range(3):
@@ -111,7 +111,7 @@ def test_an_old_attempt_that_ends_well_is_as_good_as_a_probe() -> None:
     assert state(one) == "closed"
 
 
-def test_its_state_is_a_metric() -> None:
+def test_the_state_of_a_breaker_is_a_metric() -> None:
     clock = Clock()
     one = breaker(clock)
 
@@ -127,7 +127,7 @@ def test_its_state_is_a_metric() -> None:
 
 
 @given(st.lists(st.one_of(st.floats(0, 3), st.booleans()), max_size=60))
-def test_whatever_happens_it_never_lets_two_through_half_open_and_always_finds_back(steps: list[float | bool]) -> None:
+def test_a_half_open_breaker_never_admits_two_attempts_and_always_recovers(steps: list[float | bool]) -> None:
     clock = Clock()
     one = breaker(clock)
     for step in steps:

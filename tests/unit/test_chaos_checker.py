@@ -104,7 +104,7 @@ def replayed(**changes: Any) -> tuple[Sequence[Entry], Truth]:
 
 
 def decided(history: Sequence[Entry], id_: str, outcome: dict[str, Any], **changes: Any) -> tuple[list[Entry], Truth]:
-    """Ann's cart is told one more decision, with which it comes to its version."""
+    """Add one more decision about Ann's cart, which determines its version."""
     version = outcome["version"]
     told = [Told(topic, "ann", id_, outcome) for topic in ("inventory.responses.v1", "cart.responses.v1")]
     seen = {
@@ -119,13 +119,13 @@ def decided(history: Sequence[Entry], id_: str, outcome: dict[str, Any], **chang
 
 
 def set_again(line: int) -> tuple[list[Entry], Truth]:
-    """Ann sets her line to what it is, so the ledger has nothing of it, and is told that it is `line`."""
+    """Ann sets her line to its own quantity, which adds no ledger row, and gets the answer `line`."""
     told = held(3, line)
     return decided([said(14, "a3", f="set"), answered(15, "a3", told, f="set")], "a3", told)
 
 
 def then_ordered(line: int) -> tuple[list[Entry], Truth]:
-    """Ann orders one more from the shelves, after a request by which she was told a line of `line`."""
+    """Ann orders one more unit without the cart, after a request answered with a line of `line`."""
     told, order = held(2, line), {"type": "committed", "order_id": "o", "version": 2}
     rows = ledger(Change(TEAPOT, 4, "ann", "o1", "checkout", 0, 1, 0))
     history, truth = decided([], "o1", order, ledger=rows, reserved={"ann": {TEAPOT: 1}})
@@ -287,7 +287,7 @@ def test_and_only_that_one(what: str) -> None:
 
 def test_holds_that_are_right_are_not_found() -> None:
     assert check(*set_again(1)) == []  # there was nothing to change
-    assert list(lost_holds(*then_ordered(1))) == []  # what the line became with an order is not held against it
+    assert list(lost_holds(*then_ordered(1))) == []  # changes of the line by an order are not a violation
 
 
 def test_a_good_record_is_not_put_aside_where_nobody_sends_bad_ones() -> None:
@@ -304,7 +304,7 @@ def test_who_may_be_kept_by_another_fault_is_not_missed(second: float, ended: fl
     history = sorted([*HISTORY, *missing, *between], key=lambda entry: entry.t_ns)
     assert check(history, TRUTH) == []
     gentle = [dataclasses.replace(entry, f="expire") if entry.f == "kill-kafka" else entry for entry in history]
-    assert [finding.detail for finding in check(gentle, TRUTH)] == ["cart-1 was not ready again long after kill-cart"]
+    assert [finding.detail for finding in check(gentle, TRUTH)] == ["cart-1 did not become ready again after kill-cart"]
 
 
 def test_what_a_zombie_reads_late_is_ignored() -> None:
@@ -362,7 +362,7 @@ def _honest(chance: random.Random) -> tuple[list[Entry], Truth]:
     entries.sort(key=lambda entry: entry.t_ns)
     heard = {(entry.user, entry.id) for entry in entries if entry.type == "ok"}
     for (user, id_), outcome in log.items():
-        if (user, id_) not in heard:  # in the end everyone is told, so that the last lines are certain
+        if (user, id_) not in heard:  # finally every outcome arrives, so that the last lines are certain
             entries.append(answered(900, id_, outcome, user, "set"))
     return entries, Truth(ledger=rows, log=log, holds={"total": lines})
 
@@ -381,7 +381,7 @@ def test_waits_are_measured() -> None:
     assert figures.waits(HISTORY) == figures.Waits(silence=5.0, longest=4.0, median=1.0)
     closed = Entry(8 * SECOND, NEMESIS, "heard", figures.CLOSING)
     history = sorted([*HISTORY, closed], key=lambda entry: entry.t_ns)
-    assert figures.waits(history).silence == 4.0  # what is answered later was not waited for by a shop in business
+    assert figures.waits(history).silence == 4.0  # answers after the end of the load do not count
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:

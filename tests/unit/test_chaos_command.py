@@ -39,11 +39,11 @@ def test_a_failure_shows_the_end_of_the_history_and_how_to_see_it_again(capsys: 
     result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, history, books, (struck,))
     command._tell([result], 7, 20, away="the shop is gone", as_json=False)
     told = capsys.readouterr()
-    assert "holdfast: the shop is gone" in told.err  # and yet what was found before is told:
+    assert "holdfast: the shop is gone" in told.err  # earlier findings are printed nevertheless:
     assert "I1: MUG at version 7" in told.err
     assert '"victim": "cart-1"' in told.err
     assert "holdfast chaos --seed 7 --seconds 9 --fault kill-cart --fault expire" in told.err
-    assert "Broken: 1 scenarios" in told.out
+    assert "Violated: 1 scenarios" in told.out
 
 
 @pytest.mark.parametrize(

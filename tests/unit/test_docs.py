@@ -1,4 +1,4 @@
-"""What is written down beside the code: it names what there is, leads somewhere, and tells of no machine."""
+"""Documentation: names existing settings, commands, files and tests, has no broken link, and mentions no machine."""
 
 import re
 import subprocess
@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cart_service import messages as cart
+from infrastructure.crashpoints import POINTS
 from infrastructure.local import cli, tools
 from infrastructure.settings import Settings
 from inventory_service import messages as inventory
@@ -30,6 +31,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 EXAMPLE: Final = dict(re.findall(r"^#(HOLDFAST_\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
 FENCE: Final = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+PACKAGES: Final = (
+    "cart_service|examples|infrastructure|inventory_service|load|notification_service|order_service|rest_api|tests"
+)
 CODE: Final = re.compile(r"`[^`\n]+`")
 LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND: Final = re.compile(r"(?<![\w@-])holdfast ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)")
@@ -45,7 +49,7 @@ OF_A_REGISTRY: Final = re.compile(
 
 @cache
 def files() -> list[Path]:
-    """Everything that is in the repository, or would be with the next commit."""
+    """List every file that is in the repository, or would be with the next commit."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -61,7 +65,7 @@ def pages() -> list[Path]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as they are linked to."""
+    """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -77,7 +81,7 @@ def broken(page: Path) -> Iterator[str]:
 
 
 def commands() -> dict[str, set[str]]:
-    """Every sub-command of `holdfast`, with those of its own."""
+    """Return every sub-command of `holdfast`, each with its own sub-commands."""
     added = typer.Typer()
     tools.register(added)
     found: dict[str, set[str]] = {}
@@ -90,7 +94,7 @@ def commands() -> dict[str, set[str]]:
 
 
 def unknown(text: str, known: dict[str, set[str]]) -> set[str]:
-    """The commands in the code of a page that `holdfast` does not know."""
+    """Return the commands in the code of a page that `holdfast` does not have."""
     found = set()
     for code in [match[0] for match in (*FENCE.finditer(text), *CODE.finditer(FENCE.sub("", text)))]:
         for named in COMMAND.findall(code):
@@ -114,7 +118,7 @@ def test_the_example_has_every_setting_with_its_default(
         monkeypatch.delenv(name, raising=False)
     defaults = settings()
     for name in names:
-        if EXAMPLE[name]:  # nothing after the sign is what it is without the variable
+        if EXAMPLE[name]:  # an empty value means: as without the variable
             monkeypatch.setenv(name, EXAMPLE[name])
     assert settings() == defaults
 
@@ -125,11 +129,11 @@ def test_the_example_has_every_variable_that_the_code_names() -> None:
     assert named <= EXAMPLE.keys()
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_no_link_is_broken() -> None:
     assert [link for page in pages() for link in broken(page)] == []
 
 
-def test_a_link_that_leads_nowhere_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_link_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
@@ -138,7 +142,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path, monkeypatch: pytest.
     assert list(broken(page)) == ["page.md: #three", "page.md: gone.md"]
 
 
-def test_only_commands_that_exist_are_told() -> None:
+def test_every_command_in_the_documentation_exists() -> None:
     known = commands()
     assert {str(page.relative_to(ROOT)): unknown(page.read_text(), known) for page in pages()} == {
         str(page.relative_to(ROOT)): set() for page in pages()
@@ -151,7 +155,7 @@ def test_a_command_that_does_not_exist_is_found() -> None:
     assert unknown("```\n$ .venv/bin/holdfast up --detach\n$ holdfast logs cart-1\n```\n`holdfast`", known) == set()
 
 
-def test_the_contract_names_all_there_is() -> None:
+def test_the_contract_names_every_topic_frame_and_problem() -> None:
     text = (ROOT / "docs/contract.md").read_text()
     topics = (
         cart.REQUESTS,
@@ -167,7 +171,42 @@ def test_the_contract_names_all_there_is() -> None:
     assert {name for name in names if f"`{name}`" not in text} == set()
 
 
-def test_nothing_tells_of_a_machine_or_a_registry() -> None:
+def test_every_failpoint_is_documented() -> None:
+    text = (ROOT / "docs/crashpoints.md").read_text()
+    assert {name for name in POINTS if f"`{name}`" not in text} == set()
+
+
+def test_every_file_and_test_in_the_documentation_exists() -> None:
+    names = {str(file.relative_to(ROOT)) for file in files()}
+    sources = [file.read_text() for file in files() if file.suffix == ".py"]
+    tests = {name for source in sources for name in re.findall(r"def (test_\w+)", source)}
+    found = {str(page.relative_to(ROOT)): missing(page.read_text(), names, tests) for page in pages()}
+    assert {page: absent for page, absent in found.items() if absent} == {}
+
+
+def test_a_file_and_a_test_that_do_not_exist_are_found() -> None:
+    text = "`load/gone.py` `load/` `here.py` `lost.md` `load/here.py::test_b` `test_a` `test_c` `tests/*.py` `a.b`"
+    assert missing(text, {"load/here.py"}, {"test_a"}) == {"load/gone.py", "lost.md", "test_b", "test_c"}
+
+
+def missing(text: str, files: set[str], tests: set[str]) -> set[str]:
+    """Return the files and the tests that a page names in its code and that do not exist."""
+    names = {Path(file).name for file in files}
+    folders = {str(parent) for file in files for parent in Path(file).parents}
+    found = set()
+    for code in CODE.findall(FENCE.sub("", text)):
+        path, _, test = code.strip("`").partition("::")
+        if re.fullmatch(r"test_\w+", path):
+            path, test = "", path
+        if re.match(rf"({PACKAGES})/[\w/.-]*(?<!\.json)$", path):  # records of runs come and go
+            found |= {path} - files if path.rstrip("/") not in folders else set()
+        elif re.match(r"[\w-]+\.(py|sql|md)$", path):
+            found |= {path} - names
+        found |= {test} - tests - {""}
+    return found
+
+
+def test_no_file_mentions_a_machine_or_a_registry() -> None:
     found = []
     here = re.compile(re.escape(f"{ROOT}/")) if len(ROOT.parts) > 2 else OF_A_MACHINE
     for file in files():

@@ -1,14 +1,13 @@
-"""The limits of one address, and that loopback has none in the local profile."""
+"""The limits per address, and the exemption of loopback in the local profile."""
 
-import time
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
+from infrastructure import clock
 from rest_api.__main__ import assemble
 from rest_api.app import create_app
 from rest_api.edge import Edge
@@ -26,7 +25,7 @@ def open_sockets(limiter: Limiter, address: str, number: int, lines: ExitStack) 
     return [lines.enter_context(limiter.socket(scope(address))) for _ in range(number)]
 
 
-def test_200_sockets_an_address_and_not_one_more() -> None:
+def test_an_address_may_open_200_sockets() -> None:
     limiter = Limiter(EdgeSettings())
     with ExitStack() as lines:
         assert open_sockets(limiter, FAR, 201, lines) == [True] * 200 + [False]
@@ -38,12 +37,12 @@ def test_200_sockets_an_address_and_not_one_more() -> None:
     assert not limiter._sockets
 
 
-def test_limits_that_are_lifted_count_nothing() -> None:
+def test_disabled_limits_count_nothing() -> None:
     with ExitStack() as lines:
         assert all(open_sockets(Limiter(EdgeSettings(limits="off")), FAR, 300, lines))
 
 
-def test_addresses_that_are_remembered_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_tracked_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rest_api.limiter.MAX_ADDRESSES", 100)
     assert MAX_ADDRESSES == 50_000
     limiter = Limiter(EdgeSettings())
@@ -57,13 +56,13 @@ def from_address(address: str) -> HTTPConnection:
 
 
 def the_edge() -> Edge:
-    """An edge of which nothing has started."""
+    """An edge whose parts have not started."""
     return assemble(EdgeSettings(), 8080)[0]
 
 
-async def test_300_requests_a_minute_and_address_without_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    instant = time.time()
-    monkeypatch.setattr("rest_api.limiter.time", SimpleNamespace(time=lambda: instant))  # however busy the machine is
+async def test_an_address_without_a_user_may_send_300_requests_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    instant = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: instant)  # however busy the machine is
     app = create_app(the_edge())
 
     def client(address: str) -> httpx.AsyncClient:

@@ -1,4 +1,4 @@
-"""Every frame as the contract writes it, and the document that describes them against AsyncAPI's own schema."""
+"""The encoding of every frame, and the AsyncAPI document against AsyncAPI's own schema."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from cart_service import messages as cart
-from inventory_service.messages import BadField, Committed, GivenUp, Line, Money
+from inventory_service.messages import BadField, Committed, GivenUp, Held, Line, Money, Refused
 from rest_api import frames, messages, server_frames
 from rest_api.asyncapi import document
 
@@ -18,7 +18,7 @@ STAMP = "2026-11-21T03:40:01.870Z"
 GBP = Money(amount=295, currency="GBP")
 
 
-def test_a_cart_has_names_a_total_and_what_is_pending() -> None:
+def test_a_cart_has_names_a_total_and_pending_changes() -> None:
     view = cart.CartView(
         version=9,
         expires_at=AT,
@@ -44,7 +44,7 @@ def test_a_cart_has_names_a_total_and_what_is_pending() -> None:
     server_frames.CartFrame.model_validate_json(frames.cart_frame(body))
 
 
-def test_an_empty_cart_is_worth_nothing_of_the_shops_currency() -> None:
+def test_the_total_of_an_empty_cart_is_zero_in_the_shops_currency() -> None:
     pending = (cart.PendingRequest(id="a", type="clear", since=AT),)
     body = frames.cart_body("u1", cart.CartView(version=0, pending=pending), {}, "EUR")
     assert body["total"] == {"amount": 0, "currency": "EUR"}
@@ -86,29 +86,29 @@ def test_an_empty_cart_is_worth_nothing_of_the_shops_currency() -> None:
         ),
     ],
 )
-def test_an_outcome_as_a_frame(message: frames.Outcome, frame: dict[str, Any]) -> None:
-    assert orjson.loads(frames.outcome(message)) == frame
+def test_an_outcome_is_encoded_as_its_frame(message: frames.Outcome, frame: dict[str, Any]) -> None:
+    assert frames.outcome(message) == orjson.dumps(frame)
 
 
 ORDER = {"type": "order", "id": "a", "order_id": "o", "status": "committed", "order_version": 2}
 
 
-def test_an_order_as_a_frame_and_as_the_log_tells_it_again() -> None:
+def test_an_order_is_encoded_from_its_response_and_from_the_log() -> None:
     moved = cart.Order(user_id="u", id="a", order_id="o", status="cancelled", order_version=7, reason="declined")
     changed = {"status": "cancelled", "order_version": 7, "reason": "declined"}
-    assert orjson.loads(frames.outcome(moved)) == {**ORDER, **changed}
+    assert frames.outcome(moved) == orjson.dumps({**ORDER, **changed})
     stored = Committed(order_id="o", purpose="order", lines=(), total=GBP, version=4)
-    assert orjson.loads(frames.outcome(stored, "a", replayed=True)) == {**ORDER, "replayed": True}
+    assert frames.outcome(stored, "a", replayed=True) == orjson.dumps({**ORDER, "replayed": True})
 
 
-def test_a_pending_checkout_shows_nothing_of_how_it_is_asked() -> None:
+def test_a_pending_checkout_hides_its_command() -> None:
     commit = cart.PendingCommit(order_id="o", version=3)
     pending = cart.PendingRequest(id="a", type="checkout", since=AT, commit=commit)
     body = frames.cart_body("u1", cart.CartView(version=0, pending=(pending,)), {}, "EUR")
     assert body["pending"] == [{"id": "a", "type": "checkout", "since": STAMP}]
 
 
-def test_what_stays_an_error_is_told_again_as_one() -> None:
+def test_a_stored_error_is_encoded_as_an_error() -> None:
     told = frames.outcome(BadField(field="time"), "a", replayed=True)
     frame = server_frames.Error.model_validate_json(told)
     assert (frame.id, frame.code, frame.field) == ("a", "bad_field", "time")
@@ -116,12 +116,26 @@ def test_what_stays_an_error_is_told_again_as_one() -> None:
 
 def test_availability_of_an_unknown_product_is_null() -> None:
     message = cart.Availability(user_id="u", id="k", session="s", product="P", available=None)
-    assert orjson.loads(frames.availability(message)) == {
-        "type": "availability",
-        "id": "k",
-        "product": "P",
-        "available": None,
-    }
+    frame = {"type": "availability", "id": "k", "product": "P", "available": None}
+    assert frames.availability(message) == orjson.dumps(frame)
+
+
+def test_a_stored_outcome_equals_the_first_frame_marked_replayed() -> None:
+    seen: dict[str, Any] = {"product": "P", "quantity": 1, "line_quantity": 3, "expires_at": AT, "version": 4}
+    first = frames.outcome(cart.Held(user_id="u", id="a", **seen))
+    assert frames.outcome(Held(**seen), "a", replayed=True) == frames.again(first)
+    refused = Refused(product="P", reason="out_of_stock", available=0, order_id="o")
+    frame = {"type": "refused", "id": "a", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True}
+    assert frames.outcome(refused, "a", replayed=True) == orjson.dumps(frame)
+
+
+def test_internal_fields_are_hidden_from_notices_and_resumes() -> None:
+    notice = cart.Notice(user_id="u", notice_id="n", template="t", title="T", body="é", cause="c")
+    frame = {"type": "notice", "notice_id": "n", "template": "t", "title": "T", "body": "é", "cause": "c"}
+    assert frames.notice(notice) == orjson.dumps(frame)
+    view = cart.CartView(version=1)
+    resumed = cart.Resumed(user_id="u", id="r", session="s", cart=view, pending=("a",), unknown=("b",))
+    assert frames.resumed(resumed) == orjson.dumps({"type": "resumed", "id": "r", "pending": ["a"], "unknown": ["b"]})
 
 
 def test_the_description_is_valid_asyncapi_3() -> None:
@@ -133,7 +147,7 @@ def test_the_description_is_valid_asyncapi_3() -> None:
     assert faults == []
 
 
-def test_every_reference_of_the_description_leads_somewhere() -> None:
+def test_every_reference_of_the_description_resolves() -> None:
     described = document("127.0.0.1:8080")
     found = list(_references(described))
     assert found

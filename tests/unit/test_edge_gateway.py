@@ -1,4 +1,4 @@
-"""The edge's line to Kafka: it comes back whatever the broker does while a producer is exchanged."""
+"""The gateway recovers whatever the broker does while the producer is replaced."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ from rest_api.gateway import Gateway
 
 
 class Producer:
-    """Kafka's producer: one that is closed never learns anything again, as aiokafka's."""
+    """A fake producer: once closed it never gets metadata again, like aiokafka's."""
 
     def __init__(self, gateway: Gateway, *, broker: bool) -> None:
         self.gateway, self.broker = gateway, broker
@@ -48,7 +48,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
 
 
 @pytest.mark.parametrize("away", [0, 1, 3])
-async def test_a_broker_that_goes_while_the_producer_is_exchanged_is_found_when_it_is_back(
+async def test_the_producer_is_replaced_although_the_broker_disappears_meanwhile(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, away: int
 ) -> None:
     made: list[Producer] = []

@@ -1,4 +1,4 @@
-"""Token buckets: a burst, then a steady rate; past twice the limit the patience is over."""
+"""Token buckets: a burst, then a steady rate; past twice the limit a client is exhausted."""
 
 import pytest
 from hypothesis import given
@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from rest_api.limits import WINDOW, Allowance, Bucket, Verdict
 
 
-def test_a_burst_is_granted_and_not_one_more() -> None:
+def test_a_burst_is_granted_up_to_the_size() -> None:
     bucket = Bucket(100, now=0)
     assert [bucket.take(0) for _ in range(101)] == [True] * 100 + [False]
     assert bucket.wait() == pytest.approx(0.6)
 
 
-def test_a_token_is_there_again_when_it_was_said() -> None:
+def test_a_token_is_available_after_the_announced_wait() -> None:
     bucket = Bucket(100, now=0)
     while bucket.take(0):
         pass
@@ -22,7 +22,7 @@ def test_a_token_is_there_again_when_it_was_said() -> None:
     assert bucket.take(wait * 1.01)
 
 
-def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing() -> None:
+def test_a_clock_that_is_set_back_changes_nothing() -> None:
     bucket = Bucket(2, now=100)
     assert bucket.take(100)
     assert bucket.take(50)
@@ -30,7 +30,7 @@ def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing() -> None:
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 5), max_size=300))
-def test_no_window_ever_grants_more_than_a_burst_and_a_minute(size: int, gaps: list[float]) -> None:
+def test_no_window_grants_more_than_a_burst_and_one_minute(size: int, gaps: list[float]) -> None:
     bucket, now, granted = Bucket(size, now=0), 0.0, []
     for gap in gaps:
         now += gap
@@ -40,7 +40,7 @@ def test_no_window_ever_grants_more_than_a_burst_and_a_minute(size: int, gaps: l
         assert sum(start <= moment <= start + WINDOW for moment in granted) <= 2 * size + 1
 
 
-def test_past_the_limit_refused_past_its_double_exhausted() -> None:
+def test_requests_are_refused_past_the_limit_and_exhausted_past_its_double() -> None:
     allowance = Allowance(10, now=0)
     verdicts = [allowance.take(0) for _ in range(21)]
     assert verdicts == [Verdict.GRANTED] * 10 + [Verdict.REFUSED] * 10 + [Verdict.EXHAUSTED]
@@ -48,7 +48,7 @@ def test_past_the_limit_refused_past_its_double_exhausted() -> None:
     assert allowance.remaining == 0
 
 
-def test_who_keeps_to_what_was_said_is_granted() -> None:
+def test_a_client_that_waits_as_announced_is_granted() -> None:
     allowance = Allowance(10, now=0)
     for _ in range(11):
         allowance.take(0)

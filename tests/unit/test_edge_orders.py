@@ -1,4 +1,4 @@
-"""What the edge makes of an order's events, and the small rules around checkouts, without a server."""
+"""Checkout frames, the view of an order's events, cursors and payment availability, without a server."""
 
 import contextlib
 import json
@@ -19,15 +19,15 @@ from rest_api import cursors
 from rest_api.__main__ import assemble
 from rest_api.app import create_app
 from rest_api.frames import outcome
-from rest_api.messages import Checkout
+from rest_api.messages import Checkout, order_id
 from rest_api.order_requests import refused
 from rest_api.order_view import fold, shipment
-from rest_api.outbound import order_id
 from rest_api.problems import SLUGS, Problem
+from rest_api.protocol.effects import Publish
 from rest_api.provider_watch import ProviderWatch
 from rest_api.server_frames import OrderFrame
 from rest_api.settings import EdgeSettings
-from rest_api.shopper import Publish, Rules, Shopper
+from rest_api.shopper import Rules, Shopper
 from rest_api.store import Store
 from tests.unit.test_edge_session import NOW, USER, a_session, a_shopper, error, send, told
 
@@ -49,7 +49,7 @@ CHECKOUT: dict[str, Any] = {
 # ---- checkout on a socket -------------------------------------------------------------------------------------------
 
 
-def test_a_checkout_asks_for_the_order_that_its_id_makes() -> None:
+def test_a_checkout_derives_the_order_id_from_its_own() -> None:
     (asked,) = send(a_session(), **CHECKOUT, unheard_of=1)
     order = derived(USER, "c1", "order")
     data = {name: CHECKOUT[name] for name in ("version", "address", "contact", "payment")}
@@ -77,15 +77,15 @@ def test_a_checkout_asks_for_the_order_that_its_id_makes() -> None:
         ({"user_id": "u2"}, "forbidden", None),
     ],
 )
-def test_a_checkout_that_is_wrong(change: dict[str, Any], code: str, field: str | None) -> None:
+def test_an_invalid_checkout_is_an_error(change: dict[str, Any], code: str, field: str | None) -> None:
     session = a_session(Shopper(USER, Rules(tokens=frozenset({"tok_approve"})), NOW))
     frame = {name: value for name, value in {**CHECKOUT, **change}.items() if value is not None}
     found = error(session.receive(json.dumps(frame), NOW))
     assert (found["code"], found.get("field")) == (code, field)
-    assert not session.shopper.unanswered
+    assert not session.user.unanswered
 
 
-def test_without_a_list_any_token_may_be_known() -> None:
+def test_without_a_list_any_token_is_accepted() -> None:
     frame = {**CHECKOUT, "payment": {"token": "pm_1"}}
     assert isinstance(send(a_session(), **frame)[0], Publish)
     assert EdgeSettings(payment_tokens="").tokens() is None
@@ -98,7 +98,7 @@ def test_a_checkout_counts_as_a_change() -> None:
     assert error(send(session, **{**CHECKOUT, "id": "c2"}))["code"] == "rate_limited"
 
 
-def test_its_order_is_its_outcome_and_what_follows_is_told_to_all() -> None:
+def test_the_order_is_the_outcome_and_later_steps_go_to_all_sockets() -> None:
     shopper = a_shopper()
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     send(asking, **CHECKOUT)
@@ -123,7 +123,7 @@ STREAM: list[orders.Event] = [
 
 
 @pytest.mark.parametrize("length", range(1, len(STREAM) + 1))
-def test_an_order_is_as_its_last_event_left_it(length: int) -> None:
+def test_an_order_has_the_state_of_its_last_event(length: int) -> None:
     view = fold([(event, AT + timedelta(seconds=number)) for number, event in enumerate(STREAM[:length])])
     assert view is not None
     last = STREAM[length - 1]
@@ -134,7 +134,7 @@ def test_an_order_is_as_its_last_event_left_it(length: int) -> None:
     assert view.refunded == (TOTAL if length >= 5 else None)
 
 
-def test_of_nothing_there_is_no_order() -> None:
+def test_without_events_there_is_no_order() -> None:
     assert fold([]) is None
     assert shipment([]) is None
     assert shipment([("mislaid", AT, {"shipment_id": "s"})]) is None
@@ -152,7 +152,7 @@ PARCEL = {"shipment_id": "s", "carrier": "c", "tracking": "t"}
         ]
     )
 )
-def test_a_parcel_is_where_it_got_to_in_whatever_order_it_was_told(steps: list[Any]) -> None:
+def test_a_parcel_has_its_latest_status_whatever_the_order_of_events(steps: list[Any]) -> None:
     found = shipment(steps)
     assert found is not None
     assert (found["status"], found["carrier"], found["reason"]) == ("failed", "c", "nobody in")
@@ -163,18 +163,18 @@ def test_a_parcel_is_where_it_got_to_in_whatever_order_it_was_told(steps: list[A
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
-def test_a_cursor_opens_as_it_was_sealed(values: list[int | str]) -> None:
+def test_a_cursor_decodes_to_its_values(values: list[int | str]) -> None:
     assert cursors.opened(cursors.sealed(*values)) == values
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_no_cursor_is_a_problem(text: str) -> None:
+def test_a_malformed_cursor_is_a_problem(text: str) -> None:
     with contextlib.suppress(Problem):
         assert isinstance(cursors.opened(text), list)
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants them naive
-def test_a_time_survives_a_cursor(at: datetime) -> None:
+def test_a_cursor_keeps_a_time_exactly(at: datetime) -> None:
     assert cursors.at_instant(cursors.instant(at)) == at
 
 
@@ -189,7 +189,7 @@ def provider(version: int, *, available: bool, since: datetime = AT) -> Provider
     return Provider(provider="simulated", available=available, since=since, version=version)
 
 
-def test_orders_are_refused_only_when_the_provider_has_been_away_for_long() -> None:
+def test_orders_are_refused_once_the_provider_is_unavailable_for_too_long() -> None:
     settings = EdgeSettings()
     watch = ProviderWatch(settings, Store(settings), patience=timedelta(seconds=30))
     assert not watch.away(AT), "nothing is known"
@@ -202,7 +202,7 @@ def test_orders_are_refused_only_when_the_provider_has_been_away_for_long() -> N
     assert not watch.away(AT + timedelta(days=1))
 
 
-def test_every_reference_of_the_openapi_description_leads_somewhere() -> None:
+def test_every_reference_of_the_openapi_description_resolves() -> None:
     described = create_app(assemble(EdgeSettings(), 8080)[0]).openapi()
     references = set(re.findall(r'"\$ref": ?"([^"]+)"', json.dumps(described)))
     assert len(references) > 10

@@ -1,4 +1,4 @@
-"""The way out of a socket: order, bound, watched stock, and how it ends."""
+"""The send queue of a socket: order, bounds, watched stock, and the close."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -6,12 +6,12 @@ from typing import Any
 
 from rest_api.messages import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from rest_api.outlet import Outlet
-from rest_api.shopper import Close
+from rest_api.protocol.effects import Close
 from rest_api.ticker import Ticker
 
 
 class Reader:
-    """The other end of a socket: reads all it is sent, unless it is told to stop."""
+    """A client that reads everything until `reads` is cleared."""
 
     def __init__(self) -> None:
         self.read: list[Any] = []
@@ -29,7 +29,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_frames_come_in_order_and_the_close_comes_last() -> None:
+async def test_frames_are_sent_in_order_and_the_close_is_last() -> None:
     reader = Reader()
     outlet = Outlet(reader, lambda _: None)
     outlet.start()
@@ -42,7 +42,7 @@ async def test_frames_come_in_order_and_the_close_comes_last() -> None:
     assert outlet.closing
 
 
-async def test_a_reader_that_is_64_frames_behind_is_closed() -> None:
+async def test_a_client_that_is_64_frames_behind_is_closed() -> None:
     reader = Reader()
     outlet = Outlet(reader, lambda _: None)
     outlet.start()
@@ -58,7 +58,7 @@ async def test_a_reader_that_is_64_frames_behind_is_closed() -> None:
     assert reader.read == [{"type": "websocket.close", "code": 4410, "reason": "retry_after=5"}]
 
 
-async def test_a_reader_that_is_32_kib_behind_is_closed_though_it_is_few_frames() -> None:
+async def test_a_client_that_is_32_kib_behind_is_closed() -> None:
     reader = Reader()
     outlet = Outlet(reader, lambda _: None)
     outlet.start()
@@ -73,7 +73,7 @@ async def test_a_reader_that_is_32_kib_behind_is_closed_though_it_is_few_frames(
     assert reader.read == [{"type": "websocket.close", "code": 4410, "reason": "retry_after=5"}]
 
 
-async def test_what_a_reader_has_read_does_not_count_against_it() -> None:
+async def test_frames_that_were_read_do_not_count() -> None:
     reader = Reader()
     outlet = Outlet(reader, lambda _: None)
     outlet.start()
@@ -91,7 +91,7 @@ async def test_what_a_reader_has_read_does_not_count_against_it() -> None:
     outlet.stop()
 
 
-async def test_a_slow_reader_of_stock_gets_the_newest_and_is_not_closed() -> None:
+async def test_a_slow_watcher_gets_the_newest_stock_and_is_not_closed() -> None:
     reader, ticker = Reader(), Ticker()
     outlet = Outlet(reader, ticker.frame)
     outlet.start()
@@ -110,7 +110,7 @@ async def test_a_slow_reader_of_stock_gets_the_newest_and_is_not_closed() -> Non
     assert all('"available":0' in frame for frame in reader.read[2:])
 
 
-async def test_stock_that_is_no_longer_watched_is_not_told() -> None:
+async def test_unwatched_stock_is_not_sent() -> None:
     reader, ticker = Reader(), Ticker()
     ticker.learn([("P", 1, 1), ("Q", 1, 1)])
     outlet = Outlet(reader, ticker.frame)
@@ -122,7 +122,7 @@ async def test_stock_that_is_no_longer_watched_is_not_told() -> None:
     outlet.stop()
 
 
-async def test_changes_are_told_at_once_then_at_most_every_quarter_second() -> None:
+async def test_changes_are_sent_at_once_then_at_most_every_quarter_second() -> None:
     reader, ticker = Reader(), Ticker()
     outlet = Outlet(reader, ticker.frame)
     outlet.start()
@@ -145,7 +145,7 @@ async def test_changes_are_told_at_once_then_at_most_every_quarter_second() -> N
     outlet.stop()
 
 
-async def test_a_socket_that_is_gone_is_not_remembered() -> None:
+async def test_a_closed_socket_leaves_no_watch() -> None:
     ticker = Ticker()
     outlet = Outlet(Reader(), ticker.frame)
     ticker.start(outlet, ("P", "Q"))

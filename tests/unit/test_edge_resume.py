@@ -1,4 +1,4 @@
-"""Resume, at every place where a line can be cut: the view of who was cut is that of who never was."""
+"""Resume after a disconnect at every possible point: the client ends in the same state as one that stayed connected."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cart_service import model as cart_model
 from load.protocol import Conversation, Frame
 from rest_api.model import Session
+from rest_api.websocket.in_flight import InFlight
 from tests.testkit.resumption import Cut, Fate, Schedule, Shop
 
 SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")
@@ -18,7 +19,7 @@ def faults(schedule: Schedule, *cuts: Cut) -> list[str]:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_cut_after_every_single_frame(schedule: Schedule) -> None:
+def test_resume_after_a_cut_at_every_frame(schedule: Schedule) -> None:
     whole = Shop(schedule).run()
     assert list(whole.faults()) == []
     assert whole.cut.on_line >= 29, "or there would be few places to cut"
@@ -35,9 +36,7 @@ FATES: st.SearchStrategy[list[Fate]] = st.lists(st.sampled_from(("kept", "kept",
 
 @given(st.lists(CUTS, max_size=4), FATES, st.integers(0, 2**32))
 @settings(max_examples=300, deadline=None)
-def test_cuts_where_they_may_and_sends_that_were_not_acknowledged(
-    cuts: list[Cut], fates: list[Fate], seed: int
-) -> None:
+def test_resume_after_random_cuts_and_unacknowledged_sends(cuts: list[Cut], fates: list[Fate], seed: int) -> None:
     # Five sockets a user: those that the edge does not know to be gone count.
     shop = Shop("random", [cut for cut in cuts if cut.after <= 30][:4], fates, seed)
     try:
@@ -49,7 +48,7 @@ def test_cuts_where_they_may_and_sends_that_were_not_acknowledged(
 
 
 def view_after_a_removal_sent_again() -> tuple[int, dict[str, int]]:
-    """What a shopper sees who emptied the cart, filled it, and whose `clear` is then sent again as the cart is read."""
+    """Return the view after clear, add, a repetition of that `clear`, and a read of the cart."""
     clear = {"id": "c2", "type": "clear"}
     frames = (
         {"id": "c1", "type": "add", "product": "TEAPOT", "quantity": 1},
@@ -67,7 +66,7 @@ def view_after_a_removal_sent_again() -> tuple[int, dict[str, int]]:
     return shop.cut.conversation.version, shop.cut.conversation.lines
 
 
-def test_lines_that_a_removal_sent_again_hid_are_told_when_they_are_seen_again() -> None:
+def test_lines_hidden_by_a_repeated_removal_reappear() -> None:
     assert view_after_a_removal_sent_again() == (3, {"MUG": 2})
 
 
@@ -75,7 +74,7 @@ def test_lines_that_a_removal_sent_again_hid_are_told_when_they_are_seen_again()
 
 
 def exhaustive(schedule: Schedule) -> list[str]:
-    """What goes wrong first, at any cut."""
+    """Return the first fault at any cut."""
     for after in range(33):
         for up, down in UNDER_WAY:
             try:
@@ -93,7 +92,7 @@ def test_planted_a_client_that_does_not_resume(monkeypatch: pytest.MonkeyPatch) 
     assert exhaustive("fair")
 
 
-def test_planted_a_client_that_says_what_is_unknown_under_a_new_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_a_client_that_repeats_unknown_requests_under_new_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     hear = Conversation.hear
 
     def twice(self: Conversation, frame: Frame) -> object:
@@ -106,11 +105,12 @@ def test_planted_a_client_that_says_what_is_unknown_under_a_new_id(monkeypatch: 
     assert exhaustive("fair")
 
 
-def test_planted_a_session_whose_outcome_does_not_bring_its_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_a_session_that_omits_pending_before_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "outcome", lambda _self, _id, frame: [frame])
+    monkeypatch.setattr(InFlight, "settle", lambda self, user_id, request_id, _: self.release(user_id, request_id))
     assert exhaustive("late acknowledgements") == ["`pending` after its outcome"]
 
 
-def test_planted_removals_that_are_sent_again_hide_lines_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_repeated_removals_hide_lines_permanently(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cart_model, "reappeared", lambda *_: False)
     assert view_after_a_removal_sent_again() == (3, {})

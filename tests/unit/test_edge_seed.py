@@ -1,4 +1,4 @@
-"""The socket for one request: what it answers to who says nothing, and to who goes away."""
+"""The legacy WebSocket for one request: clients that stay silent, and clients that disconnect."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ SCOPE: dict[str, Any] = {"type": "websocket", "headers": [(b"user-id", b"ann")],
 
 
 class Client:
-    """A client that connects and says no word; with `leaves`, it goes away after that."""
+    """A client that connects and sends nothing; with `leaves` it then disconnects."""
 
     def __init__(self, *, leaves: bool) -> None:
         self.leaves = leaves
@@ -33,7 +33,7 @@ class Client:
         self.heard.append(message)
 
 
-async def test_who_says_nothing_is_told_so_and_the_line_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_client_gets_an_error_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seed_stream, "FIRST_FRAME_SECONDS", 0.01)
     client = Client(leaves=False)
     await seed_stream.SeedStream(the_edge())(SCOPE, client.receive, client.send)
@@ -43,7 +43,7 @@ async def test_who_says_nothing_is_told_so_and_the_line_is_closed(monkeypatch: p
     assert (answer["status_code"], answer["cart"], client.heard[2]["code"]) == (408, None, 1000)
 
 
-async def test_who_goes_away_is_told_nothing() -> None:
+async def test_a_client_that_disconnects_is_sent_nothing() -> None:
     client = Client(leaves=True)
     await seed_stream.SeedStream(the_edge())(SCOPE, client.receive, client.send)
     assert [message["type"] for message in client.heard] == ["websocket.accept"]

@@ -1,4 +1,4 @@
-"""What uvicorn's protocols do not do by themselves: deadlines for who does not read, heads that all read alike."""
+"""Additions to uvicorn's protocols: deadlines for clients that do not read, and strict parsing of heads."""
 
 import asyncio
 import socket
@@ -29,18 +29,18 @@ def lines(received: bytes, *, bite: int) -> list[bytes]:
 
 
 @given(st.integers(1, 60))
-def test_a_good_head_is_read_however_it_comes_in_pieces(bite: int) -> None:
+def test_a_valid_head_is_read_however_it_is_split(bite: int) -> None:
     assert lines(GOOD, bite=bite) == [b"GET / HTTP/1.1", b"Host: localhost", b"X: y"]
 
 
 @given(st.integers(1, 60), st.sampled_from([b"\n", b"\r", b"\r\n ", b"\r\n\t"]))
-def test_a_line_end_of_another_kind_is_refused(bite: int, end: bytes) -> None:
+def test_a_bare_line_feed_is_refused(bite: int, end: bytes) -> None:
     with pytest.raises(h11.LocalProtocolError):
         lines(GOOD.replace(b"localhost", b"local" + end + b"host"), bite=bite)
 
 
 @given(st.integers(1, 60), st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"]))
-def test_a_second_length_is_refused_though_it_is_the_same(bite: int, name: bytes) -> None:
+def test_a_repeated_content_length_is_refused(bite: int, name: bytes) -> None:
     with pytest.raises(h11.LocalProtocolError):
         lines(GOOD.replace(b"X: y", b"Content-Length: 1\r\n" + name + b": 1"), bite=bite)
 
@@ -55,7 +55,7 @@ class Quiet(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(answer: bytes) -> AsyncIterator[int]:
-    """A server of these protocols whose application always answers this; its port."""
+    """Start a server with these protocols and a fixed response; return its port."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         length = [(b"content-length", str(len(answer)).encode())]
@@ -86,7 +86,7 @@ async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     return await asyncio.open_connection(sock=line, limit=1024)
 
 
-async def test_who_does_not_read_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "UNREAD_SECONDS", 0.3)
     async with serving(b"x" * 2_000_000) as port:
         reader, writer = await connected(port)
@@ -97,7 +97,7 @@ async def test_who_does_not_read_an_answer_is_cut_off(monkeypatch: pytest.Monkey
         writer.close()
 
 
-async def test_who_reads_slowly_but_reads_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_slowly_gets_the_whole_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "UNREAD_SECONDS", 1.0)
     async with serving(b"x" * 200_000) as port:
         reader, writer = await connected(port)

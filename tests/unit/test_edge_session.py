@@ -1,6 +1,7 @@
-"""A shopper's socket, frame by frame, without a socket."""
+"""The session of a socket, frame by frame, without I/O."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,11 @@ from inventory_service.messages import Refused as StoredRefused
 from rest_api import frames
 from rest_api.admission import Admission
 from rest_api.messages import MAX_WATCHED
-from rest_api.model import MAX_AWAITED, MAX_RESUMES, Session
+from rest_api.model import MAX_RESUMES, Session
+from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
 from rest_api.server_frames import Server
-from rest_api.shopper import Close, Effect, Publish, Rules, Shopper, StartWatching, StopWatching
+from rest_api.shopper import Rules, Shopper
+from rest_api.websocket.in_flight import MAX_AWAITED, InFlight
 
 NOW = 1_795_000_000.0
 SERVER = TypeAdapter[Any](Server)
@@ -40,15 +43,15 @@ def send(session: Session, now: float = NOW, **frame: Any) -> list[Effect]:
     return session.receive(orjson.dumps(frame).decode(), now)
 
 
-def told(effects: list[Effect]) -> list[dict[str, Any]]:
-    """The frames among some effects, each held against its model."""
+def told(effects: Sequence[Effect]) -> list[dict[str, Any]]:
+    """Return the frames among some effects, each validated against its model."""
     found = [orjson.loads(effect) for effect in effects if isinstance(effect, bytes)]
     for frame in found:
         SERVER.validate_json(orjson.dumps(frame), strict=True)
     return found
 
 
-def error(effects: list[Effect]) -> dict[str, Any]:
+def error(effects: Sequence[Effect]) -> dict[str, Any]:
     (frame,) = told(effects)
     assert frame["type"] == "error"
     return frame
@@ -77,7 +80,7 @@ def add(session: Session, request_id: str = "a1") -> list[Effect]:
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_welcome_is_first_and_the_cart_is_asked_for_without_a_word() -> None:
+def test_a_session_begins_with_welcome_and_a_read_of_the_cart() -> None:
     session = a_session(opened=False)
     welcome, ask = session.open(NOW)
     assert told([welcome])[0] == {
@@ -98,19 +101,19 @@ def test_welcome_is_first_and_the_cart_is_asked_for_without_a_word() -> None:
     assert ask == Publish("s1/cart", "read", {"user_id": USER, "session": "s1"})
 
 
-def test_welcome_tells_how_often_it_will_be_pinged() -> None:
+def test_welcome_has_the_ping_interval() -> None:
     session = Session("s1", a_shopper(), expires_at=NOW + 3600, ping=7)
     assert told(session.open(NOW))[0]["ping"] == 7
 
 
-def test_the_cart_that_follows_answers_no_id() -> None:
+def test_the_first_cart_has_no_id() -> None:
     session = a_session(opened=False)
     session.open(NOW)
     assert session.client_id("s1/cart") is None
     assert session.client_id("c1") == "c1"
 
 
-def test_the_first_cart_is_asked_for_until_it_comes() -> None:
+def test_the_first_read_of_the_cart_is_retried() -> None:
     session = a_session(opened=False)
     session.open(NOW)
     assert session.tick(NOW + 4) == []
@@ -122,7 +125,7 @@ def test_the_first_cart_is_asked_for_until_it_comes() -> None:
     assert session.tick(NOW + 20) == []
 
 
-def test_the_first_cart_is_asked_for_again_when_kafka_did_not_take_it() -> None:
+def test_the_first_read_of_the_cart_is_retried_without_an_acknowledgement() -> None:
     session = a_session(opened=False)
     session.open(NOW)
     assert session.unacknowledged("s1/cart", 2) == []
@@ -139,7 +142,7 @@ def test_a_change_is_sent_then_pending_then_its_outcome() -> None:
     assert [frame["type"] for frame in outcome(session, held())] == ["held"]
 
 
-def test_an_outcome_that_overtakes_sends_pending_first() -> None:
+def test_an_outcome_before_the_acknowledgement_sends_pending_first() -> None:
     session = a_session()
     add(session)
     assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
@@ -154,12 +157,12 @@ def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
     assert looking.acknowledged("a1") == []
 
 
-def test_a_frame_that_nobody_asked_for_has_no_pending() -> None:
+def test_an_unsolicited_frame_has_no_pending() -> None:
     frame = frames.outcome(cart.Expired(user_id=USER, lines=(), version=3))
     assert told(a_session().outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
 
 
-def test_a_frame_sent_again_is_sent_on_again() -> None:
+def test_a_repeated_frame_is_published_again() -> None:
     session = a_session()
     assert add(session) == add(session)
     session.acknowledged("a1")
@@ -183,7 +186,7 @@ def test_a_frame_sent_again_is_sent_on_again() -> None:
         ({"type": "resume", "version": 0}, "lookup", {"ids": [], "session": "s1"}),
     ],
 )
-def test_what_each_frame_asks_of_the_carts(frame: dict[str, Any], verb: str, data: dict[str, Any]) -> None:
+def test_each_frame_becomes_a_request_to_the_carts(frame: dict[str, Any], verb: str, data: dict[str, Any]) -> None:
     assert send(a_session(), id="x", **frame) == [Publish("x", verb, {"user_id": USER, **data})]
     parsed = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{verb}"]
     parsed.model_validate_json(orjson.dumps({"user_id": USER, **data}))
@@ -198,24 +201,24 @@ def test_the_frames_trace_goes_along() -> None:
 # ---- no acknowledgement ---------------------------------------------------------------------------------------------
 
 
-def test_without_an_acknowledgement_it_is_unavailable_and_never_refused() -> None:
+def test_an_unacknowledged_change_is_unavailable_and_never_refused() -> None:
     session = a_session()
     add(session)
     frame = error(session.unacknowledged("a1", 2))
     assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "unavailable", 2)
-    assert "a1" not in session.shopper.unanswered
+    assert "a1" not in session.user.unanswered
     assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
 
 
-def test_a_read_without_an_acknowledgement_is_unavailable_once() -> None:
+def test_an_unacknowledged_read_is_unavailable_once() -> None:
     session = a_session()
     send(session, id="c1", type="cart")
     assert error(session.unacknowledged("c1", 2))["code"] == "unavailable"
     assert session.unacknowledged("c1", 2) == []
-    assert not session.shopper.unanswered
+    assert not session.user.unanswered
 
 
-def test_what_is_awaited_has_a_bound() -> None:
+def test_the_number_of_awaited_changes_is_bounded() -> None:
     session = a_session(a_shopper(changes=None))
     for number in range(MAX_AWAITED + 1):
         add(session, f"a{number}")
@@ -227,7 +230,7 @@ def test_what_is_awaited_has_a_bound() -> None:
 # ---- reads ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_read_is_answered_once_and_to_who_asked() -> None:
+def test_a_read_is_answered_once_and_only_to_its_socket() -> None:
     shopper = a_shopper()
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     send(asking, id="c1", type="cart")
@@ -237,7 +240,7 @@ def test_a_read_is_answered_once_and_to_who_asked() -> None:
     assert not shopper.unanswered
 
 
-def test_a_read_that_nobody_answers_is_unavailable() -> None:
+def test_a_read_without_an_answer_is_unavailable() -> None:
     session = a_session()
     send(session, id="c1", type="cart")
     assert session.due == NOW + 10
@@ -253,16 +256,16 @@ def test_two_sockets_may_use_one_id_for_their_reads() -> None:
     assert len(shopper.unanswered) == 2
 
 
-def test_a_socket_that_is_gone_awaits_no_reads_but_its_changes_stay() -> None:
+def test_a_closed_socket_drops_its_reads_but_not_its_changes() -> None:
     session = a_session()
     send(session, id="c1", type="cart")
     add(session)
     session.close()
-    assert list(session.shopper.unanswered) == ["a1"]
-    assert not session.shopper.sessions
+    assert list(session.user.unanswered) == ["a1"]
+    assert not session.user.sessions
 
 
-def test_resume_settles_what_it_tells() -> None:
+def test_resume_settles_the_requests_that_it_reports() -> None:
     session = a_session()
     add(session)
     stored = Stored(id="a1", outcome=StoredRefused(product="P", reason="out_of_stock", available=0))
@@ -271,7 +274,7 @@ def test_resume_settles_what_it_tells() -> None:
     )
     session.resolved(message)
     assert session.acknowledged("a1") == []
-    assert "a1" not in session.shopper.unanswered
+    assert "a1" not in session.user.unanswered
     assert isinstance(stored.outcome, StoredRefused)
     shown = told([frames.outcome(stored.outcome, stored.id, replayed=True), frames.resumed(message)])
     assert shown == [
@@ -284,7 +287,7 @@ def test_resume_settles_what_it_tells() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "NaN", '{"id":1e400}', "[" * 10_000, '"\\ud800"', "{'id':1}"])
-def test_what_is_not_json_ends_the_socket(text: str) -> None:
+def test_a_frame_that_is_not_json_closes_the_socket(text: str) -> None:
     frame, close = a_session().receive(text, NOW)
     assert told([frame])[0]["code"] == "bad_json"
     assert close == Close(4400, "bad_json")
@@ -329,21 +332,21 @@ def test_what_is_not_json_ends_the_socket(text: str) -> None:
         ({"id": "x", "type": "set", "product": "P", "quantity": -1}, "bad_quantity", "quantity"),
     ],
 )
-def test_a_frame_that_parses_but_is_wrong(frame: object, code: str, field: str | None) -> None:
+def test_an_invalid_frame_is_an_error_and_the_socket_stays(frame: object, code: str, field: str | None) -> None:
     session = a_session()
     answer = error(session.receive(json.dumps(frame), NOW))
     assert answer["code"] == code
     assert answer.get("field") == field
     assert answer["id"] == ("x" if isinstance(frame, dict) and frame.get("id") == "x" else None)
-    assert not session.shopper.unanswered
+    assert not session.user.unanswered
     assert len(add(session)) == 1, "the socket stays"
 
 
-def test_ones_own_user_id_is_no_offence() -> None:
+def test_a_frame_may_name_its_own_user() -> None:
     assert isinstance(send(a_session(), id="x", type="clear", user_id=USER)[0], Publish)
 
 
-def test_what_is_rejected_is_told_to_the_socket_that_asked() -> None:
+def test_a_rejection_goes_only_to_the_socket_that_sent_the_request() -> None:
     shopper = a_shopper()
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     add(asking)
@@ -352,18 +355,18 @@ def test_what_is_rejected_is_told_to_the_socket_that_asked() -> None:
     assert looking.rejected(message) == []
 
 
-def test_a_read_is_rejected_with_the_field_that_is_wrong() -> None:
+def test_a_rejected_read_names_the_invalid_field() -> None:
     session = a_session()
     send(session, id="k", type="check", product="P")
     frame = error(session.rejected(cart.Error(user_id=USER, id="k", code="bad_field", detail="ahead", field="time")))
     assert (frame["code"], frame["field"]) == ("bad_field", "time")
-    assert not session.shopper.unanswered
+    assert not session.user.unanswered
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_64_unanswered_requests_and_not_one_more_on_all_sockets() -> None:
+def test_64_requests_may_be_unanswered_on_all_sockets_of_a_user() -> None:
     shopper = a_shopper()
     one, two = a_session(shopper), a_session(shopper, "s2")
     for number in range(64):
@@ -375,7 +378,7 @@ def test_64_unanswered_requests_and_not_one_more_on_all_sockets() -> None:
     assert isinstance(add(one, "b")[0], Publish)
 
 
-def test_who_comes_back_with_64_unanswered_may_ask_what_became_of_them() -> None:
+def test_a_client_at_its_limit_may_still_resume() -> None:
     shopper = a_shopper()
     session = a_session(shopper)
     for number in range(64):
@@ -387,14 +390,14 @@ def test_who_comes_back_with_64_unanswered_may_ask_what_became_of_them() -> None
     assert error(add(session, "b"))["code"] == "too_many"
 
 
-def test_what_nothing_was_heard_of_for_long_does_not_count_for_ever() -> None:
+def test_stale_requests_no_longer_count() -> None:
     session = a_session(a_shopper(unanswered=1))
     add(session)
     assert error(add(session, "b"))["code"] == "too_many"
     assert isinstance(send(session, NOW + 901, id="b", type="clear")[0], Publish)
 
 
-def test_past_the_limit_refused_past_its_double_closed() -> None:
+def test_frames_past_the_limit_are_refused_and_past_its_double_close_the_socket() -> None:
     session = a_session(a_shopper(changes=3))
     assert all(isinstance(add(session)[0], Publish) for _ in range(3))
     for _ in range(3):
@@ -405,7 +408,7 @@ def test_past_the_limit_refused_past_its_double_closed() -> None:
     assert close == Close(4429, "retry_after=20")
 
 
-def test_other_frames_and_frames_that_are_wrong_have_a_limit_of_their_own() -> None:
+def test_reads_and_invalid_frames_have_a_separate_limit() -> None:
     session = a_session(a_shopper(changes=1, others=2))
     add(session)
     assert error(send(session, id="x", type="nonsense"))["code"] == "unknown_type"
@@ -413,7 +416,7 @@ def test_other_frames_and_frames_that_are_wrong_have_a_limit_of_their_own() -> N
     assert error(send(session, id="x", type="cart"))["code"] == "rate_limited"
 
 
-def test_limits_may_be_lifted() -> None:
+def test_limits_may_be_disabled() -> None:
     session = a_session(a_shopper(changes=None, others=None, unanswered=None, sockets=None))
     assert all(isinstance(add(session, f"a{number}")[0], Publish) for number in range(1000))
 
@@ -421,7 +424,7 @@ def test_limits_may_be_lifted() -> None:
 # ---- watching -------------------------------------------------------------------------------------------------------
 
 
-def test_watch_some_or_all() -> None:
+def test_watch_and_unwatch_some_products_or_all() -> None:
     session = a_session()
     assert send(session, id="w", type="watch", products=["P", "Q"]) == [StartWatching(("P", "Q"))]
     assert send(session, id="w", type="watch") == [StartWatching(None)]
@@ -441,13 +444,13 @@ def test_a_socket_watches_a_hundred_products_at_most() -> None:
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_socket_ends_with_its_token_and_the_leeway() -> None:
+def test_the_socket_is_closed_after_the_token_and_the_leeway() -> None:
     session = a_session()
     assert session.tick(NOW + 3629) == []
     assert session.tick(NOW + 3630) == [Close(4401, "the token has expired")]
 
 
-def test_expiring_is_told_two_minutes_before_and_once() -> None:
+def test_expiring_is_sent_once_two_minutes_before() -> None:
     shopper = a_shopper()
     session = a_session(shopper)
     shopper.note(held(ends=NOW + 900))
@@ -463,7 +466,7 @@ def test_expiring_is_told_two_minutes_before_and_once() -> None:
     assert shopper.warning(NOW + 781) is None
 
 
-def test_the_look_at_the_end_is_made_again_until_it_is_answered() -> None:
+def test_the_read_before_the_warning_is_retried() -> None:
     session = a_session()
     session.look_at_end(NOW)
     (again,) = session.tick(NOW + 5)
@@ -471,7 +474,7 @@ def test_the_look_at_the_end_is_made_again_until_it_is_answered() -> None:
     assert again.request_id == "s1/end"
 
 
-def test_a_later_end_is_warned_of_again() -> None:
+def test_a_later_expiry_is_warned_of_again() -> None:
     shopper = a_shopper()
     a_session(shopper)
     shopper.note(held(ends=NOW + 100))
@@ -481,7 +484,7 @@ def test_a_later_end_is_warned_of_again() -> None:
     assert shopper.warning(NOW + 790)
 
 
-def test_an_empty_cart_a_past_end_and_an_absent_shopper_are_not_warned_of() -> None:
+def test_no_warning_for_an_empty_or_expired_cart_or_without_a_socket() -> None:
     shopper = a_shopper()
     assert shopper.warning(NOW) is None
     shopper.note(held(ends=NOW + 60))
@@ -492,29 +495,29 @@ def test_an_empty_cart_a_past_end_and_an_absent_shopper_are_not_warned_of() -> N
     assert shopper.warning(NOW) is None, "it is empty"
 
 
-def test_a_shopper_learns_from_what_is_newer_alone() -> None:
+def test_only_newer_messages_change_the_state() -> None:
     shopper = a_shopper()
     shopper.note(held(version=5, ends=NOW + 900))
     shopper.note(held(version=4, ends=NOW + 100))
     shopper.note(cart.CartView(version=4))
     shopper.note(cart.Expired(user_id=USER, lines=(), version=5))
-    assert (shopper.version, shopper.expires_at) == (5, NOW + 900)
+    assert (shopper.cart_version, shopper.cart_expires_at) == (5, NOW + 900)
     shopper.note(cart.Removed(user_id=USER, id="r", version=6))
-    assert (shopper.version, shopper.expires_at) == (6, NOW + 900)
+    assert (shopper.cart_version, shopper.cart_expires_at) == (6, NOW + 900)
     shopper.note(cart.Refused(user_id=USER, id="r", reason="limit"))
     line = Line(product="P", quantity=1, price=Money(amount=1, currency="GBP"))
     shopper.note(cart.CartView(version=6, expires_at=datetime.fromtimestamp(NOW + 50, UTC), lines=(line,)))
-    assert shopper.expires_at == NOW + 50
+    assert shopper.cart_expires_at == NOW + 50
     shopper.note(cart.Expired(user_id=USER, lines=(), version=7))
-    assert shopper.version == 7
-    assert shopper.expires_at is None
+    assert shopper.cart_version == 7
+    assert shopper.cart_expires_at is None
 
 
-def test_who_is_long_gone_may_be_forgotten() -> None:
+def test_an_idle_user_may_be_dropped() -> None:
     shopper = a_shopper()
     assert not shopper.idle(NOW + 60)
     assert shopper.idle(NOW + 121)
-    shopper.admits("a", NOW)
+    shopper.register("a", NOW)
     assert not shopper.idle(NOW + 121)
     assert shopper.idle(NOW + 901), "an answer that never came holds nobody for ever"
 
@@ -522,14 +525,14 @@ def test_who_is_long_gone_may_be_forgotten() -> None:
 # ---- when the whole shop has too much to do -------------------------------------------------------------------------
 
 
-def test_beyond_what_the_shop_can_do_nothing_is_done_and_said_so_at_once() -> None:
-    admission = Admission(2)
-    shoppers = [Shopper(f"u{number}", Rules(), NOW, admission) for number in range(3)]
+def test_an_overloaded_shop_refuses_requests_at_once() -> None:
+    in_flight = InFlight(Admission(2))
+    shoppers = [Shopper(f"u{number}", Rules(), NOW, in_flight) for number in range(3)]
     sessions = [a_session(shopper, f"s{number}") for number, shopper in enumerate(shoppers)]
     assert all(isinstance(add(session)[0], Publish) for session in sessions[:2])
     refused = error(add(sessions[2]))
     assert (refused["code"], refused["id"], refused["retry_after"]) == ("unavailable", "a1", 1)
-    assert shoppers[2].unanswered == {}, "it does not count against its shopper"
+    assert shoppers[2].unanswered == [], "it does not count against its shopper"
     assert isinstance(add(sessions[0])[0], Publish), "what is under way may be sent again"
     assert isinstance(send(sessions[2], id="r", type="resume", version=0)[0], Publish), "who was cut off may come back"
     outcome(sessions[0], held())

@@ -1,4 +1,4 @@
-"""What is told again carries its mark, by whatever tool it was replayed, and however long ago it was first told."""
+"""Repeated and old frames are marked `replayed`, whichever way they were replayed."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,14 @@ from pydantic import TypeAdapter
 from cart_service import messages as cart
 from infrastructure.envelope import Envelope
 from inventory_service.messages import Line, Money
+from rest_api import told as duplicates
 from rest_api.hub import Hub
 from rest_api.model import Session
 from rest_api.server_frames import Server
 from rest_api.shopper import Rules
 from rest_api.ticker import Ticker
 from rest_api.told import KEPT_SECONDS, Told
+from rest_api.websocket.in_flight import Registration
 from tests.testkit.resumption import Wire
 
 SERVER = TypeAdapter[Any](Server)
@@ -40,7 +42,7 @@ TELLINGS: list[cart.Response] = [
 
 
 class Edge:
-    """A hub with one socket, and what that was sent."""
+    """A hub with one socket, and the frames sent to it."""
 
     def __init__(self) -> None:
         async def publish(*_: Any) -> None: ...
@@ -58,7 +60,7 @@ class Edge:
         self.wire.down.clear()
 
     async def hear(self, message: cart.Response, *, ago: float = 0) -> list[dict[str, Any]]:
-        """The frames that a record brings, which was first sent some seconds ago."""
+        """Return the frames for a record that is `ago` seconds old."""
         time = datetime.now(UTC) - timedelta(seconds=ago)
         data = message.model_dump(mode="json", exclude_none=True)
         event = Envelope(id="e", source="/cart", type=message.TYPE, subject=USER, time=time, data=data)
@@ -79,40 +81,38 @@ async def edge() -> Edge:
 
 
 @pytest.mark.parametrize("message", TELLINGS)
-async def test_what_is_told_twice_carries_the_mark_the_second_time(edge: Edge, message: cart.Response) -> None:
+async def test_a_repeated_frame_is_marked_replayed(edge: Edge, message: cart.Response) -> None:
     (first,), (second,), (third,) = [await edge.hear(message) for _ in range(3)]
     assert "replayed" not in first
     assert second == third == {**first, "replayed": True}
 
 
 @pytest.mark.parametrize("message", TELLINGS)
-async def test_what_is_old_was_told_before_though_this_edge_knows_nothing_of_it(
-    edge: Edge, message: cart.Response
-) -> None:
+async def test_an_old_response_is_marked_replayed(edge: Edge, message: cart.Response) -> None:
     (told,) = await edge.hear(message, ago=60)
     assert told["replayed"] is True
 
 
-async def test_what_is_waited_for_is_news_however_late_it_comes(edge: Edge) -> None:
-    assert edge.session.shopper.admits("a1", 0.0)
+async def test_an_awaited_outcome_is_not_marked_however_late(edge: Edge) -> None:
+    assert edge.session.user.register("a1", 0.0) is Registration.ACCEPTED
     (told,) = await edge.hear(HELD, ago=600)
     assert "replayed" not in told
     assert (await edge.hear(HELD, ago=600))[0]["replayed"] is True
 
 
-async def test_the_next_step_of_an_order_is_news(edge: Edge) -> None:
+async def test_the_next_step_of_an_order_is_not_marked(edge: Edge) -> None:
     await edge.hear(ORDER)
     (told,) = await edge.hear(ORDER.model_copy(update={"status": "confirmed", "order_version": 4}))
     assert "replayed" not in told
 
 
-async def test_a_mark_that_stands_there_already_is_not_set_twice(edge: Edge) -> None:
+async def test_a_mark_is_not_set_twice(edge: Edge) -> None:
     for ago in (0, 0, 60):
         (told,) = await edge.hear(HELD.model_copy(update={"replayed": True}), ago=ago)
         assert list(told).count("replayed") == 1
 
 
-def test_what_was_told_is_remembered_for_a_while_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_remembered_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
     assert not told.before("ann", b"x", 0.0)
     assert not told.before("bob", b"x", 0.0), "another's is another"
@@ -120,7 +120,7 @@ def test_what_was_told_is_remembered_for_a_while_and_not_for_ever(monkeypatch: p
     for round_ in (2, 3, 4):
         told.before("ann", b"y", round_ * KEPT_SECONDS)
     assert not told.before("ann", b"x", 4 * KEPT_SECONDS)
-    monkeypatch.setattr("rest_api.told.MOST", 10)
+    monkeypatch.setattr(duplicates, "MAX_FRAMES", 10)
     for number in range(1000):
         told.before("ann", b"%d" % number, 5 * KEPT_SECONDS)
-    assert len(told._new) + len(told._old) <= 20
+    assert len(told._current) + len(told._previous) <= 20

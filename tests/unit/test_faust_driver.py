@@ -1,6 +1,6 @@
-"""The consumer takes what it can hand on, and nothing else; and it does not outlive what reads for it.
+"""The consumer takes only records that it can pass on, and ends with an error if its fetcher or coordinator does.
 
-The parts of aiokafka that count what was read are the real ones: what they hand out they do not hand out again.
+The parts of aiokafka that count records as read are the real ones: they do not return a record twice.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
 
 HERE = TopicPartition("changelog", 0)
 TIMEOUT = 60.0
-"""Longer than any test: what ends a wait is news."""
+"""Longer than any test: only an event ends the wait."""
 
 
 class Fetched:
-    """Records of one partition, as a fetch brings them."""
+    """Fake of the records of one partition from one fetch."""
 
     def __init__(self, first: int, last: int) -> None:
         self.next_fetch_offset = first
@@ -38,7 +38,7 @@ class Fetched:
 
 
 class Reader:
-    """aiokafka's fetcher with one partition at offset 0, and who takes records from it."""
+    """aiokafka's fetcher with one partition at offset 0, and the driver that takes records from it."""
 
     def __init__(self) -> None:
         self.subscriptions = SubscriptionState()
@@ -63,12 +63,12 @@ class Reader:
 
     @property
     def position(self) -> int:
-        """What counts as read."""
+        """Offset up to which records count as read."""
         offset: int = self.subscriptions.subscription.assignment.state_value(HERE).position
         return offset
 
     def comes(self, last: int) -> None:
-        """A fetch brings records."""
+        """Add records as a fetch does."""
         assignment = self.subscriptions.subscription.assignment
         records = Fetched(self.position, last)
         self.fetcher._records[HERE] = FetchResult(HERE, assignment=assignment, partition_records=records, backoff=0)
@@ -98,7 +98,7 @@ def rebalance(reader: Reader) -> None:
     reader.subscriptions.begin_reassignment()
 
 
-async def test_what_has_come_is_taken_and_what_comes_is_waited_for(reader: Reader) -> None:
+async def test_records_at_hand_are_returned_and_others_waited_for(reader: Reader) -> None:
     reader.comes(last=2)
     assert await reader.taking() == {HERE: [0, 1, 2]}
     taking = reader.taking()
@@ -109,7 +109,7 @@ async def test_what_has_come_is_taken_and_what_comes_is_waited_for(reader: Reade
 
 
 @pytest.mark.parametrize("change", [stop_flow, revoke, rebalance])
-async def test_what_comes_behind_a_change_of_mind_is_left_for_later(change: Any, reader: Reader) -> None:
+async def test_records_that_arrive_after_the_flow_has_stopped_are_left_for_later(change: Any, reader: Reader) -> None:
     taking = reader.taking()
     await asyncio.sleep(0.01)
     change(reader)
@@ -123,17 +123,17 @@ async def test_what_comes_behind_a_change_of_mind_is_left_for_later(change: Any,
 
 
 @pytest.mark.parametrize("change", [stop_flow, revoke])
-async def test_fausts_own_driver_still_takes_it(change: Any, reader: Reader) -> None:
-    """When this fails, Faust or aiokafka has mended it: `_fetch_records` in infrastructure/faust_driver.py can go."""
+async def test_fausts_own_driver_still_has_the_fault(change: Any, reader: Reader) -> None:
+    """If this fails, Faust or aiokafka has fixed the bug: `_fetch_records` in infrastructure/faust_driver.py can go."""
     taking = reader.taking(AIOKafkaConsumerThread)
     await asyncio.sleep(0.01)
     change(reader)
     reader.comes(last=2)
-    await taking  # and its caller, which sees the flow stopped or the partition gone, throws it away
+    await taking  # its caller discards the records, since the flow is stopped or the partition revoked
     assert reader.position == 3
 
 
-async def test_what_came_while_the_flow_was_stopped_is_taken_when_it_resumes(reader: Reader) -> None:
+async def test_records_that_arrived_while_the_flow_was_stopped_are_taken_when_it_resumes(reader: Reader) -> None:
     stop_flow(reader)
     reader.comes(last=2)
     taking = reader.taking()
@@ -146,7 +146,7 @@ async def test_what_came_while_the_flow_was_stopped_is_taken_when_it_resumes(rea
     assert await taking == {HERE: [0, 1, 2]}
 
 
-async def test_what_lay_there_while_a_queue_was_full_is_taken_when_it_has_room(reader: Reader) -> None:
+async def test_records_that_waited_for_a_full_queue_are_taken_when_it_has_room(reader: Reader) -> None:
     consumer: Any = LoopConsumer.__new__(LoopConsumer)
     thread = consumer._thread = LoopConsumerThread.__new__(LoopConsumerThread)
     thread._consumer = reader.kafka
@@ -167,7 +167,7 @@ async def test_what_lay_there_while_a_queue_was_full_is_taken_when_it_has_room(r
 
 
 class TakingOver:
-    """A consumer that hands records over to an agent whose queue may be full."""
+    """Consumer that passes records on to an agent whose queue may be full."""
 
     def __init__(self, reader: Reader, committed: int) -> None:
         self.reader = reader
@@ -216,8 +216,8 @@ class TakingOver:
         await self.consumer._take_over(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic))
 
 
-async def test_what_was_sought_while_a_queue_was_full_comes_again_all_of_it(reader: Reader) -> None:
-    """The queue is cleared behind a seek, and the one record that waited for room must not count as read."""
+async def test_a_partition_sought_while_a_queue_was_full_is_read_again_from_there(reader: Reader) -> None:
+    """The queue is cleared after a seek, and the one record that waited for it must not count as read."""
     taking = TakingOver(reader, committed=1)
     reader.comes(last=5)
     first, second, third, *others = await taking.take()
@@ -240,7 +240,7 @@ async def test_what_was_sought_while_a_queue_was_full_comes_again_all_of_it(read
     assert taking.handed == [1, 2, 3, 4, 5]
 
 
-async def test_what_nobody_has_committed_is_read_from_its_beginning(reader: Reader) -> None:
+async def test_a_partition_without_a_committed_offset_is_read_from_its_beginning(reader: Reader) -> None:
     taking = TakingOver(reader, committed=-1)
     reader.comes(last=3)
     first, second, *_ = await taking.take()
@@ -255,7 +255,7 @@ async def test_what_nobody_has_committed_is_read_from_its_beginning(reader: Read
 
 
 class Watched:
-    """A consumer whose watch looks at once, and once, or twice when nothing is wrong."""
+    """Consumer that checks its client at once: once, or twice if nothing is wrong."""
 
     def __init__(self, reading: "asyncio.Future[None]", error: Exception | None = None) -> None:
         self.looks = 0
@@ -282,7 +282,7 @@ async def watch(watched: Watched) -> None:
     await task.fun(watched)
 
 
-async def test_the_end_of_the_fetcher_is_the_end_of_the_worker() -> None:
+async def test_a_crashed_fetcher_crashes_the_worker() -> None:
     reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await watch(Watched(reading))
     reading.set_exception(OSError("gone"))
@@ -295,7 +295,7 @@ async def test_the_end_of_the_fetcher_is_the_end_of_the_worker() -> None:
         await watch(Watched(reading))
 
 
-async def test_what_the_coordinator_cannot_say_otherwise_is_the_end_of_the_worker() -> None:
+async def test_an_error_of_the_coordinator_crashes_the_worker() -> None:
     reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     with pytest.raises(PermissionError):
         await watch(Watched(reading, PermissionError("not your group")))

@@ -117,7 +117,7 @@ def test_the_page_has_a_table_a_ratio_or_the_reason_there_is_none(tmp_path: Path
     page = report.write(tmp_path).read_text()
     assert "| p50 at 10/s | 9 ms | 3 ms | **3.00** \N{MULTIPLICATION SIGN} bare echo (" in page
     assert "the driver itself was late" in page
-    assert "a hold against the catalogue 0.00" in page
+    assert "a hold by size of the catalogue 0.00" in page
     for each in (*LATENCY.charts, *GROWTH.charts):
         root = ET.fromstring((tmp_path / each.file).read_text())
         assert root.tag.endswith("svg")

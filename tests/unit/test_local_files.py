@@ -1,4 +1,4 @@
-"""The root directory, the jar lock, the logs: what the local stack keeps on the disk."""
+"""Files of the local stack: the root directory, the lock file of the jars, the logs."""
 
 import errno
 import json
@@ -17,7 +17,9 @@ from infrastructure.local.postgres import Postgres
 from infrastructure.local.state import Root, Secrets
 
 
-def test_the_root_is_named_or_found_above_or_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_root_is_the_variable_or_the_nearest_above_or_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     deep = tmp_path / "a/b"
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
@@ -29,7 +31,7 @@ def test_the_root_is_named_or_found_above_or_new(monkeypatch: pytest.MonkeyPatch
     assert state.find_root().path == tmp_path / "elsewhere"
 
 
-def test_secrets_are_made_once_and_for_this_user_only(tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_readable_by_this_user_only(tmp_path: Path) -> None:
     root = Root(tmp_path / "root")
     root.make()
     first = root.secrets()
@@ -39,14 +41,14 @@ def test_secrets_are_made_once_and_for_this_user_only(tmp_path: Path) -> None:
     assert modes == {"root": 0o700, "secrets.json": 0o600}
 
 
-def test_lost_secrets_of_a_filled_database_are_not_made_anew(tmp_path: Path) -> None:
+def test_missing_secrets_of_an_existing_database_are_not_created_again(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with pytest.raises(errors.Fault, match="put it back"):
         Root(tmp_path).secrets()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"x"'])
-def test_a_damaged_state_file_is_no_state(content: str, tmp_path: Path) -> None:
+def test_a_damaged_state_file_counts_as_empty(content: str, tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text(content)
     assert Root(tmp_path).load() == {}
 
@@ -54,8 +56,8 @@ def test_a_damaged_state_file_is_no_state(content: str, tmp_path: Path) -> None:
 def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.make()
-    with root.hold() as mine:
-        assert mine
+    with root.hold() as acquired:
+        assert acquired
         assert root.held()
         assert root.holder() == os.getpid()
         with root.hold(patience=0.1) as other:
@@ -73,7 +75,7 @@ def test_without_a_shop_a_command_ends_with_one_sentence(
     assert capsys.readouterr() == ("", "holdfast: no shop runs here: start one with `holdfast up`\n")
 
 
-def test_exports_survive_any_shell(tmp_path: Path) -> None:
+def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
     root = Root(tmp_path / 'it\'s $HOME `x` "q"')
     root.make()
     url = f"postgresql://holdfast:{root.secrets().postgres}@127.0.0.1:5/holdfast"
@@ -86,14 +88,14 @@ def test_exports_survive_any_shell(tmp_path: Path) -> None:
     assert shown.stdout == str(root.path)
 
 
-def test_the_lock_names_one_version_of_kafka_and_a_hash_for_every_jar() -> None:
+def test_the_lock_file_has_one_version_of_kafka_and_a_hash_for_every_jar() -> None:
     locked = tomllib.loads(jars.LOCK.read_text())["dependencies"]
     assert len({entry["version"] for entry in locked if entry["groupId"] == "org.apache.kafka"}) == 1
     assert all(len(entry["sha256"]) == 64 for entry in locked)
     assert len({jar.place for jar in jars.locked()}) == len(locked)
 
 
-def test_neither_the_lock_nor_the_settings_name_a_registry() -> None:
+def test_neither_the_lock_file_nor_the_settings_name_a_registry() -> None:
     for file in (jars.LOCK, jars.LOCK.with_name("jgo.toml"), *kafka.CONF.iterdir()):
         assert "://" not in file.read_text(), file
 
@@ -105,24 +107,24 @@ def test_a_dead_letter_with_two_mebibytes_fits_into_a_message() -> None:
     assert 2 << 20 < int(settings["message.max.bytes"]) <= int(settings["socket.request.max.bytes"])
 
 
-def test_an_operating_systems_error_becomes_a_sentence() -> None:
+def test_an_operating_system_error_becomes_an_error_with_a_remedy() -> None:
     full = errors.explain(OSError(errno.ENOSPC, "No space left"), "/data")
     assert (full.code, "make room" in str(full)) == (6, True)
     forbidden = errors.explain(PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data")
     assert (forbidden.code, "/data/x" in str(forbidden)) == (7, True)
     assert errors.explain(OSError(errno.EIO, "I/O error"), "/data").code == 1
-    said = errors.explain_output("initdb: could not write: No space left on device", "/data")
-    assert isinstance(said, errors.DiskFull)
+    from_output = errors.explain_output("initdb: could not write: No space left on device", "/data")
+    assert isinstance(from_output, errors.DiskFull)
     assert errors.explain_output("all is well", "/data") is None
 
 
-def test_an_event_survives_the_pipe() -> None:
+def test_an_event_is_decoded_as_it_was_encoded() -> None:
     event = Event("ready", name="kafka", text="127.0.0.1:9092", how="started", seconds=2.5, pid=7)
     assert Event.decode(event.encode()) == event
     assert Event.decode(json.dumps({"kind": "note", "new_field": 1})) == Event("note")
 
 
-def test_a_long_log_is_moved_aside_and_its_end_is_found(tmp_path: Path) -> None:
+def test_a_long_log_is_rotated_and_its_last_lines_are_found(tmp_path: Path) -> None:
     log = tmp_path / "edge.log"
     with log.open("a") as writer:
         writer.write("old\n" * 100)
@@ -135,7 +137,7 @@ def test_a_long_log_is_moved_aside_and_its_end_is_found(tmp_path: Path) -> None:
     assert supervisor.tail(tmp_path / "none.log", 5) == []
 
 
-def test_the_pid_file_of_a_zombie_does_not_keep_postgres_down(tmp_path: Path) -> None:
+def test_the_pid_file_of_a_zombie_does_not_prevent_postgres_from_starting(tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.make()
     postgres = Postgres(root, 0, Secrets("p", "r", "s"))
@@ -150,10 +152,10 @@ def test_the_pid_file_of_a_zombie_does_not_keep_postgres_down(tmp_path: Path) ->
         assert not pid_file.exists()
     pid_file.write_text(f"{os.getpid()}\n")
     postgres.prepare()
-    assert pid_file.exists(), "its owner lives"
+    assert pid_file.exists(), "its owner is alive"
 
 
-def test_a_process_is_known_by_what_it_was_given(tmp_path: Path) -> None:
+def test_a_process_is_found_by_its_environment(tmp_path: Path) -> None:
     given = str(tmp_path / "run/cart-1")
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"HOLDFAST_STATE_DIR": given}

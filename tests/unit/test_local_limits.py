@@ -1,4 +1,4 @@
-"""The limits that `holdfast status` prints are those that the edge keeps to."""
+"""The limits that `holdfast status` prints are those that the edge applies."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from rest_api.settings import EdgeSettings
 DEFAULTS = {name: limit.default for name, limit in LIMITS.items()}
 
 
-def test_the_table_is_that_of_the_edges_settings() -> None:
+def test_the_limits_equal_the_edges_settings() -> None:
     fields = {
         f"HOLDFAST_{name.upper()}": (field.default, field.description)
         for name, field in EdgeSettings.model_fields.items()
@@ -23,13 +23,13 @@ def test_the_table_is_that_of_the_edges_settings() -> None:
     assert {name: (limit.default, limit.words) for name, limit in LIMITS.items()} == fields
 
 
-def test_a_limit_is_what_was_told_else_its_default() -> None:
+def test_a_limit_is_its_setting_else_its_default() -> None:
     assert limits.effective({}, lifted=False) == DEFAULTS
-    told = {"HOLDFAST_LIMIT_SOCKETS": "9", f"{limits.PREFIX}NOBODY_READS": "1"}
-    assert limits.effective(told, lifted=False) == DEFAULTS | {"HOLDFAST_LIMIT_SOCKETS": 9}
+    settings = {"HOLDFAST_LIMIT_SOCKETS": "9", f"{limits.PREFIX}UNKNOWN": "1"}
+    assert limits.effective(settings, lifted=False) == DEFAULTS | {"HOLDFAST_LIMIT_SOCKETS": 9}
 
 
-def test_lifted_limits_have_no_value_but_the_one_that_always_holds() -> None:
+def test_lifted_limits_have_no_value_except_the_one_that_always_applies() -> None:
     assert limits.effective({"HOLDFAST_LIMIT_SOCKETS": "9"}, lifted=True) == {
         **dict.fromkeys(LIMITS),
         "HOLDFAST_LIMIT_UNDER_WAY": 1024,
@@ -37,15 +37,15 @@ def test_lifted_limits_have_no_value_but_the_one_that_always_holds() -> None:
 
 
 @pytest.mark.parametrize("value", ["7", " 7 ", "1_000"])
-def test_a_number_is_read_as_the_edge_reads_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_is_parsed_as_the_edge_parses_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("holdfast_limit_Changes", value)
-    told = limits.told({"holdfast_limit_Changes": value, "HOLDFAST_LIMITS": "on", "HOME": "/"})
-    assert list(told) == ["HOLDFAST_LIMIT_CHANGES"]
-    assert limits.effective(told, lifted=False)["HOLDFAST_LIMIT_CHANGES"] == EdgeSettings().limit_changes
+    settings = limits.told({"holdfast_limit_Changes": value, "HOLDFAST_LIMITS": "on", "HOME": "/"})
+    assert list(settings) == ["HOLDFAST_LIMIT_CHANGES"]
+    assert limits.effective(settings, lifted=False)["HOLDFAST_LIMIT_CHANGES"] == EdgeSettings().limit_changes
 
 
-def recorded(root: Root, limit: str, *services: str) -> dict[str, Any]:
-    """What `status` tells of a shop whose supervisor has recorded this."""
+def recorded_status(root: Root, limit: str, *services: str) -> dict[str, Any]:
+    """Return the `status` of a shop whose supervisor has recorded these services and limits."""
     entry = {"state": "ready", "pid": 0, "restarts": 0, "metrics": None}
     root.make()
     addresses = {"http": "http://127.0.0.1:1", "kafka": "k:2", "postgres": "postgresql://p", "redis": "redis://r"}
@@ -57,19 +57,19 @@ def recorded(root: Root, limit: str, *services: str) -> dict[str, Any]:
     return content
 
 
-def test_status_tells_every_limit_of_a_shop_with_an_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = recorded(Root(tmp_path), "on", "edge", "cart-1")
+def test_status_shows_every_limit_of_a_shop_with_an_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = recorded_status(Root(tmp_path), "on", "edge", "cart-1")
     assert json.loads(json.dumps(content))["limit_settings"] == DEFAULTS | {"HOLDFAST_LIMIT_OTHERS": 60}
     show.table(content)
     lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line}
     assert lines == {name: str(value) for name, value in content["limit_settings"].items()}
 
 
-def test_status_tells_what_is_lifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show.table(recorded(Root(tmp_path), "off", "edge"))
+def test_status_shows_lifted_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show.table(recorded_status(Root(tmp_path), "off", "edge"))
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line]
     assert [name for name, value in lines if value != "lifted"] == ["HOLDFAST_LIMIT_UNDER_WAY"]
 
 
-def test_without_an_edge_nobody_keeps_to_a_limit(tmp_path: Path) -> None:
-    assert recorded(Root(tmp_path), "on", "cart-1")["limit_settings"] == {}
+def test_a_shop_without_an_edge_has_no_limits(tmp_path: Path) -> None:
+    assert recorded_status(Root(tmp_path), "on", "cart-1")["limit_settings"] == {}

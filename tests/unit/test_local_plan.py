@@ -1,4 +1,4 @@
-"""Ports, workers, addresses: what `holdfast up` decides before it starts anything."""
+"""Plan of `holdfast up`: ports, workers and addresses, decided before anything is started."""
 
 import os
 import socket
@@ -20,33 +20,33 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"HOLDFAST_{name}", raising=False)
 
 
-def test_workers_are_counted_by_name() -> None:
+def test_workers_are_parsed_by_name() -> None:
     one_each = {kind.name: 1 for kind in services.KINDS}
     assert services.workers("") == one_each
     assert services.workers("inventory=2, cart=3") == one_each | {"cart": 3, "inventory": 2}
 
 
 @pytest.mark.parametrize(
-    "wish", ["edge=2", "provider=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"]
+    "option", ["edge=2", "provider=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"]
 )
-def test_a_wish_that_makes_no_sense_is_wrong_use(wish: str) -> None:
+def test_invalid_numbers_of_workers_are_wrong_use(option: str) -> None:
     with pytest.raises(WrongUse, match="--workers"):
-        services.workers(wish)
+        services.workers(option)
 
 
-def test_a_port_is_the_one_used_before_or_another_free_one() -> None:
-    said: list[Event] = []
+def test_a_port_is_the_previous_one_or_a_free_one() -> None:
+    notes: list[Event] = []
     before = probes.free_port()
-    assert plan.choose("http", {"http": before}, said.append) == before
-    assert not said
+    assert plan.choose("http", {"http": before}, notes.append) == before
+    assert not notes
     with socket.create_server(("127.0.0.1", before)):
-        other = plan.choose("http", {"http": before}, said.append)
+        other = plan.choose("http", {"http": before}, notes.append)
     assert other != before
-    assert f"port {before} is taken by" in said[0].text
-    assert said[0].text.endswith(f"http uses {other}")
+    assert f"port {before} is taken by" in notes[0].text
+    assert notes[0].text.endswith(f"http uses {other}")
 
 
-def test_a_port_that_was_asked_for_is_that_one_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_port_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = probes.free_port()
     monkeypatch.setenv("HOLDFAST_KAFKA_PORT", str(asked))
     assert plan.choose("kafka", {"kafka": 1}, print) == asked
@@ -61,16 +61,16 @@ def test_a_port_must_be_a_port(asked: str, monkeypatch: pytest.MonkeyPatch) -> N
         plan.choose("kafka", {}, print)
 
 
-def test_a_port_serves_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port that is asked for, and not yet listened on, is no free port for a worker."""
+def test_a_port_is_reserved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is reserved and not yet listened on is not given to a worker."""
     asked, other = probes.free_port(), probes.free_port()
     assert plan.choose("http", {"http": asked}, print) == asked
-    drawn = iter((asked, other))
-    monkeypatch.setattr(probes, "free_port", lambda: next(drawn))
+    candidates = iter((asked, other))
+    monkeypatch.setattr(probes, "free_port", lambda: next(candidates))
     assert claims.free_port() == other
 
 
-def test_two_shops_that_start_together_do_not_meet() -> None:
+def test_two_shops_that_start_together_choose_different_ports() -> None:
     chosen = probes.free_port()
     other = f"from infrastructure.local import claims; print(claims.claim({chosen}), flush=True); input()"
     argv, pipe = [sys.executable, "-c", other], subprocess.PIPE
@@ -86,14 +86,14 @@ def test_two_shops_that_start_together_do_not_meet() -> None:
 def test_a_port_in_closing_connections_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as link:
+        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
             assert probes.taken(port)
-            link.close()
+            accepted.close()
             client.recv(1)
     assert not probes.taken(port)
 
 
-def test_the_addresses_of_holdfast_env_are_not_a_foreign_server(
+def test_the_addresses_of_holdfast_env_are_not_external_servers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = Root(tmp_path / "root")
@@ -108,13 +108,13 @@ def test_the_addresses_of_holdfast_env_are_not_a_foreign_server(
     assert [part.name for part in again.parts] == ["kafka", "postgres", "redis"]
 
 
-def test_production_keeps_its_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_limits_cannot_be_disabled_in_production(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOLDFAST_PROFILE", "production")
     with pytest.raises(WrongUse, match="production"):
         plan.make(Root(tmp_path), plan.Options(limits=False), print)
 
 
-def test_addresses_are_read_as_their_clients_read_them() -> None:
+def test_addresses_are_parsed_as_clients_parse_them() -> None:
     assert outside.endpoints("kafka", "one:9093, two") == [("one", 9093), ("two", 9092)]
     assert outside.endpoints("postgres", "postgresql://me:p%40ss@db/shop") == [("db", 5432)]
     assert outside.endpoints("redis", "redis://:secret@[::1]:7000/0") == [("::1", 7000)]
@@ -130,7 +130,7 @@ def test_a_shown_address_has_no_password() -> None:
 
 
 @pytest.mark.parametrize("name", ["kafka", "postgres", "redis"])
-def test_a_server_that_is_not_there_is_one_sentence_without_a_password(name: str) -> None:
+def test_an_unreachable_server_is_one_sentence_without_a_password(name: str) -> None:
     port = probes.free_port()
     address = {
         "kafka": f"127.0.0.1:{port}",

@@ -1,4 +1,4 @@
-"""What `holdfast top` makes of two looks at a shop: rates, processor time, lag, and a table of them."""
+"""Rates, CPU time and lag that `holdfast top` derives from two samples, and the table that shows them."""
 
 import io
 import subprocess
@@ -18,22 +18,22 @@ from infrastructure.local.vitals import ALL, Counts, Look, Reading
 PLACES = [TopicPartition("carts", 0), TopicPartition("carts", 1), TopicPartition("stock", 0)]
 
 
-def test_lag_is_what_was_not_acknowledged() -> None:
+def test_lag_is_the_number_of_uncommitted_records() -> None:
     end = dict(zip(PLACES, (10, 7, 5), strict=True))
     assert lag.behind(dict(zip(PLACES, (10, 4, 0), strict=True)), {}, end) == {"carts": 3, "stock": 5}
 
 
-def test_a_partition_that_was_never_acknowledged_waits_from_its_first_record() -> None:
+def test_in_a_partition_without_a_commit_every_record_counts() -> None:
     end = dict(zip(PLACES, (10, 7, 5), strict=True))
     first = dict(zip(PLACES, (0, 3, 0), strict=True))
     assert lag.behind({PLACES[0]: 9, PLACES[2]: 5}, first, end) == {"carts": 1 + 4, "stock": 0}
 
 
-def test_an_acknowledgement_that_came_after_the_end_was_asked_for_is_no_negative_lag() -> None:
+def test_a_commit_after_the_end_was_read_is_not_a_negative_lag() -> None:
     assert lag.behind({PLACES[0]: 12}, {}, {PLACES[0]: 10}) == {"carts": 0}
 
 
-def test_a_counter_that_fell_began_again() -> None:
+def test_a_counter_that_fell_was_reset() -> None:
     before = {("records", ALL): 10.0, ("outcomes", "held"): 5.0}
     after = {("records", ALL): 4.0, ("outcomes", "held"): 7.0, ("outcomes", "refused"): 1.0}
     assert vitals.gained(before, after) == {
@@ -43,14 +43,14 @@ def test_a_counter_that_fell_began_again() -> None:
     }
 
 
-def test_processor_time_is_that_of_the_processes_that_are_left() -> None:
+def test_cpu_time_counts_the_processes_that_still_run() -> None:
     before = {(1, 0.5): 10.0, (2, 0.5): 3.0}
     assert vitals.worked(before, {(1, 0.5): 10.25, (3, 0.9): 0.5}) == pytest.approx(0.75)
-    assert vitals.worked(before, {(2, 7.0): 0.125}) == pytest.approx(0.125), "a pid that is somebody else's by now"
+    assert vitals.worked(before, {(2, 7.0): 0.125}) == pytest.approx(0.125), "a pid that another process has by now"
 
 
-def test_the_figures_are_read_from_a_page_of_our_metrics() -> None:
-    """As the services write it, with what has no figure left out."""
+def test_the_figures_are_parsed_from_the_services_metrics() -> None:
+    """Metrics without a figure are ignored."""
     before = vitals.counted(generate_latest().decode())
     metrics.OUTCOMES.labels("held", "").inc(2)
     metrics.OUTCOMES.labels("refused", "sold_out").inc()
@@ -70,14 +70,14 @@ def test_the_figures_are_read_from_a_page_of_our_metrics() -> None:
     }
 
 
-def test_a_strangers_metrics_have_no_figures_and_a_page_that_is_none_was_not_read() -> None:
+def test_foreign_metrics_have_no_figures_and_a_malformed_page_has_no_counts() -> None:
     registry = CollectorRegistry()
-    Counter("somebody_elses", "not ours", registry=registry).inc()
+    Counter("foreign", "a metric of another program", registry=registry).inc()
     assert vitals.counted(generate_latest(registry).decode()) == {}
     assert vitals.counted("<html>{") is None
 
 
-def test_a_family_is_found_with_all_who_descend_from_it() -> None:
+def test_a_process_is_found_with_all_its_descendants() -> None:
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
     with subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -90,8 +90,8 @@ def test_a_family_is_found_with_all_who_descend_from_it() -> None:
         parent.communicate(b"\n")
 
 
-def reading(at: float, services: dict[str, tuple[int, float, Counts | None]]) -> Reading:
-    """A look at processes: their pid, seconds of processor time and counters."""
+def sample_of(at: float, services: dict[str, tuple[int, float, Counts | None]]) -> Reading:
+    """Return a sample of processes: pid, seconds of CPU time and counters of each."""
     entries: dict[str, dict[str, Any]] = {
         name: {"state": "ready", "pid": pid, "restarts": 1, "rss_bytes": 3 << 20, "metrics": "m"}
         for name, (pid, _, _) in services.items()
@@ -103,7 +103,7 @@ def reading(at: float, services: dict[str, tuple[int, float, Counts | None]]) ->
 
 
 EDGE = {("http_requests", ALL): 100.0, ("http_requests", "200"): 100.0, ("wait", "sum"): 9.0, ("wait", "count"): 30.0}
-BEFORE = reading(
+BEFORE = sample_of(
     50.0,
     {
         "edge": (7, 1.0, EDGE),
@@ -113,7 +113,7 @@ BEFORE = reading(
         "postgres": (0, 0.0, None),
     },
 )
-AFTER = reading(
+AFTER = sample_of(
     52.0,
     {
         "edge": (7, 2.0, EDGE | {("http_requests", ALL): 110.0, ("http_requests", "503"): 10.0, ("sockets", ALL): 3.0}
@@ -127,15 +127,15 @@ AFTER = reading(
 )  # fmt: skip
 
 
-def test_two_looks_make_rates_a_second() -> None:
-    told = vitals.compare(BEFORE, AFTER, {"cart": {"carts": 4}})
-    assert (told["seconds"], told["lag"], told["sockets"]) == (2.0, {"cart": {"carts": 4}}, 3)
-    assert told["rates"]["http_requests"] == {ALL: 5.0, "503": 5.0}
-    assert told["rates"]["outcomes"] == {ALL: 3.0, "held": 3.0}
-    assert told["rates"]["dead_letters"] == {ALL: 0.0}
-    assert told["rates"].keys() == vitals.FIGURES.keys()
-    assert told["outcome_ms"] == pytest.approx(100.0)
-    assert {name: entry["cpu_percent"] for name, entry in told["services"].items()} == {
+def test_two_samples_make_rates_per_second() -> None:
+    report = vitals.compare(BEFORE, AFTER, {"cart": {"carts": 4}})
+    assert (report["seconds"], report["lag"], report["sockets"]) == (2.0, {"cart": {"carts": 4}}, 3)
+    assert report["rates"]["http_requests"] == {ALL: 5.0, "503": 5.0}
+    assert report["rates"]["outcomes"] == {ALL: 3.0, "held": 3.0}
+    assert report["rates"]["dead_letters"] == {ALL: 0.0}
+    assert report["rates"].keys() == vitals.FIGURES.keys()
+    assert report["outcome_ms"] == pytest.approx(100.0)
+    assert {name: entry["cpu_percent"] for name, entry in report["services"].items()} == {
         "edge": 50.0,
         "cart-1": 25.0,
         "inventory-1": 0.0,
@@ -145,7 +145,7 @@ def test_two_looks_make_rates_a_second() -> None:
     }
 
 
-def test_a_process_that_was_started_again_counts_from_its_start_and_one_that_was_not_seen_before_not_at_all() -> None:
+def test_rates_reset_after_restart_and_skip_new_processes() -> None:
     services = vitals.compare(BEFORE, AFTER, None)["services"]
     assert {name: entry["records"] for name, entry in services.items() if entry["records"] is not None} == {
         "edge": 0.0,
@@ -163,24 +163,24 @@ def test_a_process_that_was_started_again_counts_from_its_start_and_one_that_was
 
 
 def test_a_service_whose_metrics_could_not_be_read_before_has_no_rate() -> None:
-    before = reading(50.0, {"cart-1": (8, 1.0, None)})
-    after = reading(51.0, {"cart-1": (8, 1.0, {("records", ALL): 500.0})})
-    told = vitals.compare(before, after, {})
-    assert told["services"]["cart-1"]["records"] is None
-    assert told["rates"]["records"] == {ALL: 0.0}
+    before = sample_of(50.0, {"cart-1": (8, 1.0, None)})
+    after = sample_of(51.0, {"cart-1": (8, 1.0, {("records", ALL): 500.0})})
+    report = vitals.compare(before, after, {})
+    assert report["services"]["cart-1"]["records"] is None
+    assert report["rates"]["records"] == {ALL: 0.0}
 
 
-def test_one_look_has_no_rates() -> None:
-    told = vitals.compare(None, AFTER, None)
-    assert (told["seconds"], told["rates"], told["lag"], told["outcome_ms"]) == (None, None, None, None)
-    assert {entry["cpu_percent"] for entry in told["services"].values()} == {None}
+def test_one_sample_has_no_rates() -> None:
+    report = vitals.compare(None, AFTER, None)
+    assert (report["seconds"], report["rates"], report["lag"], report["outcome_ms"]) == (None, None, None, None)
+    assert {entry["cpu_percent"] for entry in report["services"].values()} == {None}
 
 
-def shown(told: dict[str, Any], width: int) -> str:
-    """The table on a terminal of so many columns, without its padding."""
+def rendered(report: dict[str, Any], width: int) -> str:
+    """Return the table for a terminal of this width, without its padding."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
     with console.capture() as captured:
-        console.print(top_tool.view({"time": "2026-11-21T08:24:04.325Z", **told}, width))
+        console.print(top_tool.view({"time": "2026-11-21T08:24:04.325Z", **report}, width))
     return "\n".join(" ".join(line.split()) for line in captured.get().splitlines())
 
 
@@ -188,8 +188,8 @@ LAG = {"cart": {"carts": 4, "stock": 0}, "sms": {}}
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_all_of_it_is_in_the_table(width: int) -> None:
-    text = shown(vitals.compare(BEFORE, AFTER, LAG), width)
+def test_the_table_shows_every_value(width: int) -> None:
+    text = rendered(vitals.compare(BEFORE, AFTER, LAG), width)
     for line in (
         "08:24:04Z · http://here · ready · 3 sockets · outcomes in 100 ms",
         "edge ready 7 50.0 3 1 0.0",
@@ -203,13 +203,13 @@ def test_all_of_it_is_in_the_table(width: int) -> None:
         assert line in text
 
 
-def test_what_is_not_known_is_no_zero() -> None:
-    text = shown(vitals.compare(None, AFTER, None), 80)
+def test_unknown_values_are_not_shown_as_zero() -> None:
+    text = rendered(vitals.compare(None, AFTER, None), 80)
     assert "edge ready 7 - 3 1 -" in text
     assert "Kafka does not answer" in text
 
 
-def test_of_many_parts_the_greatest_are_told() -> None:
+def test_only_the_largest_parts_are_shown() -> None:
     parts = {f"topic-{number}": number for number in range(9)}
-    text = shown(vitals.compare(BEFORE, AFTER, {"cart": parts}), 200)
+    text = rendered(vitals.compare(BEFORE, AFTER, {"cart": parts}), 200)
     assert "cart 36 topic-8 8, topic-7 7, topic-6 6, topic-5 5 …" in text

@@ -1,4 +1,4 @@
-"""What a library says again and again is said once a second; what we say is said."""
+"""Repeated messages of libraries are limited to one per second, our own messages are not."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from infrastructure.logs import JsonFormatter, Sparing
 
 
 class Log:
-    """Loggers that write into memory, through the filter, at a time that stands."""
+    """Loggers that write into memory through the filter, with a clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -24,7 +24,7 @@ class Log:
     def __getitem__(self, name: str) -> logging.Logger:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate, logger.disabled = [self.handler], False, False
-        logger.setLevel(logging.WARNING)  # who ran in this process before may have silenced it in either way
+        logger.setLevel(logging.WARNING)  # an earlier test may have silenced it in either way
         return logger
 
     def lines(self) -> list[dict[str, Any]]:
@@ -47,14 +47,14 @@ def log() -> Iterator[Log]:
         logger.setLevel(level)
 
 
-def test_a_repeating_library_is_heard_once_a_second_and_its_repetitions_are_counted(log: Log) -> None:
+def test_a_repeated_message_of_a_library_is_logged_once_per_second_with_a_count(log: Log) -> None:
     for attempt in range(33):
         log["aiokafka"].warning("cannot reach node %s", attempt)
         log.now += 1 / 16
     assert log.told() == [("cannot reach node 0", 0), ("cannot reach node 16", 15), ("cannot reach node 32", 15)]
 
 
-def test_messages_differ_by_words_level_and_logger(log: Log) -> None:
+def test_messages_differ_by_text_level_and_logger(log: Log) -> None:
     log["aiokafka"].warning("gone")
     log["aiokafka"].error("gone")
     log["aiokafka.consumer"].error("gone")
@@ -62,7 +62,7 @@ def test_messages_differ_by_words_level_and_logger(log: Log) -> None:
     assert [line["message"] for line in log.lines()] == ["gone", "gone", "gone", "back"]
 
 
-def test_what_we_say_is_said_each_time(log: Log) -> None:
+def test_our_own_messages_are_logged_each_time(log: Log) -> None:
     for name in ("infrastructure.guard", "aiokafkaesque"):
         for _ in range(3):
             log[name].warning("put aside: %s", "a record")
@@ -72,10 +72,10 @@ def test_what_we_say_is_said_each_time(log: Log) -> None:
     assert len(log.lines()) == 7
 
 
-def test_who_never_says_the_same_twice_is_heard_and_not_remembered_for_ever(log: Log) -> None:
+def test_messages_that_never_repeat_are_logged_and_soon_forgotten(log: Log) -> None:
     for number in range(1000):
         log["aiokafka"].warning(f"generation {number}")
     assert len(log.lines()) == 1000
     sparing = log.handler.filters[0]
     assert isinstance(sparing, Sparing)
-    assert len(sparing._said) <= 256
+    assert len(sparing._seen) <= 256

@@ -106,14 +106,14 @@ def test_an_event_that_was_told_in_two_ways() -> None:
     topics.event(PLACED)
     topics.event(OTHERWISE)
     topics.told.stored(PLACED)
-    assert topics.violations() == [f"order {ORDER}: version 1 was told in two ways"]
+    assert topics.violations() == [f"order {ORDER}: version 1 was published with two contents"]
 
 
 def test_an_event_that_was_told_otherwise_than_it_was() -> None:
     topics = Topics()
     topics.event(OTHERWISE)
     topics.told.stored(PLACED)
-    assert topics.violations() == [f"order {ORDER}: version 1 was told otherwise than it was"]
+    assert topics.violations() == [f"order {ORDER}: version 1 was published with another content than is stored"]
 
 
 def test_an_event_that_was_told_and_is_not_stored() -> None:
@@ -121,13 +121,13 @@ def test_an_event_that_was_told_and_is_not_stored() -> None:
     topics.event(PLACED)
     topics.event(PLACED.model_copy(update={"version": 2}))
     topics.told.stored(PLACED)
-    assert topics.violations() == [f"order {ORDER}: version 2 was told, and is not stored"]
+    assert topics.violations() == [f"order {ORDER}: version 2 was published, but is not stored"]
 
 
 def test_an_order_that_was_to_be_placed_and_is_not_there() -> None:
     topics = Topics()
     record = topics.request(PLACE)
-    assert topics.violations() == [f"order {ORDER} (requests/0/{record.offset}) was to be placed, and is not there"]
+    assert topics.violations() == [f"order {ORDER} (requests/0/{record.offset}) was requested, but does not exist"]
     topics.put_aside(record)
     assert topics.violations() == []
 

@@ -1,4 +1,4 @@
-"""The pump over rows in memory: what is due is done, some at a time, again when it fails, and never by two at once."""
+"""The job queue over rows in memory: leases, concurrency, retries and draining."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ async def pumping(rows: MemoryRows, handle: Handle, **more: object) -> AsyncIter
 
 
 async def _again_and_again(run: Callable[[], Awaitable[None]]) -> None:
-    """As a worker does with its loops."""
+    """Run the job queue as a service runs its background loops."""
     while True:
         with suppress(TimeoutError):
             await run()
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_what_is_due_is_done_once_the_longest_due_first() -> None:
+async def test_due_rows_are_handled_once_the_oldest_first() -> None:
     rows, done = MemoryRows(), list[str]()
     rows.add("a", "b", "c", "d")
 
@@ -54,7 +54,7 @@ async def test_what_is_due_is_done_once_the_longest_due_first() -> None:
     assert {row.columns["state"] for row in rows.rows.values()} == {"done"}
 
 
-async def test_no_more_than_allowed_are_in_hand_and_a_slow_one_holds_up_nobody_else() -> None:
+async def test_concurrency_is_bounded_and_a_slow_row_delays_no_other() -> None:
     rows, in_hand, most, slow = MemoryRows(), 0, 0, asyncio.Event()
     rows.add("slow", *map(str, range(20)))
 
@@ -74,7 +74,7 @@ async def test_no_more_than_allowed_are_in_hand_and_a_slow_one_holds_up_nobody_e
     assert most == 3
 
 
-async def test_a_new_row_is_taken_at_once_by_a_pump_that_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wake_leases_a_new_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
     rows, done = MemoryRows(), asyncio.Event()
 
@@ -90,7 +90,7 @@ async def test_a_new_row_is_taken_at_once_by_a_pump_that_is_woken(monkeypatch: p
 
 
 @pytest.mark.parametrize("count", [1, 20])
-async def test_who_has_more_to_do_does_not_wait_for_the_next_look(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_further_due_rows_do_not_wait_for_the_next_poll(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
     rows, steps = MemoryRows(), dict[str, int]()
     rows.add(*map(str, range(count)))
@@ -105,7 +105,7 @@ async def test_who_has_more_to_do_does_not_wait_for_the_next_look(count: int, mo
 
 
 @pytest.mark.parametrize("how", ["raises", "says so", "takes too long"])
-async def test_what_fails_is_tried_again_and_its_attempts_are_counted_until_something_comes_of_it(how: str) -> None:
+async def test_a_failed_row_is_retried_and_its_attempts_count_until_there_is_progress(how: str) -> None:
     rows, attempts = MemoryRows(), list[int]()
     rows.add("a")
 
@@ -127,14 +127,14 @@ async def test_what_fails_is_tried_again_and_its_attempts_are_counted_until_some
     assert rows.rows["a"].columns == {"half": "done"}
 
 
-async def test_pauses_double_and_have_an_end() -> None:
+async def test_pauses_double_up_to_a_bound() -> None:
     pump = Pump(MemoryRows(), _nothing, pauses=(1.0, 10.0))
     for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 10.0), (5000, 10.0)):
-        pauses = {pump._pause(attempt).total_seconds() for _ in range(100)}
+        pauses = {pump._retry_pause(attempt).total_seconds() for _ in range(100)}
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
 
 
-async def test_a_row_that_is_asked_for_while_it_is_in_hand_is_looked_at_once_more() -> None:
+async def test_a_row_that_becomes_due_during_an_attempt_is_handled_once_more() -> None:
     rows, seen = MemoryRows(), list[str]()
     rows.add("a")
 
@@ -151,7 +151,7 @@ async def test_a_row_that_is_asked_for_while_it_is_in_hand_is_looked_at_once_mor
     assert seen == ["charge", "void"]
 
 
-async def test_a_lease_that_ran_out_is_another_s_and_its_first_owner_changes_nothing() -> None:
+async def test_the_owner_of_an_expired_lease_changes_nothing() -> None:
     rows, first, seen = MemoryRows(), asyncio.Event(), list[int]()
     rows.add("a")
 
@@ -164,20 +164,20 @@ async def test_a_lease_that_ran_out_is_another_s_and_its_first_owner_changes_not
 
     async with pumping(rows, handle), pumping(rows, handle):
         await until(lambda: seen)
-        rows.rows["a"].lease = rows.now()  # as time would
+        rows.rows["a"].lease = rows.now()  # as if time had passed
         await until(lambda: rows.rows["a"].at is None)
         first.set()
     assert (seen, rows.rows["a"].columns) == ([1, 2], {"by": "the second"})
 
 
-async def test_rows_that_cannot_be_reached_for_a_while_are_worked_off_afterwards() -> None:
+async def test_rows_are_handled_after_an_outage_of_their_database() -> None:
     rows, calls = MemoryRows(), 0
     rows.add("a")
 
     async def handle(_: Row, __: int) -> Verdict:
         nonlocal calls
         calls += 1
-        rows.lost = 2  # just when it is to be written
+        rows.lost = 2  # when the result is to be written
         return Done()
 
     rows.lost = 3
@@ -186,7 +186,7 @@ async def test_rows_that_cannot_be_reached_for_a_while_are_worked_off_afterwards
     assert calls == 1, "what came of it was not forgotten"
 
 
-async def test_without_room_nothing_is_taken_and_one_only_when_there_is_room_for_one() -> None:
+async def test_no_more_rows_are_leased_than_the_capacity_admits() -> None:
     rows, room, in_hand = MemoryRows(), 0, set[str]()
     rows.add("a", "b", "c")
     go_on = asyncio.Event()
@@ -213,7 +213,7 @@ async def test_without_room_nothing_is_taken_and_one_only_when_there_is_room_for
         await until(lambda: all(row.at is None for row in rows.rows.values()))
 
 
-async def test_on_its_way_out_it_takes_nothing_more_and_gives_up_what_takes_too_long(
+async def test_a_stopping_worker_leases_nothing_and_interrupts_slow_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pumps, "DRAIN_SECONDS", 0.05)

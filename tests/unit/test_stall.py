@@ -1,4 +1,4 @@
-"""When a worker counts as stuck: not when idle, not when slow, only when something waits and nothing moves."""
+"""When a worker counts as stalled: only if work waits and makes no progress, not if it is idle or slow."""
 
 from infrastructure.health import Stall
 
@@ -14,7 +14,7 @@ class Clock:
         self.time += seconds
 
 
-def test_who_has_nothing_to_do_is_not_stuck() -> None:
+def test_an_idle_worker_is_not_stalled() -> None:
     clock = Clock()
     stall = Stall(clock)
     for _ in range(3):
@@ -22,22 +22,22 @@ def test_who_has_nothing_to_do_is_not_stuck() -> None:
         assert stall.seconds(1, waiting=False) == 0
 
 
-def test_who_moves_is_not_stuck_however_slowly() -> None:
+def test_a_slow_worker_is_not_stalled() -> None:
     clock = Clock()
     stall = Stall(clock)
     for attempts in range(3):
         clock.after(60)
         assert stall.seconds((attempts, 0), waiting=True) == 0
     clock.after(60)
-    assert stall.seconds((2, 1), waiting=True) == 0, "reading a table back is moving"
+    assert stall.seconds((2, 1), waiting=True) == 0, "a table's recovery is progress"
 
 
-def test_who_has_something_to_do_and_does_nothing_is_stuck_from_when_that_was_seen() -> None:
+def test_waiting_work_without_progress_is_a_stall_from_when_it_was_first_seen() -> None:
     clock = Clock()
     stall = Stall(clock)
     assert stall.seconds(1, waiting=False) == 0
     clock.after(60)
-    assert stall.seconds(1, waiting=True) == 0, "what waits may have come just now, however long ago somebody looked"
+    assert stall.seconds(1, waiting=True) == 0, "the work may have arrived since the last probe"
     clock.after(10)
     assert stall.seconds(1, waiting=True) == 10
     clock.after(10)

@@ -1,4 +1,4 @@
-"""Tokens: the first seven rows of the security table, and that a good one is good."""
+"""Access tokens: a valid one, and the attacks in the first rows of the security table."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ HOUR = timedelta(hours=1)
 
 
 def token(**claims: Any) -> str:
-    """A token like ours but for `claims`; None takes one away."""
+    """Return a token like ours except for `claims`; `None` removes a claim."""
     good = issue(SECRET, user_id="u1", roles=["guest"], lifetime=HOUR, now=NOW)[0]
     body = {**jwt.decode(good, options={"verify_signature": False}), **claims}
     return sign({name: value for name, value in body.items() if value is not None})
@@ -39,19 +39,19 @@ def claims_of(text: str) -> dict[str, Any]:
     return found
 
 
-def test_a_token_says_who_and_until_when() -> None:
+def test_a_token_has_a_user_id_roles_and_an_expiry_time() -> None:
     text, expires_at = issue(SECRET, user_id="u1", roles={"admin", "guest"}, lifetime=HOUR, now=NOW)
     identity = verify(SECRET, text, now=NOW)
     assert (identity.user_id, identity.roles) == ("u1", frozenset({"admin", "guest"}))
     assert identity.expires_at == expires_at == NOW + HOUR
 
 
-def test_two_tokens_are_never_the_same() -> None:
+def test_two_tokens_are_never_equal() -> None:
     first, second = (issue(SECRET, user_id="u1", roles=[], lifetime=HOUR, now=NOW)[0] for _ in range(2))
     assert verify(SECRET, first, now=NOW).token_id != verify(SECRET, second, now=NOW).token_id
 
 
-def test_8_a_key_that_is_rotated_out_counts_until_it_is_taken_away() -> None:
+def test_8_the_previous_secret_is_valid_until_it_is_removed() -> None:
     old = issue(OTHER, user_id="u1", roles=[], lifetime=HOUR, now=NOW)[0]
     assert verify(SECRET, old, now=NOW, previous=OTHER).user_id == "u1"
     assert verify(SECRET, token(), now=NOW, previous=OTHER).user_id == "u1"
@@ -116,7 +116,7 @@ def test_5_a_token_for_another_purpose(kind: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["0", "../../etc/passwd", "' OR 1=1 --", "x" * 2000])
-def test_6_a_key_that_is_not_ours(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_6_a_header_with_another_key(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(InvalidToken):
         verify(SECRET, sign(claims_of(token()), kid=name), now=NOW)
@@ -124,7 +124,7 @@ def test_6_a_key_that_is_not_ours(name: str, caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize("name", ["jku", "x5u", "jwk", "x5c", "crit"])
-def test_7_a_header_that_names_a_place_for_a_key(name: str) -> None:
+def test_7_a_header_with_an_address_of_a_key(name: str) -> None:
     with pytest.raises(InvalidToken):
         verify(SECRET, sign(claims_of(token()), SECRET, **{name: "http://127.0.0.1:9/key"}), now=NOW)
 
@@ -133,7 +133,7 @@ def test_7_a_header_that_names_a_place_for_a_key(name: str) -> None:
     "text",
     ["", ".", "..", "a.b.c", "x" * 5000, "é.é.é", token()[:-2], token() + "A", token().replace(".", "..", 1)],
 )
-def test_what_is_no_token(text: str) -> None:
+def test_a_text_that_is_not_a_token(text: str) -> None:
     with pytest.raises(InvalidToken):
         verify(SECRET, text, now=NOW)
 

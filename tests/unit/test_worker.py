@@ -1,4 +1,4 @@
-"""The loop around the guard, without Kafka: when a record is acknowledged, and how a worker leaves that can't be."""
+"""An agent's loop without Kafka: when records are acknowledged, and how a worker ends that cannot finish them."""
 
 import asyncio
 import os
@@ -12,8 +12,9 @@ from cart_service import messages as cart
 from infrastructure import guard
 from infrastructure import worker as module
 from infrastructure.guard import Handler, Received, Transient
+from infrastructure.service import EX_TEMPFAIL
 from infrastructure.settings import Settings
-from infrastructure.worker import EX_TEMPFAIL, LEAVE_SECONDS, Worker
+from infrastructure.worker import LEAVE_SECONDS, Worker
 from tests.unit.test_guard import requested
 
 Handle = Callable[[Sequence[Received[cart.Request]]], Awaitable[None]]
@@ -21,11 +22,11 @@ GENERATION = 3
 
 
 class EndedError(BaseException):
-    """The process would be gone."""
+    """Raised where the process would end."""
 
 
 class Stream:
-    """Faust's, as far as an agent sees it: who asks for the next event has acknowledged the one before."""
+    """Fake of a Faust stream: the request for the next event acknowledges the one before."""
 
     def __init__(self, *ids: str, generation: int = GENERATION) -> None:
         self.acknowledged: list[str] = []
@@ -55,19 +56,21 @@ class Stream:
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Worker, Callable[[Stream], Awaitable[None]]]]:
-    """A worker that does nothing but what `handle` says, and the coroutine that Faust would run for it."""
-    monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda _: None)  # a process's own, and this one is ours
+    """Return a function that makes a worker with the handler `handle`, and the coroutine that Faust would run."""
+    monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda _: None)  # a process sets its policy, tests must not
 
     def end(status: int) -> None:
         raise EndedError(status)
 
     monkeypatch.setattr(os, "_exit", end)
 
-    def make(handle: Handle, max_batch: int = 100) -> tuple[Worker, Callable[[Stream], Awaitable[None]]]:
+    def make(
+        handle: Handle, max_batch: int = 100, limit: int = 0
+    ) -> tuple[Worker, Callable[[Stream], Awaitable[None]]]:
         async def fail(received: Received[cart.Request], error: Exception) -> None:
             raise AssertionError(received, error)
 
-        worker = Worker(Settings(prefix="t."), "cart", topics=())
+        worker = Worker(Settings(prefix="t.", dead_letter_limit_per_minute=limit), "cart", topics=())
         worker.app.consumer_generation_id = GENERATION
         worker._running = True
         handler = Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, handle, fail, max_batch=max_batch)
@@ -78,7 +81,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Worker, Callab
     return make
 
 
-async def test_nothing_is_acknowledged_before_all_of_its_batch_is_done(agent: Any) -> None:
+async def test_a_batch_is_acknowledged_only_when_all_of_it_is_done(agent: Any) -> None:
     entered, done = asyncio.Event(), asyncio.Event()
     batches: list[list[str | None]] = []
 
@@ -91,7 +94,7 @@ async def test_nothing_is_acknowledged_before_all_of_its_batch_is_done(agent: An
     _, consume = agent(handle, max_batch=2)
     consuming = asyncio.create_task(consume(stream))
     await entered.wait()
-    for _ in range(20):  # it has had its chance
+    for _ in range(20):  # enough for it to go on
         await asyncio.sleep(0)
     assert (batches, stream.acknowledged) == ([["r1", "r2"]], [])
     done.set()
@@ -100,7 +103,7 @@ async def test_nothing_is_acknowledged_before_all_of_its_batch_is_done(agent: An
     assert sorted(stream.acknowledged) == ["r1", "r2", "r3"]
 
 
-async def test_what_was_read_in_an_assignment_that_is_over_is_neither_done_nor_acknowledged(agent: Any) -> None:
+async def test_events_of_an_earlier_assignment_are_neither_handled_nor_acknowledged(agent: Any) -> None:
     batches: list[list[str | None]] = []
 
     async def handle(batch: Sequence[Received[cart.Request]]) -> None:
@@ -114,7 +117,7 @@ async def test_what_was_read_in_an_assignment_that_is_over_is_neither_done_nor_a
     assert stream.acknowledged == ["r1"]
 
 
-async def test_who_is_cancelled_in_an_attempt_ends_without_acknowledging_it(agent: Any) -> None:
+async def test_a_cancelled_attempt_ends_the_process_without_acknowledging_it(agent: Any) -> None:
     entered = asyncio.Event()
 
     async def handle(_: Sequence[Received[cart.Request]]) -> None:
@@ -132,10 +135,10 @@ async def test_who_is_cancelled_in_an_attempt_ends_without_acknowledging_it(agen
 
 
 @pytest.mark.parametrize("leaving", ["asked to stop", "rebalancing", "crashed"])
-async def test_who_leaves_with_an_attempt_that_fails_ends_without_acknowledging_it(
+async def test_a_leaving_worker_whose_attempt_fails_ends_without_acknowledging_it(
     leaving: str, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on trying for some seconds first: what is away may come back."""
+    """The attempt is retried for some seconds first, since the dependency may recover."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(guard, "FIRST_PAUSE", 0.0)
@@ -161,3 +164,39 @@ async def test_who_leaves_with_an_attempt_that_fails_ends_without_acknowledging_
     with pytest.raises(EndedError, match=str(EX_TEMPFAIL)):
         await consume(stream)
     assert (attempts, stream.acknowledged) == (4, [])
+
+
+@pytest.mark.parametrize("leaving", ["asked to stop", "rebalancing"])
+async def test_a_leaving_worker_at_its_dead_letter_limit_acknowledges_nothing_of_the_held_batch(
+    leaving: str, agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(guard, "HOLD_SECONDS", 0.0)
+
+    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+        raise ValueError("a bug in this deploy")
+
+    stream = Stream(*(f"r{number}" for number in range(30)))
+    worker, consume = agent(handle, limit=25)
+    letters = 0
+
+    async def send(*_: object) -> None:
+        nonlocal letters
+        letters += 1
+
+    worker._guards[0].send = send
+    consuming = asyncio.create_task(consume(stream))
+    while not worker._guards[0].why_not_ready():
+        await asyncio.sleep(0)
+    if leaving == "rebalancing":
+        worker.app.rebalancing = True
+    else:
+        worker.app._stopped.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not consuming.done(), "a rebalance may be over soon"
+    clock.now += LEAVE_SECONDS + 0.1
+    with pytest.raises(EndedError, match=str(EX_TEMPFAIL)):
+        await consuming
+    assert (letters, stream.acknowledged) == (25, [])

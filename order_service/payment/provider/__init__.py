@@ -1,4 +1,5 @@
-"""A payment provider that is simulated: a small process with the HTTP API, the memory and the bad days of a real one.
+"""A simulated payment provider: a process with an HTTP API, persistent storage and configurable failures.
 
-It knows nothing of the shop. What a charge comes to depends on its token; whether anything is answered, on `/control`.
+The provider has no access to the shop. The token of a charge determines its outcome; `/control` determines whether and
+how the API responds.
 """

@@ -29,7 +29,7 @@ async def run(settings: Settings) -> int:
         settings.provider_key.get_secret_value(),
         late=settings.provider_late_seconds,
     )
-    # A client that went away, as one does that has waited too long, takes its handler with it.
+    # The handler of a client that disconnects, for example after a timeout, is cancelled.
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, settings.provider_host, settings.provider_port).start()
@@ -40,7 +40,7 @@ async def run(settings: Settings) -> int:
 
 
 def main() -> int:
-    """Run the sub-command; its exit status."""
+    """Run the sub-command. Return its exit status."""
     program = "python -m order_service.payment.provider"
     parser = argparse.ArgumentParser(prog=program, description=order_service.payment.provider.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,6 +1,6 @@
-"""What the provider remembers: charges by key, money given back, and a history of what was decided, in SQLite.
+"""The storage of the simulated provider in SQLite: charges by key, refunds, and a history of outcomes.
 
-A key has one outcome for ever. Each change is committed before anything is answered, so that `kill -9` forgets nothing.
+The outcome of a key never changes. Each change is committed before the response, so `kill -9` loses nothing.
 """
 
 import sqlite3
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 Outcome = tuple[Literal["captured", "declined"], int | None]
-"""What became of a charge, and how much was taken."""
+"""The outcome of a charge, and the captured amount."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS charge (
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS history (
 
 
 class Conflict(Exception):
-    """It can't be done: another charge has the key, nothing was captured, or not so much. `type` says which."""
+    """The call conflicts with stored data; `type` is `key-reused`, `not-captured` or `refund-too-large`."""
 
     def __init__(self, type_: str, detail: str) -> None:
         super().__init__(detail)
@@ -33,7 +33,7 @@ class Conflict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A charge as it is asked for; `amount` in minor units."""
+    """A requested charge; `amount` is in minor units."""
 
     key: str
     amount: int
@@ -45,128 +45,128 @@ class Wanted:
 
 
 class Books:
-    """The provider's memory in a file; `:memory:` forgets when it is closed."""
+    """The database of the provider in `file`; with `:memory:` its content is lost on `close`."""
 
     def __init__(self, file: str) -> None:
         if file != ":memory:":
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")  # enough for a process that dies; not for a machine that does
+        self._db.execute("PRAGMA journal_mode=WAL")  # survives a crash of the process, but not of the machine
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._db.close()
 
     def charge(self, key: str) -> dict[str, Any] | None:
-        """A charge as it is described to its owner; none when the key is unknown."""
+        """Return the description of a charge for its owner, `None` if the key is unknown."""
         row = self._row(key)
-        return None if row is None else _described(row)
+        return None if row is None else _description(row)
 
     def webhook_url(self, key: str) -> str | None:
-        """Where to tell what becomes of a charge."""
+        """Return the URL for webhooks about a charge, `None` if there is none."""
         row = self._row(key)
         return None if row is None else row["webhook_url"]
 
-    def begin(self, wanted: Wanted, outcome: Outcome | None, *, captures_at: float | None = None) -> bool:
-        """Note a charge with its outcome, or as pending; false when the key is known, with whatever became of it.
+    def begin(self, requested: Wanted, outcome: Outcome | None, *, captures_at: float | None = None) -> bool:
+        """Store a charge with its outcome, or as pending. Return False if the key is known.
 
-        `Conflict` when the key is known for another charge.
+        Raise `Conflict` if the key belongs to another charge.
         """
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            row = self._row(wanted.key)
+            row = self._row(requested.key)
             if row is None:
-                named = (wanted.order_id, wanted.user_id, wanted.webhook_url)
+                metadata = (requested.order_id, requested.user_id, requested.webhook_url)
                 self._db.execute(
                     "INSERT INTO charge VALUES (?, ?, ?, ?, 'pending', NULL, ?, ?, ?, ?)",
-                    (wanted.key, wanted.amount, wanted.currency, wanted.token, *named, captures_at),
+                    (requested.key, requested.amount, requested.currency, requested.token, *metadata, captures_at),
                 )
                 if outcome is not None:
-                    self._settle(wanted.key, outcome)
+                    self._apply_outcome(requested.key, outcome)
                 return True
-        # A tombstone has no amount: it refuses whatever comes under its key.
-        same = (wanted.amount, wanted.currency, wanted.token)
+        # A tombstone has no amount, so it matches every charge under its key.
+        same = (requested.amount, requested.currency, requested.token)
         if row["amount"] is not None and (row["amount"], row["currency"], row["token"]) != same:
             raise Conflict("key-reused", "this key belongs to a charge of another amount or token")
         return False
 
     def decide(self, key: str, outcome: Outcome) -> bool:
-        """Give a pending charge its outcome; false when it has one, as a voided one does."""
+        """Set the outcome of a pending charge. Return False if it has one already, for example after a void."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            return self._settle(key, outcome)
+            return self._apply_outcome(key, outcome)
 
     def void(self, key: str) -> dict[str, Any]:
-        """Let nothing be captured under `key`, also if it is unknown; the charge as it then is, perhaps captured."""
+        """Prevent any capture under `key`, even if it is unknown. Return the charge, which may be captured already."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             row = self._row(key)
             if row is None:
                 self._db.execute("INSERT INTO charge (key, status) VALUES (?, 'voided')", (key,))
-                self._note(key, key, "voided", None)
+                self._append_history(key, key, "voided", None)
             elif row["status"] == "pending":
                 self._db.execute("UPDATE charge SET status = 'voided', captures_at = NULL WHERE key = ?", (key,))
-                self._note(key, key, "voided", None)
+                self._append_history(key, key, "voided", None)
             row = self._row(key)
         if row is None:
-            raise RuntimeError("what was just written is gone")
-        return _described(row)
+            raise RuntimeError("the charge that was just written is missing")
+        return _description(row)
 
     def refund(self, charge: str, key: str, amount: int) -> dict[str, Any] | None:
-        """Give back; none when the charge is unknown. `Conflict` when that much was not captured."""
+        """Refund `amount`. Return `None` if the charge is unknown, raise `Conflict` if too little is left of it."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             row = self._row(charge)
             if row is None:
                 return None
-            known = self._db.execute("SELECT * FROM refund WHERE key = ?", (key,)).fetchone()
-            if known is None:
-                self._give_back(row, key, amount)
-            elif (known["charge"], known["amount"]) != (charge, amount):
+            existing = self._db.execute("SELECT * FROM refund WHERE key = ?", (key,)).fetchone()
+            if existing is None:
+                self._store_refund(row, key, amount)
+            elif (existing["charge"], existing["amount"]) != (charge, amount):
                 raise Conflict("key-reused", "this key belongs to another refund")
         return {"key": key, "charge": charge, "status": "refunded", "amount": amount, "currency": row["currency"]}
 
     def late(self) -> list[tuple[str, float]]:
-        """The charges that will be captured, and when (Unix time)."""
+        """Return the pending charges that will be captured, with the time of the capture (Unix time)."""
         rows = self._db.execute(
             "SELECT key, captures_at FROM charge WHERE captures_at IS NOT NULL ORDER BY 2"
         ).fetchall()
         return [(row["key"], row["captures_at"]) for row in rows]
 
     def history(self, after: int, limit: int) -> list[dict[str, Any]]:
-        """What was decided, in order, from beyond `after` on."""
+        """Return at most `limit` outcomes in order, starting after the sequence number `after`."""
         rows = self._db.execute("SELECT * FROM history WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
         return [dict(row) for row in rows]
 
-    def _settle(self, key: str, outcome: Outcome) -> bool:
+    def _apply_outcome(self, key: str, outcome: Outcome) -> bool:
         status, taken = outcome
         done = self._db.execute(
             "UPDATE charge SET status = ?, taken = ?, captures_at = NULL WHERE key = ? AND status = 'pending'",
             (status, taken, key),
         )
         if done.rowcount:
-            self._note(key, key, status, taken)
+            self._append_history(key, key, status, taken)
         return bool(done.rowcount)
 
-    def _give_back(self, row: sqlite3.Row, key: str, amount: int) -> None:
+    def _store_refund(self, row: sqlite3.Row, key: str, amount: int) -> None:
         if row["status"] != "captured":
             raise Conflict("not-captured", f"the charge is {row['status']}")
-        [given] = self._db.execute(
+        [refunded] = self._db.execute(
             "SELECT coalesce(sum(amount), 0) FROM refund WHERE charge = ?", (row["key"],)
         ).fetchone()
-        if given + amount > row["taken"]:
-            raise Conflict("refund-too-large", f"{row['taken'] - given} are left of {row['taken']}")
+        if refunded + amount > row["taken"]:
+            raise Conflict("refund-too-large", f"{row['taken'] - refunded} are left of {row['taken']}")
         self._db.execute("INSERT INTO refund VALUES (?, ?, ?)", (key, row["key"], amount))
-        self._note(row["key"], key, "refunded", amount)
+        self._append_history(row["key"], key, "refunded", amount)
 
     def _row(self, key: str) -> sqlite3.Row | None:
         found: sqlite3.Row | None = self._db.execute("SELECT * FROM charge WHERE key = ?", (key,)).fetchone()
         return found
 
-    def _note(self, charge: str, key: str, type_: str, amount: int | None) -> None:
+    def _append_history(self, charge: str, key: str, type_: str, amount: int | None) -> None:
         self._db.execute(
             "INSERT INTO history (charge, key, type, amount, currency, order_id)"
             " SELECT ?, ?, ?, ?, currency, order_id FROM charge WHERE key = ?",
@@ -174,8 +174,8 @@ class Books:
         )
 
 
-def _described(row: sqlite3.Row) -> dict[str, Any]:
-    """A charge as its owner sees it; a captured one says what was taken."""
+def _description(row: sqlite3.Row) -> dict[str, Any]:
+    """Return the description of a charge. The amount of a captured charge is the captured one."""
     described = {
         "key": row["key"],
         "status": row["status"],

@@ -1,13 +1,13 @@
-"""The provider's HTTP API, and what it does to those who use it: answers late, twice, wrongly, or not at all.
+"""The HTTP API of the simulated provider, with late, duplicate, wrong and missing responses on request.
 
-| token | a charge with it |
+| token | outcome of a charge with it |
 |---|---|
-| `tok_approve` | is captured, and told by webhook after the answer |
-| `tok_decline` | is declined |
-| `tok_timeout` | is never answered and never decided, until it is voided |
-| `tok_late` | is never answered, and captured after `late` seconds unless it was voided by then |
-| `tok_twice` | is captured, and told by webhook before the answer and once more after it |
-| `tok_wrong_amount` | is captured with one minor unit too little |
+| `tok_approve` | captured; one webhook after the response |
+| `tok_decline` | declined |
+| `tok_timeout` | no response and no outcome until it is voided |
+| `tok_late` | no response; captured after `late` seconds unless it was voided by then |
+| `tok_twice` | captured; one webhook before the response and one after it |
+| `tok_wrong_amount` | captured with one minor unit too little |
 """
 
 import asyncio
@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 TOKENS: Final = ("tok_approve", "tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")
 SILENT: Final = frozenset({"tok_timeout", "tok_late"})
 HANG_SECONDS: Final = 60.0
-"""How long a client that waits for an answer which never comes is left waiting."""
+"""The time for which the connection of a client without a response is kept open."""
 
 
-class _Asked(BaseModel):
+class _RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class Metadata(_Asked):
-    """What the provider keeps and sends back unread."""
+class Metadata(_RequestBody):
+    """The data that the provider stores and returns uninterpreted."""
 
     order_id: Printable | None = None
     user_id: Printable | None = None
 
 
-class NewCharge(_Asked):
-    """`POST /v1/charges`."""
+class NewCharge(_RequestBody):
+    """The body of `POST /v1/charges`."""
 
     key: Printable
     amount: int = Field(gt=0)
@@ -56,26 +56,26 @@ class NewCharge(_Asked):
     metadata: Metadata = Metadata()
 
 
-class NewRefund(_Asked):
-    """`POST /v1/charges/{key}/refunds`."""
+class NewRefund(_RequestBody):
+    """The body of `POST /v1/charges/{key}/refunds`."""
 
     key: Printable
     amount: int = Field(gt=0)
 
 
-class Control(_Asked):
-    """`POST /control`: how the provider is from now on. What is left out is as usual."""
+class Control(_RequestBody):
+    """The body of `POST /control`: the failures from now on. Fields left out mean normal operation."""
 
     down: bool = False
-    """No question is answered; the line is cut."""
+    """Close the connection instead of responding."""
     slow: float = Field(default=0, ge=0, le=60)
-    """Seconds before each answer."""
+    """Seconds before each response."""
     fail: int = Field(default=0, ge=0)
-    """So many questions are answered 500, and not acted on."""
+    """The number of next requests that fail with status 500, without any effect."""
 
 
 class Server:
-    """The routes over the books. `late` in seconds."""
+    """The routes of the API. `late` is the delay of `tok_late`, in seconds."""
 
     def __init__(self, books: Books, webhooks: Webhooks, key: str, *, late: float) -> None:
         self.books = books
@@ -86,8 +86,8 @@ class Server:
         self._timers: set[asyncio.Task[None]] = set()
 
     def app(self) -> web.Application:
-        """The application; what was to be captured late before a restart still is."""
-        app = web.Application(middlewares=[self._mood], client_max_size=64 * 1024)
+        """Return the application. It resumes late captures that were pending before a restart."""
+        app = web.Application(middlewares=[self._simulate_failures], client_max_size=64 * 1024)
         app.add_routes(
             [
                 web.post("/v1/charges", self._charge),
@@ -95,7 +95,7 @@ class Server:
                 web.post("/v1/charges/{key}/void", self._void),
                 web.post("/v1/charges/{key}/refunds", self._refund),
                 web.get("/v1/history", self._history),
-                web.post("/control", self._controlled),
+                web.post("/control", self._set_control),
                 web.get("/livez", self._ready),
                 web.get("/readyz", self._ready),
             ]
@@ -104,22 +104,22 @@ class Server:
         app.on_cleanup.append(self._stop)
         return app
 
-    # ---- how it is today --------------------------------------------------------------------------------------------
+    # ---- simulated failures -----------------------------------------------------------------------------------------
 
     @web.middleware
-    async def _mood(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _simulate_failures(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in {"/control", "/livez", "/readyz"}:
             return await handler(request)
         if self.control.down:
-            return _hang_up(request)
+            return _disconnect(request)
         if self.control.slow:
             await asyncio.sleep(self.control.slow)
         if self.control.fail:
             self.control = self.control.model_copy(update={"fail": self.control.fail - 1})
-            return _problem(500, "internal", "something broke")
-        return await self._for_owner(request, handler)
+            return _problem(500, "internal", "simulated failure")
+        return await self._handle_authenticated(request, handler)
 
-    async def _for_owner(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _handle_authenticated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), self._key):
             return _problem(401, "unauthenticated", "the API key is missing or wrong")
         try:
@@ -129,7 +129,7 @@ class Server:
         except ValidationError as error:
             return _problem(422, "invalid", first_fault(error))
 
-    async def _controlled(self, request: web.Request) -> web.Response:
+    async def _set_control(self, request: web.Request) -> web.Response:
         try:
             self.control = Control.model_validate_json(await request.read())
         except ValidationError as error:
@@ -142,31 +142,31 @@ class Server:
     # ---- charges ----------------------------------------------------------------------------------------------------
 
     async def _charge(self, request: web.Request) -> web.StreamResponse:
-        asked = NewCharge.model_validate_json(await request.read())
-        if asked.token not in TOKENS:
-            return _problem(422, "unknown-token", f"{asked.token!r} is no token of ours")
-        wanted = Wanted(
-            key=asked.key,
-            amount=asked.amount,
-            currency=asked.currency,
-            token=asked.token,
-            order_id=asked.metadata.order_id,
-            user_id=asked.metadata.user_id,
-            webhook_url=asked.webhook_url,
+        body = NewCharge.model_validate_json(await request.read())
+        if body.token not in TOKENS:
+            return _problem(422, "unknown-token", f"{body.token!r} is not a known token")
+        requested = Wanted(
+            key=body.key,
+            amount=body.amount,
+            currency=body.currency,
+            token=body.token,
+            order_id=body.metadata.order_id,
+            user_id=body.metadata.user_id,
+            webhook_url=body.webhook_url,
         )
-        late = time.time() + self.late if asked.token == "tok_late" else None  # noqa: S105 - not one that opens anything
-        if not self.books.begin(wanted, _outcome(asked), captures_at=late):
-            return web.json_response(self.books.charge(asked.key))
+        late = time.time() + self.late if body.token == "tok_late" else None  # noqa: S105 - not a secret
+        if not self.books.begin(requested, _outcome(body), captures_at=late):
+            return web.json_response(self.books.charge(body.key))
         if late is not None:
-            self._later(asked.key, late)
-        if asked.token in SILENT:
+            self._schedule_capture(body.key, late)
+        if body.token in SILENT:
             await asyncio.sleep(HANG_SECONDS)
-            return _hang_up(request)
-        charge = self.books.charge(asked.key)
-        if charge is not None and asked.webhook_url:
-            if asked.token == "tok_twice":  # noqa: S105 - not one that opens anything
-                await self.webhooks.deliver(asked.webhook_url, charge)  # it arrives before our own answer
-            self.webhooks.soon(asked.webhook_url, charge)
+            return _disconnect(request)
+        charge = self.books.charge(body.key)
+        if charge is not None and body.webhook_url:
+            if body.token == "tok_twice":  # noqa: S105 - not a secret
+                await self.webhooks.deliver(body.webhook_url, charge)  # it arrives before the response
+            self.webhooks.soon(body.webhook_url, charge)
         return web.json_response(charge, status=201)
 
     async def _read(self, request: web.Request) -> web.Response:
@@ -178,26 +178,26 @@ class Server:
         return web.json_response(charge, status=200 if charge["status"] in {"voided", "declined"} else 409)
 
     async def _refund(self, request: web.Request) -> web.Response:
-        asked = NewRefund.model_validate_json(await request.read())
-        given = self.books.refund(request.match_info["key"], asked.key, asked.amount)
-        return _unknown() if given is None else web.json_response(given)
+        body = NewRefund.model_validate_json(await request.read())
+        refund = self.books.refund(request.match_info["key"], body.key, body.amount)
+        return _unknown() if refund is None else web.json_response(refund)
 
     async def _history(self, request: web.Request) -> web.Response:
         try:
             after, limit = int(request.query.get("after", "0")), int(request.query.get("limit", "100"))
         except ValueError:
-            return _problem(422, "invalid", "after and limit are numbers")
+            return _problem(422, "invalid", "after and limit must be integers")
         return web.json_response({"items": self.books.history(after, max(1, min(limit, 1000)))})
 
-    # ---- what comes late --------------------------------------------------------------------------------------------
+    # ---- late captures ----------------------------------------------------------------------------------------------
 
-    def _later(self, key: str, moment: float) -> None:
-        task = asyncio.create_task(self._capture_at(key, moment))
+    def _schedule_capture(self, key: str, due_at: float) -> None:
+        task = asyncio.create_task(self._capture_at(key, due_at))
         self._timers.add(task)
         task.add_done_callback(self._timers.discard)
 
-    async def _capture_at(self, key: str, moment: float) -> None:
-        await asyncio.sleep(max(0.0, moment - time.time()))
+    async def _capture_at(self, key: str, due_at: float) -> None:
+        await asyncio.sleep(max(0.0, due_at - time.time()))
         charge = self.books.charge(key)
         if charge is not None and self.books.decide(key, ("captured", charge["amount"])):
             log.info("captured late: %s", key)
@@ -205,8 +205,8 @@ class Server:
                 self.webhooks.soon(url, self.books.charge(key) or {})
 
     async def _resume(self, _: web.Application) -> None:
-        for key, moment in self.books.late():
-            self._later(key, moment)
+        for key, due_at in self.books.late():
+            self._schedule_capture(key, due_at)
 
     async def _stop(self, _: web.Application) -> None:
         for task in self._timers:
@@ -215,20 +215,20 @@ class Server:
         self.books.close()
 
 
-def _outcome(asked: NewCharge) -> Outcome | None:
-    """What a charge comes to at once; none for those that stay undecided."""
-    match asked.token:
+def _outcome(body: NewCharge) -> Outcome | None:
+    """Return the immediate outcome of a charge, `None` if it stays pending."""
+    match body.token:
         case "tok_timeout" | "tok_late":
             return None
         case "tok_decline":
             return "declined", None
         case "tok_wrong_amount":
-            return "captured", max(asked.amount - 1, 1)
+            return "captured", max(body.amount - 1, 1)
         case _:
-            return "captured", asked.amount
+            return "captured", body.amount
 
 
-def _hang_up(request: web.Request) -> web.Response:
+def _disconnect(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=503)

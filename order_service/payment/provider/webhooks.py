@@ -1,4 +1,4 @@
-"""Tells the shop that something has happened: signed, more than once if need be, and perhaps never."""
+"""Sends signed webhooks about charges, with retries. Delivery is not guaranteed."""
 
 import asyncio
 import logging
@@ -14,12 +14,12 @@ from infrastructure.webhooks import HEADER, sign
 log = logging.getLogger(__name__)
 
 PAUSES: Final = (0.2, 1.0, 5.0, 20.0)
-"""Between tries, in seconds; after the last the shop has to ask by itself."""
+"""The pauses between attempts, in seconds. After the last attempt the shop must query by itself."""
 TIMEOUT_SECONDS: Final = 2.0
 
 
 class Webhooks:
-    """Posts `{"type": "charge.<status>", "created", "data": charge}`, signed with `secret`."""
+    """A sender of webhooks: `{"type": "charge.<status>", "created", "data": charge}`, signed with `secret`."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -27,13 +27,13 @@ class Webhooks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def soon(self, url: str, charge: dict[str, Any]) -> None:
-        """Deliver beside other work, and again when it is not taken."""
-        task = asyncio.create_task(self._until_taken(url, charge))
+        """Deliver in the background, with retries until accepted."""
+        task = asyncio.create_task(self._deliver_with_retries(url, charge))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def deliver(self, url: str, charge: dict[str, Any]) -> bool:
-        """Try once; whether it was taken."""
+        """Make one attempt. Return True if the webhook was accepted."""
         body = orjson.dumps({"type": f"charge.{charge['status']}", "created": rfc3339(now()), "data": charge})
         headers = {"Content-Type": "application/json", HEADER: sign(self._secret, body, now())}
         if self._session is None:
@@ -42,18 +42,18 @@ class Webhooks:
             async with self._session.post(url, data=body, headers=headers) as response:
                 return response.ok
         except (aiohttp.ClientError, OSError) as error:
-            log.info("a webhook was not taken: %s: %s", type(error).__name__, error)
+            log.info("webhook not accepted: %s: %s", type(error).__name__, error)
             return False
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the deliveries in progress and close the HTTP session."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
-    async def _until_taken(self, url: str, charge: dict[str, Any]) -> None:
+    async def _deliver_with_retries(self, url: str, charge: dict[str, Any]) -> None:
         for pause in (*PAUSES, None):
             if await self.deliver(url, charge) or pause is None:
                 return

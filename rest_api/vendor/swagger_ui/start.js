@@ -1,4 +1,4 @@
-// Starts Swagger UI on this shop's own description; nothing is asked of any other host.
+// Starts Swagger UI with this shop's own API description. No other host is contacted.
 window.addEventListener("load", () => {
   window.ui = SwaggerUIBundle({
     url: "/openapi.json",

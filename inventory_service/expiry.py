@@ -1,0 +1,82 @@
+"""The expiry scanner: finds carts that are due and sends an expiry request for each."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from infrastructure import metrics
+from infrastructure.crashpoints import crashpoint
+from infrastructure.envelope import Envelope
+from infrastructure.postgres import Connection
+from infrastructure.topics import Topic
+from inventory_service.arrays import scalars, texts
+from inventory_service.messages import REQUESTS, Expire
+from inventory_service.store import QUERIES, expiry_id
+
+SCAN_SECONDS: Final = 0.5
+SCAN_LIMIT: Final = 500
+"""Carts found by one query of one scan."""
+RESEND_SECONDS: Final = 5.0
+"""Delay before a process sends another request for a cart that is still due: more requests do not help a busy topic."""
+
+
+class Knocker:
+    """Scanner that sends `expire` requests; the agent expires a cart only if Postgres still says that it is due.
+
+    The requests go to the shopper's own partition, in order with the shopper's other requests. A cart whose expiry was
+    found by another request gets an `expire` request as well: its handler publishes the outcome again, in case the
+    worker that decided the expiry crashed before it published anything.
+
+    `connect` returns a connection with `store.BACKGROUND_OPTIONS`; `publish` returns after the acknowledgements.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        publish: Callable[[Topic, Sequence[Envelope]], Awaitable[None]],
+    ) -> None:
+        self.connect = connect
+        self.publish = publish
+        self._sent: dict[tuple[str, datetime, int], float] = {}
+
+    async def run(self) -> None:
+        """Scan twice per second until cancelled; raises when the connection is lost."""
+        async with await self.connect() as connection:
+            while True:
+                await self.look(connection)
+                await asyncio.sleep(SCAN_SECONDS)
+
+    async def look(self, connection: Connection) -> int:
+        """Send a request for each cart that is due or undelivered, and return the number of requests."""
+        due, undelivered = [
+            await (await connection.execute(QUERIES[name], {"limit": SCAN_LIMIT})).fetchall()
+            for name in ("due_holders", "undelivered_expiries")
+        ]
+        resend_before = time.monotonic() - RESEND_SECONDS
+        self._sent = {cart: at for cart, at in self._sent.items() if at > resend_before}
+        unsent: list[tuple[str, datetime, int]] = [cart for cart in (*due, *undelivered) if cart not in self._sent]
+        if unsent:
+            await self.publish(REQUESTS, [knock(*cart) for cart in unsent])
+            crashpoint("inventory.knocked")
+            self._sent |= dict.fromkeys(unsent, time.monotonic())
+            metrics.KNOCKS.inc(len(unsent))
+        if delivered := [cart for cart in undelivered if cart in unsent]:
+            users, due_times, revisions = zip(*delivered, strict=True)
+            values = [texts(users), scalars(due_times), scalars(revisions)]
+            await connection.execute(QUERIES["delete_undelivered_expiries"], values)
+        return len(unsent)
+
+
+def knock(user: str, due: datetime, revision: int) -> Envelope:
+    """Build the request to expire the cart of `user` that was due at `due`, at `revision`."""
+    id_ = expiry_id(user, due, revision)
+    return Envelope.of(
+        Expire,
+        source="/inventory",
+        subject=user,
+        request_id=id_,
+        time=due,
+        data={"user_id": user, "due": due.astimezone(UTC).isoformat()},
+    )

@@ -1,0 +1,41 @@
+"""The retention job: deletes old outcomes from the request log and creates the ledger's partitions in advance."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from infrastructure import metrics
+from infrastructure.postgres import Connection
+from inventory_service.store import LOG_KEPT, QUERIES
+
+RUN_SECONDS: Final = 60.0
+DELETE_LIMIT: Final = 1000
+"""Rows deleted by one statement."""
+
+
+class Housekeeper:
+    """Deletes old outcomes in small batches and creates the ledger's next monthly partitions.
+
+    `connect` returns a connection with `store.BACKGROUND_OPTIONS`.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self.connect = connect
+
+    async def run(self) -> None:
+        """Run once per minute until cancelled; raises when the connection is lost."""
+        while True:
+            async with await self.connect() as connection:
+                await connection.execute(QUERIES["make_ledger_months"])
+                while True:
+                    if await trim(connection) < DELETE_LIMIT:
+                        break
+                    await asyncio.sleep(0.1)  # leave disk time for requests
+            await asyncio.sleep(RUN_SECONDS)
+
+
+async def trim(connection: Connection) -> int:
+    """Delete at most `DELETE_LIMIT` outcomes that are older than `LOG_KEPT`, and return their number."""
+    result = await connection.execute(QUERIES["delete_old_outcomes"], {"keep": LOG_KEPT, "limit": DELETE_LIMIT})
+    metrics.TRIMMED.inc(result.rowcount)
+    return result.rowcount

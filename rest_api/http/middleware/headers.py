@@ -1,0 +1,54 @@
+"""Adds the headers that every HTTP response has: security, caching, and the rate limit that was counted."""
+
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rest_api.limits import WINDOW
+
+_CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
+    " font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": _CSP,
+}
+_CACHEABLE: Final = ("/static", "/docs/")
+"""Paths whose responses may be cached."""
+
+
+class HeadersMiddleware:
+    """Adds headers to responses; those that a route sets stay."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _add_headers(scope, MutableHeaders(scope=message))
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _add_headers(scope: Scope, headers: MutableHeaders) -> None:
+    for name, value in _SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    if not scope["path"].startswith(_CACHEABLE):
+        headers.setdefault("Cache-Control", "no-store")
+    counted = scope["state"].get("ratelimit")
+    if counted is not None:
+        size, remaining, wait = counted
+        headers["RateLimit-Policy"] = f'"default";q={size};w={int(WINDOW)}'
+        headers["RateLimit"] = f'"default";r={remaining};t={wait}'

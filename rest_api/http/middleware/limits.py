@@ -1,0 +1,80 @@
+"""Refuses requests that are out of bounds: foreign hosts, large heads and bodies, and bodies that are not JSON."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rest_api.problems import Problem
+
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 16 * 1024
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""Paths that orchestrators request by whatever address they know."""
+_PORT: Final = re.compile(r":\d*$")
+
+
+class LimitsMiddleware:
+    """Refuses what is out of bounds before the application sees it.
+
+    It counts a body while it arrives, whether or not its length was announced.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
+        """`hosts` are the names that a `Host` header may have, in lower case and without a port."""
+        self.app = app
+        self.hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one HTTP request or WebSocket."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self.app(scope, receive, send)
+            return
+        refusal = self._refusal(scope, Headers(scope=scope))
+        app = self.app if refusal is None else refusal.response(scope["state"]["request_id"])
+        if scope["type"] == "websocket":
+            if refusal is not None:
+                await receive()
+            await app(scope, receive, send)
+        else:
+            await app(scope, _bounded(receive), send)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
+        host = _PORT.sub("", headers.get("host", ""))
+        if host.lower() not in self.hosts and scope["path"] not in PROBES:
+            return Problem("bad-request", "this shop does not go by that Host", headers={"Connection": "close"})
+        head = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            return Problem("headers-too-large", f"{MAX_HEAD_BYTES} bytes at most", headers={"Connection": "close"})
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return Problem("bad-request", "a body has one length", headers={"Connection": "close"})
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            detail = f"a body has {MAX_BODY_BYTES} bytes at most"
+            return Problem("too-large", detail, headers={"Connection": "close"})
+        has_body = length != "0" or "transfer-encoding" in headers
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["type"] == "http" and has_body and media_type != "application/json":
+            accepted = {"Accept": "application/json"}
+            return Problem("unsupported-media-type", "bodies are application/json", headers=accepted)
+        return None
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return a `receive` that raises once the body is too large, however it was announced."""
+    read = 0
+
+    async def bounded() -> Message:
+        nonlocal read
+        message = await receive()
+        if message["type"] == "http.request":
+            read += len(message.get("body", b""))
+            if read > MAX_BODY_BYTES:
+                # Of this class, because the framework makes a 400 of everything else that a body raises.
+                raise HTTPException(413)
+        return message
+
+    return bounded

@@ -1,0 +1,1 @@
+"""The edge's connections to Kafka, and how records are read."""

@@ -1,0 +1,1 @@
+"""The public language of the edge, and the effects that a session asks for. Pure."""

@@ -1,0 +1,170 @@
+"""Reads topics into a read model: decode, skip what is foreign, apply, remember the position; indefinitely.
+
+The positions in the topics are stored with the rows in one transaction, and every row is guarded by a version, so a
+record that is read twice, or by two edges, changes nothing.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from infrastructure import metrics
+from infrastructure.broker import check_reading, hang_up
+from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.settings import Settings
+from infrastructure.topics import Topic
+from rest_api.gateway import partitions
+from rest_api.kafka.records import Check, decode_record
+from rest_api.store import Position, Store
+
+log = logging.getLogger(__name__)
+
+MAX_RECORDS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A record that was understood."""
+
+    topic: Topic
+    envelope: Envelope
+    message: Any
+    """The message, of one of the types in the topic's vocabulary."""
+
+
+Topics = Mapping[Topic, Vocabulary[Any]]
+"""The topics to read, with the messages that may stand on each."""
+Apply = Callable[[Sequence[Event], Sequence[Position]], Awaitable[None]]
+"""Stores some events in order, and with them the positions after them; there may be positions without events."""
+
+
+class Projector:
+    """One consumer without a group, of a few topics, and the read model that it feeds."""
+
+    def __init__(  # noqa: PLR0913 - the ways in which the read models differ
+        self,
+        settings: Settings,
+        store: Store,
+        name: str,
+        topics: Topics,
+        apply: Apply,
+        *,
+        check: Check | None = None,
+        skips_tombstones: bool = False,
+    ) -> None:
+        """`name` is the subject of the read model, for its faults; `check` rejects messages that cannot be stored.
+
+        With `skips_tombstones` a record without a value is skipped in silence; else it is reported as malformed.
+        """
+        self._settings = settings
+        self._store = store
+        self._name = name
+        self._topics = {settings.topic(topic): (topic, vocabulary) for topic, vocabulary in topics.items()}
+        self._apply = apply
+        self._check = check
+        self._skips_tombstones = skips_tombstones
+        self._lag: dict[TopicPartition, int] | None = None
+        """The ends of the partitions at the start, as long as they have not been reached; `None` before the start."""
+
+    @property
+    def topic_names(self) -> list[str]:
+        """The broker's names of the topics."""
+        return list(self._topics)
+
+    @property
+    def fault(self) -> str | None:
+        """The reason for which the read model is incomplete; `None` once it has caught up with the start."""
+        if self._lag is None:
+            return f"the read model of {self._name} has not begun"
+        lag = len(self._lag)
+        return f"the read model of {self._name} is behind in {lag} partitions" if lag else None
+
+    async def run(self, positions: Sequence[Position] | None = None) -> None:
+        """Read from `positions`, by default the stored ones, and from the beginning where there is none.
+
+        Raises when Kafka or Postgres is unavailable; run it again then.
+        """
+        if positions is None:
+            positions = await self._store.positions(self.topic_names)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.kafka,
+            client_id=f"{self._settings.prefix}edge-{self._settings.replica}-{self._name.replace(' ', '-')}",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=MAX_RECORDS,
+            retry_backoff_ms=200,
+        )
+        await consumer.start()
+        try:
+            await self._seek(consumer, positions)
+            while True:
+                polled = await consumer.getmany(timeout_ms=1_000, max_records=MAX_RECORDS)
+                if polled:
+                    await self._project(polled)
+                else:
+                    check_reading(consumer)
+        finally:
+            await hang_up(consumer)
+
+    async def _seek(self, consumer: AIOKafkaConsumer, positions: Sequence[Position]) -> None:
+        assigned = [found for topic, _ in self._topics.values() for found in partitions(self._settings, topic)]
+        consumer.assign(assigned)
+        ends = await consumer.end_offsets(assigned)
+        stored = {TopicPartition(topic, number): offset for topic, number, offset in positions}
+        lag = dict(ends)
+        for partition in assigned:
+            offset = stored.get(partition, 0)
+            if offset > ends[partition]:
+                log.warning("%s/%s is shorter than the stored position: read again from the beginning", *partition)
+                await self._store.forget_position(partition.topic, partition.partition)
+                offset = 0
+            consumer.seek(partition, offset)
+            if offset >= ends[partition]:
+                del lag[partition]
+        self._lag = lag
+
+    async def _project(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        positions = [(topic, number, records[-1].offset + 1) for (topic, number), records in polled.items()]
+        for (topic, _), records in polled.items():
+            metrics.EDGE_PROJECTED.labels(topic).inc(len(records))
+        await self._apply([event for records in polled.values() for event in self._decode(records)], positions)
+        if self._lag:
+            for topic, number, offset in positions:
+                partition = TopicPartition(topic, number)
+                if offset >= self._lag.get(partition, 0):
+                    self._lag.pop(partition, None)
+
+    def _decode(self, records: Iterable[ConsumerRecord]) -> Iterable[Event]:
+        for record in records:
+            if self._skips_tombstones and record.value is None:
+                continue
+            topic, vocabulary = self._topics[record.topic]
+            decoded = decode_record(record, vocabulary, self._check)
+            if decoded is not None:
+                yield Event(topic, *decoded)
+
+
+class Versioned(Protocol):
+    """A message that replaces those with the same key and a lower version."""
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+
+
+V = TypeVar("V", bound=Versioned)
+K = TypeVar("K", bound=Hashable)
+
+
+def newest(messages: Iterable[V], key: Callable[[V], K]) -> dict[K, V]:
+    """Return the message with the highest version for each key; of equal versions the first."""
+    found: dict[K, V] = {}
+    for message in messages:
+        known = found.get(key(message))
+        if known is None or known.version < message.version:
+            found[key(message)] = message
+    return found

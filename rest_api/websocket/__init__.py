@@ -1,0 +1,1 @@
+"""The WebSocket side of the edge: endpoint, session, connections, and the table of requests in flight."""
