@@ -12,11 +12,11 @@ import uvloop
 
 from cart_service import messages as cart
 from cart_service.agents import CartAgents
-from cart_service.audit import audit, look
-from cart_service.store import Carts
+from cart_service.audit import audit, audit_partition
+from cart_service.store import CartStore
 from infrastructure import cli
-from infrastructure.audit_topics import TopicAuditor, show
-from infrastructure.broker import BrokerAwayError, ensure_topics
+from infrastructure.audit_topics import TopicAuditor, print_report
+from infrastructure.broker import BrokerUnavailableError, ensure_topics
 from infrastructure.guard import Handler
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
@@ -37,22 +37,26 @@ def build(settings: Settings) -> Worker:
 
     worker = Worker(settings, "cart", topics=TOPICS)
     process = uuid7()
-    carts = Carts(worker.table("carts"))
+    carts = CartStore(worker.create_table("carts"))
     agents = CartAgents(carts, worker.publish, generation=lambda: f"{process}/{worker.generation}")
-    worker.writing(carts.write)
-    worker.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, agents.on_requests, agents.fail_request))
-    worker.agent(Handler(inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, agents.on_decisions, agents.fail_request))
-    worker.background("retries", agents.keep_asking)
+    worker.add_table_writer(carts.flush)
+    worker.add_agent(Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, agents.on_requests, agents.on_permanent_failure))
+    worker.add_agent(
+        Handler(
+            inventory.RESPONSES, inventory.RESPONSE_REGISTRY, agents.on_inventory_responses, agents.on_permanent_failure
+        )
+    )
+    worker.add_background_loop("retries", agents.run_retries)
     if settings.audit_seconds:
         auditor = TopicAuditor(
-            partial(worker.partitions, cart.REQUESTS),
-            partial(look, settings),
+            partial(worker.assigned_partitions, cart.REQUESTS),
+            partial(audit_partition, settings),
             settings.audit_seconds,
             service="cart",
             grace=timedelta(seconds=settings.audit_grace_seconds),
-            kept=cart.REQUESTS.retention or timedelta.max,
+            retention=cart.REQUESTS.retention or timedelta.max,
         )
-        worker.background("auditor", auditor.run)
+        worker.add_background_loop("auditor", auditor.run)
     return worker
 
 
@@ -76,7 +80,7 @@ async def migrate(settings: Settings, _: argparse.Namespace) -> int:
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print an audit of the topics; return 1 if it found a violation."""
     report = await audit(settings, timedelta(seconds=settings.audit_grace_seconds))
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -95,7 +99,7 @@ def main() -> int:
     """Run the command and return its exit status."""
     try:
         return cli.execute(parse(), service="cart", settings=Settings, loop_factory=uvloop.new_event_loop)
-    except BrokerAwayError as error:
+    except BrokerUnavailableError as error:
         print(f"cart_service: {error}", file=sys.stderr)
         return 1
 

@@ -8,11 +8,11 @@ from typing import Final
 
 from cart_service import messages as cart
 from cart_service import model
-from cart_service.store import Carts
+from cart_service.store import CartStore
 from infrastructure import clock, trace
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope, Message
-from infrastructure.guard import Received
+from infrastructure.guard import ReceivedMessage
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
@@ -20,8 +20,8 @@ from order_service import messages as orders
 log = logging.getLogger(__name__)
 
 SOURCE: Final = "/cart"
-ASK_AGAIN_EVERY: Final = 1.0
-ASK_AGAIN_AT_MOST: Final = 100
+RETRY_SECONDS: Final = 1.0
+MAX_RETRIES_PER_ROUND: Final = 100
 """Limit of retries in one round, so that retries after a long stall do not flood the topic."""
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
@@ -37,7 +37,7 @@ class CartAgents:
 
     def __init__(
         self,
-        carts: Carts,
+        carts: CartStore,
         publish: Publish,
         generation: Callable[[], str],
         now: Callable[[], datetime] = clock.now,
@@ -46,13 +46,13 @@ class CartAgents:
         self.publish = publish
         self.generation = generation
         self.now = now
-        self.confirmed: set[str] = set()
-        self.reminders = model.Reminders()
+        self.confirmed_users: set[str] = set()
+        self.retries = model.RetrySchedule()
         self._known_generation = ""
 
-    async def on_requests(self, batch: Sequence[Received[cart.Request]]) -> None:
+    async def on_requests(self, batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
         """Add each change to the pending requests and send it to inventory, even if it is already pending."""
-        self._see_generation()
+        self._detect_reassignment()
         placements: list[Envelope] = []
         requests: list[Envelope] = []
         responses: list[Envelope] = []
@@ -62,19 +62,19 @@ class CartAgents:
             match request:
                 case cart.Add() | cart.Set() | cart.Remove() | cart.Clear() | cart.Checkout():
                     before = self.carts.get(request.user_id)
-                    after = model.noted(before, request_id, request, accepted=event.time)
+                    after = model.add_pending(before, request_id, request, accepted=event.time)
                     self.carts.put(request.user_id, before, after)
-                    self.reminders.note(request.user_id, request_id, now=self.now())
-                    requests.append(_inventory_event(event, model.asked(request)))
+                    self.retries.add(request.user_id, request_id, now=self.now())
+                    requests.append(_inventory_event(event, model.to_inventory_request(request)))
                     if isinstance(request, cart.Checkout):
                         placements.append(_order_event(event, request))
-                case _ if not model.still_wanted(event.time, now=self.now()):
+                case _ if not model.is_fresh(event.time, now=self.now()):
                     pass
                 case cart.Check():
                     requests.append(_inventory_event(event, inventory.Check(**request.model_dump())))
                 case cart.Lookup():
                     requests.append(_inventory_event(event, inventory.Lookup(**request.model_dump())))
-                case cart.Read() if request.user_id in self.confirmed:
+                case cart.Read() if request.user_id in self.confirmed_users:
                     state = self.carts.get(request.user_id)
                     responses.append(
                         _response_event(event, model.snapshot(request.user_id, request_id, request.session, state))
@@ -86,67 +86,69 @@ class CartAgents:
                             event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch)
                         )
                     )
-        crashpoint("cart.noted")
+        failpoint("cart.noted")
         await self.publish(orders.REQUESTS, placements)
-        crashpoint("cart.placed")
+        failpoint("cart.placed")
         await self.publish(inventory.REQUESTS, requests)
         await self.publish(cart.RESPONSES, responses)
-        crashpoint("cart.asked")
+        failpoint("cart.asked")
 
-    async def on_decisions(self, batch: Sequence[Received[inventory.Decided]]) -> None:
+    async def on_inventory_responses(self, batch: Sequence[ReceivedMessage[inventory.Decided]]) -> None:
         """Apply each cart that is newer than the stored one, and always publish the outcome."""
-        self._see_generation()
+        self._detect_reassignment()
         responses: list[Envelope] = []
         for received in batch:
             event, decided = received.event, received.message
             request_id = event.request_id
             before = self.carts.get(decided.user_id)
-            if model.was_taken(before, request_id, decided):  # a redelivered record
+            if model.already_applied(before, request_id, decided):  # a redelivered record
                 decided = decided.model_copy(update={"replayed": True})
-            after = model.taken(before, request_id, decided)
+            after = model.apply_decision(before, request_id, decided)
             self.carts.put(decided.user_id, before, after)
-            self.reminders.settle(decided.user_id, request_id)
+            self.retries.discard(decided.user_id, request_id)
             if isinstance(decided.outcome, inventory.SnapshotTaken) and decided.epoch == self.generation():
-                self.confirmed.add(decided.user_id)
-            response = model.told(after, request_id, decided)
+                self.confirmed_users.add(decided.user_id)
+            response = model.to_response(after, request_id, decided)
             if response is not None:
                 responses.append(_response_event(event, response))
-            is_news = model.moved(after, request_id, decided)
-            if is_news or model.reappeared(before, after, decided):  # lines that only reappear are a replay
+            is_news = model.needs_snapshot(after, request_id, decided)
+            if is_news or model.unhides_lines(before, after, decided):  # lines that only reappear are a replay
                 replayed = decided.replayed or not is_news
                 full_cart = model.snapshot(decided.user_id, None, None, after, replayed=replayed)
                 responses.append(_response_event(event, full_cart))
-        crashpoint("cart.taken")
+        failpoint("cart.taken")
         await self.publish(cart.RESPONSES, responses)
-        crashpoint("cart.told")
+        failpoint("cart.told")
 
-    async def keep_asking(self) -> None:
+    async def run_retries(self) -> None:
         """Retry once per second until cancelled."""
         while True:
-            await asyncio.sleep(ASK_AGAIN_EVERY)
-            await self.ask_again()
+            await asyncio.sleep(RETRY_SECONDS)
+            await self.retry_due()
 
-    async def ask_again(self) -> None:
+    async def retry_due(self) -> None:
         """Resend the requests that have been pending too long. The carts are not changed."""
-        self._see_generation()
+        self._detect_reassignment()
         requests = []
-        for user_id, request_id in self.reminders.due(now=self.now(), limit=ASK_AGAIN_AT_MOST):
+        for user_id, request_id in self.retries.take_due(now=self.now(), limit=MAX_RETRIES_PER_ROUND):
             pending = next((each for each in self.carts.get(user_id).pending if each.id == request_id), None)
             if pending is None:
-                self.reminders.settle(user_id, request_id)
+                self.retries.discard(user_id, request_id)
                 continue
             try:
-                request = model.asked_again(user_id, pending)
+                request = model.retry_request(user_id, pending)
             except (ValueError, TypeError) as error:  # written by another version; retry the others anyway
                 log.warning(
                     "cannot retry the request that user %s has pending under id %s: %s", user_id, request_id, error
                 )
-                self.reminders.settle(user_id, request_id)
+                self.retries.discard(user_id, request_id)
                 continue
             requests.append(_event(request, user_id, request_id, pending.since, None))
         await self.publish(inventory.REQUESTS, requests)
 
-    async def fail_request(self, received: Received[cart.Request] | Received[inventory.Decided], _: Exception) -> None:
+    async def on_permanent_failure(
+        self, received: ReceivedMessage[cart.Request] | ReceivedMessage[inventory.Decided], _: Exception
+    ) -> None:
         """Have a change that fails permanently decided as `refused: failed`.
 
         A read is dropped, because its client stops waiting soon. A failed decision needs nothing: the fact is stored in
@@ -156,12 +158,12 @@ class CartAgents:
         if isinstance(request, cart.Checkout):  # start the order, so that the refusal can end it
             await self.publish(orders.REQUESTS, [_order_event(received.event, request)])
         if isinstance(request, cart.Change):
-            intended = model.asked(request)
+            intended = model.to_inventory_request(request)
             command = {"type": intended.TYPE, **intended.model_dump(exclude={"user_id"})}
             failure = inventory.Fail(user_id=request.user_id, command=command)
             await self.publish(inventory.REQUESTS, [_inventory_event(received.event, failure)])
 
-    def _see_generation(self) -> None:
+    def _detect_reassignment(self) -> None:
         """Discard all knowledge of carts and pending requests if the assignment has changed.
 
         The timer may call this method before the table is recovered. The generation changes again after the recovery,
@@ -169,8 +171,8 @@ class CartAgents:
         """
         if (generation := self.generation()) != self._known_generation:
             self._known_generation = generation
-            self.confirmed.clear()
-            self.reminders.rebuild(self.carts.pending(), now=self.now())
+            self.confirmed_users.clear()
+            self.retries.rebuild(self.carts.pending_requests(), now=self.now())
 
 
 def _inventory_event(cause: Envelope, request: inventory.Request) -> Envelope:
@@ -178,7 +180,7 @@ def _inventory_event(cause: Envelope, request: inventory.Request) -> Envelope:
 
 
 def _order_event(cause: Envelope, checkout: cart.Checkout) -> Envelope:
-    return _event(model.placed(checkout), checkout.order_id, cause.request_id, cause.time, cause.traceparent)
+    return _event(model.to_order_request(checkout), checkout.order_id, cause.request_id, cause.time, cause.traceparent)
 
 
 def _response_event(cause: Envelope, response: cart.Response) -> Envelope:
@@ -192,6 +194,6 @@ def _event(message: Message, key: str, request_id: str, time: datetime, tracepar
         subject=key,
         request_id=request_id,
         time=time,
-        traceparent=trace.child(traceparent),
+        traceparent=trace.child_traceparent(traceparent),
         validate=False,  # its parts were validated; validating them again took a tenth of a batch's time
     )

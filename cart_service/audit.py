@@ -15,11 +15,20 @@ from pydantic import ValidationError
 
 from cart_service import messages as cart
 from cart_service.agents import SOURCE
-from cart_service.model import Cart, told
+from cart_service.model import Cart, to_response
 from infrastructure import clock
-from infrastructure.audit_topics import SKEW, Judged, Place, Window, gently, named, place_of, shown
+from infrastructure.audit_topics import (
+    MAX_CLOCK_SKEW,
+    AuditedTopic,
+    AuditWindow,
+    RecordPosition,
+    format_position,
+    position_of,
+    throttled,
+    truncate_violations,
+)
 from infrastructure.envelope import Envelope
-from infrastructure.history import kept
+from infrastructure.history import read_topic
 from infrastructure.settings import Settings
 from inventory_service import messages as inventory
 
@@ -27,70 +36,70 @@ CHANGELOG: Final = "cart-carts-changelog"
 OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired, cart.Order)
 """Responses that carry a decision. For an order only the first step counts; the order service decides the others."""
 
-Request = tuple[str, str]
+RequestKey = tuple[str, str]
 """User id and request id."""
 
 
 @dataclass(slots=True)
-class Books:
+class CartTopicAudit:
     """State of the audit, folded from the topics."""
 
-    requests: Judged[cart.Request]
-    decisions: Judged[inventory.Decided]
-    window: Window
-    asked: dict[Request, Place] = field(default_factory=dict)
-    decided: dict[Request, bytes | None] = field(default_factory=dict)
+    requests: AuditedTopic[cart.Request]
+    decisions: AuditedTopic[inventory.Decided]
+    window: AuditWindow
+    request_positions: dict[RequestKey, RecordPosition] = field(default_factory=dict)
+    expected_responses: dict[RequestKey, bytes | None] = field(default_factory=dict)
     """Digest of the response that each decision must produce; `None` for a decision without an outcome of its own."""
-    said: dict[Request, bytes] = field(default_factory=dict)
-    answered: set[Request] = field(default_factory=set)
-    pending: dict[bytes, list[str]] = field(default_factory=dict)
-    damaged: dict[bytes, str] = field(default_factory=dict)
-    two_ways: list[str] = field(default_factory=list)
+    published_responses: dict[RequestKey, bytes] = field(default_factory=dict)
+    answered_requests: set[RequestKey] = field(default_factory=set)
+    stuck_requests: dict[bytes, list[str]] = field(default_factory=dict)
+    invalid_carts: dict[bytes, str] = field(default_factory=dict)
+    contradictions: list[str] = field(default_factory=list)
 
-    def request(self, record: Any) -> None:
+    def add_request(self, record: Any) -> None:
         """Add a record of `cart.requests`."""
         if (parsed := self.requests.parse(record)) is None:
             return
         event, message = parsed
-        if isinstance(message, cart.Change) and self.window.covers(record) and self.window.remembers(event):
-            self.asked[event.subject, event.request_id] = place_of(record)
+        if isinstance(message, cart.Change) and self.window.covers(record) and self.window.is_within_retention(event):
+            self.request_positions[event.subject, event.request_id] = position_of(record)
 
-    def decision(self, record: Any) -> None:
+    def add_decision(self, record: Any) -> None:
         """Add a record of `inventory.responses`."""
         if (parsed := self.decisions.parse(record)) is None:
             return
         event, message = parsed
         key = (event.subject, event.request_id)
-        response = told(Cart(), key[1], message)
+        response = to_response(Cart(), key[1], message)
         if isinstance(response, OUTCOMES):
             frame = _digest(response)
-            if self.decided.setdefault(key, frame) not in (frame, None):
-                self.two_ways.append(f"request {key[1]} of {key[0]} was decided in two ways on {record.topic}")
-            self.decided[key] = frame
+            if self.expected_responses.setdefault(key, frame) not in (frame, None):
+                self.contradictions.append(f"request {key[1]} of {key[0]} was decided in two ways on {record.topic}")
+            self.expected_responses[key] = frame
         elif isinstance(response, cart.Error):
-            self.decided.setdefault(key, None)
+            self.expected_responses.setdefault(key, None)
 
-    def response(self, record: Any) -> None:
+    def add_response(self, record: Any) -> None:
         """Add a record of `cart.responses`. Unreadable records are skipped, as the edge skips them."""
         try:
             event = Envelope.decode(record.key, record.value)
-            message = cart.RESPONSE_VOCABULARY.parse(event)
+            message = cart.RESPONSE_REGISTRY.parse(event)
         except ValueError:
             return
         if event.source != SOURCE:
             return
         key = (event.subject, event.request_id)
         if isinstance(message, (*OUTCOMES, cart.Error)):
-            self.answered.add(key)
+            self.answered_requests.add(key)
         if isinstance(message, OUTCOMES):
             frame = _digest(message)
-            if self.said.setdefault(key, frame) != frame:
-                self.two_ways.append(f"request {key[1]} of {key[0]} was answered in two ways on {record.topic}")
+            if self.published_responses.setdefault(key, frame) != frame:
+                self.contradictions.append(f"request {key[1]} of {key[0]} was answered in two ways on {record.topic}")
 
-    def state(self, record: Any) -> None:
+    def add_cart(self, record: Any) -> None:
         """Add a record of the table's changelog; the last record of each key counts."""
-        self.pending.pop(record.key, None)
-        self.damaged.pop(record.key, None)
+        self.stuck_requests.pop(record.key, None)
+        self.invalid_carts.pop(record.key, None)
         if record.value is None:
             return
         written = datetime.fromtimestamp(record.timestamp / 1000, UTC)
@@ -98,47 +107,49 @@ class Books:
         try:
             pending = Cart.model_validate_json(record.value).pending
         except ValidationError:
-            self.damaged[record.key] = named(place_of(record))
+            self.invalid_carts[record.key] = format_position(position_of(record))
             return
         if written < late and (stuck := [each.id for each in pending if each.since < late]):
-            self.pending[record.key] = stuck
+            self.stuck_requests[record.key] = stuck
 
-    def violations(self) -> list[list[str]]:
+    def violations_by_kind(self) -> list[list[str]]:
         """Return the violations as sentences, in one list per kind."""
-        waiting = {key: place for key, place in self.asked.items() if place not in self.requests.letters}
+        waiting = {
+            key: place for key, place in self.request_positions.items() if place not in self.requests.dead_letters
+        }
         return [
-            self.requests.neither_read_nor_put_aside(),
-            self.decisions.neither_read_nor_put_aside(),
+            self.requests.missing_dead_letters(),
+            self.decisions.missing_dead_letters(),
             [
-                f"request {id_} of {user} ({named(place)}) has no outcome"
+                f"request {id_} of {user} ({format_position(place)}) has no outcome"
                 for (user, id_), place in waiting.items()
-                if (user, id_) not in self.decided
+                if (user, id_) not in self.expected_responses
             ],
             [
-                f"request {id_} of {user} ({named(place)}) was decided, but no response was published"
+                f"request {id_} of {user} ({format_position(place)}) was decided, but no response was published"
                 for (user, id_), place in waiting.items()
-                if (user, id_) in self.decided and (user, id_) not in self.answered
+                if (user, id_) in self.expected_responses and (user, id_) not in self.answered_requests
             ],
-            self.two_ways,
+            self.contradictions,
             [
                 f"request {id_} of {user} was answered differently from its decision"
-                for (user, id_), frame in self.said.items()
-                if self.decided.get((user, id_)) not in (frame, None)
+                for (user, id_), frame in self.published_responses.items()
+                if self.expected_responses.get((user, id_)) not in (frame, None)
             ],
             [
                 f"request {id_} of {key.decode(errors='replace')} is still pending"
-                for key, ids in self.pending.items()
+                for key, ids in self.stuck_requests.items()
                 for id_ in ids
             ],
             [
                 f"the stored cart of {key.decode(errors='replace')} ({place}) is invalid"
-                for key, place in self.damaged.items()
+                for key, place in self.invalid_carts.items()
             ],
         ]
 
-    def sentences(self) -> list[str]:
+    def violation_sentences(self) -> list[str]:
         """Return the violations as sentences, with a limited number of each kind."""
-        return [sentence for kind in self.violations() for sentence in shown(kind)]
+        return [sentence for kind in self.violations_by_kind() for sentence in truncate_violations(kind)]
 
 
 def _digest(response: cart.Response) -> bytes:
@@ -150,41 +161,45 @@ Readers = dict[str, Callable[[Any], None]]
 """Function that adds a record to the audit, by topic name."""
 
 
-def begin(settings: Settings, window: Window) -> tuple[Books, Readers]:
+def start_audit(settings: Settings, window: AuditWindow) -> tuple[CartTopicAudit, Readers]:
     """Return an empty audit and, for each topic, the function that adds its records."""
-    requests = Judged(settings.topic(cart.REQUESTS), cart.REQUEST_VOCABULARY, window)
-    decisions = Judged(settings.topic(inventory.RESPONSES), inventory.RESPONSE_VOCABULARY, window, ignores_unknown=True)
-    topic_audit = Books(requests, decisions, window)
+    requests = AuditedTopic(settings.topic(cart.REQUESTS), cart.REQUEST_REGISTRY, window)
+    decisions = AuditedTopic(
+        settings.topic(inventory.RESPONSES), inventory.RESPONSE_REGISTRY, window, ignores_unknown=True
+    )
+    topic_audit = CartTopicAudit(requests, decisions, window)
     return topic_audit, {
-        requests.name: topic_audit.request,
-        settings.topic(cart.REQUESTS.dead_letters): requests.letter,
-        decisions.name: topic_audit.decision,
-        settings.topic(inventory.RESPONSES.dead_letters): decisions.letter,
-        settings.topic(cart.RESPONSES): topic_audit.response,
-        settings.prefix + CHANGELOG: topic_audit.state,
+        requests.name: topic_audit.add_request,
+        settings.topic(cart.REQUESTS.dead_letter_topic): requests.add_dead_letter,
+        decisions.name: topic_audit.add_decision,
+        settings.topic(inventory.RESPONSES.dead_letter_topic): decisions.add_dead_letter,
+        settings.topic(cart.RESPONSES): topic_audit.add_response,
+        settings.prefix + CHANGELOG: topic_audit.add_cart,
     }
 
 
-async def look(settings: Settings, partition: int, window: Window) -> list[str]:
-    """Audit one partition while its worker runs, and return the violations. Raises `BrokerAwayError`."""
-    topic_audit, readers = begin(settings, window)
-    since = window.now - window.judged - SKEW
-    async with aclosing(kept(settings, readers, partition=partition, since=since)) as records:
-        await gently(records, readers)
-    return topic_audit.sentences()
+async def audit_partition(settings: Settings, partition: int, window: AuditWindow) -> list[str]:
+    """Audit one partition while its worker runs, and return the violations. Raises `BrokerUnavailableError`."""
+    topic_audit, readers = start_audit(settings, window)
+    since = window.now - window.max_age - MAX_CLOCK_SKEW
+    async with aclosing(read_topic(settings, readers, partition=partition, since=since)) as records:
+        await throttled(records, readers)
+    return topic_audit.violation_sentences()
 
 
 async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
-    """Return `{"ok", "violations": [sentence], "figures": {name: count}}`. Raises `BrokerAwayError`.
+    """Return `{"ok", "violations": [sentence], "figures": {name: count}}`. Raises `BrokerUnavailableError`.
 
     There is no digest: carts are copies, and the digest of the inventory service covers all decisions.
     """
-    topic_audit, readers = begin(settings, Window(clock.now(), grace, cart.REQUESTS.retention or timedelta.max))
-    async for record in kept(settings, readers):
+    topic_audit, readers = start_audit(
+        settings, AuditWindow(clock.now(), grace, cart.REQUESTS.retention or timedelta.max)
+    )
+    async for record in read_topic(settings, readers):
         readers[record.topic](record)
-    violations = topic_audit.sentences()
+    violations = topic_audit.violation_sentences()
     figures = {
-        "requests_answered": len(topic_audit.answered),
-        "dead_letters": len(topic_audit.requests.letters) + len(topic_audit.decisions.letters),
+        "requests_answered": len(topic_audit.answered_requests),
+        "dead_letters": len(topic_audit.requests.dead_letters) + len(topic_audit.decisions.dead_letters),
     }
     return {"ok": not violations, "violations": violations, "figures": figures}

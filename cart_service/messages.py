@@ -9,18 +9,18 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infrastructure.envelope import Envelope, Message, Moment, Vocabulary
-from infrastructure.ids import derived
+from infrastructure.envelope import Envelope, Message, MessageRegistry, Timestamp
+from infrastructure.ids import derive_id
 from infrastructure.topics import Topic
 from inventory_service.messages import (
     MAX_LOOKUP_IDS,
     GivenUp,
     HoldState,
+    Identifier,
     Line,
     Money,
-    Printable,
     Quantity,
-    QuantityOrNone,
+    QuantityOrZero,
     RefusalReason,
     Stored,
 )
@@ -33,14 +33,14 @@ RESPONSES: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedel
 
 
 class _Request(Message):
-    user_id: Printable
+    user_id: Identifier
 
 
 class Add(_Request):
     """A request to hold `quantity` more of a product."""
 
     TYPE: ClassVar[str] = "holdfast.cart.add"
-    product: Printable
+    product: Identifier
     quantity: Quantity
 
 
@@ -48,15 +48,15 @@ class Set(_Request):
     """A request to make the line of a product exactly `quantity`; 0 removes the line."""
 
     TYPE: ClassVar[str] = "holdfast.cart.set"
-    product: Printable
-    quantity: QuantityOrNone
+    product: Identifier
+    quantity: QuantityOrZero
 
 
 class Remove(_Request):
     """A request to take a product out of the cart; hidden at once, never refused."""
 
     TYPE: ClassVar[str] = "holdfast.cart.remove"
-    product: Printable
+    product: Identifier
 
 
 class Clear(_Request):
@@ -69,30 +69,30 @@ class Check(_Request):
     """A read of a product's availability, in order with the shopper's own requests."""
 
     TYPE: ClassVar[str] = "holdfast.cart.check"
-    product: Printable
-    session: Printable
+    product: Identifier
+    session: Identifier
 
 
 class Read(_Request):
     """A read of the cart, for one session."""
 
     TYPE: ClassVar[str] = "holdfast.cart.read"
-    session: Printable
+    session: Identifier
 
 
 class Lookup(_Request):
     """A read of the cart and of some requests' outcomes, for one session that reconnects."""
 
     TYPE: ClassVar[str] = "holdfast.cart.lookup"
-    session: Printable
-    ids: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS)]
+    session: Identifier
+    ids: Annotated[tuple[Identifier, ...], Field(max_length=MAX_LOOKUP_IDS)]
 
 
 class Checkout(_Request):
     """A request to order the cart at `version`, or `items`. `order_id` is derived from user id and request id."""
 
     TYPE: ClassVar[str] = "holdfast.cart.checkout"
-    order_id: Printable
+    order_id: Identifier
     version: int | None = None
     items: Items | None = None
     address: Address
@@ -105,7 +105,7 @@ class Checkout(_Request):
 
         No service would find an order under another id, and its stock would stay held.
         """
-        if self.order_id != derived(self.user_id, event.request_id, "order"):
+        if self.order_id != derive_id(self.user_id, event.request_id, "order"):
             return "order_id: not the UUIDv5 derived from user id and request id"
         return None
 
@@ -113,7 +113,7 @@ class Checkout(_Request):
 Change = Add | Set | Remove | Clear | Checkout
 """A request that may change the cart. It is pending until its one outcome arrives."""
 Request = Change | Check | Read | Lookup
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(
     (Add, Set, Remove, Clear, Checkout, Check, Read, Lookup), sources=("/edge",)
 )
 
@@ -125,18 +125,18 @@ class _Value(BaseModel):
 
 
 class _Response(Message):
-    user_id: Printable
+    user_id: Identifier
 
 
 class Held(_Response):
     """A granted hold: `quantity` is the request's, `line_quantity` the line's after it, `expires_at` the cart's."""
 
     TYPE: ClassVar[str] = "holdfast.cart.held"
-    id: Printable
-    product: Printable
+    id: Identifier
+    product: Identifier
     quantity: int
     line_quantity: int
-    expires_at: Moment
+    expires_at: Timestamp
     version: int
     replayed: bool = False
 
@@ -145,8 +145,8 @@ class Refused(_Response):
     """A refusal with its reason; nothing was changed."""
 
     TYPE: ClassVar[str] = "holdfast.cart.refused"
-    id: Printable
-    product: Printable | None = None
+    id: Identifier
+    product: Identifier | None = None
     reason: RefusalReason
     available: int | None = None
     replayed: bool = False
@@ -156,8 +156,8 @@ class Removed(_Response):
     """A removed line, or without `product` the removal of the whole cart."""
 
     TYPE: ClassVar[str] = "holdfast.cart.removed"
-    id: Printable
-    product: Printable | None = None
+    id: Identifier
+    product: Identifier | None = None
     version: int
     replayed: bool = False
 
@@ -174,7 +174,7 @@ class Expired(_Response):
 class PendingCommit(_Value):
     """The inventory request of a pending checkout, kept for retries; it contains no personal data."""
 
-    order_id: Printable
+    order_id: Identifier
     version: int | None = None
     items: Items | None = None
     expect: Money | None = None
@@ -183,11 +183,11 @@ class PendingCommit(_Value):
 class PendingRequest(_Value):
     """An accepted change without an outcome. `commit` belongs to a checkout and is internal to the cart service."""
 
-    id: Printable
+    id: Identifier
     type: Literal["add", "set", "remove", "clear", "checkout"]
-    product: Printable | None = None
+    product: Identifier | None = None
     quantity: int | None = None
-    since: Moment
+    since: Timestamp
     commit: PendingCommit | None = None
 
 
@@ -195,17 +195,17 @@ class CartView(_Value):
     """A cart as its shopper sees it: lines with a pending removal are hidden."""
 
     version: int
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
     lines: tuple[Line, ...] = ()
     pending: tuple[PendingRequest, ...] = ()
 
 
 class Snapshot(_Response):
-    """The answer to `Read`; without `session`, the full cart for every socket, after a change without a frame type."""
+    """The answer to `QueryCharge`; without `session`, the full cart for every socket, after a change without a frame type."""
 
     TYPE: ClassVar[str] = "holdfast.cart.snapshot"
-    id: Printable | None = None
-    session: Printable | None = None
+    id: Identifier | None = None
+    session: Identifier | None = None
     cart: CartView
     replayed: bool = False
 
@@ -214,9 +214,9 @@ class Availability(_Response):
     """The answer to `Check`; `available` is `None` for an unknown product."""
 
     TYPE: ClassVar[str] = "holdfast.cart.availability"
-    id: Printable
-    session: Printable
-    product: Printable
+    id: Identifier
+    session: Identifier
+    product: Identifier
     available: int | None
 
 
@@ -224,7 +224,7 @@ class Error(_Response):
     """A request without a decision: its id was used before for another request, or a value in it is invalid."""
 
     TYPE: ClassVar[str] = "holdfast.cart.error"
-    id: Printable
+    id: Identifier
     code: Literal["id_reused", "bad_field"]
     detail: str
     field: str | None = None
@@ -234,12 +234,12 @@ class Resumed(_Response):
     """The answer to `Lookup`: the cart, and which of the requested ids have outcomes, are pending or are unknown."""
 
     TYPE: ClassVar[str] = "holdfast.cart.resumed"
-    id: Printable
-    session: Printable
+    id: Identifier
+    session: Identifier
     cart: CartView
     outcomes: tuple[Stored, ...] = ()
-    pending: tuple[Printable, ...] = ()
-    unknown: tuple[Printable, ...] = ()
+    pending: tuple[Identifier, ...] = ()
+    unknown: tuple[Identifier, ...] = ()
 
 
 class Order(_Response):
@@ -250,8 +250,8 @@ class Order(_Response):
     """
 
     TYPE: ClassVar[str] = "holdfast.cart.order"
-    id: Printable
-    order_id: Printable
+    id: Identifier
+    order_id: Identifier
     status: Status
     order_version: int
     reason: CancelReason | None = None
@@ -262,8 +262,8 @@ class OrderRefused(_Response):
     """The refusal of a request about an order, for the HTTP request that waits for `id`; never sent to a socket."""
 
     TYPE: ClassVar[str] = "holdfast.cart.order-refused"
-    id: Printable
-    order_id: Printable
+    id: Identifier
+    order_id: Identifier
     reason: Literal[
         "unknown_order", "not_cancellable", "already_refunded", "refund_too_large", "already_paid", "not_paid"
     ]
@@ -273,9 +273,9 @@ class Reservation(_Response):
     """The holds of a service's reservation; `state` is `None` if nothing was ever held for it."""
 
     TYPE: ClassVar[str] = "holdfast.cart.reservation"
-    id: Printable
-    session: Printable | None = None
-    reservation_id: Printable
+    id: Identifier
+    session: Identifier | None = None
+    reservation_id: Identifier
     state: HoldState | None = None
     lines: tuple[Line, ...] = ()
     replayed: bool = False
@@ -285,11 +285,11 @@ class Notice(_Response):
     """A message for this shopper to read, for every open socket; the notification service keeps it."""
 
     TYPE: ClassVar[str] = "holdfast.cart.notice"
-    notice_id: Printable
+    notice_id: Identifier
     template: str
     title: str
     body: str
-    cause: Printable | None = None
+    cause: Identifier | None = None
 
 
 Response = (
@@ -306,6 +306,6 @@ Response = (
     | Reservation
     | Notice
 )
-RESPONSE_VOCABULARY: Final[Vocabulary[Response]] = Vocabulary(
+RESPONSE_REGISTRY: Final[MessageRegistry[Response]] = MessageRegistry(
     get_args(Response), sources=("/cart", "/orders", "/notifications")
 )

@@ -12,16 +12,16 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from cart_service import messages as cart
-from infrastructure.envelope import Moment
+from infrastructure.envelope import Timestamp
 from inventory_service import messages as inventory
 from order_service import messages as orders
 
-READ_LIFETIME: Final = timedelta(seconds=30)
+READ_MAX_AGE: Final = timedelta(seconds=30)
 """Reads older than this are dropped, because their clients have stopped waiting."""
-PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 10, 20, 30, 40, 50, 60))
+RETRY_DELAYS: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 10, 20, 30, 40, 50, 60))
 """Delays before the first retry of a pending request, the second and so on; the last delay repeats."""
 
-DETAILS: Final = {
+ERROR_DETAILS: Final = {
     "id_reused": "this id was used before for another request, whose outcome stands; send this one under a new id",
     "bad_field": "the request was accepted at a time that lies ahead of the clock",
 }
@@ -33,7 +33,7 @@ class Cart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     revision: int = 0
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
     lines: tuple[inventory.Line, ...] = ()
     pending: tuple[cart.PendingRequest, ...] = ()
 
@@ -41,7 +41,7 @@ class Cart(BaseModel):
 # ---- requests of shoppers -------------------------------------------------------------------------------------------
 
 
-def noted(state: Cart, request_id: str, change: cart.Change, *, accepted: datetime) -> Cart:
+def add_pending(state: Cart, request_id: str, change: cart.Change, *, accepted: datetime) -> Cart:
     """Return the cart with `change` among its pending requests; unchanged if the request is already there."""
     if any(pending.id == request_id for pending in state.pending):
         return state
@@ -53,7 +53,7 @@ def noted(state: Cart, request_id: str, change: cart.Change, *, accepted: dateti
     return state.model_copy(update={"pending": (*state.pending, new)})
 
 
-def asked(change: cart.Change) -> inventory.Request:
+def to_inventory_request(change: cart.Change) -> inventory.Request:
     """Build the inventory request for a change. Equal changes give equal requests, so a retry is a replay."""
     match change:
         case cart.Add():
@@ -68,13 +68,13 @@ def asked(change: cart.Change) -> inventory.Request:
             return _commit_request(change.user_id, _pending_commit(change))
 
 
-def placed(checkout: cart.Checkout) -> orders.Place:
+def to_order_request(checkout: cart.Checkout) -> orders.Place:
     """Build the message that places the order of a checkout. Only this message carries the address, never the table."""
     fields = {name: getattr(checkout, name) for name in orders.Place.model_fields}
     return orders.Place.model_validate(fields)
 
 
-def asked_again(user_id: str, pending: cart.PendingRequest) -> inventory.Request:
+def retry_request(user_id: str, pending: cart.PendingRequest) -> inventory.Request:
     """Rebuild the inventory request of a change that has been pending too long.
 
     Raises `ValueError` or `TypeError` if `pending` does not describe a change.
@@ -82,13 +82,11 @@ def asked_again(user_id: str, pending: cart.PendingRequest) -> inventory.Request
     if pending.commit is not None:
         return _commit_request(user_id, pending.commit)
     fields = pending.model_dump(include={"product", "quantity"}, exclude_none=True)
-    change = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{pending.type}"].model_validate(
-        {"user_id": user_id, **fields}
-    )
+    change = cart.REQUEST_REGISTRY.types[f"holdfast.cart.{pending.type}"].model_validate({"user_id": user_id, **fields})
     if not isinstance(change, cart.Change):
         message = f"cannot retry a pending {pending.type!r}: only add, set, remove, clear and checkout can be pending"
         raise TypeError(message)
-    return asked(change)
+    return to_inventory_request(change)
 
 
 def _pending_commit(checkout: cart.Checkout) -> cart.PendingCommit:
@@ -102,15 +100,15 @@ def _commit_request(user_id: str, commit: cart.PendingCommit) -> inventory.Commi
     )
 
 
-def still_wanted(accepted: datetime, *, now: datetime) -> bool:
+def is_fresh(accepted: datetime, *, now: datetime) -> bool:
     """True if a client still waits for the answer to a read."""
-    return now - accepted <= READ_LIFETIME
+    return now - accepted <= READ_MAX_AGE
 
 
 # ---- decisions of inventory -----------------------------------------------------------------------------------------
 
 
-def taken(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
+def apply_decision(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
     """Return the cart after a decision: newer lines replace the stored ones, and `request_id` is no longer pending."""
     pending = tuple(each for each in state.pending if each.id != request_id)
     if decided.cart.revision > state.revision:
@@ -123,7 +121,7 @@ def taken(state: Cart, request_id: str, decided: inventory.Decided) -> Cart:
     return state if len(pending) == len(state.pending) else state.model_copy(update={"pending": pending})
 
 
-def was_taken(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
+def already_applied(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
     """True if a decision was applied before: its request is not pending, and the cart has reached its version.
 
     Always false for a refusal, which has no version, and for a service's reservation, which is never pending here.
@@ -141,7 +139,7 @@ def was_taken(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
             return False
 
 
-def view(state: Cart) -> cart.CartView:
+def cart_view(state: Cart) -> cart.CartView:
     """Return the cart as its shopper sees it: lines with a pending removal are hidden at once."""
     cleared = any(pending.type == "clear" for pending in state.pending)
     going = {pending.product for pending in state.pending if pending.type == "remove" or pending.quantity == 0}
@@ -153,7 +151,7 @@ def view(state: Cart) -> cart.CartView:
     )
 
 
-def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
+def unhides_lines(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
     """True if the full cart must be sent, because lines that a pending removal hid are visible again.
 
     No outcome frame says that. It happens when a client resends a removal that was decided long ago: until the old
@@ -164,12 +162,12 @@ def reappeared(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
     is_new = not decided.replayed and decided.cart.revision > before.revision
     if is_new and isinstance(decided.outcome, inventory.Removed):
         return False
-    shown = {line.product for line in view(before).lines}
+    shown = {line.product for line in cart_view(before).lines}
     hidden = {line.product for line in before.lines} - shown
-    return any(line.product in hidden for line in view(after).lines)
+    return any(line.product in hidden for line in cart_view(after).lines)
 
 
-def moved(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
+def needs_snapshot(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
     """True if the full cart must be sent, because a checkout emptied it or a cancelled order restored it.
 
     No frame type says that. False once a later change has superseded this decision: the clients of that change read the
@@ -184,7 +182,7 @@ def moved(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
             return False
 
 
-def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Response | None:  # noqa: PLR0911 - one per outcome
+def to_response(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Response | None:  # noqa: PLR0911 - one per outcome
     """Build the response to a decision for the shopper's sockets, given the cart after it; `None` for no response."""
     user, outcome, replayed = decided.user_id, decided.outcome, decided.replayed
     match outcome:
@@ -197,10 +195,10 @@ def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Respo
         case inventory.Expired():
             return cart.Expired(user_id=user, lines=outcome.lines, version=outcome.version, replayed=replayed)
         case inventory.IdReused():
-            return cart.Error(user_id=user, id=request_id, code="id_reused", detail=DETAILS["id_reused"])
+            return cart.Error(user_id=user, id=request_id, code="id_reused", detail=ERROR_DETAILS["id_reused"])
         case inventory.BadField():
             return cart.Error(
-                user_id=user, id=request_id, code="bad_field", detail=DETAILS["bad_field"], field=outcome.field
+                user_id=user, id=request_id, code="bad_field", detail=ERROR_DETAILS["bad_field"], field=outcome.field
             )
         case inventory.Available() if decided.session:
             return cart.Availability(user_id=user, id=request_id, session=decided.session, **_fields(outcome))
@@ -212,7 +210,7 @@ def told(state: Cart, request_id: str, decided: inventory.Decided) -> cart.Respo
                 user_id=user,
                 id=request_id,
                 session=decided.session,
-                cart=view(state),
+                cart=cart_view(state),
                 outcomes=outcome.outcomes,
                 pending=tuple(each for each in outcome.unknown if each in pending),
                 unknown=tuple(each for each in outcome.unknown if each not in pending),
@@ -275,7 +273,7 @@ def snapshot(
     user_id: str, request_id: str | None, session: str | None, state: Cart, *, replayed: bool = False
 ) -> cart.Snapshot:
     """Build the answer to a read for `session`; without a session, the full cart for all sockets of the user."""
-    return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=view(state), replayed=replayed)
+    return cart.Snapshot(user_id=user_id, id=request_id, session=session, cart=cart_view(state), replayed=replayed)
 
 
 def _fields(outcome: BaseModel) -> dict[str, Any]:
@@ -285,7 +283,7 @@ def _fields(outcome: BaseModel) -> dict[str, Any]:
 # ---- retries of pending requests ------------------------------------------------------------------------------------
 
 
-class Reminders:
+class RetrySchedule:
     """Retry schedule of pending requests, in memory only.
 
     After a rebalance, call `rebuild` with the pending requests of the table.
@@ -297,11 +295,11 @@ class Reminders:
     def __len__(self) -> int:
         return len(self._due)
 
-    def note(self, user_id: str, request_id: str, *, now: datetime) -> None:
+    def add(self, user_id: str, request_id: str, *, now: datetime) -> None:
         """Schedule the first retry of a request, unless the request is already scheduled."""
-        self._due.setdefault((user_id, request_id), (now + PAUSES[0], 0))
+        self._due.setdefault((user_id, request_id), (now + RETRY_DELAYS[0], 0))
 
-    def settle(self, user_id: str, request_id: str) -> None:
+    def discard(self, user_id: str, request_id: str) -> None:
         """Remove a request that has its outcome."""
         self._due.pop((user_id, request_id), None)
 
@@ -309,12 +307,12 @@ class Reminders:
         """Replace the schedule with `pending` (user id, request id), counted from `now`."""
         self._due.clear()
         for user_id, request_id in pending:
-            self.note(user_id, request_id, now=now)
+            self.add(user_id, request_id, now=now)
 
-    def due(self, *, now: datetime, limit: int) -> Iterator[tuple[str, str]]:
+    def take_due(self, *, now: datetime, limit: int) -> Iterator[tuple[str, str]]:
         """Yield at most `limit` requests (user id, request id) to retry now, and schedule the next retry of each."""
         due = [key for key, (at, _) in self._due.items() if at <= now][:limit]
         for key in due:
-            attempts = min(self._due[key][1] + 1, len(PAUSES) - 1)
-            self._due[key] = (now + PAUSES[attempts], attempts)
+            attempts = min(self._due[key][1] + 1, len(RETRY_DELAYS) - 1)
+            self._due[key] = (now + RETRY_DELAYS[attempts], attempts)
             yield key

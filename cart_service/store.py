@@ -27,8 +27,8 @@ class Table(Protocol):
         """Return all entries of the partitions that are assigned to this worker."""
 
 
-class Carts:
-    """Carts by user, with buffered writes: ten changes of a cart before `write` cost one write to the table."""
+class CartStore:
+    """Carts by user, with buffered writes: ten changes of a cart before `flush` cost one write to the table."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -39,31 +39,31 @@ class Carts:
         if (cart := self._unwritten.get(user_id)) is not None:
             return cart
         value = self.table.get(user_id.encode())
-        return _EMPTY if value is None else read(user_id, value)
+        return _EMPTY if value is None else decode_cart(user_id, value)
 
     def put(self, user_id: str, before: Cart, after: Cart) -> None:
-        """Buffer `after` as the cart of a user until the next `write`, unless it is the same object as `before`."""
+        """Buffer `after` as the cart of a user until the next `flush`, unless it is the same object as `before`."""
         if after is not before:
             self._unwritten[user_id] = after
 
-    def write(self) -> None:
+    def flush(self) -> None:
         """Write all buffered carts to the table."""
         while self._unwritten:  # one by one, so that a failed write loses nothing
             user_id, cart = next(iter(self._unwritten.items()))
             self.table.put(user_id.encode(), cart.model_dump_json().encode())
             del self._unwritten[user_id]
 
-    def pending(self) -> Iterator[tuple[str, str]]:
+    def pending_requests(self) -> Iterator[tuple[str, str]]:
         """Yield every pending request as (user id, request id)."""
-        self.write()
+        self.flush()
         for key, value in self.table.items():
             if not value.endswith(_NO_PENDING + b"}"):  # skip parsing the many carts without pending requests
                 user_id = key.decode(errors="replace")
-                for request in read(user_id, value).pending:
+                for request in decode_cart(user_id, value).pending:
                     yield user_id, request.id
 
 
-def read(user_id: str, value: bytes) -> Cart:
+def decode_cart(user_id: str, value: bytes) -> Cart:
     """Decode a cart from a value of the table; return an empty cart if the value is invalid.
 
     An empty cart is safe here: the table is a copy, and the next decision of inventory for this user restores all of

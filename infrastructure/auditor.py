@@ -13,16 +13,16 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure.audit_topics import SHARE, export, shown, withdraw
+from infrastructure.audit_topics import REST_FACTOR, export_result, truncate_violations, withdraw_result
 from infrastructure.postgres import Connection, try_lock
 
 log = logging.getLogger(__name__)
 
-OPTIONS: Final = "-c transaction_timeout=60s -c lock_timeout=2s -c max_parallel_workers_per_gather=0 -c jit=off"
+AUDIT_OPTIONS: Final = "-c transaction_timeout=60s -c lock_timeout=2s -c max_parallel_workers_per_gather=0 -c jit=off"
 """Server settings of a background audit: no parallel workers, and a 60 s limit, since a long snapshot keeps VACUUM from
 removing dead rows."""
 
-Check = Callable[[Connection], Awaitable[list[str]]]
+TableCheck = Callable[[Connection], Awaitable[list[str]]]
 """Reads the tables and returns a sentence for each violation."""
 
 
@@ -34,7 +34,7 @@ async def snapshot(connection: Connection) -> AsyncIterator[None]:
         yield
 
 
-async def tally(
+async def run_checks(
     connection: Connection, queries: Mapping[str, str], checks: Sequence[str], **values: Any
 ) -> tuple[list[str], str, dict[str, Any]]:
     """Return the violations of all `checks`, a digest of the lines of the query `digest`, and the row of `figures`.
@@ -44,7 +44,7 @@ async def tally(
     violations: list[str] = []
     for check in checks:
         cursor = await connection.execute(queries[check], values)
-        violations += shown([row[0] for row in await cursor.fetchall()])
+        violations += truncate_violations([row[0] for row in await cursor.fetchall()])
     digest = hashlib.sha256()
     async with connection.cursor("digest") as lines:
         await lines.execute(queries["digest"])
@@ -55,15 +55,15 @@ async def tally(
     return violations, digest.hexdigest(), figures
 
 
-class Auditor:
+class TableAuditor:
     """Background auditor of a service's tables. Among all replicas one process at a time runs it.
 
-    `connect` returns a connection with `OPTIONS`, whose session takes the advisory lock `name`. The pause between two
+    `connect` returns a connection with `AUDIT_OPTIONS`, whose session takes the advisory lock `name`. The pause between two
     audits is at least `every` seconds.
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Connection]], name: str, every: float, *, service: str, check: Check
+        self, connect: Callable[[], Awaitable[Connection]], name: str, every: float, *, service: str, check: TableCheck
     ) -> None:
         self.connect = connect
         self.name = name
@@ -83,18 +83,18 @@ class Auditor:
                 while True:
                     began = time.monotonic()
                     try:
-                        await self.look(connection)
+                        await self.audit_once(connection)
                     except Exception:
                         await self._rest(began)  # an audit that took too long once is likely to do so again
                         raise
                     await self._rest(began)
             finally:
-                withdraw()
+                withdraw_result()
 
     async def _rest(self, began: float) -> None:
-        await asyncio.sleep(max(self.every, SHARE * (time.monotonic() - began)))
+        await asyncio.sleep(max(self.every, REST_FACTOR * (time.monotonic() - began)))
 
-    async def look(self, connection: Connection) -> None:
+    async def audit_once(self, connection: Connection) -> None:
         """Audit once and export the result."""
         began = time.monotonic()
         async with snapshot(connection):
@@ -103,4 +103,4 @@ class Auditor:
         for violation in violations:
             log.error("audit: %s", violation)
         seconds = self._ended - began
-        export(self.service, len(violations), age=lambda: time.monotonic() - self._ended, seconds=seconds)
+        export_result(self.service, len(violations), age=lambda: time.monotonic() - self._ended, seconds=seconds)

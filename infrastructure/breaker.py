@@ -28,10 +28,10 @@ class BreakerOpen(Exception):
     """The attempt was not made, so it has had no effect."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Circuit breaker in front of one dependency. Its state is that of this process; `clock` returns seconds.
 
-    `pauses` are the first and the longest pause while it is open. `changed` is called whenever `available` changes, for
+    `pauses` are the first and the longest pause while it is open. `on_change` is called whenever `available` changes, for
     example to wake a job queue.
     """
 
@@ -42,13 +42,13 @@ class Breaker:
         threshold: int = 5,
         pauses: tuple[float, float] = (1.0, 15.0),
         clock: Callable[[], float] = time.monotonic,
-        changed: Callable[[], None] | None = None,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.threshold = threshold
         self.pauses = pauses
         self.clock = clock
-        self.changed = changed
+        self.on_change = on_change
         self._failures = 0
         self._pause = pauses[0]
         self._open_until: float | None = None
@@ -67,7 +67,7 @@ class Breaker:
         """True if the breaker is closed. While it is half open, the dependency may still be down."""
         return self._open_until is None
 
-    def room(self, wanted: int) -> int:
+    def capacity(self, wanted: int) -> int:
         """Return how many of `wanted` attempts may run at the same time: all, one, or none."""
         return {"closed": wanted, "half_open": min(wanted, 1), "open": 0}[self.state]
 
@@ -117,5 +117,5 @@ class Breaker:
             self._open_until = self.clock() + self._pause
 
     def _report_change(self) -> None:
-        if self.changed is not None:
-            self.changed()
+        if self.on_change is not None:
+            self.on_change()

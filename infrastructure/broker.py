@@ -23,27 +23,27 @@ STOP_SECONDS: Final = 2.0
 """Time that a client has to stop."""
 
 
-class BrokerAwayError(RuntimeError):
+class BrokerUnavailableError(RuntimeError):
     """Kafka did not respond in time."""
 
 
-class PartitionCountError(BrokerAwayError):
+class PartitionCountError(BrokerUnavailableError):
     """A topic has another number of partitions than `HOLDFAST_PARTITIONS` says."""
 
 
-class ConsumerDiedError(RuntimeError):
+class ConsumerCrashedError(RuntimeError):
     """The fetcher of a consumer has ended. Without this error the consumer would be silent indefinitely."""
 
 
-def check_reading(consumer: AIOKafkaConsumer) -> None:
-    """Raise `ConsumerDiedError` if the fetcher of a consumer has ended, which looks like a quiet topic."""
+def ensure_fetcher_alive(consumer: AIOKafkaConsumer) -> None:
+    """Raise `ConsumerCrashedError` if the fetcher of a consumer has ended, which looks like a quiet topic."""
     reading = consumer._fetcher._fetch_task  # noqa: SLF001 - there is no public way
     if reading.done():
         error = None if reading.cancelled() else reading.exception()
-        raise ConsumerDiedError("the fetcher has ended") from error
+        raise ConsumerCrashedError("the fetcher has ended") from error
 
 
-async def hang_up(consumer: AIOKafkaConsumer) -> None:
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     """Stop a consumer that has no group. Never raises.
 
     If its fetcher crashed, `stop()` re-raises and leaves sockets open, so the client is closed explicitly.
@@ -85,7 +85,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:
     """Create those of `topics` that do not exist; return when every partition of all of them has a leader.
 
-    Raises `BrokerAwayError` if the broker does not respond within `wait` seconds, and `PartitionCountError` if a topic
+    Raises `BrokerUnavailableError` if the broker does not respond within `wait` seconds, and `PartitionCountError` if a topic
     exists with another number of partitions than the settings say.
     """
     try:
@@ -100,7 +100,7 @@ async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: fl
                     return
     except TimeoutError:
         message = f"Kafka at {settings.kafka} did not respond within {wait:.0f} s; is it running?"
-        raise BrokerAwayError(message) from None
+        raise BrokerUnavailableError(message) from None
 
 
 async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "HOLDFAST_CRASHPOINT"
-KILLED: Final = 137
+EXIT_KILLED: Final = 137
 
-POINTS: Final = {
+FAILPOINTS: Final = {
     "edge.claimed": "an idempotency key is claimed, the request is not sent",
     "edge.sent": "a request is stored in Kafka, its sender does not know",
     "edge.answered": "the response is known, it is not stored under its idempotency key",
@@ -63,7 +63,7 @@ POINTS: Final = {
 """All failpoints, by name: what has been done there, and what has not. A test reaches each of them."""
 
 
-class UnknownCrashPointError(ValueError):
+class UnknownFailpointError(ValueError):
     """`HOLDFAST_CRASHPOINT` does not consist of the name of a failpoint and a count."""
 
 
@@ -74,16 +74,16 @@ def _armed() -> tuple[str, int, bool]:
         return "", 0, False
     name, _, rest = wanted.partition(":")
     count, _, how = rest.partition(":")
-    if name not in POINTS or not count.isdigit() or int(count) < 1 or how not in {"", "pause"}:
-        known = ", ".join(POINTS)
-        raise UnknownCrashPointError(f"{VARIABLE}={wanted!r}: expected NAME:COUNT or NAME:COUNT:pause; names: {known}")
+    if name not in FAILPOINTS or not count.isdigit() or int(count) < 1 or how not in {"", "pause"}:
+        known = ", ".join(FAILPOINTS)
+        raise UnknownFailpointError(f"{VARIABLE}={wanted!r}: expected NAME:COUNT or NAME:COUNT:pause; names: {known}")
     return name, int(count), how == "pause"
 
 
 _name, _left, _pause = _armed()
 
 
-def crashpoint(name: str) -> None:
+def failpoint(name: str) -> None:
     """Crash or freeze here if the environment names this failpoint and this is the time to do so."""
     global _left  # noqa: PLW0603 - one countdown per process
     if name != _name:
@@ -93,7 +93,7 @@ def crashpoint(name: str) -> None:
         if _pause:
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
-            os._exit(KILLED)
+            os._exit(EXIT_KILLED)
 
 
 def _first_time() -> bool:

@@ -7,5 +7,5 @@ The process ends in one of two ways: on SIGTERM or SIGINT, after its loops have 
 from infrastructure.service import ServiceProcess
 
 
-class Daemon(ServiceProcess):
+class BackgroundService(ServiceProcess):
     """One replica of a service without a topic. Build it, register its loops, then call `run`."""

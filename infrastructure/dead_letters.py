@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from infrastructure.envelope import Envelope, Reason
+from infrastructure.envelope import DeadLetterReason, Envelope
 
-TYPE: Final = "holdfast.dead-letter"
+DEAD_LETTER_TYPE: Final = "holdfast.dead-letter"
 SETTLED_TYPE: Final = "holdfast.dead-letter-settled"
 
-How = Literal["redriven", "dropped"]
+Settlement = Literal["redriven", "dropped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter as read from its topic: its own `event`, and the `original` record."""
 
     event: Envelope
@@ -40,14 +40,16 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettledMark:
     """The mark that the dead letter with this id is settled: redriven or dropped."""
 
     id: str
     how: str
 
 
-def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, attempts: int, now: datetime) -> Envelope:
+def dead_letter_event(
+    record: Record, *, reason: DeadLetterReason, detail: str, service: str, attempts: int, now: datetime
+) -> Envelope:
     """Return the event to publish on `<topic>.dlq` for `record`. The same record always gets the same id."""
     place = f"{record.topic}/{record.partition}/{record.offset}"
     data: dict[str, Any] = {
@@ -62,10 +64,10 @@ def dead_letter(record: Record, *, reason: Reason, detail: str, service: str, at
         "attempts": attempts,
     }
     subject = record.key.decode(errors="replace")[:128] if record.key else place
-    return Envelope(id=place, source=f"/{service}", type=TYPE, subject=subject, time=now, data=data)
+    return Envelope(id=place, source=f"/{service}", type=DEAD_LETTER_TYPE, subject=subject, time=now, data=data)
 
 
-def settled(letter: Envelope, how: How, now: datetime) -> Envelope:
+def settled_event(letter: Envelope, how: Settlement, now: datetime) -> Envelope:
     """Return the mark that `letter` is settled, to be published on the topic of the dead letter."""
     place = {name: letter.data[name] for name in ("topic", "partition", "offset")}
     return Envelope(
@@ -78,16 +80,16 @@ def settled(letter: Envelope, how: How, now: datetime) -> Envelope:
     )
 
 
-def read(value: bytes | None) -> Letter | Settled | None:
+def decode(value: bytes | None) -> DeadLetter | SettledMark | None:
     """Decode a record of a `.dlq` topic; return `None` if it is neither a dead letter nor a mark."""
     try:
         event = Envelope.model_validate(orjson.loads(value or b""))
         data = event.data
         place = (str(data["topic"]), int(data["partition"]), int(data["offset"]))
-        if event.type == TYPE:
-            return Letter(event, Record(*place, _bytes(data, "key"), _bytes(data, "value")))
+        if event.type == DEAD_LETTER_TYPE:
+            return DeadLetter(event, Record(*place, _bytes(data, "key"), _bytes(data, "value")))
         if event.type == SETTLED_TYPE:
-            return Settled("/".join(map(str, place)), str(data["how"]))
+            return SettledMark("/".join(map(str, place)), str(data["how"]))
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
         pass  # other programs can write to the topic too
     return None

@@ -1,7 +1,7 @@
 """Format of all records on topics: a CloudEvents 1.0 JSON object on one line.
 
 The value is complete: the key repeats the subject, and headers add nothing that a reader needs. Any other record raises
-`Undecodable` with one of the contract's dead-letter reasons, and no other exception.
+`UndecodableError` with one of the contract's dead-letter reasons, and no other exception.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, Type
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
-from infrastructure.trace import child
+from infrastructure.trace import child_traceparent
 
 MAX_VALUE_BYTES: Final = 64 * 1024
 HEADERS: Final = {"content-type": b"application/cloudevents+json"}
 
-Reason = Literal[
+DeadLetterReason = Literal[
     "not_utf8",
     "not_json",
     "not_cloudevent",
@@ -36,16 +36,16 @@ def rfc3339(moment: datetime) -> str:
     return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"  # without the +00:00 at the end
 
 
-Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+Timestamp = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
 """A time in a message: read with any UTC offset, written by `rfc3339`."""
 
 
-class Undecodable(ValueError):
+class UndecodableError(ValueError):
     """The record cannot be processed by any service. It is to be dead-lettered with `reason`."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason: Reason = reason
+        self.reason: DeadLetterReason = reason
         self.detail = detail
 
 
@@ -58,7 +58,7 @@ class Message(BaseModel):
     KEY: ClassVar[str] = "user_id"
     """Name of the field that repeats the record's key, if the message has such a field."""
 
-    def fault(self, event: "Envelope") -> str | None:  # noqa: ARG002 - used by subclasses
+    def contradiction(self, event: "Envelope") -> str | None:  # noqa: ARG002 - used by subclasses
         """Return why this message contradicts its `event`, though both are valid by themselves; `None` if not."""
         return None
 
@@ -123,7 +123,7 @@ class Envelope(BaseModel):
         if cause is not None:
             request_id = request_id or cause.request_id
             time = time or cause.time
-            traceparent = traceparent or child(cause.traceparent)
+            traceparent = traceparent or child_traceparent(cause.traceparent)
         if subject is None:
             subject = getattr(message, message.KEY)
         if event_id is None:
@@ -174,22 +174,22 @@ class Envelope(BaseModel):
 
     @classmethod
     def decode(cls, key: bytes | None, value: bytes | None) -> Self:
-        """Return the event in a record. Raise `Undecodable` with what is wrong if there is none."""
+        """Return the event in a record. Raise `UndecodableError` with what is wrong if there is none."""
         if not key:
-            raise Undecodable("no_key", "the record has no key; send it with its subject as key")
+            raise UndecodableError("no_key", "the record has no key; send it with its subject as key")
         if value is None:
-            raise Undecodable("not_json", "the record has no value")
+            raise UndecodableError("not_json", "the record has no value")
         if len(value) > MAX_VALUE_BYTES:
-            raise Undecodable("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
+            raise UndecodableError("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
         fields = _fields(value)
         if "specversion" not in fields:  # required of others; the default is for our own events
-            raise Undecodable("not_cloudevent", "specversion: Field required")
+            raise UndecodableError("not_cloudevent", "specversion: Field required")
         try:
             event = cls.model_validate(fields)
         except ValidationError as error:
-            raise Undecodable("not_cloudevent", first_fault(error)) from None
+            raise UndecodableError("not_cloudevent", first_error(error)) from None
         if event.key != key:
-            raise Undecodable("wrong_key", f"the key is not the subject {event.subject!r}")
+            raise UndecodableError("wrong_key", f"the key is not the subject {event.subject!r}")
         return event
 
 
@@ -197,23 +197,23 @@ def _fields(value: bytes) -> dict[str, Any]:
     try:
         value.decode()
     except UnicodeDecodeError as error:
-        raise Undecodable("not_utf8", str(error)) from None
+        raise UndecodableError("not_utf8", str(error)) from None
     try:
         fields = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise Undecodable("not_json", str(error)) from None
+        raise UndecodableError("not_json", str(error)) from None
     if not isinstance(fields, dict):
-        raise Undecodable("not_cloudevent", "a CloudEvent is a JSON object")
+        raise UndecodableError("not_cloudevent", "a CloudEvent is a JSON object")
     return fields
 
 
-def first_fault(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """Return the place and the message of the first validation error, without the rejected input."""
     fault = error.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}"
 
 
-class Vocabulary(Generic[M]):
+class MessageRegistry(Generic[M]):
     """Registry of the message types of one topic, and of the sources that may publish them."""
 
     def __init__(self, messages: Iterable[type[M]], sources: Iterable[str]) -> None:
@@ -221,18 +221,18 @@ class Vocabulary(Generic[M]):
         self.sources = frozenset(sources)
 
     def parse(self, event: Envelope) -> M:
-        """Return the message in `event`. Raise `Undecodable` for an unknown type or source, or for invalid data."""
+        """Return the message in `event`. Raise `UndecodableError` for an unknown type or source, or for invalid data."""
         message = self.types.get(event.type)
         if message is None:
-            raise Undecodable("unknown_type", f"{event.type!r} is not one of {', '.join(sorted(self.types))}")
+            raise UndecodableError("unknown_type", f"{event.type!r} is not one of {', '.join(sorted(self.types))}")
         if event.source not in self.sources:
-            raise Undecodable("wrong_source", f"{event.source!r} is not one of {', '.join(sorted(self.sources))}")
+            raise UndecodableError("wrong_source", f"{event.source!r} is not one of {', '.join(sorted(self.sources))}")
         try:
             parsed = message.model_validate_json(orjson.dumps(event.data))
         except ValidationError as error:
-            raise Undecodable("bad_data", first_fault(error)) from None
+            raise UndecodableError("bad_data", first_error(error)) from None
         if getattr(parsed, parsed.KEY, event.subject) != event.subject:
-            raise Undecodable("wrong_key", f"data.{parsed.KEY} is not the subject {event.subject!r}")
-        if fault := parsed.fault(event):
-            raise Undecodable("bad_data", fault)
+            raise UndecodableError("wrong_key", f"data.{parsed.KEY} is not the subject {event.subject!r}")
+        if fault := parsed.contradiction(event):
+            raise UndecodableError("bad_data", fault)
         return parsed

@@ -6,7 +6,7 @@ from faust.types import TP
 
 from infrastructure.broker import partition_of
 from infrastructure.settings import Settings
-from infrastructure.topics import DEAD_LETTER_MAX_BYTES
+from infrastructure.topics import MAX_DEAD_LETTER_BYTES
 
 _on_recovery_completed = recovery.Recovery.on_recovery_completed
 _resume_streams = recovery.Recovery._resume_streams  # noqa: SLF001 - the same without tables, with the same fault
@@ -53,7 +53,7 @@ def create_app(settings: Settings, service: str) -> faust.App:
         consumer_group_instance_id=f"{settings.prefix}{settings.replica}",
         stream_buffer_maxsize=1024,
         producer_request_timeout=15.0,
-        producer_max_request_size=DEAD_LETTER_MAX_BYTES + 64 * 1024,
+        producer_max_request_size=MAX_DEAD_LETTER_BYTES + 64 * 1024,
     )
 
 
@@ -86,9 +86,9 @@ class PartitionedTable:
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return the items of this worker's partitions. Faust keeps some keys of revoked ones as well."""
-        mine = {tp.partition for tp in self.assigned() if tp.topic == self.changelog}
+        mine = {tp.partition for tp in self.assigned_partitions() if tp.topic == self.changelog}
         return [(key, value) for key, value in self.table.data.items() if partition_of(key, self.partitions) in mine]
 
-    def assigned(self) -> set[TP]:
+    def assigned_partitions(self) -> set[TP]:
         """Return this worker's partitions, including those of the changelog."""
         return set(self.app.consumer.assignment())

@@ -18,12 +18,12 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import Service
 
-from infrastructure.broker import check_reading
+from infrastructure.broker import ensure_fetcher_alive
 from infrastructure.leave_group import leave_group
 
 YIELD_EVERY: Final = 100
 """Messages passed to agents before other tasks get a chance to run."""
-LONG_POLL_MS: Final = 250
+FETCH_MAX_WAIT_MS: Final = 250
 """Time that a broker holds a fetch that finds nothing. Requests behind it on the same connection wait for it, like the
 first ones after a rebalance, which Faust's own 1500 ms would delay by as much."""
 RETRY_SECONDS: Final = 0.02
@@ -38,7 +38,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(consumer, loop=loop, thread_loop=loop, **options)
-        self.fetches = 0
+        self.completed_fetches = 0
         """Number of completed fetches, with or without records or with an error: a sign that the client still works."""
 
     # ---- life -------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         """Connect, and begin to count fetches."""
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - aiokafka has no public way, in Faust's code neither
-        fetcher._proc_fetch_request = self._counted(fetcher._proc_fetch_request)  # noqa: SLF001
+        fetcher._proc_fetch_request = self._count_fetches(fetcher._proc_fetch_request)  # noqa: SLF001
 
     async def stop(self) -> None:
         """Stop. Does nothing if it was not started."""
@@ -74,15 +74,15 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = LONG_POLL_MS  # noqa: SLF001 - Faust hard-codes its own value
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - Faust hard-codes its own value
         return consumer
 
-    def _counted(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
+    def _count_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
         async def counted(*args: Any) -> Any:
             try:
                 return await fetch(*args)
             finally:
-                self.fetches += 1
+                self.completed_fetches += 1
 
         return counted
 
@@ -129,27 +129,27 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         for place, found in kept.items():
             committed[place] = found.offset
             if found.offset > 0:
-                self._go_to(place, found.offset)
+                self._seek_if_needed(place, found.offset)
         active = self.consumer._get_active_partitions()  # noqa: SLF001
         never = [place for place in active if place in committed and (committed[place] or 0) <= 0]
         states = consumer._fetcher._subscriptions  # noqa: SLF001
         never = [place for place in never if states.is_assigned(place)]
         if read := [place for place in never if states._assigned_state(place).has_valid_position]:  # noqa: SLF001
             for place, offset in (await consumer.beginning_offsets(read)).items():
-                self._go_to(place, offset)
+                self._seek_if_needed(place, offset)
         return committed
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
         for place, offset in partitions.items():
-            self._go_to(place, offset)
+            self._seek_if_needed(place, offset)
             if offset > 0:
                 self.consumer._read_offset[place] = offset  # noqa: SLF001
             else:
                 self.consumer._read_offset.pop(place, None)  # noqa: SLF001
 
-    def _go_to(self, place: Any, offset: int) -> None:
+    def _seek_if_needed(self, place: Any, offset: int) -> None:
         """Seek to `offset` unless the position is there already: a seek discards prefetched records."""
-        self.consumer.in_hand.discard(place)
+        self.consumer.in_transit.discard(place)
         consumer = self._ensure_consumer()
         state = consumer._subscription._assigned_state(place)  # noqa: SLF001
         if not (state.has_valid_position and state.position == offset):
@@ -190,7 +190,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
         return await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
 
-    def look_again(self) -> None:
+    def wake_fetches(self) -> None:
         """Wake waiting fetches: records that have arrived already may be taken now."""
         if self._consumer is not None:
             fetcher = self._consumer._fetcher  # noqa: SLF001
@@ -205,18 +205,18 @@ class LoopConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.in_hand: set[TP] = set()
+        self.in_transit: set[TP] = set()
         """Partitions of the records that are being passed on, except those sought meanwhile: they are read again."""
 
     @property
-    def fetches(self) -> int:
+    def completed_fetches(self) -> int:
         """Number of completed fetches: grows as long as Kafka's client tries to read."""
-        return self._thread.fetches
+        return self._thread.completed_fetches
 
     def resume_flow(self) -> None:
         """Allow records to be taken, and wake waiting fetches."""
         super().resume_flow()
-        self._thread.look_again()
+        self._thread.wake_fetches()
 
     def on_buffer_drop(self, tp: TP) -> None:
         """Wake waiting fetches when an agent's full queue has room again.
@@ -227,7 +227,7 @@ class LoopConsumer(driver.Consumer):
         was_full = tp in self._buffered_partitions
         super().on_buffer_drop(tp)
         if was_full:
-            self._thread.look_again()
+            self._thread.wake_fetches()
 
     def _new_consumer_thread(self) -> LoopConsumerThread:
         return LoopConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -248,7 +248,7 @@ class LoopConsumer(driver.Consumer):
             await asyncio.sleep(RETRY_SECONDS)
             return None, active
         records = await self._getmany(active_partitions=active, timeout=timeout) or None
-        self.in_hand = set(records or ())
+        self.in_transit = set(records or ())
         return records, active
 
     async def _drain_messages(self, fetcher: Any) -> None:
@@ -260,7 +260,7 @@ class LoopConsumer(driver.Consumer):
                     taken += 1
                     if taken % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
-                    await self._take_over(place, message)
+                    await self._pass_on(place, message)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -270,10 +270,10 @@ class LoopConsumer(driver.Consumer):
         finally:
             self.set_shutdown()
 
-    async def _take_over(self, place: Any, message: Any) -> None:
+    async def _pass_on(self, place: Any, message: Any) -> None:
         # The flow was stopped, or the partition sought, since the fetch. If this message were passed on after the seek,
         # the offsets in between would count as read.
-        if not self.flow_active or place not in self.in_hand:
+        if not self.flow_active or place not in self.in_transit:
             return
         read = self._read_offset[place]
         if read is not None and message.offset < read:
@@ -287,11 +287,11 @@ class LoopConsumer(driver.Consumer):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        if place in self.in_hand:  # otherwise the seek has set the offset to read from
+        if place in self.in_transit:  # otherwise the seek has set the offset to read from
             self._read_offset[place] = message.offset
 
     @Service.task
-    async def _watch(self) -> None:
+    async def _check_client(self) -> None:
         """Raise errors that aiokafka reports only to its own `getmany`, which Faust does not call.
 
         A crashed fetcher reads nothing more. A coordinator with an error waits until the error is raised, and joins no
@@ -303,7 +303,7 @@ class LoopConsumer(driver.Consumer):
             if consumer is None or consumer._closed or self.should_stop:  # noqa: SLF001
                 continue
             consumer._coordinator.check_errors()  # noqa: SLF001
-            check_reading(consumer)
+            ensure_fetcher_alive(consumer)
 
 
 class Transport(driver.Transport):

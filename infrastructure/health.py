@@ -20,11 +20,11 @@ ASK_SECONDS: Final = 5.0
 MAX_REQUEST_BYTES: Final = 8192
 _REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
-Check = Callable[[], str | None]
+HealthCheck = Callable[[], str | None]
 """Returns `None` if all is well, else a sentence about the problem."""
 
 
-class Stall:
+class ProgressWatch:
     """Watch that measures for how long waiting work has made no progress."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class Stall:
         self._mark: object = None
         self._since: float | None = None
 
-    def seconds(self, mark: object, *, waiting: bool) -> float:
+    def stalled_seconds(self, mark: object, *, waiting: bool) -> float:
         """Return for how many seconds work has been seen waiting with the same `mark`. Progress must change `mark`."""
         if mark != self._mark or not waiting:
             self._mark, self._since = mark, None
@@ -42,11 +42,11 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HttpResponse:
     """An HTTP response."""
 
     status: int
-    kind: str
+    content_type: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,7 +58,13 @@ class HealthServer:
     """
 
     def __init__(
-        self, host: str, port: int, *, live: Check, ready: Check, pages: Callable[[str], Page | None] | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        live: HealthCheck,
+        ready: HealthCheck,
+        pages: Callable[[str], HttpResponse | None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -86,7 +92,7 @@ class HealthServer:
                     method, target, *_ = [*request.partition(b"\r\n")[0].split(b" "), b"", b""]
                     page = self._respond(method, target.partition(b"?")[0])
                     headers = {
-                        "Content-Type": page.kind,
+                        "Content-Type": page.content_type,
                         "Content-Length": str(len(page.body)),
                         "Connection": "close",
                         **page.headers,
@@ -97,23 +103,23 @@ class HealthServer:
             finally:
                 writer.close()
 
-    def _respond(self, method: bytes, path: bytes) -> Page:
+    def _respond(self, method: bytes, path: bytes) -> HttpResponse:
         if method not in {b"GET", b"HEAD"}:
-            return Page(405, "text/plain", b"GET\n", {"Allow": "GET, HEAD"})
+            return HttpResponse(405, "text/plain", b"GET\n", {"Allow": "GET, HEAD"})
         match path:
             case b"/livez":
                 return _state(self.live())
             case b"/readyz":
                 problem = self.ready()
-                metrics.UP.set(problem is None)
+                metrics.READY.set(problem is None)
                 return _state(problem)
             case b"/metrics":
-                return Page(200, CONTENT_TYPE_LATEST, generate_latest())
+                return HttpResponse(200, CONTENT_TYPE_LATEST, generate_latest())
         page = self.pages(path.decode(errors="replace")) if self.pages else None
-        return page or Page(404, "text/plain", b"/livez /readyz /metrics\n")
+        return page or HttpResponse(404, "text/plain", b"/livez /readyz /metrics\n")
 
 
-def _state(problem: str | None) -> Page:
+def _state(problem: str | None) -> HttpResponse:
     if problem is None:
-        return Page(200, "application/json", b'{"status":"ok"}')
-    return Page(503, "application/json", orjson.dumps({"status": "unavailable", "detail": problem}))
+        return HttpResponse(200, "application/json", b'{"status":"ok"}')
+    return HttpResponse(503, "application/json", orjson.dumps({"status": "unavailable", "detail": problem}))

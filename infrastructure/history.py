@@ -11,23 +11,23 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from infrastructure.broker import BrokerAwayError
+from infrastructure.broker import BrokerUnavailableError
 from infrastructure.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
 """Time that the broker may take to respond."""
-AT_A_TIME: Final = 200
+MAX_POLL_RECORDS: Final = 200
 """Records that are decoded at once: about a millisecond of work."""
 
 
-async def kept(
+async def read_topic(
     settings: Settings, names: Collection[str], *, partition: int | None = None, since: datetime | None = None
 ) -> AsyncGenerator[Any, None]:
     """Yield the records of the topics with these broker names. Topics that do not exist are skipped.
 
     Reads all partitions, or only `partition` (of a topic with a single partition always that one), from the beginning
     or from `since`, up to the end offsets at the time of the call. Records are ordered within a partition only. Each
-    has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerAwayError`.
+    has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerUnavailableError`.
     """
     reader = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
@@ -48,10 +48,10 @@ async def kept(
         unread = {place for place in places if place in starts and starts[place] < ends[place]}
         silent = 0.0
         while unread:
-            batch = await reader.getmany(timeout_ms=500, max_records=AT_A_TIME)
+            batch = await reader.getmany(timeout_ms=500, max_records=MAX_POLL_RECORDS)
             silent = 0.0 if batch else silent + 0.5
             if silent > PATIENCE_SECONDS:
-                raise BrokerAwayError(f"Kafka at {settings.kafka} no longer responds")
+                raise BrokerUnavailableError(f"Kafka at {settings.kafka} no longer responds")
             for place, records in batch.items():
                 for record in records:
                     if record.offset < ends[place]:
@@ -60,7 +60,7 @@ async def kept(
                 unread.remove(place)
                 reader.pause(place)
     except (KafkaError, OSError) as error:
-        raise BrokerAwayError(f"Kafka at {settings.kafka} does not respond: {error}") from error
+        raise BrokerUnavailableError(f"Kafka at {settings.kafka} does not respond: {error}") from error
     finally:
         await reader.stop()
 

@@ -15,6 +15,6 @@ def uuid7() -> str:
     return str(uuid.UUID(int=value))
 
 
-def derived(*cause: str) -> str:
+def derive_id(*cause: str) -> str:
     """Return the UUIDv5 of a cause: always the same id for the same cause, and another for any other."""
     return str(uuid.uuid5(NAMESPACE, "\0".join(cause)))

@@ -6,24 +6,24 @@ from typing import Any, Final
 
 import faust
 
-from infrastructure.guard import Guard
-from infrastructure.health import Stall
+from infrastructure.guard import BatchProcessor
+from infrastructure.health import ProgressWatch
 
 STALL_SECONDS: Final = 30.0
 """Seconds without progress after which a worker that has work counts as dead."""
 
 
-class Liveness:
+class LivenessProbe:
     """Progress of one worker. Each probe compares it with the probe before."""
 
-    def __init__(self, app: faust.App, guards: Sequence[Guard[Any]]) -> None:
+    def __init__(self, app: faust.App, guards: Sequence[BatchProcessor[Any]]) -> None:
         self._app = app
         self._guards = guards
-        self.finished: Counter[str] = Counter()
+        self.finished_batches: Counter[str] = Counter()
         """Number of finished batches, by topic."""
-        self._stalls: dict[str, Stall] = {}
+        self._stalls: dict[str, ProgressWatch] = {}
 
-    def why_not(self, *, begun: bool, running: bool) -> str | None:
+    def problem(self, *, begun: bool, running: bool) -> str | None:
         """Return a sentence about work that has made no progress for `STALL_SECONDS`; `None` if there is none.
 
         `begun` is true once the worker has begun to start, `running` once its app runs.
@@ -31,8 +31,8 @@ class Liveness:
         known, self._stalls = self._stalls, {}
         verdict = None
         for what, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
-            stall = self._stalls[what] = known.get(what) or Stall()
-            if (seconds := stall.seconds(mark, waiting=waiting)) > STALL_SECONDS:
+            stall = self._stalls[what] = known.get(what) or ProgressWatch()
+            if (seconds := stall.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
                 verdict = verdict or f"{what} for {seconds:.0f} s"
         return verdict
 
@@ -52,7 +52,7 @@ class Liveness:
         waiting = {tp: _waits(consumer, tp) for tp in assigned if tp.topic in ours}
         yield "records wait, but none was tried", tried, any(waiting.values())
         # A single partition may stall while the others go on. Attempts that fail again and again are not a stall.
-        failed = {guard.name: guard.attempts - self.finished[guard.name] for guard in self._guards}
+        failed = {guard.name: guard.attempts - self.finished_batches[guard.name] for guard in self._guards}
         for tp, waits in waiting.items():
             mark = (generation, _committed(consumer, tp), failed[tp.topic])
             yield f"records wait on {tp.topic} {tp.partition}, but none was finished", mark, waits

@@ -1,8 +1,8 @@
 """Contention locks in Redis: while many requests compete for the last few units, batches go to Postgres one at a time.
 
 They only reduce contention. Correctness never depends on them: the row lock and the CHECK in Postgres decide. If a
-lock is not free within `PATIENCE`, or Redis is down, slow, flushed or paused, the batch proceeds without it. That costs
-time, at most `PATIENCE`, never correctness.
+lock is not free within `ACQUIRE_SECONDS`, or Redis is down, slow, flushed or paused, the batch proceeds without it. That costs
+time, at most `ACQUIRE_SECONDS`, never correctness.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 TTL_MS: Final = 1000
 """Milliseconds after which a lock expires whose owner crashed or hangs."""
-PATIENCE: Final = 0.05
+ACQUIRE_SECONDS: Final = 0.05
 """Seconds that a batch waits for its locks before it proceeds without them."""
-NAP: Final = 0.005
+POLL_SECONDS: Final = 0.005
 """Seconds between two attempts to acquire."""
-BREAK: Final = 1.0
+BREAK_SECONDS: Final = 1.0
 """Seconds without any attempt after Redis failed."""
 
 # All locks or none, so that two batches never wait for each other. ARGV: token, TTL in ms.
@@ -51,7 +51,7 @@ return released
 """
 
 
-class Locks(Protocol):
+class ContentionLocks(Protocol):
     """Best-effort locks by name."""
 
     def hold(self, names: Collection[str]) -> AbstractAsyncContextManager[bool]:
@@ -63,7 +63,7 @@ class Locks(Protocol):
         ...
 
 
-class NoLocks:
+class NoContentionLocks:
     """No contention locks: they are switched off in the settings."""
 
     @asynccontextmanager
@@ -75,16 +75,16 @@ class NoLocks:
         """Do nothing: there are no connections."""
 
 
-class RedisLocks:
+class RedisContentionLocks:
     """Contention locks in Redis under `prefix`, shared by all processes of a shop."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self.prefix = f"{prefix}lock:"
         self._redis = Redis.from_url(
             url,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=PATIENCE,
-            retry=Retry(NoBackoff(), 0),  # `BREAK` is our retry policy; the client's own would wait for seconds
+            socket_timeout=ACQUIRE_SECONDS,
+            socket_connect_timeout=ACQUIRE_SECONDS,
+            retry=Retry(NoBackoff(), 0),  # `BREAK_SECONDS` is our retry policy; the client's own would wait for seconds
         )
         self._acquire_script = self._redis.register_script(_ACQUIRE)
         self._release_script = self._redis.register_script(_RELEASE)
@@ -92,7 +92,7 @@ class RedisLocks:
 
     @asynccontextmanager
     async def hold(self, names: Collection[str]) -> AsyncIterator[bool]:
-        """Yield true with all of `names` locked, or false after about `PATIENCE` seconds at most."""
+        """Yield true with all of `names` locked, or false after about `ACQUIRE_SECONDS` seconds at most."""
         keys = [self.prefix + name for name in sorted(set(names))]
         if not keys:
             yield True
@@ -115,15 +115,15 @@ class RedisLocks:
         """Return `held`, `crowded` if another batch kept a lock for all of the time, or `away` if Redis failed."""
         if time.monotonic() < self._broken_until:
             return "away"
-        result, end = "away", time.monotonic() + PATIENCE
+        result, end = "away", time.monotonic() + ACQUIRE_SECONDS
         with metrics.LOCK_SECONDS.time():
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(ACQUIRE_SECONDS):
                     while not await self._acquire_script(keys=keys, args=[token, TTL_MS]):
                         result = "crowded"
                         if time.monotonic() > end:  # before Python 3.12 the client's own wait_for may swallow a timeout
                             return result
-                        await asyncio.sleep(NAP)
+                        await asyncio.sleep(POLL_SECONDS)
                     return "held"
             except TimeoutError:
                 if result == "away":
@@ -136,11 +136,11 @@ class RedisLocks:
     async def _release(self, keys: list[str], token: str) -> None:
         with suppress(TimeoutError):  # then the locks expire
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(ACQUIRE_SECONDS):
                     await self._release_script(keys=keys, args=[token])
             except (RedisError, OSError) as error:
                 self._break(error)
 
     def _break(self, reason: object) -> None:
-        log.warning("going on without contention locks for %.0f s: %s", BREAK, reason)
-        self._broken_until = time.monotonic() + BREAK
+        log.warning("going on without contention locks for %.0f s: %s", BREAK_SECONDS, reason)
+        self._broken_until = time.monotonic() + BREAK_SECONDS

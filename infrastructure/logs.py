@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(fields, default=str).decode()
 
 
-class Sparing(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Filter that lets each message of the loggers `names` through once per second.
 
     The next one has the number of suppressed messages in `repeated`. Messages are equal if their logger, their level
@@ -84,7 +84,7 @@ def configure(service: str, settings: Settings) -> None:
     """Write all log records of this process to stderr as JSON, those of libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, settings.replica))
-    handler.addFilter(Sparing())
+    handler.addFilter(RateLimitFilter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

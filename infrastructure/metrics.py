@@ -21,7 +21,7 @@ IGNORED: Final = Counter("holdfast_ignored_total", "records of a type that this 
 REPARTITIONED: Final = Counter(
     "holdfast_repartitioned_total", "records found on a wrong partition and sent to their own", ["topic"]
 )
-UP: Final = Gauge("holdfast_ready", "1 when the process is ready for work")
+READY: Final = Gauge("holdfast_ready", "1 when the process is ready for work")
 
 # ---- inventory: contention locks, stock and expiry ------------------------------------------------------------------
 
@@ -31,14 +31,14 @@ LOCKS: Final = Counter(
 LOCK_SECONDS: Final = Histogram("holdfast_lock_seconds", "time spent waiting for contention locks", buckets=_HOP)
 OUTCOMES: Final = Counter("holdfast_outcomes_total", "requests by outcome", ["outcome", "reason"])
 DUPLICATES: Final = Counter("holdfast_duplicates_total", "requests that were decided before")
-KNOCKS: Final = Counter("holdfast_expiry_knocks_total", "expiry requests sent for due carts")
+EXPIRY_REQUESTS: Final = Counter("holdfast_expiry_knocks_total", "expiry requests sent for due carts")
 PUBLISHED: Final = Counter("holdfast_published_total", "states of products published", ["topic"])
 TRIMMED: Final = Counter("holdfast_trimmed_total", "old rows deleted from the request log")
 
 # ---- job queues, and the circuit breakers in front of slow dependencies ----------------------------------------------
 
-PUMPED: Final = Counter("holdfast_pumped_total", "attempts at rows by result", ["pump", "result"])
-PUMP_SECONDS: Final = Histogram("holdfast_pump_seconds", "time of one attempt at a row", ["pump"], buckets=_HOP)
+JOB_ATTEMPTS: Final = Counter("holdfast_pumped_total", "attempts at rows by result", ["pump", "result"])
+JOB_SECONDS: Final = Histogram("holdfast_pump_seconds", "time of one attempt at a row", ["pump"], buckets=_HOP)
 BREAKER: Final = Gauge("holdfast_breaker_state", "0 closed, 1 half-open, 2 open", ["breaker"])
 
 # ---- insights: business figures, each event counted once -------------------------------------------------------------

@@ -15,17 +15,17 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-PATIENCE: Final = 60.0
+WAIT_SECONDS: Final = 60.0
 """Seconds that `migrate` waits for Postgres to respond, and for another migration to end."""
 
-LOST: Final[tuple[type[BaseException], ...]] = (
+TRANSIENT_ERRORS: Final[tuple[type[BaseException], ...]] = (
     psycopg.OperationalError,  # also deadlocks, serialization failures, lock and statement timeouts, a full disk
     psycopg.InterfaceError,
     psycopg.errors.TransactionTimeout,
@@ -76,7 +76,9 @@ async def connect(settings: Settings, service: str, *, options: str = "") -> Con
     )
 
 
-async def wait_for(settings: Settings, service: str, *, options: str = "", patience: float = PATIENCE) -> Connection:
+async def connect_when_available(
+    settings: Settings, service: str, *, options: str = "", patience: float = WAIT_SECONDS
+) -> Connection:
     """Connect as `connect` does, but retry for `patience` seconds before the last error is raised."""
     until, logged = time.monotonic() + patience, False
     while True:
@@ -101,7 +103,7 @@ async def migrate(settings: Settings, service: str, folder: Path) -> None:
     """
     files = _numbered(folder)
     schema = settings.schema_name(service)
-    connection = await wait_for(settings, service)
+    connection = await connect_when_available(settings, service)
     try:
         await _lock(connection, f"{schema} migrations")
         await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
@@ -118,7 +120,7 @@ async def migrate(settings: Settings, service: str, folder: Path) -> None:
                 await connection.execute(
                     "INSERT INTO schema_migration (number, name) VALUES (%s, %s)", (number, file.stem)
                 )
-                crashpoint("migrate.applied")
+                failpoint("migrate.applied")
             log.info("migrated %s to %s", schema, file.stem)
     finally:
         await connection.close()
@@ -138,7 +140,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 async def _lock(connection: Connection, name: str) -> None:
     """Take the advisory lock `name` for this session. It is polled, so that there is a time limit."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + WAIT_SECONDS
     while not await try_lock(connection, name):
         if time.monotonic() >= until:
             raise TimeoutError(f"another session has held the lock {name!r} for a minute")

@@ -12,7 +12,7 @@ Besides its own columns, the table has three columns for each job (here the job 
     CREATE INDEX … ON the_table (due_at) WHERE due_at IS NOT NULL
 
 To add work, insert a row with `due_at = now()`. To repeat work, set `due_at` to `now()` at any time: if the row is
-leased, it is due again after the attempt in hand. Call `Pump.wake` after the commit to avoid a wait for the next poll.
+leased, it is due again after the attempt in hand. Call `JobWorker.wake` after the commit to avoid a wait for the next poll.
 Work is done at least once: a process may crash after the effect and before the row says so.
 
     async def deliver(row: Row, attempt: int) -> Verdict:
@@ -21,7 +21,7 @@ Work is done at least once: a process may crash after the effect and before the 
         await send(row["body"])                  # an exception or a timeout: retried after a pause
         return Done({"state": "sent"})           # columns are set in the statement that ends the lease
 
-    pump = Pump(PostgresRows(connect, Job("notice", key="notice_id")), deliver)  # connect with `OPTIONS`
+    pump = Pump(PostgresRows(connect, Job("notice", key="notice_id")), deliver)  # connect with `JOB_QUEUE_OPTIONS`
     worker.background("pump", pump.run)
     worker.closing(pump.close)
 """
@@ -40,17 +40,17 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from infrastructure import metrics
-from infrastructure.postgres import LOST, Connection
+from infrastructure.postgres import TRANSIENT_ERRORS, Connection
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 0.5
+POLL_SECONDS: Final = 0.5
 """Seconds between two polls without a `wake`: how late rows of another replica, or older ones, are found."""
 DRAIN_SECONDS: Final = 5.0
 """Time that attempts in hand have to finish when the process stops. Another process repeats the rest."""
-MARGIN_SECONDS: Final = 5.0
+LEASE_MARGIN_SECONDS: Final = 5.0
 """Time to write the result: a lease is longer than the deadline by this, but at most twice as long."""
-OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
+JOB_QUEUE_OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
 """Server settings of a job queue's connection."""
 NOW: Final = sql.SQL("now()")
 """Value for a column: Postgres' clock when the lease ends."""
@@ -67,7 +67,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Reschedule:
     """Result: progress was made, and the row is due again after `after`. `columns` are set."""
 
     after: timedelta
@@ -75,21 +75,21 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Retry:
     """Result: no progress. The row is retried after a pause, and `attempt` goes on counting. `columns` are set."""
 
     columns: Row = field(default_factory=dict)
 
 
-class _Interrupted(Failed):
+class _Interrupted(Retry):
     """Result: the process stops, and another may lease the row at once."""
 
 
-_RESULTS: Final[Mapping[type, str]] = {Done: "done", Again: "again", Failed: "failed", _Interrupted: "_givenup"}
+_RESULTS: Final[Mapping[type, str]] = {Done: "done", Reschedule: "again", Retry: "failed", _Interrupted: "_givenup"}
 """Values of the label `result` in `holdfast_pumped_total`."""
 
-Verdict = Done | Again | Failed
-Handle = Callable[[Row, int], Awaitable[Verdict]]
+JobResult = Done | Reschedule | Retry
+JobHandler = Callable[[Row, int], Awaitable[JobResult]]
 """Handles one row. `attempt` counts from 1 since the last progress, and includes attempts of crashed processes."""
 
 
@@ -103,7 +103,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Leased:
+class LeasedRow:
     """A row that is leased until `until`. `due` is the time that made it due."""
 
     row: Row
@@ -113,14 +113,14 @@ class Leased:
     until: datetime
 
 
-class Rows(Protocol):
+class JobRows(Protocol):
     """Storage of a job queue's rows."""
 
-    async def take(self, limit: int, lease: timedelta) -> Sequence[Leased]:
+    async def lease(self, limit: int, lease: timedelta) -> Sequence[LeasedRow]:
         """Lease at most `limit` rows that are due and not leased, the oldest first."""
         ...
 
-    async def finish(self, leased: Leased, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
+    async def finish(self, leased: LeasedRow, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
         """End a lease and set `columns`; the row is due again after `after`, or not any more if that is `None`.
 
         Return false, and change nothing, if the lease had expired. If the due time was changed meanwhile, it is kept.
@@ -132,8 +132,8 @@ class Rows(Protocol):
         ...
 
 
-class PostgresRows:
-    """Rows of a Postgres table. `connect` returns a connection with `OPTIONS`; it is called again if that is lost."""
+class PostgresJobRows:
+    """Rows of a Postgres table. `connect` returns a connection with `JOB_QUEUE_OPTIONS`; it is called again if that is lost."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], job: Job) -> None:
         self.connect = connect
@@ -150,18 +150,18 @@ class PostgresRows:
             "  FROM due WHERE t.{key} = due.{key} RETURNING t.*"
         ).format(**self._names)
 
-    async def take(self, limit: int, lease: timedelta) -> Sequence[Leased]:
-        """Lease rows, as in `Rows`."""
+    async def lease(self, limit: int, lease: timedelta) -> Sequence[LeasedRow]:
+        """Lease rows, as in `JobRows`."""
         name = self.job.name
         async with (await self._open_connection()).cursor(row_factory=dict_row) as cursor:
             await cursor.execute(self._take, {"limit": limit, "lease": lease})
             return [
-                Leased(row, row[self.job.key], row[f"{name}_attempts"], row[f"{name}_at"], row[f"{name}_lease"])
+                LeasedRow(row, row[self.job.key], row[f"{name}_attempts"], row[f"{name}_at"], row[f"{name}_lease"])
                 for row in await cursor.fetchall()
             ]
 
-    async def finish(self, leased: Leased, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
-        """End a lease, as in `Rows`."""
+    async def finish(self, leased: LeasedRow, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
+        """End a lease, as in `JobRows`."""
         changes = [
             sql.SQL("{lease} = NULL, {attempts} = {begun}").format(begun=attempts, **self._names),
             sql.SQL("{at} = CASE WHEN {at} = {due} THEN now() + {after}::interval ELSE {at} END").format(
@@ -188,25 +188,25 @@ class PostgresRows:
             return self._connection
 
 
-class Pump:
+class JobWorker:
     """Worker of a job queue: passes due rows to `handle`, `concurrency` at a time, each for up to `deadline` seconds.
 
-    An attempt that returns `Failed`, raises or takes too long is retried after a pause with jitter, which doubles from
-    the first of `pauses` to the second. `room` returns how many attempts may run at this moment, for example those that
-    a circuit breaker admits. `then` is called after each result that was written.
+    An attempt that returns `Retry`, raises or takes too long is retried after a pause with jitter, which doubles from
+    the first of `pauses` to the second. `capacity` returns how many attempts may run at this moment, for example those that
+    a circuit breaker admits. `on_finished` is called after each result that was written.
     """
 
     def __init__(  # noqa: PLR0913 - each has a default that is right for most
         self,
-        rows: Rows,
-        handle: Handle,
+        rows: JobRows,
+        handle: JobHandler,
         *,
         name: str = "pump",
         concurrency: int = 8,
         deadline: float = 10.0,
         pauses: tuple[float, float] = (0.5, 60.0),
-        room: Callable[[], int] | None = None,
-        then: Callable[[], None] | None = None,
+        capacity: Callable[[], int] | None = None,
+        on_finished: Callable[[], None] | None = None,
     ) -> None:
         self.rows = rows
         self.handle = handle
@@ -214,8 +214,8 @@ class Pump:
         self.concurrency = concurrency
         self.deadline = deadline
         self.pauses = pauses
-        self.room = room
-        self.then = then
+        self.capacity = capacity
+        self.on_finished = on_finished
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._has_more = False
@@ -231,7 +231,7 @@ class Pump:
                 self._woken.clear()
                 await self._lease_due_rows()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY):
+                    async with asyncio.timeout(POLL_SECONDS):
                         await self._woken.wait()
         except asyncio.CancelledError:
             await self._drain()
@@ -243,13 +243,13 @@ class Pump:
         await self.rows.close()
 
     async def _lease_due_rows(self) -> None:
-        allowed = self.concurrency if self.room is None else min(self.concurrency, self.room())
+        allowed = self.concurrency if self.capacity is None else min(self.concurrency, self.capacity())
         free = allowed - len(self._tasks)
         if free <= 0:
             return
-        lease = self.deadline + min(self.deadline, MARGIN_SECONDS)
+        lease = self.deadline + min(self.deadline, LEASE_MARGIN_SECONDS)
         lease_end = time.monotonic() + lease
-        taken = await self.rows.take(free, timedelta(seconds=lease))
+        taken = await self.rows.lease(free, timedelta(seconds=lease))
         self._has_more = len(taken) == free
         for leased in taken:
             task = asyncio.create_task(self._attempt(leased, lease_end))
@@ -268,17 +268,17 @@ class Pump:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _attempt(self, leased: Leased, lease_end: float) -> None:
-        with metrics.PUMP_SECONDS.labels(self.name).time():
+    async def _attempt(self, leased: LeasedRow, lease_end: float) -> None:
+        with metrics.JOB_SECONDS.labels(self.name).time():
             verdict = await self._handle(leased)
         written = await self._finish(leased, verdict, lease_end)
-        metrics.PUMPED.labels(self.name, _RESULTS[type(verdict)] if written else "lost").inc()
-        if written and self.then is not None:
-            self.then()
-        if isinstance(verdict, Again) and not verdict.after:
+        metrics.JOB_ATTEMPTS.labels(self.name, _RESULTS[type(verdict)] if written else "lost").inc()
+        if written and self.on_finished is not None:
+            self.on_finished()
+        if isinstance(verdict, Reschedule) and not verdict.after:
             self.wake()
 
-    async def _handle(self, leased: Leased) -> Verdict:
+    async def _handle(self, leased: LeasedRow) -> JobResult:
         try:
             async with asyncio.timeout(self.deadline):
                 return await self.handle(leased.row, leased.attempt)
@@ -287,25 +287,25 @@ class Pump:
         except Exception as error:  # noqa: BLE001 - whatever failed, the row stays due and the others go on
             reason = f"{type(error).__name__}: {error}"
             log.warning("%s: attempt %d at %s failed: %s", self.name, leased.attempt, leased.key, reason)
-            return Failed()
+            return Retry()
 
-    async def _finish(self, leased: Leased, verdict: Verdict, lease_end: float) -> bool:
+    async def _finish(self, leased: LeasedRow, verdict: JobResult, lease_end: float) -> bool:
         """Write the result, and retry until the lease expires: the database may be away for a moment."""
         match verdict:
             case Done():
                 after, attempts = None, 0
-            case Again(after=after):
+            case Reschedule(after=after):
                 attempts = 0
             case _Interrupted():
                 after, attempts = timedelta(0), leased.attempt
-            case Failed():
+            case Retry():
                 after, attempts = self._retry_pause(leased.attempt), leased.attempt
         while time.monotonic() < lease_end:
             try:
                 if await self.rows.finish(leased, after, attempts=attempts, columns=verdict.columns):
                     return True
                 break
-            except LOST as error:
+            except TRANSIENT_ERRORS as error:
                 log.warning("%s: the result of %s is not written yet: %s", self.name, leased.key, error)
                 await asyncio.sleep(0.2)
         log.warning("%s: the lease of %s expired; its attempt is repeated", self.name, leased.key)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from infrastructure.health import Check, HealthServer, Page
+from infrastructure.health import HealthCheck, HealthServer, HttpResponse
 from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ class ServiceProcess:
     `pages` serves further paths on the health port.
     """
 
-    def __init__(self, settings: Settings, *, pages: Callable[[str], Page | None] | None = None) -> None:
+    def __init__(self, settings: Settings, *, pages: Callable[[str], HttpResponse | None] | None = None) -> None:
         self.settings = settings
         self.pages = pages
         self._loops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        self._checks: list[Check] = []
+        self._checks: list[HealthCheck] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._failing: dict[str, str] = {}
         """The last error of each background loop that is failing."""
@@ -52,15 +52,15 @@ class ServiceProcess:
 
     # ---- registration -----------------------------------------------------------------------------------------------
 
-    def background(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    def add_background_loop(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run `loop` for the life of the process, and restart it after a pause when it raises."""
         self._loops.append((name, loop))
 
-    def ready_when(self, check: Check) -> None:
+    def add_readiness_check(self, check: HealthCheck) -> None:
         """Add a condition for `/readyz`."""
         self._checks.append(check)
 
-    def closing(self, close: Callable[[], Awaitable[None]]) -> None:
+    def add_closer(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call `close` after the work and the background loops have stopped."""
         self._closers.append(close)
 
@@ -72,13 +72,13 @@ class ServiceProcess:
         health = HealthServer(
             self.settings.health_host,
             self.settings.health_port,
-            live=self.why_not_live,
-            ready=self.why_not_ready,
+            live=self.liveness_problem,
+            ready=self.readiness_problem,
             pages=self.pages,
         )
         await health.start()
         try:
-            if begin is not None and not await unless(stop, begin()):
+            if begin is not None and not await run_until_stopped(stop, begin()):
                 return 0
             self._health_port = health.port
             return await self._work(stop)
@@ -102,7 +102,7 @@ class ServiceProcess:
 
         On exit the loops are cancelled and awaited, for at most `STOP_SECONDS`.
         """
-        tasks = [asyncio.create_task(self._forever(name, each)) for name, each in self._loops]
+        tasks = [asyncio.create_task(self._restart_on_failure(name, each)) for name, each in self._loops]
         self._running = True
         gc.collect()
         gc.freeze()  # objects that exist now will stay: the garbage collector need not visit them again
@@ -122,7 +122,7 @@ class ServiceProcess:
             self._hard_exit.cancel()
         self._hard_exit = asyncio.get_running_loop().call_later(seconds, lambda: os._exit(EX_TEMPFAIL))
 
-    async def _forever(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    async def _restart_on_failure(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
         """Run `loop` and restart it whenever it raises, after a pause that grows with the failures in a row."""
         failures = 0
         while True:
@@ -142,11 +142,11 @@ class ServiceProcess:
 
     # ---- health -----------------------------------------------------------------------------------------------------
 
-    def why_not_live(self) -> str | None:
+    def liveness_problem(self) -> str | None:
         """Return why `/livez` must fail: `None` here, since a hung process does not answer at all."""
         return None
 
-    def why_not_ready(self) -> str | None:
+    def readiness_problem(self) -> str | None:
         """Return why `/readyz` must fail; `None` if the process runs, no loop is failing and every check passes."""
         if not self._running:
             return "starting or stopping"
@@ -165,7 +165,7 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+async def run_until_stopped(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     """Await `work`, but cancel it when `stop` is set first; return whether it was finished."""
     doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -177,7 +177,7 @@ async def unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     return True
 
 
-def yield_to_others() -> None:
+def lower_priority() -> None:
     """Lower the scheduling priority of this process below that of processes whose answers are waited for."""
     with contextlib.suppress(OSError):
         os.nice(NICENESS)

@@ -8,9 +8,9 @@ PARTITIONS: Final = 24
 """Partitions of a keyed topic unless HOLDFAST_PARTITIONS says otherwise; fixed once the topics exist."""
 MOST_PARTITIONS: Final = 1000
 
-STRANGER_MAX_BYTES: Final = 1024 * 1024 + 64 * 1024
+MAX_FOREIGN_BYTES: Final = 1024 * 1024 + 64 * 1024
 """Greatest record that an ordinary topic accepts: more than any of ours, so that a foreign one is dead-lettered."""
-DEAD_LETTER_MAX_BYTES: Final = 2 * 1024 * 1024
+MAX_DEAD_LETTER_BYTES: Final = 2 * 1024 * 1024
 """Greatest dead letter: four thirds of the above and some room, for a record of any bytes in base64."""
 
 SEGMENT_MS: Final = 24 * 3600 * 1000
@@ -35,7 +35,7 @@ class Topic:
         return "delete" if self.retention else "compact"
 
     @property
-    def dead_letters(self) -> "Topic":
+    def dead_letter_topic(self) -> "Topic":
         """Topic of this topic's dead letters: one partition, keyed like the originals."""
         return Topic(f"{self.name}.dlq", self.keyed_by, timedelta(days=7), partitions=1)
 
@@ -49,7 +49,7 @@ class Topic:
                 "max.compaction.lag.ms": "60000",
             }
         # An ordinary topic also accepts records that are far too big for us: dead-lettered, they tell their sender why.
-        limit = DEAD_LETTER_MAX_BYTES if self.name.endswith(".dlq") else STRANGER_MAX_BYTES
+        limit = MAX_DEAD_LETTER_BYTES if self.name.endswith(".dlq") else MAX_FOREIGN_BYTES
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(int(self.retention.total_seconds() * 1000)),

@@ -8,7 +8,7 @@ _random: Final = random.Random()  # noqa: S311 - span ids, not secrets; seeded f
 _TRACEPARENT: Final = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$")
 
 
-def child(traceparent: str | None) -> str:
+def child_traceparent(traceparent: str | None) -> str:
     """Return a `traceparent` for a child span; of a new trace if the given one is `None` or malformed."""
     match = _TRACEPARENT.match(traceparent or "")
     trace, flags = match.groups() if match else (f"{_random.getrandbits(128):032x}", "01")

@@ -26,8 +26,8 @@ from infrastructure.dead_letter_limit import DeadLetterLimit
 from infrastructure.dead_letters import Record
 from infrastructure.envelope import HEADERS, Envelope, Message
 from infrastructure.faust_app import PartitionedTable, create_app
-from infrastructure.guard import Guard, Handler
-from infrastructure.liveness import Liveness
+from infrastructure.guard import BatchProcessor, Handler
+from infrastructure.liveness import LivenessProbe
 from infrastructure.service import EX_TEMPFAIL, STOP_SECONDS, ServiceProcess
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LEAVE_SECONDS: Final = 5.0
 """Time for which a failing batch is still retried after the app has begun to stop or to rebalance."""
-WRITE_EVERY: Final = 0.25
+WRITE_SECONDS: Final = 0.25
 """Seconds by which a table may lag behind its worker. The table is a cache, so a lost write does no harm."""
 
 M = TypeVar("M", bound=Message)
@@ -49,7 +49,7 @@ class ReplicaInUseError(RuntimeError):
 class Worker(ServiceProcess):
     """One replica of a service that consumes topics.
 
-    Build it, register handlers with `agent` and loops, checks and closers as in `ServiceProcess`, then call `run` once.
+    Build it, register handlers with `add_agent` and loops, checks and closers as in `ServiceProcess`, then call `run` once.
     `topics` are the topics that the service publishes to: they are created at the start, like those of its agents.
     """
 
@@ -59,44 +59,44 @@ class Worker(ServiceProcess):
         self.service = service
         self.topics = [*topics]
         self.app = create_app(settings, service)
-        self._guards: list[Guard[Any]] = []
+        self._batch_processors: list[BatchProcessor[Any]] = []
         self._writers: list[Callable[[], None]] = []
-        self.app.on_partitions_revoked.connect(self._before_revoke)
-        self._begun = False
+        self.app.on_partitions_revoked.connect(self._on_partitions_revoked)
+        self._started = False
         """True from the start of the Faust app until the worker stops."""
         self._leaving_since: float | None = None
-        self._liveness = Liveness(self.app, self._guards)
+        self._liveness = LivenessProbe(self.app, self._batch_processors)
 
     # ---- registration -----------------------------------------------------------------------------------------------
 
-    def agent(self, handler: Handler[M]) -> None:
+    def add_agent(self, handler: Handler[M]) -> None:
         """Process `handler.topic`: in order, in batches of the records at hand, acknowledged after their effects."""
         name = self.settings.topic(handler.topic)
-        self.topics += [handler.topic, handler.topic.dead_letters]
+        self.topics += [handler.topic, handler.topic.dead_letter_topic]
         limit = DeadLetterLimit(self.settings.dead_letter_limit_per_minute, self.settings.dead_letter_limit_share)
-        guard = Guard(
+        guard = BatchProcessor(
             handler,
             service=self.service,
             name=name,
             partitions=self.settings.partitions_of(handler.topic),
             send=self._send_raw,
-            leaving=self._leave_or_stay,
+            on_shutdown=self._enforce_leave_deadline,
             limit=limit,
         )
-        self._guards.append(guard)
-        self.ready_when(guard.why_not_ready)
+        self._batch_processors.append(guard)
+        self.add_readiness_check(guard.readiness_problem)
         source = self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
         async def consume(stream: Any) -> None:
             queue = stream.channel.queue
             async for first in stream.events():
                 drained: list[Any] = []
-                while len(drained) < handler.max_batch - 1 and not queue.empty():
+                while len(drained) < handler.max_batch_size - 1 and not queue.empty():
                     drained.append(queue.get_nowait())
-                events = [first, *(event for event in drained if self._current(event))]
+                events = [first, *(event for event in drained if self._is_current(event))]
                 try:
                     await guard([_record(event) for event in events])
-                    self._liveness.finished[name] += 1
+                    self._liveness.finished_batches[name] += 1
                 except BaseException:  # cancelled in an attempt: returning would acknowledge the batch
                     log.exception("stopped in the middle of an attempt; exiting without acknowledging it")
                     os._exit(EX_TEMPFAIL)
@@ -105,17 +105,17 @@ class Worker(ServiceProcess):
 
         self.app.agent(source, name=f"{self.service}.{handler.topic.name}")(consume)
 
-    def table(self, name: str) -> PartitionedTable:
+    def create_table(self, name: str) -> PartitionedTable:
         """Return a new table: a cache with a changelog topic that has as many partitions as every keyed topic."""
         table = PartitionedTable(self.app, name)
         unprefixed = table.changelog.removeprefix(self.settings.prefix)
         self.topics.append(Topic(unprefixed, keyed_by="user"))
         return table
 
-    def writing(self, write: Callable[[], None]) -> None:
-        """Call `write` every `WRITE_EVERY` seconds and before partitions are revoked: for the writes of a cache."""
+    def add_table_writer(self, write: Callable[[], None]) -> None:
+        """Call `write` every `WRITE_SECONDS` seconds and before partitions are revoked: for the writes of a cache."""
         if not self._writers:
-            self.background("writing", self._keep_writing)
+            self.add_background_loop("writing", self._write_periodically)
         self._writers.append(write)
 
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
@@ -128,7 +128,7 @@ class Worker(ServiceProcess):
         for acknowledged in sent:
             await acknowledged
 
-    def partitions(self, topic: Topic) -> set[int]:
+    def assigned_partitions(self, topic: Topic) -> set[int]:
         """Return the partitions of `topic` that are assigned to this replica now."""
         name = self.settings.topic(topic)
         return {place.partition for place in self.app.consumer.assignment() if place.topic == name}
@@ -149,7 +149,7 @@ class Worker(ServiceProcess):
             return await super().run(begin or partial(ensure_topics, self.settings, self.topics))
 
     async def _work(self, stop: asyncio.Event) -> int:
-        self._begun = True
+        self._started = True
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(faust_app_running(self.app, stop_timeout=STOP_SECONDS))
@@ -158,7 +158,7 @@ class Worker(ServiceProcess):
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(stop.wait(), 0.2)
             finally:
-                self._begun = False
+                self._started = False
                 # Faust's stop hangs if a handler does. Then the process ends hard and acknowledges nothing.
                 self._exit_hard_after(STOP_SECONDS)
                 self._write()
@@ -168,16 +168,16 @@ class Worker(ServiceProcess):
         log.error("crashed: %s", self.app.crash_reason)
         return 1
 
-    async def _keep_writing(self) -> None:
+    async def _write_periodically(self) -> None:
         while True:
-            await asyncio.sleep(WRITE_EVERY)
+            await asyncio.sleep(WRITE_SECONDS)
             self._write()
 
     def _write(self) -> None:
         for write in self._writers:
             write()
 
-    async def _before_revoke(self, *_: Any, **__: Any) -> None:
+    async def _on_partitions_revoked(self, *_: Any, **__: Any) -> None:
         self._write()
 
     @contextlib.contextmanager
@@ -199,7 +199,7 @@ class Worker(ServiceProcess):
 
     # ---- health -----------------------------------------------------------------------------------------------------
 
-    def why_not_ready(self) -> str | None:
+    def readiness_problem(self) -> str | None:
         """Return why `/readyz` must fail; `None` if partitions are assigned, tables recovered and all checks pass."""
         if not self._running:
             return "starting or stopping"
@@ -212,11 +212,11 @@ class Worker(ServiceProcess):
             return "no partitions assigned"
         return self._failed_check()
 
-    def why_not_live(self) -> str | None:
+    def liveness_problem(self) -> str | None:
         """Return why `/livez` must fail: there was work, and none of it was done for `STALL_SECONDS`; else `None`."""
-        return self._liveness.why_not(begun=self._begun, running=self._running)
+        return self._liveness.problem(begun=self._started, running=self._running)
 
-    def _leave_or_stay(self) -> None:
+    def _enforce_leave_deadline(self) -> None:
         """End the process hard if it has been stopping or rebalancing for more than `LEAVE_SECONDS`."""
         leaving = self.app.should_stop or self.app.rebalancing or not self._running
         if not leaving:
@@ -227,7 +227,7 @@ class Worker(ServiceProcess):
             log.error("a batch could not be finished while the worker was leaving; exiting without acknowledging it")
             os._exit(EX_TEMPFAIL)
 
-    def _current(self, event: Any) -> bool:
+    def _is_current(self, event: Any) -> bool:
         """Return whether `event` was read in the current assignment."""
         return bool(event.message.generation_id == self.app.consumer_generation_id)
 

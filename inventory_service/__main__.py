@@ -11,21 +11,21 @@ import uvloop
 
 import inventory_service
 from infrastructure import auditor, cli, postgres
-from infrastructure.audit_topics import show
-from infrastructure.auditor import Auditor
-from infrastructure.broker import BrokerAwayError
+from infrastructure.audit_topics import print_report
+from infrastructure.auditor import TableAuditor
+from infrastructure.broker import BrokerUnavailableError
 from infrastructure.guard import Handler
-from infrastructure.locks import Locks, NoLocks, RedisLocks
+from infrastructure.locks import ContentionLocks, NoContentionLocks, RedisContentionLocks
 from inventory_service import catalogue, derive, publisher
-from inventory_service.agents import Crowd, Inventory
-from inventory_service.audit import audit, violations_of
+from inventory_service.agents import InventoryAgents, LockPolicy
+from inventory_service.audit import audit, find_violations
 from inventory_service.audit_topics import read_topics
-from inventory_service.expiry import Knocker
-from inventory_service.messages import PRODUCTS, REQUEST_VOCABULARY, REQUESTS, RESPONSES, STOCK
+from inventory_service.expiry import ExpiryScanner
+from inventory_service.messages import PRODUCTS, REQUEST_REGISTRY, REQUESTS, RESPONSES, STOCK
 from inventory_service.publisher import Publisher
-from inventory_service.retention import Housekeeper
+from inventory_service.retention import RetentionJob
 from inventory_service.settings import Settings
-from inventory_service.store import BACKGROUND_OPTIONS, MIGRATIONS, OPTIONS, QUERIES, PostgresStore
+from inventory_service.store import BACKGROUND_OPTIONS, MIGRATIONS, QUERIES, STORE_OPTIONS, PostgresStore
 
 SERVICE: Final = "inventory"
 
@@ -36,33 +36,44 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
-    store = PostgresStore(partial(connect, options=OPTIONS), settings.rules)
-    locks: Locks = RedisLocks(settings.redis_url, settings.prefix) if settings.locks else NoLocks()
+    store = PostgresStore(partial(connect, options=STORE_OPTIONS), settings.time_limits)
+    locks: ContentionLocks = (
+        RedisContentionLocks(settings.redis_url, settings.prefix) if settings.locks else NoContentionLocks()
+    )
     worker = Worker(settings, SERVICE, topics=[REQUESTS, RESPONSES, STOCK, PRODUCTS])
-    inventory = Inventory(store, locks, worker.publish, Crowd(settings.lock_above, settings.lock_remaining))
-    worker.agent(
-        Handler(REQUESTS, REQUEST_VOCABULARY, inventory.handle, inventory.fail, transient=postgres.LOST, max_batch=500)
+    inventory = InventoryAgents(store, locks, worker.publish, LockPolicy(settings.lock_above, settings.lock_remaining))
+    worker.add_agent(
+        Handler(
+            REQUESTS,
+            REQUEST_REGISTRY,
+            inventory.on_requests,
+            inventory.on_permanent_failure,
+            transient_errors=postgres.TRANSIENT_ERRORS,
+            max_batch_size=500,
+        )
     )
     publish_as = f"{settings.schema_name(SERVICE)} publisher"
-    worker.background(
-        "publisher", Publisher(partial(connect, options=publisher.OPTIONS), worker.publish, publish_as).run
+    worker.add_background_loop(
+        "publisher", Publisher(partial(connect, options=publisher.PUBLISHER_OPTIONS), worker.publish, publish_as).run
     )
-    worker.background("expiry scanner", Knocker(partial(connect, options=BACKGROUND_OPTIONS), worker.publish).run)
-    worker.background("retention", Housekeeper(partial(connect, options=BACKGROUND_OPTIONS)).run)
+    worker.add_background_loop(
+        "expiry scanner", ExpiryScanner(partial(connect, options=BACKGROUND_OPTIONS), worker.publish).run
+    )
+    worker.add_background_loop("retention", RetentionJob(partial(connect, options=BACKGROUND_OPTIONS)).run)
     if settings.audit_seconds:
         audit_as = f"{settings.schema_name(SERVICE)} auditor"
-        worker.background(
+        worker.add_background_loop(
             "auditor",
-            Auditor(
-                partial(connect, options=auditor.OPTIONS),
+            TableAuditor(
+                partial(connect, options=auditor.AUDIT_OPTIONS),
                 audit_as,
                 settings.audit_seconds,
                 service=SERVICE,
-                check=violations_of,
+                check=find_violations,
             ).run,
         )
-    worker.closing(store.close)
-    worker.closing(locks.close)
+    worker.add_closer(store.close)
+    worker.add_closer(locks.close)
     return await worker.run()
 
 
@@ -102,17 +113,17 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Audit the database and the topics; return 1 if there is a violation."""
     try:
         topic_audit = await read_topics(settings, timedelta(seconds=settings.audit_grace_seconds))
-    except BrokerAwayError as error:
+    except BrokerUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, topic_audit)
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 async def derive_catalogue(_: Settings, arguments: argparse.Namespace) -> int:
     """Print the catalogue file that is built from one day of order lines."""
-    print(derive.catalogue_of(arguments.orders), end="")
+    print(derive.catalogue_csv(arguments.orders), end="")
     return 0
 
 

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from infrastructure import metrics
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.locks import Locks
+from infrastructure.guard import ReceivedMessage
+from infrastructure.locks import ContentionLocks
 from infrastructure.topics import Topic
 from inventory_service.messages import (
     RESPONSES,
@@ -33,32 +33,33 @@ from inventory_service.messages import (
     Snapshot,
     Sold,
 )
-from inventory_service.state import Answer, Command
-from inventory_service.store import Decisions, Store
+from inventory_service.state import Command, Reply
+from inventory_service.store import BatchResult, Store
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 FinalOutcome = Held | Refused | Removed | Expired | Committed | Sold | Released | Restocked | Reservation
 
 
-class Crowd:
+class LockPolicy:
     """Policy that decides which products of a batch need a contention lock.
 
-    A product needs a lock if a request takes more than `above` units, or would leave fewer than `remaining`. The policy
+    A product needs a lock if a request takes more than `lock_above` units, or would leave fewer than `lock_remaining`. The policy
     uses the stock that this worker saw last, which may be old: the lock only reduces contention and never decides.
     """
 
-    def __init__(self, above: int, remaining: int) -> None:
-        self.above = above
-        self.remaining = remaining
-        self.seen: dict[str, int] = {}
+    def __init__(self, lock_above: int, lock_remaining: int) -> None:
+        self.lock_above = lock_above
+        self.lock_remaining = lock_remaining
+        self.available_seen: dict[str, int] = {}
 
-    def wanted(self, requests: Sequence[Request]) -> set[str]:
+    def products_to_lock(self, requests: Sequence[Request]) -> set[str]:
         """Return the products of `requests` that need a lock."""
         return {
             item.product
             for request in requests
             for item in _demands(request)
-            if item.quantity > self.above or self.seen.get(item.product, 0) - item.quantity < self.remaining
+            if item.quantity > self.lock_above
+            or self.available_seen.get(item.product, 0) - item.quantity < self.lock_remaining
         }
 
 
@@ -69,20 +70,20 @@ def _demands(request: Request) -> Sequence[Hold | Item]:
     return request.lines or () if isinstance(request, Commit) else ()
 
 
-class Inventory:
+class InventoryAgents:
     """Handler of `inventory.requests`."""
 
-    def __init__(self, store: Store, locks: Locks, publish: Publish, crowd: Crowd) -> None:
+    def __init__(self, store: Store, locks: ContentionLocks, publish: Publish, lock_policy: LockPolicy) -> None:
         self.store = store
         self.locks = locks
         self.publish = publish
-        self.crowd = crowd
+        self.lock_policy = lock_policy
 
-    async def handle(self, batch: Sequence[Received[Request]]) -> None:
+    async def on_requests(self, batch: Sequence[ReceivedMessage[Request]]) -> None:
         """Decide a batch in one transaction and publish the replies. If the store raises, nothing was decided."""
         await self._decide([(_command(received.event, received.message), received.event) for received in batch])
 
-    async def fail(self, received: Received[Request], error: Exception) -> None:  # noqa: ARG002 - the dead letter keeps it
+    async def on_permanent_failure(self, received: ReceivedMessage[Request], error: Exception) -> None:  # noqa: ARG002 - the dead letter keeps it
         """Decide `refused: failed` for a change that fails permanently.
 
         Reads and expiry requests are retried by their senders. So are sell, release and restock, until they succeed.
@@ -94,12 +95,12 @@ class Inventory:
 
     async def _decide(self, batch: Sequence[tuple[Command, Envelope]]) -> None:
         commands = [command for command, _ in batch]
-        async with self.locks.hold(self.crowd.wanted([command.request for command in commands])):
+        async with self.locks.hold(self.lock_policy.products_to_lock([command.request for command in commands])):
             result = await self.store.transact(commands)
-        self.crowd.seen |= result.available
-        crashpoint("inventory.committed")
-        await self.publish(RESPONSES, responses(result, {id(command): event for command, event in batch}))
-        crashpoint("inventory.told")
+        self.lock_policy.available_seen |= result.available
+        failpoint("inventory.committed")
+        await self.publish(RESPONSES, reply_events(result, {id(command): event for command, event in batch}))
+        failpoint("inventory.told")
 
 
 def _command(event: Envelope, message: Request) -> Command:
@@ -108,14 +109,14 @@ def _command(event: Envelope, message: Request) -> Command:
     return Command(event.requestid, event.time, message)
 
 
-def responses(result: Decisions, causes: dict[int, Envelope]) -> list[Envelope]:
+def reply_events(result: BatchResult, causes: dict[int, Envelope]) -> list[Envelope]:
     """Build the events of a batch's replies, each in the trace of the request that led to it.
 
     A cart is serialised once per revision, not once per reply. `causes` maps `id(command)` to the event of the command.
     """
     carts: dict[int, Any] = {}
     events = []
-    for reply in result.answers:
+    for reply in result.replies:
         _count(reply)
         cart = carts.get(id(reply.cart))
         if cart is None:
@@ -124,7 +125,7 @@ def responses(result: Decisions, causes: dict[int, Envelope]) -> list[Envelope]:
     return events
 
 
-def _response(reply: Answer, cart: Any, result: Decisions, cause: Envelope) -> Envelope:
+def _response(reply: Reply, cart: Any, result: BatchResult, cause: Envelope) -> Envelope:
     user, read = reply.command.request.user_id, _read_fields(reply.command.request)
     final = isinstance(reply.outcome, FinalOutcome) and not read
     return Envelope.of(
@@ -159,7 +160,7 @@ def _read_fields(request: Request) -> dict[str, str]:
             return {}
 
 
-def _count(reply: Answer) -> None:
+def _count(reply: Reply) -> None:
     if reply.replayed:
         metrics.DUPLICATES.inc()
     else:

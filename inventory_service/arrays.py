@@ -10,30 +10,30 @@ import orjson
 
 from inventory_service.messages import StoredOutcome
 
-NOTHING: Final = "{}"
+EMPTY_ARRAY: Final = "{}"
 
 
-def texts(values: Iterable[str]) -> str:
+def text_array(values: Iterable[str]) -> str:
     """Return a `text[]` literal. The separator is NUL, which PostgreSQL text cannot contain."""
     joined = "\0".join(values)
-    return '{"' + joined.replace("\\", r"\\").replace('"', r"\"").replace("\0", '","') + '"}' if joined else NOTHING
+    return '{"' + joined.replace("\\", r"\\").replace('"', r"\"").replace("\0", '","') + '"}' if joined else EMPTY_ARRAY
 
 
-def optional_texts(values: Iterable[str | None]) -> str:
+def nullable_text_array(values: Iterable[str | None]) -> str:
     """Return a `text[]` literal in which `None` is NULL."""
-    return "{" + ",".join("NULL" if value is None else texts((value,))[1:-1] for value in values) + "}"
+    return "{" + ",".join("NULL" if value is None else text_array((value,))[1:-1] for value in values) + "}"
 
 
-def scalars(values: Iterable[object]) -> str:
+def scalar_array(values: Iterable[object]) -> str:
     """Return an array literal of numbers or times, in which `None` is NULL."""
     return "{" + ",".join("NULL" if value is None else f'"{value}"' for value in values) + "}"
 
 
-def documents(values: Iterable[Mapping[str, Any]]) -> str:
+def json_array(values: Iterable[Mapping[str, Any]]) -> str:
     """Return an array literal of JSON objects."""
-    return texts(orjson.dumps(value).decode() for value in values)
+    return text_array(orjson.dumps(value).decode() for value in values)
 
 
-def outcomes(values: Iterable[StoredOutcome]) -> str:
+def outcome_array(values: Iterable[StoredOutcome]) -> str:
     """Return an array literal of stored outcomes, as JSON."""
-    return texts(value.model_dump_json() for value in values)
+    return text_array(value.model_dump_json() for value in values)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure.audit_topics import shown
+from infrastructure.audit_topics import truncate_violations
 from infrastructure.auditor import snapshot
 from infrastructure.postgres import Connection
-from inventory_service.audit_topics import Told
+from inventory_service.audit_topics import InventoryTopicAudit
 from inventory_service.store import QUERIES
 
 CHECKS: Final = (
@@ -27,14 +27,14 @@ CHECKS: Final = (
 DIGESTS: Final = ("digest_of_stock", "digest_of_holds", "digest_of_reservations", "digest_of_decisions")
 
 
-async def audit(connection: Connection, told: Told | None = None) -> dict[str, Any]:
+async def audit(connection: Connection, topic_audit: InventoryTopicAudit | None = None) -> dict[str, Any]:
     """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
 
     The digest is a SHA-256 over stock, holds and decisions without their times, so that no replay changes it. `told` is
     the audit of the topics. Read the topics before this call: the snapshot then contains everything that they report.
     """
     async with snapshot(connection):
-        violations = await violations_of(connection)
+        violations = await find_violations(connection)
         digest = hashlib.sha256()
         for name in DIGESTS:
             async with connection.cursor(name) as cursor:
@@ -44,20 +44,22 @@ async def audit(connection: Connection, told: Told | None = None) -> dict[str, A
             digest.update(b"\f")
         async with connection.cursor(row_factory=dict_row) as cursor:
             figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
-        if told is not None:
+        if topic_audit is not None:
             async with connection.cursor("outcomes") as cursor:
                 await cursor.execute(QUERIES["outcomes"])
                 async for user, id_, outcome in cursor:
-                    told.logged(user, id_, outcome)
-            violations += [sentence for kind in told.violations() for sentence in shown(kind)]
-            figures |= told.figures()
+                    topic_audit.add_log_entry(user, id_, outcome)
+            violations += [sentence for kind in topic_audit.violations() for sentence in truncate_violations(kind)]
+            figures |= topic_audit.figures()
     return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
 
 
-async def violations_of(connection: Connection) -> list[str]:
+async def find_violations(connection: Connection) -> list[str]:
     """Check the tables against each other, and return a sentence for each violation."""
     return [
         sentence
         for check in CHECKS
-        for sentence in shown([row[0] for row in await (await connection.execute(QUERIES[check])).fetchall()])
+        for sentence in truncate_violations(
+            [row[0] for row in await (await connection.execute(QUERIES[check])).fetchall()]
+        )
     ]

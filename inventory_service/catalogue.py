@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from infrastructure.postgres import Connection
-from inventory_service.arrays import scalars, texts
+from inventory_service.arrays import scalar_array, text_array
 from inventory_service.store import QUERIES
 
 COLUMNS: Final = ("product_code", "name", "price", "currency", "quantity")
 DEFAULT_FILE: Final = Path(__file__).with_name("inventory.csv")
-MOST: Final = 2**31 - 1
+MAX_INT: Final = 2**31 - 1
 
 _CODE: Final = re.compile(r"^[ -~]{1,64}$")
 _CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
@@ -23,7 +23,7 @@ class CatalogueError(ValueError):
     """A catalogue file is invalid; the message has one sentence per error, each on a line of its own."""
 
 
-class Item(NamedTuple):
+class CatalogueItem(NamedTuple):
     """One product of the file; `price` in minor units."""
 
     code: str
@@ -33,7 +33,7 @@ class Item(NamedTuple):
     quantity: int
 
 
-class Seeded(NamedTuple):
+class SeedResult(NamedTuple):
     """Number of products that loading a file added, changed and left unchanged."""
 
     added: int
@@ -41,7 +41,7 @@ class Seeded(NamedTuple):
     unchanged: int
 
 
-def read_catalogue(path: Path) -> list[Item]:
+def read_catalogue(path: Path) -> list[CatalogueItem]:
     """Return the products of a CSV file with at least `COLUMNS` in its header.
 
     Prices are in major units, with at most two decimals. Raises `CatalogueError` with the line and column of every
@@ -52,7 +52,7 @@ def read_catalogue(path: Path) -> list[Item]:
         missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
         if missing:
             raise CatalogueError(f"{path}: line 1: the header lacks {', '.join(missing)}")
-        items: dict[str, Item] = {}
+        items: dict[str, CatalogueItem] = {}
         errors: list[str] = []
         for row in rows:
             fields = {column: (row[column] or "").strip() for column in COLUMNS}
@@ -62,7 +62,7 @@ def read_catalogue(path: Path) -> list[Item]:
             if row_errors:
                 errors += [f"{path}: line {rows.line_num}: {error}" for error in row_errors]
             else:
-                items[fields["product_code"]] = Item(
+                items[fields["product_code"]] = CatalogueItem(
                     fields["product_code"],
                     fields["name"],
                     int(Decimal(fields["price"]) * 100),
@@ -83,9 +83,9 @@ def _row_errors(fields: dict[str, str]) -> list[str]:
     if not _CURRENCY.match(fields["currency"]):
         errors.append(f"currency must be an ISO 4217 code such as GBP, not {fields['currency']!r}")
     price = _decimal(fields["price"])
-    if price is None or not 0 <= price <= MOST or price * 100 != int(price * 100):
+    if price is None or not 0 <= price <= MAX_INT or price * 100 != int(price * 100):
         errors.append(f"price must be an amount such as 2.55, not {fields['price']!r}")
-    if not (fields["quantity"].isascii() and fields["quantity"].isdigit()) or int(fields["quantity"]) > MOST:
+    if not (fields["quantity"].isascii() and fields["quantity"].isdigit()) or int(fields["quantity"]) > MAX_INT:
         errors.append(f"quantity must be a whole number from 0, not {fields['quantity']!r}")
     return errors
 
@@ -98,29 +98,32 @@ def _decimal(text: str) -> Decimal | None:
     return value if value.is_finite() else None
 
 
-async def seed(connection: Connection, items: Sequence[Item]) -> Seeded:
+async def seed(connection: Connection, items: Sequence[CatalogueItem]) -> SeedResult:
     """Load a catalogue in one transaction. Loading the same file again changes nothing, not even a version.
 
     A new product gets the file's quantity as received. An existing product gets the file's name and price and keeps its
     stock, because deliveries, holds and sales have changed it since.
     """
     values = {
-        "codes": texts(item.code for item in items),
-        "names": texts(item.name for item in items),
-        "prices": scalars(item.price for item in items),
-        "currencies": texts(item.currency for item in items),
-        "quantities": scalars(item.quantity for item in items),
+        "codes": text_array(item.code for item in items),
+        "names": text_array(item.name for item in items),
+        "prices": scalar_array(item.price for item in items),
+        "currencies": text_array(item.currency for item in items),
+        "quantities": scalar_array(item.quantity for item in items),
     }
     async with connection.transaction():
         await connection.execute(QUERIES["lock_listed_stock"], values)
         added = await _fetch(connection, "insert_stock", values)
-        ledger = {"codes": texts(code for code, _ in added), "quantities": scalars(received for _, received in added)}
+        ledger = {
+            "codes": text_array(code for code, _ in added),
+            "quantities": scalar_array(received for _, received in added),
+        }
         await connection.execute(QUERIES["append_received"], ledger)
         repriced = await _fetch(connection, "set_prices", values)
-        put = await _fetch(connection, "put_products", values | {"repriced": texts(code for (code,) in repriced)})
+        put = await _fetch(connection, "put_products", values | {"repriced": text_array(code for (code,) in repriced)})
     new = {code for code, _ in added}
     changed = len({code for code, _ in put} - new)
-    return Seeded(len(new), changed, len(items) - len(new) - changed)
+    return SeedResult(len(new), changed, len(items) - len(new) - changed)
 
 
 async def _fetch(connection: Connection, name: str, values: dict[str, str]) -> Iterable[tuple[str, ...]]:

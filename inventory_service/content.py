@@ -19,20 +19,20 @@ from inventory_service.messages import (
 )
 
 CLIENT_VERBS: Final = frozenset({"add", "set", "remove", "clear"})
-CHECKOUTS: Final = frozenset({"checkout", "commit"})
+CHECKOUT_NAMES: Final = frozenset({"checkout", "commit"})
 """Both names mean checkout: carts say `checkout`, inventory says `commit`."""
 
-Content = Mapping[str, Any]
+Fingerprint = Mapping[str, Any]
 """A command as the client named it in `type`, with its parameters.
 
 It excludes everything that may differ between two sends of the same request, and all personal data."""
 
 
-Logged = Hold | Remove | Clear | Commit | Sell | ReleaseOrder | Restock | Fail
+LoggedRequest = Hold | Remove | Clear | Commit | Sell | ReleaseOrder | Restock | Fail
 """Requests that are executed once and kept in the log."""
 
 
-def content(request: Logged) -> Content:  # noqa: PLR0911 - one per kind
+def fingerprint(request: LoggedRequest) -> Fingerprint:  # noqa: PLR0911 - one per kind
     """Return the fingerprint of a command. That of a failed command is the one of the command that was intended."""
     match request:
         case Hold(mode=mode, product=product, quantity=quantity):
@@ -53,17 +53,17 @@ def content(request: Logged) -> Content:  # noqa: PLR0911 - one per kind
             return _failed_fingerprint(command)
 
 
-def _checkout_fingerprint(request: Commit) -> Content:
+def _checkout_fingerprint(request: Commit) -> Fingerprint:
     lines = sorted(request.lines or (), key=lambda line: line.product)
     scope = {"version": request.version} if request.lines is None else {"lines": [line.model_dump() for line in lines]}
     expect = {"expect": request.expect.model_dump()} if request.expect else {}
     return {"type": "checkout", "order_id": request.order_id, "purpose": request.purpose, **scope, **expect}
 
 
-def _failed_fingerprint(command: Mapping[str, Any]) -> Content:
+def _failed_fingerprint(command: Mapping[str, Any]) -> Fingerprint:
     verb = str(command.get("type")).rpartition(".")[2]
     verb = str(command.get("mode")) if verb == "hold" else verb
-    if verb in CHECKOUTS:
+    if verb in CHECKOUT_NAMES:
         return _failed_checkout_fingerprint(command)
     product, quantity = command.get("product"), command.get("quantity")
     return {
@@ -73,7 +73,7 @@ def _failed_fingerprint(command: Mapping[str, Any]) -> Content:
     }
 
 
-def _failed_checkout_fingerprint(command: Mapping[str, Any]) -> Content:
+def _failed_checkout_fingerprint(command: Mapping[str, Any]) -> Fingerprint:
     """Return the fingerprint of a failed checkout, in the form of the cart service or of inventory.
 
     The form of the cart service has `items`, and a `total` inside `expect`.

@@ -26,8 +26,8 @@ from typing import Final
 from inventory_service.catalogue import COLUMNS
 
 CURRENCY: Final = "GBP"
-LEAST, MOST = 5, 100
-SCARCE: Final = 10
+MIN_STOCK, MAX_STOCK = 5, 100
+SCARCE_ONE_IN: Final = 10
 """One product in this many is scarce."""
 
 _PRODUCT: Final = re.compile(r"^\d{5}")
@@ -53,7 +53,7 @@ class _ProductSales:
         return sum(self.demand.values())
 
 
-def catalogue_of(orders: Path) -> str:
+def catalogue_csv(orders: Path) -> str:
     """Return the text of a catalogue file; `orders` is a CSV in the format of UCI's "Online Retail", oldest first."""
     seen: defaultdict[str, _ProductSales] = defaultdict(_ProductSales)
     with orders.open(encoding="utf-8-sig", newline="") as file:
@@ -65,11 +65,11 @@ def catalogue_of(orders: Path) -> str:
                 sales.price, sales.latest_name = price, name
                 sales.names[name] += 1
                 sales.demand[row["InvoiceNo"]] += units
-    popular = sorted(seen, key=lambda code: (-seen[code].units, code))[: len(seen) // SCARCE]
+    popular = sorted(seen, key=lambda code: (-seen[code].units, code))[: len(seen) // SCARCE_ONE_IN]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for code, sales in sorted(seen.items()):
         stock = sales.units // 2 if code in popular else sales.units * 2
-        rows.writerow((code, sales.name, f"{sales.price:.2f}", CURRENCY, min(max(stock, LEAST), MOST)))
+        rows.writerow((code, sales.name, f"{sales.price:.2f}", CURRENCY, min(max(stock, MIN_STOCK), MAX_STOCK)))
     return text.getvalue()

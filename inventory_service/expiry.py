@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from infrastructure import metrics
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
 from infrastructure.topics import Topic
-from inventory_service.arrays import scalars, texts
+from inventory_service.arrays import scalar_array, text_array
 from inventory_service.messages import REQUESTS, Expire
 from inventory_service.store import QUERIES, expiry_id
 
@@ -22,7 +22,7 @@ RESEND_SECONDS: Final = 5.0
 """Delay before a process sends another request for a cart that is still due: more requests do not help a busy topic."""
 
 
-class Knocker:
+class ExpiryScanner:
     """Scanner that sends `expire` requests; the agent expires a cart only if Postgres still says that it is due.
 
     The requests go to the shopper's own partition, in order with the shopper's other requests. A cart whose expiry was
@@ -45,10 +45,10 @@ class Knocker:
         """Scan twice per second until cancelled; raises when the connection is lost."""
         async with await self.connect() as connection:
             while True:
-                await self.look(connection)
+                await self.scan(connection)
                 await asyncio.sleep(SCAN_SECONDS)
 
-    async def look(self, connection: Connection) -> int:
+    async def scan(self, connection: Connection) -> int:
         """Send a request for each cart that is due or undelivered, and return the number of requests."""
         due, undelivered = [
             await (await connection.execute(QUERIES[name], {"limit": SCAN_LIMIT})).fetchall()
@@ -58,18 +58,18 @@ class Knocker:
         self._sent = {cart: at for cart, at in self._sent.items() if at > resend_before}
         unsent: list[tuple[str, datetime, int]] = [cart for cart in (*due, *undelivered) if cart not in self._sent]
         if unsent:
-            await self.publish(REQUESTS, [knock(*cart) for cart in unsent])
-            crashpoint("inventory.knocked")
+            await self.publish(REQUESTS, [expire_request(*cart) for cart in unsent])
+            failpoint("inventory.knocked")
             self._sent |= dict.fromkeys(unsent, time.monotonic())
-            metrics.KNOCKS.inc(len(unsent))
+            metrics.EXPIRY_REQUESTS.inc(len(unsent))
         if delivered := [cart for cart in undelivered if cart in unsent]:
             users, due_times, revisions = zip(*delivered, strict=True)
-            values = [texts(users), scalars(due_times), scalars(revisions)]
+            values = [text_array(users), scalar_array(due_times), scalar_array(revisions)]
             await connection.execute(QUERIES["delete_undelivered_expiries"], values)
         return len(unsent)
 
 
-def knock(user: str, due: datetime, revision: int) -> Envelope:
+def expire_request(user: str, due: datetime, revision: int) -> Envelope:
     """Build the request to expire the cart of `user` that was due at `due`, at `revision`."""
     id_ = expiry_id(user, due, revision)
     return Envelope.of(

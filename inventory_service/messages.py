@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from infrastructure.envelope import Message, Moment, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry, Timestamp
 from infrastructure.topics import Topic
 
 MAX_QUANTITY: Final = 999
@@ -21,10 +21,10 @@ RESPONSES: Final = Topic("inventory.responses.v1", keyed_by="user", retention=ti
 STOCK: Final = Topic("inventory.stock.v1", keyed_by="product")
 PRODUCTS: Final = Topic("catalogue.products.v1", keyed_by="product")
 
-Printable = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
 """Ids and product codes: 1 to 64 printable ASCII characters."""
 Quantity = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
-QuantityOrNone = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
+QuantityOrZero = Annotated[int, Field(ge=0, le=MAX_QUANTITY)]
 """The quantity of `set`; 0 removes the line."""
 
 
@@ -42,7 +42,7 @@ class Money(_Value):
 class Line(_Value):
     """One product in a cart, with the price at which it was granted."""
 
-    product: Printable
+    product: Identifier
     quantity: Quantity
     price: Money
 
@@ -50,14 +50,14 @@ class Line(_Value):
 class Item(_Value):
     """A quantity of a product, requested without a cart."""
 
-    product: Printable
+    product: Identifier
     quantity: Quantity
 
 
 class GivenUp(_Value):
     """A cart line that an expiry released."""
 
-    product: Printable
+    product: Identifier
     quantity: int
 
 
@@ -65,7 +65,7 @@ class Cart(_Value):
     """A full cart at `revision`; `expires_at` is `None` for an empty cart."""
 
     revision: int = Field(ge=0)
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
     lines: tuple[Line, ...] = ()
 
 
@@ -73,7 +73,7 @@ class Cart(_Value):
 
 
 class _Request(Message):
-    user_id: Printable
+    user_id: Identifier
 
 
 class Hold(_Request):
@@ -81,8 +81,8 @@ class Hold(_Request):
 
     TYPE: ClassVar[str] = "holdfast.inventory.hold"
     mode: Literal["add", "set"]
-    product: Printable
-    quantity: QuantityOrNone
+    product: Identifier
+    quantity: QuantityOrZero
 
     @model_validator(mode="after")
     def _require_positive_add(self) -> Self:
@@ -95,7 +95,7 @@ class Remove(_Request):
     """A request to release all units of one product; never refused."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.remove"
-    product: Printable
+    product: Identifier
 
 
 class Clear(_Request):
@@ -108,7 +108,7 @@ class Expire(_Request):
     """An expiry request: the cart expires if Postgres still says that it was due at `due`."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.expire"
-    due: Moment
+    due: Timestamp
 
 
 class Fail(_Request):
@@ -123,30 +123,30 @@ class Check(_Request):
     """A read of a product's availability, in order with the shopper's own requests."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.check"
-    product: Printable
-    session: Printable
+    product: Identifier
+    session: Identifier
 
 
 class Snapshot(_Request):
     """A read of the cart. The answer repeats `epoch`."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.snapshot"
-    session: Printable
-    epoch: Printable
+    session: Identifier
+    epoch: Identifier
 
 
 class Lookup(_Request):
     """A read of the stored outcomes of some requests."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.lookup"
-    session: Printable
-    ids: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS)]
+    session: Identifier
+    ids: Annotated[tuple[Identifier, ...], Field(max_length=MAX_LOOKUP_IDS)]
 
 
 Purpose = Literal["order", "reservation"]
 """The owner of holds: an order of the saga, or a service that settles its reservation itself."""
 HoldState = Literal["PENDING", "COMMITTED", "CANCELLED"]
-"""State of an order's holds: the stock is held (`PENDING`), sold (`COMMITTED`) or released (`CANCELLED`)."""
+"""State of an order's holds: the stock is held (`PENDING`), sold (`COMMITTED_VERSION`) or released (`CANCELLED`)."""
 
 
 class Commit(_Request):
@@ -159,7 +159,7 @@ class Commit(_Request):
     """
 
     TYPE: ClassVar[str] = "holdfast.inventory.commit"
-    order_id: Printable
+    order_id: Identifier
     version: int | None = None
     lines: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
     expect: Money | None = None
@@ -178,14 +178,14 @@ class Sell(_Request):
     """A request to sell an order's holds: units move from `held` to `sold`. Repeats have no effect."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.sell"
-    order_id: Printable
+    order_id: Identifier
 
 
 class ReleaseOrder(_Request):
     """A request to release an order's holds: to the shopper's cart as far as it has room, or to stock."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.release-order"
-    order_id: Printable
+    order_id: Identifier
     to: Literal["cart", "shelf"]
 
 
@@ -193,7 +193,7 @@ class Restock(_Request):
     """A request to take back units sold to an order: lowers `sold` before shipping, raises `received` after it."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.restock"
-    order_id: Printable
+    order_id: Identifier
     shipped: bool
 
 
@@ -201,8 +201,8 @@ class ReadReservation(_Request):
     """A read of the holds of an order or a reservation, and their state."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.reservation"
-    order_id: Printable
-    session: Printable
+    order_id: Identifier
+    session: Identifier
 
 
 Request = (
@@ -220,7 +220,7 @@ Request = (
     | Restock
     | ReadReservation
 )
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(
     get_args(Request), sources=("/cart", "/inventory", "/orders", "/edge")
 )
 
@@ -243,10 +243,10 @@ class Held(_Value):
     """A granted hold: `quantity` is the request's, `line_quantity` the line's after it, `expires_at` the cart's."""
 
     type: Literal["held"] = "held"
-    product: Printable
+    product: Identifier
     quantity: int
     line_quantity: int
-    expires_at: Moment
+    expires_at: Timestamp
     version: int
 
 
@@ -254,17 +254,17 @@ class Refused(_Value):
     """A refusal; nothing was changed. `available` is set for `out_of_stock`, `order_id` if an order was requested."""
 
     type: Literal["refused"] = "refused"
-    product: Printable | None = None
+    product: Identifier | None = None
     reason: RefusalReason
     available: int | None = None
-    order_id: Printable | None = None
+    order_id: Identifier | None = None
 
 
 class Removed(_Value):
     """A removed line, or without `product` the removal of the whole cart."""
 
     type: Literal["removed"] = "removed"
-    product: Printable | None = None
+    product: Identifier | None = None
     version: int
 
 
@@ -280,7 +280,7 @@ class IdReused(_Value):
     """The id was used before for another command, whose outcome stands. `order_id` is that of an order never held."""
 
     type: Literal["id_reused"] = "id_reused"
-    order_id: Printable | None = None
+    order_id: Identifier | None = None
 
 
 class BadField(_Value):
@@ -294,7 +294,7 @@ class Available(_Value):
     """The answer to `Check`; `available` is `None` for an unknown product."""
 
     type: Literal["available"] = "available"
-    product: Printable
+    product: Identifier
     available: int | None
 
 
@@ -308,7 +308,7 @@ class Committed(_Value):
     """The order (or reservation) has these holds, at these prices; `version` is the cart's after it."""
 
     type: Literal["committed"] = "committed"
-    order_id: Printable
+    order_id: Identifier
     purpose: Purpose
     lines: tuple[Line, ...]
     total: Money
@@ -319,14 +319,14 @@ class Sold(_Value):
     """The order's holds are sold."""
 
     type: Literal["sold"] = "sold"
-    order_id: Printable
+    order_id: Identifier
 
 
 class Released(_Value):
     """The order's holds are released; `version` is the cart's after it."""
 
     type: Literal["released"] = "released"
-    order_id: Printable
+    order_id: Identifier
     version: int
 
 
@@ -334,7 +334,7 @@ class Restocked(_Value):
     """The units sold to the order are stock again."""
 
     type: Literal["restocked"] = "restocked"
-    order_id: Printable
+    order_id: Identifier
 
 
 class Reservation(_Value):
@@ -344,7 +344,7 @@ class Reservation(_Value):
     """
 
     type: Literal["reservation"] = "reservation"
-    order_id: Printable
+    order_id: Identifier
     state: HoldState | None = None
     lines: tuple[Line, ...] = ()
 
@@ -354,14 +354,14 @@ StoredOutcome = Annotated[
     Field(discriminator="type"),
 ]
 """The one final outcome of a request, as the request log keeps it."""
-STORED_OUTCOME: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
+STORED_OUTCOME_ADAPTER: Final[TypeAdapter[StoredOutcome]] = TypeAdapter(StoredOutcome)
 """Parser of stored outcomes."""
 
 
 class Stored(_Value):
     """A request with its outcome."""
 
-    id: Printable
+    id: Identifier
     outcome: StoredOutcome
 
 
@@ -370,7 +370,7 @@ class LookedUp(_Value):
 
     type: Literal["looked_up"] = "looked_up"
     outcomes: tuple[Stored, ...]
-    unknown: tuple[Printable, ...]
+    unknown: tuple[Identifier, ...]
 
 
 Outcome = Annotated[
@@ -396,15 +396,15 @@ class Decided(Message):
     """An outcome with the current full cart. `session` and `epoch` are set on answers to a read."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.decided"
-    user_id: Printable
+    user_id: Identifier
     outcome: Outcome
     cart: Cart
     replayed: bool = False
-    session: Printable | None = None
-    epoch: Printable | None = None
+    session: Identifier | None = None
+    epoch: Identifier | None = None
 
 
-RESPONSE_VOCABULARY: Final[Vocabulary[Decided]] = Vocabulary((Decided,), sources=("/inventory",))
+RESPONSE_REGISTRY: Final[MessageRegistry[Decided]] = MessageRegistry((Decided,), sources=("/inventory",))
 
 # ---- state topics ---------------------------------------------------------------------------------------------------
 
@@ -413,7 +413,7 @@ class Stock(Message):
     """The stock of a product at `version`; consumers keep the highest version."""
 
     TYPE: ClassVar[str] = "holdfast.inventory.stock"
-    product: Printable
+    product: Identifier
     available: int
     received: int
     held: int
@@ -425,7 +425,7 @@ class Product(Message):
     """A product of the catalogue at `version`; a `deleted` one is no longer for sale."""
 
     TYPE: ClassVar[str] = "holdfast.catalogue.product"
-    code: Printable
+    code: Identifier
     name: Annotated[str, Field(min_length=1, max_length=200)]
     category: str | None = None
     price: Money
@@ -434,5 +434,5 @@ class Product(Message):
     version: int
 
 
-STOCK_VOCABULARY: Final[Vocabulary[Stock]] = Vocabulary((Stock,), sources=("/inventory",))
-PRODUCT_VOCABULARY: Final[Vocabulary[Product]] = Vocabulary((Product,), sources=("/inventory",))
+STOCK_REGISTRY: Final[MessageRegistry[Stock]] = MessageRegistry((Stock,), sources=("/inventory",))
+PRODUCT_REGISTRY: Final[MessageRegistry[Product]] = MessageRegistry((Product,), sources=("/inventory",))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from inventory_service import orders
-from inventory_service.content import Content, Logged, content
+from inventory_service.content import Fingerprint, LoggedRequest, fingerprint
 from inventory_service.messages import (
     MAX_LINES,
     MAX_QUANTITY,
@@ -41,31 +41,33 @@ from inventory_service.messages import (
     Stored,
 )
 from inventory_service.state import (
-    EXPIRY_MARK,
-    Answer,
+    EXPIRY_PREFIX,
+    CartState,
     Command,
     Decision,
-    Due,
-    Entry,
-    Holder,
-    Key,
+    DueCart,
     LedgerRow,
-    LineSet,
-    Moved,
+    LineChange,
+    LogEntry,
+    LogKey,
+    Reply,
     State,
+    StockDelta,
     is_due,
-    to_milliseconds,
+    truncate_to_milliseconds,
 )
 
 # ---- decide and evolve ----------------------------------------------------------------------------------------------
 
 
 def decide(  # noqa: PLR0911 - one per request
-    state: State, cart: Holder, request: Logged, accepted: datetime
+    state: State, cart: CartState, request: LoggedRequest, accepted: datetime
 ) -> Decision:
     """Decide `request` for a cart that is not due; all or nothing."""
     age = state.now - accepted
-    if not -state.rules.ahead <= age <= state.rules.remembered and not orders.is_ageless(state, request):
+    if not -state.time_limits.max_skew <= age <= state.time_limits.max_age and not orders.has_no_age_limit(
+        state, request
+    ):
         if age < timedelta(0):
             return Decision(BadField(field="time"))  # logged, so that a later replay does not execute it
         return Decision(_refusal(request, "expired"))
@@ -79,20 +81,20 @@ def decide(  # noqa: PLR0911 - one per request
             released = [*cart.lines.values()]
             return _release_lines(released, Removed(version=cart.revision + bool(released)))
         case Commit():
-            return orders.commit(state, cart, request)
+            return orders.decide_commit(state, cart, request)
         case Sell() | ReleaseOrder() | Restock():
-            return orders.step(state, cart, request)
+            return orders.decide_step(state, cart, request)
         case Fail():
             return Decision(_refusal(request, "failed"))
 
 
-def _refusal(request: Logged, reason: RefusalReason) -> Refused:
-    command = content(request)
+def _refusal(request: LoggedRequest, reason: RefusalReason) -> Refused:
+    command = fingerprint(request)
     return Refused(product=command.get("product"), reason=reason, order_id=command.get("order_id"))
 
 
-def _decide_hold(state: State, cart: Holder, request: Hold) -> Decision:
-    product, stock = request.product, state.shelves.get(request.product)
+def _decide_hold(state: State, cart: CartState, request: Hold) -> Decision:
+    product, stock = request.product, state.stock_levels.get(request.product)
     line = cart.lines.get(product)
     before = line.quantity if line else 0
     after = request.quantity + (before if request.mode == "add" else 0)
@@ -107,71 +109,71 @@ def _decide_hold(state: State, cart: Holder, request: Hold) -> Decision:
         product=product,
         quantity=request.quantity,
         line_quantity=after,
-        expires_at=cart.extended(state.now, state.rules),
+        expires_at=cart.extended_expiry(state.now, state.time_limits),
         version=cart.revision + 1,
     )
-    price = line.price if line else state.shelves[product].price  # a line keeps the price it was first granted at
-    changed = LineSet(product, Line(product=product, quantity=after, price=price))
-    deltas = (Moved(product, held=after - before),) if after != before else ()
+    price = line.price if line else state.stock_levels[product].price  # a line keeps the price it was first granted at
+    changed = LineChange(product, Line(product=product, quantity=after, price=price))
+    deltas = (StockDelta(product, held=after - before),) if after != before else ()
     return Decision(held, (changed,), deltas, held.expires_at)
 
 
 def _release_lines(released: Iterable[Line], outcome: Removed | Expired) -> Decision:
     return Decision(
         outcome,
-        tuple(LineSet(line.product, None) for line in released),
-        tuple(Moved(line.product, held=-line.quantity) for line in released),
+        tuple(LineChange(line.product, None) for line in released),
+        tuple(StockDelta(line.product, held=-line.quantity) for line in released),
     )
 
 
-def evolve(state: State, key: Key, cause: str, decision: Decision) -> None:
+def evolve(state: State, key: LogKey, cause: str, decision: Decision) -> None:
     """Apply a decision. The cart's revision grows by one if any of its lines changes, else not at all."""
-    reserved = decision.reserved
+    reserved = decision.order_holds
     if reserved is not None:
-        if reserved.order_id not in state.reserved:
+        if reserved.order_id not in state.order_holds:
             state.new_orders.add(reserved.order_id)
-        state.reserved[reserved.order_id] = reserved
+        state.order_holds[reserved.order_id] = reserved
         state.changed_orders.add(reserved.order_id)
-    for product, received, held, sold in decision.stock:
-        stock = state.shelves[product]
+    for product, received, held, sold in decision.stock_deltas:
+        stock = state.stock_levels[product]
         stock.received += received
         stock.held += held
         stock.sold += sold
         stock.version += 1
         order_id = reserved and reserved.order_id
-        state.ledger.append(LedgerRow(product, stock.version, key, cause, received, held, sold, order_id))
-    if decision.lines:
+        state.ledger_rows.append(LedgerRow(product, stock.version, key, cause, received, held, sold, order_id))
+    if decision.line_changes:
         _change_cart(state, key[0], decision)
 
 
 def _change_cart(state: State, user: str, decision: Decision) -> None:
-    cart = state.holders[user]
-    for product, line in decision.lines:
+    cart = state.carts[user]
+    for product, line in decision.line_changes:
         before = cart.lines.pop(product, None)
         if line is not None:
             cart.lines[product] = line
         if line is None or before is None or line.quantity != before.quantity:
             state.changed_lines.add((user, product))
-    if decision.until:
-        cart.first_held_at = cart.first_held_at or to_milliseconds(state.now)
-        cart.expires_at = decision.until
+    if decision.expires_at:
+        cart.first_held_at = cart.first_held_at or truncate_to_milliseconds(state.now)
+        cart.expires_at = decision.expires_at
     if not cart.lines:
         cart.first_held_at = cart.expires_at = None
-    cart.expired = False
+    cart.just_expired = False
     cart.revision += 1
-    state.changed_holders.add(user)
+    state.changed_carts.add(user)
 
 
-def _record(state: State, key: Key, command: Content, decision: Decision) -> None:
+def _record(state: State, key: LogKey, command: Fingerprint, decision: Decision) -> None:
     evolve(state, key, command["type"], decision)
-    entry = state.log[key] = Entry(command, decision.outcome)
-    state.decided.append((key, entry, state.holders[key[0]].revision))
+    entry = state.log[key] = LogEntry(command, decision.outcome)
+    state.new_log_entries.append((key, entry, state.carts[key[0]].revision))
 
 
 # ---- a batch --------------------------------------------------------------------------------------------------------
 
 
-def fold(state: State, batch: Iterable[Command]) -> list[Answer]:
+def fold(state: State, batch: Iterable[Command]) -> list[Reply]:
     """Decide a batch in the order of arrival, and return the replies in the order in which they became true.
 
     If a request finds its cart due, the reply that the cart has expired comes first. An expiry request that finds
@@ -180,9 +182,9 @@ def fold(state: State, batch: Iterable[Command]) -> list[Answer]:
     return [answer for command in batch for answer in _process(state, command)]
 
 
-def _process(state: State, command: Command) -> Iterator[Answer]:
+def _process(state: State, command: Command) -> Iterator[Reply]:
     request, user = command.request, command.request.user_id
-    cart, logged = state.holders[user], state.log.get(command.key)
+    cart, logged = state.carts[user], state.log.get(command.key)
     # A failed request changes only the log, because the cart itself may be the cause of the failure.
     if is_due(cart, state.now) and not isinstance(request, Fail):
         yield _expire(state, cart, command)
@@ -190,34 +192,34 @@ def _process(state: State, command: Command) -> Iterator[Answer]:
         case Hold() | Remove() | Clear() | Commit() | Fail() | Sell() | ReleaseOrder() | Restock():
             yield _replay(cart, command, request, logged) if logged else _execute(state, cart, command, request)
         case Check(product=product):
-            stock = state.shelves.get(product)
+            stock = state.stock_levels.get(product)
             available = stock.available if stock and stock.for_sale else None
-            yield Answer(command, command.id, Available(product=product, available=available), cart.cart())
+            yield Reply(command, command.id, Available(product=product, available=available), cart.to_message())
         case Snapshot():
-            yield Answer(command, command.id, SnapshotTaken(), cart.cart())
+            yield Reply(command, command.id, SnapshotTaken(), cart.to_message())
         case Lookup(ids=ids):
-            yield Answer(command, command.id, _look_up(state, user, ids), cart.cart())
+            yield Reply(command, command.id, _look_up(state, user, ids), cart.to_message())
         case ReadReservation(order_id=order_id):
-            yield Answer(command, command.id, orders.reservation(state, user, order_id), cart.cart())
+            yield Reply(command, command.id, orders.reservation(state, user, order_id), cart.to_message())
         case Expire():  # a due cart has been expired above, under the expiry's own id
             if logged is not None:
-                yield Answer(command, command.id, logged.outcome, cart.cart(), replayed=True)
+                yield Reply(command, command.id, logged.outcome, cart.to_message(), replayed=True)
 
 
-def _execute(state: State, cart: Holder, command: Command, request: Logged) -> Answer:
-    decision = decide(state, cart, request, command.accepted)
-    _record(state, command.key, content(request), decision)
-    return Answer(command, command.id, decision.outcome, cart.cart())
+def _execute(state: State, cart: CartState, command: Command, request: LoggedRequest) -> Reply:
+    decision = decide(state, cart, request, command.accepted_at)
+    _record(state, command.key, fingerprint(request), decision)
+    return Reply(command, command.id, decision.outcome, cart.to_message())
 
 
-def _replay(cart: Holder, command: Command, request: Logged, logged: Entry) -> Answer:
-    if logged.content == content(request):
-        return Answer(command, command.id, logged.outcome, cart.cart(), replayed=True)
+def _replay(cart: CartState, command: Command, request: LoggedRequest, logged: LogEntry) -> Reply:
+    if logged.fingerprint == fingerprint(request):
+        return Reply(command, command.id, logged.outcome, cart.to_message(), replayed=True)
     order_id = request.order_id if isinstance(request, Commit) else None
-    return Answer(command, command.id, IdReused(order_id=order_id), cart.cart())
+    return Reply(command, command.id, IdReused(order_id=order_id), cart.to_message())
 
 
-def _expire(state: State, cart: Holder, command: Command) -> Answer:
+def _expire(state: State, cart: CartState, command: Command) -> Reply:
     """Expire a due cart, as a decision of its own that is made once, whichever request found the cart due."""
     user, due = command.request.user_id, cart.expires_at or state.now
     lines = [*cart.lines.values()]
@@ -225,10 +227,10 @@ def _expire(state: State, cart: Holder, command: Command) -> Answer:
     decision = _release_lines(lines, Expired(lines=released, version=cart.revision + 1))
     id_ = state.expiry_ids[user]
     if not isinstance(command.request, Expire):
-        state.untold.append(Due(user, due, cart.revision))
-    _record(state, (user, EXPIRY_MARK + id_), {"type": "expire", "due": due.astimezone(UTC).isoformat()}, decision)
-    cart.expired = True
-    return Answer(command, id_, decision.outcome, cart.cart())
+        state.undelivered.append(DueCart(user, due, cart.revision))
+    _record(state, (user, EXPIRY_PREFIX + id_), {"type": "expire", "due": due.astimezone(UTC).isoformat()}, decision)
+    cart.just_expired = True
+    return Reply(command, id_, decision.outcome, cart.to_message())
 
 
 def _look_up(state: State, user: str, ids: tuple[str, ...]) -> LookedUp:

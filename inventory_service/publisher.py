@@ -12,20 +12,20 @@ from typing import Any, Final
 
 from infrastructure import metrics
 from infrastructure.clock import now
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection, try_lock
 from infrastructure.topics import Topic
 from inventory_service.messages import PRODUCTS, STOCK, Money, Product, Stock
 from inventory_service.store import QUERIES
 
-EVERY: Final = 0.25
+PUBLISH_SECONDS: Final = 0.25
 """Seconds between two passes, and so at most four states per second of one product."""
-COMPETE_EVERY: Final = 1.0
-AT_ONCE: Final = 500
+LOCK_RETRY_SECONDS: Final = 1.0
+BATCH_SIZE: Final = 500
 """Events that are sent before their acknowledgements are awaited."""
 
-OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=5s -c enable_seqscan=off -c jit=off"
+PUBLISHER_OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=5s -c enable_seqscan=off -c jit=off"
 """Server settings of the publisher's connection.
 
 A publisher that is stopped, or waits too long for Kafka, loses its session and with it the lock; another one takes
@@ -35,7 +35,7 @@ over."""
 class Publisher:
     """Publisher of stock and products.
 
-    `connect` returns a connection with `OPTIONS`, whose session holds the advisory lock `name`; `publish` returns after
+    `connect` returns a connection with `PUBLISHER_OPTIONS`, whose session holds the advisory lock `name`; `publish` returns after
     the acknowledgements.
     """
 
@@ -57,13 +57,13 @@ class Publisher:
             while True:
                 if await try_lock(connection, self.name):
                     break
-                await asyncio.sleep(COMPETE_EVERY)
+                await asyncio.sleep(LOCK_RETRY_SECONDS)
             self._stored = ""  # continue from the stored position, whichever replica stored it
             while True:
-                await self.look(connection)
-                await asyncio.sleep(EVERY)
+                await self.publish_changes(connection)
+                await asyncio.sleep(PUBLISH_SECONDS)
 
-    async def look(self, connection: Connection) -> int:
+    async def publish_changes(self, connection: Connection) -> int:
         """Publish the states that have changed since the last pass, and return their number."""
         [(stored, safe)] = await _fetch_all(connection, "positions")
         if stored != self._stored:
@@ -95,19 +95,19 @@ class Publisher:
         # Products first, so that a consumer of a stock already knows its product.
         published = await self._publish_new(PRODUCTS, products)
         if products or stock:
-            crashpoint("inventory.described")
+            failpoint("inventory.described")
         published += await self._publish_new(STOCK, stock)
         self._position = safe
         if published:
-            crashpoint("inventory.published")
+            failpoint("inventory.published")
             result = await connection.execute(QUERIES["store_position"], {"position": safe, "stored": stored})
             self._stored = safe if result.rowcount else stored  # on a mismatch, `republish` has reset it
         return published
 
     async def _publish_new(self, topic: Topic, states: Iterable[Stock | Product]) -> int:
         unsent = [state for state in states if state.version > self._sent.get(_state_key(state), 0)]
-        for start in range(0, len(unsent), AT_ONCE):
-            part = unsent[start : start + AT_ONCE]
+        for start in range(0, len(unsent), BATCH_SIZE):
+            part = unsent[start : start + BATCH_SIZE]
             await self.publish(topic, [_event(state) for state in part])
             self._sent |= {_state_key(state): state.version for state in part}
             metrics.PUBLISHED.labels(topic.name).inc(len(part))

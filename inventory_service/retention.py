@@ -6,14 +6,14 @@ from typing import Final
 
 from infrastructure import metrics
 from infrastructure.postgres import Connection
-from inventory_service.store import LOG_KEPT, QUERIES
+from inventory_service.store import LOG_RETENTION, QUERIES
 
 RUN_SECONDS: Final = 60.0
 DELETE_LIMIT: Final = 1000
 """Rows deleted by one statement."""
 
 
-class Housekeeper:
+class RetentionJob:
     """Deletes old outcomes in small batches and creates the ledger's next monthly partitions.
 
     `connect` returns a connection with `store.BACKGROUND_OPTIONS`.
@@ -28,14 +28,14 @@ class Housekeeper:
             async with await self.connect() as connection:
                 await connection.execute(QUERIES["make_ledger_months"])
                 while True:
-                    if await trim(connection) < DELETE_LIMIT:
+                    if await delete_old_outcomes(connection) < DELETE_LIMIT:
                         break
                     await asyncio.sleep(0.1)  # leave disk time for requests
             await asyncio.sleep(RUN_SECONDS)
 
 
-async def trim(connection: Connection) -> int:
-    """Delete at most `DELETE_LIMIT` outcomes that are older than `LOG_KEPT`, and return their number."""
-    result = await connection.execute(QUERIES["delete_old_outcomes"], {"keep": LOG_KEPT, "limit": DELETE_LIMIT})
+async def delete_old_outcomes(connection: Connection) -> int:
+    """Delete at most `DELETE_LIMIT` outcomes that are older than `LOG_RETENTION`, and return their number."""
+    result = await connection.execute(QUERIES["delete_old_outcomes"], {"keep": LOG_RETENTION, "limit": DELETE_LIMIT})
     metrics.TRIMMED.inc(result.rowcount)
     return result.rowcount

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from infrastructure.settings import Settings as Shared
-from inventory_service.state import Rules
+from inventory_service.state import TimeLimits
 
 
 class Settings(Shared):
@@ -22,9 +22,9 @@ class Settings(Shared):
     )
 
     @property
-    def rules(self) -> Rules:
+    def time_limits(self) -> TimeLimits:
         """The time limits of the model."""
-        return Rules(
-            idle=timedelta(minutes=self.hold_minutes),
-            longest=timedelta(minutes=self.hold_longest_minutes),
+        return TimeLimits(
+            idle_timeout=timedelta(minutes=self.hold_minutes),
+            max_lifetime=timedelta(minutes=self.hold_longest_minutes),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from inventory_service.content import Content
+from inventory_service.content import Fingerprint
 from inventory_service.messages import (
     Cart,
     Expire,
@@ -24,30 +24,30 @@ from inventory_service.messages import (
     StoredOutcome,
 )
 
-EXPIRY_MARK: Final = "⏳"
+EXPIRY_PREFIX: Final = "⏳"
 """Prefix of expiry ids in `request_log`. Client ids are ASCII, so no client can pre-register one to keep its cart
 alive."""
-STEP_MARK: Final = "⚑"
+STEP_PREFIX: Final = "⚑"
 """Prefix of the ids of order steps, which a client could guess from the order's id."""
-MARKS: Final[Mapping[type, str]] = {
-    Expire: EXPIRY_MARK,
-    Sell: STEP_MARK,
-    ReleaseOrder: STEP_MARK,
-    Restock: STEP_MARK,
+ID_PREFIXES: Final[Mapping[type, str]] = {
+    Expire: EXPIRY_PREFIX,
+    Sell: STEP_PREFIX,
+    ReleaseOrder: STEP_PREFIX,
+    Restock: STEP_PREFIX,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class TimeLimits:
     """Time limits of carts and requests."""
 
-    idle: timedelta = timedelta(minutes=15)
+    idle_timeout: timedelta = timedelta(minutes=15)
     """Lifetime of a cart after each granted add or set."""
-    longest: timedelta = timedelta(minutes=60)
+    max_lifetime: timedelta = timedelta(minutes=60)
     """Maximum lifetime of a cart after its first hold."""
-    remembered: timedelta = timedelta(days=7)
-    """Maximum age of a request that is not in the log; an older one is refused as `expired`."""
-    ahead: timedelta = timedelta(minutes=5)
+    max_age: timedelta = timedelta(days=7)
+    """Maximum age of a request that is not in the log; an older one is refused as `just_expired`."""
+    max_skew: timedelta = timedelta(minutes=5)
     """Maximum distance of a request's time into the future; a greater one is refused as `bad_field`."""
 
 
@@ -55,7 +55,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Shelf:
+class StockLevel:
     """The stock row of one product."""
 
     received: int
@@ -72,30 +72,30 @@ class Shelf:
 
 
 @dataclass(slots=True)
-class Holder:
+class CartState:
     """One shopper's cart. `revision` grows by one with each request that changes the cart."""
 
     revision: int = 0
     first_held_at: datetime | None = None
     expires_at: datetime | None = None
-    expired: bool = False
+    just_expired: bool = False
     """True if the last change of the cart was its expiry."""
     lines: dict[str, Line] = field(default_factory=dict)
     _view: Cart | None = None
 
-    def cart(self) -> Cart:
+    def to_message(self) -> Cart:
         """Return the cart as a message. It is built once per revision, and shared by all replies."""
         if self._view is None or self._view.revision != self.revision:
             lines = tuple(line for _, line in sorted(self.lines.items()))
             self._view = Cart(revision=self.revision, expires_at=self.expires_at, lines=lines)
         return self._view
 
-    def extended(self, now: datetime, rules: Rules) -> datetime:
+    def extended_expiry(self, now: datetime, rules: TimeLimits) -> datetime:
         """Return when the cart expires if a hold is granted now."""
-        return to_milliseconds(min(now + rules.idle, (self.first_held_at or now) + rules.longest))
+        return truncate_to_milliseconds(min(now + rules.idle_timeout, (self.first_held_at or now) + rules.max_lifetime))
 
 
-class Reserved(NamedTuple):
+class OrderHolds(NamedTuple):
     """The holds of an order, kept indefinitely so that no step takes effect twice.
 
     An order without lines was released before its commit arrived; that commit is refused.
@@ -110,18 +110,18 @@ class Reserved(NamedTuple):
     """Revision of the cart after the commit."""
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """A request in the log, with its outcome."""
 
-    content: Content
+    fingerprint: Fingerprint
     outcome: StoredOutcome
 
 
-Key = tuple[str, str]
+LogKey = tuple[str, str]
 """Primary key of the log: user id and request id, with a prefix for ids that clients may not choose."""
 
 
-class Due(NamedTuple):
+class DueCart(NamedTuple):
     """A cart that was due at `due`, at `revision`."""
 
     user: str
@@ -134,7 +134,7 @@ class LedgerRow(NamedTuple):
 
     product: str
     version: int
-    key: Key
+    key: LogKey
     cause: str
     received: int
     held: int
@@ -147,33 +147,33 @@ class State:
     """The locked rows, and the keys of those that the fold has changed. Each key is written once per batch."""
 
     now: datetime
-    holders: dict[str, Holder]
-    shelves: dict[str, Shelf]
-    log: dict[Key, Entry]
+    carts: dict[str, CartState]
+    stock_levels: dict[str, StockLevel]
+    log: dict[LogKey, LogEntry]
     expiry_ids: Mapping[str, str] = field(default_factory=dict)
     """Id of the expiry of each due cart, by user."""
-    rules: Rules = field(default_factory=Rules)
-    reserved: dict[str, Reserved] = field(default_factory=dict)
+    time_limits: TimeLimits = field(default_factory=TimeLimits)
+    order_holds: dict[str, OrderHolds] = field(default_factory=dict)
     """Holds by order id."""
-    changed_holders: set[str] = field(default_factory=set)
+    changed_carts: set[str] = field(default_factory=set)
     changed_lines: set[tuple[str, str]] = field(default_factory=set)
     new_orders: set[str] = field(default_factory=set)
     changed_orders: set[str] = field(default_factory=set)
-    ledger: list[LedgerRow] = field(default_factory=list)
-    decided: list[tuple[Key, Entry, int]] = field(default_factory=list)
-    untold: list[Due] = field(default_factory=list)
+    ledger_rows: list[LedgerRow] = field(default_factory=list)
+    new_log_entries: list[tuple[LogKey, LogEntry, int]] = field(default_factory=list)
+    undelivered: list[DueCart] = field(default_factory=list)
     """Expiries found by requests that are not expiry requests.
 
     Such a request publishes the expiry only once, so the store keeps it until an expiry request has been sent for it.
     """
 
 
-def is_due(holder: Holder, now: datetime) -> bool:
+def is_due(holder: CartState, now: datetime) -> bool:
     """True if the cart has reached its expiry time."""
     return holder.expires_at is not None and holder.expires_at <= now
 
 
-def to_milliseconds(time: datetime) -> datetime:
+def truncate_to_milliseconds(time: datetime) -> datetime:
     """Truncate a time to milliseconds. Messages carry milliseconds, so the stored time equals the published one."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
@@ -186,23 +186,23 @@ class Command:
     """A request with its id and the time of its first acceptance."""
 
     id: str
-    accepted: datetime
+    accepted_at: datetime
     request: Request
 
     @property
-    def key(self) -> Key:
+    def key(self) -> LogKey:
         """Key of this request in the log."""
-        return self.request.user_id, MARKS.get(type(self.request), "") + self.id
+        return self.request.user_id, ID_PREFIXES.get(type(self.request), "") + self.id
 
 
-class LineSet(NamedTuple):
+class LineChange(NamedTuple):
     """The new line of a product in the cart; `None` removes the line."""
 
     product: str
     line: Line | None
 
 
-class Moved(NamedTuple):
+class StockDelta(NamedTuple):
     """Changes of a product's stock counters, as differences."""
 
     product: str
@@ -212,19 +212,19 @@ class Moved(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The outcome of a request and its effects. Changes of `lines` are changes of the cart and raise its revision."""
+    """The outcome of a request and its effects. Changes of `line_changes` are changes of the cart and raise its revision."""
 
     outcome: StoredOutcome
-    lines: tuple[LineSet, ...] = ()
-    stock: tuple[Moved, ...] = ()
-    until: datetime | None = None
+    line_changes: tuple[LineChange, ...] = ()
+    stock_deltas: tuple[StockDelta, ...] = ()
+    expires_at: datetime | None = None
     """New expiry time of the cart; `None` keeps the current one."""
-    reserved: Reserved | None = None
+    order_holds: OrderHolds | None = None
     """New holds of the order; `None` if they do not change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """The reply to request `id`, which differs from `command.id` if the request found its cart due."""
 
     command: Command

@@ -11,12 +11,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from infrastructure.crashpoints import crashpoint
-from infrastructure.ids import derived
+from infrastructure.crashpoints import failpoint
+from infrastructure.ids import derive_id
 from infrastructure.postgres import Connection, load_queries
-from inventory_service.arrays import NOTHING, documents, optional_texts, outcomes, scalars, texts
+from inventory_service.arrays import (
+    EMPTY_ARRAY,
+    json_array,
+    nullable_text_array,
+    outcome_array,
+    scalar_array,
+    text_array,
+)
 from inventory_service.messages import (
-    STORED_OUTCOME,
+    STORED_OUTCOME_ADAPTER,
     Check,
     Clear,
     Commit,
@@ -33,12 +40,22 @@ from inventory_service.messages import (
     Sell,
 )
 from inventory_service.model import fold
-from inventory_service.state import Answer, Command, Entry, Holder, Reserved, Rules, Shelf, State, is_due
+from inventory_service.state import (
+    CartState,
+    Command,
+    LogEntry,
+    OrderHolds,
+    Reply,
+    State,
+    StockLevel,
+    TimeLimits,
+    is_due,
+)
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
-OPTIONS: Final = " ".join(
+STORE_OPTIONS: Final = " ".join(
     f"-c {option}"
     for option in (
         # Each statement is a lookup by key. With default settings the planner scans the whole log, at the latest when
@@ -58,7 +75,7 @@ OPTIONS: Final = " ".join(
 BACKGROUND_OPTIONS: Final = "-c statement_timeout=10s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
 """Server settings for the connections of background tasks."""
 
-LOG_KEPT: Final = timedelta(days=9)
+LOG_RETENTION: Final = timedelta(days=9)
 """How long outcomes are kept, which is longer than any topic keeps a request."""
 
 
@@ -68,14 +85,14 @@ def expiry_id(user: str, due: datetime, revision: int) -> str:
     The revision distinguishes two carts of one user that are due at the same instant, which happens if a clock is set
     back.
     """
-    return derived(user, due.astimezone(UTC).isoformat(), str(revision), "expire")
+    return derive_id(user, due.astimezone(UTC).isoformat(), str(revision), "expire")
 
 
-class Decisions(NamedTuple):
+class BatchResult(NamedTuple):
     """The result of a batch: the time of its transaction, the replies, and the units left of its products."""
 
     now: datetime
-    answers: list[Answer]
+    replies: list[Reply]
     available: Mapping[str, int]
 
 
@@ -85,7 +102,7 @@ class Store(Protocol):
     When `transact` raises, it is unknown whether the transaction was committed. Repeating the batch is always safe.
     """
 
-    async def transact(self, batch: Sequence[Command]) -> Decisions:
+    async def transact(self, batch: Sequence[Command]) -> BatchResult:
         """Decide `batch` in its order."""
         ...
 
@@ -93,45 +110,49 @@ class Store(Protocol):
 class MemoryStore:
     """In-memory double of the store: the same decisions over plain dictionaries, for tests."""
 
-    def __init__(self, stock_levels: dict[str, Shelf], now: Callable[[], datetime], rules: Rules | None = None) -> None:
-        self.rules = rules or Rules()
+    def __init__(
+        self, stock_levels: dict[str, StockLevel], now: Callable[[], datetime], time_limits: TimeLimits | None = None
+    ) -> None:
+        self.time_limits = time_limits or TimeLimits()
         self.now = now
-        self.shelves = stock_levels
-        self.holders: dict[str, Holder] = defaultdict(Holder)
-        self.log: dict[tuple[str, str], Entry] = {}
-        self.reserved: dict[str, Reserved] = {}
+        self.stock_levels = stock_levels
+        self.carts: dict[str, CartState] = defaultdict(CartState)
+        self.log: dict[tuple[str, str], LogEntry] = {}
+        self.order_holds: dict[str, OrderHolds] = {}
 
-    async def transact(self, batch: Sequence[Command]) -> Decisions:
+    async def transact(self, batch: Sequence[Command]) -> BatchResult:
         """Decide `batch` in its order."""
         now = self.now()
-        carts = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
-        state = State(now, carts, self.shelves, self.log, _expiry_ids(carts, now), self.rules, self.reserved)
+        carts = {command.request.user_id: self.carts[command.request.user_id] for command in batch}
+        state = State(
+            now, carts, self.stock_levels, self.log, _expiry_ids(carts, now), self.time_limits, self.order_holds
+        )
         replies = fold(state, batch)
-        return Decisions(now, replies, {code: stock.available for code, stock in self.shelves.items()})
+        return BatchResult(now, replies, {code: stock.available for code, stock in self.stock_levels.items()})
 
 
 class PostgresStore:
-    """The store. `connect` returns a connection with `OPTIONS`; any exception closes the connection."""
+    """The store. `connect` returns a connection with `STORE_OPTIONS`; any exception closes the connection."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], rules: Rules | None = None) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], time_limits: TimeLimits | None = None) -> None:
         self.connect = connect
-        self.rules = rules or Rules()
+        self.time_limits = time_limits or TimeLimits()
         self._connection: Connection | None = None
 
-    async def transact(self, batch: Sequence[Command]) -> Decisions:
+    async def transact(self, batch: Sequence[Command]) -> BatchResult:
         """Decide `batch` in its order."""
         try:
             if self._connection is None:
                 self._connection = await self.connect()
                 self._connection.prepare_threshold = 0  # prepare at first use: the statements never vary
-            state = await self._lock(self._connection, batch)
-            crashpoint("inventory.locked")
+            state = await self._lock_and_read(self._connection, batch)
+            failpoint("inventory.locked")
             replies = fold(state, batch)
             await self._write(self._connection, state)
         except BaseException:
             await self.close()  # it is unknown whether COMMIT arrived; the log knows
             raise
-        return Decisions(state.now, replies, {code: stock.available for code, stock in state.shelves.items()})
+        return BatchResult(state.now, replies, {code: stock.available for code, stock in state.stock_levels.items()})
 
     async def close(self) -> None:
         """Close the connection; the next batch opens another."""
@@ -139,9 +160,9 @@ class PostgresStore:
         if connection is not None:
             await connection.close()
 
-    async def _lock(self, connection: Connection, batch: Sequence[Command]) -> State:
+    async def _lock_and_read(self, connection: Connection, batch: Sequence[Command]) -> State:
         values = _keys(batch)
-        order_queries = ("order_holds",) if values["orders"] != NOTHING else ()
+        order_queries = ("order_holds",) if values["orders"] != EMPTY_ARRAY else ()
         names = (
             "insert_missing_holders",
             "lock_holders",
@@ -155,74 +176,84 @@ class PostgresStore:
             _, locked, log, holds, *orders, stock = [await connection.execute(QUERIES[name], values) for name in names]
             rows = await locked.fetchall()  # the first fetch flushes the pipeline; the others read its results
             now: datetime = rows[0][0]
-            carts = {user: Holder(*cart) for _, user, *cart in rows}
+            carts = {user: CartState(*cart) for _, user, *cart in rows}
             stock_levels = {
-                code: Shelf(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
+                code: StockLevel(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
                 async for code, received, held, sold, price, currency, version, for_sale in stock
             }
             entries = {
-                (user, id_): Entry(command, STORED_OUTCOME.validate_json(outcome))
+                (user, id_): LogEntry(command, STORED_OUTCOME_ADAPTER.validate_json(outcome))
                 async for user, id_, command, outcome in log
             }
             async for user, code, quantity, amount, currency in holds:
                 price = Money(amount=amount, currency=currency)
                 carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
             holds_by_order = _order_holds([row for cursor in orders async for row in cursor])
-        return State(now, carts, stock_levels, entries, _expiry_ids(carts, now), self.rules, holds_by_order)
+        return State(now, carts, stock_levels, entries, _expiry_ids(carts, now), self.time_limits, holds_by_order)
 
     async def _write(self, connection: Connection, state: State) -> None:
         """Write one row per key, with one statement per table; the most contended rows, of stock, come last."""
-        carts = [(user, state.holders[user]) for user in state.changed_holders]
-        lines = [(user, code, state.holders[user].lines.get(code)) for user, code in state.changed_lines]
-        stock = [(code, state.shelves[code]) for code in {row.product for row in state.ledger}]
+        carts = [(user, state.carts[user]) for user in state.changed_carts]
+        lines = [(user, code, state.carts[user].lines.get(code)) for user, code in state.changed_lines]
+        stock = [(code, state.stock_levels[code]) for code in {row.product for row in state.ledger_rows}]
         plan: list[tuple[str, list[Any], tuple[Callable[[Iterable[Any]], str], ...]]] = [
             (
                 "save_holders",
-                [(user, h.revision, h.first_held_at, h.expires_at, h.expired) for user, h in carts],
-                (texts, scalars, scalars, scalars, scalars),
+                [(user, h.revision, h.first_held_at, h.expires_at, h.just_expired) for user, h in carts],
+                (text_array, scalar_array, scalar_array, scalar_array, scalar_array),
             ),
             (
                 "save_holds",
                 [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
-                (texts, texts, scalars, scalars, texts),
+                (text_array, text_array, scalar_array, scalar_array, text_array),
             ),
-            ("delete_holds", [(user, code) for user, code, x in lines if not x], (texts, texts)),
+            ("delete_holds", [(user, code) for user, code, x in lines if not x], (text_array, text_array)),
             (
                 "save_reservations",
-                [(id_, o.user, o.purpose, o.revision) for id_, o in _items(state.reserved, state.new_orders)],
-                (texts, texts, optional_texts, scalars),
+                [(id_, o.user, o.purpose, o.revision) for id_, o in _items(state.order_holds, state.new_orders)],
+                (text_array, text_array, nullable_text_array, scalar_array),
             ),
             (
                 "save_order_holds",
                 [
                     (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
-                    for id_, o in _items(state.reserved, state.changed_orders)
+                    for id_, o in _items(state.order_holds, state.changed_orders)
                     for line in o.lines
                 ],
-                (texts, texts, scalars, scalars, texts, texts, texts),
+                (text_array, text_array, scalar_array, scalar_array, text_array, text_array, text_array),
             ),
             (
                 "append_ledger",
                 [
                     (row.product, row.version, *row.key, row.cause, row.received, row.held, row.sold, row.order_id)
-                    for row in state.ledger
+                    for row in state.ledger_rows
                 ],
-                (texts, scalars, texts, texts, texts, scalars, scalars, scalars, optional_texts),
+                (
+                    text_array,
+                    scalar_array,
+                    text_array,
+                    text_array,
+                    text_array,
+                    scalar_array,
+                    scalar_array,
+                    scalar_array,
+                    nullable_text_array,
+                ),
             ),
             (
                 "append_log",
-                [(*key, entry.content, entry.outcome, revision) for key, entry, revision in state.decided],
-                (texts, texts, documents, outcomes, scalars),
+                [(*key, entry.fingerprint, entry.outcome, revision) for key, entry, revision in state.new_log_entries],
+                (text_array, text_array, json_array, outcome_array, scalar_array),
             ),
             (
                 "insert_undelivered_expiries",
-                state.untold,
-                (texts, scalars, scalars),
+                state.undelivered,
+                (text_array, scalar_array, scalar_array),
             ),
             (
                 "save_stock",
                 [(code, s.received, s.held, s.sold, s.version) for code, s in stock],
-                (texts, scalars, scalars, scalars, scalars),
+                (text_array, scalar_array, scalar_array, scalar_array, scalar_array),
             ),
         ]
         async with connection.pipeline():
@@ -230,7 +261,7 @@ class PostgresStore:
                 if rows:
                     columns = zip(encoders, zip(*rows, strict=True), strict=True)
                     await connection.execute(QUERIES[name], [encode(column) for encode, column in columns])
-            crashpoint("inventory.written")
+            failpoint("inventory.written")
             await connection.execute("COMMIT")
 
 
@@ -267,21 +298,21 @@ def _keys(batch: Sequence[Command]) -> dict[str, str]:
     # If a batch both commits an order and sells or releases it, the order's products are still in the cart.
     clears.update(user for order_id, user in commits.items() if order_id in steps)
     return {
-        "users": texts(users),
-        "clears": texts(clears),
-        "codes": texts(codes),
-        "log_users": texts(user for user, _ in log),
-        "log_ids": texts(id_ for _, id_ in log),
-        "orders": texts(orders.union(commits, steps)),
-        "steps": texts(steps),
+        "users": text_array(users),
+        "clears": text_array(clears),
+        "codes": text_array(codes),
+        "log_users": text_array(user for user, _ in log),
+        "log_ids": text_array(id_ for _, id_ in log),
+        "orders": text_array(orders.union(commits, steps)),
+        "steps": text_array(steps),
     }
 
 
-def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, Reserved]:
+def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, OrderHolds]:
     """Group the rows of the query `order_holds`: one row per line, or one without a line for an order without holds."""
-    orders_by_id: dict[str, Reserved] = {}
+    orders_by_id: dict[str, OrderHolds] = {}
     for order_id, user, purpose, revision, code, quantity, amount, currency, state in rows:
-        order = orders_by_id.get(order_id) or Reserved(order_id, user, purpose=purpose, revision=revision)
+        order = orders_by_id.get(order_id) or OrderHolds(order_id, user, purpose=purpose, revision=revision)
         if code is not None:
             line = Line(product=code, quantity=quantity, price=Money(amount=amount, currency=currency))
             order = order._replace(lines=(*order.lines, line), state=state)
@@ -289,11 +320,11 @@ def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, Reserved]:
     return orders_by_id
 
 
-def _items(holds_by_order: Mapping[str, Reserved], orders: Iterable[str]) -> list[tuple[str, Reserved]]:
+def _items(holds_by_order: Mapping[str, OrderHolds], orders: Iterable[str]) -> list[tuple[str, OrderHolds]]:
     return [(order_id, holds_by_order[order_id]) for order_id in orders]
 
 
-def _expiry_ids(carts: Mapping[str, Holder], now: datetime) -> dict[str, str]:
+def _expiry_ids(carts: Mapping[str, CartState], now: datetime) -> dict[str, str]:
     return {
         user: expiry_id(user, cart.expires_at, cart.revision)
         for user, cart in carts.items()

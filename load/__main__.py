@@ -14,12 +14,12 @@ from rich.console import Console
 
 from load import commands, measuring
 from load.chaos.command import chaos
-from load.control import CONNECTIONS, METHOD, rush_without_guard
-from load.prove import Proof, prove_oversell
+from load.control import MAX_CONNECTIONS, METHOD, rush_unguarded
+from load.prove import ProofResult, prove_oversell
 from load.prove_orders import orders
-from load.report import show
-from load.shop import Guest, ShopAwayError, TurnedAwayError
-from load.verdict import Kind, Verdict
+from load.report import print_verdicts
+from load.shop import ConnectionRejectedError, Guest, ShopUnavailableError
+from load.verdict import FindingKind, RushVerdict
 
 MAX_BUYERS: Final = 5000
 
@@ -69,8 +69,8 @@ def oversell(
             _report_control(asyncio.run(_control(buyers, stock)), as_json=as_json)
         else:
             _report(asyncio.run(_prove(buyers, stock)), as_json=as_json)
-    except (ShopAwayError, TurnedAwayError, psycopg.OperationalError) as error:
-        measuring.die(error)
+    except (ShopUnavailableError, ConnectionRejectedError, psycopg.OperationalError) as error:
+        measuring.exit_with_error(error)
 
 
 proofs.command(epilog="Example: holdfast prove orders --orders 200. Exit status: 0 proved, 1 refuted, 2 usage error.")(
@@ -86,41 +86,41 @@ def guests(
     """Create guests and print their tokens, one per line; --json adds user_id and expires_at."""
     try:
         created = asyncio.run(_guests(number))
-    except ShopAwayError as error:
-        measuring.die(error)
+    except ShopUnavailableError as error:
+        measuring.exit_with_error(error)
     typer.echo(
         json.dumps([asdict(guest) for guest in created]) if as_json else "\n".join(guest.token for guest in created)
     )
 
 
 async def _guests(number: int) -> Sequence[Guest]:
-    async with measuring.shop() as shop:
-        return await shop.guests(number)
+    async with measuring.open_shop_client() as shop:
+        return await shop.create_guests(number)
 
 
-async def _prove(buyers: int, stock: int) -> Proof:
-    measuring.room_for_sockets(buyers)
-    async with measuring.shop() as shop:
+async def _prove(buyers: int, stock: int) -> ProofResult:
+    measuring.raise_descriptor_limit(buyers)
+    async with measuring.open_shop_client() as shop:
         return await prove_oversell(
             shop,
             buyers=buyers,
             stock=stock,
-            seed=commands.seed,
-            audit=commands.audit,
-            tell=lambda text: typer.echo(f"… {text}", err=True),
+            seed=commands.seed_product,
+            audit=commands.run_audit,
+            report_progress=lambda text: typer.echo(f"… {text}", err=True),
         )
 
 
-async def _control(buyers: int, stock: int) -> Verdict:
+async def _control(buyers: int, stock: int) -> RushVerdict:
     url = os.environ.get("HOLDFAST_POSTGRES_URL", "")
-    return await rush_without_guard(url, product=f"PROOF-{secrets.token_hex(4).upper()}", buyers=buyers, stock=stock)
+    return await rush_unguarded(url, product=f"PROOF-{secrets.token_hex(4).upper()}", buyers=buyers, stock=stock)
 
 
-def _report(proof: Proof, *, as_json: bool) -> None:
+def _report(proof: ProofResult, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(proof.as_json()))
     else:
-        show(Console(), proof.rushes, proof.findings)
+        print_verdicts(Console(), proof.rushes, proof.findings)
         rush = proof.rushes[0]
         sentence = (
             f"Proved: {rush.attempts} buyers within {proof.spread_ms:.0f} ms, {rush.units} units, {rush.held} held."
@@ -131,13 +131,13 @@ def _report(proof: Proof, *, as_json: bool) -> None:
     raise typer.Exit(0 if proof.ok else 1)
 
 
-def _report_control(verdict: Verdict, *, as_json: bool) -> None:
-    oversold = verdict.found(Kind.OVERSOLD)
-    method = METHOD.format(connections=min(CONNECTIONS, verdict.attempts))
+def _report_control(verdict: RushVerdict, *, as_json: bool) -> None:
+    oversold = verdict.has_finding(FindingKind.OVERSOLD)
+    method = METHOD.format(connections=min(MAX_CONNECTIONS, verdict.attempts))
     if as_json:
         typer.echo(json.dumps({"ok": oversold, "oversold": oversold, "method": method, "rushes": [verdict.as_json()]}))
     else:
-        show(Console(), [verdict])
+        print_verdicts(Console(), [verdict])
         typer.echo(f"Without locks ({method}):")
         typer.echo(
             f"oversold, as it must be: {verdict.held} held of {verdict.units}."

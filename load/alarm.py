@@ -21,7 +21,7 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("value", _Timespec))
 
 
-class Alarm:
+class PreciseTimer:
     """Timer that wakes the running loop at instants of `time.perf_counter()`. Call `close` when done."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Alarm:
                 raise OSError(ctypes.get_errno(), "timerfd_create")
             self._loop.add_reader(self._descriptor, self._on_readable)
 
-    async def until(self, instant: float) -> None:
+    async def sleep_until(self, instant: float) -> None:
         """Sleep until `instant`; return at once if it has passed."""
         ahead = instant - perf_counter()
         if ahead <= 0:

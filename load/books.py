@@ -14,7 +14,7 @@ SELECT product_code, sum(held) FROM {schema}.stock_ledger WHERE user_id = ANY(%s
 """
 
 
-async def granted(settings: Settings, users: Sequence[str]) -> Mapping[str, int]:
+async def granted_units(settings: Settings, users: Sequence[str]) -> Mapping[str, int]:
     """Return the units per product ever granted to `users`. A hold that has been released since still counts."""
     schema = sql.Identifier(settings.schema_name("inventory"))
     async with await AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:

@@ -1,6 +1,6 @@
 """WebSocket client of one shopper: sends frames, receives outcomes, and reconnects by the rules of the contract.
 
-`Shopper` reconnects with jitter, resumes, resends requests that the shop does not know, and gives up where a retry is
+`UserState` reconnects with jitter, resumes, resends requests that the shop does not know, and gives up where a retry is
 not allowed.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, Final, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from load.protocol import SUBPROTOCOL, Again, Conversation, Frame, Later, backoff, call_again
-from load.shop import Guest, Shop, TurnedAwayError, told_pause
+from load.protocol import SUBPROTOCOL, ClientState, DelayedResend, Frame, Reconnect, backoff_seconds, plan_reconnect
+from load.shop import ConnectionRejectedError, Guest, ShopClient, retry_after_seconds
 
-ABNORMAL: Final = 1006
-ANSWER_SECONDS: Final = 10.0
+ABNORMAL_CLOSE_CODE: Final = 1006
+ANSWER_TIMEOUT_SECONDS: Final = 10.0
 
 
 class Shopper:
@@ -30,14 +30,14 @@ class Shopper:
 
     def __init__(
         self,
-        shop: Shop,
+        shop: ShopClient,
         guest: Guest,
         *,
         listener: Callable[[Frame], None] = lambda _frame: None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.guest = guest
-        self.conversation = Conversation(new_id)
+        self.state = ClientState(new_id)
         self._shop = shop
         self._listener = listener
         self._chance = chance
@@ -55,7 +55,7 @@ class Shopper:
         try:
             await asyncio.wait({cart, self._connection_task}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await self.hang_up()
+            await self.close()
             raise
         finally:
             cart.cancel()
@@ -65,16 +65,16 @@ class Shopper:
 
     async def __aexit__(self, *exception: object) -> None:
         """Disconnect."""
-        await self.hang_up()
+        await self.close()
 
-    async def hang_up(self) -> None:
+    async def close(self) -> None:
         """Close the socket and cancel all requests that have no answer yet."""
         tasks = {*self._resends, *([self._connection_task] if self._connection_task else [])}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def cut(self) -> bool:
+    def abort(self) -> bool:
         """Abort the connection without a close frame, as a network failure does. Return False if none was open.
 
         The client then reconnects by the rules of the contract.
@@ -93,20 +93,22 @@ class Shopper:
                 else:
                     answer.cancel()
 
-    async def ask(self, type_: str, *, id_: str | None = None, seconds: float = ANSWER_SECONDS, **fields: Any) -> Frame:
+    async def request(
+        self, type_: str, *, id_: str | None = None, seconds: float = ANSWER_TIMEOUT_SECONDS, **fields: Any
+    ) -> Frame:
         """Send a frame and return its answer (`held`, `refused`, `removed`, `cart`, `availability` or `error`).
 
         Raise `TimeoutError` if there is no answer within `seconds`; the request may have been executed nevertheless.
         """
         frame = {"id": id_ or new_id(), "type": type_, **fields}
         async with asyncio.timeout(seconds):
-            return await asyncio.shield(await self.say(frame))  # other callers may await the same answer
+            return await asyncio.shield(await self.send(frame))  # other callers may await the same answer
 
-    async def say(self, frame: Frame) -> asyncio.Future[Frame]:
+    async def send(self, frame: Frame) -> asyncio.Future[Frame]:
         """Send `frame` now, or once connected, and return a future of its first answer."""
         answer = self._replies.setdefault(frame["id"], asyncio.get_running_loop().create_future())
         if not answer.done():
-            self.conversation.say(frame)
+            self.state.record_sent(frame)
         await self._write(frame)
         return answer
 
@@ -115,9 +117,9 @@ class Shopper:
             with suppress(ConnectionClosed):  # the frame stays unresolved and is resent after reconnecting
                 await self._socket.send(json.dumps(frame))
 
-    async def _resend_later(self, later: Later) -> None:
+    async def _resend_later(self, later: DelayedResend) -> None:
         await asyncio.sleep(later.seconds)
-        if later.frame["id"] in self.conversation.unresolved:
+        if later.frame["id"] in self.state.unresolved:
             await self._write(later.frame)
 
     async def _keep_connected(self) -> None:
@@ -125,18 +127,21 @@ class Shopper:
         while True:
             connected = False
             try:
-                async with self._shop.door:
+                async with self._shop.request_slots:
                     socket = await self._connect()
                 try:
                     connected = await self._receive_frames(socket)
                 finally:
                     self._socket = None
                     await socket.close()
-                again = call_again(
-                    socket.close_code or ABNORMAL, socket.close_reason or "", attempt=attempt, chance=self._chance()
+                again = plan_reconnect(
+                    socket.close_code or ABNORMAL_CLOSE_CODE,
+                    socket.close_reason or "",
+                    attempt=attempt,
+                    chance=self._chance(),
                 )
                 if again is None:
-                    raise TurnedAwayError(
+                    raise ConnectionRejectedError(
                         f"the shop closed the connection for good: {socket.close_code} {socket.close_reason}"
                     )
             except (OSError, TimeoutError, InvalidHandshake) as error:
@@ -144,7 +149,7 @@ class Shopper:
             attempt = 0 if connected else attempt + 1
             await asyncio.sleep(again.seconds)
             if again.new_token:
-                self.guest = await self._shop.guest(self.guest.token)
+                self.guest = await self._shop.create_guest(self.guest.token)
 
     async def _connect(self) -> ClientConnection:
         return await connect(
@@ -156,29 +161,31 @@ class Shopper:
             close_timeout=2,
         )
 
-    def _retry_after_error(self, error: Exception, attempt: int) -> Again:
-        """Return how to reconnect after a failed connection attempt; raise `TurnedAwayError` if it is pointless."""
+    def _retry_after_error(self, error: Exception, attempt: int) -> Reconnect:
+        """Return how to reconnect after a failed connection attempt; raise `ConnectionRejectedError` if it is pointless."""
         if isinstance(error, InvalidStatus):
             status, headers = error.response.status_code, error.response.headers
             if status == 401:  # noqa: PLR2004 - an HTTP status
-                return Again(backoff(attempt, self._chance()), new_token=True)
+                return Reconnect(backoff_seconds(attempt, self._chance()), new_token=True)
             if status in {429, 503}:
-                return Again(told_pause(headers.get("Retry-After"), backoff(attempt, self._chance())))
+                return Reconnect(
+                    retry_after_seconds(headers.get("Retry-After"), backoff_seconds(attempt, self._chance()))
+                )
             if status < 500:  # noqa: PLR2004 - an HTTP status
-                raise TurnedAwayError(f"the shop rejected the WebSocket upgrade with {status}") from error
-        return Again(backoff(attempt, self._chance()))
+                raise ConnectionRejectedError(f"the shop rejected the WebSocket upgrade with {status}") from error
+        return Reconnect(backoff_seconds(attempt, self._chance()))
 
     async def _receive_frames(self, socket: ClientConnection) -> bool:
         """Handle frames until the connection is lost. Return True if any frame arrived."""
         received = False
         with suppress(ConnectionClosed):
             if self._first_cart.is_set():
-                await socket.send(json.dumps(self.conversation.resume()))
+                await socket.send(json.dumps(self.state.resume()))
             self._socket = socket
             async for text in socket:
                 received = True
                 frame = json.loads(text)
-                step = self.conversation.hear(frame)
+                step = self.state.apply(frame)
                 self._listener(frame)
                 for id_, answer in step.settled:
                     future = self._replies.pop(id_, None)
@@ -186,7 +193,7 @@ class Shopper:
                         future.set_result(answer)
                 for outgoing in step.send:
                     await self._write(outgoing)
-                for later in step.later:
+                for later in step.resend:
                     resend = asyncio.create_task(self._resend_later(later))
                     self._resends.add(resend)
                     resend.add_done_callback(self._resends.discard)

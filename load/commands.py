@@ -7,33 +7,33 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from load.shop import ShopAwayError
+from load.shop import ShopUnavailableError
 
-HEADER = "product_code,name,price,currency,quantity"
+CSV_HEADER = "product_code,name,price,currency,quantity"
 
 
-async def seed(product: str, quantity: int) -> None:
+async def seed_product(product: str, quantity: int) -> None:
     """Add a new product with `quantity` units to the shop, by `holdfast seed`."""
-    await seed_all({product: quantity}, "Proof of no oversell")
+    await seed_products({product: quantity}, "Proof of no oversell")
 
 
-async def seed_all(units: Mapping[str, int], name: str = "A product for load") -> None:
+async def seed_products(units: Mapping[str, int], name: str = "A product for load") -> None:
     """Add products, given as units by code, all with the same name. Products that exist are left unchanged."""
     with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
-        file.write("\n".join([HEADER, *(f"{code},{name},1.00,GBP,{number}" for code, number in units.items()), ""]))
+        file.write("\n".join([CSV_HEADER, *(f"{code},{name},1.00,GBP,{number}" for code, number in units.items()), ""]))
         file.flush()
         status, _, stderr = await _holdfast("seed", file.name)
     if status:
-        raise ShopAwayError(f"`holdfast seed` failed with exit status {status}: {stderr.strip()}")
+        raise ShopUnavailableError(f"`holdfast seed` failed with exit status {status}: {stderr.strip()}")
 
 
-async def audit() -> Sequence[str]:
+async def run_audit() -> Sequence[str]:
     """Return the violations that `holdfast audit` finds, one sentence each."""
     status, stdout, stderr = await _holdfast("audit", "--json")
     try:
         report: dict[str, Any] = json.loads(stdout)
     except ValueError:
-        raise ShopAwayError(f"`holdfast audit` failed with exit status {status}: {stderr.strip()}") from None
+        raise ShopUnavailableError(f"`holdfast audit` failed with exit status {status}: {stderr.strip()}") from None
     violations = [
         violation if isinstance(violation, str) else json.dumps(violation) for violation in report["violations"]
     ]

@@ -15,9 +15,9 @@ from typing import Any, Final
 from psycopg import AsyncConnection, sql
 
 from load.client import new_id
-from load.verdict import Attempt, Verdict, judge
+from load.verdict import Attempt, RushVerdict, judge_rush
 
-CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 16
 """Size of the connection pool, and so the maximum number of buyers per round."""
 
 METHOD: Final = (
@@ -28,9 +28,9 @@ METHOD: Final = (
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
-async def rush_without_guard(postgres_url: str, *, product: str, buyers: int, stock: int) -> Verdict:
+async def rush_unguarded(postgres_url: str, *, product: str, buyers: int, stock: int) -> RushVerdict:
     """Return the verdict on `buyers` requests for one of `stock` units each, executed without locks."""
-    connections = min(CONNECTIONS, buyers)
+    connections = min(MAX_CONNECTIONS, buyers)
     async with AsyncExitStack() as stack:
         pool = [
             await stack.enter_async_context(await AsyncConnection.connect(postgres_url, autocommit=True))
@@ -45,7 +45,7 @@ async def rush_without_guard(postgres_url: str, *, product: str, buyers: int, st
                 purchases = [group.create_task(_buy(connection, barrier, product)) for connection in round_]
             attempts += [task.result() for task in purchases]
         available = await _available(pool[0], product)
-    return judge("rush", attempts, product=product, units=stock, available=available)
+    return judge_rush("rush", attempts, product=product, units=stock, available=available)
 
 
 async def _buy(connection: Connection, barrier: asyncio.Barrier, product: str) -> Attempt:

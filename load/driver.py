@@ -17,70 +17,72 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from load.alarm import Alarm
-from load.figures import ANSWER_SECONDS, Measured
-from load.schedule import Baskets
-from load.wire import Line, dial
+from load.alarm import PreciseTimer
+from load.figures import ANSWER_TIMEOUT_SECONDS, Measurement
+from load.schedule import RequestMix
+from load.wire import RawClientConnection, open_connection
 
-DIALS_AT_ONCE: Final = 32
-FIRST: Final = -10
+MAX_CONCURRENT_CONNECTS: Final = 32
+NICE_VALUE: Final = -10
 """Nice value of the driver while it runs, if the system permits: it needs little CPU time, but promptly."""
-NOT_OUTCOMES: Final = frozenset({"pending", "stock", "welcome", "cart", "expiring", "expired", "notice"})
+NON_OUTCOME_TYPES: Final = frozenset({"pending", "stock", "welcome", "cart", "expiring", "expired", "notice"})
 
 
-class Hearing(Protocol):
-    """Callback for all frames received by a `Crowd`."""
+class FrameHandler(Protocol):
+    """Callback for all frames received by a `ShopperPool`."""
 
     def __call__(self, shopper: int, frame: Mapping[str, Any]) -> None:
         """Handle a frame received by the shopper with this number."""
 
 
-class Crowd:
-    """Shoppers on open sockets, numbered from 0. `hear` is called with their frames; without it frames are dropped."""
+class ShopperPool:
+    """Shoppers on open sockets, numbered from 0. `on_frame` is called with their frames; without it frames are dropped."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
-        self.hear: Hearing | None = None
-        self.cut = 0
-        """Number of connections lost, not counting those that `leave` closed."""
+        self.connections: list[RawClientConnection] = []
+        self.on_frame: FrameHandler | None = None
+        self.lost_connections = 0
+        """Number of connections lost, not counting those that `close` closed."""
         self._closing = False
 
-    async def enter(
+    async def connect(
         self,
         url: str,
         headers: Sequence[Mapping[str, str]],
         entered: Callable[[], None] = lambda: None,
     ) -> None:
         """Open one more connection to `url` for each of `headers`; raise `OSError` if one fails."""
-        slots = asyncio.Semaphore(DIALS_AT_ONCE)
+        slots = asyncio.Semaphore(MAX_CONCURRENT_CONNECTS)
 
-        async def connect_one(number: int, each: Mapping[str, str]) -> Line:
+        async def connect_one(number: int, each: Mapping[str, str]) -> RawClientConnection:
             async with slots:
-                line = await dial(url, each, lambda text: self._on_text(number, text), self._on_closed)
+                line = await open_connection(url, each, lambda text: self._on_text(number, text), self._on_closed)
             entered()
             return line
 
-        first = len(self.lines)
-        self.lines += await asyncio.gather(*(connect_one(first + number, each) for number, each in enumerate(headers)))
+        first = len(self.connections)
+        self.connections += await asyncio.gather(
+            *(connect_one(first + number, each) for number, each in enumerate(headers))
+        )
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close all connections."""
         self._closing = True
-        for line in self.lines:
+        for line in self.connections:
             line.close()
 
     def _on_text(self, number: int, text: bytes) -> None:
-        if self.hear is not None:
-            self.hear(number, orjson.loads(text))
+        if self.on_frame is not None:
+            self.on_frame(number, orjson.loads(text))
 
     def _on_closed(self) -> None:
-        self.cut += not self._closing
+        self.lost_connections += not self._closing
 
 
 class _Run:
     """Requests in flight of one run, and the results of the others."""
 
-    def __init__(self, crowd: Crowd, baskets: Baskets, measured: Measured) -> None:
+    def __init__(self, crowd: ShopperPool, baskets: RequestMix, measured: Measurement) -> None:
         self.crowd = crowd
         self.baskets = baskets
         self.measured = measured
@@ -92,7 +94,7 @@ class _Run:
 
     def ask(self, number: int, shopper: int, due: float) -> None:
         """Send request `number` for a shopper; `due` is its intended send time."""
-        kind, product = self.baskets.next(shopper)
+        kind, product = self.baskets.next_request(shopper)
         id_ = f"{self.name}-{number}"
         frame = {"id": id_, "type": kind, "product": product}
         if kind == "add":
@@ -100,18 +102,18 @@ class _Run:
         self.waiting[id_] = due
         self.measured.sent += 1
         with suppress(ConnectionError):  # the request then stays unanswered and counts as lost
-            self.crowd.lines[shopper].send(orjson.dumps(frame))
+            self.crowd.connections[shopper].send(orjson.dumps(frame))
 
     def hear(self, shopper: int, frame: Mapping[str, Any]) -> None:
         """Record an answer."""
         kind = frame["type"]
-        if kind in NOT_OUTCOMES:
+        if kind in NON_OUTCOME_TYPES:
             return
         due = self.waiting.pop(frame.get("id") or "", None)
         if due is None:
             return
         elapsed = perf_counter() - due
-        if elapsed > ANSWER_SECONDS:
+        if elapsed > ANSWER_TIMEOUT_SECONDS:
             self._count_lost()
         elif kind == "error":
             self.measured.outcomes[f"error {frame['code']}"] += 1
@@ -120,7 +122,7 @@ class _Run:
             outcome = f"refused {frame['reason']}" if kind == "refused" else kind
             self.measured.outcomes[outcome] += 1
             self.measured.latency.record(elapsed)
-            self.measured.in_time += self.sending
+            self.measured.answered_in_time += self.sending
         self.answered(shopper)
         if not self.waiting and not self.sending:
             self.settled.set()
@@ -132,39 +134,39 @@ class _Run:
         if self.waiting:
             last = max(self.waiting.values())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.settled.wait(), max(0.0, last + ANSWER_SECONDS - perf_counter()))
+                await asyncio.wait_for(self.settled.wait(), max(0.0, last + ANSWER_TIMEOUT_SECONDS - perf_counter()))
         for _ in self.waiting:
             self._count_lost()
         self.waiting.clear()
 
     def _count_lost(self) -> None:
         self.measured.lost += 1
-        self.measured.latency.record(ANSWER_SECONDS)
+        self.measured.latency.record(ANSWER_TIMEOUT_SECONDS)
 
 
-async def drive(
-    crowd: Crowd,
-    baskets: Baskets,
+async def run_open_loop(
+    crowd: ShopperPool,
+    baskets: RequestMix,
     instants: Sequence[float],
     *,
     rate: float,
     seconds: float,
-    sent: Callable[[], None] = lambda: None,
-) -> Measured:
+    on_sent: Callable[[], None] = lambda: None,
+) -> Measurement:
     """Send one request at each of `instants` (seconds from now, ascending), round-robin over the shoppers."""
-    measured = Measured(rate, seconds, len(crowd.lines))
+    measured = Measurement(rate, seconds, len(crowd.connections))
     run = _Run(crowd, baskets, measured)
-    alarm = Alarm()
-    with listening(crowd, run.hear, measured):
+    alarm = PreciseTimer()
+    with measurement_window(crowd, run.hear, measured):
         begun = perf_counter()
         try:
             for number, instant in enumerate(instants):
                 due = begun + instant
-                await alarm.until(due)
+                await alarm.sleep_until(due)
                 measured.lateness.record(max(0.0, perf_counter() - due))
-                run.ask(number, number % len(crowd.lines), due)
-                sent()
-            await alarm.until(begun + seconds)
+                run.ask(number, number % len(crowd.connections), due)
+                on_sent()
+            await alarm.sleep_until(begun + seconds)
             measured.seconds = perf_counter() - begun  # slightly more if the driver could not keep up
         finally:
             alarm.close()
@@ -172,47 +174,47 @@ async def drive(
     return measured
 
 
-async def saturate(crowd: Crowd, baskets: Baskets, *, in_flight: int, seconds: float) -> Measured:
+async def run_closed_loop(crowd: ShopperPool, baskets: RequestMix, *, in_flight: int, seconds: float) -> Measurement:
     """Keep `in_flight` requests unanswered for `seconds`: each answer triggers the next request.
 
     Latencies of a closed loop mean little; its goodput is the maximum throughput.
     """
-    measured = Measured(0.0, seconds, len(crowd.lines))
+    measured = Measurement(0.0, seconds, len(crowd.connections))
     run = _Run(crowd, baskets, measured)
-    with listening(crowd, run.hear, measured):
+    with measurement_window(crowd, run.hear, measured):
         numbers = iter(range(1 << 62))
         run.answered = lambda shopper: run.ask(next(numbers), shopper, perf_counter())
         for each in range(in_flight):
-            run.ask(next(numbers), each % len(crowd.lines), perf_counter())
+            run.ask(next(numbers), each % len(crowd.connections), perf_counter())
         await asyncio.sleep(seconds)
         await run.end()
     return measured
 
 
 @contextmanager
-def listening(crowd: Crowd, hear: Hearing, measured: Measured) -> Iterator[None]:
-    """Call `hear` with all frames of one run, with high priority and existing objects exempt from garbage collection.
+def measurement_window(crowd: ShopperPool, hear: FrameHandler, measured: Measurement) -> Iterator[None]:
+    """Call `on_frame` with all frames of one run, with high priority and existing objects exempt from garbage collection.
 
     On exit `measured` has the driver's share of a core and the number of connections lost.
     """
-    crowd.hear = hear
+    crowd.on_frame = hear
     gc.collect()
     gc.freeze()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(nice, FIRST))
-    cut, begun, cpu_before = crowd.cut, perf_counter(), time.process_time()
+        os.setpriority(os.PRIO_PROCESS, 0, min(nice, NICE_VALUE))
+    cut, begun, cpu_before = crowd.lost_connections, perf_counter(), time.process_time()
     try:
         yield
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
         gc.unfreeze()
-        crowd.hear = None
-        measured.core = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - begun)
-        measured.cut = crowd.cut - cut
+        crowd.on_frame = None
+        measured.core_share = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - begun)
+        measured.lost_connections = crowd.lost_connections - cut
 
 
-async def settle(crowd: Crowd, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:
+async def send_from_all(crowd: ShopperPool, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:
     """Send `frame` from every shopper, outside any measurement, and return how many got no answer."""
     waiting: set[str] = set()
     done = asyncio.Event()
@@ -223,19 +225,21 @@ async def settle(crowd: Crowd, frame: Mapping[str, Any], *, seconds: float = 30.
             if not waiting:
                 done.set()
 
-    crowd.hear = hear
-    for number, line in enumerate(crowd.lines):
+    crowd.on_frame = hear
+    for number, line in enumerate(crowd.connections):
         id_ = f"settle-{secrets.token_hex(4)}-{number}"
         waiting.add(id_)
         with suppress(ConnectionError):
             line.send(orjson.dumps({"id": id_, **frame}))
     with suppress(TimeoutError):
         await asyncio.wait_for(done.wait(), seconds if waiting else 0)
-    crowd.hear = None
+    crowd.on_frame = None
     return len(waiting)
 
 
-async def first_frame(crowd: Crowd, open_lines: Callable[[], Awaitable[None]], type_: str) -> Mapping[str, Any]:
+async def wait_for_first_frame(
+    crowd: ShopperPool, open_lines: Callable[[], Awaitable[None]], type_: str
+) -> Mapping[str, Any]:
     """Connect by `open_lines` and return the first frame of `type_` received; raise `TimeoutError` if none arrives."""
     received: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
@@ -243,9 +247,9 @@ async def first_frame(crowd: Crowd, open_lines: Callable[[], Awaitable[None]], t
         if frame["type"] == type_ and not received.done():
             received.set_result(frame)
 
-    crowd.hear = hear
+    crowd.on_frame = hear
     try:
         await open_lines()
-        return await asyncio.wait_for(received, ANSWER_SECONDS)
+        return await asyncio.wait_for(received, ANSWER_TIMEOUT_SECONDS)
     finally:
-        crowd.hear = None
+        crowd.on_frame = None

@@ -19,22 +19,22 @@ from rich.table import Table
 from infrastructure.settings import Settings
 from load import books, commands
 from load.bench.experiments import EXPERIMENTS
-from load.bench.hop import HopError
-from load.bench.run import Order
+from load.bench.hop import InventoryDrainError
+from load.bench.run import BenchPlan
 from load.bench.run import bench as run_bench
-from load.figures import Measured, lines_of
-from load.orders import Day, OrdersError, read_day
-from load.peers.bare_hold import NoPgbenchError
-from load.replay import Replay, replay
+from load.figures import Measurement, format_measurement
+from load.orders import OrderFile, OrderFileError, read_order_file
+from load.peers.bare_hold import PgbenchError
+from load.replay import ReplayResult, replay_orders
 from load.schedule import Arrivals
-from load.shop import Shop, ShopAwayError, TurnedAwayError
-from load.visit import Telling, TooFewShoppersError, Wish, visit
+from load.shop import ConnectionRejectedError, ShopClient, ShopUnavailableError
+from load.visit import LoadProfile, ProgressReporter, TooFewShoppersError, run_load
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-DEFAULT_DAY: Final = Path(__file__).with_name("online-retail-2010-12-01.csv")
-AWAY: Final = (ShopAwayError, TurnedAwayError, psycopg.OperationalError, OSError)
+DEFAULT_ORDER_FILE: Final = Path(__file__).with_name("online-retail-2010-12-01.csv")
+UNAVAILABLE_ERRORS: Final = (ShopUnavailableError, ConnectionRejectedError, psycopg.OperationalError, OSError)
 SPARE_DESCRIPTORS: Final = 256
-MOST_SOCKETS: Final = 12_000
+MAX_SOCKETS: Final = 12_000
 
 
 def load(
@@ -61,23 +61,23 @@ def load(
     lost.
     """
     arrivals: Arrivals = "poisson" if poisson else "constant"
-    wish = Wish(rate, seconds, shoppers, products, arrivals)
+    wish = LoadProfile(rate, seconds, shoppers, products, arrivals)
     try:
         with _progress() as telling:
             measured = uvloop.run(_connect_and_run(wish, telling))
     except TooFewShoppersError as error:
-        die(error, 2)
-    except AWAY as error:
-        die(error)
+        exit_with_error(error, 2)
+    except UNAVAILABLE_ERRORS as error:
+        exit_with_error(error)
     result = measured.as_json()
-    typer.echo(json.dumps(result) if as_json else "\n".join(lines_of(result)))
+    typer.echo(json.dumps(result) if as_json else "\n".join(format_measurement(result)))
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-async def _connect_and_run(wish: Wish, telling: Telling) -> Measured:
-    room_for_sockets(wish.shoppers or 50_000)
-    async with shop() as open_shop:
-        return await visit(open_shop, wish, seed=commands.seed_all, telling=telling)
+async def _connect_and_run(wish: LoadProfile, telling: ProgressReporter) -> Measurement:
+    raise_descriptor_limit(wish.shoppers or 50_000)
+    async with open_shop_client() as open_shop:
+        return await run_load(open_shop, wish, seed=commands.seed_products, progress=telling)
 
 
 def shoppers(
@@ -86,7 +86,7 @@ def shoppers(
         typer.Argument(
             exists=True, dir_okay=False, metavar="[FILE]", help="orders as CSV; default: the file in this repository"
         ),
-    ] = DEFAULT_DAY,
+    ] = DEFAULT_ORDER_FILE,
     *,
     pace: Annotated[
         float, typer.Option(min=0.1, max=1_000_000, help="speed, as a multiple of the file's own pace")
@@ -100,17 +100,17 @@ def shoppers(
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            day = read_day(lines)
-    except (OrdersError, UnicodeDecodeError) as error:
-        die(f"{file}: {error}", 2)
+            day = read_order_file(lines)
+    except (OrderFileError, UnicodeDecodeError) as error:
+        exit_with_error(f"{file}: {error}", 2)
     try:
         with _progress() as telling:
             outcome = uvloop.run(_replay(day, pace, telling))
-    except* AWAY as group:
+    except* UNAVAILABLE_ERRORS as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        die(first)
+        exit_with_error(first)
     if as_json:
         typer.echo(json.dumps(outcome.as_json()))
     else:
@@ -118,19 +118,19 @@ def shoppers(
     raise typer.Exit(0 if outcome.ok else 1)
 
 
-async def _replay(day: Day, pace: float, telling: Telling) -> Replay:
-    room_for_sockets(len(day.visits))
+async def _replay(day: OrderFile, pace: float, telling: ProgressReporter) -> ReplayResult:
+    raise_descriptor_limit(len(day.shoppers))
     settings = Settings()
-    wants = sum(len(each.wants) for each in day.visits)
-    telling.stage(f"{len(day.visits)} shoppers, {day.seconds / pace:.0f} s", wants)
-    async with shop() as open_shop:
-        return await replay(
+    wants = sum(len(each.adds) for each in day.shoppers)
+    telling.begin(f"{len(day.shoppers)} shoppers, {day.seconds / pace:.0f} s", wants)
+    async with open_shop_client() as open_shop:
+        return await replay_orders(
             open_shop,
             day,
             pace=pace,
-            granted=lambda users: books.granted(settings, users),
-            audit=commands.audit,
-            said=telling.step,
+            granted_units=lambda users: books.granted_units(settings, users),
+            audit=commands.run_audit,
+            on_answer=telling.advance,
         )
 
 
@@ -160,14 +160,14 @@ def bench(
     if quick:
         rounds, seconds = 1, min(seconds, 1.0)
     folder = out if out is not None or quick else Path("docs/performance")
-    order = Order(names or [*EXPERIMENTS], rounds, seconds, quick, folder)
-    room_for_sockets(MOST_SOCKETS)
+    order = BenchPlan(names or [*EXPERIMENTS], rounds, seconds, quick, folder)
+    raise_descriptor_limit(MAX_SOCKETS)
     # New topics have no leader yet: aiokafka logs that and retries.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         summaries = uvloop.run(run_bench(order, lambda text: typer.echo(f"… {text}", err=True)))
-    except (*AWAY, HopError, NoPgbenchError) as error:
-        die(error)
+    except (*UNAVAILABLE_ERRORS, InventoryDrainError, PgbenchError) as error:
+        exit_with_error(error)
     if as_json:
         typer.echo(
             json.dumps({"ok": True, "experiments": {name: {**each, "table": None} for name, each in summaries.items()}})
@@ -179,7 +179,7 @@ def bench(
         typer.echo(f"{folder / 'README.md'}")
 
 
-def _show(console: Console, outcome: Replay) -> None:
+def _show(console: Console, outcome: ReplayResult) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("product")
     for heading in ("asked", "accepted", "refused", "unanswered", "in the ledger"):
@@ -187,29 +187,31 @@ def _show(console: Console, outcome: Replay) -> None:
     table.add_column("")
     totals = [0] * 5
     for product, demand in sorted(outcome.products.items()):
-        row = (demand.asked, demand.accepted, demand.refused.total(), demand.unanswered, demand.in_ledger)
+        row = (demand.requested, demand.accepted, demand.refused.total(), demand.unanswered, demand.in_ledger)
         totals = [total + each for total, each in zip(totals, row, strict=True)]
-        table.add_row(product, *map(str, row), "" if demand.adds_up else "[red]not balanced")
+        table.add_row(product, *map(str, row), "" if demand.is_balanced else "[red]not balanced")
     table.add_row(f"{len(outcome.products)} products", *map(str, totals), style="bold")
     console.print(table)
     for violation in outcome.violations:
         console.print(f"audit: {violation}", style="red", markup=False)
     verdict = "asked = accepted + refused for each product" if outcome.ok else "the totals do not balance"
-    console.print(f"{outcome.shoppers} shoppers, {outcome.skipped} lines skipped, {outcome.seconds:.1f} s: {verdict}")
+    console.print(
+        f"{outcome.shoppers} shoppers, {outcome.skipped_lines} lines skipped, {outcome.seconds:.1f} s: {verdict}"
+    )
 
 
-def shop() -> Shop:
+def open_shop_client() -> ShopClient:
     """Return a client for the shop at `HOLDFAST_HTTP_URL`."""
-    return Shop(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
+    return ShopClient(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
 
 
-def die(error: object, status: int = 1) -> NoReturn:
+def exit_with_error(error: object, status: int = 1) -> NoReturn:
     """Print one sentence on standard error and exit with `status`."""
     typer.echo(f"holdfast: {' '.join(str(error).split()) or type(error).__name__}", err=True)
     raise typer.Exit(status)
 
 
-def room_for_sockets(number: int) -> None:
+def raise_descriptor_limit(number: int) -> None:
     """Raise the limit of open files to one per socket, as far as permitted; many systems default to 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = number + SPARE_DESCRIPTORS
@@ -219,11 +221,11 @@ def room_for_sockets(number: int) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Telling]:
+def _progress() -> Iterator[ProgressReporter]:
     """Yield a progress bar on standard error, or nothing visible if that is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Telling()
+        yield ProgressReporter()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
@@ -237,7 +239,7 @@ def _progress() -> Iterator[Telling]:
         def step() -> None:
             bars.advance(current[-1])
 
-        yield Telling(stage, step)
+        yield ProgressReporter(stage, step)
 
 
 def register(app: typer.Typer) -> None:

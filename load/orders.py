@@ -15,19 +15,19 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 COLUMNS: Final = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice")
-MOST: Final = 999
+MAX_UNITS_PER_FRAME: Final = 999
 """Maximum units per frame; a larger demand is split over several frames."""
 MINUTE: Final = 60.0
 
 _PRODUCT: Final = re.compile(r"^\d{5}")
 
 
-class OrdersError(ValueError):
+class OrderFileError(ValueError):
     """The file cannot be replayed; the message names the line and the error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class PlannedAdd:
     """Planned `add` frame, `at` seconds after the file's first minute at the pace of the file."""
 
     at: float
@@ -36,35 +36,37 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class PlannedShopper:
     """One invoice: a shopper and the frames to send, in order."""
 
     invoice: str
-    wants: tuple[Want, ...]
+    adds: tuple[PlannedAdd, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
-    """Parsed file. `skipped` counts the lines that are not a demand for a product."""
+class OrderFile:
+    """Parsed file. `skipped_lines` counts the lines that are not a demand for a product."""
 
-    visits: tuple[Visit, ...]
-    skipped: int
+    shoppers: tuple[PlannedShopper, ...]
+    skipped_lines: int
 
     @property
     def seconds(self) -> float:
         """Time from the first to the last frame, at the pace of the file."""
-        return max((want.at for visit in self.visits for want in visit.wants), default=0.0)
+        return max((want.at for visit in self.shoppers for want in visit.adds), default=0.0)
 
 
-def read_day(lines: Iterable[str]) -> Day:
+def read_order_file(lines: Iterable[str]) -> OrderFile:
     """Parse the lines of a file. The demands of an invoice are spread evenly over its minute.
 
-    Raise `OrdersError` if a line cannot be parsed, or if there is no order.
+    Raise `OrderFileError` if a line cannot be parsed, or if there is no order.
     """
     rows = csv.DictReader(lines)
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
-        raise OrdersError(f"line 1: the header lacks {', '.join(missing)}; expected the columns {', '.join(COLUMNS)}")
+        raise OrderFileError(
+            f"line 1: the header lacks {', '.join(missing)}; expected the columns {', '.join(COLUMNS)}"
+        )
     demands: dict[str, tuple[datetime, dict[str, int]]] = {}
     skipped = 0
     for row in rows:
@@ -72,7 +74,7 @@ def read_day(lines: Iterable[str]) -> Day:
             name, price = (row["Description"] or "").strip(), Decimal(row["UnitPrice"])
             units, when = int(row["Quantity"]), datetime.strptime(row["InvoiceDate"], "%m/%d/%Y %H:%M")  # noqa: DTZ007 - only differences matter
         except (ValueError, TypeError, InvalidOperation):
-            raise OrdersError(f"line {rows.line_num}: {', '.join(COLUMNS[3:])} cannot be parsed") from None
+            raise OrderFileError(f"line {rows.line_num}: {', '.join(COLUMNS[3:])} cannot be parsed") from None
         invoice, code = row["InvoiceNo"], row["StockCode"]
         if not (_PRODUCT.match(code) and not invoice.startswith("C") and units > 0 and name and price > 0):
             skipped += 1
@@ -80,22 +82,24 @@ def read_day(lines: Iterable[str]) -> Day:
         _, products = demands.setdefault(invoice, (when, {}))
         products[code] = products.get(code, 0) + units
     if not demands:
-        raise OrdersError(
+        raise OrderFileError(
             "no order in the file: every line is a fee, a return, a cancellation, or has no name or price"
         )
     begin = min(when for when, _ in demands.values())
     visits = [
-        Visit(invoice, _spread((when - begin).total_seconds(), products))
+        PlannedShopper(invoice, _spread((when - begin).total_seconds(), products))
         for invoice, (when, products) in demands.items()
     ]
-    return Day(tuple(visits), skipped)
+    return OrderFile(tuple(visits), skipped)
 
 
-def _spread(minute: float, products: dict[str, int]) -> tuple[Want, ...]:
+def _spread(minute: float, products: dict[str, int]) -> tuple[PlannedAdd, ...]:
     asked = [
-        (product, min(MOST, units - before)) for product, units in products.items() for before in range(0, units, MOST)
+        (product, min(MAX_UNITS_PER_FRAME, units - before))
+        for product, units in products.items()
+        for before in range(0, units, MAX_UNITS_PER_FRAME)
     ]
     return tuple(
-        Want(minute + MINUTE * number / len(asked), product, quantity)
+        PlannedAdd(minute + MINUTE * number / len(asked), product, quantity)
         for number, (product, quantity) in enumerate(asked)
     )

@@ -17,13 +17,13 @@ CHANGES: Final = frozenset({"add", "set", "remove", "clear", "checkout"})
 OUTCOMES: Final = frozenset({"held", "refused", "removed", "order"})
 """Types of the first answer to a change. An `order` is sent again at each later status, under the id of its checkout.
 """
-SAY_AGAIN: Final = frozenset({"unavailable", "rate_limited", "too_many"})
+RETRYABLE_CODES: Final = frozenset({"unavailable", "rate_limited", "too_many"})
 """Error codes after which the client should resend the same frame; it still gets its outcome."""
 MAX_UNRESOLVED: Final = 64
 DEFAULT_RETRY_SECONDS: Final = 1.0
 
 
-class Later(NamedTuple):
+class DelayedResend(NamedTuple):
     """Frame to resend after `seconds`, if it has no answer by then."""
 
     frame: Frame
@@ -31,16 +31,16 @@ class Later(NamedTuple):
 
 
 @dataclass(slots=True)
-class Step:
+class Actions:
     """Actions that follow from one received frame."""
 
     settled: list[tuple[str, Frame]] = field(default_factory=list)
     """Requests that have their answer now, as (id, answer)."""
     send: list[Frame] = field(default_factory=list)
-    later: list[Later] = field(default_factory=list)
+    resend: list[DelayedResend] = field(default_factory=list)
 
 
-class Conversation:
+class ClientState:
     """One shopper's cart as last received, and the frames that have no answer yet.
 
     `new_id` makes the ids of the frames that the rules themselves require (`cart`, `resume`).
@@ -55,7 +55,7 @@ class Conversation:
         self._newest_seen = 0
         self._cart_request_id: str | None = None
 
-    def say(self, frame: Frame) -> None:
+    def record_sent(self, frame: Frame) -> None:
         """Record `frame`, which must have an `id`, as sent."""
         self.unresolved.setdefault(frame["id"], frame)
 
@@ -71,12 +71,12 @@ class Conversation:
             "version": self.version,
             "unresolved": waiting[:MAX_UNRESOLVED],
         }
-        self.say(frame)
+        self.record_sent(frame)
         return frame
 
-    def hear(self, frame: Frame) -> Step:
+    def apply(self, frame: Frame) -> Actions:
         """Apply `frame` and return the actions that follow."""
-        step = Step()
+        step = Actions()
         match frame.get("type"):
             case "held" | "removed" | "expired":
                 self._apply_change(frame, step)
@@ -91,15 +91,15 @@ class Conversation:
                 step.send.extend(original for id_, original in self.unresolved.items() if id_ not in still_pending)
             case "error":
                 original = self.unresolved.get(frame.get("id") or "")
-                if original is not None and frame["code"] in SAY_AGAIN:
-                    step.later.append(Later(original, float(frame.get("retry_after", DEFAULT_RETRY_SECONDS))))
+                if original is not None and frame["code"] in RETRYABLE_CODES:
+                    step.resend.append(DelayedResend(original, float(frame.get("retry_after", DEFAULT_RETRY_SECONDS))))
                 else:
                     self._settle(frame, step)
             case _:  # `welcome`, `pending`, `stock` and unknown types do not change the cart
                 pass
         return step
 
-    def _apply_change(self, frame: Frame, step: Step) -> None:
+    def _apply_change(self, frame: Frame, step: Actions) -> None:
         version = frame["version"]
         self._newest_seen = max(self._newest_seen, version)
         if version == self.version + 1:
@@ -116,7 +116,7 @@ class Conversation:
         else:  # cleared or expired: the whole cart
             self.lines = {}
 
-    def _apply_cart(self, frame: Frame, step: Step) -> None:
+    def _apply_cart(self, frame: Frame, step: Actions) -> None:
         if frame["version"] >= self.version:
             self.version = frame["version"]
             self.lines = {line["product"]: line["quantity"] for line in frame["lines"]}
@@ -129,46 +129,46 @@ class Conversation:
         if self.version < self._newest_seen and self._cart_request_id is None:
             self._request_cart(step)
 
-    def _request_cart(self, step: Step) -> None:
+    def _request_cart(self, step: Actions) -> None:
         frame = {"id": self._new_id(), "type": "cart"}
         self._cart_request_id = frame["id"]
-        self.say(frame)
+        self.record_sent(frame)
         step.send.append(frame)
 
-    def _settle(self, frame: Frame, step: Step) -> None:
+    def _settle(self, frame: Frame, step: Actions) -> None:
         id_ = frame.get("id")
         if id_ is not None and self.unresolved.pop(id_, None) is not None:
             step.settled.append((id_, frame))
 
 
-class Again(NamedTuple):
+class Reconnect(NamedTuple):
     """Decision to reconnect after `seconds`, first renewing the token if `new_token`."""
 
     seconds: float
     new_token: bool = False
 
 
-NEVER_AGAIN: Final = frozenset({1003, 1007, 1009, 4400, 4403})
-OVERLOADED: Final = frozenset({1013, 4410, 4429})
-EXPIRED: Final = 4401
+FATAL_CLOSE_CODES: Final = frozenset({1003, 1007, 1009, 4400, 4403})
+OVERLOADED_CLOSE_CODES: Final = frozenset({1013, 4410, 4429})
+TOKEN_EXPIRED_CLOSE_CODE: Final = 4401
 _RETRY_AFTER: Final = re.compile(r"retry_after=(\d+(?:\.\d+)?)")
 
 
-def call_again(code: int, reason: str, *, attempt: int, chance: float) -> Again | None:
+def plan_reconnect(code: int, reason: str, *, attempt: int, chance: float) -> Reconnect | None:
     """Return when to reconnect after close `code`, or `None` if the client must not reconnect by itself.
 
     `attempt` counts the attempts since the last successful one, from 0; `chance` is uniform in [0, 1).
     """
-    if code in NEVER_AGAIN:
+    if code in FATAL_CLOSE_CODES:
         return None
-    if code == EXPIRED:
-        return Again(0.0 if attempt == 0 else backoff(attempt, chance), new_token=True)
-    if code in OVERLOADED:
+    if code == TOKEN_EXPIRED_CLOSE_CODE:
+        return Reconnect(0.0 if attempt == 0 else backoff_seconds(attempt, chance), new_token=True)
+    if code in OVERLOADED_CLOSE_CODES:
         match_ = _RETRY_AFTER.search(reason)
-        return Again(float(match_[1]) if match_ else 5.0 + chance)
-    return Again(backoff(attempt, chance))
+        return Reconnect(float(match_[1]) if match_ else 5.0 + chance)
+    return Reconnect(backoff_seconds(attempt, chance))
 
 
-def backoff(attempt: int, chance: float) -> float:
+def backoff_seconds(attempt: int, chance: float) -> float:
     """Return a delay with full jitter: up to half a second, doubling with each attempt up to thirty."""
     return chance * min(30.0, 0.5 * 2.0 ** min(attempt, 10))

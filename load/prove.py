@@ -22,19 +22,19 @@ from typing import Any, Final
 
 from load.client import Shopper, new_id
 from load.protocol import OUTCOMES, Frame
-from load.shop import Guest, Shop, ShopAwayError
-from load.verdict import Attempt, Finding, Kind, Verdict, judge
+from load.shop import Guest, ShopClient, ShopUnavailableError
+from load.verdict import Attempt, Finding, FindingKind, RushVerdict, judge_rush
 
-ANSWER_SECONDS: Final = 30.0
-CATALOGUE_SECONDS: Final = 15.0
+ANSWER_TIMEOUT_SECONDS: Final = 30.0
+CATALOGUE_TIMEOUT_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ProofResult:
     """Result of a proof."""
 
     product: str
-    rushes: tuple[Verdict, ...]
+    rushes: tuple[RushVerdict, ...]
     findings: tuple[Finding, ...]
     """Errors found after the last rush."""
     spread_ms: float
@@ -61,8 +61,8 @@ class Proof:
 class Buyer:
     """Shopper who adds one unit and collects every answer."""
 
-    def __init__(self, shop: Shop, guest: Guest) -> None:
-        self.heard: defaultdict[str, list[Frame]] = defaultdict(list)
+    def __init__(self, shop: ShopClient, guest: Guest) -> None:
+        self.answers: defaultdict[str, list[Frame]] = defaultdict(list)
         self.shopper = Shopper(shop, guest, listener=self._hear)
 
     @property
@@ -72,32 +72,32 @@ class Buyer:
 
     def _hear(self, frame: Frame) -> None:
         if frame.get("id") and (frame["type"] in OUTCOMES or frame["type"] == "error"):
-            self.heard[frame["id"]].append(frame)
+            self.answers[frame["id"]].append(frame)
 
     async def buy(self, product: str, *, patient: bool, gate: asyncio.Event, sent: Callable[[], None]) -> str:
         """Add one unit, send the frame twice, and return the request id once all answers have arrived or timed out."""
         frame = {"id": new_id(), "type": "add", "product": product, "quantity": 1}
         await gate.wait()
-        first = await self.shopper.say(frame)
+        first = await self.shopper.send(frame)
         sent()
         if not patient:
-            await self.shopper.say(frame)
-        answers = [await _within(ANSWER_SECONDS, first)]
+            await self.shopper.send(frame)
+        answers = [await _within(ANSWER_TIMEOUT_SECONDS, first)]
         if patient and answers[0]:
-            answers.append(await _within(ANSWER_SECONDS, await self.shopper.say(frame)))
-        await self.ask("check", product=product)
+            answers.append(await _within(ANSWER_TIMEOUT_SECONDS, await self.shopper.send(frame)))
+        await self.request("check", product=product)
         return str(frame["id"])
 
-    async def ask(self, type_: str, **fields: Any) -> Frame | None:
+    async def request(self, type_: str, **fields: Any) -> Frame | None:
         """Return the answer to a frame, or `None` after the timeout."""
         try:
-            return await self.shopper.ask(type_, seconds=ANSWER_SECONDS, **fields)
+            return await self.shopper.request(type_, seconds=ANSWER_TIMEOUT_SECONDS, **fields)
         except TimeoutError:
             return None
 
-    async def has(self, product: str) -> int:
+    async def units_in_cart(self, product: str) -> int:
         """Return how many units of `product` are in the cart, according to the shop."""
-        cart = await self.ask("cart")
+        cart = await self.request("cart")
         lines = cart["lines"] if cart and cart["type"] == "cart" else []
         return sum(line["quantity"] for line in lines if line["product"] == product)
 
@@ -106,51 +106,53 @@ Audit = Callable[[], Awaitable[Sequence[str]]]
 
 
 async def prove_oversell(
-    shop: Shop,
+    shop: ShopClient,
     *,
     buyers: int,
     stock: int,
     seed: Callable[[str, int], Awaitable[None]],
     audit: Audit,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Proof:
+    report_progress: Callable[[str], None] = lambda _: None,
+) -> ProofResult:
     """Send `buyers` shoppers for `stock` units; `tell` is called with a sentence at each step.
 
-    Raise `ShopAwayError` if there is no shop to test.
+    Raise `ShopUnavailableError` if there is no shop to test.
     """
     begun = time.perf_counter()
     product = f"PROOF-{secrets.token_hex(4).upper()}"
     run = _ProofRun(shop, product, audit)
-    tell(f"{stock} units of {product}")
+    report_progress(f"{stock} units of {product}")
     await seed(product, stock)
     if await run.wait_for_available(stock) != stock:
-        raise ShopAwayError(f"{product} was seeded with {stock} units, but the catalogue does not show that quantity")
-    tell(f"{buyers} shoppers connect")
-    async with _connected_buyers(shop, await shop.guests(buyers)) as clients:
-        tell("all add one unit at once")
+        raise ShopUnavailableError(
+            f"{product} was seeded with {stock} units, but the catalogue does not show that quantity"
+        )
+    report_progress(f"{buyers} shoppers connect")
+    async with _connected_buyers(shop, await shop.create_guests(buyers)) as clients:
+        report_progress("all add one unit at once")
         first, holders, spread = await run.rush("rush", clients, stock)
         leaving, staying = holders[: len(holders) // 2], holders[len(holders) // 2 :]
         late = [buyer for buyer in clients if buyer not in holders]
-        tell(f"{len(leaving)} holders remove their unit, {len(late)} refused shoppers retry")
+        report_progress(f"{len(leaving)} holders remove their unit, {len(late)} refused shoppers retry")
         findings = await run.remove_all(leaving)
         second, late_holders, _ = await run.rush("after removal", late, stock - len(staying), findings)
-        tell("all carts are emptied")
+        report_progress("all carts are emptied")
         after = await run.empty([*staying, *late_holders], stock)
     after += await run.audit_findings()
-    return Proof(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - begun)
+    return ProofResult(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - begun)
 
 
 @dataclass(frozen=True, slots=True)
 class _ProofRun:
     """Shop, product and audit of one proof."""
 
-    shop: Shop
+    shop: ShopClient
     product: str
     audit: Audit
 
     async def rush(
         self, name: str, clients: Sequence[Buyer], units: int, before: Iterable[Finding] = ()
-    ) -> tuple[Verdict, list[Buyer], float]:
+    ) -> tuple[RushVerdict, list[Buyer], float]:
         """Let all `clients` buy at once.
 
         Return the verdict, the buyers that hold a unit, and the seconds between the first and the last frame sent.
@@ -168,57 +170,64 @@ class _ProofRun:
         await asyncio.sleep(0)  # every buyer waits at the gate
         gate.set()
         ids = await asyncio.gather(*buying)
-        carts = await asyncio.gather(*(buyer.has(self.product) for buyer in clients))
+        carts = await asyncio.gather(*(buyer.units_in_cart(self.product) for buyer in clients))
 
         attempts = [
-            Attempt(buyer.user_id, id_, tuple(buyer.heard[id_]), due=1 + number % 2)
+            Attempt(buyer.user_id, id_, tuple(buyer.answers[id_]), due=1 + number % 2)
             for number, (buyer, id_) in enumerate(zip(clients, ids, strict=True))
         ]
         granted = [any(answer["type"] == "held" for answer in attempt.answers) for attempt in attempts]
         findings = [
             *before,
             *(
-                Finding(Kind.WRONG_CART, f"{buyer.user_id}: {quantity} units in the cart, but {int(grant)} granted")
+                Finding(
+                    FindingKind.WRONG_CART, f"{buyer.user_id}: {quantity} units in the cart, but {int(grant)} granted"
+                )
                 for buyer, quantity, grant in zip(clients, carts, granted, strict=True)
                 if quantity != int(grant)
             ),
             *await self.audit_findings(),
         ]
         available = await self.wait_for_available(units - sum(granted))
-        verdict = judge(name, attempts, product=self.product, units=units, available=available, others=findings)
+        verdict = judge_rush(name, attempts, product=self.product, units=units, available=available, others=findings)
         holders = [buyer for buyer, grant in zip(clients, granted, strict=True) if grant]
         return verdict, holders, max(sent, default=0.0) - min(sent, default=0.0)
 
     async def remove_all(self, holders: Sequence[Buyer]) -> list[Finding]:
         """Remove the product from the carts of `holders`; return findings about the answers."""
-        return _not_removed(holders, await asyncio.gather(*(b.ask("remove", product=self.product) for b in holders)))
+        return _not_removed(
+            holders, await asyncio.gather(*(b.request("remove", product=self.product) for b in holders))
+        )
 
     async def empty(self, holders: Sequence[Buyer], stock: int) -> list[Finding]:
         """Empty the carts of `holders` and check that all stock is available; return findings."""
-        findings = _not_removed(holders, await asyncio.gather(*(buyer.ask("clear") for buyer in holders)))
+        findings = _not_removed(holders, await asyncio.gather(*(buyer.request("clear") for buyer in holders)))
         if (available := await self.wait_for_available(stock)) != stock:
             findings.append(
-                Finding(Kind.WRONG_STOCK, f"all carts are empty, but {available} of {stock} units are available")
+                Finding(FindingKind.WRONG_STOCK, f"all carts are empty, but {available} of {stock} units are available")
             )
         return findings
 
     async def audit_findings(self) -> list[Finding]:
         """Run the audit and return its violations as findings."""
-        return [Finding(Kind.AUDIT, violation) for violation in await self.audit()]
+        return [Finding(FindingKind.AUDIT, violation) for violation in await self.audit()]
 
     async def wait_for_available(self, expected: int) -> int | None:
         """Return the available quantity in the catalogue, once it is `expected` or after a timeout."""
-        end = time.monotonic() + CATALOGUE_SECONDS
-        available = await self.shop.available(self.product)
+        end = time.monotonic() + CATALOGUE_TIMEOUT_SECONDS
+        available = await self.shop.available_units(self.product)
         while available != expected and time.monotonic() < end:
             await asyncio.sleep(0.1)
-            available = await self.shop.available(self.product)
+            available = await self.shop.available_units(self.product)
         return available
 
 
 def _not_removed(buyers: Sequence[Buyer], answers: Sequence[Frame | None]) -> list[Finding]:
     return [
-        Finding(Kind.WRONG_ANSWER if answer else Kind.UNANSWERED, f"{buyer.user_id}: expected `removed`, got {answer}")
+        Finding(
+            FindingKind.WRONG_ANSWER if answer else FindingKind.UNANSWERED,
+            f"{buyer.user_id}: expected `removed`, got {answer}",
+        )
         for buyer, answer in zip(buyers, answers, strict=True)
         if not answer or answer["type"] != "removed"
     ]
@@ -232,8 +241,8 @@ async def _within(seconds: float, answer: asyncio.Future[Frame]) -> Frame | None
 
 
 @asynccontextmanager
-async def _connected_buyers(shop: Shop, guests: Sequence[Guest]) -> AsyncIterator[list[Buyer]]:
-    """Connect a buyer for each guest; `Shop.door` limits how many connect at a time."""
+async def _connected_buyers(shop: ShopClient, guests: Sequence[Guest]) -> AsyncIterator[list[Buyer]]:
+    """Connect a buyer for each guest; `ShopClient.request_slots` limits how many connect at a time."""
     async with AsyncExitStack() as stack:
         buyers = [Buyer(shop, guest) for guest in guests]
         await asyncio.gather(*(stack.enter_async_context(buyer.shopper) for buyer in buyers))

@@ -1,7 +1,7 @@
 """Proof that every order ends once and all money is accounted for, although every process is killed in turn.
 
 A temporary shop is started, since processes of a shop in use must not be killed. Its payment deadline is a few seconds
-(`IMPATIENT`) instead of ten minutes. Shoppers check out at a steady rate, one card in five failing,
+(`SHORT_DEADLINES`) instead of ten minutes. Shoppers check out at a steady rate, one card in five failing,
 while every process and every server is killed with SIGKILL in turn. Afterwards every order must have ended, and the
 accounts of orders, payment, provider and stock must agree: the checks are those of `holdfast chaos`.
 """
@@ -20,18 +20,18 @@ from rich.console import Console
 from rich.table import Table
 
 from load.chaos import rare
-from load.chaos.command import tell_failure
-from load.chaos.run import Result, play, products_of
+from load.chaos.command import print_failure
+from load.chaos.run import ScenarioResult, run_scenario, scenario_products
 from load.chaos.scenarios import Scenario
-from load.chaos.stage import IMPATIENT, Stage
-from load.measuring import die, room_for_sockets
-from load.shop import ShopAwayError
+from load.chaos.stage import SHORT_DEADLINES, ShopUnderTest
+from load.measuring import exit_with_error, raise_descriptor_limit
+from load.shop import ShopUnavailableError
 
 SHOPPERS: Final = 48
 MAX_ORDERS: Final = 100_000
-ENOUGH: Final = 1000
+MIN_ORDERS_FOR_RARE_OUTCOMES: Final = 1000
 """From this number of orders on, each rare outcome must have occurred; with fewer orders it may not."""
-KILLED: Final = "kill-each: "
+KILL_COUNT_PREFIX: Final = "kill-each: "
 
 
 def orders(
@@ -49,24 +49,28 @@ def orders(
     """
     chosen = seed if seed is not None else secrets.randbelow(10_000)
     scenario = Scenario(
-        "orders", ("kill-each", "expire"), replayed=True, shoppers=SHOPPERS, checkouts=number, rate=rate
+        "orders", ("kill-each", "expire"), replays_records=True, shoppers=SHOPPERS, checkouts=number, rate=rate
     )
     folder = Path(tempfile.mkdtemp(prefix="holdfast-prove-orders-"))
-    room_for_sockets(4 * SHOPPERS)
+    raise_descriptor_limit(4 * SHOPPERS)
     try:
         result = asyncio.run(_prove(scenario, chosen, folder))
-    except ShopAwayError as error:
-        die(f"{error}; its logs are in {folder / 'root' / 'logs'}")
-    missing = [name for name in rare.EVERY if not result.counts.get(name)] if number >= ENOUGH else []
+    except ShopUnavailableError as error:
+        exit_with_error(f"{error}; its logs are in {folder / 'root' / 'logs'}")
+    missing = (
+        [name for name in rare.RARE_OUTCOMES if not result.counts.get(name)]
+        if number >= MIN_ORDERS_FOR_RARE_OUTCOMES
+        else []
+    )
     ok = not result.findings and not missing
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "ok": ok, "seed": chosen, "never": missing}))
     else:
         _show(Console(highlight=False), result)
     if result.findings:
-        tell_failure(result, chosen)
+        print_failure(result, chosen)
     for name in missing:
-        typer.echo(f"did not occur: {name} ({rare.EVERY[name]})", err=True)
+        typer.echo(f"did not occur: {name} ({rare.RARE_OUTCOMES[name]})", err=True)
     if not as_json:
         count = result.counts.get("orders", 0)
         verdict = "Proved: all orders ended, all accounts balance" if ok else "Refuted"
@@ -78,21 +82,21 @@ def orders(
     raise typer.Exit(0 if ok else 1)
 
 
-async def _prove(scenario: Scenario, seed: int, folder: Path) -> Result:
-    stage = Stage(folder / "root")
+async def _prove(scenario: Scenario, seed: int, folder: Path) -> ScenarioResult:
+    stage = ShopUnderTest(folder / "root")
     try:
-        settings = " ".join(f"{name}={value}" for name, value in IMPATIENT.items())
+        settings = " ".join(f"{name}={value}" for name, value in SHORT_DEADLINES.items())
         typer.echo(f"… starting a temporary shop: {settings}", err=True)
-        await stage.up(sys.stderr)
-        await stage.seed(products_of(scenario))
-        return await play(
-            stage, scenario, seed=seed, folder=folder, tell=lambda text: typer.echo(f"… {text}", err=True)
+        await stage.start(sys.stderr)
+        await stage.seed(scenario_products(scenario))
+        return await run_scenario(
+            stage, scenario, seed=seed, folder=folder, report_progress=lambda text: typer.echo(f"… {text}", err=True)
         )
     finally:
-        await stage.down()
+        await stage.stop()
 
 
-def _show(console: Console, result: Result) -> None:
+def _show(console: Console, result: ScenarioResult) -> None:
     counts = result.counts
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
@@ -103,8 +107,12 @@ def _show(console: Console, result: Result) -> None:
             table.add_row(f"  {name}", str(count))
     for name in ("captured", "confirmed", "refunded", "in_flight"):
         table.add_row(name.replace("_", " "), f"{getattr(result.balance, name) / 100:,.2f} GBP")
-    for name in rare.EVERY:
+    for name in rare.RARE_OUTCOMES:
         table.add_row(name, str(counts.get(name, 0)))
     console.print(table)
-    killed = ", ".join(f"{name.removeprefix(KILLED)} {n}" for name, n in counts.items() if name.startswith(KILLED))
+    killed = ", ".join(
+        f"{name.removeprefix(KILL_COUNT_PREFIX)} {n}"
+        for name, n in counts.items()
+        if name.startswith(KILL_COUNT_PREFIX)
+    )
     console.print(f"killed (SIGKILL): {killed or 'nothing'}")

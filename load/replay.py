@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from load.client import Shopper
-from load.orders import Day, Visit, Want
-from load.shop import Guest, Shop
+from load.orders import OrderFile, PlannedAdd, PlannedShopper
+from load.shop import Guest, ShopClient
 
-ANSWER_SECONDS: Final = 120.0
+ANSWER_TIMEOUT_SECONDS: Final = 120.0
 """Timeout for one answer; long, because rate limits or a restart of the shop delay answers."""
-EARLY_SECONDS: Final = 0.5
+CONNECT_LEAD_SECONDS: Final = 0.5
 """Time before its first frame at which a shopper connects."""
 
 
 @dataclass(slots=True)
-class Demand:
+class ProductTotals:
     """Units of one product requested, by result."""
 
-    asked: int = 0
+    requested: int = 0
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     """Units refused, by reason."""
@@ -36,102 +36,104 @@ class Demand:
     """Units granted to these shoppers according to the stock ledger."""
 
     @property
-    def adds_up(self) -> bool:
+    def is_balanced(self) -> bool:
         """True if every unit was answered once and the ledger agrees."""
         answered = self.accepted + self.refused.total()
-        return self.asked == answered and not self.unanswered and self.accepted == self.in_ledger
+        return self.requested == answered and not self.unanswered and self.accepted == self.in_ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayResult:
     """Result of a replay."""
 
     shoppers: int
-    skipped: int
+    skipped_lines: int
     pace: float
     seconds: float
-    products: Mapping[str, Demand]
+    products: Mapping[str, ProductTotals]
     violations: Sequence[str]
     """Violations found by the audit."""
 
     @property
     def ok(self) -> bool:
         """True if every product balances and the audit found no violation."""
-        return not self.violations and all(demand.adds_up for demand in self.products.values())
+        return not self.violations and all(demand.is_balanced for demand in self.products.values())
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON values; quantities are in units."""
         return {
             "ok": self.ok,
             "shoppers": self.shoppers,
-            "skipped_lines": self.skipped,
+            "skipped_lines": self.skipped_lines,
             "pace": self.pace,
             "seconds": round(self.seconds, 1),
-            "asked": sum(demand.asked for demand in self.products.values()),
+            "asked": sum(demand.requested for demand in self.products.values()),
             "accepted": sum(demand.accepted for demand in self.products.values()),
             "refused": sum(demand.refused.total() for demand in self.products.values()),
             "violations": list(self.violations),
             "products": {
                 product: {
-                    "asked": demand.asked,
+                    "asked": demand.requested,
                     "accepted": demand.accepted,
                     "refused": demand.refused.total(),
                     "reasons": dict(demand.refused),
                     "unanswered": demand.unanswered,
                     "in_ledger": demand.in_ledger,
-                    "adds_up": demand.adds_up,
+                    "adds_up": demand.is_balanced,
                 }
                 for product, demand in sorted(self.products.items())
             },
         }
 
 
-async def replay(
-    shop: Shop,
-    day: Day,
+async def replay_orders(
+    shop: ShopClient,
+    day: OrderFile,
     *,
     pace: float,
-    granted: Callable[[Sequence[str]], Awaitable[Mapping[str, int]]],
+    granted_units: Callable[[Sequence[str]], Awaitable[Mapping[str, int]]],
     audit: Callable[[], Awaitable[Sequence[str]]],
-    said: Callable[[], None] = lambda: None,
-) -> Replay:
+    on_answer: Callable[[], None] = lambda: None,
+) -> ReplayResult:
     """Replay `day` at `pace` times its own pace.
 
     `granted` returns the units per product ever granted to some users; `said` is called after every answer.
     """
     begun = time.perf_counter()
-    products: defaultdict[str, Demand] = defaultdict(Demand)
-    guests = await shop.guests(len(day.visits))
-    opening = time.monotonic() + EARLY_SECONDS
+    products: defaultdict[str, ProductTotals] = defaultdict(ProductTotals)
+    guests = await shop.create_guests(len(day.shoppers))
+    opening = time.monotonic() + CONNECT_LEAD_SECONDS
     async with asyncio.TaskGroup() as group:
-        for visit, guest in zip(day.visits, guests, strict=True):
+        for visit, guest in zip(day.shoppers, guests, strict=True):
             group.create_task(
-                _replay_shopper(shop, guest, visit, opening=opening, pace=pace, products=products, said=said)
+                _replay_shopper(shop, guest, visit, opening=opening, pace=pace, products=products, said=on_answer)
             )
-    ledger = await granted([guest.user_id for guest in guests])
+    ledger = await granted_units([guest.user_id for guest in guests])
     for product in ledger.keys() | products.keys():
         products[product].in_ledger = ledger.get(product, 0)
     seconds = time.perf_counter() - begun
-    return Replay(len(guests), day.skipped, pace, seconds, products, await audit())
+    return ReplayResult(len(guests), day.skipped_lines, pace, seconds, products, await audit())
 
 
 async def _replay_shopper(  # noqa: PLR0913 - a shopper, its plan, and where the answers go
-    shop: Shop,
+    shop: ShopClient,
     guest: Guest,
-    visit: Visit,
+    visit: PlannedShopper,
     *,
     opening: float,
     pace: float,
-    products: defaultdict[str, Demand],
+    products: defaultdict[str, ProductTotals],
     said: Callable[[], None],
 ) -> None:
     """Replay one shopper: send each frame at its time, whether or not the previous one has been answered."""
 
-    async def add(shopper: Shopper, want: Want) -> None:
+    async def add(shopper: Shopper, want: PlannedAdd) -> None:
         demand = products[want.product]
-        demand.asked += want.quantity
+        demand.requested += want.quantity
         try:
-            answer = await shopper.ask("add", product=want.product, quantity=want.quantity, seconds=ANSWER_SECONDS)
+            answer = await shopper.request(
+                "add", product=want.product, quantity=want.quantity, seconds=ANSWER_TIMEOUT_SECONDS
+            )
         except TimeoutError:
             demand.unanswered += want.quantity
         else:
@@ -142,10 +144,10 @@ async def _replay_shopper(  # noqa: PLR0913 - a shopper, its plan, and where the
         said()
 
     async with AsyncExitStack() as stack:
-        await _sleep_until(opening + visit.wants[0].at / pace - EARLY_SECONDS)
+        await _sleep_until(opening + visit.adds[0].at / pace - CONNECT_LEAD_SECONDS)
         shopper = await stack.enter_async_context(Shopper(shop, guest))
         async with asyncio.TaskGroup() as group:
-            for want in visit.wants:
+            for want in visit.adds:
                 await _sleep_until(opening + want.at / pace)
                 group.create_task(add(shopper, want))
 

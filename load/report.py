@@ -6,12 +6,12 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from load.verdict import Finding, Verdict
+from load.verdict import Finding, RushVerdict
 
 SHOWN_FINDINGS: Final = 12
 
 
-def show(console: Console, verdicts: Sequence[Verdict], more: Sequence[Finding] = ()) -> None:
+def print_verdicts(console: Console, verdicts: Sequence[RushVerdict], more: Sequence[Finding] = ()) -> None:
     """Print one row per rush, then the findings."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rush")

@@ -12,12 +12,12 @@ from typing import Final, Literal
 Arrivals = Literal["constant", "poisson"]
 
 MINUTE: Final = 60.0
-FEWEST_SHOPPERS: Final = 10
-LAST_CHANGES: Final = 1
+MIN_SHOPPERS: Final = 10
+CLEANUP_CHANGES: Final = 1
 """Changes that each shopper makes after the measurement: it clears its cart."""
 
 
-def instants(rate: float, seconds: float, arrivals: Arrivals, chance: Callable[[], float]) -> Iterator[float]:
+def send_times(rate: float, seconds: float, arrivals: Arrivals, chance: Callable[[], float]) -> Iterator[float]:
     """Yield the intended send times in seconds from the start, ascending; `chance` is uniform in [0, 1)."""
     if arrivals == "constant":
         yield from (number / rate for number in range(round(rate * seconds)))
@@ -34,17 +34,17 @@ def shoppers_needed(rate: float, seconds: float, changes_a_minute: int | None) -
     """
     if changes_a_minute is None:
         return 1
-    each = changes_a_minute + int(changes_a_minute * seconds / MINUTE) - LAST_CHANGES
+    each = changes_a_minute + int(changes_a_minute * seconds / MINUTE) - CLEANUP_CHANGES
     # Random arrivals exceed the mean now and then.
     return math.ceil(rate * seconds * 1.05 / max(1, each))
 
 
-def usual_shoppers(rate: float, seconds: float, changes_a_minute: int | None) -> int:
+def default_shoppers(rate: float, seconds: float, changes_a_minute: int | None) -> int:
     """Return the default number of shoppers: enough for the limits, and none busier than a person could be."""
-    return max(FEWEST_SHOPPERS, math.ceil(0.6 * rate), shoppers_needed(rate, seconds, changes_a_minute))
+    return max(MIN_SHOPPERS, math.ceil(0.6 * rate), shoppers_needed(rate, seconds, changes_a_minute))
 
 
-class Baskets:
+class RequestMix:
     """Generator of each shopper's next request, chosen so that stock and carts last.
 
     A `mixed` shopper adds products until it has requested three, and then alternately removes the oldest and adds
@@ -52,7 +52,7 @@ class Baskets:
     index below n.
     """
 
-    LINES: Final = 3
+    MAX_LINES: Final = 3
 
     def __init__(self, shoppers: int, products: Sequence[str], *, mixed: bool, choose: Callable[[int], int]) -> None:
         self._products = products
@@ -60,10 +60,10 @@ class Baskets:
         self._choose = choose
         self._asked: list[list[str]] = [[] for _ in range(shoppers)]
 
-    def next(self, shopper: int) -> tuple[str, str]:
+    def next_request(self, shopper: int) -> tuple[str, str]:
         """Return `("add" | "remove", product)` for the shopper of this number."""
         asked = self._asked[shopper]
-        if len(asked) < self.LINES:
+        if len(asked) < self.MAX_LINES:
             asked.append(self._products[self._choose(len(self._products))])
             return "add", asked[-1]
         if self._mixed:

@@ -9,18 +9,18 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from load.protocol import backoff
+from load.protocol import backoff_seconds
 
-CALLS_AT_ONCE: Final = 16
+MAX_CONCURRENT_REQUESTS: Final = 16
 """Maximum number of requests and handshakes that one process has open, so that shoppers connect without overloading."""
-PATIENT_ATTEMPTS: Final = 10
+MAX_ATTEMPTS: Final = 10
 
 
-class ShopAwayError(RuntimeError):
+class ShopUnavailableError(RuntimeError):
     """The shop does not answer, or not by the contract; the message has the details."""
 
 
-class TurnedAwayError(RuntimeError):
+class ConnectionRejectedError(RuntimeError):
     """The shop rejected the connection for good: reconnecting would not help."""
 
 
@@ -34,7 +34,7 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpReply:
     """HTTP response: its status, and its JSON body or an empty one."""
 
     status: int
@@ -46,7 +46,7 @@ class Answer:
         return str(self.body.get("type", "")).rpartition("/")[2] if self.status >= 400 else ""  # noqa: PLR2004 - an HTTP status
 
 
-class Shop:
+class ShopClient:
     """HTTP client of the shop at `url` (`http://127.0.0.1:8080`). `chance` returns numbers uniform in [0, 1)."""
 
     def __init__(self, url: str, *, chance: Callable[[], float] = random.random) -> None:
@@ -54,7 +54,7 @@ class Shop:
         self._has_answered = False
         self.url = url.rstrip("/")
         self.stream_url = "ws" + self.url.removeprefix("http") + "/v1/stream"
-        self.door = asyncio.Semaphore(CALLS_AT_ONCE)
+        self.request_slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15))
 
     async def __aenter__(self) -> Self:
@@ -65,44 +65,46 @@ class Shop:
         """Close the HTTP session."""
         await self._http.close()
 
-    async def guest(self, token: str | None = None) -> Guest:
+    async def create_guest(self, token: str | None = None) -> Guest:
         """Create a guest, or return the same guest with a new token if `token` is still valid."""
         body = await self._body("POST", "/v1/guests", token)
         return Guest(body["user_id"], body["token"], body["expires_at"])
 
-    async def guests(self, number: int) -> Sequence[Guest]:
+    async def create_guests(self, number: int) -> Sequence[Guest]:
         """Create `number` guests."""
-        return await asyncio.gather(*(self.guest() for _ in range(number)))
+        return await asyncio.gather(*(self.create_guest() for _ in range(number)))
 
-    async def available(self, product: str) -> int | None:
+    async def available_units(self, product: str) -> int | None:
         """Return the available quantity in the catalogue (at most 250 ms old), or `None` for an unknown product."""
         try:
-            return int((await self.read(f"/v1/products/{product}"))["available"])
+            return int((await self.get(f"/v1/products/{product}"))["available"])
         except LookupError:
             return None
 
-    async def read(self, path: str, token: str | None = None) -> Mapping[str, Any]:
-        """Return the body at `path`. Raise `LookupError` for a 404, `ShopAwayError` for any other error."""
+    async def get(self, path: str, token: str | None = None) -> Mapping[str, Any]:
+        """Return the body at `path`. Raise `LookupError` for a 404, `ShopUnavailableError` for any other error."""
         return await self._body("GET", path, token)
 
-    async def every(self, path: str, token: str | None = None) -> list[Mapping[str, Any]]:
-        """Return all items of the list at `path`, fetched page by page; errors are as in `read`."""
+    async def list_all(self, path: str, token: str | None = None) -> list[Mapping[str, Any]]:
+        """Return all items of the list at `path`, fetched page by page; errors are as in `get`."""
         items: list[Mapping[str, Any]] = []
         page: Mapping[str, Any] = {"after": ""}
         while page["after"] is not None:
-            page = await self.read(path + (f"&after={page['after']}" if page["after"] else ""), token)
+            page = await self.get(path + (f"&after={page['after']}" if page["after"] else ""), token)
             items += page["items"]
         return items
 
-    async def wait_for(self, product: str, seconds: float = 60.0) -> None:
-        """Wait until the catalogue has `product`; raise `ShopAwayError` after `seconds`."""
+    async def wait_until_listed(self, product: str, seconds: float = 60.0) -> None:
+        """Wait until the catalogue has `product`; raise `ShopUnavailableError` after `seconds`."""
         end = time.monotonic() + seconds
-        while await self.available(product) is None:
+        while await self.available_units(product) is None:
             if time.monotonic() > end:
-                raise ShopAwayError(f"{product} was seeded, but the catalogue does not show it after {seconds:g} s")
+                raise ShopUnavailableError(
+                    f"{product} was seeded, but the catalogue does not show it after {seconds:g} s"
+                )
             await asyncio.sleep(0.05)
 
-    async def send(
+    async def request(
         self,
         method: str,
         path: str,
@@ -111,42 +113,44 @@ class Shop:
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
         wait: int | None = None,
-    ) -> Answer:
+    ) -> HttpReply:
         """Send a request and return its response; `key` is its idempotency key, which makes retries safe.
 
         With `wait`, the shop may take that many seconds to answer with the outcome.
 
         The request is retried after 429 and 503, and after connection errors if the shop has answered before. Raise
-        `ShopAwayError` when all attempts have failed.
+        `ShopUnavailableError` when all attempts have failed.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if key:
             headers["Idempotency-Key"] = key
         if wait is not None:
             headers["Prefer"] = f"wait={wait}"
-        async with self.door:
-            for attempt in range(PATIENT_ATTEMPTS):
+        async with self.request_slots:
+            for attempt in range(MAX_ATTEMPTS):
                 try:
                     async with self._http.request(method, self.url + path, headers=headers, json=body) as answer:
                         self._has_answered = True
                         if answer.status not in {429, 503}:
-                            return Answer(answer.status, await _json(answer))
-                        pause = told_pause(answer.headers.get("Retry-After"), backoff(attempt, self._chance()))
+                            return HttpReply(answer.status, await _json(answer))
+                        pause = retry_after_seconds(
+                            answer.headers.get("Retry-After"), backoff_seconds(attempt, self._chance())
+                        )
                 except (aiohttp.ClientError, TimeoutError) as error:
                     if not self._has_answered:
-                        raise ShopAwayError(
+                        raise ShopUnavailableError(
                             f"no shop answers at {self.url} ({error}): start one with `holdfast up`"
                         ) from error
-                    pause = backoff(attempt, self._chance())
+                    pause = backoff_seconds(attempt, self._chance())
                 await asyncio.sleep(pause)
-        raise ShopAwayError(f"{method} {self.url}{path}: no answer after {PATIENT_ATTEMPTS} attempts")
+        raise ShopUnavailableError(f"{method} {self.url}{path}: no answer after {MAX_ATTEMPTS} attempts")
 
     async def _body(self, method: str, path: str, token: str | None) -> Mapping[str, Any]:
-        answer = await self.send(method, path, token=token)
+        answer = await self.request(method, path, token=token)
         if answer.status == 404:  # noqa: PLR2004 - an HTTP status
             raise LookupError(path)
         if answer.status >= 400:  # noqa: PLR2004 - an HTTP status
-            raise ShopAwayError(f"{method} {self.url}{path} failed with {answer.status}: {dict(answer.body)}")
+            raise ShopUnavailableError(f"{method} {self.url}{path} failed with {answer.status}: {dict(answer.body)}")
         return answer.body
 
 
@@ -159,6 +163,6 @@ async def _json(answer: aiohttp.ClientResponse) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {"text": (await answer.text())[:500]}
 
 
-def told_pause(retry_after: str | None, otherwise: float) -> float:
+def retry_after_seconds(retry_after: str | None, otherwise: float) -> float:
     """Return the seconds that a `Retry-After` header asks for, or `otherwise`."""
     return float(retry_after) if retry_after and retry_after.isdigit() else otherwise

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from load.protocol import Frame
 
-NOT_CONTENT: Final = frozenset({"replayed", "traceparent"})
+NON_CONTENT_FIELDS: Final = frozenset({"replayed", "traceparent"})
 """Fields that may differ between two answers to one request."""
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """Kind of error."""
 
     OVERSOLD = "oversold"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 class Finding:
     """One error found."""
 
-    kind: Kind
+    kind: FindingKind
     detail: str
 
 
@@ -50,7 +50,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RushVerdict:
     """Result of `attempts` requests for one unit each, with `units` in stock."""
 
     name: str
@@ -69,7 +69,7 @@ class Verdict:
         """True if there are no findings."""
         return not self.findings
 
-    def found(self, kind: Kind) -> bool:
+    def has_finding(self, kind: FindingKind) -> bool:
         """Return True if there is a finding of this kind."""
         return any(finding.kind is kind for finding in self.findings)
 
@@ -88,7 +88,7 @@ class Verdict:
         }
 
 
-def judge(
+def judge_rush(
     name: str,
     attempts: Sequence[Attempt],
     *,
@@ -96,7 +96,7 @@ def judge(
     units: int,
     available: int | None,
     others: Sequence[Finding] = (),
-) -> Verdict:
+) -> RushVerdict:
     """Return the verdict on one rush for `product`.
 
     `available` is the catalogue's quantity afterwards, or `None` if it was not read or the product is unknown. `others`
@@ -117,29 +117,35 @@ def judge(
 
     due = min(units, len(attempts))
     if held > units:
-        findings.insert(0, Finding(Kind.OVERSOLD, f"{held} units held, but only {units} in stock"))
+        findings.insert(0, Finding(FindingKind.OVERSOLD, f"{held} units held, but only {units} in stock"))
     if held < due:
-        findings.append(Finding(Kind.UNDERSOLD, f"{held} units held, expected {due}"))
+        findings.append(Finding(FindingKind.UNDERSOLD, f"{held} units held, expected {due}"))
     if available != units - held:
-        findings.append(Finding(Kind.WRONG_STOCK, f"the shop shows {available} available, expected {units - held}"))
-    return Verdict(name, units, len(attempts), held, refused, unanswered, repeats, tuple(findings))
+        findings.append(
+            Finding(FindingKind.WRONG_STOCK, f"the shop shows {available} available, expected {units - held}")
+        )
+    return RushVerdict(name, units, len(attempts), held, refused, unanswered, repeats, tuple(findings))
 
 
 def _answer_findings(attempt: Attempt, contents: Sequence[Frame], product: str) -> list[Finding]:
     """Return the findings about the answers to one request."""
     who = f"{attempt.user_id} {attempt.request_id}"
     if not contents:
-        return [Finding(Kind.UNANSWERED, f"{who}: no answer")]
+        return [Finding(FindingKind.UNANSWERED, f"{who}: no answer")]
     findings = []
     if len(contents) > 1:
         types = " and ".join(str(answer["type"]) for answer in contents)
-        findings.append(Finding(Kind.CONTRADICTED, f"{who}: contradictory answers {types}"))
+        findings.append(Finding(FindingKind.CONTRADICTED, f"{who}: contradictory answers {types}"))
     if len(attempt.answers) < attempt.due:
         findings.append(
-            Finding(Kind.REPEAT_UNANSWERED, f"{who}: sent {attempt.due} times, answered {len(attempt.answers)} times")
+            Finding(
+                FindingKind.REPEAT_UNANSWERED, f"{who}: sent {attempt.due} times, answered {len(attempt.answers)} times"
+            )
         )
     findings += [
-        Finding(Kind.WRONG_ANSWER, f"{who}: {dict(answer)}") for answer in contents if not _is_right(answer, product)
+        Finding(FindingKind.WRONG_ANSWER, f"{who}: {dict(answer)}")
+        for answer in contents
+        if not _is_right(answer, product)
     ]
     return findings
 
@@ -160,7 +166,7 @@ def _distinct(answers: Sequence[Frame]) -> list[Frame]:
     """Return the answers without repetitions, in order of arrival."""
     contents: list[Frame] = []
     for answer in answers:
-        content = {name: value for name, value in answer.items() if name not in NOT_CONTENT}
+        content = {name: value for name, value in answer.items() if name not in NON_CONTENT_FIELDS}
         if content not in contents:
             contents.append(content)
     return contents
@@ -169,7 +175,7 @@ def _distinct(answers: Sequence[Frame]) -> list[Frame]:
 def _duplicate_findings(ids: Sequence[str], label: str) -> list[Finding]:
     """Return a finding if ids repeat: a proof whose buyers share an id would count one of them twice."""
     return (
-        [Finding(Kind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {label}")]
+        [Finding(FindingKind.SHARED_ID, f"{len(ids) - len(set(ids))} of the attempts share a {label}")]
         if len(set(ids)) < len(ids)
         else []
     )

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from load.driver import Crowd, drive, first_frame, settle
-from load.figures import Measured
-from load.schedule import Arrivals, Baskets, instants, shoppers_needed, usual_shoppers
-from load.shop import Guest, Shop, ShopAwayError
+from load.driver import ShopperPool, run_open_loop, send_from_all, wait_for_first_frame
+from load.figures import Measurement
+from load.schedule import Arrivals, RequestMix, default_shoppers, send_times, shoppers_needed
+from load.shop import Guest, ShopClient, ShopUnavailableError
 
-UNITS: Final = 1_000_000
+UNITS_PER_PRODUCT: Final = 1_000_000
 """Stock of each product that a load run adds: more than it can ever hold."""
 
 
@@ -20,7 +20,7 @@ class TooFewShoppersError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LoadProfile:
     """Parameters of a load run. `shoppers` `None`: as many as needed; `products` `None`: the shop's own catalogue."""
 
     rate: float
@@ -31,71 +31,79 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
-    """Progress callbacks of a load run: `stage(name, total)`, then `step()` for each unit of work."""
+class ProgressReporter:
+    """Progress callbacks of a load run: `stage(name, total)`, then `advance()` for each unit of work."""
 
-    stage: Callable[[str, int], None] = lambda _name, _total: None
-    step: Callable[[], None] = lambda: None
+    begin: Callable[[str, int], None] = lambda _name, _total: None
+    advance: Callable[[], None] = lambda: None
 
 
-def own_products(number: int) -> list[str]:
+def load_product_codes(number: int) -> list[str]:
     """Return the codes of the products that a load run adds: always the same, so that a shop has them once."""
     return [f"LOAD-{each:06}" for each in range(1, number + 1)]
 
 
-async def visit(
-    shop: Shop, wish: Wish, *, seed: Callable[[Mapping[str, int]], Awaitable[None]], telling: Telling
-) -> Measured:
+async def run_load(
+    shop: ShopClient,
+    wish: LoadProfile,
+    *,
+    seed: Callable[[Mapping[str, int]], Awaitable[None]],
+    progress: ProgressReporter,
+) -> Measurement:
     """Connect shoppers and measure. Raise `TooFewShoppersError` before sending if the rate limits forbid it."""
-    telling.stage("products", 1)
+    progress.begin("products", 1)
     if wish.products is None:
-        products = await on_sale(shop)
+        products = await products_on_sale(shop)
     else:
-        products = own_products(wish.products)
-        await seed(dict.fromkeys(products, UNITS))
-        await shop.wait_for(products[-1])
-    async with crowd(shop, [await shop.guest()], telling) as (pool, limits):
-        number = wish.shoppers or usual_shoppers(wish.rate, wish.seconds, limits)
+        products = load_product_codes(wish.products)
+        await seed(dict.fromkeys(products, UNITS_PER_PRODUCT))
+        await shop.wait_until_listed(products[-1])
+    async with connected_pool(shop, [await shop.create_guest()], progress) as (pool, limits):
+        number = wish.shoppers or default_shoppers(wish.rate, wish.seconds, limits)
         needed = shoppers_needed(wish.rate, wish.seconds, limits)
         if number < needed:
             raise TooFewShoppersError(
                 f"{number} shoppers are too few: {wish.rate:g} changes per second for {wish.seconds:g} s need {needed}."
                 f" Each may make {limits} per minute: use --shoppers {needed}, or start the shop with --no-limits"
             )
-        telling.stage("shoppers connect", number - 1)
-        await pool.enter(shop.stream_url, passes(await shop.guests(number - 1)), telling.step)
+        progress.begin("shoppers connect", number - 1)
+        await pool.connect(shop.stream_url, auth_headers(await shop.create_guests(number - 1)), progress.advance)
         rng = random.Random(number)  # noqa: S311 - the same choices every time, so that runs are comparable
-        baskets = Baskets(number, products, mixed=True, choose=rng.randrange)
-        plan = [*instants(wish.rate, wish.seconds, wish.arrivals, rng.random)]
-        telling.stage(f"{wish.rate:g} changes per second", len(plan))
-        measured = await drive(pool, baskets, plan, rate=wish.rate, seconds=wish.seconds, sent=telling.step)
-        telling.stage("carts are cleared", 1)
-        await settle(pool, {"type": "clear"})
+        baskets = RequestMix(number, products, mixed=True, choose=rng.randrange)
+        plan = [*send_times(wish.rate, wish.seconds, wish.arrivals, rng.random)]
+        progress.begin(f"{wish.rate:g} changes per second", len(plan))
+        measured = await run_open_loop(
+            pool, baskets, plan, rate=wish.rate, seconds=wish.seconds, on_sent=progress.advance
+        )
+        progress.begin("carts are cleared", 1)
+        await send_from_all(pool, {"type": "clear"})
     return measured
 
 
 @asynccontextmanager
-async def crowd(
-    shop: Shop, guests: Sequence[Guest], telling: Telling | None = None
-) -> AsyncIterator[tuple[Crowd, int | None]]:
+async def connected_pool(
+    shop: ShopClient, guests: Sequence[Guest], progress: ProgressReporter | None = None
+) -> AsyncIterator[tuple[ShopperPool, int | None]]:
     """Connect `guests` and yield their sockets and the changes per minute each may make (`None`: no limit)."""
-    telling = telling or Telling()
-    pool = Crowd()
+    progress = progress or ProgressReporter()
+    pool = ShopperPool()
     try:
-        welcome = await first_frame(pool, lambda: pool.enter(shop.stream_url, passes(guests), telling.step), "welcome")
+        welcome = await wait_for_first_frame(
+            pool, lambda: pool.connect(shop.stream_url, auth_headers(guests), progress.advance), "welcome"
+        )
         yield pool, welcome["limits"]["changes"]
     finally:
-        pool.leave()
+        pool.close()
 
 
-def passes(guests: Sequence[Guest]) -> list[dict[str, str]]:
+def auth_headers(guests: Sequence[Guest]) -> list[dict[str, str]]:
     """Return the request headers of each guest."""
     return [{"Authorization": f"Bearer {guest.token}"} for guest in guests]
 
 
-async def on_sale(shop: Shop) -> list[str]:
-    """Return the codes of the products with units available; raise `ShopAwayError` if there are none."""
-    products = [item["code"] for item in await shop.every("/v1/products?limit=100&available_min=1")]
+async def products_on_sale(shop: ShopClient) -> list[str]:
+    """Return the codes of the products with units available; raise `ShopUnavailableError` if there are none."""
+    products = [item["code"] for item in await shop.list_all("/v1/products?limit=100&available_min=1")]
     if not products:
-        raise ShopAwayError("no product has units available: add some with --products 100")
+        raise ShopUnavailableError("no product has units available: add some with --products 100")
     return products

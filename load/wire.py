@@ -1,6 +1,6 @@
 """Minimal WebSockets for measuring: frames in and out of a socket without a task, queue or stream in between.
 
-`Line` is a client and `Peer` a server. Both drive the sans-I/O protocol of `websockets` directly from the transport, so
+`RawClientConnection` is a client and `RawServerConnection` a server. Both drive the sans-I/O protocol of `websockets` directly from the transport, so
 that the driver's own cost per frame is small compared with the latency it measures. Unlike `client.Shopper`, a lost
 connection stays lost and is counted.
 """
@@ -19,8 +19,8 @@ from websockets.uri import parse_uri
 
 from load.protocol import SUBPROTOCOL
 
-SWITCHING: Final = 101
-MAX_FRAME: Final = 1 << 20
+SWITCHING_PROTOCOLS: Final = 101
+MAX_FRAME_BYTES: Final = 1 << 20
 
 
 class _RawWebSocket(asyncio.Protocol):
@@ -72,14 +72,14 @@ class _RawWebSocket(asyncio.Protocol):
         raise NotImplementedError
 
 
-class Line(_RawWebSocket):
+class RawClientConnection(_RawWebSocket):
     """Client end of one socket. `hear` is called with each text frame, `cut` once when the socket is closed."""
 
     def __init__(
         self, url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]
     ) -> None:
         offered = [Subprotocol(SUBPROTOCOL)]  # a minimal server selects none, which is fine
-        client = ClientProtocol(parse_uri(url), subprotocols=offered, max_size=MAX_FRAME)
+        client = ClientProtocol(parse_uri(url), subprotocols=offered, max_size=MAX_FRAME_BYTES)
         super().__init__(client, hear)
         self._client = client
         self._headers = headers
@@ -102,7 +102,7 @@ class Line(_RawWebSocket):
 
     def _on_handshake(self, event: Any) -> None:
         if isinstance(event, Response) and not self.opened.done():
-            if event.status_code == SWITCHING and self._client.handshake_exc is None:
+            if event.status_code == SWITCHING_PROTOCOLS and self._client.handshake_exc is None:
                 self.opened.set_result(None)
             else:
                 self.opened.set_exception(
@@ -110,20 +110,22 @@ class Line(_RawWebSocket):
                 )
 
 
-async def dial(url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]) -> Line:
+async def open_connection(
+    url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]
+) -> RawClientConnection:
     """Return an open connection to `url` (`ws://host:port/path`); raise `OSError` if that fails."""
     uri = parse_uri(url)
     loop = asyncio.get_running_loop()
-    _, line = await loop.create_connection(lambda: Line(url, headers, hear, cut), uri.host, uri.port)
+    _, line = await loop.create_connection(lambda: RawClientConnection(url, headers, hear, cut), uri.host, uri.port)
     await line.opened
     return line
 
 
-class Peer(_RawWebSocket):
+class RawServerConnection(_RawWebSocket):
     """Server end of one socket, which accepts any upgrade. `hear` is called with this peer and each text frame."""
 
-    def __init__(self, hear: Callable[["Peer", bytes], None]) -> None:
-        server = ServerProtocol(max_size=MAX_FRAME)
+    def __init__(self, hear: Callable[["RawServerConnection", bytes], None]) -> None:
+        server = ServerProtocol(max_size=MAX_FRAME_BYTES)
         super().__init__(server, lambda text: hear(self, text))
         self._server = server
 

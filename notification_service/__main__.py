@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 import notification_service
 from cart_service import messages as cart
 from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import show
-from infrastructure.broker import BrokerAwayError
+from infrastructure.audit_topics import print_report
+from infrastructure.broker import BrokerUnavailableError
 from infrastructure.guard import Handler
-from infrastructure.pump import Job, PostgresRows, Pump
-from infrastructure.service import yield_to_others
-from notification_service.agents import Notices
+from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from infrastructure.service import lower_priority
+from notification_service.agents import NotificationAgents
 from notification_service.audit import audit
-from notification_service.messages import EVENTS, REQUEST_VOCABULARY, REQUESTS
-from notification_service.model import says_something
+from notification_service.messages import EVENTS, REQUEST_REGISTRY, REQUESTS
+from notification_service.model import may_change_cart
 from notification_service.settings import Settings
-from notification_service.store import MIGRATIONS, OPTIONS, SERVICE, Link, Store
-from notification_service.upkeep import Housekeeper
+from notification_service.store import MIGRATIONS, SERVICE, STORE_OPTIONS, SharedConnection, Store
+from notification_service.upkeep import RetentionJob
 from order_service import messages as orders
 
 if TYPE_CHECKING:
     from infrastructure.worker import Worker
 
-PLACES: Final = f'"{orders.Place.TYPE}"'.encode()
+PLACE_TYPE: Final = f'"{orders.Place.TYPE}"'.encode()
 _AT_ONCE: Final[dict[str, Any]] = {"concurrency": 50, "deadline": 3.0, "pauses": (0.2, 5.0)}
 """Both jobs only write to Kafka, which is either fast or down."""
 MAX_CARTS: Final = 500
@@ -40,49 +40,57 @@ def build(settings: Settings) -> Worker:
     from infrastructure.worker import Worker  # imported here because only `run` needs Faust, which is slow to import
 
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
-    store = Store(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
-    notices = Notices(store, worker.publish, settings.topic)
-    given: dict[str, Any] = {"fail": notices.put_aside, "transient": postgres.LOST}
-    worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, notices.on_requests, **given))
-    worker.agent(
+    store = Store(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
+    notices = NotificationAgents(store, worker.publish, settings.topic)
+    given: dict[str, Any] = {"fail": notices.on_permanent_failure, "transient": postgres.TRANSIENT_ERRORS}
+    worker.add_agent(Handler(REQUESTS, REQUEST_REGISTRY, notices.on_requests, **given))
+    worker.add_agent(
         Handler(
             orders.REQUESTS,
-            orders.REQUEST_VOCABULARY,
-            notices.on_places,
+            orders.REQUEST_REGISTRY,
+            notices.on_order_requests,
             **given,
-            wanted=lambda value: PLACES in value,
+            prefilter=lambda value: PLACE_TYPE in value,
         )
     )
-    worker.agent(Handler(orders.EVENTS, orders.EVENT_VOCABULARY, notices.on_orders, **given))
-    worker.agent(
+    worker.add_agent(Handler(orders.EVENTS, orders.EVENT_REGISTRY, notices.on_order_events, **given))
+    worker.add_agent(
         Handler(
             cart.RESPONSES,
-            cart.RESPONSE_VOCABULARY,
-            notices.on_carts,
+            cart.RESPONSE_REGISTRY,
+            notices.on_cart_responses,
             **given,
-            max_batch=MAX_CARTS,
-            wanted=says_something,
+            max_batch_size=MAX_CARTS,
+            prefilter=may_change_cart,
         )
     )
-    link = Link(partial(postgres.connect, settings, SERVICE, options=pump.OPTIONS))
+    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS))
     pumps = (
-        Pump(PostgresRows(link, Job("cart", key="user_id")), notices.warn, name="warnings", **_AT_ONCE),
-        Pump(
-            PostgresRows(link, Job("notice", key="notice_id", name="told")), notices.tell, name="outcomes", **_AT_ONCE
+        JobWorker(
+            PostgresJobRows(link, Job("cart", key="user_id")),
+            notices.request_expiry_warning,
+            name="warnings",
+            **_AT_ONCE,
+        ),
+        JobWorker(
+            PostgresJobRows(link, Job("notice", key="notice_id", name="told")),
+            notices.publish_outcome,
+            name="outcomes",
+            **_AT_ONCE,
         ),
     )
     for each in pumps:
-        worker.background(each.name, each.run)
-        worker.closing(each.close)
-    worker.background("retention", Housekeeper(link, settings.contact_days).run)
-    worker.closing(store.close)
-    worker.closing(link.close)
+        worker.add_background_loop(each.name, each.run)
+        worker.add_closer(each.close)
+    worker.add_background_loop("retention", RetentionJob(link, settings.contact_days).run)
+    worker.add_closer(store.close)
+    worker.add_closer(link.close)
     return worker
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then run the worker until it is stopped."""
-    yield_to_others()
+    lower_priority()
     await migrate(settings, _)
     return await build(settings).run()
 
@@ -96,7 +104,7 @@ async def migrate(settings: Settings, _: argparse.Namespace) -> int:
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print an audit of topics and tables; return 1 if it found a violation."""
     report = await audit(settings, timedelta(seconds=settings.audit_grace_seconds))
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -116,7 +124,7 @@ def main() -> int:
     """Run the command and return its exit status."""
     try:
         return cli.execute(parse(), service=SERVICE, settings=Settings)
-    except BrokerAwayError as error:
+    except BrokerUnavailableError as error:
         print(f"notification_service: {error}", file=sys.stderr)
         return 1
 

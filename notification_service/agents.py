@@ -13,12 +13,12 @@ import orjson
 
 from cart_service import messages as cart
 from infrastructure import clock, trace
-from infrastructure.crashpoints import crashpoint
-from infrastructure.dead_letters import Record, dead_letter
+from infrastructure.crashpoints import failpoint
+from infrastructure.dead_letters import Record, dead_letter_event
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.ids import derived
-from infrastructure.pump import Done, Row, Verdict
+from infrastructure.guard import ReceivedMessage
+from infrastructure.ids import derive_id
+from infrastructure.pump import Done, JobResult, Row
 from infrastructure.topics import Topic
 from notification_service.messages import (
     EVENTS,
@@ -33,15 +33,23 @@ from notification_service.messages import (
     Send,
     Sent,
 )
-from notification_service.model import Preferences, Watched, bought, followed, of_cart, of_expiry, of_order
-from notification_service.store import SERVICE, Asked, Store
-from notification_service.words import words
+from notification_service.model import (
+    Preferences,
+    TrackedCart,
+    apply_response,
+    cart_change_notice,
+    expiry_notice,
+    order_notice,
+    summarize_order,
+)
+from notification_service.store import SERVICE, ReceivedRequest, Store
+from notification_service.words import render
 from order_service import messages as orders
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
-class Notices:
+class NotificationAgents:
     """Handlers of each topic, and of rows that are due. `topic_name` returns a topic's name at the broker."""
 
     def __init__(
@@ -58,74 +66,80 @@ class Notices:
 
     # ---- topics -----------------------------------------------------------------------------------------------------
 
-    async def on_requests(self, batch: Sequence[Received[Request]]) -> None:
+    async def on_requests(self, batch: Sequence[ReceivedMessage[Request]]) -> None:
         """Store the requested notices and preferences, then publish the answers to preferences and erasures."""
         requests = [
-            Asked(r.message, r.event.time, r.partition, r.offset, r.event.encode().decode(), r.event.traceparent)
+            ReceivedRequest(
+                r.message, r.event.time, r.partition, r.offset, r.event.encode().decode(), r.event.traceparent
+            )
             for r in batch
         ]
-        preferences = await self.store.keep(requests, self.now())
-        crashpoint("notifications.stored")
+        preferences = await self.store.store_requests(requests, self.now())
+        failpoint("notifications.stored")
         await self.publish(EVENTS, [event for received in batch if (event := _answer(received, preferences))])
-        crashpoint("notifications.answered")
+        failpoint("notifications.answered")
 
-    async def on_places(self, batch: Sequence[Received[orders.Request]]) -> None:
+    async def on_order_requests(self, batch: Sequence[ReceivedMessage[orders.Request]]) -> None:
         """Store the contacts of new orders."""
         places = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Place)]
-        await self.store.keep_contacts(places)
+        await self.store.store_contacts(places)
 
-    async def on_orders(self, batch: Sequence[Received[orders.Event]]) -> None:
+    async def on_order_events(self, batch: Sequence[ReceivedMessage[orders.Event]]) -> None:
         """Request the notices that events of orders are worth."""
         committed = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Committed)]
         if committed:
-            await self.store.keep_bought({each.order_id: (each.user_id, bought(each), at) for each, at in committed})
+            await self.store.store_order_summaries(
+                {each.order_id: (each.user_id, summarize_order(each), at) for each, at in committed}
+            )
         confirmed = {r.message.order_id for r in batch if isinstance(r.message, orders.Confirmed)}
-        summaries = await self.store.bought(confirmed) if confirmed else {}
-        await self._publish_requests([(of_order(r.message, summaries.get(r.message.order_id)), r.event) for r in batch])
+        summaries = await self.store.order_summaries(confirmed) if confirmed else {}
+        await self._publish_requests(
+            [(order_notice(r.message, summaries.get(r.message.order_id)), r.event) for r in batch]
+        )
 
-    async def on_carts(self, batch: Sequence[Received[cart.Response]]) -> None:
+    async def on_cart_responses(self, batch: Sequence[ReceivedMessage[cart.Response]]) -> None:
         """Track when carts expire, and request notices of changes that the shopper did not make."""
-        by_user: dict[str, list[Received[cart.Response]]] = defaultdict(list)
+        by_user: dict[str, list[ReceivedMessage[cart.Response]]] = defaultdict(list)
         for received in batch:
             by_user[received.message.user_id].append(received)
 
-        def change(user: str, before: Watched) -> tuple[Watched, datetime | None]:
+        def change(user: str, before: TrackedCart) -> tuple[TrackedCart, datetime | None]:
             after, due = before, None
             for received in by_user[user]:
-                changed = followed(after, received.message)
+                changed = apply_response(after, received.message)
                 if changed is not after:
-                    after, due = changed, changed.warn_at(received.event.time)
+                    after, due = changed, changed.warning_time(received.event.time)
             return after, due
 
-        await self.store.follow(by_user, change)
-        await self._publish_requests([(of_cart(r.message), r.event) for r in batch])
+        await self.store.update_carts(by_user, change)
+        await self._publish_requests([(cart_change_notice(r.message), r.event) for r in batch])
 
-    async def put_aside(self, received: Received[Any], error: Exception) -> None:
+    async def on_permanent_failure(self, received: ReceivedMessage[Any], error: Exception) -> None:
         """Ignore a record that fails permanently: the dead letter keeps it."""
 
     async def _publish_requests(self, sends: Sequence[tuple[Send | None, Envelope]]) -> None:
         requests = [_request(send, cause.time, cause.traceparent) for send, cause in sends if send]
         if requests:
-            crashpoint("notifications.noted")
+            failpoint("notifications.noted")
             await self.publish(REQUESTS, requests)
-            crashpoint("notifications.asked")
+            failpoint("notifications.asked")
 
     # ---- rows that are due ------------------------------------------------------------------------------------------
 
-    async def warn(self, row: Row, attempt: int) -> Verdict:  # noqa: ARG002 - retried without limit
+    async def request_expiry_warning(self, row: Row, attempt: int) -> JobResult:  # noqa: ARG002 - retried without limit
         """Request the expiry warning of a cart; a cart that has expired already gets none."""
         expires_at, now = row["expires_at"], self.now()
         if expires_at is not None and expires_at > now:
-            send = of_expiry(row["user_id"], expires_at)
+            send = expiry_notice(row["user_id"], expires_at)
             await self.publish(REQUESTS, [_request(send, now, None)])
-            crashpoint("notifications.warned")
+            failpoint("notifications.warned")
         return Done()
 
-    async def tell(self, row: Row, attempt: int) -> Verdict:  # noqa: ARG002 - retried without limit
+    async def publish_outcome(self, row: Row, attempt: int) -> JobResult:  # noqa: ARG002 - retried without limit
         """Publish the outcome of a notice. The request of a notice that failed permanently is dead-lettered first."""
         if row["status"] == "failed" and row["request"] is not None:
             position = (self.topic_name(REQUESTS), row["partition"], row["record_offset"])
-            letter = dead_letter(
+            letter = dead_letter_event(
                 Record(*position, row["user_id"].encode(), _redrivable_request(row)),
                 reason="failed",
                 detail=f"{row['channel']}: {row['reason']}",
@@ -133,16 +147,16 @@ class Notices:
                 attempts=max(row["tries"], 1),
                 now=row["settled_at"],
             )
-            await self.publish(REQUESTS.dead_letters, [letter])
-            crashpoint("notifications.put_aside")
+            await self.publish(REQUESTS.dead_letter_topic, [letter])
+            failpoint("notifications.put_aside")
         if row["status"] in {"sent", "failed"}:
             await self.publish(EVENTS, [_outcome(row)])
-        crashpoint("notifications.told")
+        failpoint("notifications.told")
         return Done()
 
 
 def _request(send: Send, time: datetime, traceparent: str | None) -> Envelope:
-    return _event(send, f"{send.user_id}/{derived(send.user_id, send.cause, 'send')}/send", time, traceparent)
+    return _event(send, f"{send.user_id}/{derive_id(send.user_id, send.cause, 'send')}/send", time, traceparent)
 
 
 def _redrivable_request(row: Row) -> bytes:
@@ -155,7 +169,7 @@ def _redrivable_request(row: Row) -> bytes:
     return orjson.dumps(request)
 
 
-def _answer(received: Received[Request], preferences: Mapping[str, Preferences]) -> Envelope | None:
+def _answer(received: ReceivedMessage[Request], preferences: Mapping[str, Preferences]) -> Envelope | None:
     """Build the event that answers a request; `None` for the request of a notice."""
     request, event = received.message, received.event
     answer: Event
@@ -178,7 +192,7 @@ def _answer(received: Received[Request], preferences: Mapping[str, Preferences])
 
 
 def _outcome(row: Row) -> Envelope:
-    text = words(row["template"], row["params"])
+    text = render(row["template"], row["params"])
     fields = {name: row[name] for name in ("user_id", "notice_id", "template", "channel", "cause", "accepted_at")}
     fields |= {"title": text.title, "body": text.body}
     outcome = Failed(**fields, reason=row["reason"]) if row["status"] == "failed" else Sent(**fields)
@@ -196,5 +210,5 @@ def _event(
         event_id=name,
         request_id=requestid,
         time=time,
-        traceparent=trace.child(traceparent),
+        traceparent=trace.child_traceparent(traceparent),
     )

@@ -12,12 +12,19 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from infrastructure import clock, postgres
-from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
-from infrastructure.history import kept
+from infrastructure.audit_topics import (
+    AuditedTopic,
+    AuditWindow,
+    RecordPosition,
+    format_position,
+    position_of,
+    truncate_violations,
+)
+from infrastructure.history import read_topic
 from infrastructure.postgres import Connection
 from infrastructure.settings import Settings
-from notification_service.messages import REQUEST_VOCABULARY, REQUESTS, Request, Send
-from notification_service.model import of_order
+from notification_service.messages import REQUEST_REGISTRY, REQUESTS, Request, Send
+from notification_service.model import order_notice
 from notification_service.store import QUERIES, SERVICE
 from order_service import messages as orders
 
@@ -27,58 +34,58 @@ Key = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Books:
+class NotificationTopicAudit:
     """State of the audit, folded from the topics: the notices that must be stored."""
 
-    requests: Judged[Request]
-    events: Judged[orders.Event]
-    window: Window
-    wanted: dict[Key, Place] = field(default_factory=dict)
+    requests: AuditedTopic[Request]
+    events: AuditedTopic[orders.Event]
+    window: AuditWindow
+    expected_notices: dict[Key, RecordPosition] = field(default_factory=dict)
 
-    def request(self, record: Any) -> None:
+    def add_request(self, record: Any) -> None:
         """Add a record of `notifications.requests`."""
         parsed = self.requests.parse(record)
         if parsed is not None and isinstance(parsed[1], Send):
             self._expect(record, parsed[1])
 
-    def event(self, record: Any) -> None:
+    def add_order_event(self, record: Any) -> None:
         """Add a record of `orders.events`."""
         parsed = self.events.parse(record)
-        if parsed is not None and (send := of_order(parsed[1], None)) is not None:
+        if parsed is not None and (send := order_notice(parsed[1], None)) is not None:
             self._expect(record, send)
 
     def _expect(self, record: Any, send: Send) -> None:
         if self.window.covers(record):
-            self.wanted.setdefault((send.user_id, send.cause), place_of(record))
+            self.expected_notices.setdefault((send.user_id, send.cause), position_of(record))
 
     def violations(self, stored: set[Key]) -> Iterator[list[str]]:
         """Yield the violations as sentences, in one list per kind; `stored` are the notices in the table."""
-        yield self.requests.neither_read_nor_put_aside()
-        yield self.events.neither_read_nor_put_aside()
-        dead_letters = self.requests.letters | self.events.letters
+        yield self.requests.missing_dead_letters()
+        yield self.events.missing_dead_letters()
+        dead_letters = self.requests.dead_letters | self.events.dead_letters
         yield [
-            f"{named(place)} ({cause}) has no notice for {user}"
-            for (user, cause), place in self.wanted.items()
+            f"{format_position(place)} ({cause}) has no notice for {user}"
+            for (user, cause), place in self.expected_notices.items()
             if (user, cause) not in stored and place not in dead_letters
         ]
 
 
 async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
-    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`. Raises `BrokerAwayError`.
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`. Raises `BrokerUnavailableError`.
 
     The digest covers which notices exist, not their state or times: no replay changes it.
     """
-    window = Window(clock.now(), grace, REQUESTS.retention or timedelta.max)
-    requests = Judged(settings.topic(REQUESTS), REQUEST_VOCABULARY, window)
-    events = Judged(settings.topic(orders.EVENTS), orders.EVENT_VOCABULARY, window, ignores_unknown=True)
-    topic_audit = Books(requests, events, window)
+    window = AuditWindow(clock.now(), grace, REQUESTS.retention or timedelta.max)
+    requests = AuditedTopic(settings.topic(REQUESTS), REQUEST_REGISTRY, window)
+    events = AuditedTopic(settings.topic(orders.EVENTS), orders.EVENT_REGISTRY, window, ignores_unknown=True)
+    topic_audit = NotificationTopicAudit(requests, events, window)
     readers: dict[str, Callable[[Any], None]] = {
-        requests.name: topic_audit.request,
-        settings.topic(REQUESTS.dead_letters): requests.letter,
-        events.name: topic_audit.event,
-        settings.topic(orders.EVENTS.dead_letters): events.letter,
+        requests.name: topic_audit.add_request,
+        settings.topic(REQUESTS.dead_letter_topic): requests.add_dead_letter,
+        events.name: topic_audit.add_order_event,
+        settings.topic(orders.EVENTS.dead_letter_topic): events.add_dead_letter,
     }
-    async for record in kept(settings, readers):
+    async for record in read_topic(settings, readers):
         readers[record.topic](record)
     async with await postgres.connect(settings, SERVICE) as connection:
         stored = {(user, cause) async for user, cause in await connection.execute(QUERIES["stored_causes"])}
@@ -91,7 +98,7 @@ async def audit(settings: Settings, grace: timedelta) -> dict[str, Any]:
             digest.update(line.encode() + b"\n")
         async with connection.cursor(row_factory=dict_row) as cursor:
             figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
-    violations = [sentence for kind in violations_by_kind for sentence in shown(kind)]
+    violations = [sentence for kind in violations_by_kind for sentence in truncate_violations(kind)]
     return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
 
 

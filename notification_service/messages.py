@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
-from infrastructure.envelope import Message, Moment, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry, Timestamp
 from infrastructure.topics import Topic
-from inventory_service.messages import Printable
+from inventory_service.messages import Identifier
 
 REQUESTS: Final = Topic("notifications.requests.v1", keyed_by="user", retention=timedelta(days=7))
 EVENTS: Final = Topic("notifications.events.v1", keyed_by="user", retention=timedelta(days=90))
@@ -31,12 +31,12 @@ ParamName = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 Param = Annotated[str, Field(max_length=4000)]
 Cause = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")]
 """Reason for a notice. Each event has one, so that repeats of the event lead to one notice."""
-Stood = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
+RequestPosition = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
 """Position of a request on its topic: `partition/offset`."""
 
 
 class _OfUser(Message):
-    user_id: Printable
+    user_id: Identifier
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
@@ -55,9 +55,9 @@ class Send(_OfUser):
     channel: Channel | None = None
     params: dict[ParamName, Param] = Field(default_factory=dict, max_length=32)
     cause: Cause
-    order_id: Printable | None = None
-    until: Moment | None = None
-    redrives: Stood | None = None
+    order_id: Identifier | None = None
+    until: Timestamp | None = None
+    redrives: RequestPosition | None = None
 
 
 class Prefer(_OfUser):
@@ -76,7 +76,7 @@ class Forget(_OfUser):
 
 
 Request = Send | Prefer | Forget
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(
     get_args(Request), sources=("/edge", "/orders", "/notifications")
 )
 
@@ -84,13 +84,13 @@ REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(
 
 
 class _OfNotice(_OfUser):
-    notice_id: Printable
+    notice_id: Identifier
     template: Template
     channel: Channel
     cause: str
     title: str
     body: str
-    accepted_at: Moment
+    accepted_at: Timestamp
     """Time of the event that the notice is about."""
 
 
@@ -108,21 +108,21 @@ class Failed(_OfNotice):
 
 
 class Preferred(_OfUser):
-    """The preferences from `since` on: the answer to `Prefer`, also to one that a later one has superseded."""
+    """The preferences from `since` on: the answer to `PreferHeader`, also to one that a later one has superseded."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.preferred"
     email: bool
     sms: bool
     push: bool
-    since: Moment
+    since: Timestamp
 
 
 class Forgotten(_OfUser):
     """The contacts and notices of this user from before `at` are erased."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.forgotten"
-    at: Moment
+    at: Timestamp
 
 
 Event = Sent | Failed | Preferred | Forgotten
-EVENT_VOCABULARY: Final[Vocabulary[Event]] = Vocabulary(get_args(Event), sources=("/notifications",))
+EVENT_REGISTRY: Final[MessageRegistry[Event]] = MessageRegistry(get_args(Event), sources=("/notifications",))

@@ -10,12 +10,12 @@ from inventory_service.messages import Line, Money
 from notification_service.messages import CHANNELS, Channel, Prefer, Send, Template
 from order_service import messages as orders
 
-WARNING: Final = timedelta(minutes=2)
+EXPIRY_WARNING_LEAD: Final = timedelta(minutes=2)
 """How long before a cart expires its shopper is warned."""
-OLD: Final = timedelta(days=3)
+MAX_EVENT_AGE: Final = timedelta(days=3)
 """Maximum age of an event that is worth a notice, so that a service started late does not send those of a month."""
 
-CARRIED_BY: Final[Mapping[Template, tuple[Channel, ...]]] = {
+DEFAULT_CHANNELS: Final[Mapping[Template, tuple[Channel, ...]]] = {
     "order_confirmed": ("email", "sms", "push"),
     "order_cancelled": ("email", "sms", "push"),
     "payment_failed": ("email", "sms", "push"),
@@ -29,7 +29,7 @@ CARRIED_BY: Final[Mapping[Template, tuple[Channel, ...]]] = {
 """Channels of each template, for requests that name none."""
 
 PAYMENT_REASONS: Final = frozenset({"declined", "payment_unavailable", "wrong_amount"})
-WHY: Final[Mapping[orders.CancelReason, str]] = {
+CANCEL_REASON_TEXTS: Final[Mapping[orders.CancelReason, str]] = {
     "cart_changed": "the cart had changed meanwhile",
     "cart_empty": "the cart was empty",
     "total_changed": "the total had changed meanwhile",
@@ -57,12 +57,12 @@ class Preferences:
     push: bool = True
     since: datetime | None = None
 
-    def allow(self, channel: Channel) -> bool:
+    def allows(self, channel: Channel) -> bool:
         """True if the user wants notices on `channel`."""
         return {"email": self.email, "sms": self.sms, "push": self.push}[channel]
 
 
-def preferred(before: Preferences, request: Prefer, accepted: datetime) -> Preferences:
+def apply_preference(before: Preferences, request: Prefer, accepted: datetime) -> Preferences:
     """Return the preferences after a request. The request accepted last counts, in whatever order they arrive."""
     if before.since is not None and accepted <= before.since:
         return before
@@ -70,7 +70,7 @@ def preferred(before: Preferences, request: Prefer, accepted: datetime) -> Prefe
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedNotice:
     """A notice to be stored for one channel: `queued` to be sent, or the reason why it is never sent."""
 
     channel: Channel
@@ -78,46 +78,46 @@ class Planned:
     reason: str = ""
 
 
-def plan(
+def plan_notices(
     send: Send, preferences: Preferences, contact_channels: Iterable[Channel], *, age: timedelta
-) -> tuple[Planned, ...]:
+) -> tuple[PlannedNotice, ...]:
     """Return the notices to store for a request that was accepted `age` ago.
 
     `contact_channels` are the channels for which the user has a contact. They do not count for an order, whose contact
     comes on another topic and perhaps later.
     """
-    channels = CARRIED_BY[send.template] if send.channel is None else (send.channel,)
+    channels = DEFAULT_CHANNELS[send.template] if send.channel is None else (send.channel,)
     reachable = set(CHANNELS) if send.order_id or send.channel else {"push", *contact_channels}
     return tuple(_plan_channel(channel, preferences, reachable, age) for channel in channels)
 
 
-def _plan_channel(channel: Channel, preferences: Preferences, reachable: set[Channel], age: timedelta) -> Planned:
-    if age > OLD:
-        return Planned(channel, "skipped", "old")
-    if not preferences.allow(channel):
-        return Planned(channel, "muted")
+def _plan_channel(channel: Channel, preferences: Preferences, reachable: set[Channel], age: timedelta) -> PlannedNotice:
+    if age > MAX_EVENT_AGE:
+        return PlannedNotice(channel, "skipped", "old")
+    if not preferences.allows(channel):
+        return PlannedNotice(channel, "muted")
     if channel not in reachable:
-        return Planned(channel, "skipped", "no_contact")
-    return Planned(channel)
+        return PlannedNotice(channel, "skipped", "no_contact")
+    return PlannedNotice(channel)
 
 
 # ---- orders ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Bought:
+class OrderSummary:
     """Lines and total of an order as text, for its confirmation."""
 
     lines: str
     total: str
 
 
-def bought(event: orders.Committed) -> Bought:
+def summarize_order(event: orders.Committed) -> OrderSummary:
     """Return the summary of a committed order."""
-    return Bought(listed(event.lines), money(event.total))
+    return OrderSummary(format_lines(event.lines), format_money(event.total))
 
 
-def of_order(event: orders.Event, summary: Bought | None) -> Send | None:
+def order_notice(event: orders.Event, summary: OrderSummary | None) -> Send | None:
     """Return the notice that an event of an order is worth, or `None`."""
     params: dict[str, str]
     match event:
@@ -126,12 +126,12 @@ def of_order(event: orders.Event, summary: Bought | None) -> Send | None:
             params = {"lines": summary.lines, "total": summary.total} if summary else {}
         case orders.Cancelled():
             template = "payment_failed" if event.reason in PAYMENT_REASONS else "order_cancelled"
-            params = {"why": WHY[event.reason]}
+            params = {"why": CANCEL_REASON_TEXTS[event.reason]}
             if event.refunded is not None and event.refunded.amount:
-                params["refunded"] = money(event.refunded)
+                params["refunded"] = format_money(event.refunded)
         case orders.Refunded():
             template = "order_refunded"
-            params = {"amount": money(event.amount), "refunded": money(event.refunded)}
+            params = {"amount": format_money(event.amount), "refunded": format_money(event.refunded)}
         case orders.Shipped():
             template = "order_shipped"
             params = {"carrier": event.carrier, "tracking": event.tracking}
@@ -152,39 +152,39 @@ def of_order(event: orders.Event, summary: Bought | None) -> Send | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class TrackedCart:
     """The part of a cart that is needed to warn of its expiry."""
 
     version: int = 0
     expires_at: datetime | None = None
     products: frozenset[str] = field(default_factory=frozenset)
 
-    def warn_at(self, now: datetime) -> datetime | None:
+    def warning_time(self, now: datetime) -> datetime | None:
         """Return when to warn of the expiry; `None` if the cart is empty or lives shorter than the warning time."""
         if self.expires_at is None or not self.products:
             return None
-        at = self.expires_at - WARNING
+        at = self.expires_at - EXPIRY_WARNING_LEAD
         return at if at > now else None
 
 
-def followed(before: Watched, response: cart.Response) -> Watched:
+def apply_response(before: TrackedCart, response: cart.Response) -> TrackedCart:
     """Return the cart after a response to its shopper. Responses that are not newer change nothing."""
     match response:
         case cart.Held() if response.version > before.version:
-            return Watched(response.version, response.expires_at, before.products | {response.product})
+            return TrackedCart(response.version, response.expires_at, before.products | {response.product})
         case cart.Removed() if response.version > before.version:
             left = before.products - {response.product} if response.product else frozenset[str]()
-            return Watched(response.version, before.expires_at if left else None, left)
+            return TrackedCart(response.version, before.expires_at if left else None, left)
         case cart.Expired() if response.version > before.version:
-            return Watched(response.version)
+            return TrackedCart(response.version)
         case cart.Snapshot() if response.cart.version > before.version:
             products = frozenset(line.product for line in response.cart.lines)
-            return Watched(response.cart.version, response.cart.expires_at, products)
+            return TrackedCart(response.cart.version, response.cart.expires_at, products)
         case _:
             return before
 
 
-def of_cart(response: cart.Response) -> Send | None:
+def cart_change_notice(response: cart.Response) -> Send | None:
     """Return the notice of a change that the shopper did not make, or `None`.
 
     Such a change is a snapshot without a session. An empty cart is worth no notice: it was checked out, and its shopper
@@ -201,12 +201,12 @@ def of_cart(response: cart.Response) -> Send | None:
     return Send(
         user_id=response.user_id,
         template="cart_changed",
-        params={"version": str(response.cart.version), "lines": listed(response.cart.lines)},
+        params={"version": str(response.cart.version), "lines": format_lines(response.cart.lines)},
         cause=f"cart/changed/{response.cart.version}",
     )
 
 
-def of_expiry(user_id: str, expires_at: datetime) -> Send:
+def expiry_notice(user_id: str, expires_at: datetime) -> Send:
     """Return the warning that a cart expires at `expires_at`."""
     at = expires_at.astimezone(UTC)
     return Send(
@@ -222,7 +222,7 @@ _CART_TYPES: Final = tuple(f'"{kind.TYPE}"'.encode() for kind in (cart.Held, car
 _SESSION_FIELD: Final = b'"session":"'
 
 
-def says_something(value: bytes) -> bool:
+def may_change_cart(value: bytes) -> bool:
     """True if a record of `cart.responses` may change a cart and does not answer a read. Checks raw bytes, cheaply."""
     return any(kind in value for kind in _CART_TYPES) and _SESSION_FIELD not in value
 
@@ -244,7 +244,7 @@ _MINOR_DIGITS: Final = {
 """Decimals of the minor unit (ISO 4217) of currencies without two."""
 
 
-def money(amount: Money) -> str:
+def format_money(amount: Money) -> str:
     """Format an amount as `8.49 GBP`."""
     digits = _MINOR_DIGITS.get(amount.currency, 2)
     if not digits:
@@ -253,12 +253,12 @@ def money(amount: Money) -> str:
     return f"{'-' if amount.amount < 0 else ''}{whole}.{part:0{digits}} {amount.currency}"
 
 
-LISTED: Final = 20
+MAX_LISTED_LINES: Final = 20
 """Maximum number of lines listed in a text."""
 
 
-def listed(lines: Iterable[Line]) -> str:
+def format_lines(lines: Iterable[Line]) -> str:
     """Format the lines of a cart or an order, one per row, and the number of further lines."""
-    rows = [f"{line.quantity} x {line.product}, {money(line.price)} each" for line in lines]
-    more = len(rows) - LISTED
-    return "\n".join(rows if more <= 0 else [*rows[:LISTED], f"and {more} more"])
+    rows = [f"{line.quantity} x {line.product}, {format_money(line.price)} each" for line in lines]
+    more = len(rows) - MAX_LISTED_LINES
+    return "\n".join(rows if more <= 0 else [*rows[:MAX_LISTED_LINES], f"and {more} more"])

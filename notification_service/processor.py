@@ -12,51 +12,51 @@ from functools import partial
 from typing import Final
 
 from infrastructure import logs, postgres, pump
-from infrastructure.daemon import Daemon
-from infrastructure.pump import Job, PostgresRows, Pump
-from infrastructure.service import yield_to_others
+from infrastructure.daemon import BackgroundService
+from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from infrastructure.service import lower_priority
 from notification_service.messages import Channel
 from notification_service.settings import Settings
-from notification_service.store import MIGRATIONS, SERVICE, Link
-from notification_service.teller import MARGIN, Port, Teller
+from notification_service.store import MIGRATIONS, SERVICE, SharedConnection
+from notification_service.teller import SEND_DEADLINE_SHARE, NoticePort, Sender
 
 CONCURRENCY: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PortContext:
     """The inputs for a port: the settings, the processor's connection, and the process around it."""
 
     settings: Settings
-    link: Link
-    daemon: Daemon
+    link: SharedConnection
+    daemon: BackgroundService
 
 
-def build(settings: Settings, channel: Channel, port_of: Callable[[Parts], Port]) -> Daemon:
+def build(settings: Settings, channel: Channel, build_port: Callable[[PortContext], NoticePort]) -> BackgroundService:
     """Build the processor of `channel`."""
-    daemon = Daemon(settings)
-    link = Link(partial(postgres.connect, settings, SERVICE, options=pump.OPTIONS))
-    port = port_of(Parts(settings, link, daemon))
+    daemon = BackgroundService(settings)
+    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS))
+    port = build_port(PortContext(settings, link, daemon))
     seconds = settings.notice_seconds
-    worker = Pump(
-        PostgresRows(link, Job(f"{channel}_queue", key="notice_id")),
-        Teller(port, attempts=settings.notice_attempts, seconds=seconds * MARGIN),
+    worker = JobWorker(
+        PostgresJobRows(link, Job(f"{channel}_queue", key="notice_id")),
+        Sender(port, attempts=settings.notice_attempts, seconds=seconds * SEND_DEADLINE_SHARE),
         name=channel,
         concurrency=CONCURRENCY,
         deadline=seconds,
         pauses=(settings.notice_pause_seconds, settings.notice_longest_pause_seconds),
     )
-    daemon.background(channel, worker.run)
-    daemon.closing(worker.close)
-    daemon.closing(link.close)
+    daemon.add_background_loop(channel, worker.run)
+    daemon.add_closer(worker.close)
+    daemon.add_closer(link.close)
     return daemon
 
 
-def main(channel: Channel, port_of: Callable[[Parts], Port], about: str) -> int:
+def main(channel: Channel, build_port: Callable[[PortContext], NoticePort], description: str) -> int:
     """Run the sub-command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog=f"python -m notification_service.{channel}",
-        description=about,
+        description=description,
         epilog=f"example: python -m notification_service.{channel} run",
     )
     parser.add_argument("command", choices=("run", "migrate"), help="run until stopped, or only migrate the schema")
@@ -67,9 +67,9 @@ def main(channel: Channel, port_of: Callable[[Parts], Port], about: str) -> int:
     if command == "migrate":
         asyncio.run(migrate())
         return 0
-    yield_to_others()
-    return asyncio.run(_run(partial(build, settings, channel, port_of), migrate))
+    lower_priority()
+    return asyncio.run(_run(partial(build, settings, channel, build_port), migrate))
 
 
-async def _run(build_daemon: Callable[[], Daemon], begin: Callable[[], Awaitable[None]]) -> int:
+async def _run(build_daemon: Callable[[], BackgroundService], begin: Callable[[], Awaitable[None]]) -> int:
     return await build_daemon().run(begin)

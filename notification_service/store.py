@@ -14,24 +14,31 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from infrastructure.crashpoints import crashpoint
-from infrastructure.ids import derived
+from infrastructure.crashpoints import failpoint
+from infrastructure.ids import derive_id
 from infrastructure.postgres import Connection, load_queries
 from notification_service.messages import Channel, Forget, Prefer, Request, Send
-from notification_service.model import Bought, Planned, Preferences, Watched, plan, preferred
+from notification_service.model import (
+    OrderSummary,
+    PlannedNotice,
+    Preferences,
+    TrackedCart,
+    apply_preference,
+    plan_notices,
+)
 from order_service.messages import Place
 
 SERVICE: Final = "notifications"
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=5s -c jit=off"
-"""Server settings for the connection of `Store`."""
+STORE_OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=5s -c jit=off"
+"""Server settings for the connection of `InsightsStore`."""
 
 Connect = Callable[[], Awaitable[Connection]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """A request with its position on its topic; `record` is the value of its record."""
 
     request: Request
@@ -44,10 +51,10 @@ class Asked:
 
 def notice_id(user: str, cause: str, channel: Channel) -> str:
     """Return the id of a notice, derived from user, cause and channel, so that a mailbox can detect a repeat."""
-    return derived(user, cause, channel, "notice")
+    return derive_id(user, cause, channel, "notice")
 
 
-class Link:
+class SharedConnection:
     """One connection for single statements, opened on first use and again after it was lost."""
 
     def __init__(self, connect: Connect) -> None:
@@ -62,7 +69,7 @@ class Link:
                 self._connection = await self.connect()
             return self._connection
 
-    async def rows(self, name: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    async def fetch(self, name: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Run a named query and return its rows; empty for a statement without a result."""
         cursor = await (await self()).execute(QUERIES[name], values or {})
         return await cursor.fetchall() if cursor.description else []
@@ -78,14 +85,14 @@ class Store:
     """Store for the agents' batches, each in one transaction. If a method raises, nothing of the batch is stored."""
 
     def __init__(self, connect: Connect) -> None:
-        self.link = Link(connect)
+        self.connection = SharedConnection(connect)
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the connection."""
-        await self.link.close()
+        await self.connection.close()
 
-    async def keep(self, batch: Sequence[Asked], now: datetime) -> dict[str, Preferences]:
+    async def store_requests(self, batch: Sequence[ReceivedRequest], now: datetime) -> dict[str, Preferences]:
         """Store the requests of a batch, and return the current preferences of the users who changed theirs."""
         users = {"users": sorted({received.request.user_id for received in batch})}
         answers: dict[str, Preferences] = {}
@@ -102,18 +109,20 @@ class Store:
                 before = preferences.get(user, Preferences())
                 match request:
                     case Send():
-                        planned = plan(request, before, contact_channels.get(user, ()), age=now - received.accepted)
+                        planned = plan_notices(
+                            request, before, contact_channels.get(user, ()), age=now - received.accepted
+                        )
                         await _insert_notices(connection, received, request, planned)
                     case Prefer():
-                        answers[user] = preferences[user] = preferred(before, request, received.accepted)
+                        answers[user] = preferences[user] = apply_preference(before, request, received.accepted)
                         await _upsert_preference(connection, user, preferences[user])
                     case Forget():
                         await _erase(connection, user, received.accepted)
                         contact_channels.pop(user, None)
-            crashpoint("notifications.written")
+            failpoint("notifications.written")
         return answers
 
-    async def keep_contacts(self, places: Iterable[tuple[Place, datetime]]) -> None:
+    async def store_contacts(self, places: Iterable[tuple[Place, datetime]]) -> None:
         """Store the contacts of orders, unless their users were erased since."""
         async with self._transaction() as connection:
             for place, accepted in places:
@@ -126,7 +135,7 @@ class Store:
                 }
                 await connection.execute(QUERIES["insert_contact"], values)
 
-    async def keep_bought(self, orders: Mapping[str, tuple[str, Bought, datetime]]) -> None:
+    async def store_order_summaries(self, orders: Mapping[str, tuple[str, OrderSummary, datetime]]) -> None:
         """Store the summaries of orders: by order id, the user, the summary, and the time of its event."""
         async with self._transaction() as connection:
             for order_id, (user, bought, at) in orders.items():
@@ -134,22 +143,24 @@ class Store:
                 values = {"order_id": order_id, "user_id": user, "told_at": at, **words}
                 await connection.execute(QUERIES["insert_order_summary"], values)
 
-    async def bought(self, orders: Iterable[str]) -> dict[str, Bought]:
+    async def order_summaries(self, orders: Iterable[str]) -> dict[str, OrderSummary]:
         """Return the stored summaries of some orders."""
         async with self._transaction() as connection:
             rows = await _fetch_all(connection, "order_summaries", {"orders": sorted(orders)})
-        return {order_id: Bought(lines, total) for order_id, lines, total in rows}
+        return {order_id: OrderSummary(lines, total) for order_id, lines, total in rows}
 
-    async def follow(
-        self, users: Iterable[str], change: Callable[[str, Watched], tuple[Watched, datetime | None]]
+    async def update_carts(
+        self, users: Iterable[str], change: Callable[[str, TrackedCart], tuple[TrackedCart, datetime | None]]
     ) -> None:
         """Update the carts of some users: `change` returns the new cart, and when to warn of its expiry."""
         sorted_users = sorted(set(users))
         async with self._transaction() as connection:
             rows = await _fetch_all(connection, "carts", {"users": sorted_users})
-            before = {user: Watched(version, end, frozenset(products)) for user, version, end, products in rows}
-            after = {user: change(user, before.get(user, Watched())) for user in sorted_users}
-            changed = {user: (cart, due) for user, (cart, due) in after.items() if cart != before.get(user, Watched())}
+            before = {user: TrackedCart(version, end, frozenset(products)) for user, version, end, products in rows}
+            after = {user: change(user, before.get(user, TrackedCart())) for user in sorted_users}
+            changed = {
+                user: (cart, due) for user, (cart, due) in after.items() if cart != before.get(user, TrackedCart())
+            }
             if changed:
                 carts = [cart for cart, _ in changed.values()]
                 values = {
@@ -164,12 +175,12 @@ class Store:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         async with self._lock:
-            connection = await self.link()
+            connection = await self.connection()
             try:
                 async with connection.transaction():
                     yield connection
             except BaseException:
-                await self.link.close()  # it is unknown whether it was committed; a repeat is always safe
+                await self.connection.close()  # it is unknown whether it was committed; a repeat is always safe
                 raise
 
 
@@ -177,7 +188,9 @@ async def _fetch_all(connection: Connection, name: str, values: Mapping[str, Any
     return await (await connection.execute(QUERIES[name], values)).fetchall()
 
 
-async def _insert_notices(connection: Connection, received: Asked, send: Send, planned: Sequence[Planned]) -> None:
+async def _insert_notices(
+    connection: Connection, received: ReceivedRequest, send: Send, planned: Sequence[PlannedNotice]
+) -> None:
     for notice in planned:
         values = {
             "notice_id": notice_id(send.user_id, send.cause, notice.channel),

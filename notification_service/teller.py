@@ -16,16 +16,16 @@ import psycopg
 from psycopg import sql
 
 from infrastructure import clock, metrics
-from infrastructure.crashpoints import crashpoint
-from infrastructure.pump import Done, Row, Verdict
+from infrastructure.crashpoints import failpoint
+from infrastructure.pump import Done, JobResult, Row
 from notification_service.messages import Channel, Template
-from notification_service.words import Words, words
+from notification_service.words import RenderedText, render
 
 log = logging.getLogger(__name__)
 
 NOW: Final = sql.SQL("now()")
 """Postgres' clock, for the times in the table."""
-MARGIN: Final = 0.8
+SEND_DEADLINE_SHARE: Final = 0.8
 """Share of the job's deadline that handing over may take; the rest is for the contact lookup and the update."""
 
 
@@ -50,10 +50,10 @@ class Notice:
     accepted_at: datetime
     too_late_at: datetime | None
     traceparent: str | None
-    words: Words
+    text: RenderedText
 
     @classmethod
-    def of(cls, row: Row) -> "Notice":
+    def from_row(cls, row: Row) -> "Notice":
         """Build the notice of a row."""
         return cls(
             notice_id=row["notice_id"],
@@ -65,69 +65,69 @@ class Notice:
             accepted_at=row["accepted_at"],
             too_late_at=row["too_late_at"],
             traceparent=row["traceparent"],
-            words=words(row["template"], row["params"]),
+            text=render(row["template"], row["params"]),
         )
 
 
-class Undeliverable(Exception):
+class UndeliverableError(Exception):
     """The notice can never be handed over as it is; a retry is of no use."""
 
 
-class NotWanted(Exception):
+class NoRecipientError(Exception):
     """The notice has no recipient on this channel, which is not an error: without a number there is no SMS."""
 
 
-class Port(Protocol):
+class NoticePort(Protocol):
     """Destination of the notices of one channel."""
 
-    async def hand_over(self, notice: Notice) -> None:
-        """Hand over a notice. Raises `Undeliverable`, `NotWanted`, or any other error to have it retried."""
+    async def send(self, notice: Notice) -> None:
+        """Hand over a notice. Raises `UndeliverableError`, `NoRecipientError`, or any other error to have it retried."""
         ...
 
 
-Rows = Callable[[str, Mapping[str, Any]], Awaitable[list[tuple[Any, ...]]]]
+FetchRows = Callable[[str, Mapping[str, Any]], Awaitable[list[tuple[Any, ...]]]]
 
 
-class Book:
-    """Lookup of contacts; `rows` runs a named query."""
+class ContactLookup:
+    """Lookup of contacts; `fetch` runs a named query."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    def __init__(self, fetch: FetchRows) -> None:
+        self.fetch = fetch
 
     async def __call__(self, notice: Notice) -> Contact:
         """Return the contact of the notice's order, else the user's latest. Raises `LookupError` if none is known."""
-        rows = await self.rows("contact", {"order_id": notice.order_id, "user_id": notice.user_id})
+        rows = await self.fetch("contact", {"order_id": notice.order_id, "user_id": notice.user_id})
         if not rows:
             raise LookupError("no contact is known for this user")
         return Contact(*rows[0])
 
 
-class Teller:
+class Sender:
     """Handler of a row of `notice`: hands it over, at most `attempts` times, each within `seconds`."""
 
-    def __init__(self, port: Port, *, attempts: int, seconds: float) -> None:
+    def __init__(self, port: NoticePort, *, attempts: int, seconds: float) -> None:
         self.port = port
         self.attempts = attempts
         self.seconds = seconds
 
-    async def __call__(self, row: Row, attempt: int) -> Verdict:
+    async def __call__(self, row: Row, attempt: int) -> JobResult:
         """Try once. Raises the error of the port, unless this was the last attempt."""
-        notice = Notice.of(row)
+        notice = Notice.from_row(row)
         if notice.too_late_at is not None and notice.too_late_at <= clock.now():
             return _finish(notice, attempt, "skipped", "too_late")
         try:
             async with asyncio.timeout(self.seconds):
-                await self.port.hand_over(notice)
-        except NotWanted as error:
+                await self.port.send(notice)
+        except NoRecipientError as error:
             return _finish(notice, attempt, "skipped", str(error))
         except Exception as error:
             # An outage of the service's own database never counts as a failure of the notice.
             final = attempt >= self.attempts and not isinstance(error, psycopg.Error)
-            if not isinstance(error, Undeliverable) and not final:
+            if not isinstance(error, UndeliverableError) and not final:
                 raise
             log.warning("notice failed permanently: %s", error, extra={"notice": notice.notice_id})
             return _finish(notice, attempt, "failed", f"{type(error).__name__}: {error}"[:500])
-        crashpoint("notifications.handed_over")
+        failpoint("notifications.handed_over")
         return _finish(notice, attempt, "sent", "")
 
 

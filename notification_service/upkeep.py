@@ -3,34 +3,34 @@
 import asyncio
 from typing import Final
 
-from notification_service.store import QUERIES, Link
+from notification_service.store import QUERIES, SharedConnection
 
-TRIM_EVERY: Final = 600.0
-TRIM_AT_ONCE: Final = 1000
+RUN_SECONDS: Final = 600.0
+DELETE_LIMIT: Final = 1000
 """Rows deleted by one statement. Statements are repeated until fewer are left."""
 
 
-class Housekeeper:
+class RetentionJob:
     """Deletes old rows in small batches. `contact_days` is how long contacts are kept."""
 
-    def __init__(self, link: Link, contact_days: int) -> None:
+    def __init__(self, link: SharedConnection, contact_days: int) -> None:
         self.link = link
         self.contact_days = contact_days
 
     async def run(self) -> None:
         """Run every ten minutes until cancelled; raises when the connection is lost."""
         while True:
-            await self.tidy()
-            await asyncio.sleep(TRIM_EVERY)
+            await self.delete_old_rows()
+            await asyncio.sleep(RUN_SECONDS)
 
-    async def tidy(self) -> int:
+    async def delete_old_rows(self) -> int:
         """Delete old rows, and return their number."""
         total = 0
         for name in ("delete_old_contacts", "delete_old_order_summaries", "delete_old_carts"):
             while True:
                 deleted = (await (await self.link()).execute(QUERIES[name], {"days": self.contact_days})).rowcount
                 total += deleted
-                if deleted < TRIM_AT_ONCE:
+                if deleted < DELETE_LIMIT:
                     break
                 await asyncio.sleep(0.1)  # leave disk time for others
         return total

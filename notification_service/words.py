@@ -18,15 +18,15 @@ TITLE_CHARACTERS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TemplateText:
     """Title and paragraphs of a template; the first paragraph carries the main message."""
 
     title: str
     paragraphs: tuple[str, ...]
 
 
-TEXTS: Final[Mapping[Template, Text]] = {
-    "order_confirmed": Text(
+TEMPLATES: Final[Mapping[Template, TemplateText]] = {
+    "order_confirmed": TemplateText(
         "Your order {order} is confirmed",
         (
             "Thank you: your order is paid, and everything in it is yours.",
@@ -35,7 +35,7 @@ TEXTS: Final[Mapping[Template, Text]] = {
             "We tell you when it is on its way.",
         ),
     ),
-    "order_cancelled": Text(
+    "order_cancelled": TemplateText(
         "Your order {order} was cancelled",
         (
             "Your order was cancelled: {why}.",
@@ -43,7 +43,7 @@ TEXTS: Final[Mapping[Template, Text]] = {
             "Nothing of it is on its way to you, and you need not do anything.",
         ),
     ),
-    "payment_failed": Text(
+    "payment_failed": TemplateText(
         "The payment of your order {order} failed",
         (
             "Your order could not be paid: {why}.",
@@ -51,7 +51,7 @@ TEXTS: Final[Mapping[Template, Text]] = {
             "What you chose is in your cart again for a short while. You may try once more, or with another card.",
         ),
     ),
-    "order_refunded": Text(
+    "order_refunded": TemplateText(
         "A refund for your order {order}",
         (
             "We have given {amount} back, to where it came from.",
@@ -59,32 +59,32 @@ TEXTS: Final[Mapping[Template, Text]] = {
             "Your bank may take some days to show it.",
         ),
     ),
-    "order_shipped": Text(
+    "order_shipped": TemplateText(
         "Your order {order} is on its way",
         (
             "Your parcel has left us.",
             "{carrier} brings it. Its number is {tracking}.",
         ),
     ),
-    "order_delivered": Text(
+    "order_delivered": TemplateText(
         "Your order {order} has arrived",
         ("Your parcel was delivered. Enjoy what is in it!",),
     ),
-    "cart_expiring": Text(
+    "cart_expiring": TemplateText(
         "Your cart is about to expire",
         (
             "What is in your cart is held for you until {until} (UTC). After that it goes back on the shelf.",
             "Add something, or check out, to keep it.",
         ),
     ),
-    "cart_changed": Text(
+    "cart_changed": TemplateText(
         "Your cart has changed",
         (
             "Your cart was changed elsewhere. It is in its version {version} now.",
             "{lines}",
         ),
     ),
-    "message": Text("{title}", ("{body}",)),
+    "message": TemplateText("{title}", ("{body}",)),
 }
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
@@ -109,7 +109,7 @@ _HTML_PAGE: Final = """\
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class RenderedText:
     """The rendered text of a notice: a title of one line, and the paragraphs without unknown placeholders."""
 
     title: str
@@ -136,17 +136,17 @@ class Words:
         return _HTML_PAGE.format(title=html.escape(self.title), paragraphs=paragraphs)
 
 
-def words(template: Template, params: Mapping[str, str]) -> Words:
+def render(template: Template, params: Mapping[str, str]) -> RenderedText:
     """Render `template` with `params`. Parameters without a placeholder are ignored."""
-    text = TEXTS[template]
+    text = TEMPLATES[template]
     title = " ".join(_fill(text.title, params, otherwise="").split())[:TITLE_CHARACTERS]
     filled = (_fill(paragraph, params) for paragraph in text.paragraphs)
-    return Words(title or "A message for you", tuple(paragraph for paragraph in filled if paragraph))
+    return RenderedText(title or "A message for you", tuple(paragraph for paragraph in filled if paragraph))
 
 
-def gaps(template: Template) -> frozenset[str]:
+def placeholders(template: Template) -> frozenset[str]:
     """Return the placeholders of a template."""
-    text = TEXTS[template]
+    text = TEMPLATES[template]
     return frozenset(name for part in (text.title, *text.paragraphs) for name in _PLACEHOLDER.findall(part))
 
 

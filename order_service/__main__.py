@@ -12,21 +12,21 @@ from aiokafka import AIOKafkaProducer
 import order_service
 from cart_service.messages import RESPONSES
 from infrastructure import auditor, cli, postgres
-from infrastructure.audit_topics import show
-from infrastructure.auditor import Auditor
-from infrastructure.broker import BrokerAwayError, ensure_topics
+from infrastructure.audit_topics import print_report
+from infrastructure.auditor import TableAuditor
+from infrastructure.broker import BrokerUnavailableError, ensure_topics
 from infrastructure.envelope import HEADERS, Envelope
 from infrastructure.guard import Handler
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
 from order_service import upkeep
-from order_service.agents import Saga, may_be_about_an_order
+from order_service.agents import OrderAgents, may_concern_order
 from order_service.audit import audit, checks, read_topics
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
 from order_service.settings import Settings
-from order_service.store import MIGRATIONS, OPTIONS, OrderStore
+from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore
 
 SERVICE: Final = "orders"
 TOPICS: Final = (
@@ -50,35 +50,45 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     connect = partial(postgres.connect, settings, SERVICE)
     worker = Worker(settings, SERVICE, topics=TOPICS)
 
-    def saga() -> Saga:
+    def saga() -> OrderAgents:
         """Return an instance for one agent: the four topics and the deadlines are processed concurrently."""
-        store = OrderStore(partial(connect, options=OPTIONS), settings.rules)
-        worker.closing(store.close)
-        return Saga(store, worker.publish)
+        store = OrderStore(partial(connect, options=STORE_OPTIONS), settings.timeouts)
+        worker.add_closer(store.close)
+        return OrderAgents(store, worker.publish)
 
     requests, decisions, paying, parcels = (saga() for _ in range(4))
-    lost = postgres.LOST
-    worker.agent(Handler(orders.REQUESTS, orders.REQUEST_VOCABULARY, requests.on_requests, requests.fail, lost))
-    worker.agent(
+    lost = postgres.TRANSIENT_ERRORS
+    worker.add_agent(
         Handler(
-            inventory.RESPONSES,
-            inventory.RESPONSE_VOCABULARY,
-            decisions.on_decisions,
-            decisions.fail,
-            lost,
-            wanted=may_be_about_an_order,
+            orders.REQUESTS, orders.REQUEST_REGISTRY, requests.on_order_requests, requests.on_permanent_failure, lost
         )
     )
-    worker.agent(Handler(payments.EVENTS, payments.EVENT_VOCABULARY, paying.on_payments, paying.fail, lost))
-    worker.agent(Handler(deliveries.EVENTS, deliveries.EVENT_VOCABULARY, parcels.on_deliveries, parcels.fail, lost))
-    worker.background("deadlines", saga().keep_looking)
+    worker.add_agent(
+        Handler(
+            inventory.RESPONSES,
+            inventory.RESPONSE_REGISTRY,
+            decisions.on_inventory_responses,
+            decisions.on_permanent_failure,
+            lost,
+            prefilter=may_concern_order,
+        )
+    )
+    worker.add_agent(
+        Handler(payments.EVENTS, payments.EVENT_REGISTRY, paying.on_payment_events, paying.on_permanent_failure, lost)
+    )
+    worker.add_agent(
+        Handler(
+            deliveries.EVENTS, deliveries.EVENT_REGISTRY, parcels.on_delivery_events, parcels.on_permanent_failure, lost
+        )
+    )
+    worker.add_background_loop("deadlines", saga().run_deadlines)
     if settings.audit_seconds:
         grace = timedelta(seconds=settings.audit_grace_seconds)
         audit_as = f"{settings.schema_name(SERVICE)} auditor"
-        connected = partial(connect, options=auditor.OPTIONS)
-        worker.background(
+        connected = partial(connect, options=auditor.AUDIT_OPTIONS)
+        worker.add_background_loop(
             "auditor",
-            Auditor(connected, audit_as, settings.audit_seconds, service=SERVICE, check=checks(grace)).run,
+            TableAuditor(connected, audit_as, settings.audit_seconds, service=SERVICE, check=checks(grace)).run,
         )
     return await worker.run()
 
@@ -94,12 +104,12 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     grace = timedelta(seconds=settings.audit_grace_seconds)
     try:
         topics = await read_topics(settings, grace)
-    except BrokerAwayError as error:
+    except BrokerUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, grace, topics)
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -107,7 +117,7 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
     await migrate(settings, arguments)
     try:
         await ensure_topics(settings, TOPICS)
-    except BrokerAwayError as error:
+    except BrokerUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
     async with (
@@ -130,7 +140,7 @@ async def rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
     """Rebuild the read side from the events. Exit with status 1 if it differed."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        differing = await upkeep.rebuild(connection, settings.rules)
+        differing = await upkeep.rebuild(connection, settings.timeouts)
     print(*(f"order {order_id} differed from the fold of its events" for order_id in differing), sep="\n", end="")
     print(f"{len(differing)} orders were repaired" if differing else "the read side matches the events")
     return 1 if differing else 0
@@ -140,7 +150,7 @@ async def forget(settings: Settings, arguments: argparse.Namespace) -> int:
     """Erase the addresses, contacts and payment tokens of a shopper's complete orders."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        print(f"erased the personal data of {await upkeep.forget(connection, arguments.user)} orders")
+        print(f"erased the personal data of {await upkeep.erase_personal_data(connection, arguments.user)} orders")
     return 0
 
 

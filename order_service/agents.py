@@ -12,24 +12,24 @@ from typing import Any, Final
 
 from cart_service import messages as cart
 from infrastructure import clock, metrics
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope, Message
-from infrastructure.guard import Received
+from infrastructure.guard import ReceivedMessage
 from infrastructure.topics import Topic
-from infrastructure.trace import child
+from infrastructure.trace import child_traceparent
 from inventory_service import messages as inventory
 from order_service import messages as orders
 from order_service.delivery import messages as deliveries
-from order_service.model import Answer, Came
-from order_service.outcomes import Outcome
+from order_service.model import Incoming, RequestReply
+from order_service.outcomes import InventoryOutcome
 from order_service.payment import messages as payments
 from order_service.state import Order
-from order_service.steps import Step, owed
-from order_service.store import OrderStore, Turn
+from order_service.steps import SagaCommand, next_commands
+from order_service.store import OrderBatch, OrderStore
 
-LOOK_EVERY: Final = 0.5
+POLL_INTERVAL: Final = 0.5
 """Seconds between two polls for passed deadlines."""
-AT_ONCE: Final = 100
+MAX_DUE_PER_POLL: Final = 100
 """The greatest number of due orders, and of unpublished ones, in one batch."""
 SOURCE: Final = "/orders"
 _ORDER_ID: Final = re.compile(rb'"order_id"\s*:\s*"')
@@ -38,7 +38,7 @@ Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 Outbox = dict[Topic, list[Envelope]]
 
 
-class Saga:
+class OrderAgents:
     """The handlers of messages about orders. Each agent needs its own instance, and so its own store and connection."""
 
     def __init__(self, store: OrderStore, publish: Publish, now: Callable[[], datetime] = clock.now) -> None:
@@ -46,77 +46,81 @@ class Saga:
         self.publish = publish
         self.now = now
 
-    async def on_requests(self, batch: Sequence[Received[orders.Request]]) -> None:
+    async def on_order_requests(self, batch: Sequence[ReceivedMessage[orders.Request]]) -> None:
         """Handle requests of shoppers and support about orders."""
         await self._process(batch, [each.message for each in batch])
 
-    async def on_decisions(self, batch: Sequence[Received[inventory.Decided]]) -> None:
+    async def on_inventory_responses(self, batch: Sequence[ReceivedMessage[inventory.Decided]]) -> None:
         """Handle decisions of inventory about orders; decisions about carts are skipped."""
-        await self._process(batch, [about_an_order(each.message) for each in batch])
+        await self._process(batch, [order_outcome(each.message) for each in batch])
 
-    async def on_payments(self, batch: Sequence[Received[payments.Event]]) -> None:
+    async def on_payment_events(self, batch: Sequence[ReceivedMessage[payments.Event]]) -> None:
         """Handle the results of payments."""
         await self._process(batch, [each.message for each in batch])
 
-    async def on_deliveries(self, batch: Sequence[Received[deliveries.Event]]) -> None:
+    async def on_delivery_events(self, batch: Sequence[ReceivedMessage[deliveries.Event]]) -> None:
         """Handle the state changes of parcels."""
         await self._process(batch, [each.message for each in batch])
 
-    async def look(self) -> int:
+    async def handle_due_orders(self) -> int:
         """Handle the orders whose deadline has passed. Return their number."""
-        due = await self.store.due(AT_ONCE)
+        due = await self.store.claim_due(MAX_DUE_PER_POLL)
         if due:
-            crashpoint("orders.claimed")
-            await self.turn(due, {})
+            failpoint("orders.claimed")
+            await self.handle_batch(due, {})
         return len(due)
 
-    async def keep_looking(self) -> None:
+    async def run_deadlines(self) -> None:
         """Handle passed deadlines until cancelled, polling twice per second. Raise when Postgres is lost."""
         while True:
-            if await self.look() < AT_ONCE:
-                await asyncio.sleep(LOOK_EVERY)
+            if await self.handle_due_orders() < MAX_DUE_PER_POLL:
+                await asyncio.sleep(POLL_INTERVAL)
 
-    async def fail(self, received: Received[Any], error: Exception) -> None:
+    async def on_permanent_failure(self, received: ReceivedMessage[Any], error: Exception) -> None:
         """Do nothing: the dead letter is the only report of a message that fails permanently."""
 
-    async def _process(self, batch: Sequence[Received[Any]], messages: Iterable[Any]) -> None:
+    async def _process(self, batch: Sequence[ReceivedMessage[Any]], messages: Iterable[Any]) -> None:
         relevant = [
-            (Came(message.order_id, each.message.user_id, each.event.request_id, message), each.event)
+            (Incoming(message.order_id, each.message.user_id, each.event.request_id, message), each.event)
             for each, message in zip(batch, messages, strict=True)
             if message is not None
         ]
         if relevant:
             traces = {incoming.order_id: event.traceparent for incoming, event in relevant}
-            await self.turn([incoming for incoming, _ in relevant], traces)
+            await self.handle_batch([incoming for incoming, _ in relevant], traces)
 
-    async def turn(self, batch: Sequence[Came], traces: Mapping[str, str | None]) -> None:
-        """Handle a batch in one transaction, then publish the results. Raise `Stray` and the errors of the store."""
+    async def handle_batch(self, batch: Sequence[Incoming], traces: Mapping[str, str | None]) -> None:
+        """Handle a batch in one transaction, then publish the results. Raise `UnexpectedMessage` and the errors of the store."""
         results = await self.store.transact(batch)
-        crashpoint("orders.committed")
+        failpoint("orders.committed")
         outbox: Outbox = {}
         for result in results:
-            for topic, events in sent_for(result, traces.get(result.order_id), self.now()).items():
+            for topic, events in records_to_send(result, traces.get(result.order_id), self.now()).items():
                 outbox.setdefault(topic, []).extend(events)
         await asyncio.gather(*(self.publish(topic, events) for topic, events in outbox.items()))
-        crashpoint("orders.told")
+        failpoint("orders.told")
         await self.store.mark_published(
-            {result.order_id: result.state.version for result in results if result.state is not None and result.untold}
+            {
+                result.order_id: result.state.version
+                for result in results
+                if result.state is not None and result.unpublished
+            }
         )
-        crashpoint("orders.marked")
+        failpoint("orders.marked")
         for result in results:
-            for event, _ in result.untold:
+            for event, _ in result.unpublished:
                 metrics.ORDER_EVENTS.labels(event.TYPE.rpartition(".")[2], getattr(event, "reason", "")).inc()
 
 
-def about_an_order(decided: inventory.Decided) -> Outcome | None:
+def order_outcome(decided: inventory.Decided) -> InventoryOutcome | None:
     """Return the outcome if it concerns an order, else `None`; reservations are settled by their own service."""
     outcome = decided.outcome
-    if not isinstance(outcome, Outcome) or not outcome.order_id:
+    if not isinstance(outcome, InventoryOutcome) or not outcome.order_id:
         return None
     return None if isinstance(outcome, inventory.Committed) and outcome.purpose != "order" else outcome
 
 
-def may_be_about_an_order(value: bytes) -> bool:
+def may_concern_order(value: bytes) -> bool:
     """Return False if the bytes of a decision cannot concern an order, so that most cart decisions are not parsed.
 
     A cart decision has no `order_id`, or `null`. Other producers may write spaces around the colon, or escape any
@@ -128,32 +132,32 @@ def may_be_about_an_order(value: bytes) -> bool:
 # ---- outgoing records -----------------------------------------------------------------------------------------------
 
 
-def sent_for(result: Turn, trace: str | None, now: datetime) -> Outbox:
+def records_to_send(result: OrderBatch, trace: str | None, now: datetime) -> Outbox:
     """Return the records to send after the batch of one order, by topic."""
     outbox: Outbox = {}
-    order, unpublished = result.state, result.untold
-    frames = [_reply_envelope(answer, trace, now) for answer in result.answers]
+    order, unpublished = result.state, result.unpublished
+    frames = [_reply_envelope(answer, trace, now) for answer in result.replies]
     if order is not None:
         for event, at in unpublished:
-            outbox.setdefault(orders.EVENTS, []).append(published(order, event, at, trace))
+            outbox.setdefault(orders.EVENTS, []).append(event_envelope(order, event, at, trace))
         frames += [frame for event, at in unpublished if (frame := _status_frame(order, event, at, trace))]
         # No commands after a message without effect: two services that reply to each other would never stop.
-        if unpublished or result.asked:
-            for step in owed(order, result.private, late=result.late):
+        if unpublished or result.must_send_commands:
+            for step in next_commands(order, result.personal_data, overdue=result.overdue):
                 outbox.setdefault(step.topic, []).append(_command_envelope(step, trace, now))
     if frames:
         outbox[cart.RESPONSES] = frames
     return outbox
 
 
-def published(order: Order, event: orders.Event, at: datetime, trace: str | None = None) -> Envelope:
+def event_envelope(order: Order, event: orders.Event, at: datetime, trace: str | None = None) -> Envelope:
     """Return the envelope of an event for `orders.events`."""
     return _envelope(event, order.order_id, f"{order.order_id}/{event.version}", at, order.request_id, trace)
 
 
 def _status_frame(order: Order, event: orders.Event, at: datetime, trace: str | None) -> Envelope | None:
     """Return the frame about an event, `None` if the cart service reports it or the status is unchanged."""
-    if event.version <= orders.COMMITTED_VERSION or VISIBLE.get(type(event)) != event.status:
+    if event.version <= orders.COMMITTED_VERSION or REPORTED_STATUSES.get(type(event)) != event.status:
         return None
     frame = cart.Order(
         user_id=order.user_id,
@@ -166,7 +170,7 @@ def _status_frame(order: Order, event: orders.Event, at: datetime, trace: str | 
     return _frame_envelope(frame, at, trace)
 
 
-VISIBLE: Final[Mapping[type[orders.Event], orders.Status]] = {
+REPORTED_STATUSES: Final[Mapping[type[orders.Event], orders.Status]] = {
     orders.Captured: "paid",
     orders.Confirmed: "confirmed",
     orders.Shipped: "shipped",
@@ -176,7 +180,7 @@ VISIBLE: Final[Mapping[type[orders.Event], orders.Status]] = {
 """The events that are reported to the shopper, each with the status that it must have reached."""
 
 
-def _reply_envelope(answer: Answer, trace: str | None, now: datetime) -> Envelope:
+def _reply_envelope(answer: RequestReply, trace: str | None, now: datetime) -> Envelope:
     incoming, order, refused, replayed = answer
     ids: dict[str, Any] = {"user_id": incoming.user_id, "id": incoming.request_id, "order_id": incoming.order_id}
     if refused is not None or order is None:
@@ -193,7 +197,7 @@ def _frame_envelope(frame: cart.Order | cart.OrderRefused, at: datetime, trace: 
     return _envelope(frame, frame.user_id, f"{frame.user_id}/{frame.id}/{kind}{version}", at, frame.id, trace)
 
 
-def _command_envelope(step: Step, trace: str | None, now: datetime) -> Envelope:
+def _command_envelope(step: SagaCommand, trace: str | None, now: datetime) -> Envelope:
     message = step.message
     order_id = getattr(message, "order_id", "")
     kind = message.TYPE.rpartition(".")[2]
@@ -209,5 +213,5 @@ def _envelope(message: Message, subject: str, id_: str, time: datetime, request_
         event_id=id_,
         request_id=request_id,
         time=time,
-        traceparent=child(trace),
+        traceparent=child_traceparent(trace),
     )

@@ -14,14 +14,21 @@ import orjson
 from psycopg.rows import dict_row
 
 from infrastructure import clock
-from infrastructure.audit_topics import Judged, Place, Window, named, place_of, shown
-from infrastructure.auditor import Check, snapshot
-from infrastructure.history import kept
+from infrastructure.audit_topics import (
+    AuditedTopic,
+    AuditWindow,
+    RecordPosition,
+    format_position,
+    position_of,
+    truncate_violations,
+)
+from infrastructure.auditor import TableCheck, snapshot
+from infrastructure.history import read_topic
 from infrastructure.postgres import Connection
 from infrastructure.settings import Settings
 from order_service import messages as orders
 from order_service.state import BrokenStream, Order, evolve
-from order_service.store import QUERIES, folded, read_event
+from order_service.store import QUERIES, folded_row, read_event
 
 CHECKS: Final = (
     "stream_gaps",
@@ -35,83 +42,83 @@ CHECKS: Final = (
 
 
 @dataclass(slots=True)
-class Told:
+class TopicContents:
     """The content of the topics, to be compared with the event store."""
 
-    requests: Judged[orders.Request]
+    requests: AuditedTopic[orders.Request]
     """The reader of `orders.requests` and its dead letters."""
-    events: Judged[orders.Event]
+    events: AuditedTopic[orders.Event]
     """The reader of `orders.events`."""
-    placed: dict[str, Place] = field(default_factory=dict)
-    """The record of each `Place` request, by order id."""
-    heard: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    place_requests: dict[str, RecordPosition] = field(default_factory=dict)
+    """The record of each `RecordPosition` request, by order id."""
+    published: dict[tuple[str, int], bytes] = field(default_factory=dict)
     """The hash of each published event, by order id and version."""
     differing: list[str] = field(default_factory=list)
     """The violations found while reading and comparing events."""
 
-    def request(self, record: Any) -> None:
+    def add_request(self, record: Any) -> None:
         """Read a record of `orders.requests`."""
         if (read := self.requests.parse(record)) is not None:
             event, message = read
             window = self.requests.window
-            if isinstance(message, orders.Place) and window.covers(record) and window.remembers(event):
-                self.placed[message.order_id] = place_of(record)
+            if isinstance(message, orders.Place) and window.covers(record) and window.is_within_retention(event):
+                self.place_requests[message.order_id] = position_of(record)
 
-    def event(self, record: Any) -> None:
+    def add_event(self, record: Any) -> None:
         """Read a record of `orders.events`."""
         if (read := self.events.parse(record)) is not None:
             _, message = read
             content = _hashed(message)
-            if self.heard.setdefault((message.order_id, message.version), content) != content:
+            if self.published.setdefault((message.order_id, message.version), content) != content:
                 self.differing.append(
                     f"order {message.order_id}: version {message.version} was published with two contents"
                 )
 
-    def stored(self, event: orders.Event) -> None:
+    def compare_stored(self, event: orders.Event) -> None:
         """Compare an event of the store with the published one."""
-        self.placed.pop(event.order_id, None)
-        published = self.heard.pop((event.order_id, event.version), None)
+        self.place_requests.pop(event.order_id, None)
+        published = self.published.pop((event.order_id, event.version), None)
         if published is not None and published != _hashed(event):
             self.differing.append(
                 f"order {event.order_id}: version {event.version} was published with another content than is stored"
             )
 
     def violations(self) -> list[list[str]]:
-        """Return the violations as sentences, grouped by kind. Call `stored` for every event of the store before."""
-        letters = self.requests.letters
+        """Return the violations as sentences, grouped by kind. Call `compare_stored` for every event of the store before."""
+        letters = self.requests.dead_letters
         return [
-            self.requests.neither_read_nor_put_aside(),
+            self.requests.missing_dead_letters(),
             self.differing,
             [
                 f"order {order_id}: version {version} was published, but is not stored"
-                for order_id, version in self.heard
+                for order_id, version in self.published
             ],
             [
-                f"order {order_id} ({named(place)}) was requested, but does not exist"
-                for order_id, place in self.placed.items()
+                f"order {order_id} ({format_position(place)}) was requested, but does not exist"
+                for order_id, place in self.place_requests.items()
                 if place not in letters
             ],
         ]
 
 
-async def read_topics(settings: Settings, grace: timedelta) -> Told:
-    """Read the topics up to their current ends. Raise `BrokerAwayError`."""
-    window = Window(clock.now(), grace, orders.REQUESTS.retention or timedelta.max)
-    topics = Told(
-        Judged(settings.topic(orders.REQUESTS), orders.REQUEST_VOCABULARY, window),
-        Judged(settings.topic(orders.EVENTS), orders.EVENT_VOCABULARY, window, ignores_unknown=True),
+async def read_topics(settings: Settings, grace: timedelta) -> TopicContents:
+    """Read the topics up to their current ends. Raise `BrokerUnavailableError`."""
+    window = AuditWindow(clock.now(), grace, orders.REQUESTS.retention or timedelta.max)
+    topics = TopicContents(
+        AuditedTopic(settings.topic(orders.REQUESTS), orders.REQUEST_REGISTRY, window),
+        AuditedTopic(settings.topic(orders.EVENTS), orders.EVENT_REGISTRY, window, ignores_unknown=True),
     )
     readers = {
-        topics.requests.name: topics.request,
-        settings.topic(orders.REQUESTS.dead_letters): topics.requests.letter,
-        topics.events.name: topics.event,
+        topics.requests.name: topics.add_request,
+        settings.topic(orders.REQUESTS.dead_letter_topic): topics.requests.add_dead_letter,
+        topics.events.name: topics.add_event,
     }
-    async for record in kept(settings, readers):
+    async for record in read_topic(settings, readers):
         readers[record.topic](record)
     return topics
 
 
-async def audit(connection: Connection, grace: timedelta, topics: Told | None = None) -> dict[str, Any]:
+async def audit(connection: Connection, grace: timedelta, topics: TopicContents | None = None) -> dict[str, Any]:
     """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
 
     The digest is a SHA-256 of all events without their times, so no replay changes it. Read `topics` before the call:
@@ -125,17 +132,19 @@ async def audit(connection: Connection, grace: timedelta, topics: Told | None = 
             async for row in _rows(connection, "read_side")
             if computed.pop(row[0], b"") != _hashed_row(row)
         ]
-        violations += shown(broken) + shown(differing)
-        violations += shown([f"order {order_id} has events, but no row on the read side" for order_id in computed])
+        violations += truncate_violations(broken) + truncate_violations(differing)
+        violations += truncate_violations(
+            [f"order {order_id} has events, but no row on the read side" for order_id in computed]
+        )
         async with connection.cursor(row_factory=dict_row) as cursor:
             figures = dict(await (await cursor.execute(QUERIES["figures"])).fetchone() or {})
     if topics is not None:
-        violations += [sentence for kind in topics.violations() for sentence in shown(kind)]
-        figures["order_dead_letters"] = len(topics.requests.letters)
+        violations += [sentence for kind in topics.violations() for sentence in truncate_violations(kind)]
+        figures["order_dead_letters"] = len(topics.requests.dead_letters)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
 
 
-def checks(grace: timedelta) -> Check:
+def checks(grace: timedelta) -> TableCheck:
     """Return the checks that are SQL queries. A delay shorter than `grace` is not a violation."""
     return partial(_violations, grace=grace)
 
@@ -145,11 +154,11 @@ async def _violations(connection: Connection, *, grace: timedelta) -> list[str]:
     for check in CHECKS:
         values = {"grace": grace} if "%(grace)s" in QUERIES[check] else None
         rows = await (await connection.execute(QUERIES[check], values)).fetchall()
-        found += shown([row[0] for row in rows])
+        found += truncate_violations([row[0] for row in rows])
     return found
 
 
-async def _fold_all(connection: Connection, topics: Told | None) -> tuple[dict[str, bytes], str, list[str]]:
+async def _fold_all(connection: Connection, topics: TopicContents | None) -> tuple[dict[str, bytes], str, list[str]]:
     """Return the hash of each order's folded row, the digest of all events, and the streams that cannot be folded."""
     computed: dict[str, bytes] = {}
     broken: list[str] = []
@@ -159,14 +168,14 @@ async def _fold_all(connection: Connection, topics: Told | None) -> tuple[dict[s
         digest.update(orjson.dumps([order_id, version, type_, orjson.loads(data)], option=orjson.OPT_SORT_KEYS) + b"\n")
         event = read_event(type_, data)
         if topics is not None:
-            topics.stored(event)
+            topics.compare_stored(event)
         try:
             order = evolve(order if order and order.order_id == order_id else None, event, at)
         except BrokenStream as error:
             broken.append(str(error))
             order = None
         else:
-            computed[order_id] = _hashed_row(folded(order))
+            computed[order_id] = _hashed_row(folded_row(order))
     return computed, digest.hexdigest(), broken
 
 

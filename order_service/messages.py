@@ -1,7 +1,7 @@
 """Contract of the order service: requests about an order, and the events of an order.
 
 An order is a stream of events, numbered by `version` from 1 on, each with the `status` after it. Events carry ids only:
-the address and the contact appear in `Place` alone, on a topic kept for seven days.
+the address and the contact appear in `RecordPosition` alone, on a topic kept for seven days.
 """
 
 from datetime import timedelta
@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from infrastructure.envelope import Message, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry
 from infrastructure.topics import Topic
-from inventory_service.messages import MAX_LINES, Item, Line, Money, Printable
+from inventory_service.messages import MAX_LINES, Identifier, Item, Line, Money
 
 REQUESTS: Final = Topic("orders.requests.v1", keyed_by="order", retention=timedelta(days=7))
 EVENTS: Final = Topic("orders.events.v1", keyed_by="order", retention=timedelta(days=90))
@@ -69,7 +69,7 @@ class Contact(_Value):
     phone: Annotated[str, Field(max_length=32, pattern=r"^\+?[0-9 ()/-]{3,32}$")] | None = None
 
 
-def looks_like_a_card_number(text: str) -> bool:
+def is_probable_card_number(text: str) -> bool:
     """Return True if `text` is 13 to 19 digits, grouped or not, with a valid check digit (ISO/IEC 7812, Luhn)."""
     digits = text.replace(" ", "").replace("-", "")
     if not (digits.isascii() and digits.isdigit() and 13 <= len(digits) <= 19):  # noqa: PLR2004 - as the standard says
@@ -79,12 +79,12 @@ def looks_like_a_card_number(text: str) -> bool:
 
 
 def _no_card_number(token: str) -> str:
-    if looks_like_a_card_number(token):
+    if is_probable_card_number(token):
         raise ValueError("this looks like a card number: send it to the payment provider, and its payment token here")
     return token
 
 
-Token = Annotated[Printable, AfterValidator(_no_card_number)]
+Token = Annotated[Identifier, AfterValidator(_no_card_number)]
 """The provider's token for a means of payment; a card number is rejected."""
 
 
@@ -107,8 +107,8 @@ Items = Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES)]
 
 class _Request(Message):
     KEY: ClassVar[str] = "order_id"
-    order_id: Printable
-    user_id: Printable
+    order_id: Identifier
+    user_id: Identifier
 
 
 class Place(_Request):
@@ -158,15 +158,15 @@ class Pay(_Request):
 
 
 Request = Place | Cancel | Refund | Pay
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(get_args(Request), sources=("/cart", "/edge"))
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(get_args(Request), sources=("/cart", "/edge"))
 
 # ---- events ---------------------------------------------------------------------------------------------------------
 
 
 class _Event(Message):
     KEY: ClassVar[str] = "order_id"
-    order_id: Printable
-    user_id: Printable
+    order_id: Identifier
+    user_id: Identifier
     version: int = Field(ge=1)
     status: Status
 
@@ -175,7 +175,7 @@ class Placed(_Event):
     """Event 1 of every order: a checkout was requested under `request_id`, with `expect` as the expected total."""
 
     TYPE: ClassVar[str] = "holdfast.orders.placed"
-    request_id: Printable
+    request_id: Identifier
     cart_version: int | None = None
     items: Items | None = None
     expect: Money | None = None
@@ -193,7 +193,7 @@ class Captured(_Event):
     """Event: the provider captured the payment."""
 
     TYPE: ClassVar[str] = "holdfast.orders.captured"
-    payment_id: Printable
+    payment_id: Identifier
     amount: Money
 
 
@@ -207,7 +207,7 @@ class Booked(_Event):
     """Event: a carrier accepted the booking of the parcel."""
 
     TYPE: ClassVar[str] = "holdfast.orders.booked"
-    shipment_id: Printable
+    shipment_id: Identifier
     carrier: str
     tracking: str
 
@@ -216,7 +216,7 @@ class Shipped(_Event):
     """Event: the parcel is in transit, so the order can no longer be cancelled."""
 
     TYPE: ClassVar[str] = "holdfast.orders.shipped"
-    shipment_id: Printable
+    shipment_id: Identifier
     carrier: str
     tracking: str
 
@@ -245,7 +245,7 @@ class RefundAsked(_Event):
     """Event: a refund is requested from the provider under the idempotency key `refund_id`."""
 
     TYPE: ClassVar[str] = "holdfast.orders.refund-asked"
-    refund_id: Printable
+    refund_id: Identifier
     amount: Money
 
 
@@ -253,7 +253,7 @@ class Refunded(_Event):
     """Event: the provider refunded `amount`; `refunded` is the sum of all refunds so far."""
 
     TYPE: ClassVar[str] = "holdfast.orders.refunded"
-    refund_id: Printable
+    refund_id: Identifier
     amount: Money
     refunded: Money
 
@@ -283,4 +283,4 @@ Event = (
     | Refunded
     | Cancelled
 )
-EVENT_VOCABULARY: Final[Vocabulary[Event]] = Vocabulary(get_args(Event), sources=("/orders",))
+EVENT_REGISTRY: Final[MessageRegistry[Event]] = MessageRegistry(get_args(Event), sources=("/orders",))

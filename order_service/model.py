@@ -11,27 +11,27 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service import messages as inventory
 from inventory_service.messages import Money
 from order_service import messages as orders
 from order_service import outcomes
 from order_service.delivery import messages as deliveries
 from order_service.messages import Event
-from order_service.outcomes import Outcome
+from order_service.outcomes import InventoryOutcome
 from order_service.payment import messages as payments
-from order_service.state import Order, Story, Stray
+from order_service.state import EventRecorder, Order, UnexpectedMessage
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SagaTimeouts:
     """The timeouts of the saga: how long an order waits for other services."""
 
-    payment_patience: timedelta = timedelta(minutes=10)
+    payment_timeout: timedelta = timedelta(minutes=10)
     """The age at which an open charge is voided and its order cancelled."""
-    ask_again: timedelta = timedelta(seconds=30)
+    retry_pause: timedelta = timedelta(seconds=30)
     """The pause before the first retry of open commands; it doubles with each retry."""
-    longest_pause: timedelta = timedelta(minutes=10)
+    max_retry_pause: timedelta = timedelta(minutes=10)
     """The upper bound of the pause between two retries."""
 
 
@@ -40,13 +40,13 @@ class Deadline:
     """The message that the deadline of an order has passed."""
 
 
-Asked = orders.Cancel | orders.Refund | orders.Pay
+FollowUpRequest = orders.Cancel | orders.Refund | orders.Pay
 """A request of a shopper or of support about an existing order."""
-Message = orders.Request | Outcome | payments.Event | deliveries.Event | Deadline
+Message = orders.Request | InventoryOutcome | payments.Event | deliveries.Event | Deadline
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class Incoming:
     """A message about the order `order_id` of the shopper `user_id`, with the `request_id` of its envelope."""
 
     order_id: str
@@ -55,19 +55,19 @@ class Came:
     message: Message
 
 
-RefusedBecause = Literal[
+RefusalReason = Literal[
     "unknown_order", "not_cancellable", "already_refunded", "refund_too_large", "already_paid", "not_paid"
 ]
 
 
-class Answer(NamedTuple):
-    """The reply to a request about an order; the request is accepted if `refused` is `None`."""
+class RequestReply(NamedTuple):
+    """The reply to a request about an order; the request is accepted if `refusal` is `None`."""
 
-    came: Came
+    request: Incoming
     """The request."""
     order: Order | None
     """The order after the request, `None` if it is unknown."""
-    refused: RefusedBecause | None = None
+    refusal: RefusalReason | None = None
     """The reason of a refusal."""
     replayed: bool = False
     """True if the request was handled before: the stored reply is sent again without any effect."""
@@ -75,33 +75,33 @@ class Answer(NamedTuple):
 
 RequestKey = tuple[str, str, str]
 """The user id, request id and message type of a request about an order."""
-Answered = Mapping[RequestKey, RefusedBecause | None]
+StoredReplies = Mapping[RequestKey, RefusalReason | None]
 """The stored replies: the reason of a refusal, `None` for an accepted request."""
-NOTHING_YET: Final[Answered] = MappingProxyType({})
+NO_STORED_REPLIES: Final[StoredReplies] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Handled:
+class HandleResult:
     """The result of handling one message."""
 
     state: Order | None
     """The order after the message, `None` if it is not placed yet."""
-    waiting: tuple[Came, ...] = ()
+    waiting: tuple[Incoming, ...] = ()
     """The early messages that still wait for the order to advance."""
     events: tuple[Event, ...] = ()
     """The new events, the oldest first."""
-    answers: tuple[Answer, ...] = ()
+    replies: tuple[RequestReply, ...] = ()
     """The replies to send."""
 
 
-def key_of(incoming: Came) -> RequestKey:
+def request_key(incoming: Incoming) -> RequestKey:
     """Return the key under which the reply to a request is stored."""
     return incoming.user_id, incoming.request_id, type(incoming.message).__name__
 
 
-def is_forged(incoming: Came) -> bool:
+def is_forged(incoming: Incoming) -> bool:
     """Return True if the order id is not the one derived from the user id and the request id."""
-    return incoming.order_id != derived(incoming.user_id, incoming.request_id, "order")
+    return incoming.order_id != derive_id(incoming.user_id, incoming.request_id, "order")
 
 
 # ---- one message ----------------------------------------------------------------------------------------------------
@@ -109,41 +109,41 @@ def is_forged(incoming: Came) -> bool:
 
 def handle(
     state: Order | None,
-    waiting: Sequence[Came],
-    incoming: Came,
+    waiting: Sequence[Incoming],
+    incoming: Incoming,
     *,
     now: datetime,
-    rules: Rules,
-    answered: Answered = NOTHING_YET,
-) -> Handled:
-    """Apply one message, then the waiting messages that it makes applicable. Raise `Stray` for an impossible one."""
-    if isinstance(incoming.message, Asked) and key_of(incoming) in answered:
+    timeouts: SagaTimeouts,
+    stored_replies: StoredReplies = NO_STORED_REPLIES,
+) -> HandleResult:
+    """Apply one message, then the waiting messages that it makes applicable. Raise `UnexpectedMessage` for an impossible one."""
+    if isinstance(incoming.message, FollowUpRequest) and request_key(incoming) in stored_replies:
         # A refused request might be possible by now, but its sender has the reply and no longer expects an effect.
-        repeated = Answer(incoming, state, answered[key_of(incoming)], replayed=True)
-        return Handled(state, tuple(waiting), (), (repeated,))
+        repeated = RequestReply(incoming, state, stored_replies[request_key(incoming)], replayed=True)
+        return HandleResult(state, tuple(waiting), (), (repeated,))
     if state is None and isinstance(incoming.message, Deadline):
         return _refuse_waiting_cancellations(waiting)
-    recorder, answers = Story(state, now), []
+    recorder, answers = EventRecorder(state, now), []
     remaining, advanced = [*waiting, incoming], True
     while advanced:
         advanced = False
         for each in remaining:
             if not is_early(recorder.state, each):
                 remaining = [other for other in remaining if other is not each]
-                answers += decide(recorder, each, rules)
+                answers += decide(recorder, each, timeouts)
                 advanced = True
                 break
-    return Handled(recorder.state, tuple(dict.fromkeys(remaining)), tuple(recorder.events), tuple(answers))
+    return HandleResult(recorder.state, tuple(dict.fromkeys(remaining)), tuple(recorder.events), tuple(answers))
 
 
-def _refuse_waiting_cancellations(waiting: Sequence[Came]) -> Handled:
+def _refuse_waiting_cancellations(waiting: Sequence[Incoming]) -> HandleResult:
     """Refuse the cancellations that waited for an order that was never placed. Decisions keep waiting."""
     cancels = tuple(each for each in waiting if isinstance(each.message, orders.Cancel))
     remaining = tuple(each for each in waiting if each not in cancels)
-    return Handled(None, remaining, (), tuple(Answer(each, None, "unknown_order") for each in cancels))
+    return HandleResult(None, remaining, (), tuple(RequestReply(each, None, "unknown_order") for each in cancels))
 
 
-def is_early(state: Order | None, incoming: Came) -> bool:
+def is_early(state: Order | None, incoming: Incoming) -> bool:
     """Return True if a message must wait: a decision for its order, a cancellation for the decision."""
     match incoming.message:
         case inventory.Committed(purpose="order") | inventory.Refused() | inventory.IdReused():
@@ -154,47 +154,49 @@ def is_early(state: Order | None, incoming: Came) -> bool:
             return False
 
 
-def decide(recorder: Story, incoming: Came, timeouts: Rules) -> list[Answer]:
+def decide(recorder: EventRecorder, incoming: Incoming, timeouts: SagaTimeouts) -> list[RequestReply]:
     """Record the events that result from a message, directly and indirectly. Return the reply if it is a request."""
     message, answers = incoming.message, []
     if isinstance(message, orders.Place):
         _handle_place(recorder, incoming, message)
     elif isinstance(message, Deadline):
         _handle_deadline(recorder, timeouts)
-    elif isinstance(message, Asked):
+    elif isinstance(message, FollowUpRequest):
         refused = _handle_request(recorder, incoming, recorder.state, message)
-        outcomes.settle(recorder)  # before the reply, which states the resulting order
-        answers.append(Answer(incoming, recorder.state, refused))
+        outcomes.finish(recorder)  # before the reply, which states the resulting order
+        answers.append(RequestReply(incoming, recorder.state, refused))
     else:
         _handle_report(recorder, incoming, message)
-    outcomes.settle(recorder)
+    outcomes.finish(recorder)
     return answers
 
 
-def _handle_report(recorder: Story, incoming: Came, message: Outcome | payments.Event | deliveries.Event) -> None:
+def _handle_report(
+    recorder: EventRecorder, incoming: Incoming, message: InventoryOutcome | payments.Event | deliveries.Event
+) -> None:
     """Record the result that inventory, the provider or the carrier reports."""
     order, name = recorder.state, type(message).__name__
     if order is None:
         if isinstance(message, payments.Event | deliveries.Event):
-            raise Stray(f"{name} about the order {incoming.order_id}, which does not exist")
+            raise UnexpectedMessage(f"{name} about the order {incoming.order_id}, which does not exist")
         return  # inventory reports on reservations, too
     if incoming.user_id != order.user_id:
-        raise Stray(
+        raise UnexpectedMessage(
             f"{name} of the user {incoming.user_id} about the order {incoming.order_id} of the user {order.user_id}"
         )
     if isinstance(message, payments.Event):
-        outcomes.paid(recorder, order, message)
+        outcomes.record_payment_event(recorder, order, message)
     elif isinstance(message, deliveries.Event):
-        outcomes.delivered(recorder, order, message)
+        outcomes.record_delivery_event(recorder, order, message)
     else:
-        outcomes.decided(recorder, order, message)
+        outcomes.record_inventory_outcome(recorder, order, message)
 
 
-def _handle_deadline(recorder: Story, timeouts: Rules) -> None:
-    """Begin to cancel an order whose payment is still open after `payment_patience`; the first step is its void."""
+def _handle_deadline(recorder: EventRecorder, timeouts: SagaTimeouts) -> None:
+    """Begin to cancel an order whose payment is still open after `payment_timeout`; the first step is its void."""
     order = recorder.state
-    if order is not None and is_unpaid(order) and recorder.now - order.since >= timeouts.payment_patience:
-        recorder.tell(orders.Cancelling, reason="payment_unavailable")
+    if order is not None and is_unpaid(order) and recorder.now - order.changed_at >= timeouts.payment_timeout:
+        recorder.record(orders.Cancelling, reason="payment_unavailable")
 
 
 def is_unpaid(order: Order) -> bool:
@@ -202,13 +204,13 @@ def is_unpaid(order: Order) -> bool:
     return order.status == "committed" and order.reason is None
 
 
-def _handle_place(recorder: Story, incoming: Came, place: orders.Place) -> None:
+def _handle_place(recorder: EventRecorder, incoming: Incoming, place: orders.Place) -> None:
     if is_forged(incoming):
-        raise Stray(
+        raise UnexpectedMessage(
             f"the order id {incoming.order_id} is not derived from {incoming.user_id} and {incoming.request_id}"
         )
     if recorder.state is None:
-        recorder.tell(
+        recorder.record(
             orders.Placed,
             "placed",
             order_id=incoming.order_id,
@@ -223,7 +225,9 @@ def _handle_place(recorder: Story, incoming: Came, place: orders.Place) -> None:
 # ---- requests about an existing order --------------------------------------------------------------------------------
 
 
-def _handle_request(recorder: Story, incoming: Came, order: Order | None, request: Asked) -> RefusedBecause | None:
+def _handle_request(
+    recorder: EventRecorder, incoming: Incoming, order: Order | None, request: FollowUpRequest
+) -> RefusalReason | None:
     """Record the events of a request; return the reason if it is refused."""
     if order is None or order.user_id != incoming.user_id:
         return "unknown_order"  # also for an order of another shopper, so that ids cannot be probed
@@ -233,7 +237,7 @@ def _handle_request(recorder: Story, incoming: Came, order: Order | None, reques
                 return None
             if order.status in {"shipped", "delivered"}:
                 return "not_cancellable"
-            recorder.tell(orders.Cancelling, reason="cancelled")
+            recorder.record(orders.Cancelling, reason="cancelled")
             return None
         case orders.Pay():  # open commands are sent again after every request
             return "already_paid" if order.captured is not None else None
@@ -241,16 +245,18 @@ def _handle_request(recorder: Story, incoming: Came, order: Order | None, reques
             return _handle_refund(recorder, incoming, order, amount)
 
 
-def _handle_refund(recorder: Story, incoming: Came, order: Order, amount: Money | None) -> RefusedBecause | None:
-    refund_id = derived(order.order_id, incoming.request_id, "refund")
+def _handle_refund(
+    recorder: EventRecorder, incoming: Incoming, order: Order, amount: Money | None
+) -> RefusalReason | None:
+    refund_id = derive_id(order.order_id, incoming.request_id, "refund")
     if any(refund.refund_id == refund_id for refund in order.refunds):
         return None
     if order.captured is None:
         return "not_paid"
-    if order.reason is not None or order.left <= 0:  # a cancellation refunds the payment by itself
+    if order.reason is not None or order.refundable <= 0:  # a cancellation refunds the payment by itself
         return "already_refunded"
-    requested = amount or order.captured.model_copy(update={"amount": order.left})
-    if requested.amount > order.left or requested.currency != order.captured.currency:
+    requested = amount or order.captured.model_copy(update={"amount": order.refundable})
+    if requested.amount > order.refundable or requested.currency != order.captured.currency:
         return "refund_too_large"
-    recorder.tell(orders.RefundAsked, refund_id=refund_id, amount=requested)
+    recorder.record(orders.RefundAsked, refund_id=refund_id, amount=requested)
     return None

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from infrastructure.settings import Settings as Shared
-from order_service.model import Rules
+from order_service.model import SagaTimeouts
 
 
 class Settings(Shared):
@@ -21,9 +21,9 @@ class Settings(Shared):
     )
 
     @property
-    def rules(self) -> Rules:
+    def timeouts(self) -> SagaTimeouts:
         """The timeouts of the saga."""
-        return Rules(
-            payment_patience=timedelta(seconds=self.payment_patience_seconds),
-            ask_again=timedelta(seconds=self.order_ask_again_seconds),
+        return SagaTimeouts(
+            payment_timeout=timedelta(seconds=self.payment_patience_seconds),
+            retry_pause=timedelta(seconds=self.order_ask_again_seconds),
         )

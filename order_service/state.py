@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service.messages import Line, Money
 from order_service.messages import (
     Booked,
@@ -31,8 +31,8 @@ from order_service.messages import (
     Undone,
 )
 
-Effect = Literal["delivery", "sale", "payment", "holds"]
-UNDOING: Final[tuple[Effect, ...]] = ("delivery", "sale", "payment", "holds")
+SagaStep = Literal["delivery", "sale", "payment", "holds"]
+COMPENSATION_ORDER: Final[tuple[SagaStep, ...]] = ("delivery", "sale", "payment", "holds")
 """The order of compensation: the last step is undone first."""
 
 
@@ -40,7 +40,7 @@ class BrokenStream(Exception):
     """The events of an order have a gap or a duplicate: one was lost or written twice."""
 
 
-class Stray(Exception):
+class UnexpectedMessage(Exception):
     """An impossible message: for an unknown order, of another shopper, or about a payment that was never requested.
 
     The message must be dead-lettered, so that an operator sees it.
@@ -48,14 +48,14 @@ class Stray(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class GivingBack:
+class RefundState:
     """The state of one refund."""
 
     refund_id: str
     """The provider's idempotency key of the refund."""
     amount: Money
     """The requested amount."""
-    given: Money | None = None
+    confirmed_amount: Money | None = None
     """The refunded amount, `None` until the provider confirms the refund."""
 
 
@@ -71,7 +71,7 @@ class Order:
     """The id of the checkout request that placed the order."""
     placed_at: datetime
     """The time of the first event."""
-    since: datetime
+    changed_at: datetime
     """The time of the last event."""
     version: int
     """The number of the last event."""
@@ -89,71 +89,73 @@ class Order:
     """The sum of `lines`, `None` until the stock is held for the order."""
     captured: Money | None = None
     """The amount that the provider captured, `None` until then."""
-    selling: bool = False
+    sale_requested: bool = False
     """True once inventory may have been asked to sell the held stock."""
     sold: bool = False
     """True once inventory has confirmed the sale."""
-    booking: bool = False
+    booking_requested: bool = False
     """True once the carrier may have been asked to book the parcel."""
     booked: bool = False
     """True once the carrier has confirmed the booking."""
     reason: CancelReason | None = None
     """The reason of the cancellation, reset if the parcel turns out to have left already."""
-    undone: tuple[Effect, ...] = ()
+    undone_steps: tuple[SagaStep, ...] = ()
     """The steps that have been undone, in the order of their events."""
-    refunds: tuple[GivingBack, ...] = ()
+    refunds: tuple[RefundState, ...] = ()
     """The refunds of the order, confirmed or not, in the order of their requests."""
 
     @property
-    def open_refunds(self) -> tuple[GivingBack, ...]:
+    def open_refunds(self) -> tuple[RefundState, ...]:
         """The refunds that the provider has not confirmed."""
-        return tuple(refund for refund in self.refunds if refund.given is None)
+        return tuple(refund for refund in self.refunds if refund.confirmed_amount is None)
 
     @property
     def refunded(self) -> int:
         """The sum of the confirmed refunds, in minor units."""
-        return sum(refund.given.amount for refund in self.refunds if refund.given is not None)
+        return sum(refund.confirmed_amount.amount for refund in self.refunds if refund.confirmed_amount is not None)
 
     @property
-    def left(self) -> int:
+    def refundable(self) -> int:
         """The captured amount less confirmed and open refunds, in minor units."""
         captured = self.captured.amount if self.captured is not None else 0
         return captured - self.refunded - sum(refund.amount.amount for refund in self.open_refunds)
 
     @property
-    def cancelling(self) -> bool:
+    def is_cancelling(self) -> bool:
         """True while the steps of a cancelled order are being undone."""
         return self.reason is not None and self.status != "cancelled"
 
     @property
-    def to_undo(self) -> Effect | None:
+    def next_to_undo(self) -> SagaStep | None:
         """The step to undo next, `None` if there is none."""
-        return next((effect for effect in UNDOING if self._was_started(effect) and not self._is_undone(effect)), None)
+        return next(
+            (effect for effect in COMPENSATION_ORDER if self._was_started(effect) and not self._is_undone(effect)), None
+        )
 
-    def _was_started(self, effect: Effect) -> bool:
+    def _was_started(self, effect: SagaStep) -> bool:
         match effect:
             case "delivery":
-                return self.booking
+                return self.booking_requested
             case "sale":
-                return self.selling
+                return self.sale_requested
             case "payment":
                 return self.total is not None
             case "holds":
                 return self.total is not None and not self.sold
 
-    def _is_undone(self, effect: Effect) -> bool:
+    def _is_undone(self, effect: SagaStep) -> bool:
         # A provider may capture a payment that it had voided: the step stays open until that money is refunded.
-        owing = effect == "payment" and (self.left > 0 or bool(self.open_refunds))
-        return effect in self.undone and not owing
+        owing = effect == "payment" and (self.refundable > 0 or bool(self.open_refunds))
+        return effect in self.undone_steps and not owing
 
     @property
-    def at_rest(self) -> bool:
+    def is_complete(self) -> bool:
         """True if the order waits for no other service."""
         return self.status in {"delivered", "cancelled"} and not self.open_refunds and not self._late_capture
 
     @property
     def _late_capture(self) -> bool:
-        return self.status == "cancelled" and self.left > 0
+        return self.status == "cancelled" and self.refundable > 0
 
 
 def evolve(state: Order | None, event: Event, at: datetime) -> Order:
@@ -167,7 +169,7 @@ def evolve(state: Order | None, event: Event, at: datetime) -> Order:
             user_id=event.user_id,
             request_id=event.request_id,
             placed_at=at,
-            since=at,
+            changed_at=at,
             version=1,
             status=event.status,
             cart_version=event.cart_version,
@@ -177,7 +179,7 @@ def evolve(state: Order | None, event: Event, at: datetime) -> Order:
     if event.version != state.version + 1 or event.order_id != state.order_id:
         following = f"{event.order_id}/{event.version}"
         raise BrokenStream(f"order {state.order_id} is at version {state.version}; the next event is {following}")
-    return _apply(replace(state, version=event.version, status=event.status, since=at), event)
+    return _apply(replace(state, version=event.version, status=event.status, changed_at=at), event)
 
 
 def _apply(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one per kind of event
@@ -186,9 +188,9 @@ def _apply(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one pe
         case Committed(lines=lines, total=total):
             return replace(state, lines=lines, total=total)
         case Captured(amount=amount):
-            return replace(state, captured=amount, selling=onward)
+            return replace(state, captured=amount, sale_requested=onward)
         case Confirmed():
-            return replace(state, sold=True, booking=onward)
+            return replace(state, sold=True, booking_requested=onward)
         case Booked():
             return replace(state, booked=True)
         case Shipped() | Delivered():  # the parcel had left already: the cancellation came too late
@@ -196,11 +198,11 @@ def _apply(state: Order, event: Event) -> Order:  # noqa: C901, PLR0911 - one pe
         case Cancelling(reason=reason) | Cancelled(reason=reason):
             return replace(state, reason=reason)
         case Undone(step=effect):
-            return replace(state, undone=(*state.undone, effect))
+            return replace(state, undone_steps=(*state.undone_steps, effect))
         case RefundAsked(refund_id=refund_id, amount=amount):
-            return replace(state, refunds=(*state.refunds, GivingBack(refund_id, amount)))
+            return replace(state, refunds=(*state.refunds, RefundState(refund_id, amount)))
         case Refunded(refund_id=refund_id, amount=amount):
-            given = (replace(r, given=amount) if r.refund_id == refund_id else r for r in state.refunds)
+            given = (replace(r, confirmed_amount=amount) if r.refund_id == refund_id else r for r in state.refunds)
             return replace(state, refunds=tuple(given))
         case Placed():
             raise BrokenStream(f"order {state.order_id}: Placed at version {event.version}; expected at version 1 only")
@@ -215,7 +217,7 @@ def fold(events: Iterable[tuple[Event, datetime]]) -> Order | None:
 
 
 @dataclass(slots=True)
-class Story:
+class EventRecorder:
     """A recorder of new events of one order. Each event is applied to `state` at once."""
 
     state: Order | None
@@ -225,7 +227,7 @@ class Story:
     events: list[Event] = field(default_factory=list)
     """The recorded events, the oldest first."""
 
-    def tell(self, kind: type[Event], status: Status | None = None, **fields: Any) -> None:
+    def record(self, kind: type[Event], status: Status | None = None, **fields: Any) -> None:
         """Record an event with the given `fields`. Without `status` the order keeps its status."""
         order = self.state
         if order is not None:
@@ -242,14 +244,14 @@ class Story:
 
 def payment_id(order_id: str) -> str:
     """Return the provider's idempotency key for the one charge of an order."""
-    return derived(order_id, "payment")
+    return derive_id(order_id, "payment")
 
 
 def shipment_id(order_id: str) -> str:
     """Return the carrier's key for the one parcel of an order."""
-    return derived(order_id, "shipment")
+    return derive_id(order_id, "shipment")
 
 
-def step_id(order_id: str, step: str) -> str:
+def command_id(order_id: str, name: str) -> str:
     """Return the request id of the command named `step`, for example `sell`."""
-    return f"{order_id}/{step}"
+    return f"{order_id}/{name}"

@@ -13,16 +13,16 @@ from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service.delivery import messages as deliveries
 from order_service.messages import Address, Contact, Payment, Place
-from order_service.model import Rules, is_unpaid
-from order_service.outcomes import FAILED_PARCEL
+from order_service.model import SagaTimeouts, is_unpaid
+from order_service.outcomes import DELIVERY_FAILED
 from order_service.payment import messages as payments
-from order_service.state import Order, payment_id, shipment_id, step_id
+from order_service.state import Order, command_id, payment_id, shipment_id
 
-BACK_TO_THE_CART: Final = frozenset({"declined", "payment_unavailable", "wrong_amount"})
+PAYMENT_FAILURES: Final = frozenset({"declined", "payment_unavailable", "wrong_amount"})
 """Reasons of a failed payment. The shopper may try another one, so the holds return to the cart."""
 
 
-class Private(NamedTuple):
+class PersonalData(NamedTuple):
     """The personal data of an order. No event contains it, so it can be erased."""
 
     address: Address
@@ -30,12 +30,12 @@ class Private(NamedTuple):
     payment: Payment
 
     @classmethod
-    def of(cls, place: Place) -> "Private":
-        """Return the personal data in a `Place` request."""
+    def of(cls, place: Place) -> "PersonalData":
+        """Return the personal data in a `RecordPosition` request."""
         return cls(place.address, place.contact, place.payment)
 
 
-class Step(NamedTuple):
+class SagaCommand(NamedTuple):
     """A message to send under its own request id. `at` is its time of acceptance, `None` for the current time."""
 
     topic: Topic
@@ -44,7 +44,9 @@ class Step(NamedTuple):
     at: datetime | None = None
 
 
-def owed(order: Order, personal_data: Private | None, *, late: bool = False) -> tuple[Step, ...]:
+def next_commands(
+    order: Order, personal_data: PersonalData | None, *, overdue: bool = False
+) -> tuple[SagaCommand, ...]:
     """Return the open commands of an order.
 
     With `late`, after the deadline has passed, the result includes commands that repeat the work of other services, in
@@ -53,11 +55,15 @@ def owed(order: Order, personal_data: Private | None, *, late: bool = False) -> 
     """
     return (
         *_refund_commands(order),
-        *(_compensation_commands(order) if order.cancelling else _forward_commands(order, personal_data, late=late)),
+        *(
+            _compensation_commands(order)
+            if order.is_cancelling
+            else _forward_commands(order, personal_data, late=overdue)
+        ),
     )
 
 
-def _forward_commands(order: Order, personal_data: Private | None, *, late: bool) -> tuple[Step, ...]:
+def _forward_commands(order: Order, personal_data: PersonalData | None, *, late: bool) -> tuple[SagaCommand, ...]:
     ids = {"order_id": order.order_id, "user_id": order.user_id}
     match order.status:
         case "placed" if late:  # the cart sends and retries this commit, but it may have lost its table
@@ -68,13 +74,13 @@ def _forward_commands(order: Order, personal_data: Private | None, *, late: bool
                 lines=order.items,
                 expect=order.expect,
             )
-            return (Step(inventory.REQUESTS, order.request_id, commit, at=order.placed_at),)
+            return (SagaCommand(inventory.REQUESTS, order.request_id, commit, at=order.placed_at),)
         case "committed" if personal_data is not None and order.total is not None:
             payment = ids | {"payment_id": payment_id(order.order_id)}
             charge = payments.Charge(**payment, amount=order.total, token=personal_data.payment.token)
             query = payments.Query(**payment)
             return tuple(
-                Step(payments.REQUESTS, step_id(order.order_id, name), message)
+                SagaCommand(payments.REQUESTS, command_id(order.order_id, name), message)
                 for name, message in (("charge", charge), ("query", query))[: 2 if late else 1]
             )
         case "paid":
@@ -83,42 +89,42 @@ def _forward_commands(order: Order, personal_data: Private | None, *, late: bool
             book = deliveries.Book(
                 **ids, shipment_id=shipment_id(order.order_id), address=personal_data.address, lines=order.lines
             )
-            return (Step(deliveries.REQUESTS, step_id(order.order_id, "book"), book),)
+            return (SagaCommand(deliveries.REQUESTS, command_id(order.order_id, "book"), book),)
         case _:
             return ()
 
 
-def _compensation_commands(order: Order) -> tuple[Step, ...]:
+def _compensation_commands(order: Order) -> tuple[SagaCommand, ...]:
     """Return the command that undoes the next step. Captured money is refunded by `_refund_commands`."""
     order_id = order.order_id
     ids = {"order_id": order_id, "user_id": order.user_id}
-    match order.to_undo:
+    match order.next_to_undo:
         case "delivery":
             call_off = deliveries.CallOff(**ids, shipment_id=shipment_id(order_id))
-            return (Step(deliveries.REQUESTS, step_id(order_id, "call-off"), call_off),)
+            return (SagaCommand(deliveries.REQUESTS, command_id(order_id, "call-off"), call_off),)
         case "sale" if not order.sold:  # perhaps requested: only a confirmed sale can be restocked, so confirm it first
             return (_sell_command(order),)
         case "sale":
-            restock = inventory.Restock(**ids, shipped=order.reason == FAILED_PARCEL)
-            return (Step(inventory.REQUESTS, step_id(order_id, "restock"), restock),)
+            restock = inventory.Restock(**ids, shipped=order.reason == DELIVERY_FAILED)
+            return (SagaCommand(inventory.REQUESTS, command_id(order_id, "restock"), restock),)
         case "payment" if order.captured is None:
             void = payments.Void(**ids, payment_id=payment_id(order_id))
-            return (Step(payments.REQUESTS, step_id(order_id, "void"), void),)
+            return (SagaCommand(payments.REQUESTS, command_id(order_id, "void"), void),)
         case "holds":
-            release = inventory.ReleaseOrder(**ids, to="cart" if order.reason in BACK_TO_THE_CART else "shelf")
-            return (Step(inventory.REQUESTS, step_id(order_id, "release"), release),)
+            release = inventory.ReleaseOrder(**ids, to="cart" if order.reason in PAYMENT_FAILURES else "shelf")
+            return (SagaCommand(inventory.REQUESTS, command_id(order_id, "release"), release),)
         case _:
             return ()
 
 
-def _sell_command(order: Order) -> Step:
+def _sell_command(order: Order) -> SagaCommand:
     sell = inventory.Sell(order_id=order.order_id, user_id=order.user_id)
-    return Step(inventory.REQUESTS, step_id(order.order_id, "sell"), sell)
+    return SagaCommand(inventory.REQUESTS, command_id(order.order_id, "sell"), sell)
 
 
-def _refund_commands(order: Order) -> tuple[Step, ...]:
+def _refund_commands(order: Order) -> tuple[SagaCommand, ...]:
     return tuple(
-        Step(
+        SagaCommand(
             payments.REQUESTS,
             refund.refund_id,
             payments.Refund(
@@ -133,14 +139,14 @@ def _refund_commands(order: Order) -> tuple[Step, ...]:
     )
 
 
-def deadline(order: Order, now: datetime, attempts: int, timeouts: Rules) -> datetime | None:
+def next_deadline(order: Order, now: datetime, attempts: int, timeouts: SagaTimeouts) -> datetime | None:
     """Return the time of the next retry, `None` if the order is complete.
 
     `attempts` is the number of retries since the last event.
     """
-    if order.at_rest:
+    if order.is_complete:
         return None
-    pause = min(timeouts.ask_again * (1 << min(attempts, 16)), timeouts.longest_pause)
+    pause = min(timeouts.retry_pause * (1 << min(attempts, 16)), timeouts.max_retry_pause)
     if is_unpaid(order):
-        return max(now, min(now + pause, order.since + timeouts.payment_patience))
+        return max(now, min(now + pause, order.changed_at + timeouts.payment_timeout))
     return now + pause

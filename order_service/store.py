@@ -11,48 +11,48 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.postgres import Connection, load_queries
 from inventory_service import messages as inventory
 from order_service import messages as orders
-from order_service.messages import EVENT_VOCABULARY, Address, Contact, Event, Payment
+from order_service.messages import EVENT_REGISTRY, Address, Contact, Event, Payment
 from order_service.model import (
-    Answer,
-    Asked,
-    Came,
     Deadline,
-    RefusedBecause,
+    FollowUpRequest,
+    Incoming,
+    RefusalReason,
     RequestKey,
-    Rules,
+    RequestReply,
+    SagaTimeouts,
     handle,
     is_early,
-    key_of,
+    request_key,
 )
 from order_service.state import Order, evolve
-from order_service.steps import Private, deadline
+from order_service.steps import PersonalData, next_deadline
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
+STORE_OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
 """Server settings for the connection of `OrderStore`."""
 
-WAITING: Final = {
+EARLY_MESSAGES: Final = {
     each.__name__: each for each in (inventory.Committed, inventory.Refused, inventory.IdReused, orders.Cancel)
 }
 """The messages that may arrive too early, by the name in the column `type`: these class names are stored data."""
 
-PLACE_PATIENCE: Final = timedelta(seconds=10)
+PLACE_TIMEOUT: Final = timedelta(seconds=10)
 """The time for which a cancellation waits for its order, which takes one more hop, before it is refused."""
 
-ANSWERS_KEPT: Final = timedelta(days=9)
+REPLY_RETENTION: Final = timedelta(days=9)
 """The retention of replies, longer than that of the requests on their topic."""
 
-Recorded = tuple[Event, datetime]
+RecordedEvent = tuple[Event, datetime]
 """An event and its time."""
 
 
 @dataclass(slots=True)
-class Turn:
+class OrderBatch:
     """One order in a batch: its stored state, then the result of the batch."""
 
     order_id: str
@@ -63,81 +63,85 @@ class Turn:
     """The number of retries since the last event."""
     state: Order | None = None
     """The folded state, `None` if the order is not placed yet."""
-    stream: list[Recorded] = field(default_factory=list)
+    stream: list[RecordedEvent] = field(default_factory=list)
     """All events of the order, the oldest first."""
-    private: Private | None = None
+    personal_data: PersonalData | None = None
     """The personal data, `None` if erased or not placed yet."""
-    waiting: tuple[Came, ...] = ()
+    waiting: tuple[Incoming, ...] = ()
     """The early messages that wait for the order to advance."""
-    answers: list[Answer] = field(default_factory=list)
+    replies: list[RequestReply] = field(default_factory=list)
     """The replies that the batch results in."""
-    answered: dict[RequestKey, RefusedBecause | None] = field(default_factory=dict)
+    stored_replies: dict[RequestKey, RefusalReason | None] = field(default_factory=dict)
     """The stored replies to requests in the batch, and the new ones."""
-    asked: bool = False
+    must_send_commands: bool = False
     """True if the batch has a request or a deadline: the open commands are sent even without a new event."""
-    late: bool = False
+    overdue: bool = False
     """True if the batch has a deadline of the order."""
 
     @property
-    def untold(self) -> list[Recorded]:
+    def unpublished(self) -> list[RecordedEvent]:
         """The events that may not be published yet."""
         return self.stream[self.published :]
 
 
 class OrderStore:
-    """The event store of one agent. `connect` must return a connection with `OPTIONS`; it is called again on error.
+    """The event store of one agent. `connect` must return a connection with `STORE_OPTIONS`; it is called again on error.
 
     If a method raises, its transaction may or may not have committed. Calling it again with the same arguments is safe.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], rules: Rules | None = None) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], timeouts: SagaTimeouts | None = None) -> None:
         self.connect = connect
-        self.rules = rules or Rules()
+        self.timeouts = timeouts or SagaTimeouts()
         self._connection: Connection | None = None
 
-    async def transact(self, batch: Sequence[Came]) -> list[Turn]:
-        """Handle `batch` in order and return one result per order. Raise `Stray` without any effect."""
+    async def transact(self, batch: Sequence[Incoming]) -> list[OrderBatch]:
+        """Handle `batch` in order and return one result per order. Raise `UnexpectedMessage` without any effect."""
         try:
             connection = await self._connected()
             now, entries = await self._lock(connection, batch)
-            crashpoint("orders.locked")
+            failpoint("orders.locked")
             before = {entry.order_id: (len(entry.stream), entry.waiting) for entry in entries.values()}
             personal_data = self._handle(entries, batch, now)
             await self._write(connection, entries, before, personal_data, now)
         except BaseException:
             await self.close()
             raise
-        return [entry for entry in entries.values() if entry.state is not None or entry.answers]
+        return [entry for entry in entries.values() if entry.state is not None or entry.replies]
 
-    def _handle(self, entries: dict[str, Turn], batch: Sequence[Came], now: datetime) -> dict[str, Private]:
+    def _handle(
+        self, entries: dict[str, OrderBatch], batch: Sequence[Incoming], now: datetime
+    ) -> dict[str, PersonalData]:
         personal_data = {}
         for incoming in batch:
-            entry = entries.setdefault(incoming.order_id, Turn(incoming.order_id))
+            entry = entries.setdefault(incoming.order_id, OrderBatch(incoming.order_id))
             handled = handle(
                 entry.state,
                 entry.waiting,
                 incoming,
                 now=now,
-                rules=self.rules,
-                answered=entry.answered,
+                timeouts=self.timeouts,
+                stored_replies=entry.stored_replies,
             )
             if entry.state is None and isinstance(incoming.message, orders.Place):
-                entry.private = personal_data[incoming.order_id] = Private.of(incoming.message)
+                entry.personal_data = personal_data[incoming.order_id] = PersonalData.of(incoming.message)
             entry.state, entry.waiting = handled.state, handled.waiting
             entry.stream += [(event, now) for event in handled.events]
-            entry.answers += handled.answers
-            entry.answered |= {key_of(answer.came): answer.refused for answer in handled.answers}
-            entry.late = entry.late or isinstance(incoming.message, Deadline)
-            entry.asked = entry.asked or isinstance(incoming.message, orders.Request | Deadline)
+            entry.replies += handled.replies
+            entry.stored_replies |= {request_key(answer.request): answer.refusal for answer in handled.replies}
+            entry.overdue = entry.overdue or isinstance(incoming.message, Deadline)
+            entry.must_send_commands = entry.must_send_commands or isinstance(
+                incoming.message, orders.Request | Deadline
+            )
         return personal_data
 
-    async def _lock(self, connection: Connection, batch: Sequence[Came]) -> tuple[datetime, dict[str, Turn]]:
+    async def _lock(self, connection: Connection, batch: Sequence[Incoming]) -> tuple[datetime, dict[str, OrderBatch]]:
         new = {c.order_id: c.user_id for c in batch if isinstance(c.message, orders.Place) or is_early(None, c)}
         values: dict[str, Any] = {
             "new": list(new),
             "users": list(new.values()),
             "ids": sorted({incoming.order_id for incoming in batch}),
-            "requests": [incoming.request_id for incoming in batch if isinstance(incoming.message, Asked)],
+            "requests": [incoming.request_id for incoming in batch if isinstance(incoming.message, FollowUpRequest)],
         }
         names = ("lock_orders", "streams", "personal_data", "waiting")
         async with connection.pipeline():
@@ -148,44 +152,44 @@ class OrderStore:
             locked, streams, privates, waiting = [await connection.execute(QUERIES[name], values) for name in names]
             answered = await connection.execute(QUERIES["answered"], values) if values["requests"] else None
             [(now,)] = await clock.fetchall()
-            entries = {id_: Turn(id_, published, attempts) async for _, id_, published, attempts in locked}
+            entries = {id_: OrderBatch(id_, published, attempts) async for _, id_, published, attempts in locked}
             async for order_id, type_, data, at in streams:
                 entry = entries[order_id]
                 event = read_event(type_, data)
                 entry.state = evolve(entry.state, event, at)
                 entry.stream.append((event, at))
             async for order_id, *texts in privates:
-                entries[order_id].private = read_private(*texts)
+                entries[order_id].personal_data = read_personal_data(*texts)
             async for order_id, user_id, request_id, type_, message in waiting:
-                incoming = Came(order_id, user_id, request_id, WAITING[type_].model_validate_json(message))
+                incoming = Incoming(order_id, user_id, request_id, EARLY_MESSAGES[type_].model_validate_json(message))
                 entries[order_id].waiting += (incoming,)
             if answered:
                 async for order_id, user_id, request_id, type_, refused in answered:
-                    entry = entries.setdefault(order_id, Turn(order_id))
-                    entry.answered[user_id, request_id, type_] = refused
+                    entry = entries.setdefault(order_id, OrderBatch(order_id))
+                    entry.stored_replies[user_id, request_id, type_] = refused
         return now, entries
 
     async def _write(
         self,
         connection: Connection,
-        entries: Mapping[str, Turn],
-        before: Mapping[str, tuple[int, tuple[Came, ...]]],
-        personal_data: Mapping[str, Private],
+        entries: Mapping[str, OrderBatch],
+        before: Mapping[str, tuple[int, tuple[Incoming, ...]]],
+        personal_data: Mapping[str, PersonalData],
         now: datetime,
     ) -> None:
         new_events = {id_: entry.stream[before.get(id_, (0, ()))[0] :] for id_, entry in entries.items()}
         changed = [
-            entry for id_, entry in entries.items() if entry.state is not None and (new_events[id_] or entry.late)
+            entry for id_, entry in entries.items() if entry.state is not None and (new_events[id_] or entry.overdue)
         ]
         for entry in changed:
             entry.attempts = 0 if new_events[entry.order_id] else entry.attempts + 1
-        unplaced = [entry for entry in entries.values() if entry.state is None and (entry.late or entry.waiting)]
+        unplaced = [entry for entry in entries.values() if entry.state is None and (entry.overdue or entry.waiting)]
         stored = {id_: set(waiting) for id_, (_, waiting) in before.items()}
         plan: list[tuple[str, list[tuple[Any, ...]]]] = [
-            ("append_events", [(id_, *written(event)) for id_, events in new_events.items() for event, _ in events]),
+            ("append_events", [(id_, *event_row(event)) for id_, events in new_events.items() for event, _ in events]),
             (
                 "save_orders",
-                [row_of(entry.state, now, entry.attempts, self.rules) for entry in changed if entry.state],
+                [row_of(entry.state, now, entry.attempts, self.timeouts) for entry in changed if entry.state],
             ),
             ("set_due", [(entry.order_id, _cancellation_timeout(entry, now)) for entry in unplaced]),
             (
@@ -213,9 +217,9 @@ class OrderStore:
             (
                 "add_answered",
                 [
-                    (entry.order_id, *key_of(answer.came), answer.refused, ANSWERS_KEPT)
+                    (entry.order_id, *request_key(answer.request), answer.refusal, REPLY_RETENTION)
                     for entry in entries.values()
-                    for answer in entry.answers
+                    for answer in entry.replies
                     if not answer.replayed
                 ],
             ),
@@ -224,7 +228,7 @@ class OrderStore:
             for name, rows in plan:
                 if rows:
                     await connection.execute(QUERIES[name], _columns(rows))
-            crashpoint("orders.written")
+            failpoint("orders.written")
             await connection.execute("COMMIT")
 
     async def mark_published(self, versions: Mapping[str, int]) -> None:
@@ -232,13 +236,13 @@ class OrderStore:
         if versions:
             await self._execute("mark_published", _columns(list(versions.items())))
 
-    async def due(self, limit: int) -> list[Came]:
+    async def claim_due(self, limit: int) -> list[Incoming]:
         """Claim orders whose deadline has passed and find unpublished ones, at most `limit` of each."""
         found = {
             **dict(await self._execute("claim_due", {"limit": limit})),
             **dict(await self._execute("unpublished", {"limit": limit})),
         }
-        return [Came(order_id, user_id, "", Deadline()) for order_id, user_id in found.items()]
+        return [Incoming(order_id, user_id, "", Deadline()) for order_id, user_id in found.items()]
 
     async def close(self) -> None:
         """Close the connection. The next call opens another."""
@@ -266,22 +270,22 @@ class OrderStore:
 
 def read_event(type_: str, data: str) -> Event:
     """Return the event of a stored row."""
-    return EVENT_VOCABULARY.types[type_].model_validate_json(data)
+    return EVENT_REGISTRY.types[type_].model_validate_json(data)
 
 
-def written(event: Event) -> tuple[int, str, str]:
+def event_row(event: Event) -> tuple[int, str, str]:
     """Return the version, type and data of an event for its row."""
     return event.version, event.TYPE, event.model_dump_json(exclude_none=True)
 
 
-def read_private(address: str, contact: str, payment: str) -> Private:
+def read_personal_data(address: str, contact: str, payment: str) -> PersonalData:
     """Return the personal data of a stored row."""
-    return Private(
+    return PersonalData(
         Address.model_validate_json(address), Contact.model_validate_json(contact), Payment.model_validate_json(payment)
     )
 
 
-def folded(order: Order) -> tuple[Any, ...]:
+def folded_row(order: Order) -> tuple[Any, ...]:
     """Return the columns of the read side that follow from the events, in the order of the query `read_side`."""
     money = order.total or order.captured
     return (
@@ -295,22 +299,22 @@ def folded(order: Order) -> tuple[Any, ...]:
         order.refunded,
         sum(refund.amount.amount for refund in order.open_refunds),
         order.placed_at,
-        order.since,
+        order.changed_at,
     )
 
 
-def row_of(order: Order, now: datetime, attempts: int, timeouts: Rules) -> tuple[Any, ...]:
+def row_of(order: Order, now: datetime, attempts: int, timeouts: SagaTimeouts) -> tuple[Any, ...]:
     """Return the whole row of the read side for the query `save_orders`."""
-    return (*folded(order), deadline(order, now, attempts, timeouts), attempts)
+    return (*folded_row(order), next_deadline(order, now, attempts, timeouts), attempts)
 
 
-def _cancellation_timeout(entry: Turn, now: datetime) -> datetime | None:
+def _cancellation_timeout(entry: OrderBatch, now: datetime) -> datetime | None:
     """Return the time at which a cancellation stops waiting for its order, `None` without a cancellation."""
     cancelled = any(isinstance(incoming.message, orders.Cancel) for incoming in entry.waiting)
-    return now + PLACE_PATIENCE if cancelled else None
+    return now + PLACE_TIMEOUT if cancelled else None
 
 
-def _key(incoming: Came) -> tuple[str, str, str]:
+def _key(incoming: Incoming) -> tuple[str, str, str]:
     return incoming.order_id, incoming.request_id, type(incoming.message).__name__
 
 

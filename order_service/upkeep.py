@@ -7,10 +7,10 @@ from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
 from infrastructure.topics import Topic
 from order_service import messages as orders
-from order_service.agents import published
-from order_service.model import Rules
+from order_service.agents import event_envelope
+from order_service.model import SagaTimeouts
 from order_service.state import Order, evolve
-from order_service.store import QUERIES, Recorded, folded, read_event, row_of
+from order_service.store import QUERIES, RecordedEvent, folded_row, read_event, row_of
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
@@ -22,12 +22,12 @@ async def republish(connection: Connection, publish: Publish) -> int:
     """
     count = 0
     async for _, order, events in _orders(connection):
-        await publish(orders.EVENTS, [published(order, event, at) for event, at in events])
+        await publish(orders.EVENTS, [event_envelope(order, event, at) for event, at in events])
         count += len(events)
     return count
 
 
-async def rebuild(connection: Connection, timeouts: Rules) -> list[str]:
+async def rebuild(connection: Connection, timeouts: SagaTimeouts) -> list[str]:
     """Rebuild the read side from the events. Return the ids of the orders whose rows differed.
 
     The state of work in progress is kept. An order without a row gets one, is published again and becomes due at once.
@@ -41,7 +41,7 @@ async def rebuild(connection: Connection, timeouts: Rules) -> list[str]:
         differing = sorted(before.keys() - {order_id async for order_id, _, _ in _orders(connection)})
         await connection.execute(QUERIES["delete_orders_without_events"])
         async for order_id, order, _ in _orders(connection):
-            if before.get(order_id) != folded(order):
+            if before.get(order_id) != folded_row(order):
                 differing.append(order_id)
                 await connection.execute(QUERIES["insert_rebuilt"], {"new": [order_id], "users": [order.user_id]})
                 row = row_of(order, now, 0, timeouts)
@@ -49,7 +49,7 @@ async def rebuild(connection: Connection, timeouts: Rules) -> list[str]:
     return differing
 
 
-async def forget(connection: Connection, user_id: str) -> int:
+async def erase_personal_data(connection: Connection, user_id: str) -> int:
     """Erase the addresses, contacts and payment tokens of a shopper's complete orders. Return their number."""
     return (await connection.execute(QUERIES["erase_personal_data"], {"user": user_id})).rowcount
 
@@ -59,7 +59,7 @@ async def _orders(connection: Connection) -> Any:
     async with connection.transaction(), connection.cursor("events") as cursor:
         await cursor.execute(QUERIES["all_events"])
         order: Order | None = None
-        events: list[Recorded] = []
+        events: list[RecordedEvent] = []
         async for order_id, _, type_, data, at in cursor:
             if order is not None and order.order_id != order_id:
                 yield order.order_id, order, events

@@ -29,31 +29,31 @@ from order_service.insights import messages as learnt
 from order_service.payment import messages as payments
 from rest_api.admission import Admission
 from rest_api.app import create_app
-from rest_api.edge import Edge
-from rest_api.gateway import Gateway
-from rest_api.hub import Hub
-from rest_api.identity import Identities
-from rest_api.insights import Insights
-from rest_api.limiter import Limiter
-from rest_api.notices import Notices
-from rest_api.order_projection import OrderProjection
-from rest_api.order_requests import refuses_orders
+from rest_api.edge import AppState
+from rest_api.gateway import KafkaGateway
+from rest_api.hub import ConnectionManager
+from rest_api.identity import Authenticator
+from rest_api.insights import InsightReadModel
+from rest_api.limiter import AddressLimiter
+from rest_api.notices import NoticeReadModel
+from rest_api.order_projection import OrderProjector
+from rest_api.order_requests import orders_closed
 from rest_api.order_store import OrderStore
-from rest_api.projection import Projection
-from rest_api.provider_watch import ProviderWatch
-from rest_api.routes_notifications import tell_preferences
-from rest_api.routes_pages import fault
+from rest_api.projection import CatalogueReadModel
+from rest_api.provider_watch import PaymentStatus
+from rest_api.routes_notifications import resolve_preferences
+from rest_api.routes_pages import unready_reason
 from rest_api.server import Server, bind
 from rest_api.settings import EdgeSettings
-from rest_api.shopper import Rules
-from rest_api.store import AWAY, HERE, SERVICE, Store
-from rest_api.ticker import Ticker
+from rest_api.shopper import UserLimits
+from rest_api.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, Store
+from rest_api.ticker import StockBroadcaster
 
 log = logging.getLogger("rest_api")
 
-MIGRATIONS: Final = HERE / "migrations"
-TRIM_SECONDS: Final = 600
-RETRY_SECONDS: Final = 1.0
+MIGRATIONS: Final = SQL_FOLDER / "migrations"
+RETENTION_INTERVAL_SECONDS: Final = 600
+RESTART_DELAY_SECONDS: Final = 1.0
 TOPICS: Final = (
     cart.REQUESTS,
     cart.RESPONSES,
@@ -73,63 +73,65 @@ TOPICS: Final = (
 )
 
 
-def assemble(settings: EdgeSettings, port: int) -> tuple[Edge, Redis]:
+def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
     """Return the state of an edge that listens on `port`, not started, and the Redis client to close in the end."""
-    store, ticker = Store(settings), Ticker()
+    store, ticker = Store(settings), StockBroadcaster()
     order_store = OrderStore(store)
-    projection = Projection(settings, store, ticker)
-    hub = Hub(
-        Gateway(settings),
-        names=projection.names,
+    projection = CatalogueReadModel(settings, store, ticker)
+    hub = ConnectionManager(
+        KafkaGateway(settings),
+        product_names=projection.product_names,
         currency=settings.currency,
-        rules=_user_limits(settings),
-        ticker=ticker,
-        refuses=lambda order_id: refuses_orders(edge, order_id),
+        user_limits=_user_limits(settings),
+        stock_broadcaster=ticker,
+        orders_closed=lambda order_id: orders_closed(edge, order_id),
         admission=Admission(settings.limit_under_way),
     )
     redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    edge = Edge(
+    edge = AppState(
         settings,
         hub,
         store,
         projection,
         order_store,
-        OrderProjection(settings, store, order_store),
-        ProviderWatch(settings, store, patience=timedelta(seconds=settings.provider_patience_seconds)),
-        Insights(settings, store),
-        Notices(settings, store, lambda *told: tell_preferences(edge, *told)),
-        Identities(settings, redis, settings.origins(port)),
-        Limiter(settings),
+        OrderProjector(settings, store, order_store),
+        PaymentStatus(settings, store, patience=timedelta(seconds=settings.provider_patience_seconds)),
+        InsightReadModel(settings, store),
+        NoticeReadModel(settings, store, lambda *told: resolve_preferences(edge, *told)),
+        Authenticator(settings, redis, settings.accepted_origins(port)),
+        AddressLimiter(settings),
     )
     return edge, redis
 
 
-def build(settings: EdgeSettings, port: int) -> FastAPI:
+def build_app(settings: EdgeSettings, port: int) -> FastAPI:
     """Return the application of an edge that listens on `port`; it starts the parts and is ready once they are."""
-    edge, redis = assemble(settings, port)
-    store, hub, gateway = edge.store, edge.hub, edge.hub.gateway
+    edge, redis = build_state(settings, port)
+    store, hub, gateway = edge.store, edge.connections, edge.connections.gateway
 
     async def start_parts() -> None:
         """Wait for Kafka and Postgres, then read responses and feed the read models."""
         await ensure_topics(settings, TOPICS)
-        await gateway.start(hub.handle)
+        await gateway.start(hub.dispatch_responses)
         await migrate(settings, SERVICE, MIGRATIONS)
         await store.open()
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(_run_forever("the read model of the catalogue", edge.projection.run))
-            loops.create_task(_run_forever("the read model of orders", edge.order_projection.run))
-            loops.create_task(_run_forever("the read model of payment availability", edge.providers.run))
+            loops.create_task(_run_forever("the read model of the catalogue", edge.catalogue.run))
+            loops.create_task(_run_forever("the read model of orders", edge.order_projector.run))
+            loops.create_task(_run_forever("the read model of payment availability", edge.payment_status.run))
             loops.create_task(_run_forever("the read model of insights", edge.insights.run))
             loops.create_task(_run_forever("the read model of notices", edge.notices.run))
-            loops.create_task(_run_forever("the sweep", hub.sweep))
-            loops.create_task(_run_forever("the stock broadcaster", hub.ticker.run))
+            loops.create_task(_run_forever("the sweep", hub.run_sweeps))
+            loops.create_task(_run_forever("the stock broadcaster", hub.stock_broadcaster.run))
             loops.create_task(_run_forever("the retention of idempotency keys", lambda: _run_retention(store)))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        health = HealthServer(settings.health_host, settings.health_port, live=lambda: None, ready=lambda: fault(edge))
+        health = HealthServer(
+            settings.health_host, settings.health_port, live=lambda: None, ready=lambda: unready_reason(edge)
+        )
         if settings.profile == "production":
             await health.start()
         work = asyncio.create_task(_run_forever("starting", start_parts))
@@ -148,11 +150,11 @@ def build(settings: EdgeSettings, port: int) -> FastAPI:
     return app
 
 
-def _user_limits(settings: EdgeSettings) -> Rules:
+def _user_limits(settings: EdgeSettings) -> UserLimits:
     if settings.limits == "off":
-        return Rules(None, None, None, None, settings.tokens())
+        return UserLimits(None, None, None, None, settings.accepted_payment_tokens())
     limits = (settings.limit_changes, settings.limit_others, settings.limit_unanswered, settings.limit_sockets)
-    return Rules(*limits, settings.tokens())
+    return UserLimits(*limits, settings.accepted_payment_tokens())
 
 
 async def _run_forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -162,14 +164,14 @@ async def _run_forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
             await loop()
         except Exception:
             log.exception("%s failed and is restarted", name)
-        await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.sleep(RESTART_DELAY_SECONDS)
 
 
 async def _run_retention(store: Store) -> None:
     while True:
-        with contextlib.suppress(*AWAY):
-            await store.trim_claims()
-        await asyncio.sleep(TRIM_SECONDS)
+        with contextlib.suppress(*UNAVAILABLE_ERRORS):
+            await store.delete_old_claims()
+        await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
 
 
 def run(settings: EdgeSettings) -> int:
@@ -177,7 +179,7 @@ def run(settings: EdgeSettings) -> int:
     listening = bind(settings)
     port = listening.getsockname()[1]
     log.info("serving http://%s:%s", settings.http_host, port)
-    server = Server(build(settings, port), settings)
+    server = Server(build_app(settings, port), settings)
     server.run(sockets=[listening])
     return 0 if server.started else 1
 

@@ -22,16 +22,16 @@ from rest_api import (
     routes_session,
     routes_webhooks,
 )
-from rest_api.edge import Edge
+from rest_api.edge import AppState
 from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
 from rest_api.http.middleware.headers import HeadersMiddleware
 from rest_api.http.middleware.limits import LimitsMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
-from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, pointer, request_id
-from rest_api.seed_stream import SeedStream
-from rest_api.stream import Stream
+from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, json_pointer, request_id
+from rest_api.seed_stream import LegacyStream
+from rest_api.stream import StreamEndpoint
 
 SERVER_ERROR: Final = 500
 _ROUTES: Final = (
@@ -61,7 +61,7 @@ _SLUGS: Final = {
 }
 
 
-def create_app(edge: Edge) -> FastAPI:
+def create_app(edge: AppState) -> FastAPI:
     """Return the application over the given state."""
     app = FastAPI(
         title="Holdfast",
@@ -79,17 +79,17 @@ def create_app(edge: Edge) -> FastAPI:
     app.state.edge = edge
     for routes in _ROUTES:
         app.include_router(routes.router)
-    stream = Stream(edge.hub, edge.identities, edge.limiter, ping=edge.settings.ping_seconds)
+    stream = StreamEndpoint(edge.connections, edge.authenticator, edge.address_limiter, ping=edge.settings.ping_seconds)
     app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     if edge.settings.profile == "local":
         app.include_router(routes_seed.router)
-        app.router.routes.append(WebSocketRoute("/cart/update-product", SeedStream(edge)))
+        app.router.routes.append(WebSocketRoute("/cart/update-product", LegacyStream(edge)))
     app.add_exception_handler(Problem, _handle_problem)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_middleware(
         CORSMiddleware,
-        allow_origins=sorted(edge.identities.origins),
+        allow_origins=sorted(edge.authenticator.origins),
         allow_credentials=True,
         allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Prefer", "traceparent"],
@@ -106,7 +106,7 @@ def create_app(edge: Edge) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(LimitsMiddleware, hosts=edge.settings.hosts())
+    app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts())
     app.add_middleware(ErrorsMiddleware)
     app.add_middleware(RequestMetricsMiddleware)
     app.add_middleware(HeadersMiddleware)
@@ -132,7 +132,7 @@ async def _handle_invalid_request(request: Request, error: Exception) -> Respons
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return Problem("bad-request", "the body is not JSON").response(request_id(request))
-    errors = [{"pointer": pointer(fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
+    errors = [{"pointer": json_pointer(fault["loc"][1:]), "detail": fault["msg"]} for fault in faults]
     slug = "unknown-payment-token" if all(map(_is_malformed_token, faults)) else "invalid"
     return Problem(slug, errors=errors).response(request_id(request))
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cart_service import messages as cart
-from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.envelope import Envelope, MessageRegistry
 from infrastructure.topics import PARTITIONS, Topic
 from inventory_service import messages as inventory
 from notification_service import messages as notices
@@ -18,24 +18,24 @@ from order_service.insights import messages as insights
 from order_service.payment import messages as payments
 from rest_api import messages, server_frames
 
-_TOPICS: Final[tuple[tuple[Topic, Vocabulary[Any], str], ...]] = (
-    (cart.REQUESTS, cart.REQUEST_VOCABULARY, "send"),
-    (cart.RESPONSES, cart.RESPONSE_VOCABULARY, "receive"),
-    (inventory.REQUESTS, inventory.REQUEST_VOCABULARY, "send"),
-    (inventory.RESPONSES, inventory.RESPONSE_VOCABULARY, "other"),
-    (inventory.STOCK, inventory.STOCK_VOCABULARY, "receive"),
-    (inventory.PRODUCTS, inventory.PRODUCT_VOCABULARY, "receive"),
-    (orders.REQUESTS, orders.REQUEST_VOCABULARY, "send"),
-    (orders.EVENTS, orders.EVENT_VOCABULARY, "receive"),
-    (payments.REQUESTS, payments.REQUEST_VOCABULARY, "send"),
-    (payments.EVENTS, payments.EVENT_VOCABULARY, "receive"),
-    (payments.STATE, payments.STATE_VOCABULARY, "receive"),
-    (deliveries.REQUESTS, deliveries.REQUEST_VOCABULARY, "other"),
-    (deliveries.EVENTS, deliveries.EVENT_VOCABULARY, "receive"),
-    (insights.RELATED, insights.RELATED_VOCABULARY, "receive"),
-    (insights.FIGURES, insights.FIGURES_VOCABULARY, "receive"),
-    (notices.REQUESTS, notices.REQUEST_VOCABULARY, "send"),
-    (notices.EVENTS, notices.EVENT_VOCABULARY, "receive"),
+_TOPICS: Final[tuple[tuple[Topic, MessageRegistry[Any], str], ...]] = (
+    (cart.REQUESTS, cart.REQUEST_REGISTRY, "send"),
+    (cart.RESPONSES, cart.RESPONSE_REGISTRY, "receive"),
+    (inventory.REQUESTS, inventory.REQUEST_REGISTRY, "send"),
+    (inventory.RESPONSES, inventory.RESPONSE_REGISTRY, "other"),
+    (inventory.STOCK, inventory.STOCK_REGISTRY, "receive"),
+    (inventory.PRODUCTS, inventory.PRODUCT_REGISTRY, "receive"),
+    (orders.REQUESTS, orders.REQUEST_REGISTRY, "send"),
+    (orders.EVENTS, orders.EVENT_REGISTRY, "receive"),
+    (payments.REQUESTS, payments.REQUEST_REGISTRY, "send"),
+    (payments.EVENTS, payments.EVENT_REGISTRY, "receive"),
+    (payments.STATE, payments.STATE_REGISTRY, "receive"),
+    (deliveries.REQUESTS, deliveries.REQUEST_REGISTRY, "other"),
+    (deliveries.EVENTS, deliveries.EVENT_REGISTRY, "receive"),
+    (insights.RELATED, insights.RELATED_REGISTRY, "receive"),
+    (insights.FIGURES, insights.FIGURES_REGISTRY, "receive"),
+    (notices.REQUESTS, notices.REQUEST_REGISTRY, "send"),
+    (notices.EVENTS, notices.EVENT_REGISTRY, "receive"),
 )
 _REF: Final = "#/components/schemas/{model}"
 

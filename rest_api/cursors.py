@@ -10,18 +10,18 @@ from fastapi import Request, Response
 
 from rest_api.problems import Problem
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MAX_INSTANT: Final = 2**52
 """Upper bound of a time in microseconds: later than any order, and representable in Python and Postgres."""
 
 
-def sealed(*values: str | int) -> str:
+def encode(*values: str | int) -> str:
     """Return a cursor that holds these values."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
 
 
-def opened(cursor: str) -> list[Any]:
+def decode(cursor: str) -> list[Any]:
     """Return the values of a cursor; raise `Problem` if it is malformed.
 
     Strings contain no NUL and integers fit into eight bytes, so Postgres can store every value.
@@ -39,20 +39,20 @@ def _storable(value: object) -> bool:
     return "\0" not in value if isinstance(value, str) else type(value) is int and -(2**63) <= value < 2**63
 
 
-def instant(at: datetime) -> int:
+def to_microseconds(at: datetime) -> int:
     """Return a time as microseconds since 1970, the form that cursors hold."""
-    return (at - EPOCH) // _MICROSECOND
+    return (at - UNIX_EPOCH) // _MICROSECOND
 
 
-def at_instant(value: int) -> datetime:
-    """Return the time that `instant` converted to `value`; raise `Problem` if it is out of range."""
+def from_microseconds(value: int) -> datetime:
+    """Return the time that `to_microseconds` converted to `value`; raise `Problem` if it is out of range."""
     if not 0 <= value < _MAX_INSTANT:
         raise Problem("bad-cursor")
-    return EPOCH + value * _MICROSECOND
+    return UNIX_EPOCH + value * _MICROSECOND
 
 
-def page(items: list[Any], after: str | None, request: Request) -> Response:
-    """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`."""
+def page_response(items: list[Any], after: str | None, request: Request) -> Response:
+    """Return a page of a list as a response, with a `SharedConnection` to the next page if `after` is not `None`."""
     headers = {}
     if after is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]

@@ -10,104 +10,104 @@ from starlette.requests import HTTPConnection
 
 from infrastructure import clock
 from infrastructure.tokens import Identity
-from rest_api.hub import Hub
-from rest_api.identity import COOKIE, SAFE, Identities
-from rest_api.insights import Insights
-from rest_api.limiter import Limiter, limit
-from rest_api.notices import Notices
-from rest_api.order_projection import OrderProjection
+from rest_api.hub import ConnectionManager
+from rest_api.identity import SAFE_METHODS, SESSION_COOKIE, Authenticator
+from rest_api.insights import InsightReadModel
+from rest_api.limiter import AddressLimiter, enforce_limit
+from rest_api.notices import NoticeReadModel
+from rest_api.order_projection import OrderProjector
 from rest_api.order_store import OrderStore
 from rest_api.problems import Problem
-from rest_api.projection import Projection
-from rest_api.provider_watch import ProviderWatch
+from rest_api.projection import CatalogueReadModel
+from rest_api.provider_watch import PaymentStatus
 from rest_api.settings import EdgeSettings
 from rest_api.store import Store
 
 
 @dataclass(frozen=True)
-class Edge:
+class AppState:
     """The application state that routes use; built once, in `__main__`."""
 
     settings: EdgeSettings
-    hub: Hub
+    connections: ConnectionManager
     store: Store
-    projection: Projection
-    orders: OrderStore
-    order_projection: OrderProjection
-    providers: ProviderWatch
-    insights: Insights
-    notices: Notices
-    identities: Identities
-    limiter: Limiter
+    catalogue: CatalogueReadModel
+    order_queries: OrderStore
+    order_projector: OrderProjector
+    payment_status: PaymentStatus
+    insights: InsightReadModel
+    notices: NoticeReadModel
+    authenticator: Authenticator
+    address_limiter: AddressLimiter
 
 
-def of(request: Request) -> Edge:
+def app_state(request: Request) -> AppState:
     """Return the application state of a request."""
-    edge: Edge = request.app.state.edge
+    edge: AppState = request.app.state.edge
     return edge
 
 
-async def _app_state(request: Request) -> Edge:
-    return of(request)
+async def _app_state(request: Request) -> AppState:
+    return app_state(request)
 
 
 _SCHEMES = (
     Security(HTTPBearer(auto_error=False, description="a token of POST /v1/guests")),
-    Security(APIKeyCookie(name=COOKIE, auto_error=False, description="the cookie of POST /v1/guests")),
+    Security(APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="the cookie of POST /v1/guests")),
 )
 
 
 _CHANGE_ROUTES = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
 """Routes whose unsafe requests count as changes; the others issue tokens and tickets."""
-STAFF = frozenset({"admin", "support"})
+STAFF_ROLES = frozenset({"admin", "support"})
 """Roles that may see the orders of all users."""
 
 
-async def visitor(request: Request) -> Identity | None:
+async def authenticate(request: Request) -> Identity | None:
     """Authenticate a request, and count it against the user's limit, or without a user against the address's."""
-    edge = of(request)
+    edge = app_state(request)
     try:
-        identity = edge.identities.identify(request)
+        identity = edge.authenticator.authenticate(request)
     except Problem:
-        edge.limiter.visitor(request)
+        edge.address_limiter.count_request(request)
         raise
     if identity is None:
-        edge.limiter.visitor(request)
+        edge.address_limiter.count_request(request)
         return None
-    changing = request.method not in SAFE and request.url.path.startswith(_CHANGE_ROUTES)
-    count(edge, request, identity.user_id, changing=changing)
+    changing = request.method not in SAFE_METHODS and request.url.path.startswith(_CHANGE_ROUTES)
+    count_user_request(edge, request, identity.user_id, changing=changing)
     return identity
 
 
-def count(edge: Edge, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
+def count_user_request(edge: AppState, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
     """Count a request against a user's limit; raise `Problem` if it is exceeded."""
-    rules, user = edge.hub.rules, edge.hub.shopper(user_id)
+    rules, user = edge.connections.user_limits, edge.connections.user_state(user_id)
     allowance, size = (user.change_allowance, rules.changes) if changing else (user.other_allowance, rules.others)
     if allowance is not None and size is not None:
-        limit(connection, allowance, size, clock.now().timestamp())
+        enforce_limit(connection, allowance, size, clock.now().timestamp())
 
 
-async def anybody(request: Request) -> Identity | None:
+async def authenticate_optional(request: Request) -> Identity | None:
     """Authenticate a request to a public route. An invalid cookie is ignored, because its holder cannot remove it."""
     if "authorization" in request.headers:
-        return await visitor(request)
+        return await authenticate(request)
     try:
-        return await visitor(request)
+        return await authenticate(request)
     except Problem as problem:
         if problem.slug == "rate-limited":
             raise
         return None
 
 
-async def newcomer(request: Request) -> Identity | None:
+async def authenticate_new_guest(request: Request) -> Identity | None:
     """Authenticate a request for a guest token, from an allowed origin only."""
-    of(request).identities.check_origin(request)
-    return await anybody(request)
+    app_state(request).authenticator.check_origin(request)
+    return await authenticate_optional(request)
 
 
-async def shopper(request: Request) -> Identity:
+async def require_user(request: Request) -> Identity:
     """Authenticate a request; raise `Problem` if it has no credentials."""
-    identity = await visitor(request)
+    identity = await authenticate(request)
     if identity is None:
         raise Problem("unauthenticated", "no token; get one from POST /v1/guests")
     return identity
@@ -115,7 +115,7 @@ async def shopper(request: Request) -> Identity:
 
 def _require_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
     async def holder(request: Request) -> Identity:
-        identity = await shopper(request)
+        identity = await require_user(request)
         if identity.roles.isdisjoint(roles):
             raise Problem("forbidden", f"the role {' or '.join(roles)} is required")
         return identity
@@ -123,12 +123,12 @@ def _require_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
     return holder
 
 
-Here = Annotated[Edge, Depends(_app_state)]
-Newcomer = Annotated[Identity | None, Depends(newcomer)]
-Anybody = Annotated[Identity | None, Depends(anybody)]
-Known = Annotated[Identity, Depends(shopper)]
-Admin = Annotated[Identity, Depends(_require_role("admin"))]
-Staff = Annotated[Identity, Depends(_require_role(*sorted(STAFF)))]
-Service = Annotated[Identity, Depends(_require_role("service"))]
-SECURED = list(_SCHEMES)
+AppStateDep = Annotated[AppState, Depends(_app_state)]
+NewGuest = Annotated[Identity | None, Depends(authenticate_new_guest)]
+OptionalUser = Annotated[Identity | None, Depends(authenticate_optional)]
+CurrentUser = Annotated[Identity, Depends(require_user)]
+AdminUser = Annotated[Identity, Depends(_require_role("admin"))]
+StaffUser = Annotated[Identity, Depends(_require_role(*sorted(STAFF_ROLES)))]
+ServiceUser = Annotated[Identity, Depends(_require_role("service"))]
+SECURITY_DEPENDENCIES = list(_SCHEMES)
 """Dependencies of a router, so that the OpenAPI document says how to authenticate."""

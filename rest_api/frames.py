@@ -16,8 +16,8 @@ from inventory_service import messages as inventory
 from order_service import messages as orders
 from rest_api.server_frames import ErrorCode
 
-Outcome = cart.Held | cart.Refused | cart.Removed | cart.Expired | cart.Order
-Stored = (
+OutcomeMessage = cart.Held | cart.Refused | cart.Removed | cart.Expired | cart.Order
+ShownOutcome = (
     inventory.Held
     | inventory.Refused
     | inventory.Removed
@@ -30,7 +30,7 @@ _NOT_IN_FRAMES: Final = frozenset({"type", "user_id", "id", "session", "cart", "
 """Fields of a message that its frame lacks, or has in another place."""
 
 
-def moment(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Return a Unix time as the contract writes times."""
     return rfc3339(datetime.fromtimestamp(seconds, UTC))
 
@@ -42,7 +42,7 @@ def welcome(user_id: str, session: str, now: float, ping: int, limits: Mapping[s
             "type": "welcome",
             "user_id": user_id,
             "session": session,
-            "server_time": moment(now),
+            "server_time": format_time(now),
             "ping": ping,
             "limits": limits,
         }
@@ -56,7 +56,7 @@ def pending(request_id: str) -> bytes:
 
 def expiring(expires_at: float, version: int) -> bytes:
     """Return the warning that a cart is about to expire."""
-    return orjson.dumps({"type": "expiring", "expires_at": moment(expires_at), "version": version})
+    return orjson.dumps({"type": "expiring", "expires_at": format_time(expires_at), "version": version})
 
 
 def stock(product: str, available: int, version: int) -> bytes:
@@ -79,7 +79,7 @@ def resumed(message: cart.Resumed) -> bytes:
     return _pass_through(message, message.id)
 
 
-def outcome(message: Outcome | Stored, request_id: str | None = None, *, replayed: bool = False) -> bytes:
+def outcome(message: OutcomeMessage | ShownOutcome, request_id: str | None = None, *, replayed: bool = False) -> bytes:
     """Return an outcome as its frame. A stored one has no id of its own, so `request_id` gives it."""
     match message:
         case cart.Expired() | inventory.Expired():
@@ -108,7 +108,7 @@ def notice(message: cart.Notice) -> bytes:
     return _pass_through(message, None)
 
 
-def _pass_through(message: cart.Response | Stored, request_id: str | None, *, replayed: bool = False) -> bytes:
+def _pass_through(message: cart.Response | ShownOutcome, request_id: str | None, *, replayed: bool = False) -> bytes:
     """Return a message as its frame: its type, the id, and its fields as they are.
 
     The carts build the data of a response to be the frame, so a field that they add reaches the sockets by itself.
@@ -131,7 +131,7 @@ def _json_default(value: object) -> object:
     return rfc3339(value) if isinstance(value, datetime) else vars(value)
 
 
-def again(frame: bytes) -> bytes:
+def mark_replayed(frame: bytes) -> bytes:
     """Return a frame with the mark `replayed`."""
     return frame[:-1] + b',"replayed":true}'
 

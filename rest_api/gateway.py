@@ -17,61 +17,61 @@ from aiokafka.errors import KafkaError
 
 from cart_service.messages import REQUESTS, RESPONSES
 from infrastructure import metrics
-from infrastructure.broker import STOP_SECONDS, ConsumerDiedError, check_reading, hang_up, partition_of
-from infrastructure.crashpoints import crashpoint
+from infrastructure.broker import STOP_SECONDS, ConsumerCrashedError, ensure_fetcher_alive, partition_of, stop_consumer
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import HEADERS, Envelope
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 
 log = logging.getLogger(__name__)
 
-ACK_SECONDS: Final = 3.0
-PROBE_SECONDS: Final = 1.0
+ACK_TIMEOUT_SECONDS: Final = 3.0
+PROBE_INTERVAL_SECONDS: Final = 1.0
 RETRY_AFTER: Final = 2
 """Seconds after which clients are told to retry while the broker is unavailable."""
 
-Done = Callable[[bool], None]
+AckCallback = Callable[[bool], None]
 """Called exactly once: with True if Kafka acknowledged the record, with False if it did not in time."""
 Records = list[ConsumerRecord]
-Handle = Callable[[Records], Awaitable[None]]
+RecordHandler = Callable[[Records], Awaitable[None]]
 
 
-class Gateway:
+class KafkaGateway:
     """The producer of all requests of the edge, and the consumer (without a group) of `cart.responses`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._headers = list(HEADERS.items())
-        self._unacknowledged: OrderedDict[int, tuple[float, Done]] = OrderedDict()
+        self._unacknowledged: OrderedDict[int, tuple[float, AckCallback]] = OrderedDict()
         self._sent = 0
-        self._answers = False
+        self._broker_answers = False
         """The broker answered the last probe, or acknowledged a record since."""
-        self._stuck = False
+        self._producer_failed = False
         """A send failed or timed out, so the producer is to be replaced."""
-        self._closed = False
+        self._producer_closed = False
         """The producer is closed, and no other has connected yet."""
-        self._positioned = False
+        self._has_positions = False
         """The consumer knows where it reads from, so no later response is missed."""
         self._next_offsets: dict[TopicPartition, int] = {}
         """The offset of the next record to read, by partition of `cart.responses`."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._handle: Handle
+        self._handle: RecordHandler
         self._producer: AIOKafkaProducer
         self._consumer: AIOKafkaConsumer
 
     @property
     def fault(self) -> str | None:
         """The reason for which no request is accepted; `None` while requests are accepted."""
-        if not self._positioned:
+        if not self._has_positions:
             return "the positions in cart.responses are not known yet"
-        return None if self._answers and not self._closed else "Kafka does not answer"
+        return None if self._broker_answers and not self._producer_closed else "Kafka does not answer"
 
-    async def start(self, handle: Handle) -> None:
+    async def start(self, handle: RecordHandler) -> None:
         """Connect; on return `handle` will be called with every later response. The topics must exist.
 
         A second call does nothing. A failed call leaves nothing behind, and may be repeated. Call `stop` in the end.
         """
-        if self._positioned:
+        if self._has_positions:
             return
         self._handle = handle
         try:
@@ -79,7 +79,7 @@ class Gateway:
         except BaseException:
             await self._disconnect()
             raise
-        self._positioned = self._answers = True
+        self._has_positions = self._broker_answers = True
         self._tasks = [
             asyncio.create_task(_run_forever(loop)) for loop in (self._read, self._time_out_sends, self._probe)
         ]
@@ -88,7 +88,7 @@ class Gateway:
         self._producer, self._consumer = self._new_producer(), self._new_consumer()
         await self._producer.start()
         await self._consumer.start()
-        self._consumer.assign(partitions(self._settings, RESPONSES))
+        self._consumer.assign(all_partitions(self._settings, RESPONSES))
         await self._consumer.seek_to_end()
         self._next_offsets = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
 
@@ -110,7 +110,7 @@ class Gateway:
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
-            request_timeout_ms=int(ACK_SECONDS * 1000),
+            request_timeout_ms=int(ACK_TIMEOUT_SECONDS * 1000),
             retry_backoff_ms=100,
         )
 
@@ -124,9 +124,9 @@ class Gateway:
     async def _disconnect(self) -> None:
         if hasattr(self, "_producer"):
             await _close_producer(self._producer)
-            await hang_up(self._consumer)
+            await stop_consumer(self._consumer)
 
-    async def publish(self, event: Envelope, done: Done, topic: Topic = REQUESTS) -> None:
+    async def publish(self, event: Envelope, done: AckCallback, topic: Topic = REQUESTS) -> None:
         """Send a request, by default to the carts.
 
         `done` is called with the result within three seconds, or at once if the broker is unavailable.
@@ -136,9 +136,9 @@ class Gateway:
             return
         self._sent += 1
         number = self._sent
-        self._unacknowledged[number] = (time.monotonic() + ACK_SECONDS, done)
+        self._unacknowledged[number] = (time.monotonic() + ACK_TIMEOUT_SECONDS, done)
         try:
-            async with asyncio.timeout(ACK_SECONDS):
+            async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
                 name = self._settings.topic(topic)
                 # Cached; aiokafka would compute it each time.
                 place = partition_of(event.key, self._settings.partitions_of(topic))
@@ -147,18 +147,18 @@ class Gateway:
                 )
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})
-            self._stuck = True
+            self._producer_failed = True
             self._complete(number, acknowledged=False)
             return
         future.add_done_callback(lambda sent: self._acknowledge(number, sent))
 
     def _acknowledge(self, number: int, sent: "asyncio.Future[object]") -> None:
         if sent.cancelled() or sent.exception() is not None:
-            self._stuck = True
+            self._producer_failed = True
             self._complete(number, acknowledged=False)
         else:
-            crashpoint("edge.sent")
-            self._answers = True
+            failpoint("edge.sent")
+            self._broker_answers = True
             self._complete(number, acknowledged=True)
 
     def _complete(self, number: int, *, acknowledged: bool) -> None:
@@ -190,19 +190,19 @@ class Gateway:
     async def _ensure_consumer_alive(self) -> None:
         """Replace the consumer if its fetcher crashed, since no response would arrive; continue at its offsets."""
         try:
-            check_reading(self._consumer)
-        except ConsumerDiedError:
+            ensure_fetcher_alive(self._consumer)
+        except ConsumerCrashedError:
             log.exception("the consumer of cart.responses crashed and is replaced")
             consumer = self._new_consumer()
             try:
                 await consumer.start()
             except BaseException:
-                await hang_up(consumer)
+                await stop_consumer(consumer)
                 raise
             consumer.assign(list(self._next_offsets))
             dead, self._consumer = self._consumer, consumer
             self._seek()
-            await hang_up(dead)
+            await stop_consumer(dead)
 
     async def _time_out_sends(self) -> None:
         """Time out records without an acknowledgement; the order of sending is the order of the deadlines."""
@@ -213,8 +213,8 @@ class Gateway:
                 number, (until, _) = next(iter(self._unacknowledged.items()))
                 if until > now:
                     break
-                self._answers = False
-                self._stuck = True
+                self._broker_answers = False
+                self._producer_failed = True
                 self._complete(number, acknowledged=False)
 
     async def _probe(self) -> None:
@@ -223,19 +223,19 @@ class Gateway:
         Without traffic nobody sends, and while the broker is unavailable nobody may.
         """
         while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            found = await self._recreate_producer() if self._closed else await self._broker_reachable()
-            if found and self._stuck:
+            await asyncio.sleep(PROBE_INTERVAL_SECONDS)
+            found = await self._recreate_producer() if self._producer_closed else await self._broker_reachable()
+            if found and self._producer_failed:
                 found = await self._recreate_producer()
-            if found and not self._answers:
+            if found and not self._broker_answers:
                 log.info("Kafka answers again")
-            elif self._answers and not found:
+            elif self._broker_answers and not found:
                 log.warning("Kafka does not answer")
-            self._answers = found
+            self._broker_answers = found
 
     async def _broker_reachable(self) -> bool:
         try:
-            async with asyncio.timeout(ACK_SECONDS):
+            async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
                 return bool(await self._producer.client.force_metadata_update())
         except (KafkaError, TimeoutError):
             return False
@@ -248,11 +248,11 @@ class Gateway:
         the broker is unavailable again: the old producer is closed by then and gets no metadata, so the next probe
         creates another new one.
         """
-        self._closed = True
+        self._producer_closed = True
         await _close_producer(self._producer)
         producer = self._new_producer()
         try:
-            async with asyncio.timeout(ACK_SECONDS):
+            async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
                 await producer.start()
         except (KafkaError, TimeoutError):
             await _close_producer(producer)
@@ -261,7 +261,7 @@ class Gateway:
             await _close_producer(producer)
             raise
         self._producer = producer
-        self._closed = self._stuck = False
+        self._producer_closed = self._producer_failed = False
         log.info("the producer was replaced")
         return True
 
@@ -288,7 +288,7 @@ async def _close_producer(producer: AIOKafkaProducer) -> None:
         await producer.client.close()
 
 
-def partitions(settings: Settings, topic: Topic) -> list[TopicPartition]:
+def all_partitions(settings: Settings, topic: Topic) -> list[TopicPartition]:
     """Return all partitions of `topic`. Their number never changes."""
     name = settings.topic(topic)
     return [TopicPartition(name, number) for number in range(settings.partitions_of(topic))]

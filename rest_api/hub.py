@@ -13,70 +13,70 @@ from infrastructure.envelope import Envelope
 from infrastructure.topics import Topic
 from rest_api import frames
 from rest_api.admission import Admission
-from rest_api.gateway import RETRY_AFTER, Gateway, Records
+from rest_api.gateway import RETRY_AFTER, KafkaGateway, Records
 from rest_api.kafka.records import decode_record
 from rest_api.model import Session
-from rest_api.outbound import cart_request
-from rest_api.outlet import Outlet
+from rest_api.outbound import cart_request_envelope
+from rest_api.outlet import SendQueue
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
-from rest_api.shopper import Rules, Shopper
-from rest_api.ticker import Ticker
-from rest_api.told import Told
-from rest_api.websocket.in_flight import Answer, InFlight
+from rest_api.shopper import UserLimits, UserState
+from rest_api.ticker import StockBroadcaster
+from rest_api.told import RecentFrames
+from rest_api.websocket.in_flight import InFlight, Reply
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS: Final = 1.0
-NEWS_SECONDS: Final = 30.0
+SWEEP_INTERVAL_SECONDS: Final = 1.0
+FRESH_SECONDS: Final = 30.0
 """A response older than this is marked `replayed`, unless a request here waits for it: it was sent before."""
 
-Names = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+ProductNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
 """Returns the names of products, as far as they are known."""
-Refuses = Callable[[str], Awaitable[bool]]
+OrdersClosed = Callable[[str], Awaitable[bool]]
 """Returns True if new orders are refused (payment provider down). An order id that already exists is exempt."""
 
 
-async def refuses_none(_: str) -> bool:
+async def orders_never_closed(_: str) -> bool:
     """Accept every order."""
     return False
 
 
 @dataclass(slots=True)
-class Seat:
+class Connection:
     """An open socket: its session and its send queue."""
 
     session: Session
-    outlet: Outlet
+    queue: SendQueue
 
 
-class Hub:
+class ConnectionManager:
     """The users and sockets of this edge.
 
-    `do` is the only interpreter of effects, `_send` the only way to a socket, `send` and `do` the only ways to Kafka.
+    `execute` is the only interpreter of effects, `_send` the only way to a socket, `send` and `execute` the only ways to Kafka.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that the hub joins
         self,
-        gateway: Gateway,
+        gateway: KafkaGateway,
         *,
-        names: Names,
+        product_names: ProductNames,
         currency: str,
-        rules: Rules,
-        ticker: Ticker,
-        refuses: Refuses = refuses_none,
+        user_limits: UserLimits,
+        stock_broadcaster: StockBroadcaster,
+        orders_closed: OrdersClosed = orders_never_closed,
         admission: Admission | None = None,
     ) -> None:
-        self.names = names
-        self.refuses = refuses
+        self.product_names = product_names
+        self.orders_closed = orders_closed
         self.currency = currency
-        self.rules = rules
-        self.ticker = ticker
+        self.user_limits = user_limits
+        self.stock_broadcaster = stock_broadcaster
         self.gateway = gateway
         self.in_flight = InFlight(admission)
-        self._users: dict[str, Shopper] = {}
-        self._connections: dict[str, Seat] = {}
+        self._users: dict[str, UserState] = {}
+        self._connections: dict[str, Connection] = {}
         """Open sockets by session id."""
-        self._recent_frames = Told()
+        self._recent_frames = RecentFrames()
 
     @property
     def fault(self) -> str | None:
@@ -85,29 +85,29 @@ class Hub:
 
     # ---- users and sockets ------------------------------------------------------------------------------------------
 
-    def shopper(self, user_id: str) -> Shopper:
+    def user_state(self, user_id: str) -> UserState:
         """Return the state that the sockets and requests of a user share, created on first use."""
         user = self._users.get(user_id)
         if user is None:
-            user = self._users[user_id] = Shopper(user_id, self.rules, clock.now().timestamp(), self.in_flight)
+            user = self._users[user_id] = UserState(user_id, self.user_limits, clock.now().timestamp(), self.in_flight)
         user.seen_at = clock.now().timestamp()
         return user
 
-    async def enter(self, session: Session, outlet: Outlet) -> None:
-        """Add an open socket and greet it. Call `leave` when the socket is gone, on every path."""
-        self._connections[session.id] = Seat(session, outlet)
+    async def connect(self, session: Session, outlet: SendQueue) -> None:
+        """Add an open socket and greet it. Call `disconnect` when the socket is gone, on every path."""
+        self._connections[session.id] = Connection(session, outlet)
         metrics.EDGE_SOCKETS.inc()
-        await self.do(session, session.open(clock.now().timestamp()))
+        await self.execute(session, session.open(clock.now().timestamp()))
 
-    def leave(self, session: Session) -> None:
+    def disconnect(self, session: Session) -> None:
         """Remove a socket that is gone."""
         connection = self._connections.pop(session.id, None)
         if connection is not None:
             metrics.EDGE_SOCKETS.dec()
-            self.ticker.stop(connection.outlet, None)
+            self.stock_broadcaster.unwatch(connection.queue, None)
             session.close()
 
-    async def do(self, session: Session, effects: Iterable[Effect]) -> None:
+    async def execute(self, session: Session, effects: Iterable[Effect]) -> None:
         """Execute the effects of a session in order. For a socket that is gone only requests are sent."""
         for effect in effects:
             connection = self._connections.get(session.id)
@@ -117,44 +117,44 @@ class Hub:
                 case bytes():
                     self._send(session.id, [effect])
                 case Close() if connection:
-                    connection.outlet.close(effect)
+                    connection.queue.close(effect)
                 case StartWatching() if connection:
-                    self.ticker.start(connection.outlet, effect.products)
+                    self.stock_broadcaster.watch(connection.queue, effect.products)
                 case StopWatching() if connection:
-                    self.ticker.stop(connection.outlet, effect.products)
+                    self.stock_broadcaster.unwatch(connection.queue, effect.products)
 
     async def _publish(self, session: Session, request: Publish) -> None:
         def done(acknowledged: bool) -> None:  # noqa: FBT001 - the broker's yes or no
             if acknowledged:
-                to_send = session.acknowledged(request.request_id)
+                to_send = session.on_acknowledged(request.request_id)
             else:
-                to_send = session.unacknowledged(request.request_id, RETRY_AFTER)
+                to_send = session.on_unacknowledged(request.request_id, RETRY_AFTER)
             self._send(session.id, to_send)
 
         user_id = session.user.user_id
-        if request.verb == "checkout" and await self.refuses(request.data["order_id"]):
+        if request.verb == "checkout" and await self.orders_closed(request.data["order_id"]):
             refused = cart.Refused(user_id=user_id, id=request.request_id, reason="payment_unavailable")
-            self._send(session.id, session.outcome(request.request_id, frames.outcome(refused)))
+            self._send(session.id, session.on_outcome(request.request_id, frames.outcome(refused)))
             self.in_flight.detach(user_id, request.request_id, session.id)
             return
-        await self.gateway.publish(cart_request(user_id, request), done)
+        await self.gateway.publish(cart_request_envelope(user_id, request), done)
 
     def _send(self, session_id: str, to_send: Iterable[bytes]) -> None:
         """Send frames to a socket, unless it is gone."""
         connection = self._connections.get(session_id)
         if connection is not None:
             for frame in to_send:
-                connection.outlet.put(frame.decode())
+                connection.queue.put(frame.decode())
 
-    def _broadcast(self, user: Shopper, frame: bytes) -> None:
+    def _broadcast(self, user: UserState, frame: bytes) -> None:
         for session_id in user.sessions:
             self._send(session_id, [frame])
 
     # ---- REST requests ----------------------------------------------------------------------------------------------
 
-    def wait(self, user_id: str, request_id: str) -> "AbstractContextManager[asyncio.Future[Answer]]":
+    def wait_for_reply(self, user_id: str, request_id: str) -> "AbstractContextManager[asyncio.Future[Reply]]":
         """Return a context with a future for the answer to a request. Enter it before the request is sent."""
-        self.shopper(user_id)
+        self.user_state(user_id)
         return self.in_flight.wait(user_id, request_id, asyncio.get_running_loop().create_future())
 
     async def send(self, event: Envelope, topic: Topic = cart.REQUESTS) -> bool:
@@ -167,59 +167,61 @@ class Hub:
 
     # ---- responses --------------------------------------------------------------------------------------------------
 
-    async def handle(self, records: Records) -> None:
+    async def dispatch_responses(self, records: Records) -> None:
         """Route the responses of one poll to their users. Responses to users who are not here are not even decoded."""
-        messages: list[tuple[Shopper, cart.Response, bool]] = []
-        horizon = clock.now().timestamp() - NEWS_SECONDS
+        messages: list[tuple[UserState, cart.Response, bool]] = []
+        horizon = clock.now().timestamp() - FRESH_SECONDS
         for record in records:
             user = self._users.get(record.key.decode(errors="replace")) if record.key else None
             if user is None:
                 continue
-            decoded = decode_record(record, cart.RESPONSE_VOCABULARY)
+            decoded = decode_record(record, cart.RESPONSE_REGISTRY)
             if decoded is not None:
                 event, message = decoded
                 messages.append((user, message, event.time.timestamp() < horizon))
         views = [message.cart for _, message, _ in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
         codes = {line.product for view in views for line in view.lines}
-        names = await self.names(codes) if codes else {}
+        names = await self.product_names(codes) if codes else {}
         for user, message, old in messages:
             try:
                 self._dispatch_response(user, message, names, old=old)
             except Exception:  # the next response belongs to another user
                 log.exception("a response could not be delivered")
 
-    def _dispatch_response(self, user: Shopper, message: cart.Response, names: Mapping[str, str], *, old: bool) -> None:
+    def _dispatch_response(
+        self, user: UserState, message: cart.Response, names: Mapping[str, str], *, old: bool
+    ) -> None:
         match message:
             case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
                 self._send_outcome(user, message, old=old)
             case cart.Snapshot():
-                user.note(message.cart)
+                user.observe_cart(message.cart)
                 self._send_snapshot(user, message, names, old=old or message.replayed)
             case cart.Availability():
                 self._answer_read(user, message.session, message.id, message, [frames.availability(message)])
             case cart.Resumed():
-                user.note(message.cart)
+                user.observe_cart(message.cart)
                 self._send_resumed(user, message, names)
             case cart.Error():
                 for session in self._open_sessions(user):
-                    self._send(session.id, session.rejected(message))
-                self.in_flight.settle(user.user_id, message.id, Answer(message))
+                    self._send(session.id, session.on_rejected(message))
+                self.in_flight.settle(user.user_id, message.id, Reply(message))
             case cart.OrderRefused() | cart.Reservation():
-                self.in_flight.settle(user.user_id, message.id, Answer(message))
+                self.in_flight.settle(user.user_id, message.id, Reply(message))
             case cart.Notice():
                 self._broadcast(user, self._mark_if_repeated(user, frames.notice(message), old=old))
 
-    def _open_sessions(self, user: Shopper) -> list[Session]:
+    def _open_sessions(self, user: UserState) -> list[Session]:
         return [self._connections[session_id].session for session_id in user.sessions]
 
-    def _mark_if_repeated(self, user: Shopper, frame: bytes, *, old: bool) -> bytes:
+    def _mark_if_repeated(self, user: UserState, frame: bytes, *, old: bool) -> bytes:
         """Return a frame for all sockets of a user, marked `replayed` if it is `old` or was sent before."""
-        is_repeat = self._recent_frames.before(user.user_id, frame, clock.now().timestamp())
-        return frames.again(frame) if old or is_repeat else frame
+        is_repeat = self._recent_frames.seen(user.user_id, frame, clock.now().timestamp())
+        return frames.mark_replayed(frame) if old or is_repeat else frame
 
-    def _send_outcome(self, user: Shopper, message: frames.Outcome, *, old: bool) -> None:
+    def _send_outcome(self, user: UserState, message: frames.OutcomeMessage, *, old: bool) -> None:
         frame = frames.outcome(message)
-        user.note(message)
+        user.observe_cart(message)
         request_id = None if isinstance(message, cart.Expired) else message.id
         since = None if request_id is None else self.in_flight.accepted_at(user.user_id, request_id)
         if not message.replayed:
@@ -227,11 +229,11 @@ class Hub:
         if since is not None:
             metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, clock.now().timestamp() - since))
         for session in self._open_sessions(user):
-            self._send(session.id, session.outcome(request_id, frame))
+            self._send(session.id, session.on_outcome(request_id, frame))
         if request_id is not None:
-            self.in_flight.settle(user.user_id, request_id, Answer(message, frame))
+            self.in_flight.settle(user.user_id, request_id, Reply(message, frame))
 
-    def _send_snapshot(self, user: Shopper, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
+    def _send_snapshot(self, user: UserState, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
         body = frames.cart_body(user.user_id, message.cart, names, self.currency)
         if message.session is None:
             self._broadcast(user, self._mark_if_repeated(user, frames.cart_frame(body), old=old))
@@ -245,53 +247,53 @@ class Hub:
         shown = connection.session.client_id(request_id) if connection else request_id
         self._answer_read(user, message.session, request_id, message, [frames.cart_frame(body, shown)])
 
-    def _send_resumed(self, user: Shopper, message: cart.Resumed, names: Mapping[str, str]) -> None:
+    def _send_resumed(self, user: UserState, message: cart.Resumed, names: Mapping[str, str]) -> None:
         connection = self._connection(user, message.session)
         if connection is not None:
-            connection.session.resolved(message)
+            connection.session.on_resumed(message)
         body = frames.cart_body(user.user_id, message.cart, names, self.currency)
         outcomes = [
             frames.outcome(stored.outcome, stored.id, replayed=True)
             for stored in message.outcomes
-            if isinstance(stored.outcome, frames.Stored)
+            if isinstance(stored.outcome, frames.ShownOutcome)
         ]
         to_send = [frames.cart_frame(body, message.id), *outcomes, frames.resumed(message)]
         self._answer_read(user, message.session, message.id, message, to_send)
 
-    def _connection(self, user: Shopper, session_id: str) -> Seat | None:
+    def _connection(self, user: UserState, session_id: str) -> Connection | None:
         """Return the socket with this session id, if it is one of this user's."""
         return self._connections[session_id] if session_id in user.sessions else None
 
     def _answer_read(
-        self, user: Shopper, session_id: str, request_id: str, message: cart.Response, to_send: list[bytes]
+        self, user: UserState, session_id: str, request_id: str, message: cart.Response, to_send: list[bytes]
     ) -> None:
         """Answer a read: to the session that sent it, or to the REST request that did."""
         connection = self._connection(user, session_id)
         if connection is not None:
-            self._send(session_id, connection.session.answered(request_id, to_send))
-        self.in_flight.resolve(user.user_id, request_id, Answer(message, to_send[0] if to_send else b""))
+            self._send(session_id, connection.session.on_read_answered(request_id, to_send))
+        self.in_flight.resolve(user.user_id, request_id, Reply(message, to_send[0] if to_send else b""))
 
-    def answer(self, user_id: str, request_id: str, answer: Answer) -> None:
+    def resolve_reply(self, user_id: str, request_id: str, answer: Reply) -> None:
         """Give a REST request an answer that did not come from `cart.responses`."""
         self.in_flight.resolve(user_id, request_id, answer)
 
-    def _warn_of_expiry(self, user: Shopper) -> None:
-        frame = user.warning(clock.now().timestamp())
+    def _warn_of_expiry(self, user: UserState) -> None:
+        frame = user.take_expiry_warning(clock.now().timestamp())
         if frame is not None:
             self._broadcast(user, frame)
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
-    async def sweep(self) -> None:
+    async def run_sweeps(self) -> None:
         """Run indefinitely: once per second wake due sessions, warn of carts about to expire, and drop idle users."""
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(SWEEP_INTERVAL_SECONDS)
             now = clock.now().timestamp()
-            for session in [each.session for each in self._connections.values() if each.session.due <= now]:
-                await self.do(session, session.tick(now))
-            for user in [user for user in self._users.values() if user.nears_its_end(now)]:
+            for session in [each.session for each in self._connections.values() if each.session.next_wakeup <= now]:
+                await self.execute(session, session.tick(now))
+            for user in [user for user in self._users.values() if user.needs_expiry_warning(now)]:
                 for session in self._open_sessions(user)[:1]:  # none if the last socket left while another was served
-                    await self.do(session, session.look_at_end(now))
+                    await self.execute(session, session.read_before_expiry_warning(now))
             for user_id, user in list(self._users.items()):
-                if user.idle(now):
+                if user.is_idle(now):
                     del self._users[user_id]

@@ -19,13 +19,13 @@ from rest_api.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
 
-COOKIE: Final = "holdfast_session"
+SESSION_COOKIE: Final = "holdfast_session"
 TICKET_SECONDS: Final = 30
-SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-class Identities:
+class Authenticator:
     """Issues and verifies tokens and tickets."""
 
     def __init__(self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str]) -> None:
@@ -38,14 +38,14 @@ class Identities:
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
-    def guest(self, user_id: str | None = None) -> tuple[str, str, datetime]:
+    def issue_guest_token(self, user_id: str | None = None) -> tuple[str, str, datetime]:
         """Issue a token for a new guest, or for `user_id`; return the user id, the token and its expiry time."""
         user_id = user_id or uuid7()
         lifetime = timedelta(hours=self._settings.guest_token_hours)
         token, expires_at = issue(self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=clock.now())
         return user_id, token, expires_at
 
-    def identify(self, connection: HTTPConnection) -> Identity | None:
+    def authenticate(self, connection: HTTPConnection) -> Identity | None:
         """Authenticate a request or WebSocket handshake; return `None` if it has no credentials.
 
         Raise `Problem` if the credentials are invalid. A cookie is accepted only from an allowed page, because a
@@ -57,11 +57,11 @@ class Identities:
             if scheme.lower() != "bearer":
                 raise Problem("unauthenticated", "unsupported authorization scheme; use Bearer")
             return self._verify(token.strip())
-        cookie = connection.cookies.get(COOKIE)
+        cookie = connection.cookies.get(SESSION_COOKIE)
         if not cookie:
             return None
         method = connection.scope.get("method", "")  # a WebSocket handshake has no method
-        if method not in SAFE and not self._from_allowed_page(connection, socket=not method):
+        if method not in SAFE_METHODS and not self._from_allowed_page(connection, socket=not method):
             raise Problem("bad-origin", "the session cookie is accepted only from an allowed Origin")
         return self._verify(cookie)
 
@@ -88,7 +88,7 @@ class Identities:
 
     # ---- tickets ----------------------------------------------------------------------------------------------------
 
-    async def ticket(self, identity: Identity) -> str:
+    async def issue_ticket(self, identity: Identity) -> str:
         """Issue a ticket that opens one socket for `identity` within 30 seconds; raise `Problem` if Redis is down."""
         ticket = secrets.token_urlsafe(32)
         holder = {
@@ -103,7 +103,7 @@ class Identities:
             raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
         return ticket
 
-    async def redeem(self, ticket: str) -> Identity:
+    async def redeem_ticket(self, ticket: str) -> Identity:
         """Consume a ticket and return its identity; raise `Problem` if it is malformed, used, expired or unknown."""
         if not _TICKET.fullmatch(ticket):
             raise Problem("unauthenticated", "malformed ticket; get one from POST /v1/ws-tickets")

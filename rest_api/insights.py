@@ -9,59 +9,61 @@ from infrastructure.postgres import load_queries
 from infrastructure.settings import Settings
 from order_service.insights.messages import (
     FIGURES,
-    FIGURES_VOCABULARY,
+    FIGURES_REGISTRY,
     RELATED,
-    RELATED_VOCABULARY,
-    By,
+    RELATED_REGISTRY,
     Figures,
     Related,
     RelatedProduct,
+    WindowUnit,
 )
 from rest_api.read_models.projector import Event, Projector, Topics, newest
-from rest_api.store import HERE, Position, Shown, Store, put_positions
+from rest_api.store import SQL_FOLDER, ProductRow, ReadPosition, Store, put_positions
 
-_QUERIES: Final = load_queries(HERE / "insight_queries.sql")
-BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_QUERIES: Final = load_queries(SQL_FOLDER / "insight_queries.sql")
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class BoughtTogether:
+class RelatedRow:
     """A product of the catalogue, and the measures of how often it is bought with another one."""
 
-    product: Shown
+    product: ProductRow
     measures: RelatedProduct
 
 
-class Insights:
+class InsightReadModel:
     """The consumer of two topics, and their rows in the edge's schema. Queries raise `store.AWAY` without Postgres."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._store = store
-        topics: Topics = {RELATED: RELATED_VOCABULARY, FIGURES: FIGURES_VOCABULARY}
+        topics: Topics = {RELATED: RELATED_REGISTRY, FIGURES: FIGURES_REGISTRY}
         self._projector = Projector(settings, store, "insights", topics, self._apply)
 
     async def run(self) -> None:
         """Read from the stored positions, indefinitely. Raises when Kafka or Postgres is unavailable; run it again."""
         await self._projector.run()
 
-    async def related(self, product: str) -> list[BoughtTogether]:
+    async def related_products(self, product: str) -> list[RelatedRow]:
         """Return the products bought together with a product, most often first; none if it was never ordered."""
-        rows = await self._store.rows(_QUERIES["related"], {"product": product})
+        rows = await self._store.fetch_all(_QUERIES["related"], {"product": product})
         return [
-            BoughtTogether(
-                Shown(*shown), RelatedProduct(product=shown[0], support=support, confidence=confidence, lift=lift)
+            RelatedRow(
+                ProductRow(*shown), RelatedProduct(product=shown[0], support=support, confidence=confidence, lift=lift)
             )
             for *shown, support, confidence, lift in rows
         ]
 
     async def figures(
-        self, by: By, since: datetime, until: datetime, *, limit: int, after: datetime | None
+        self, by: WindowUnit, since: datetime, until: datetime, *, limit: int, after: datetime | None
     ) -> list[Figures]:
         """Return `limit` windows that begin in a span of time and later than `after`, less those without events."""
-        values = {"by": by, "from": since, "to": until, "after": after or BEGINNING, "limit": limit}
-        return [Figures.model_validate_json(data) for (data,) in await self._store.rows(_QUERIES["figures"], values)]
+        values = {"by": by, "from": since, "to": until, "after": after or EARLIEST, "limit": limit}
+        return [
+            Figures.model_validate_json(data) for (data,) in await self._store.fetch_all(_QUERIES["figures"], values)
+        ]
 
-    async def _apply(self, events: Sequence[Event], positions: Sequence[Position]) -> None:
+    async def _apply(self, events: Sequence[Event], positions: Sequence[ReadPosition]) -> None:
         messages = [event.message for event in events]
         related = newest((each for each in messages if isinstance(each, Related)), lambda each: each.product)
         figures = newest((each for each in messages if isinstance(each, Figures)), lambda each: each.window)

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from infrastructure import clock
-from rest_api.limits import Allowance, Verdict
+from rest_api.limits import Allowance, LimitResult
 from rest_api.problems import Problem
 from rest_api.settings import EdgeSettings
 
@@ -18,7 +18,7 @@ MAX_ADDRESSES: Final = 50_000
 """Number of addresses kept; beyond it the least recently used one is dropped."""
 
 
-class Limiter:
+class AddressLimiter:
     """The limits per address. In the local profile loopback is exempt, because all tests and load come from it."""
 
     def __init__(self, settings: EdgeSettings) -> None:
@@ -29,7 +29,7 @@ class Limiter:
         self._addresses: OrderedDict[str, Allowance] = OrderedDict()
         self._sockets: Counter[str] = Counter()
 
-    def visitor(self, connection: HTTPConnection) -> None:
+    def count_request(self, connection: HTTPConnection) -> None:
         """Count an anonymous request; raise `Problem` if its address has exceeded the limit."""
         address = self._limited_address(connection.scope)
         if address is None:
@@ -41,10 +41,10 @@ class Limiter:
             if len(self._addresses) > MAX_ADDRESSES:
                 self._addresses.popitem(last=False)
         self._addresses.move_to_end(address)
-        limit(connection, allowance, self._requests, now)
+        enforce_limit(connection, allowance, self._requests, now)
 
     @contextmanager
-    def socket(self, scope: Scope) -> Iterator[bool]:
+    def count_socket(self, scope: Scope) -> Iterator[bool]:
         """Count a socket while the context is open; yield False if its address has too many."""
         address = self._limited_address(scope)
         if address is None:
@@ -65,7 +65,7 @@ class Limiter:
         return address
 
 
-def limit(connection: HTTPConnection, allowance: Allowance, size: int, now: float) -> None:
+def enforce_limit(connection: HTTPConnection, allowance: Allowance, size: int, now: float) -> None:
     """Count a request against `allowance` and record the result for the `RateLimit` header.
 
     Raise `Problem` if the limit of `size` requests per minute is exceeded.
@@ -73,7 +73,7 @@ def limit(connection: HTTPConnection, allowance: Allowance, size: int, now: floa
     verdict = allowance.take(now)
     wait = allowance.retry_after
     connection.scope["state"]["ratelimit"] = (size, allowance.remaining, wait)
-    if verdict is not Verdict.GRANTED:
+    if verdict is not LimitResult.GRANTED:
         raise Problem("rate-limited", f"more than {size} requests per minute", retry_after=wait)
 
 

@@ -4,11 +4,11 @@ import math
 from enum import IntEnum
 from typing import Final
 
-WINDOW: Final = 60.0
+WINDOW_SECONDS: Final = 60.0
 """Seconds. Every limit of the contract is per minute."""
 
 
-class Verdict(IntEnum):
+class LimitResult(IntEnum):
     """The result of taking a request from an allowance."""
 
     GRANTED = 0
@@ -19,7 +19,7 @@ class Verdict(IntEnum):
     """The request exceeds twice the limit: the connection is to be closed."""
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: holds up to `size` tokens and gains `size` per minute; each request takes one."""
 
     __slots__ = ("level", "size", "updated_at")
@@ -37,13 +37,13 @@ class Bucket:
         self.level -= 1
         return True
 
-    def wait(self) -> float:
+    def seconds_until_token(self) -> float:
         """Return the seconds from the last `take` until the next token."""
-        return max(0.0, 1 - self.level) * WINDOW / self.size
+        return max(0.0, 1 - self.level) * WINDOW_SECONDS / self.size
 
     def _fill(self, now: float) -> None:
         # If the clock is set back, the level neither rises nor falls.
-        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW)
+        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW_SECONDS)
         self.updated_at = now
 
 
@@ -56,20 +56,20 @@ class Allowance:
     __slots__ = ("hard", "soft")
 
     def __init__(self, size: int, now: float) -> None:
-        self.soft = Bucket(size, now)
-        self.hard = Bucket(2 * size, now)
+        self.soft = TokenBucket(size, now)
+        self.hard = TokenBucket(2 * size, now)
 
-    def take(self, now: float) -> Verdict:
+    def take(self, now: float) -> LimitResult:
         """Count one request against both limits and return the result."""
         within_hard = self.hard.take(now)
         if self.soft.take(now):
-            return Verdict.GRANTED
-        return Verdict.REFUSED if within_hard else Verdict.EXHAUSTED
+            return LimitResult.GRANTED
+        return LimitResult.REFUSED if within_hard else LimitResult.EXHAUSTED
 
     @property
     def retry_after(self) -> int:
         """Whole seconds until the next request is granted, at least 1."""
-        return max(1, math.ceil(self.soft.wait()))
+        return max(1, math.ceil(self.soft.seconds_until_token()))
 
     @property
     def remaining(self) -> int:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service.messages import (
     MAX_LINES,
     MAX_LOOKUP_IDS,
+    Identifier,
     Item,
     Money,
-    Printable,
     Quantity,
-    QuantityOrNone,
+    QuantityOrZero,
 )
 from order_service.messages import Address, Contact, Payment
 
@@ -80,7 +80,7 @@ class Wanted(BaseModel):
 
 def order_id(user_id: str, request_id: str) -> str:
     """Return the id of the order that a checkout makes. It is derived, so the same request makes the same order."""
-    return derived(user_id, request_id, "order")
+    return derive_id(user_id, request_id, "order")
 
 
 # ---- client frames --------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class ClientFrame(BaseModel):
     CHANGES: ClassVar[bool] = False
     """True if the frame may change the cart; such frames have a rate limit of their own."""
 
-    id: Printable
+    id: Identifier
     traceparent: Annotated[str, Field(max_length=256)] | None = None
 
 
@@ -103,7 +103,7 @@ class Add(ClientFrame):
 
     CHANGES: ClassVar[bool] = True
     type: Literal["add"]
-    product: Printable
+    product: Identifier
     quantity: Quantity
 
 
@@ -112,8 +112,8 @@ class Set(ClientFrame):
 
     CHANGES: ClassVar[bool] = True
     type: Literal["set"]
-    product: Printable
-    quantity: QuantityOrNone
+    product: Identifier
+    quantity: QuantityOrZero
 
 
 class Remove(ClientFrame):
@@ -121,7 +121,7 @@ class Remove(ClientFrame):
 
     CHANGES: ClassVar[bool] = True
     type: Literal["remove"]
-    product: Printable
+    product: Identifier
 
 
 class Clear(ClientFrame):
@@ -144,7 +144,7 @@ class Check(ClientFrame):
     """Read how much of a product is available, in order with the shopper's own requests."""
 
     type: Literal["check"]
-    product: Printable
+    product: Identifier
 
 
 class ReadCart(ClientFrame):
@@ -154,7 +154,7 @@ class ReadCart(ClientFrame):
 
 
 # A JSON array is a list in Python, so the tuples of these two are not strict.
-_Products = Annotated[tuple[Printable, ...], Field(min_length=1, max_length=MAX_WATCHED, strict=False)]
+_Products = Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=MAX_WATCHED, strict=False)]
 
 
 class Watch(ClientFrame):
@@ -176,7 +176,7 @@ class Resume(ClientFrame):
 
     type: Literal["resume"]
     version: Annotated[int, Field(ge=0)]
-    unresolved: Annotated[tuple[Printable, ...], Field(max_length=MAX_LOOKUP_IDS, strict=False)] = ()
+    unresolved: Annotated[tuple[Identifier, ...], Field(max_length=MAX_LOOKUP_IDS, strict=False)] = ()
 
 
 Client = Add | Set | Remove | Clear | Checkout | Check | ReadCart | Watch | Unwatch | Resume

@@ -1,8 +1,8 @@
 """The sans-I/O session of one socket: frames in; frames, requests and closes out. No clock, no I/O.
 
-A `Session` is one socket, and a `Shopper` is the state that the sockets of one user share. Methods return effects, in
+A `Session` is one socket, and a `UserState` is the state that the sockets of one user share. Methods return effects, in
 order: `bytes` is a frame to send, the others are the classes of `protocol/effects.py`. After calling a method you must
-carry out its effects; `Hub.do` does. `now` is always in seconds of the Unix clock.
+carry out its effects; `ConnectionManager.execute` does. `now` is always in seconds of the Unix clock.
 """
 
 from typing import Any, Final
@@ -11,10 +11,10 @@ import orjson
 from pydantic import ValidationError
 
 from cart_service import messages as cart
-from infrastructure.envelope import first_fault
+from infrastructure.envelope import first_error
 from rest_api import frames
 from rest_api.admission import RETRY_AFTER
-from rest_api.limits import Verdict
+from rest_api.limits import LimitResult
 from rest_api.messages import (
     CLIENT_FRAMES,
     MAX_FRAME_BYTES,
@@ -28,16 +28,16 @@ from rest_api.messages import (
     order_id,
 )
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
-from rest_api.shopper import Shopper
+from rest_api.shopper import UserState
 from rest_api.websocket.in_flight import Registration
 
 TOKEN_LEEWAY_SECONDS: Final = 30.0
-OWN_READ_SECONDS: Final = 5.0
+OWN_READ_RETRY_SECONDS: Final = 5.0
 """After this long without an answer the session retries a read that it made by itself."""
-READ_SECONDS: Final = 10.0
+READ_TIMEOUT_SECONDS: Final = 10.0
 """After this long without an answer the read of a client is answered with `unavailable`."""
-OVERLOADED: Final = "the shop is overloaded and nothing was done; send the same frame again"
-MAX_RESUMES: Final = 5
+OVERLOADED_DETAIL: Final = "the shop is overloaded and nothing was done; send the same frame again"
+MAX_EXTRA_RESUMES: Final = 5
 """Number of `resume` frames of a user that may be unanswered beyond the limit of unanswered requests."""
 
 MAX_ID_LENGTH: Final = 64
@@ -49,7 +49,7 @@ class Session:
 
     __slots__ = ("_in_flight", "_ping", "_watched", "closes_at", "id", "user")
 
-    def __init__(self, session_id: str, user: Shopper, *, expires_at: float, ping: int = PING_SECONDS) -> None:
+    def __init__(self, session_id: str, user: UserState, *, expires_at: float, ping: int = PING_SECONDS) -> None:
         """`expires_at` is the expiry of the token; the socket is closed once that and the leeway have passed."""
         self._ping = ping
         self.id = session_id
@@ -59,7 +59,7 @@ class Session:
         self._watched: set[str] = set()
 
     @property
-    def due(self) -> float:
+    def next_wakeup(self) -> float:
         """The time at which `tick` next has something to do."""
         deadline = self._in_flight.next_deadline(self.id)
         return self.closes_at if deadline is None else min(self.closes_at, deadline)
@@ -122,12 +122,12 @@ class Session:
     def _check_rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
         self.user.seen_at = now
         allowance = self.user.change_allowance if changes else self.user.other_allowance
-        verdict = Verdict.GRANTED if allowance is None else allowance.take(now)
-        if allowance is None or verdict is Verdict.GRANTED:
+        verdict = LimitResult.GRANTED if allowance is None else allowance.take(now)
+        if allowance is None or verdict is LimitResult.GRANTED:
             return []
         wait = allowance.retry_after
         refusal = frames.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
-        return [refusal] if verdict is Verdict.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
+        return [refusal] if verdict is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
 
     def _execute(self, asked: Client, now: float) -> list[Effect]:
         match asked:
@@ -136,22 +136,22 @@ class Session:
             case Unwatch():
                 self._watched = self._watched.difference(asked.products) if asked.products else set()
                 return [StopWatching(asked.products)]
-            case Checkout() if not self.user.limits.knows(asked.payment.token):
+            case Checkout() if not self.user.limits.accepts_token(asked.payment.token):
                 return [frames.error(asked.id, "bad_field", "unknown payment token", field="payment.token")]
         resumes = isinstance(asked, Resume)
         match self.user.register(
             asked.id,
             now,
             session=self.id,
-            read_until=None if asked.CHANGES else now + READ_SECONDS,
+            read_until=None if asked.CHANGES else now + READ_TIMEOUT_SECONDS,
             # A client that reconnects at its limit must still be able to `resume`.
-            spare=MAX_RESUMES if resumes else 0,
+            spare=MAX_EXTRA_RESUMES if resumes else 0,
             is_guarded=not resumes,
         ):
             case Registration.TOO_MANY:
                 return [frames.error(asked.id, "too_many", f"{self.user.limits.unanswered} requests are unanswered")]
             case Registration.OVERLOADED:
-                return [frames.error(asked.id, "unavailable", OVERLOADED, retry_after=RETRY_AFTER)]
+                return [frames.error(asked.id, "unavailable", OVERLOADED_DETAIL, retry_after=RETRY_AFTER)]
         verb, data = _cart_command(self.user.user_id, asked)
         if not asked.CHANGES:
             data["session"] = self.id
@@ -169,11 +169,11 @@ class Session:
 
     # ---- acknowledgements --------------------------------------------------------------------------------------------
 
-    def acknowledged(self, request_id: str) -> list[bytes]:
+    def on_acknowledged(self, request_id: str) -> list[bytes]:
         """Handle the acknowledgement of Kafka: return `pending`, unless the outcome came first."""
         return [frames.pending(request_id)] if self._take_pending(request_id) else []
 
-    def unacknowledged(self, request_id: str, retry_after: int) -> list[bytes]:
+    def on_unacknowledged(self, request_id: str, retry_after: int) -> list[bytes]:
         """Handle a send that Kafka did not acknowledge in time; the request may or may not be there."""
         user_id = self.user.user_id
         if self._in_flight.is_awaited(user_id, request_id, self.id):
@@ -191,13 +191,13 @@ class Session:
 
     # ---- answers ----------------------------------------------------------------------------------------------------
 
-    def outcome(self, request_id: str | None, frame: bytes) -> list[bytes]:
+    def on_outcome(self, request_id: str | None, frame: bytes) -> list[bytes]:
         """Return the frames for an outcome of this user; on the socket that sent the request `pending` comes first."""
         if request_id is not None and self._take_pending(request_id):
             return [frames.pending(request_id), frame]
         return [frame]
 
-    def rejected(self, message: cart.Error) -> list[bytes]:
+    def on_rejected(self, message: cart.Error) -> list[bytes]:
         """Return the error for a request that cannot be decided, if this socket sent it."""
         user_id = self.user.user_id
         asked = self._in_flight.settle_read(user_id, message.id, self.id)
@@ -205,7 +205,7 @@ class Session:
         more = {"field": message.field} if message.field else {}
         return [frames.error(message.id, message.code, message.detail, **more)] if asked else []
 
-    def answered(self, request_id: str, answer: list[bytes]) -> list[bytes]:
+    def on_read_answered(self, request_id: str, answer: list[bytes]) -> list[bytes]:
         """Return the frames that answer a read of this socket; none if it no longer waits for the answer."""
         return list(answer) if self._in_flight.settle_read(self.user.user_id, request_id, self.id) else []
 
@@ -213,7 +213,7 @@ class Session:
         """Return the id by which the client knows a read; `None` for a read that the session made by itself."""
         return None if self._is_own_read(request_id) else request_id
 
-    def resolved(self, message: cart.Resumed) -> None:
+    def on_resumed(self, message: cart.Resumed) -> None:
         """Stop waiting for the requests whose outcome the answer to `resume` gives, or which it calls unknown."""
         for request_id in (*(stored.id for stored in message.outcomes), *message.unknown):
             self._in_flight.detach(self.user.user_id, request_id, self.id)
@@ -233,13 +233,13 @@ class Session:
                 effects.append(_unavailable(request_id, 1))
         return effects
 
-    def look_at_end(self, now: float) -> list[Effect]:
+    def read_before_expiry_warning(self, now: float) -> list[Effect]:
         """Read the cart before warning that it expires, because a removal may have emptied it."""
         return [] if self._in_flight.is_reading(self.id, f"{self.id}/end") else [self._start_own_read("end", now)]
 
     def _start_own_read(self, name: str, now: float) -> Publish:
         request_id = f"{self.id}/{name}"
-        self._in_flight.register_own_read(self.user.user_id, request_id, self.id, now + OWN_READ_SECONDS)
+        self._in_flight.register_own_read(self.user.user_id, request_id, self.id, now + OWN_READ_RETRY_SECONDS)
         return Publish(request_id, "read", {"user_id": self.user.user_id, "session": self.id})
 
     def _is_own_read(self, request_id: str) -> bool:
@@ -270,8 +270,8 @@ def _validation_error(request_id: str, error: ValidationError) -> bytes:
         path.pop()
     field = ".".join(map(str, path))
     if path[-1] == "quantity":
-        return frames.error(request_id, "bad_quantity", first_fault(error), field=field)
-    return frames.error(request_id, "bad_field", first_fault(error), field=field)
+        return frames.error(request_id, "bad_quantity", first_error(error), field=field)
+    return frames.error(request_id, "bad_field", first_error(error), field=field)
 
 
 def _unavailable(request_id: str, retry_after: int) -> bytes:

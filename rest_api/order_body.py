@@ -6,9 +6,9 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel
 
 from infrastructure.envelope import rfc3339
-from inventory_service.messages import Money, Printable
+from inventory_service.messages import Identifier, Money
 from order_service.messages import CancelReason, Status
-from rest_api.edge import Edge
+from rest_api.edge import AppState
 from rest_api.order_view import OrderView
 from rest_api.server_frames import CartLine
 from rest_api.store import Row
@@ -17,8 +17,8 @@ from rest_api.store import Row
 class OrderBody(BaseModel):
     """An order. Lines and total are empty until its stock is held; `reason` says why it was cancelled."""
 
-    order_id: Printable
-    user_id: Printable
+    order_id: Identifier
+    user_id: Identifier
     status: Status
     order_version: int
     reason: CancelReason | None = None
@@ -57,9 +57,9 @@ class PaymentBody(BaseModel):
 
     type: Literal["captured", "declined", "voided", "refunded", "unknown"]
     at: AwareDatetime
-    payment_id: Printable
+    payment_id: Identifier
     amount: Money | None = None
-    refund_id: Printable | None = None
+    refund_id: Identifier | None = None
     reason: str | None = None
 
 
@@ -80,7 +80,7 @@ class ShipmentStep(BaseModel):
 class ShipmentBody(BaseModel):
     """The parcel of an order, with its history."""
 
-    shipment_id: Printable
+    shipment_id: Identifier
     status: Literal["booked", "shipped", "delivered", "failed", "called-off"]
     carrier: str | None
     tracking: str | None
@@ -91,23 +91,23 @@ class ShipmentBody(BaseModel):
 class Accepted(BaseModel):
     """The order is accepted; its state can be read at `Location`."""
 
-    order_id: Printable
+    order_id: Identifier
 
 
 class AcceptedRequest(Accepted):
     """The request is accepted; its effect can be seen in the order at `Location`."""
 
-    request_id: Printable
+    request_id: Identifier
 
 
-async def body_of(edge: Edge, view: OrderView) -> dict[str, Any]:
+async def order_body(edge: AppState, view: OrderView) -> dict[str, Any]:
     """Return the body of one order."""
-    return (await bodies_of(edge, [view]))[0]
+    return (await order_bodies(edge, [view]))[0]
 
 
-async def bodies_of(edge: Edge, views: Sequence[OrderView]) -> list[dict[str, Any]]:
+async def order_bodies(edge: AppState, views: Sequence[OrderView]) -> list[dict[str, Any]]:
     """Return the bodies of orders, with product names from the catalogue."""
-    names = await edge.projection.names({line.product for view in views for line in view.lines})
+    names = await edge.catalogue.product_names({line.product for view in views for line in view.lines})
     return [
         {
             "order_id": view.order_id,

@@ -7,29 +7,29 @@ from typing import Final
 
 import orjson
 
-from infrastructure.envelope import Envelope, Message, Undecodable
+from infrastructure.envelope import Envelope, Message, UndecodableError
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from order_service import messages as orders
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
-from rest_api.order_store import OrderStore, Step, ToldOfOrder
+from rest_api.order_store import OrderEventRecord, OrderStepRecord, OrderStore
 from rest_api.order_view import OrderView
 from rest_api.read_models.projector import Event, Projector, Topics
-from rest_api.store import Position, Store
+from rest_api.store import ReadPosition, Store
 
 _STEP_KINDS: Final[dict[Topic, str]] = {payments.EVENTS: "payment", deliveries.EVENTS: "delivery"}
 """The kinds of steps, by the topic on which they are reported."""
 _TOPICS: Final[Topics] = {
-    orders.EVENTS: orders.EVENT_VOCABULARY,
-    payments.EVENTS: payments.EVENT_VOCABULARY,
-    deliveries.EVENTS: deliveries.EVENT_VOCABULARY,
+    orders.EVENTS: orders.EVENT_REGISTRY,
+    payments.EVENTS: payments.EVENT_REGISTRY,
+    deliveries.EVENTS: deliveries.EVENT_REGISTRY,
 }
 _ESCAPED_NUL: Final = "\\u0000"
 """A NUL in a text, which Postgres rejects."""
 
 
-class OrderProjection:
+class OrderProjector:
     """The consumer of three topics, and the requests that wait for an order."""
 
     def __init__(self, settings: Settings, store: Store, order_store: OrderStore) -> None:
@@ -46,7 +46,7 @@ class OrderProjection:
         """Read from the stored positions, indefinitely. Raises when Kafka or Postgres is unavailable; run it again."""
         await self._projector.run()
 
-    async def reached(self, order_id: str, version: int, *, seconds: float) -> OrderView | None:
+    async def wait_for_version(self, order_id: str, version: int, *, seconds: float) -> OrderView | None:
         """Return an order once it is at `version`; after `seconds`, return it as far as it is known."""
         future: asyncio.Future[OrderView] = asyncio.get_running_loop().create_future()
         entry = (version, future)
@@ -62,16 +62,16 @@ class OrderProjection:
             if not self._waiting[order_id]:
                 del self._waiting[order_id]
 
-    async def _apply(self, events: Sequence[Event], positions: Sequence[Position]) -> None:
-        order_events: list[ToldOfOrder] = []
-        steps: list[Step] = []
+    async def _apply(self, events: Sequence[Event], positions: Sequence[ReadPosition]) -> None:
+        order_events: list[OrderEventRecord] = []
+        steps: list[OrderStepRecord] = []
         for event in events:
             envelope, data = event.envelope, _json(event.envelope)
             if event.topic == orders.EVENTS:
-                order_events.append(ToldOfOrder(event.message, envelope.time, data))
+                order_events.append(OrderEventRecord(event.message, envelope.time, data))
             else:
                 kind, name = _STEP_KINDS[event.topic], envelope.type.rpartition(".")[2]
-                steps.append(Step(event.message.order_id, kind, envelope.id, name, envelope.time, data))
+                steps.append(OrderStepRecord(event.message.order_id, kind, envelope.id, name, envelope.time, data))
         self._resolve_waiting(await self._orders.project(order_events, steps, positions))
 
     def _resolve_waiting(self, views: Iterable[OrderView]) -> None:
@@ -82,9 +82,9 @@ class OrderProjection:
 
 
 def _check_storable(event: Envelope, _: Message) -> None:
-    """Raise `Undecodable` if Postgres would reject the data of an event."""
+    """Raise `UndecodableError` if Postgres would reject the data of an event."""
     if _ESCAPED_NUL in _json(event):
-        raise Undecodable("bad_data", "a text holds a NUL")
+        raise UndecodableError("bad_data", "a text holds a NUL")
 
 
 def _json(event: Envelope) -> str:

@@ -9,18 +9,18 @@ import orjson
 
 from cart_service import messages as cart
 from infrastructure import clock
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from order_service import messages as orders
-from rest_api.edge import Edge
+from rest_api.edge import AppState
 from rest_api.gateway import RETRY_AFTER
 from rest_api.messages import Wanted, order_id
-from rest_api.order_body import body_of
+from rest_api.order_body import order_body
 from rest_api.order_view import OrderView
-from rest_api.outbound import cart_request, event
+from rest_api.outbound import cart_request_envelope, request_envelope
 from rest_api.problems import Problem
 from rest_api.protocol.effects import Publish
-from rest_api.store import AWAY
-from rest_api.websocket.in_flight import Answer
+from rest_api.store import UNAVAILABLE_ERRORS
+from rest_api.websocket.in_flight import Reply
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _ORDER_REFUSAL_SLUGS: Final = {
 }
 
 
-def refused(message: cart.Refused) -> Problem:
+def refusal_problem(message: cart.Refused) -> Problem:
     """Return the problem that reports a refused order or reservation."""
     slug = _CART_REFUSAL_SLUGS.get(message.reason)
     prefix = f"{message.product}: " if message.product else ""
@@ -62,56 +62,58 @@ def refused(message: cart.Refused) -> Problem:
     return Problem(slug, retry_after=PROVIDER_RETRY_SECONDS if slug == "payment-unavailable" else None)
 
 
-async def refuses_orders(edge: Edge, order: str) -> bool:
+async def orders_closed(edge: AppState, order: str) -> bool:
     """Return True if a new order must be refused because the payment provider is down.
 
     An order that already exists is exempt. If the read model cannot be read, the order counts as new.
     """
-    if not edge.providers.away():
+    if not edge.payment_status.is_unavailable():
         return False
     try:
-        return await edge.orders.order(order) is None
-    except AWAY:
+        return await edge.order_queries.order(order) is None
+    except UNAVAILABLE_ERRORS:
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
+class PlaceOrder:
     """The command of `POST /v1/orders`: a checkout, like the frame `checkout`."""
 
     user_id: str
-    wanted: Wanted
+    order: Wanted
 
     @property
     def fingerprint(self) -> str:
         """A digest of the command, so that no address is stored with the idempotency key."""
-        command = orjson.dumps(self.wanted.command(), option=orjson.OPT_SORT_KEYS)
+        command = orjson.dumps(self.order.command(), option=orjson.OPT_SORT_KEYS)
         return f"checkout {hashlib.sha256(command).hexdigest()}"
 
     @property
-    def told_to(self) -> str:
+    def reply_to_user(self) -> str:
         """The user who places the order."""
         return self.user_id
 
-    def name(self, key: str) -> str:
+    def request_id(self, key: str) -> str:
         """Derive the request id from the key. Like the ids of frames, request ids are scoped to the user."""
-        return derived("POST", "/v1/orders", key)
+        return derive_id("POST", "/v1/orders", key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:
+    async def check(self, edge: AppState, request_id: str) -> None:
         """Raise `Problem` if the order is new and no payment can be taken."""
-        if await refuses_orders(edge, order_id(self.user_id, request_id)):
+        if await orders_closed(edge, order_id(self.user_id, request_id)):
             raise Problem("payment-unavailable", retry_after=PROVIDER_RETRY_SECONDS)
 
-    async def send(self, edge: Edge, request_id: str) -> bool:
+    async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the checkout to the cart service, then make the order readable."""
         order = order_id(self.user_id, request_id)
-        data = {"user_id": self.user_id, "order_id": order, **self.wanted.command()}
-        if not await edge.hub.send(cart_request(self.user_id, Publish(request_id, "checkout", data))):
+        data = {"user_id": self.user_id, "order_id": order, **self.order.command()}
+        if not await edge.connections.send(cart_request_envelope(self.user_id, Publish(request_id, "checkout", data))):
             return False
         now = clock.now()
         try:
-            await edge.orders.begin(order, self.user_id, now.replace(microsecond=now.microsecond // 1000 * 1000))
-        except AWAY as error:  # its events will make it readable
+            await edge.order_queries.insert_placed(
+                order, self.user_id, now.replace(microsecond=now.microsecond // 1000 * 1000)
+            )
+        except UNAVAILABLE_ERRORS as error:  # its events will make it readable
             log.warning("order not yet readable, its row could not be inserted: %r", error)
         return True
 
@@ -120,16 +122,16 @@ class Placing:
         order = order_id(self.user_id, request_id)
         return {"order_id": order}, f"/v1/orders/{order}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the order, whose stock is now held; raise `Problem` if it was refused."""
         if isinstance(answer.message, cart.Refused):
-            raise refused(answer.message)
+            raise refusal_problem(answer.message)
         assert isinstance(answer.message, cart.Order)
         return await _body_at(edge, answer.message)
 
 
 @dataclass(frozen=True, slots=True)
-class Acting:
+class OrderCommand:
     """A command on an existing order. `order` is its last known state, `user_id` the user who sends the command."""
 
     SHIPPED_STATUSES: ClassVar = frozenset({"shipped", "delivered"})
@@ -145,19 +147,19 @@ class Acting:
         return f"{self.request.TYPE} {self.request.model_dump_json()}"
 
     @property
-    def told_to(self) -> str:
+    def reply_to_user(self) -> str:
         """The owner of the order, who may differ from the user who sends the command."""
         return self.order.user_id
 
-    def name(self, key: str) -> str:
+    def request_id(self, key: str) -> str:
         """Derive the request id from the sender and the key.
 
         Request ids are scoped to the order's owner, so the sender is part of the id: a key of support must not collide
         with the same key of the owner.
         """
-        return derived(self.user_id, self.request.TYPE, key)
+        return derive_id(self.user_id, self.request.TYPE, key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:  # noqa: ARG002 - placing an order needs both
+    async def check(self, edge: AppState, request_id: str) -> None:  # noqa: ARG002 - placing an order needs both
         """Raise `Problem` if the read model rules the command out. An order only moves forward, so this is final."""
         match self.request:
             case orders.Cancel() if self.order.status in self.SHIPPED_STATUSES:
@@ -174,16 +176,16 @@ class Acting:
                 if amount.amount > self.order.total.amount:
                     raise Problem("refund-too-large", f"the order's total is {self.order.total.amount}")
 
-    async def send(self, edge: Edge, request_id: str) -> bool:
+    async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the request to the order service."""
-        return await edge.hub.send(event(self.request, request_id), orders.REQUESTS)
+        return await edge.connections.send(request_envelope(self.request, request_id), orders.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the order can be read."""
         order = self.order.order_id
         return {"request_id": request_id, "order_id": order}, f"/v1/orders/{order}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the order as it is now; raise `Problem` if the command was refused."""
         if isinstance(answer.message, cart.OrderRefused):
             raise Problem(_ORDER_REFUSAL_SLUGS[answer.message.reason])
@@ -191,15 +193,15 @@ class Acting:
         return await _body_at(edge, answer.message)
 
 
-async def _body_at(edge: Edge, decided: cart.Order) -> bytes:
+async def _body_at(edge: AppState, decided: cart.Order) -> bytes:
     """Return the order's body at the decided version, or a short body if the read model lags."""
     try:
-        view = await edge.order_projection.reached(
+        view = await edge.order_projector.wait_for_version(
             decided.order_id, decided.order_version, seconds=READ_MODEL_WAIT_SECONDS
         )
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         view = None
     if view is None or view.version < decided.order_version:
         body = {"order_id": decided.order_id, "status": decided.status, "order_version": decided.order_version}
         return orjson.dumps(body if decided.reason is None else {**body, "reason": decided.reason})
-    return orjson.dumps(await body_of(edge, view))
+    return orjson.dumps(await order_body(edge, view))

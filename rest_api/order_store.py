@@ -12,17 +12,17 @@ from pydantic import TypeAdapter
 from infrastructure.postgres import load_queries
 from inventory_service.messages import Line, Money
 from order_service import messages as orders
-from rest_api.order_view import OrderView, fold
-from rest_api.store import HERE, Position, Row, Store, put_positions
+from rest_api.order_view import OrderView, fold_order
+from rest_api.store import SQL_FOLDER, ReadPosition, Row, Store, put_positions
 
-_QUERIES: Final = load_queries(HERE / "order_queries.sql")
+_QUERIES: Final = load_queries(SQL_FOLDER / "order_queries.sql")
 _LINES: Final = TypeAdapter(tuple[Line, ...])
-Cursor = tuple[datetime, str]
+PageCursor = tuple[datetime, str]
 """Position in a list: the time and the id of the last entry of the previous page."""
 
 
 @dataclass(frozen=True, slots=True)
-class ToldOfOrder:
+class OrderEventRecord:
     """An event from `orders.events` with its time; `data` is its JSON."""
 
     event: orders.Event
@@ -31,7 +31,7 @@ class ToldOfOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OrderStepRecord:
     """An event of a payment or delivery of an order; `kind` is `payment` or `delivery`, `data` is the event's JSON."""
 
     order_id: str
@@ -53,12 +53,12 @@ class OrderStore:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    async def begin(self, order_id: str, user_id: str, at: datetime) -> None:
+    async def insert_placed(self, order_id: str, user_id: str, at: datetime) -> None:
         """Insert a requested order with status `placed`, so that it can be read before its first event arrives."""
-        await self._store.rows(_QUERIES["put_placed"], {"order_id": [order_id], "user_id": [user_id], "at": [at]})
+        await self._store.fetch_all(_QUERIES["put_placed"], {"order_id": [order_id], "user_id": [user_id], "at": [at]})
 
     async def project(
-        self, events: Sequence[ToldOfOrder], steps: Sequence[Step], positions: Sequence[Position]
+        self, events: Sequence[OrderEventRecord], steps: Sequence[OrderStepRecord], positions: Sequence[ReadPosition]
     ) -> list[OrderView]:
         """Store events and read positions in one transaction; return the new state of the orders they concern."""
         async with self._store.transaction() as connection:
@@ -68,7 +68,7 @@ class OrderStore:
             await put_positions(connection, positions)
         return views
 
-    async def _fold(self, connection: AsyncConnection[Row], events: Sequence[ToldOfOrder]) -> list[OrderView]:
+    async def _fold(self, connection: AsyncConnection[Row], events: Sequence[OrderEventRecord]) -> list[OrderView]:
         await connection.execute(_QUERIES["put_events"], _event_columns(events))
         first = {received.event.order_id: received for received in reversed(events)}
         placed = {
@@ -81,9 +81,9 @@ class OrderStore:
         rows = await (await connection.execute(_QUERIES["all_events"], {"ids": list(first)})).fetchall()
         streams: dict[str, list[tuple[orders.Event, datetime]]] = {}
         for order_id, kind, at, data in rows:
-            event = orders.EVENT_VOCABULARY.types[kind].model_validate_json(data)
+            event = orders.EVENT_REGISTRY.types[kind].model_validate_json(data)
             streams.setdefault(order_id, []).append((event, at))
-        views = [view for stream in streams.values() if (view := fold(stream)) is not None]
+        views = [view for stream in streams.values() if (view := fold_order(stream)) is not None]
         await connection.execute(_QUERIES["put_orders"], _order_columns(views))
         return views
 
@@ -91,10 +91,10 @@ class OrderStore:
 
     async def order(self, order_id: str) -> OrderView | None:
         """Return an order; `None` if it is unknown."""
-        rows = await self._store.rows(_QUERIES["order"], {"order_id": order_id})
+        rows = await self._store.fetch_all(_QUERIES["order"], {"order_id": order_id})
         return _view(rows[0]) if rows else None
 
-    async def orders(self, user_id: str | None, *, limit: int, after: Cursor | None) -> list[OrderView]:
+    async def orders(self, user_id: str | None, *, limit: int, after: PageCursor | None) -> list[OrderView]:
         """Return a page of orders, newest first: those of `user_id`, or of all users if it is `None`."""
         conditions = {
             "AND user_id = %(user_id)s": user_id is not None,
@@ -102,18 +102,18 @@ class OrderStore:
         }
         query = _QUERIES["orders"].format(conditions=" ".join(text for text, applies in conditions.items() if applies))
         at, order_id = after or (None, None)
-        rows = await self._store.rows(query, {"user_id": user_id, "at": at, "order_id": order_id, "limit": limit})
+        rows = await self._store.fetch_all(query, {"user_id": user_id, "at": at, "order_id": order_id, "limit": limit})
         return [_view(row) for row in rows]
 
     async def events(self, order_id: str, *, limit: int, after: int) -> list[Row]:
         """Return an order's events above a version, as (version, type, time, data)."""
-        return await self._store.rows(_QUERIES["events"], {"order_id": order_id, "after": after, "limit": limit})
+        return await self._store.fetch_all(_QUERIES["events"], {"order_id": order_id, "after": after, "limit": limit})
 
-    async def steps(self, order_id: str, kind: str, *, limit: int, after: Cursor) -> list[Row]:
+    async def steps(self, order_id: str, kind: str, *, limit: int, after: PageCursor) -> list[Row]:
         """Return a page of an order's payment or delivery events, oldest first, as (event id, type, time, data)."""
         at, event_id = after
         parameters = {"order_id": order_id, "kind": kind, "at": at, "event_id": event_id, "limit": limit}
-        return await self._store.rows(_QUERIES["steps"], parameters)
+        return await self._store.fetch_all(_QUERIES["steps"], parameters)
 
 
 def _view(row: Row) -> OrderView:
@@ -132,7 +132,7 @@ def _view(row: Row) -> OrderView:
     )
 
 
-def _event_columns(events: Sequence[ToldOfOrder]) -> dict[str, list[Any]]:
+def _event_columns(events: Sequence[OrderEventRecord]) -> dict[str, list[Any]]:
     return {
         "order_id": [received.event.order_id for received in events],
         "version": [received.event.version for received in events],
@@ -142,7 +142,7 @@ def _event_columns(events: Sequence[ToldOfOrder]) -> dict[str, list[Any]]:
     }
 
 
-def _step_columns(steps: Sequence[Step]) -> dict[str, list[Any]]:
+def _step_columns(steps: Sequence[OrderStepRecord]) -> dict[str, list[Any]]:
     names = ("order_id", "kind", "event_id", "type", "at", "data")
     return {name: [getattr(step, name) for step in steps] for name in names}
 

@@ -29,7 +29,7 @@ class OrderView:
     updated_at: datetime
 
 
-def fold(events: Iterable[tuple[orders.Event, datetime]]) -> OrderView | None:
+def fold_order(events: Iterable[tuple[orders.Event, datetime]]) -> OrderView | None:
     """Fold events and their times, in version order, into the order's state; return `None` if there are none."""
     view: OrderView | None = None
     for event, at in events:
@@ -50,7 +50,7 @@ _PARCEL_STATUSES: Final = ("booked", "shipped", "delivered", "failed", "called-o
 """Statuses of a parcel in ascending order. The highest one seen counts, in whatever order events arrive."""
 
 
-def shipment(steps: Iterable[tuple[str, datetime, dict[str, Any]]]) -> dict[str, Any] | None:
+def fold_shipment(steps: Iterable[tuple[str, datetime, dict[str, Any]]]) -> dict[str, Any] | None:
     """Fold delivery events (type, time, data) into a parcel with its history; return `None` if there is no parcel."""
     reached = sorted(
         ((_PARCEL_STATUSES.index(kind), at, data) for kind, at, data in steps if kind in _PARCEL_STATUSES),

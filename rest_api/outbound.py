@@ -13,25 +13,25 @@ from rest_api.protocol.effects import Publish
 SOURCE: Final = "/edge"
 
 
-def cart_request(user_id: str, request: Publish) -> Envelope:
+def cart_request_envelope(user_id: str, request: Publish) -> Envelope:
     """Return the envelope of a request to the carts."""
     return Envelope.of(
-        cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{request.verb}"],
+        cart.REQUEST_REGISTRY.types[f"holdfast.cart.{request.verb}"],
         source=SOURCE,
         subject=user_id,
         request_id=request.request_id,
         time=clock.now(),
-        traceparent=trace.child(request.traceparent),
+        traceparent=trace.child_traceparent(request.traceparent),
         data=request.data,
     )
 
 
-def event(message: Message, request_id: str) -> Envelope:
+def request_envelope(message: Message, request_id: str) -> Envelope:
     """Return the envelope of a message to another service, with the key that the message names."""
     return Envelope.of(
         message,
         source=SOURCE,
         request_id=request_id,
         time=clock.now(),
-        traceparent=trace.child(None),
+        traceparent=trace.child_traceparent(None),
     )

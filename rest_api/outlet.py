@@ -18,8 +18,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RETRY_AFTER: Final = 5
 
 
-class Outlet:
-    """The writer of one socket; `put`, `stock` and `close` never wait. Call `stop` when the socket is gone."""
+class SendQueue:
+    """The writer of one socket; `put`, `send_stock` and `close` never wait. Call `stop` when the socket is gone."""
 
     __slots__ = (
         "_bytes",
@@ -46,7 +46,7 @@ class Outlet:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def closing(self) -> bool:
+    def is_closing(self) -> bool:
         """True if the socket is being closed; frames that still arrive are ignored."""
         return self._closing is not None
 
@@ -70,13 +70,13 @@ class Outlet:
         self._bytes += len(frame)
         self._notify()
 
-    def stock(self, products: Iterable[str]) -> None:
+    def send_stock(self, products: Iterable[str]) -> None:
         """Send the stock of these products, as it is when there is room for it."""
         if self._closing is None:
             self._stale_stock.update(dict.fromkeys(products))
             self._notify()
 
-    def forget_stock(self, products: Iterable[str] | None) -> None:
+    def drop_stock(self, products: Iterable[str] | None) -> None:
         """Drop the stock of these products, or of all, that still waits to be sent."""
         if products is None:
             self._stale_stock.clear()

@@ -153,12 +153,12 @@ def request_id(connection: HTTPConnection) -> str:
     return str(connection.scope["state"].get("request_id", ""))
 
 
-def pointer(path: Sequence[object]) -> str:
+def json_pointer(path: Sequence[object]) -> str:
     """Return `path` as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def page(slug: str) -> str | None:
+def explanation_page(slug: str) -> str | None:
     """Return the HTML page that a problem's `type` links to; `None` if the slug is unknown."""
     known = SLUGS.get(slug)
     if known is None:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from infrastructure.settings import Settings
-from inventory_service.messages import PRODUCT_VOCABULARY, PRODUCTS, STOCK, STOCK_VOCABULARY, Product, Stock
+from inventory_service.messages import PRODUCT_REGISTRY, PRODUCTS, STOCK, STOCK_REGISTRY, Product, Stock
 from rest_api.read_models.projector import Event, Projector, Topics, newest
-from rest_api.store import AWAY, Position, Store
-from rest_api.ticker import Ticker
+from rest_api.store import UNAVAILABLE_ERRORS, ReadPosition, Store
+from rest_api.ticker import StockBroadcaster
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +18,14 @@ MAX_NAMES: Final = 50_000
 NAMES_TIMEOUT_SECONDS: Final = 1.0
 
 
-class Projection:
+class CatalogueReadModel:
     """Feeds the store and the stock broadcaster, and knows the names of products."""
 
-    def __init__(self, settings: Settings, store: Store, ticker: Ticker) -> None:
+    def __init__(self, settings: Settings, store: Store, ticker: StockBroadcaster) -> None:
         self._store = store
         self._ticker = ticker
         self._names: OrderedDict[str, str] = OrderedDict()
-        topics: Topics = {PRODUCTS: PRODUCT_VOCABULARY, STOCK: STOCK_VOCABULARY}
+        topics: Topics = {PRODUCTS: PRODUCT_REGISTRY, STOCK: STOCK_REGISTRY}
         # A tombstone needs no reaction: the product was marked `deleted` before.
         self._projector = Projector(settings, store, "the catalogue", topics, self._apply, skips_tombstones=True)
 
@@ -34,7 +34,7 @@ class Projection:
         """The reason for which the catalogue is incomplete; `None` once it has caught up with the start."""
         return self._projector.fault
 
-    async def names(self, codes: Iterable[str]) -> Mapping[str, str]:
+    async def product_names(self, codes: Iterable[str]) -> Mapping[str, str]:
         """Return the names of products, from memory or else from Postgres; names not found in time are left out."""
         wanted = set(codes)
         found = {code: self._names[code] for code in wanted if code in self._names}
@@ -43,8 +43,8 @@ class Projection:
         if len(found) < len(wanted):
             try:
                 async with asyncio.timeout(NAMES_TIMEOUT_SECONDS):
-                    fresh = await self._store.names(wanted - found.keys())
-            except AWAY as error:
+                    fresh = await self._store.product_names(wanted - found.keys())
+            except UNAVAILABLE_ERRORS as error:
                 log.warning("the names of products could not be read: %r", error)
             else:
                 self._cache_names(fresh)
@@ -53,17 +53,17 @@ class Projection:
 
     async def run(self) -> None:
         """Read from the stored positions, indefinitely. Raises when Kafka or Postgres is unavailable; run it again."""
-        positions, levels = await self._store.resume(self._projector.topic_names)
-        self._ticker.learn(levels)
+        positions, levels = await self._store.load_stock_and_positions(self._projector.topic_names)
+        self._ticker.update(levels)
         await self._projector.run(positions)
 
-    async def _apply(self, events: Sequence[Event], positions: Sequence[Position]) -> None:
+    async def _apply(self, events: Sequence[Event], positions: Sequence[ReadPosition]) -> None:
         messages = [event.message for event in events]
         products = newest((each for each in messages if isinstance(each, Product)), lambda each: each.code)
         stock = newest((each for each in messages if isinstance(each, Stock)), lambda each: each.product)
         await self._store.project(list(products.values()), list(stock.values()), positions)
         self._cache_names({code: product.name for code, product in products.items() if code in self._names})
-        self._ticker.learn((level.product, level.available, level.version) for level in stock.values())
+        self._ticker.update((level.product, level.available, level.version) for level in stock.values())
 
     def _cache_names(self, names: Mapping[str, str]) -> None:
         self._names.update(names)

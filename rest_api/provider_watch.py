@@ -5,26 +5,26 @@ from datetime import datetime, timedelta
 
 from infrastructure import clock
 from infrastructure.settings import Settings
-from order_service.payment.messages import STATE, STATE_VOCABULARY, Provider
+from order_service.payment.messages import STATE, STATE_REGISTRY, Provider
 from rest_api.read_models.projector import Event, Projector
-from rest_api.store import Position, Store
+from rest_api.store import ReadPosition, Store
 
 
-class ProviderWatch:
+class PaymentStatus:
     """The state of every provider: a handful of records, read from the beginning at each start."""
 
     def __init__(self, settings: Settings, store: Store, *, patience: timedelta) -> None:
         """`patience` is how long a provider may be unavailable before orders are refused."""
         self._patience = patience
-        self._projector = Projector(settings, store, "payment providers", {STATE: STATE_VOCABULARY}, self._apply)
+        self._projector = Projector(settings, store, "payment providers", {STATE: STATE_REGISTRY}, self._apply)
         self._providers: dict[str, Provider] = {}
 
-    def away(self, now: datetime | None = None) -> bool:
+    def is_unavailable(self, now: datetime | None = None) -> bool:
         """Return True if a provider has been unavailable for longer than `patience`."""
         since = (now or clock.now()) - self._patience
         return any(not provider.available and provider.since < since for provider in self._providers.values())
 
-    def learn(self, states: Iterable[Provider]) -> None:
+    def update(self, states: Iterable[Provider]) -> None:
         """Apply states of providers; an older version changes nothing."""
         for provider in states:
             known = self._providers.get(provider.provider)
@@ -35,5 +35,5 @@ class ProviderWatch:
         """Read from the beginning, indefinitely. Raises when Kafka is unavailable; run it again."""
         await self._projector.run(())
 
-    async def _apply(self, events: Sequence[Event], _: Sequence[Position]) -> None:
-        self.learn(event.message for event in events)
+    async def _apply(self, events: Sequence[Event], _: Sequence[ReadPosition]) -> None:
+        self.update(event.message for event in events)

@@ -12,19 +12,19 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel
 import rest_api
 from infrastructure import clock
 from infrastructure.envelope import rfc3339
-from order_service.insights.messages import LENGTHS, By, Figures
+from order_service.insights.messages import WINDOW_LENGTHS, Figures, WindowUnit
 from rest_api import cursors
-from rest_api.edge import SECURED, Here, Staff
+from rest_api.edge import SECURITY_DEPENDENCIES, AppStateDep, StaffUser
 from rest_api.gateway import RETRY_AFTER
 from rest_api.problems import Problem
-from rest_api.store import AWAY
+from rest_api.store import UNAVAILABLE_ERRORS
 
 router = APIRouter(tags=["analytics"])
 
 _PAGE: Final = Path(rest_api.__file__).parent / "pages" / "analytics.html"
 MIN_TIME: Final = datetime(1971, 1, 1, tzinfo=UTC)
 MAX_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC)
-DEFAULT_RANGES: Final[Mapping[By, timedelta]] = {
+DEFAULT_RANGES: Final[Mapping[WindowUnit, timedelta]] = {
     "minute": timedelta(hours=1),
     "hour": timedelta(days=2),
     "day": timedelta(days=31),
@@ -121,7 +121,7 @@ _FIGURES: Final[Mapping[str, Callable[[Figures], Any]]] = {
         confirmed=figures.orders_confirmed,
         cancelled=figures.orders_cancelled,
         per_second=figures.orders_per_second,
-        success=figures.order_success,
+        success=figures.order_success_rate,
     ),
     "revenue": lambda figures: [
         Money(**each.model_dump(), revenue=each.revenue, average_order=each.average_order) for each in figures.takings
@@ -130,23 +130,25 @@ _FIGURES: Final[Mapping[str, Callable[[Figures], Any]]] = {
         captured=figures.payments_captured,
         declined=figures.payments_declined,
         refunded=figures.payments_refunded,
-        success=figures.payment_success,
+        success=figures.payment_success_rate,
     ),
-    "conversion": lambda figures: Conversion(shoppers=figures.shoppers, buyers=figures.buyers, rate=figures.conversion),
+    "conversion": lambda figures: Conversion(
+        shoppers=figures.shoppers, buyers=figures.buyers, rate=figures.conversion_rate
+    ),
     "holds": lambda figures: Holds(
-        granted=figures.holds_granted, refused=figures.holds_refused, refusals=figures.refusals
+        granted=figures.holds_granted, refused=figures.holds_refused, refusals=figures.refusal_rate
     ),
     "carts": lambda figures: Carts(abandoned=figures.carts_expired),
 }
 
 
-@router.get("/v1/analytics/{figure}", response_model=WindowList, dependencies=SECURED)
+@router.get("/v1/analytics/{figure}", response_model=WindowList, dependencies=SECURITY_DEPENDENCIES)
 async def list_windows(  # noqa: PLR0913, PLR0917 - the filters of the contract
-    edge: Here,
-    _: Staff,
+    edge: AppStateDep,
+    _: StaffUser,
     request: Request,
     figure: Figure,
-    by: By = "hour",
+    by: WindowUnit = "hour",
     since: Annotated[QueryTime | None, Query(alias="from")] = None,
     until: Annotated[QueryTime | None, Query(alias="to")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
@@ -162,11 +164,11 @@ async def list_windows(  # noqa: PLR0913, PLR0917 - the filters of the contract
         raise Problem("invalid", errors=[{"pointer": "/from", "detail": "`from` is later than `to`"}])
     try:
         found = await edge.insights.figures(by, begin, end, limit=limit + 1, after=_cursor_time(after))
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "the figures cannot be read right now", retry_after=RETRY_AFTER) from None
     listed = found[:limit]
-    next_cursor = cursors.sealed(cursors.instant(listed[-1].start)) if len(found) > limit else None
-    return cursors.page([_window(figures, figure) for figures in listed], next_cursor, request)
+    next_cursor = cursors.encode(cursors.to_microseconds(listed[-1].start)) if len(found) > limit else None
+    return cursors.page_response([_window(figures, figure) for figures in listed], next_cursor, request)
 
 
 @router.get("/analytics", include_in_schema=False)
@@ -179,7 +181,7 @@ def _window(figures: Figures, figure: Figure) -> dict[str, Any]:
     selected = _FIGURES if figure == "all" else {figure: _FIGURES[figure]}
     return {
         "start": rfc3339(figures.start),
-        "end": rfc3339(figures.start + LENGTHS[figures.by]),
+        "end": rfc3339(figures.start + WINDOW_LENGTHS[figures.by]),
         **{name: _dumped(convert(figures)) for name, convert in selected.items()},
     }
 
@@ -189,9 +191,9 @@ def _dumped(body: BaseModel | list[BaseModel]) -> Any:
 
 
 def _cursor_time(after: str | None) -> datetime | None:
-    match [] if after is None else cursors.opened(after):
+    match [] if after is None else cursors.decode(after):
         case []:
             return None
         case [int(at)]:
-            return cursors.at_instant(at)
+            return cursors.from_microseconds(at)
     raise Problem("bad-cursor")

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from cart_service import messages as cart
-from inventory_service.messages import Printable, Quantity, QuantityOrNone
+from inventory_service.messages import Identifier, Quantity, QuantityOrZero
 from rest_api import frames, server_frames
-from rest_api.changes import Change, perform, read
-from rest_api.edge import SECURED, Here, Known
+from rest_api.changes import CartCommand, execute, read_from_carts
+from rest_api.edge import SECURITY_DEPENDENCIES, AppStateDep, CurrentUser
 from rest_api.problems import Problem
 
-router = APIRouter(prefix="/v1/cart", tags=["cart"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/cart", tags=["cart"], dependencies=SECURITY_DEPENDENCIES)
 
-READ_SECONDS = 1.8
+READ_TIMEOUT_SECONDS = 1.8
 """Time limit of a read; the contract promises a response within two seconds."""
 
 
@@ -25,7 +25,7 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    product: Printable
+    product: Identifier
     quantity: Quantity
 
 
@@ -34,7 +34,7 @@ class Amount(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    quantity: QuantityOrNone
+    quantity: QuantityOrZero
 
 
 class Accepted(BaseModel):
@@ -50,30 +50,30 @@ class StillPending(BaseModel):
     status: str
 
 
-Outcome = (
+OutcomeFrame = (
     server_frames.Held
     | server_frames.Refused
     | server_frames.Removed
     | server_frames.Expired
     | server_frames.OrderFrame
 )
-Product = Annotated[Printable, Path()]
-Prefer = Annotated[
+ProductCode = Annotated[Identifier, Path()]
+PreferHeader = Annotated[
     str | None, Header(description="`wait=N`: respond with the outcome, if there is one within N (at most 30) seconds")
 ]
-Key = Annotated[str | None, Header(description="a repeat with the same key and body gets the same response")]
+IdempotencyKey = Annotated[str | None, Header(description="a repeat with the same key and body gets the same response")]
 _CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": Outcome, "description": "the outcome (with `Prefer: wait`)"},
+    200: {"model": OutcomeFrame, "description": "the outcome (with `Prefer: wait`)"},
     202: {"model": Accepted, "description": "accepted; the outcome can be read at `Location`"},
 }
 
 
 @router.get("", response_model=server_frames.CartBody)
-async def show(edge: Here, user: Known, request: Request) -> Response:
+async def show(edge: AppStateDep, user: CurrentUser, request: Request) -> Response:
     """Return the cart."""
-    answer = await read(edge.hub, user.user_id, "read", {}, seconds=READ_SECONDS)
+    answer = await read_from_carts(edge.connections, user.user_id, "read", {}, seconds=READ_TIMEOUT_SECONDS)
     assert isinstance(answer, cart.Snapshot)
-    names = await edge.projection.names({line.product for line in answer.cart.lines})
+    names = await edge.catalogue.product_names({line.product for line in answer.cart.lines})
     body = orjson.dumps(frames.cart_body(user.user_id, answer.cart, names, edge.settings.currency))
     digest = hashlib.blake2b(body, digest_size=6).hexdigest()
     etag = f'"{answer.cart.version}-{digest}"'
@@ -83,46 +83,67 @@ async def show(edge: Here, user: Known, request: Request) -> Response:
 
 
 @router.post("/items", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
-async def add(edge: Here, user: Known, item: Wanted, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
+async def add(
+    edge: AppStateDep,
+    user: CurrentUser,
+    item: Wanted,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Add a quantity of a product and hold it, all or nothing."""
-    change = Change(user.user_id, "add", {"product": item.product, "quantity": item.quantity}, "POST", "/v1/cart/items")
-    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
+    change = CartCommand(
+        user.user_id, "add", {"product": item.product, "quantity": item.quantity}, "POST", "/v1/cart/items"
+    )
+    return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.put("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def put(
-    edge: Here, user: Known, product: Product, amount: Amount, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    product: ProductCode,
+    amount: Amount,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Set the quantity of a line; 0 removes it."""
-    change = Change(
+    change = CartCommand(
         user.user_id, "set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}"
     )
-    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
+    return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.delete("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def remove(
-    edge: Here, user: Known, product: Product, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    product: ProductCode,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Remove a product from the cart; never refused."""
-    change = Change(user.user_id, "remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
-    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
+    change = CartCommand(user.user_id, "remove", {"product": product}, "DELETE", "/v1/cart/items/{product}")
+    return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
 @router.delete("", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
-async def clear(edge: Here, user: Known, prefer: Prefer = None, idempotency_key: Key = None) -> Response:
+async def clear(
+    edge: AppStateDep, user: CurrentUser, prefer: PreferHeader = None, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Empty the cart; never refused."""
-    change = Change(user.user_id, "clear", {}, "DELETE", "/v1/cart")
-    return await perform(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
+    change = CartCommand(user.user_id, "clear", {}, "DELETE", "/v1/cart")
+    return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.get("/requests/{request_id}", responses={200: {"model": Outcome | StillPending}}, response_model=None)
-async def outcome(edge: Here, user: Known, request_id: Annotated[Printable, Path()]) -> Response:
+@router.get("/requests/{request_id}", responses={200: {"model": OutcomeFrame | StillPending}}, response_model=None)
+async def outcome(edge: AppStateDep, user: CurrentUser, request_id: Annotated[Identifier, Path()]) -> Response:
     """Return the outcome of a change as its frame, or `{"request_id","status":"pending"}`."""
-    answer = await read(edge.hub, user.user_id, "lookup", {"ids": [request_id]}, seconds=READ_SECONDS)
+    answer = await read_from_carts(
+        edge.connections, user.user_id, "lookup", {"ids": [request_id]}, seconds=READ_TIMEOUT_SECONDS
+    )
     assert isinstance(answer, cart.Resumed)
     for stored in answer.outcomes:
-        if isinstance(stored.outcome, frames.Stored):
+        if isinstance(stored.outcome, frames.ShownOutcome):
             return Response(frames.outcome(stored.outcome, stored.id), media_type="application/json")
     if request_id in answer.pending:
         return Response(orjson.dumps({"request_id": request_id, "status": "pending"}), media_type="application/json")

@@ -7,14 +7,14 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 
-from inventory_service.messages import Money, Printable
+from inventory_service.messages import Identifier, Money
 from rest_api import cursors
-from rest_api.edge import SECURED, Anybody, Here
+from rest_api.edge import SECURITY_DEPENDENCIES, AppStateDep, OptionalUser
 from rest_api.gateway import RETRY_AFTER
 from rest_api.problems import Problem
-from rest_api.store import AWAY, Filters, Shown
+from rest_api.store import UNAVAILABLE_ERRORS, ProductFilters, ProductRow
 
-router = APIRouter(prefix="/v1/products", tags=["catalogue"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/products", tags=["catalogue"], dependencies=SECURITY_DEPENDENCIES)
 
 MAX_WORDS: Final = 10
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -27,7 +27,7 @@ _NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$"
 class ProductBody(BaseModel):
     """A product. `available` may lag behind by 250 ms."""
 
-    code: Printable
+    code: Identifier
     name: str
     category: str | None
     price: Money
@@ -49,8 +49,8 @@ Count = Annotated[int | None, Query(ge=-(2**31), lt=2**31)]
 
 @router.get("", response_model=ProductList)
 async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
-    edge: Here,
-    _: Anybody,
+    edge: AppStateDep,
+    _: OptionalUser,
     request: Request,
     q: Text = None,
     category: Text = None,
@@ -62,35 +62,37 @@ async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
 ) -> Response:
     """List products. Each word of `q` must begin a word of the product's code or name."""
     words = None if q is None or not q.strip() else tuple(_WORD.findall(q.lower()))[:MAX_WORDS]
-    filters = Filters(words, category, available_min, available_max, sort)
+    filters = ProductFilters(words, category, available_min, available_max, sort)
     cursor = None if after is None else _decode_cursor(after, sort)
     if words == ():  # only punctuation: no product matches
-        return cursors.page([], None, request)
+        return cursors.page_response([], None, request)
     try:
         found = await edge.store.products(filters, limit=limit + 1, after=cursor)
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
     listed = found[:limit]
     next_cursor = _cursor(listed[-1], sort) if len(found) > limit else None
-    return cursors.page([body(product) for product in listed], next_cursor, request)
+    return cursors.page_response([product_body(product) for product in listed], next_cursor, request)
 
 
 @router.get("/{code}", response_model=ProductBody)
-async def show_product(edge: Here, _: Anybody, request: Request, code: Annotated[Printable, Path()]) -> Response:
+async def show_product(
+    edge: AppStateDep, _: OptionalUser, request: Request, code: Annotated[Identifier, Path()]
+) -> Response:
     """Return a product, with an `ETag` that changes with the product and its stock."""
     try:
         found = await edge.store.product(code)
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
     if found is None:
         raise Problem("unknown-product")
     etag = f'"{found.version}.{found.stock_version}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
-    return Response(orjson.dumps(body(found)), headers={"ETag": etag}, media_type="application/json")
+    return Response(orjson.dumps(product_body(found)), headers={"ETag": etag}, media_type="application/json")
 
 
-def body(product: Shown) -> dict[str, Any]:
+def product_body(product: ProductRow) -> dict[str, Any]:
     """Return the JSON body of a product."""
     return {
         "code": product.code,
@@ -103,14 +105,14 @@ def body(product: Shown) -> dict[str, Any]:
     }
 
 
-def _cursor(last: Shown, sort: Sort) -> str:
+def _cursor(last: ProductRow, sort: Sort) -> str:
     """Return the cursor after `last`: the sort order, the value sorted by, and the code, which breaks ties."""
-    return cursors.sealed(sort, getattr(last, _SORT_COLUMNS[sort.removeprefix("-")]), last.code)
+    return cursors.encode(sort, getattr(last, _SORT_COLUMNS[sort.removeprefix("-")]), last.code)
 
 
 def _decode_cursor(cursor: str, sort: Sort) -> tuple[str | int, str]:
     kind = str if _SORT_COLUMNS[sort.removeprefix("-")] in {"code", "name"} else int
-    match cursors.opened(cursor):
+    match cursors.decode(cursor):
         case [str(order), value, str(code)] if order == sort and isinstance(value, kind):
             return value, code
     raise Problem("bad-cursor")

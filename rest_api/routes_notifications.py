@@ -8,20 +8,20 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from infrastructure.envelope import rfc3339
-from infrastructure.ids import derived
-from inventory_service.messages import Printable
+from infrastructure.ids import derive_id
+from inventory_service.messages import Identifier
 from notification_service import messages as notices
 from rest_api import cursors
-from rest_api.changes import perform
-from rest_api.edge import SECURED, Edge, Here, Known, Service
+from rest_api.changes import execute
+from rest_api.edge import SECURITY_DEPENDENCIES, AppState, AppStateDep, CurrentUser, ServiceUser
 from rest_api.gateway import RETRY_AFTER
-from rest_api.outbound import event
+from rest_api.outbound import request_envelope
 from rest_api.problems import Problem
-from rest_api.routes_cart import Key, Prefer
-from rest_api.store import AWAY, Row
-from rest_api.websocket.in_flight import Answer
+from rest_api.routes_cart import IdempotencyKey, PreferHeader
+from rest_api.store import UNAVAILABLE_ERRORS, Row
+from rest_api.websocket.in_flight import Reply
 
-router = APIRouter(prefix="/v1/notifications", tags=["notifications"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/notifications", tags=["notifications"], dependencies=SECURITY_DEPENDENCIES)
 
 _ROUTE: Final = "/v1/notifications"
 _PREFERENCES: Final = f"{_ROUTE}/preferences"
@@ -30,7 +30,7 @@ _PREFERENCES: Final = f"{_ROUTE}/preferences"
 class NoticeBody(BaseModel):
     """A notice that was sent to a user on one channel, or failed to be sent."""
 
-    id: Printable
+    id: Identifier
     channel: notices.Channel
     template: notices.Template
     cause: str
@@ -63,22 +63,22 @@ class NewNotice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user_id: Printable
+    user_id: Identifier
     template: notices.Template = "message"
     channel: notices.Channel | None = None
     params: Annotated[dict[notices.ParamName, notices.Param], Field(max_length=32)] = {}
     cause: notices.Cause | None = None
-    order_id: Printable | None = None
+    order_id: Identifier | None = None
 
 
 class Accepted(BaseModel):
     """The request is accepted and stored."""
 
-    request_id: Printable
+    request_id: Identifier
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class NotificationCommand:
     """A command for the notification service: sends `request` on behalf of `user_id`."""
 
     user_id: str
@@ -92,18 +92,18 @@ class Asking:
         return f"{self.method} {self.route} {self.request.model_dump_json()}"
 
     @property
-    def told_to(self) -> str:
+    def reply_to_user(self) -> str:
         """The user who sends the request."""
         return self.user_id
 
-    def name(self, key: str) -> str:
+    def request_id(self, key: str) -> str:
         """Derive the request id from the user, the route and the key."""
-        return derived(self.user_id, self.method, self.route, key)
+        return derive_id(self.user_id, self.method, self.route, key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:
+    async def check(self, edge: AppState, request_id: str) -> None:
         """Accept every command: none can be ruled out in advance."""
 
-    async def send(self, edge: Edge, request_id: str) -> bool:
+    async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the request to the notification service. It does not count as one of the user's unanswered requests."""
         command: notices.Request
         if isinstance(self.request, NewNotice):
@@ -111,57 +111,59 @@ class Asking:
             command = notices.Send(**{**fields, "cause": self.request.cause or f"request/{request_id}"})
         else:
             command = self.request
-        sent = await edge.hub.send(event(command, request_id), notices.REQUESTS)
-        edge.hub.shopper(self.user_id).settle(request_id)
+        sent = await edge.connections.send(request_envelope(command, request_id), notices.REQUESTS)
+        edge.connections.user_state(self.user_id).release(request_id)
         return sent
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the request id, and where the result can be read."""
         return {"request_id": request_id}, self.route
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - others read on
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:  # noqa: ARG002 - others read on
         """Return the preferences that are now in force."""
         return answer.frame
 
 
 @router.get("", response_model=NoticeList)
 async def list_notices(
-    edge: Here,
-    user: Known,
+    edge: AppStateDep,
+    user: CurrentUser,
     request: Request,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     after: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
     """List the caller's notices, newest first."""
-    match [] if after is None else cursors.opened(after):
+    match [] if after is None else cursors.decode(after):
         case []:
             cursor = None
         case [int(at), str(notice_id)]:
-            cursor = cursors.at_instant(at), notice_id
+            cursor = cursors.from_microseconds(at), notice_id
         case _:
             raise Problem("bad-cursor")
     try:
-        rows = await edge.notices.notices(user.user_id, limit=limit + 1, after=cursor)
-    except AWAY:
+        rows = await edge.notices.list_notices(user.user_id, limit=limit + 1, after=cursor)
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "notices cannot be read right now", retry_after=RETRY_AFTER) from None
     listed = rows[:limit]
-    next_cursor = cursors.sealed(cursors.instant(listed[-1][7]), listed[-1][0]) if len(rows) > limit else None
-    return cursors.page([_body(row) for row in listed], next_cursor, request)
+    next_cursor = cursors.encode(cursors.to_microseconds(listed[-1][7]), listed[-1][0]) if len(rows) > limit else None
+    return cursors.page_response([_body(row) for row in listed], next_cursor, request)
 
 
 @router.post("", status_code=202, response_model=Accepted)
-async def send(edge: Here, user: Service, notice: NewNotice, idempotency_key: Key = None) -> Response:
+async def send(
+    edge: AppStateDep, user: ServiceUser, notice: NewNotice, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Send a notice to a user. For services."""
-    command = Asking(user.user_id, _ROUTE, "POST", notice)
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=None)
+    command = NotificationCommand(user.user_id, _ROUTE, "POST", notice)
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=None)
 
 
 @router.get("/preferences", response_model=Preferences)
-async def show_preferences(edge: Here, user: Known) -> Response:
+async def show_preferences(edge: AppStateDep, user: CurrentUser) -> Response:
     """Return the caller's channel preferences. By default all channels are on."""
     try:
         email, sms, push = await edge.notices.preferences(user.user_id)
-    except AWAY:
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "preferences cannot be read right now", retry_after=RETRY_AFTER) from None
     return Response(preferences_body(email=email, sms=sms, push=push), media_type="application/json")
 
@@ -176,18 +178,22 @@ async def show_preferences(edge: Here, user: Known) -> Response:
     response_model=None,
 )
 async def prefer_channels(
-    edge: Here, user: Known, preferences: Preferences, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    preferences: Preferences,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Set the caller's channel preferences for future notices."""
     request = notices.Prefer(user_id=user.user_id, **preferences.model_dump())
-    command = Asking(user.user_id, _PREFERENCES, "PUT", request)
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = NotificationCommand(user.user_id, _PREFERENCES, "PUT", request)
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-def tell_preferences(edge: Edge, user_id: str, request_id: str, stands: notices.Preferred) -> None:
+def resolve_preferences(edge: AppState, user_id: str, request_id: str, preferences: notices.Preferred) -> None:
     """Resolve the HTTP request that waits for these preferences, if any."""
-    body = preferences_body(email=stands.email, sms=stands.sms, push=stands.push)
-    edge.hub.answer(user_id, request_id, Answer(stands, body))
+    body = preferences_body(email=preferences.email, sms=preferences.sms, push=preferences.push)
+    edge.connections.resolve_reply(user_id, request_id, Reply(preferences, body))
 
 
 def preferences_body(*, email: bool, sms: bool, push: bool) -> bytes:

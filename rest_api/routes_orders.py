@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infrastructure.envelope import rfc3339
 from infrastructure.tokens import Identity
-from inventory_service.messages import Money, Printable
+from inventory_service.messages import Identifier, Money
 from order_service import messages as orders
 from order_service.messages import Payment
 from rest_api import cursors
-from rest_api.changes import perform
-from rest_api.edge import SECURED, STAFF, Edge, Here, Known, Staff
+from rest_api.changes import execute
+from rest_api.edge import SECURITY_DEPENDENCIES, STAFF_ROLES, AppState, AppStateDep, CurrentUser, StaffUser
 from rest_api.gateway import RETRY_AFTER
 from rest_api.messages import MAX_AMOUNT, Wanted
 from rest_api.order_body import (
@@ -29,22 +29,22 @@ from rest_api.order_body import (
     OrderList,
     PaymentList,
     ShipmentBody,
-    bodies_of,
-    body_of,
     event_body,
+    order_bodies,
+    order_body,
     payment_body,
 )
-from rest_api.order_requests import Acting, Placing
-from rest_api.order_view import OrderView, shipment
+from rest_api.order_requests import OrderCommand, PlaceOrder
+from rest_api.order_view import OrderView, fold_shipment
 from rest_api.problems import Problem
-from rest_api.routes_cart import Key, Prefer
-from rest_api.store import AWAY
+from rest_api.routes_cart import IdempotencyKey, PreferHeader
+from rest_api.store import UNAVAILABLE_ERRORS
 
-router = APIRouter(prefix="/v1/orders", tags=["orders"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/orders", tags=["orders"], dependencies=SECURITY_DEPENDENCIES)
 
 MAX_SHIPMENT_EVENTS: Final = 1000
 """Upper bound of the events of one parcel; there are at most five kinds."""
-OrderId = Annotated[Printable, Path()]
+OrderId = Annotated[Identifier, Path()]
 Limit = Annotated[int, Query(ge=1, le=100)]
 After = Annotated[str | None, Query(max_length=1000)]
 
@@ -79,19 +79,19 @@ _COMMAND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def check_token(edge: Edge, payment: Payment, pointer: str) -> None:
+def check_payment_token(edge: AppState, payment: Payment, pointer: str) -> None:
     """Raise `Problem` if the payment token is unknown; `pointer` is the token's place in the body."""
-    if not edge.hub.rules.knows(payment.token):
+    if not edge.connections.user_limits.accepts_token(payment.token):
         raise Problem("unknown-payment-token", errors=[{"pointer": pointer, "detail": "unknown payment token"}])
 
 
-async def _visible_order(edge: Edge, user: Identity, order_id: str) -> OrderView:
+async def _visible_order(edge: AppState, user: Identity, order_id: str) -> OrderView:
     """Return the order if the user may see it; else raise the same `Problem` whether or not it exists."""
     try:
-        view = await edge.orders.order(order_id)
-    except AWAY:
+        view = await edge.order_queries.order(order_id)
+    except UNAVAILABLE_ERRORS:
         raise _unavailable() from None
-    if view is None or (view.user_id != user.user_id and user.roles.isdisjoint(STAFF)):
+    if view is None or (view.user_id != user.user_id and user.roles.isdisjoint(STAFF_ROLES)):
         raise Problem("not-found")
     return view
 
@@ -104,32 +104,36 @@ def _unavailable() -> Problem:
 
 
 @router.get("", response_model=OrderList)
-async def list_orders(edge: Here, user: Known, request: Request, limit: Limit = 50, after: After = None) -> Response:
+async def list_orders(
+    edge: AppStateDep, user: CurrentUser, request: Request, limit: Limit = 50, after: After = None
+) -> Response:
     """List the caller's orders, newest first; for support, all orders."""
-    match [] if after is None else cursors.opened(after):
+    match [] if after is None else cursors.decode(after):
         case []:
             cursor = None
         case [int(at), str(order_id)]:
-            cursor = cursors.at_instant(at), order_id
+            cursor = cursors.from_microseconds(at), order_id
         case _:
             raise Problem("bad-cursor")
-    owner = user.user_id if user.roles.isdisjoint(STAFF) else None
+    owner = user.user_id if user.roles.isdisjoint(STAFF_ROLES) else None
     try:
-        found = await edge.orders.orders(owner, limit=limit + 1, after=cursor)
-    except AWAY:
+        found = await edge.order_queries.orders(owner, limit=limit + 1, after=cursor)
+    except UNAVAILABLE_ERRORS:
         raise _unavailable() from None
     listed = found[:limit]
     next_cursor = (
-        cursors.sealed(cursors.instant(listed[-1].created_at), listed[-1].order_id) if len(found) > limit else None
+        cursors.encode(cursors.to_microseconds(listed[-1].created_at), listed[-1].order_id)
+        if len(found) > limit
+        else None
     )
-    return cursors.page(await bodies_of(edge, listed), next_cursor, request)
+    return cursors.page_response(await order_bodies(edge, listed), next_cursor, request)
 
 
 @router.get("/{order_id}", response_model=OrderBody)
-async def show(edge: Here, user: Known, request: Request, order_id: OrderId) -> Response:
+async def show(edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId) -> Response:
     """Return an order, with an `ETag`."""
     view = await _visible_order(edge, user, order_id)
-    body = orjson.dumps(await body_of(edge, view))
+    body = orjson.dumps(await order_body(edge, view))
     etag = f'"{view.version}-{hashlib.blake2b(body, digest_size=6).hexdigest()}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
@@ -138,51 +142,55 @@ async def show(edge: Here, user: Known, request: Request, order_id: OrderId) -> 
 
 @router.get("/{order_id}/events", response_model=OrderEventList)
 async def list_events(
-    edge: Here, user: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
+    edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
     """List the events of an order, oldest first."""
     await _visible_order(edge, user, order_id)
-    match [0] if after is None else cursors.opened(after):
+    match [0] if after is None else cursors.decode(after):
         case [int(version)]:
             pass
         case _:
             raise Problem("bad-cursor")
     try:
-        rows = await edge.orders.events(order_id, limit=limit + 1, after=version)
-    except AWAY:
+        rows = await edge.order_queries.events(order_id, limit=limit + 1, after=version)
+    except UNAVAILABLE_ERRORS:
         raise _unavailable() from None
-    next_cursor = cursors.sealed(rows[limit - 1][0]) if len(rows) > limit else None
-    return cursors.page([event_body(row) for row in rows[:limit]], next_cursor, request)
+    next_cursor = cursors.encode(rows[limit - 1][0]) if len(rows) > limit else None
+    return cursors.page_response([event_body(row) for row in rows[:limit]], next_cursor, request)
 
 
 @router.get("/{order_id}/payments", response_model=PaymentList)
 async def list_payments(
-    edge: Here, user: Known, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
+    edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
     """List the results of an order's payment and of its refunds, oldest first."""
     await _visible_order(edge, user, order_id)
-    match [0, ""] if after is None else cursors.opened(after):
+    match [0, ""] if after is None else cursors.decode(after):
         case [int(at), str(event_id)]:
-            cursor = cursors.at_instant(at), event_id
+            cursor = cursors.from_microseconds(at), event_id
         case _:
             raise Problem("bad-cursor")
     try:
-        rows = await edge.orders.steps(order_id, "payment", limit=limit + 1, after=cursor)
-    except AWAY:
+        rows = await edge.order_queries.steps(order_id, "payment", limit=limit + 1, after=cursor)
+    except UNAVAILABLE_ERRORS:
         raise _unavailable() from None
-    next_cursor = cursors.sealed(cursors.instant(rows[limit - 1][2]), rows[limit - 1][0]) if len(rows) > limit else None
-    return cursors.page([payment_body(row) for row in rows[:limit]], next_cursor, request)
+    next_cursor = (
+        cursors.encode(cursors.to_microseconds(rows[limit - 1][2]), rows[limit - 1][0]) if len(rows) > limit else None
+    )
+    return cursors.page_response([payment_body(row) for row in rows[:limit]], next_cursor, request)
 
 
 @router.get("/{order_id}/shipment", response_model=ShipmentBody)
-async def show_shipment(edge: Here, user: Known, order_id: OrderId) -> Response:
+async def show_shipment(edge: AppStateDep, user: CurrentUser, order_id: OrderId) -> Response:
     """Return an order's parcel and its history; 404 before it is booked."""
     await _visible_order(edge, user, order_id)
     try:
-        rows = await edge.orders.steps(order_id, "delivery", limit=MAX_SHIPMENT_EVENTS, after=(cursors.EPOCH, ""))
-    except AWAY:
+        rows = await edge.order_queries.steps(
+            order_id, "delivery", limit=MAX_SHIPMENT_EVENTS, after=(cursors.UNIX_EPOCH, "")
+        )
+    except UNAVAILABLE_ERRORS:
         raise _unavailable() from None
-    found = shipment((kind, at, data) for _, kind, at, data in rows)
+    found = fold_shipment((kind, at, data) for _, kind, at, data in rows)
     if found is None:
         raise Problem("not-found", "the order has no parcel yet")
     history = [{"status": status, "at": rfc3339(at)} for status, at in found["history"]]
@@ -194,45 +202,58 @@ async def show_shipment(edge: Here, user: Known, order_id: OrderId) -> Response:
 
 @router.post("", status_code=202, responses=_PLACE_RESPONSES, response_model=None)
 async def place(
-    edge: Here, user: Known, order: NewOrder, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    order: NewOrder,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Place an order. It can be read at once."""
-    check_token(edge, order.payment, "/payment/token")
-    return await perform(edge, user.user_id, Placing(user.user_id, order), key=idempotency_key, prefer=prefer)
+    check_payment_token(edge, order.payment, "/payment/token")
+    return await execute(edge, user.user_id, PlaceOrder(user.user_id, order), key=idempotency_key, prefer=prefer)
 
 
 @router.post("/{order_id}/cancel", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def cancel(
-    edge: Here, user: Known, order_id: OrderId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    order_id: OrderId,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Cancel an order; possible until it is shipped. A captured payment is refunded."""
     view = await _visible_order(edge, user, order_id)
-    command = Acting(user.user_id, view, orders.Cancel(order_id=order_id, user_id=view.user_id))
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = OrderCommand(user.user_id, view, orders.Cancel(order_id=order_id, user_id=view.user_id))
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
 @router.post("/{order_id}/refunds", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def refund(
-    edge: Here,
-    user: Staff,
+    edge: AppStateDep,
+    user: StaffUser,
     order_id: OrderId,
     wanted: GiveBack | None = None,
-    prefer: Prefer = None,
-    idempotency_key: Key = None,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Refund an amount, or everything not yet refunded. For support."""
     view = await _visible_order(edge, user, order_id)
     amount = None if wanted is None or wanted.amount is None else Money(**wanted.amount.model_dump())
-    command = Acting(user.user_id, view, orders.Refund(order_id=order_id, user_id=view.user_id, amount=amount))
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = OrderCommand(user.user_id, view, orders.Refund(order_id=order_id, user_id=view.user_id, amount=amount))
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
 @router.post("/{order_id}/payments", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def pay(
-    edge: Here, user: Known, order_id: OrderId, payment: Payment, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: CurrentUser,
+    order_id: OrderId,
+    payment: Payment,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Retry a payment that is still open, at once, with the order's own payment token."""
-    check_token(edge, payment, "/token")
+    check_payment_token(edge, payment, "/token")
     view = await _visible_order(edge, user, order_id)
-    command = Acting(user.user_id, view, orders.Pay(order_id=order_id, user_id=view.user_id))
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = OrderCommand(user.user_id, view, orders.Pay(order_id=order_id, user_id=view.user_id))
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)

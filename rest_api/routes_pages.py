@@ -13,7 +13,7 @@ import rest_api
 from infrastructure import metrics
 from rest_api import problems
 from rest_api.asyncapi import document
-from rest_api.edge import Edge, Here, of
+from rest_api.edge import AppState, AppStateDep, app_state
 from rest_api.problems import Problem
 
 router = APIRouter(include_in_schema=False)
@@ -25,9 +25,9 @@ _PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
 _VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
 
 
-def fault(edge: Edge) -> str | None:
+def unready_reason(edge: AppState) -> str | None:
     """Return the reason reason the edge is not ready; `None` if it is ready."""
-    return edge.hub.fault or edge.projection.fault or edge.order_projection.fault
+    return edge.connections.fault or edge.catalogue.fault or edge.order_projector.fault
 
 
 @router.get("/livez")
@@ -37,17 +37,17 @@ async def livez() -> Response:
 
 
 @router.get("/readyz")
-async def readyz(edge: Here) -> Response:
+async def readyz(edge: AppStateDep) -> Response:
     """Report whether requests are accepted, and if not, reason."""
-    reason = fault(edge)
-    metrics.UP.set(reason is None)
+    reason = unready_reason(edge)
+    metrics.READY.set(reason is None)
     body = {"status": "ok"} if reason is None else {"status": "unavailable", "detail": reason}
     headers = {} if reason is None else {"Retry-After": "1"}
     return Response(orjson.dumps(body), 200 if reason is None else 503, headers, "application/json")
 
 
 @router.get("/metrics")
-async def prometheus(edge: Here) -> Response:
+async def prometheus(edge: AppStateDep) -> Response:
     """Return metrics for Prometheus. In production only the health port serves them."""
     _not_in_production(edge)
     return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -56,26 +56,26 @@ async def prometheus(edge: Here) -> Response:
 @router.get("/asyncapi.json")
 async def asyncapi(request: Request) -> Response:
     """Describe the WebSocket's frames and the topics, as AsyncAPI 3.0."""
-    _not_in_production(of(request))
+    _not_in_production(app_state(request))
     return Response(orjson.dumps(document(request.headers["host"])), media_type="application/json")
 
 
 @router.get("/openapi.json")
 async def openapi(request: Request) -> Response:
     """Describe the HTTP API, as OpenAPI 3.1."""
-    _not_in_production(of(request))
+    _not_in_production(app_state(request))
     return Response(orjson.dumps(request.app.openapi()), media_type="application/json")
 
 
 @router.get("/docs")
-async def docs(edge: Here) -> Response:
+async def docs(edge: AppStateDep) -> Response:
     """Return the viewer of the API descriptions."""
     _not_in_production(edge)
     return FileResponse(_VIEWER / "index.html")
 
 
 @router.get("/docs/{name}")
-async def docs_file(edge: Here, name: str) -> Response:
+async def docs_file(edge: AppStateDep, name: str) -> Response:
     """Return a file of the viewer."""
     _not_in_production(edge)
     if name not in _VIEWER_FILES:
@@ -86,7 +86,7 @@ async def docs_file(edge: Here, name: str) -> Response:
 @router.get("/problems/{slug}")
 async def problem_page(slug: str) -> Response:
     """Return the page that explains a kind of problem."""
-    found = problems.page(slug)
+    found = problems.explanation_page(slug)
     if found is None:
         raise Problem("not-found")
     return HTMLResponse(found)
@@ -118,6 +118,6 @@ def _file(folder: Path, name: str) -> Response:
     return FileResponse(folder / name, headers={"Cache-Control": "no-cache"})
 
 
-def _not_in_production(edge: Edge) -> None:
+def _not_in_production(edge: AppState) -> None:
     if edge.settings.profile == "production":
         raise Problem("not-found")

@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
-from inventory_service.messages import Printable
+from inventory_service.messages import Identifier
 from rest_api import cursors
-from rest_api.edge import SECURED, Anybody, Here
+from rest_api.edge import SECURITY_DEPENDENCIES, AppStateDep, OptionalUser
 from rest_api.gateway import RETRY_AFTER
 from rest_api.problems import Problem
-from rest_api.routes_catalogue import ProductBody, body
-from rest_api.store import AWAY
+from rest_api.routes_catalogue import ProductBody, product_body
+from rest_api.store import UNAVAILABLE_ERRORS
 
-router = APIRouter(prefix="/v1/products", tags=["catalogue"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/products", tags=["catalogue"], dependencies=SECURITY_DEPENDENCIES)
 
 
 class RelatedBody(ProductBody):
@@ -36,13 +36,15 @@ class RelatedList(BaseModel):
 
 
 @router.get("/{code}/related", response_model=RelatedList)
-async def list_related(edge: Here, _: Anybody, request: Request, code: Annotated[Printable, Path()]) -> Response:
+async def list_related(
+    edge: AppStateDep, _: OptionalUser, request: Request, code: Annotated[Identifier, Path()]
+) -> Response:
     """List the products most often ordered together with this one; empty if there are none yet."""
     try:
         if await edge.store.product(code) is None:
             raise Problem("unknown-product")
-        found = await edge.insights.related(code)
-    except AWAY:
+        found = await edge.insights.related_products(code)
+    except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "the catalogue cannot be read right now", retry_after=RETRY_AFTER) from None
-    items = [{**body(related.product), **related.measures.model_dump(exclude={"product"})} for related in found]
-    return cursors.page(items, None, request)
+    items = [{**product_body(related.product), **related.measures.model_dump(exclude={"product"})} for related in found]
+    return cursors.page_response(items, None, request)

@@ -13,22 +13,22 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cart_service import messages as cart
-from infrastructure.ids import derived, uuid7
+from infrastructure.ids import derive_id, uuid7
 from inventory_service import messages as inventory
-from inventory_service.messages import MAX_LINES, HoldState, Item, Line, Printable
-from rest_api.changes import perform
-from rest_api.edge import SECURED, Edge, Here, Service
+from inventory_service.messages import MAX_LINES, HoldState, Identifier, Item, Line
+from rest_api.changes import execute
+from rest_api.edge import SECURITY_DEPENDENCIES, AppState, AppStateDep, ServiceUser
 from rest_api.gateway import RETRY_AFTER
-from rest_api.order_requests import refused
-from rest_api.outbound import event
+from rest_api.order_requests import refusal_problem
+from rest_api.outbound import request_envelope
 from rest_api.problems import Problem
-from rest_api.routes_cart import READ_SECONDS, Key, Prefer
-from rest_api.websocket.in_flight import Answer
+from rest_api.routes_cart import READ_TIMEOUT_SECONDS, IdempotencyKey, PreferHeader
+from rest_api.websocket.in_flight import Reply
 
-router = APIRouter(prefix="/v1/reservations", tags=["reservations"], dependencies=SECURED)
+router = APIRouter(prefix="/v1/reservations", tags=["reservations"], dependencies=SECURITY_DEPENDENCIES)
 
 ROUTE: Final = "/v1/reservations"
-ReservationId = Annotated[Printable, Path()]
+ReservationId = Annotated[Identifier, Path()]
 
 
 class NewReservation(BaseModel):
@@ -36,7 +36,7 @@ class NewReservation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    reservation_id: Printable | None = None
+    reservation_id: Identifier | None = None
     # A JSON array is a list in Python, so this tuple is not strict.
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES, strict=False)]
 
@@ -51,7 +51,7 @@ class NewReservation(BaseModel):
 class ReservationBody(BaseModel):
     """A reservation. State PENDING: held; COMMITTED: sold; CANCELLED: released."""
 
-    reservation_id: Printable
+    reservation_id: Identifier
     state: HoldState
     lines: list[Line]
 
@@ -59,8 +59,8 @@ class ReservationBody(BaseModel):
 class Accepted(BaseModel):
     """The request is accepted; the reservation can be read at `Location`."""
 
-    reservation_id: Printable
-    request_id: Printable
+    reservation_id: Identifier
+    request_id: Identifier
 
 
 _COMMAND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -69,9 +69,9 @@ _COMMAND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def held_for(user_id: str, reservation_id: str) -> str:
+def reservation_order_id(user_id: str, reservation_id: str) -> str:
     """Return the order id under which inventory keeps a service's reservation."""
-    return derived(user_id, reservation_id, "reservation")
+    return derive_id(user_id, reservation_id, "reservation")
 
 
 def _body(reservation_id: str, reservation: cart.Reservation) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _body(reservation_id: str, reservation: cart.Reservation) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserving:
+class CreateReservation:
     """The command of `POST /v1/reservations`: hold stock."""
 
     user_id: str
@@ -92,37 +92,37 @@ class Reserving:
         return f"reserve {self.body.model_dump_json()}"
 
     @property
-    def told_to(self) -> str:
+    def reply_to_user(self) -> str:
         """The service that sends the command."""
         return self.user_id
 
-    def name(self, key: str) -> str:
+    def request_id(self, key: str) -> str:
         """Derive the request id from the key. Request ids are scoped to the service."""
-        return derived("POST", ROUTE, key)
+        return derive_id("POST", ROUTE, key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:
+    async def check(self, edge: AppState, request_id: str) -> None:
         """Accept every command: only inventory can decide it."""
 
-    async def send(self, edge: Edge, request_id: str) -> bool:
+    async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the request to inventory. The response arrives through the cart service."""
         commit = inventory.Commit(
             user_id=self.user_id,
-            order_id=held_for(self.user_id, self._reservation_id(request_id)),
+            order_id=reservation_order_id(self.user_id, self._reservation_id(request_id)),
             lines=self.body.items,
             purpose="reservation",
         )
-        return await edge.hub.send(event(commit, request_id), inventory.REQUESTS)
+        return await edge.connections.send(request_envelope(commit, request_id), inventory.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the reservation can be read once it is decided."""
         reservation_id = self._reservation_id(request_id)
         return {"reservation_id": reservation_id, "request_id": request_id}, f"{ROUTE}/{reservation_id}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:  # noqa: ARG002 - the protocol of commands
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:  # noqa: ARG002 - the protocol of commands
         """Return the reservation; raise `Problem` if it was refused."""
         reservation = answer.message
         if isinstance(reservation, cart.Refused):
-            raise refused(reservation)
+            raise refusal_problem(reservation)
         assert isinstance(reservation, cart.Reservation)
         return orjson.dumps(_body(self._reservation_id(reservation.id), reservation))
 
@@ -131,68 +131,72 @@ class Reserving:
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
+class SettleReservation:
     """A command that commits or releases a reservation. Repeating it has no further effect."""
 
     user_id: str
     reservation_id: str
-    end: Literal["COMMITTED", "CANCELLED"]
+    final_state: Literal["COMMITTED", "CANCELLED"]
 
     @property
     def fingerprint(self) -> str:
         """The command and its content as text."""
-        return f"{self.end} {self.reservation_id}"
+        return f"{self.final_state} {self.reservation_id}"
 
     @property
-    def told_to(self) -> str:
+    def reply_to_user(self) -> str:
         """The service that sends the command."""
         return self.user_id
 
-    def name(self, key: str) -> str:
+    def request_id(self, key: str) -> str:
         """Derive the request id from the key. Request ids are scoped to the service."""
-        return derived(self.end, ROUTE, key)
+        return derive_id(self.final_state, ROUTE, key)
 
-    async def check(self, edge: Edge, request_id: str) -> None:
+    async def check(self, edge: AppState, request_id: str) -> None:
         """Accept every command: only inventory can decide it."""
 
-    async def send(self, edge: Edge, request_id: str) -> bool:
+    async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the request to inventory. The response arrives through the cart service."""
-        order_id = held_for(self.user_id, self.reservation_id)
+        order_id = reservation_order_id(self.user_id, self.reservation_id)
         message: inventory.Request = (
             inventory.Sell(user_id=self.user_id, order_id=order_id)
-            if self.end == "COMMITTED"
+            if self.final_state == "COMMITTED"
             else inventory.ReleaseOrder(user_id=self.user_id, order_id=order_id, to="shelf")
         )
-        return await edge.hub.send(event(message, request_id), inventory.REQUESTS)
+        return await edge.connections.send(request_envelope(message, request_id), inventory.REQUESTS)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the reservation can be read."""
         body = {"reservation_id": self.reservation_id, "request_id": request_id}
         return body, f"{ROUTE}/{self.reservation_id}"
 
-    async def settled(self, edge: Edge, answer: Answer) -> bytes:
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the reservation as it is now; raise `Problem` if it is unknown or was settled the other way."""
         reservation = answer.message
         if isinstance(reservation, cart.Refused):
-            raise refused(reservation)
+            raise refusal_problem(reservation)
         assert isinstance(reservation, cart.Reservation)
         if reservation.state is None:
             raise Problem("not-found")
-        if reservation.state != self.end:
+        if reservation.state != self.final_state:
             raise Problem("reservation-settled", f"the reservation is {reservation.state}")
         return orjson.dumps(await _read(edge, self.user_id, self.reservation_id))
 
 
 @router.post("", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def reserve(
-    edge: Here, user: Service, body: NewReservation, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: ServiceUser,
+    body: NewReservation,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Hold stock, all or nothing. Repeating a `reservation_id` with the same items repeats the request."""
     key = idempotency_key
     if key is None and body.reservation_id is not None:
         key = f"reservation {body.reservation_id}"
     try:
-        return await perform(edge, user.user_id, Reserving(user.user_id, body), key=key, prefer=prefer)
+        return await execute(edge, user.user_id, CreateReservation(user.user_id, body), key=key, prefer=prefer)
     except Problem as problem:
         if idempotency_key is None and problem.slug == "idempotency-key-reused":  # the key came from the body
             problem.errors = [{**fault, "pointer": "/reservation_id"} for fault in problem.errors]
@@ -200,7 +204,7 @@ async def reserve(
 
 
 @router.get("/{reservation_id}", response_model=ReservationBody)
-async def show(edge: Here, user: Service, reservation_id: ReservationId) -> Response:
+async def show(edge: AppStateDep, user: ServiceUser, reservation_id: ReservationId) -> Response:
     """Return a reservation in its current state."""
     body = await _read(edge, user.user_id, reservation_id)
     return Response(orjson.dumps(body), media_type="application/json")
@@ -208,30 +212,40 @@ async def show(edge: Here, user: Service, reservation_id: ReservationId) -> Resp
 
 @router.post("/{reservation_id}/commit", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def commit(
-    edge: Here, user: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: ServiceUser,
+    reservation_id: ReservationId,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Commit a reservation: sell the held stock."""
-    command = Settling(user.user_id, reservation_id, "COMMITTED")
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = SettleReservation(user.user_id, reservation_id, "COMMITTED")
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
 @router.delete("/{reservation_id}", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def release(
-    edge: Here, user: Service, reservation_id: ReservationId, prefer: Prefer = None, idempotency_key: Key = None
+    edge: AppStateDep,
+    user: ServiceUser,
+    reservation_id: ReservationId,
+    prefer: PreferHeader = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Cancel a reservation: release the held stock."""
-    command = Settling(user.user_id, reservation_id, "CANCELLED")
-    return await perform(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
+    command = SettleReservation(user.user_id, reservation_id, "CANCELLED")
+    return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-async def _read(edge: Edge, user_id: str, reservation_id: str) -> dict[str, Any]:
+async def _read(edge: AppState, user_id: str, reservation_id: str) -> dict[str, Any]:
     """Read a reservation from inventory; raise `Problem` if it is unknown or no response arrives in time."""
     request_id = uuid7()
-    query = inventory.ReadReservation(user_id=user_id, order_id=held_for(user_id, reservation_id), session=request_id)
-    with edge.hub.wait(user_id, request_id) as answer:
+    query = inventory.ReadReservation(
+        user_id=user_id, order_id=reservation_order_id(user_id, reservation_id), session=request_id
+    )
+    with edge.connections.wait_for_reply(user_id, request_id) as answer:
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                if not await edge.hub.send(event(query, request_id), inventory.REQUESTS):
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                if not await edge.connections.send(request_envelope(query, request_id), inventory.REQUESTS):
                     raise Problem("unavailable", "inventory is unavailable", retry_after=RETRY_AFTER)
                 reservation = (await answer).message
         except TimeoutError:

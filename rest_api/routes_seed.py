@@ -8,11 +8,11 @@ from typing import Final
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
-from rest_api.edge import SECURED, Admin
+from rest_api.edge import SECURITY_DEPENDENCIES, AdminUser
 from rest_api.problems import Problem
 from rest_api.routes_pages import stream_without_upgrade
 
-router = APIRouter(tags=["seed"], deprecated=True, dependencies=SECURED)
+router = APIRouter(tags=["seed"], deprecated=True, dependencies=SECURITY_DEPENDENCIES)
 router.add_api_route("/cart/update-product", stream_without_upgrade, include_in_schema=False)
 
 MIGRATION_SECONDS: Final = 120
@@ -26,7 +26,7 @@ async def test() -> Response:
 
 
 @router.post("/migration")
-async def migrate(_: Admin) -> dict[str, str]:
+async def migrate(_: AdminUser) -> dict[str, str]:
     """Migrate inventory's schema and load `inventory.csv`; nothing is dropped.
 
     Both are done by subcommands of the inventory service, run as processes: the edge does not touch another service's

@@ -6,10 +6,10 @@ from pydantic import AwareDatetime, BaseModel
 
 from infrastructure import clock
 from infrastructure.envelope import rfc3339
-from rest_api.edge import SECURED, Here, Known, Newcomer
-from rest_api.identity import COOKIE
+from rest_api.edge import SECURITY_DEPENDENCIES, AppStateDep, CurrentUser, NewGuest
+from rest_api.identity import SESSION_COOKIE
 
-router = APIRouter(prefix="/v1", tags=["sessions"], dependencies=SECURED)
+router = APIRouter(prefix="/v1", tags=["sessions"], dependencies=SECURITY_DEPENDENCIES)
 
 
 class Guest(BaseModel):
@@ -27,17 +27,17 @@ class Ticket(BaseModel):
 
 
 @router.post("/guests", status_code=201, response_model=Guest)
-async def become_guest(edge: Here, user: Newcomer) -> Response:
+async def become_guest(edge: AppStateDep, user: NewGuest) -> Response:
     """Create a guest, or, with a valid token, issue a fresh token for the same user.
 
     An `Idempotency-Key` is accepted and has no effect: nothing is stored about a guest before their first request, and
     a key alone must never reveal somebody else's token.
     """
-    user_id, token, expires_at = edge.identities.guest(user.user_id if user else None)
+    user_id, token, expires_at = edge.authenticator.issue_guest_token(user.user_id if user else None)
     guest = {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
     response = Response(orjson.dumps(guest), 201, media_type="application/json")
     response.set_cookie(
-        COOKIE,
+        SESSION_COOKIE,
         token,
         max_age=int((expires_at - clock.now()).total_seconds()),
         path="/",
@@ -49,6 +49,6 @@ async def become_guest(edge: Here, user: Newcomer) -> Response:
 
 
 @router.post("/ws-tickets", status_code=201, response_model=Ticket)
-async def issue_ticket(edge: Here, user: Known) -> dict[str, str]:
+async def issue_ticket(edge: AppStateDep, user: CurrentUser) -> dict[str, str]:
     """Issue a ticket for clients that cannot send an `Authorization` header with a WebSocket, such as browsers."""
-    return {"ticket": await edge.identities.ticket(user)}
+    return {"ticket": await edge.authenticator.issue_ticket(user)}

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infrastructure import clock
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from infrastructure.webhooks import HEADER, BadSignature, StaleWebhook, verify
-from inventory_service.messages import Printable
+from inventory_service.messages import Identifier
 from order_service.payment import messages as payments
-from rest_api.edge import Here, of
+from rest_api.edge import AppStateDep, app_state
 from rest_api.gateway import RETRY_AFTER
-from rest_api.outbound import event
-from rest_api.problems import Problem, pointer
+from rest_api.outbound import request_envelope
+from rest_api.problems import Problem, json_pointer
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -31,14 +31,14 @@ class _ProviderModel(BaseModel):
 class Metadata(_ProviderModel):
     """The metadata that the shop attached to the charge."""
 
-    order_id: Printable
-    user_id: Printable
+    order_id: Identifier
+    user_id: Identifier
 
 
 class Charge(_ProviderModel):
     """The charge that the webhook is about. Its state is ignored: the provider is queried instead."""
 
-    key: Printable
+    key: Identifier
     metadata: Metadata
 
 
@@ -73,13 +73,13 @@ _OPENAPI_EXTRA: Final = {
 
 
 @router.post("/payments", status_code=ACCEPTED, response_class=Response, openapi_extra=_OPENAPI_EXTRA)
-async def payment_notified(edge: Here, request: Request) -> Response:
+async def payment_notified(edge: AppStateDep, request: Request) -> Response:
     """Accept a webhook of the payment provider, signed in the header `Holdfast-Signature`. Repeats are harmless."""
     body = await request.body()
     try:
         verify(edge.settings.webhook_secret.get_secret_value(), request.headers.get(HEADER, ""), body, clock.now())
     except BadSignature as error:
-        of(request).limiter.visitor(request)  # the provider itself has no limit
+        app_state(request).address_limiter.count_request(request)  # the provider itself has no limit
         raise Problem("bad-signature", str(error)) from None
     except StaleWebhook as error:
         raise Problem("stale-webhook", str(error)) from None
@@ -88,12 +88,12 @@ async def payment_notified(edge: Here, request: Request) -> Response:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise Problem("bad-request", "the body is not JSON") from None
-        faults = [{"pointer": pointer(fault["loc"]), "detail": fault["msg"]} for fault in error.errors()]
+        faults = [{"pointer": json_pointer(fault["loc"]), "detail": fault["msg"]} for fault in error.errors()]
         raise Problem("invalid", errors=faults) from None
     message = payments.Notified(
         order_id=charge.metadata.order_id, user_id=charge.metadata.user_id, payment_id=charge.key
     )
-    request_id = derived("webhook", hashlib.sha256(body).hexdigest())
-    if not await edge.hub.send(event(message, request_id), payments.REQUESTS):
+    request_id = derive_id("webhook", hashlib.sha256(body).hexdigest())
+    if not await edge.connections.send(request_envelope(message, request_id), payments.REQUESTS):
         raise Problem("unavailable", "the webhook could not be stored; send it again", retry_after=RETRY_AFTER)
     return Response(status_code=ACCEPTED)

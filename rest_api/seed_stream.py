@@ -14,25 +14,25 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from cart_service import messages as cart
-from infrastructure.envelope import first_fault
+from infrastructure.envelope import first_error
 from infrastructure.ids import uuid7
-from inventory_service.messages import MAX_QUANTITY, Printable
+from inventory_service.messages import MAX_QUANTITY, Identifier
 from rest_api import changes, frames
-from rest_api.edge import Edge, count
+from rest_api.edge import AppState, count_user_request
 from rest_api.problems import Problem, request_id
 
 ROUTE: Final = "/cart/update-product"
-ANSWER_SECONDS: Final = 10
+RESPONSE_SECONDS: Final = 10
 FIRST_FRAME_SECONDS: Final = 10.0
-_USER: Final = TypeAdapter(Printable)
+_USER: Final = TypeAdapter(Identifier)
 
 
 class _Product(BaseModel):
     product_name: str = ""
-    product_code: Printable
+    product_code: Identifier
 
 
-class Update(BaseModel):
+class LegacyRequest(BaseModel):
     """A request: a product and a quantity to add. 0 queries availability; a negative quantity removes the product."""
 
     model_config = ConfigDict(strict=True)
@@ -41,10 +41,10 @@ class Update(BaseModel):
     quantity: Annotated[int, Field(ge=-MAX_QUANTITY, le=MAX_QUANTITY)]
 
 
-class SeedStream:
+class LegacyStream:
     """The ASGI application of the route: receives one request, sends one response, and closes."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, edge: AppState) -> None:
         self._edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +52,7 @@ class SeedStream:
         connection = HTTPConnection(scope)
         await receive()  # websocket.connect
         try:
-            self._edge.identities.check_origin(connection)
+            self._edge.authenticator.check_origin(connection)
             user_id = _USER.validate_python(connection.headers.get("user-id", ""))
         except (Problem, ValidationError) as error:
             missing = Problem("bad-request", "the header User-ID is missing or invalid; it must name the user")
@@ -70,31 +70,35 @@ class SeedStream:
         if payload is None:
             return _response_body(update_id, 408, f"no request arrived within {FIRST_FRAME_SECONDS:.0f} s", None)
         try:
-            update = Update.model_validate_json(payload)
+            update = LegacyRequest.model_validate_json(payload)
         except ValidationError as error:
-            return _response_body(update_id, 400, first_fault(error), None)
+            return _response_body(update_id, 400, first_error(error), None)
         try:
-            count(self._edge, connection, user_id, changing=update.quantity != 0)
+            count_user_request(self._edge, connection, user_id, changing=update.quantity != 0)
             status, message = await self._execute(user_id, update_id, update)
-            snapshot = await changes.read(self._edge.hub, user_id, "read", {}, seconds=ANSWER_SECONDS)
+            snapshot = await changes.read_from_carts(
+                self._edge.connections, user_id, "read", {}, seconds=RESPONSE_SECONDS
+            )
         except Problem as problem:
             return _response_body(update_id, problem.status, problem.detail or problem.slug, None)
         assert isinstance(snapshot, cart.Snapshot)
-        names = await self._edge.projection.names({line.product for line in snapshot.cart.lines})
+        names = await self._edge.catalogue.product_names({line.product for line in snapshot.cart.lines})
         return _response_body(
             update_id, status, message, frames.cart_body(user_id, snapshot.cart, names, self._edge.settings.currency)
         )
 
-    async def _execute(self, user_id: str, update_id: str, update: Update) -> tuple[int, str]:
-        hub, product = self._edge.hub, update.product.product_code
+    async def _execute(self, user_id: str, update_id: str, update: LegacyRequest) -> tuple[int, str]:
+        hub, product = self._edge.connections, update.product.product_code
         if update.quantity == 0:
-            availability = await changes.read(hub, user_id, "check", {"product": product}, seconds=ANSWER_SECONDS)
+            availability = await changes.read_from_carts(
+                hub, user_id, "check", {"product": product}, seconds=RESPONSE_SECONDS
+            )
             assert isinstance(availability, cart.Availability)
             available = availability.available
             return (404, "unknown product") if available is None else (200, f"{available} available")
         adds = {"quantity": update.quantity} if update.quantity > 0 else {}
-        change = changes.Change(user_id, "add" if adds else "remove", {"product": product, **adds}, "GET", ROUTE)
-        response = await changes.send(self._edge, update_id, change, ANSWER_SECONDS)
+        change = changes.CartCommand(user_id, "add" if adds else "remove", {"product": product, **adds}, "GET", ROUTE)
+        response = await changes.send_command(self._edge, update_id, change, RESPONSE_SECONDS)
         if response.status_code == changes.ACCEPTED:
             return 202, "accepted; the outcome is not known yet"
         outcome = orjson.loads(response.body)

@@ -43,10 +43,10 @@ SOCKET_BUFFER_BYTES: Final = 64 * 1024
 WRITE_BUFFER_BYTES: Final = 16 * 1024
 MAX_UNREAD_BYTES: Final = 128 * 1024
 """Limit of the transport's write buffer. Frames wait until the buffer drains, so only unread pongs can exceed it."""
-BITE_BYTES: Final = 4096
+PARSE_CHUNK_BYTES: Final = 4096
 
 
-class Head(ReceiveBuffer):
+class StrictReceiveBuffer(ReceiveBuffer):
     """A receive buffer that rejects ambiguous lines: h11 accepts lines that a proxy in front may read differently."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
@@ -67,7 +67,7 @@ class Head(ReceiveBuffer):
         return lines
 
 
-class Requests(H11Protocol):
+class HttpProtocol(H11Protocol):
     """The HTTP protocol, with a deadline for receiving each request and one for the peer to read the response."""
 
     _receive_deadline: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class Requests(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn._receive_buffer = Head()  # noqa: SLF001 - h11 has no public option for this
+        self.conn._receive_buffer = StrictReceiveBuffer()  # noqa: SLF001 - h11 has no public option for this
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Start the deadline of the first request."""
@@ -137,7 +137,7 @@ class Requests(H11Protocol):
             self._read_deadline = None
 
 
-class Sockets(WebSocketsSansIOProtocol):
+class WebSocketProtocol(WebSocketsSansIOProtocol):
     """The WebSocket protocol, with the contract's close codes and with back-pressure on received bytes."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -155,8 +155,8 @@ class Sockets(WebSocketsSansIOProtocol):
         Abort the connection if the write buffer is too full: the peer does not read its pongs.
         """
         while self._unparsed and not self.read_paused and not self.transport.is_closing():
-            chunk = bytes(self._unparsed[:BITE_BYTES])
-            del self._unparsed[:BITE_BYTES]
+            chunk = bytes(self._unparsed[:PARSE_CHUNK_BYTES])
+            del self._unparsed[:PARSE_CHUNK_BYTES]
             super().data_received(chunk)
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
@@ -225,15 +225,15 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Requests,
-                ws=Sockets,
+                http=HttpProtocol,
+                ws=WebSocketProtocol,
                 loop="uvloop",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=bool(settings.proxies()),
-                forwarded_allow_ips=list(settings.proxies()),
+                proxy_headers=bool(settings.trusted_proxies()),
+                forwarded_allow_ips=list(settings.trusted_proxies()),
                 ws_max_size=MAX_FRAME_BYTES,
                 ws_ping_interval=settings.ping_seconds,
                 ws_ping_timeout=settings.ping_seconds,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from inventory_service.messages import GivenUp, Money, Printable, Quantity, RefusalReason
+from inventory_service.messages import GivenUp, Identifier, Money, Quantity, RefusalReason
 from order_service.messages import CancelReason, Status
 
 
@@ -32,8 +32,8 @@ class Welcome(ServerFrame):
     """The first frame of a socket. `ping` is the number of seconds between pings of the server."""
 
     type: Literal["welcome"]
-    user_id: Printable
-    session: Printable
+    user_id: Identifier
+    session: Identifier
     server_time: AwareDatetime
     ping: int
     limits: Limits
@@ -43,15 +43,15 @@ class Pending(ServerFrame):
     """The request is accepted and stored; exactly one outcome follows."""
 
     type: Literal["pending"]
-    id: Printable
+    id: Identifier
 
 
 class Held(ServerFrame):
     """Granted: `quantity` units by this request, `line_quantity` in the line; the cart expires at `expires_at`."""
 
     type: Literal["held"]
-    id: Printable
-    product: Printable
+    id: Identifier
+    product: Identifier
     quantity: int
     line_quantity: int
     expires_at: AwareDatetime
@@ -63,8 +63,8 @@ class Refused(ServerFrame):
     """Refused: nothing was done. `available` is the stock at that time, if stock was the reason."""
 
     type: Literal["refused"]
-    id: Printable
-    product: Printable | None = None
+    id: Identifier
+    product: Identifier | None = None
     reason: RefusalReason
     available: int | None
     replayed: bool = False
@@ -74,8 +74,8 @@ class Removed(ServerFrame):
     """The line, or after `clear` the whole cart, was removed."""
 
     type: Literal["removed"]
-    id: Printable
-    product: Printable | None = None
+    id: Identifier
+    product: Identifier | None = None
     version: int
     replayed: bool = False
 
@@ -100,7 +100,7 @@ class Expiring(ServerFrame):
 class CartLine(BaseModel):
     """A line with the catalogue's name of its product, and the price at which it was granted."""
 
-    product: Printable
+    product: Identifier
     name: str
     quantity: Quantity
     price: Money
@@ -109,9 +109,9 @@ class CartLine(BaseModel):
 class PendingChange(BaseModel):
     """An accepted change without an outcome yet."""
 
-    id: Printable
+    id: Identifier
     type: Literal["add", "set", "remove", "clear", "checkout"]
-    product: Printable | None = None
+    product: Identifier | None = None
     quantity: int | None = None
     since: AwareDatetime
 
@@ -119,7 +119,7 @@ class PendingChange(BaseModel):
 class CartBody(BaseModel):
     """A cart, as `GET /v1/cart` and the frame `cart` show it."""
 
-    user_id: Printable
+    user_id: Identifier
     version: int
     expires_at: AwareDatetime | None
     total: Money
@@ -131,7 +131,7 @@ class CartFrame(ServerFrame, CartBody):
     """The whole cart, with the `id` of the frame that it answers, if it answers one."""
 
     type: Literal["cart"]
-    id: Printable | None = None
+    id: Identifier | None = None
     replayed: bool = False
 
 
@@ -139,8 +139,8 @@ class Availability(ServerFrame):
     """The answer to `check`; `available` is null for an unknown product."""
 
     type: Literal["availability"]
-    id: Printable
-    product: Printable
+    id: Identifier
+    product: Identifier
     available: int | None
 
 
@@ -148,17 +148,17 @@ class Resumed(ServerFrame):
     """The end of the answer to `resume`: wait for the `pending` ones, send the `unknown` ones again unchanged."""
 
     type: Literal["resumed"]
-    id: Printable
-    pending: tuple[Printable, ...]
-    unknown: tuple[Printable, ...]
+    id: Identifier
+    pending: tuple[Identifier, ...]
+    unknown: tuple[Identifier, ...]
 
 
 class OrderFrame(ServerFrame):
     """An order of this shopper moved; `id` is the request that made it, or that caused this step."""
 
     type: Literal["order"]
-    id: Printable
-    order_id: Printable
+    id: Identifier
+    order_id: Identifier
     status: Status
     order_version: int
     reason: CancelReason | None = None
@@ -169,7 +169,7 @@ class StockFrame(ServerFrame):
     """The stock of a watched product."""
 
     type: Literal["stock"]
-    product: Printable
+    product: Identifier
     available: int
     version: int
 
@@ -178,11 +178,11 @@ class NoticeFrame(ServerFrame):
     """A notice for the shopper, kept at `GET /v1/notifications`. The same `notice_id` is the same notice."""
 
     type: Literal["notice"]
-    notice_id: Printable
+    notice_id: Identifier
     template: str
     title: str
     body: str
-    cause: Printable | None = None
+    cause: Identifier | None = None
     replayed: bool = False
 
 
@@ -206,7 +206,7 @@ class Error(ServerFrame):
     """The frame was not accepted, or possibly not; `id` is null if none could be read."""
 
     type: Literal["error"]
-    id: Printable | None
+    id: Identifier | None
     code: ErrorCode
     detail: str
     field: str | None = None

@@ -57,22 +57,22 @@ class EdgeSettings(Settings):
             raise ValueError("HOLDFAST_LIMITS is off; the production profile requires limits: set HOLDFAST_LIMITS=on")
         return self
 
-    def origins(self, port: int) -> frozenset[str]:
+    def accepted_origins(self, port: int) -> frozenset[str]:
         """Return the origins whose pages may use this shop: its own (both local names) and `allowed_origins`."""
         own = {f"http://127.0.0.1:{port}", f"http://localhost:{port}"}
         return frozenset(own | set(_comma_separated(self.allowed_origins)))
 
-    def hosts(self) -> frozenset[str]:
+    def accepted_hosts(self) -> frozenset[str]:
         """Return the accepted values of a `Host` header, without the port."""
         allowed = {origin.partition("://")[2].rsplit(":", 1)[0] for origin in _comma_separated(self.allowed_origins)}
         own = {"127.0.0.1", "localhost", "[::1]", self.http_host}
         return frozenset(own | allowed | set(_comma_separated(self.trusted_hosts)))
 
-    def tokens(self) -> frozenset[str] | None:
+    def accepted_payment_tokens(self) -> frozenset[str] | None:
         """Return the accepted payment tokens; `None` if any is accepted and the provider validates."""
         return frozenset(_comma_separated(self.payment_tokens)) or None
 
-    def proxies(self) -> tuple[str, ...]:
+    def trusted_proxies(self) -> tuple[str, ...]:
         """Return the proxies whose forwarding headers are trusted."""
         return _comma_separated(self.forwarded_allow_ips)
 

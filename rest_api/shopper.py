@@ -8,7 +8,7 @@ from typing import Final
 
 from cart_service import messages as cart
 from rest_api import frames
-from rest_api.limits import WINDOW, Allowance
+from rest_api.limits import WINDOW_SECONDS, Allowance
 from rest_api.websocket.in_flight import InFlight, Registration
 
 WARNING_SECONDS: Final = 120.0
@@ -16,7 +16,7 @@ WARNING_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class UserLimits:
     """The limits of one user, and the accepted payment tokens. `None` lifts a limit, or accepts any token."""
 
     changes: int | None = 100
@@ -25,12 +25,12 @@ class Rules:
     sockets: int | None = 5
     tokens: frozenset[str] | None = None
 
-    def knows(self, token: str) -> bool:
+    def accepts_token(self, token: str) -> bool:
         """Return True if a payment token is accepted."""
         return self.tokens is None or token in self.tokens
 
 
-class Shopper:
+class UserState:
     """The shared state of one user's sockets and REST requests."""
 
     __slots__ = (
@@ -46,7 +46,7 @@ class Shopper:
         "user_id",
     )
 
-    def __init__(self, user_id: str, rules: Rules, now: float, in_flight: InFlight | None = None) -> None:
+    def __init__(self, user_id: str, rules: UserLimits, now: float, in_flight: InFlight | None = None) -> None:
         """`in_flight` is the table of the whole edge; without it the user gets one without a limit for the edge."""
         self.user_id = user_id
         self.in_flight = InFlight() if in_flight is None else in_flight
@@ -89,7 +89,7 @@ class Shopper:
             is_guarded=is_guarded,
         )
 
-    def settle(self, request_id: str) -> None:
+    def release(self, request_id: str) -> None:
         """Stop counting a request that may not have been sent."""
         self.in_flight.release(self.user_id, request_id)
 
@@ -98,7 +98,7 @@ class Shopper:
         """The ids of the requests that count towards the limit."""
         return self.in_flight.unanswered(self.user_id)
 
-    def note(self, message: frames.Outcome | cart.CartView) -> None:
+    def observe_cart(self, message: frames.OutcomeMessage | cart.CartView) -> None:
         """Learn from an outcome or a cart when the cart expires; ignore one that is not newer."""
         match message:
             case cart.Held() if message.version > self.cart_version:
@@ -111,21 +111,21 @@ class Shopper:
                 self.cart_version = message.version
                 self.cart_expires_at = message.expires_at.timestamp() if message.expires_at and message.lines else None
 
-    def nears_its_end(self, now: float) -> bool:
+    def needs_expiry_warning(self, now: float) -> bool:
         """Return True if a warning is due: the last two minutes have begun, and no socket was warned of this expiry."""
         end = self.cart_expires_at
         return bool(self.sessions) and end is not None and end != self._warned_of and end - WARNING_SECONDS <= now < end
 
-    def warning(self, now: float) -> bytes | None:
+    def take_expiry_warning(self, now: float) -> bytes | None:
         """Return the frame `expiring`, once for each expiry of the cart; `None` if no warning is due."""
-        if self.cart_expires_at is None or not self.nears_its_end(now):
+        if self.cart_expires_at is None or not self.needs_expiry_warning(now):
             return None
         self._warned_of = self.cart_expires_at
         return frames.expiring(self.cart_expires_at, self.cart_version)
 
-    def idle(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
         """Return True if nothing would be lost with this state: no socket, full token buckets, nothing in flight."""
-        if self.sessions or now - self.seen_at <= 2 * WINDOW:
+        if self.sessions or now - self.seen_at <= 2 * WINDOW_SECONDS:
             return False
         self.in_flight.forget_stale(self.user_id, now)
         return not self.in_flight.has_requests(self.user_id)

@@ -13,16 +13,16 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from infrastructure.postgres import LOST, load_queries
+from infrastructure.postgres import TRANSIENT_ERRORS, load_queries
 from infrastructure.settings import Settings
 from inventory_service.messages import Product, Stock
 
-HERE: Final = Path(__file__).parent
+SQL_FOLDER: Final = Path(__file__).parent
 SERVICE: Final = "edge"
-AWAY: Final[tuple[type[BaseException], ...]] = (*LOST, PoolTimeout)
+UNAVAILABLE_ERRORS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT_ERRORS, PoolTimeout)
 """Exceptions raised when Postgres is unavailable."""
 
-_QUERIES: Final = load_queries(HERE / "queries.sql")
+_QUERIES: Final = load_queries(SQL_FOLDER / "queries.sql")
 _SORTS: Final = {
     "code": ("code", True),
     "name": ("name", True),
@@ -33,13 +33,13 @@ _SORTS: Final = {
     "-available": ("available", False),
 }
 
-Position = tuple[str, int, int]
+ReadPosition = tuple[str, int, int]
 """Topic, partition, and the offset of the next record to read."""
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ProductRow:
     """A row of the catalogue: a product with its stock."""
 
     code: str
@@ -54,7 +54,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class ProductFilters:
     """Filters and sort order of a product list.
 
     Each of `words` is a prefix of some word of the product's code or name. A filter that is `None` does not apply.
@@ -68,22 +68,22 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class IdempotencyRecord:
     """The record of an idempotency key that is already in use.
 
-    `seconds` is the age of the current claim; `status` and `answer` are `None` until the request has been answered.
+    `claim_age` is the age of the current claim; `status` and `answer` are `None` until the request has been answered.
     """
 
     fingerprint: str
-    seconds: float
+    claim_age: float
     status: int | None
-    answer: bytes | None
+    response: bytes | None
 
 
 class Store:
     """Queries of the edge's schema, over a small connection pool.
 
-    Call `open` before use and `close` at the end. Queries raise one of `AWAY` if Postgres is unavailable.
+    Call `open` before use and `close` at the end. Queries raise one of `UNAVAILABLE_ERRORS` if Postgres is unavailable.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -111,7 +111,7 @@ class Store:
         """Close all connections."""
         await self._pool.close(timeout=2)
 
-    async def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+    async def fetch_all(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Execute one statement in a transaction of its own and return its rows."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(query, parameters)
@@ -119,7 +119,9 @@ class Store:
 
     # ---- the catalogue ----------------------------------------------------------------------------------------------
 
-    async def project(self, products: Sequence[Product], stock: Sequence[Stock], positions: Sequence[Position]) -> None:
+    async def project(
+        self, products: Sequence[Product], stock: Sequence[Stock], positions: Sequence[ReadPosition]
+    ) -> None:
         """Store products, stock levels and read positions in one transaction.
 
         Each product may occur at most once in `products` and once in `stock`.
@@ -136,32 +138,36 @@ class Store:
                 await connection.execute(_QUERIES["put_stock"], columns)
             await put_positions(connection, positions)
 
-    async def resume(self, topics: Sequence[str]) -> tuple[list[Position], list[tuple[str, int, int]]]:
+    async def load_stock_and_positions(
+        self, topics: Sequence[str]
+    ) -> tuple[list[ReadPosition], list[tuple[str, int, int]]]:
         """Return the stored positions and, from the same snapshot, all stock levels (code, available, version)."""
         async with self.transaction(isolation="REPEATABLE READ") as connection:
             positions = await (await connection.execute(_QUERIES["positions"], {"topics": list(topics)})).fetchall()
             levels = await (await connection.execute(_QUERIES["stock_levels"])).fetchall()
         return [(row[0], row[1], row[2]) for row in positions], [(row[0], row[1], row[2]) for row in levels]
 
-    async def positions(self, topics: Sequence[str]) -> list[Position]:
+    async def positions(self, topics: Sequence[str]) -> list[ReadPosition]:
         """Return the stored read positions of some topics."""
-        rows = await self.rows(_QUERIES["positions"], {"topics": list(topics)})
+        rows = await self.fetch_all(_QUERIES["positions"], {"topics": list(topics)})
         return [(row[0], row[1], row[2]) for row in rows]
 
-    async def forget_position(self, topic: str, partition: int) -> None:
+    async def delete_position(self, topic: str, partition: int) -> None:
         """Delete the read position of a partition whose topic has been recreated."""
-        await self.rows(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
+        await self.fetch_all(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
 
-    async def names(self, codes: Iterable[str]) -> dict[str, str]:
+    async def product_names(self, codes: Iterable[str]) -> dict[str, str]:
         """Return the names of products by code; unknown codes are omitted."""
-        return dict(await self.rows(_QUERIES["product_names"], {"codes": list(codes)}))
+        return dict(await self.fetch_all(_QUERIES["product_names"], {"codes": list(codes)}))
 
-    async def product(self, code: str) -> Shown | None:
+    async def product(self, code: str) -> ProductRow | None:
         """Return a product; `None` if it is unknown or no longer for sale."""
-        rows = await self.rows(_QUERIES["product"], {"code": code})
-        return Shown(*rows[0]) if rows else None
+        rows = await self.fetch_all(_QUERIES["product"], {"code": code})
+        return ProductRow(*rows[0]) if rows else None
 
-    async def products(self, filters: Filters, *, limit: int, after: tuple[str | int, str] | None) -> list[Shown]:
+    async def products(
+        self, filters: ProductFilters, *, limit: int, after: tuple[str | int, str] | None
+    ) -> list[ProductRow]:
         """Return a page of products.
 
         `after` is the position of the previous page's last product: the value of its sort column, and its code.
@@ -191,37 +197,37 @@ class Store:
             "code": code,
             "limit": limit,
         }
-        return [Shown(*row) for row in await self.rows(query, parameters)]
+        return [ProductRow(*row) for row in await self.fetch_all(query, parameters)]
 
     # ---- idempotency keys -------------------------------------------------------------------------------------------
 
-    async def claim(self, user_id: str, request_id: str, fingerprint: str) -> Claimed | None:
+    async def claim_key(self, user_id: str, request_id: str, fingerprint: str) -> IdempotencyRecord | None:
         """Claim an idempotency key; return `None` on success, or the existing record."""
         key = {"user_id": user_id, "id": request_id}
         while True:
-            if await self.rows(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
+            if await self.fetch_all(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
                 return None
-            rows = await self.rows(_QUERIES["idempotency_record"], key)
+            rows = await self.fetch_all(_QUERIES["idempotency_record"], key)
             if rows:
-                return Claimed(*rows[0])
+                return IdempotencyRecord(*rows[0])
 
-    async def take_over(self, user_id: str, request_id: str, seconds: float) -> bool:
-        """Take over a claim that has been unanswered for `seconds`; return False if another request was faster."""
-        found = await self.rows(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
+    async def take_over_claim(self, user_id: str, request_id: str, seconds: float) -> bool:
+        """Take over a claim that has been unanswered for `claim_age`; return False if another request was faster."""
+        found = await self.fetch_all(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
         return bool(found)
 
-    async def release(self, user_id: str, request_id: str) -> None:
+    async def release_claim(self, user_id: str, request_id: str) -> None:
         """Make an unanswered claim available to the next request at once."""
-        await self.rows(_QUERIES["release"], {"user_id": user_id, "id": request_id})
+        await self.fetch_all(_QUERIES["release"], {"user_id": user_id, "id": request_id})
 
-    async def answer(self, user_id: str, request_id: str, status: int, answer: bytes) -> None:
+    async def store_response(self, user_id: str, request_id: str, status: int, response: bytes) -> None:
         """Store the response to the request that holds the claim."""
-        parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": answer}
-        await self.rows(_QUERIES["store_response"], parameters)
+        parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": response}
+        await self.fetch_all(_QUERIES["store_response"], parameters)
 
-    async def trim_claims(self) -> None:
+    async def delete_old_claims(self) -> None:
         """Delete up to 1000 claims that are older than two days, oldest first."""
-        await self.rows(_QUERIES["delete_old_claims"])
+        await self.fetch_all(_QUERIES["delete_old_claims"])
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:
@@ -231,7 +237,7 @@ class Store:
             yield connection
 
 
-async def put_positions(connection: AsyncConnection[Row], positions: Sequence[Position]) -> None:
+async def put_positions(connection: AsyncConnection[Row], positions: Sequence[ReadPosition]) -> None:
     """Store read positions; call this in the transaction that stores the records read."""
     topics, partitions, offsets = zip(*positions, strict=True)
     columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}

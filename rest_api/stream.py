@@ -12,15 +12,15 @@ from starlette.types import Receive, Scope, Send
 from infrastructure import clock, metrics
 from infrastructure.ids import uuid7
 from infrastructure.tokens import Identity
-from infrastructure.trace import child, trace_id
+from infrastructure.trace import child_traceparent, trace_id
 from rest_api import frames
 from rest_api.gateway import RETRY_AFTER
-from rest_api.hub import Hub
-from rest_api.identity import Identities
-from rest_api.limiter import Limiter
+from rest_api.hub import ConnectionManager
+from rest_api.identity import Authenticator
+from rest_api.limiter import AddressLimiter
 from rest_api.messages import SUBPROTOCOL
 from rest_api.model import Session
-from rest_api.outlet import Outlet
+from rest_api.outlet import SendQueue
 from rest_api.problems import Problem, request_id
 from rest_api.protocol.effects import Close
 
@@ -29,10 +29,12 @@ log = logging.getLogger(__name__)
 _TICKET_PREFIX: Final = "ticket."
 
 
-class Stream:
+class StreamEndpoint:
     """The ASGI application of the route; one call serves one socket until it closes."""
 
-    def __init__(self, hub: Hub, identities: Identities, limiter: Limiter, *, ping: int) -> None:
+    def __init__(
+        self, hub: ConnectionManager, identities: Authenticator, limiter: AddressLimiter, *, ping: int
+    ) -> None:
         """`ping` is the number of seconds between pings, which `welcome` reports."""
         self._ping = ping
         self._hub = hub
@@ -50,8 +52,8 @@ class Stream:
             await _deny(problem, request_id(connection), scope, receive, send)
             return
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
-        with self._limiter.socket(scope) as free:
-            user = self._hub.shopper(identity.user_id)
+        with self._limiter.count_socket(scope) as free:
+            user = self._hub.user_state(identity.user_id)
             most = user.limits.sockets
             if self._hub.fault is not None:
                 await _close_unserved(send, receive, RETRY_AFTER)
@@ -67,25 +69,25 @@ class Stream:
         try:
             return await self._identify(connection, tickets)
         except Problem:
-            self._limiter.visitor(connection)
+            self._limiter.count_request(connection)
             raise
 
     async def _identify(self, connection: HTTPConnection, tickets: list[str]) -> Identity:
         if tickets and "authorization" not in connection.headers:
             if len(tickets) > 1:
                 raise Problem("unauthenticated", "one ticket opens one socket")
-            return await self._identities.redeem(tickets[0])
-        identity = self._identities.identify(connection)
+            return await self._identities.redeem_ticket(tickets[0])
+        identity = self._identities.authenticate(connection)
         if identity is None:
             raise Problem("unauthenticated", "a WebSocket needs a token, a cookie or a ticket")
         return identity
 
     async def _serve(self, session: Session, receive: Receive, send: Send) -> None:
         hub = self._hub
-        outlet = Outlet(send, hub.ticker.frame)
+        outlet = SendQueue(send, hub.stock_broadcaster.stock_frame)
         outlet.start()
         try:
-            await hub.enter(session, outlet)
+            await hub.connect(session, outlet)
             while (message := await receive())["type"] == "websocket.receive":
                 metrics.EDGE_FRAMES_IN.inc()
                 text = message.get("text")
@@ -95,16 +97,16 @@ class Stream:
                 await self._receive_frame(session, outlet, text)
                 await asyncio.sleep(0)  # many frames may have arrived at once: let other tasks run
         finally:
-            hub.leave(session)
+            hub.disconnect(session)
             outlet.stop()
 
-    async def _receive_frame(self, session: Session, outlet: Outlet, text: str) -> None:
-        if outlet.closing:
+    async def _receive_frame(self, session: Session, outlet: SendQueue, text: str) -> None:
+        if outlet.is_closing:
             return
         try:
-            await self._hub.do(session, session.receive(text, clock.now().timestamp()))
+            await self._hub.execute(session, session.receive(text, clock.now().timestamp()))
         except Exception:
-            trace = trace_id(child(None))
+            trace = trace_id(child_traceparent(None))
             log.exception("a frame could not be handled", extra={"trace": trace})
             outlet.put(frames.error(None, "internal", "internal error", trace_id=trace).decode())
 

@@ -9,24 +9,24 @@ from collections.abc import Iterable
 from typing import Final
 
 from rest_api import frames
-from rest_api.outlet import Outlet
+from rest_api.outlet import SendQueue
 
 INTERVAL_SECONDS: Final = 0.25
 
 
-class Ticker:
+class StockBroadcaster:
     """The stock of every product, in memory (about 150 bytes each), and the sockets that watch it."""
 
     def __init__(self) -> None:
         self._stock: dict[str, tuple[int, int]] = {}
         self._frames: dict[str, str] = {}
-        self._watchers: defaultdict[str, set[Outlet]] = defaultdict(set)
-        self._watch_all: set[Outlet] = set()
-        self._watched: defaultdict[Outlet, set[str]] = defaultdict(set)
+        self._watchers: defaultdict[str, set[SendQueue]] = defaultdict(set)
+        self._watch_all: set[SendQueue] = set()
+        self._watched: defaultdict[SendQueue, set[str]] = defaultdict(set)
         self._changed: dict[str, None] = {}
         self._changes_pending = asyncio.Event()
 
-    def learn(self, levels: Iterable[tuple[str, int, int]]) -> None:
+    def update(self, levels: Iterable[tuple[str, int, int]]) -> None:
         """Apply (product, available, version); an older version changes nothing."""
         for product, available, version in levels:
             known = self._stock.get(product)
@@ -38,27 +38,27 @@ class Ticker:
         if self._changed:
             self._changes_pending.set()
 
-    def frame(self, product: str) -> str | None:
+    def stock_frame(self, product: str) -> str | None:
         """Return the frame with the current stock of a product; `None` if the stock is unknown."""
         frame = self._frames.get(product)
         if frame is None and (level := self._stock.get(product)) is not None:
             frame = self._frames[product] = frames.stock(product, *level).decode()
         return frame
 
-    def start(self, outlet: Outlet, products: tuple[str, ...] | None) -> None:
+    def watch(self, outlet: SendQueue, products: tuple[str, ...] | None) -> None:
         """Send the stock of these products, or of all, to a socket, now and whenever it changes."""
         if products is None:
             self._watch_all.add(outlet)
-            outlet.stock(sorted(self._stock))
+            outlet.send_stock(sorted(self._stock))
             return
         for product in products:
             self._watchers[product].add(outlet)
         self._watched[outlet].update(products)
-        outlet.stock(products)
+        outlet.send_stock(products)
 
-    def stop(self, outlet: Outlet, products: tuple[str, ...] | None) -> None:
+    def unwatch(self, outlet: SendQueue, products: tuple[str, ...] | None) -> None:
         """Stop sending the stock of these products, or of any, to a socket."""
-        outlet.forget_stock(products)
+        outlet.drop_stock(products)
         if products is None:
             self._watch_all.discard(outlet)
             products = tuple(self._watched.pop(outlet, ()))
@@ -78,8 +78,8 @@ class Ticker:
             self._changes_pending.clear()
             changed, self._changed = self._changed, {}
             for outlet in self._watch_all:
-                outlet.stock(changed)
+                outlet.send_stock(changed)
             for product in changed:
                 for outlet in self._watchers.get(product, ()):
-                    outlet.stock((product,))
+                    outlet.send_stock((product,))
             await asyncio.sleep(INTERVAL_SECONDS)

@@ -13,25 +13,25 @@ from pathlib import Path
 
 from infrastructure.local import probes
 
-_held: dict[int, int] = {}
+_lock_descriptors: dict[int, int] = {}
 """Port → descriptor of the lock file that reserves it."""
 
 
-def available(port: int) -> bool:
+def reserve_if_free(port: int) -> bool:
     """Reserve `port` unless a program listens on it or another shop has reserved it; return whether it was reserved."""
-    return not probes.taken(port) and claim(port)
+    return not probes.is_port_in_use(port) and reserve(port)
 
 
-def free_port() -> int:
+def reserve_free_port() -> int:
     """Reserve and return a free port that neither another shop nor this process has reserved."""
-    while (port := probes.free_port()) in _held or not available(port):
+    while (port := probes.free_port()) in _lock_descriptors or not reserve_if_free(port):
         pass
     return port
 
 
-def claim(port: int) -> bool:
+def reserve(port: int) -> bool:
     """Reserve a port for the life of this process; return False if another shop of this user has reserved it."""
-    if port in _held:
+    if port in _lock_descriptors:
         return True
     folder = Path(tempfile.gettempdir(), f"holdfast-ports-{os.getuid()}")
     try:
@@ -40,12 +40,12 @@ def claim(port: int) -> bool:
             return True
         descriptor = os.open(folder / str(port), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError:
-        # No lock can be stored: `available` still checks whether a program listens on the port.
+        # No lock can be stored: `reserve_if_free` still checks whether a program listens on the port.
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return False
-    _held[port] = descriptor
+    _lock_descriptors[port] = descriptor
     return True

@@ -14,10 +14,10 @@ import typer
 
 from infrastructure.local import console, services, show
 from infrastructure.local import up as ups
-from infrastructure.local.errors import Fault
-from infrastructure.local.plan import Options
-from infrastructure.local.state import NO_SHOP, die, find_root, running
-from infrastructure.local.supervisor import tail
+from infrastructure.local.errors import StackError
+from infrastructure.local.plan import UpOptions
+from infrastructure.local.state import NOT_RUNNING, exit_with_error, find_root, require_running
+from infrastructure.local.supervisor import last_lines
 
 app = typer.Typer(
     name="holdfast",
@@ -46,7 +46,7 @@ def up(
     only: Annotated[
         str, typer.Option(help="Start only these services, for example edge,cart,inventory.", metavar="NAME,…")
     ] = "",
-    report_to: Annotated[int | None, typer.Option(ups.REPORT, hidden=True)] = None,
+    report_to: Annotated[int | None, typer.Option(ups.REPORT_OPTION, hidden=True)] = None,
 ) -> None:
     """Start Kafka, PostgreSQL, Redis and the shop; Ctrl-C stops everything.
 
@@ -54,15 +54,15 @@ def up(
     download, 5 no network, 6 disk full, 7 no permission to write, 8 an external server does not answer,
     9 this machine lacks a requirement.
     """
-    options = Options(services.workers(workers), not no_limits, infra_only, services.only(only))
+    options = UpOptions(services.parse_workers(workers), not no_limits, infra_only, services.parse_only(only))
     root = find_root()
     if report_to is not None:
-        exit_now(ups.report(root, options, report_to))
+        exit_now(ups.run_reporting(root, options, report_to))
     if not detach:
-        exit_now(ups.foreground(root, options))
+        exit_now(ups.run_foreground(root, options))
     arguments = ["--workers", workers] * bool(workers) + ["--no-limits"] * no_limits + ["--infra-only"] * infra_only
     arguments += ["--only", only] * bool(only)
-    raise typer.Exit(ups.detached(root, arguments))
+    raise typer.Exit(ups.start_detached(root, arguments))
 
 
 def exit_now(code: int) -> None:
@@ -83,15 +83,15 @@ def status(as_json: show.AsJson = False) -> None:
     """Show the processes with their state, the shop's addresses and its limits; exit code 1 when no shop runs."""
     root = find_root()
     content = show.status(root)
-    supervised = root.held()
+    supervised = root.has_supervisor()
     if content is None:
-        die(NO_SHOP)
+        exit_with_error(NOT_RUNNING)
     if as_json:
         typer.echo(json.dumps(content))
     elif supervised:
-        show.table(content)
+        show.print_status(content)
     if not supervised:
-        die(show.missing(content))
+        exit_with_error(show.explain_not_running(content))
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
@@ -106,7 +106,7 @@ def logs(
     root = find_root()
     found = {log.stem: log for log in sorted((root.path / "logs").glob("*.log"))}
     if service is not None and service not in found:
-        die(f"there is no log of {service!r}: choose from {', '.join(found) or 'none yet'}", 2)
+        exit_with_error(f"there is no log of {service!r}: choose from {', '.join(found) or 'none yet'}", 2)
     chosen = {name: log for name, log in found.items() if service in (None, name)}
     width = max(map(len, chosen), default=0) if service is None else 0
     try:
@@ -120,7 +120,7 @@ def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: b
     positions = {}
     for name, log in chosen.items():
         positions[name] = log.stat().st_size
-        for line in tail(log, lines):
+        for line in last_lines(log, lines):
             typer.echo(f"{name:<{width}}  {line}" if width else line)
     while follow:
         time.sleep(0.2)
@@ -141,8 +141,8 @@ def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: b
 @app.command(epilog='Example: eval "$(holdfast env)" && psql -c "SELECT 1"')
 def env() -> None:
     """Print shell lines that export all addresses and passwords."""
-    running()
-    typer.echo(show.environment(find_root()))
+    require_running()
+    typer.echo(show.shell_exports(find_root()))
 
 
 @app.command(
@@ -152,7 +152,7 @@ def env() -> None:
 )
 def psql(ctx: typer.Context) -> None:
     """Run psql on the shop's database; its arguments are passed through."""
-    console.psql(ctx.args)
+    console.exec_psql(ctx.args)
 
 
 kafka = typer.Typer(
@@ -166,10 +166,10 @@ app.add_typer(kafka, name="kafka")
 def _add_kafka_tool(tool: str) -> None:
     @kafka.command(tool, context_settings=PASS_THROUGH, add_help_option=False, help=f"Run Kafka's kafka-{tool}.")
     def run(ctx: typer.Context) -> None:
-        console.kafka_tool(tool, ctx.args)
+        console.exec_kafka_tool(tool, ctx.args)
 
 
-for _tool in console.TOOLS:
+for _tool in console.KAFKA_TOOLS:
     _add_kafka_tool(_tool)
 LOCAL_COMMANDS = {"up", "down", "status", "logs", "env", "psql", "kafka"}
 """Commands that are defined here and need none of the modules that `tools` imports."""
@@ -184,8 +184,8 @@ def main() -> None:
 
             tools.register(app)
         app()
-    except Fault as fault:
-        die(str(fault), fault.code)
+    except StackError as fault:
+        exit_with_error(str(fault), fault.code)
     except BrokenPipeError:
         # The reader of standard output is gone (`holdfast logs | head`).
         os._exit(0)

@@ -23,64 +23,64 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Fault(Exception):
+class StackError(Exception):
     """An expected error; `str()` is the message for the user, `code` the exit code of the command."""
 
     code = 1
 
 
-class WrongUse(Fault):
+class UsageError(StackError):
     """Invalid command-line arguments or settings."""
 
     code = 2
 
 
-class PortTaken(Fault):
+class PortInUse(StackError):
     """A port that the user asked for is in use by another program."""
 
     code = 3
 
 
-class DamagedJar(Fault):
+class ChecksumMismatch(StackError):
     """A downloaded jar whose checksum is not the one in the lock file."""
 
     code = 4
 
 
-class NoNetwork(Fault):
+class DownloadFailed(StackError):
     """A missing file that cannot be downloaded."""
 
     code = 5
 
 
-class DiskFull(Fault):
+class DiskFull(StackError):
     """A full disk, or an exhausted quota or file-size limit."""
 
     code = 6
 
 
-class NoRight(Fault):
+class PermissionDenied(StackError):
     """A path that the stack must write and the user may not."""
 
     code = 7
 
 
-class NoAnswer(Fault):
+class ServerUnavailable(StackError):
     """An external server, named by its address, that does not answer."""
 
     code = 8
 
 
-class Unsupported(Fault):
+class Unsupported(StackError):
     """A requirement that this machine lacks and only its owner can add."""
 
     code = 9
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_FULL_MESSAGES = ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")
-_FORBIDDEN_MESSAGES = ("Permission denied", "Read-only file system")
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK_FULL_MESSAGES = ("No space left on device", "File too large", "File size limit exceeded", "Disk quota exceeded")
+_PERMISSION_MESSAGES = ("Permission denied", "Read-only file system")
 
 
 def disk_full(where: Path | str) -> DiskFull:
@@ -88,27 +88,27 @@ def disk_full(where: Path | str) -> DiskFull:
     return DiskFull(f"the disk is full at {where}: make room there, then run `holdfast up` again")
 
 
-def no_right(where: Path | str) -> NoRight:
+def permission_denied(where: Path | str) -> PermissionDenied:
     """Return the error for a path that the user may not write."""
-    return NoRight(
+    return PermissionDenied(
         f"no permission to write to {where}: change its owner, or set HOLDFAST_ROOT (state) or M2_REPO (jars)"
         " to a directory you can write to"
     )
 
 
-def explain(error: OSError, where: Path | str) -> Fault:
+def convert_os_error(error: OSError, where: Path | str) -> StackError:
     """Return the expected error that corresponds to an operating-system error at the path `where`."""
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL_ERRNOS:
         return disk_full(where)
-    if error.errno in _FORBIDDEN:
-        return no_right(error.filename or where)
-    return Fault(f"{where}: {error.strerror or error}")
+    if error.errno in _PERMISSION_ERRNOS:
+        return permission_denied(error.filename or where)
+    return StackError(f"{where}: {error.strerror or error}")
 
 
-def explain_output(text: str, where: Path | str) -> Fault | None:
+def convert_output(text: str, where: Path | str) -> StackError | None:
     """Return the expected error that a program's output reports, `None` if the output names no known cause."""
-    if any(message in text for message in _FULL_MESSAGES):
+    if any(message in text for message in _DISK_FULL_MESSAGES):
         return disk_full(where)
-    if any(message in text for message in _FORBIDDEN_MESSAGES):
-        return no_right(where)
+    if any(message in text for message in _PERMISSION_MESSAGES):
+        return permission_denied(where)
     return None

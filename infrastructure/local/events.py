@@ -53,4 +53,4 @@ class Event:
 
 
 if TYPE_CHECKING:
-    Tell = Callable[[Event], None]
+    EventSink = Callable[[Event], None]

@@ -18,31 +18,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infrastructure.local.errors import DamagedJar, Fault, NoNetwork, explain
+from infrastructure.local.errors import ChecksumMismatch, DownloadFailed, StackError, convert_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import requests
 
-LOCK = Path(__file__).with_name("jgo.lock.toml")
-THREADS = 8
-PAUSES = (0.5, 1.0, 2.0)
+LOCK_FILE = Path(__file__).with_name("jgo.lock.toml")
+MAX_DOWNLOADS = 8
+RETRY_DELAYS = (0.5, 1.0, 2.0)
 """Seconds to wait before each retry of a download."""
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One file of the lock file; `place` is its path inside a Maven repository."""
+    """One file of the lock file; `path` is its path inside a Maven repository."""
 
     name: str
-    place: str
+    path: str
     sha256: str
 
-    def whole(self, repository: Path) -> bool:
+    def is_intact(self, repository: Path) -> bool:
         """Return whether the repository has this file with the right checksum."""
         try:
-            return _sha256(repository / self.place) == self.sha256
+            return _sha256(repository / self.path) == self.sha256
         except FileNotFoundError:
             return False
 
@@ -52,7 +52,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def locked(lock: Path = LOCK) -> list[Jar]:
+def load_lock_file(lock: Path = LOCK_FILE) -> list[Jar]:
     """Return the jars of a lock file, in file order."""
     jars = []
     for entry in tomllib.loads(lock.read_text())["dependencies"]:
@@ -64,32 +64,32 @@ def locked(lock: Path = LOCK) -> list[Jar]:
     return jars
 
 
-def repository() -> Path:
+def maven_repository() -> Path:
     """Return the path of this user's Maven repository, which every Java tool shares."""
     return Path(os.environ.get("M2_REPO") or Path.home() / ".m2/repository").absolute()
 
 
-def classpath(progress: Callable[[int, int], None] = lambda _done, _total: None) -> list[Path]:
+def ensure_jars(progress: Callable[[int, int], None] = lambda _done, _total: None) -> list[Path]:
     """Download the jars that are missing or damaged; return the paths of all locked jars.
 
     `progress(done, total)` counts downloads. It is not called if there is nothing to download.
-    Raises `NoNetwork`, `DamagedJar`, `DiskFull` or `NoRight`.
+    Raises `DownloadFailed`, `ChecksumMismatch`, `DiskFull` or `PermissionDenied`.
     """
-    place, jars = repository(), locked()
+    place, jars = maven_repository(), load_lock_file()
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(MAX_DOWNLOADS) as pool:
             intact = pool.map(lambda jar: jar.whole(place), jars)
             missing = [jar for jar, is_intact in zip(jars, intact, strict=True) if not is_intact]
         if missing:
             _fetch_all(missing, place, progress)
     except OSError as error:
-        raise explain(error, place) from error
-    return [place / jar.place for jar in jars]
+        raise convert_os_error(error, place) from error
+    return [place / jar.path for jar in jars]
 
 
-def paths() -> list[Path]:
-    """Return the paths of all locked jars without checking the files; call `classpath` first."""
-    return [repository() / jar.place for jar in locked()]
+def jar_paths() -> list[Path]:
+    """Return the paths of all locked jars without checking the files; call `ensure_jars` first."""
+    return [maven_repository() / jar.path for jar in load_lock_file()]
 
 
 def _registries() -> list[str]:
@@ -102,7 +102,7 @@ def _registries() -> list[str]:
 
 
 def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], None]) -> None:
-    """Download the jars, `THREADS` at a time; raise the error of the first one that fails."""
+    """Download the jars, `MAX_DOWNLOADS` at a time; raise the error of the first one that fails."""
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -110,8 +110,8 @@ def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], 
     registries = _registries()
     cancelled, counter_lock, done = threading.Event(), threading.Lock(), 0
     progress(0, len(jars))
-    with requests.Session() as session, ThreadPoolExecutor(THREADS) as pool:
-        session.mount("https://", HTTPAdapter(pool_maxsize=THREADS))
+    with requests.Session() as session, ThreadPoolExecutor(MAX_DOWNLOADS) as pool:
+        session.mount("https://", HTTPAdapter(pool_maxsize=MAX_DOWNLOADS))
 
         def fetch(jar: Jar) -> None:
             nonlocal done
@@ -134,15 +134,15 @@ def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], 
 
 def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[str], cancelled: threading.Event) -> None:
     """Download one jar with retries; raise the error of the last attempt. Return early if `cancelled` is set."""
-    fault: Fault | None = None
-    for pause in (0.0, *PAUSES):
+    fault: StackError | None = None
+    for pause in (0.0, *RETRY_DELAYS):
         if cancelled.wait(pause):
             return
         for registry in registries:
             try:
-                _fetch_once(jar, place, session, f"{registry}/{jar.place}")
-            except Fault as error:
-                if isinstance(fault, DamagedJar) and isinstance(error, DamagedJar):
+                _fetch_once(jar, place, session, f"{registry}/{jar.path}")
+            except StackError as error:
+                if isinstance(fault, ChecksumMismatch) and isinstance(error, ChecksumMismatch):
                     # Damaged twice: the registry or a proxy sends wrong content, so a retry does not help.
                     raise
                 fault = error
@@ -155,7 +155,7 @@ def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[st
 def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> None:
     import requests
 
-    target = place / jar.place
+    target = place / jar.path
     target.parent.mkdir(parents=True, exist_ok=True)
     # The name contains process and thread, so that concurrent `up` commands never write to the same file.
     part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -167,19 +167,19 @@ def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> N
                 digest.update(chunk)
                 out.write(chunk)
         if digest.hexdigest() != jar.sha256:
-            raise DamagedJar(
+            raise ChecksumMismatch(
                 f"{jar.name} arrived damaged (its sha256 is not the locked one): run `holdfast up` again;"
                 " if this repeats, ask the operator of your proxy or Maven mirror"
             )
         part.replace(target)
     except requests.RequestException as error:
-        raise _network_fault(jar, error) from error
+        raise _download_error(jar, error) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def _network_fault(jar: Jar, error: requests.RequestException) -> Fault:
+def _download_error(jar: Jar, error: requests.RequestException) -> StackError:
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):
@@ -190,16 +190,16 @@ def _network_fault(jar: Jar, error: requests.RequestException) -> Fault:
         why, remedy = "the proxy does not answer", "check HTTPS_PROXY"
     else:
         why, remedy = "no network", "check the connection or your proxy settings"
-    return NoNetwork(
+    return DownloadFailed(
         f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; finished downloads are kept"
     )
 
 
-def sweep(place: Path | None = None, older_than: float = 3600.0) -> None:
+def remove_partial_downloads(place: Path | None = None, min_age: float = 3600.0) -> None:
     """Remove partial files of interrupted downloads from the folders of the locked jars."""
-    place = place or repository()
-    for folder in {(place / jar.place).parent for jar in locked()}:
+    place = place or maven_repository()
+    for folder in {(place / jar.path).parent for jar in load_lock_file()}:
         for part in folder.glob(".*.part"):
             with contextlib.suppress(OSError):
-                if time.time() - part.stat().st_mtime > older_than:
+                if time.time() - part.stat().st_mtime > min_age:
                     part.unlink()

@@ -9,10 +9,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infrastructure.local import topic_reader
-from infrastructure.local.errors import Fault
+from infrastructure.local.errors import StackError
 from infrastructure.settings import Settings
 
-PATIENCE_SECONDS: Final = 2.0
+TIMEOUT_SECONDS: Final = 2.0
 """Seconds that one reading of the lag may take."""
 
 Offsets = Mapping[TopicPartition, int]
@@ -20,7 +20,7 @@ Lag = dict[str, dict[str, int]]
 """Group → topic → records."""
 
 
-def behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
+def records_behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
     """Return the number of records that a group has not committed, by topic.
 
     In a partition without a committed offset every record counts.
@@ -32,33 +32,33 @@ def behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str, int]:
     return waiting
 
 
-class Groups:
+class LagReader:
     """Reader of the lag of one shop's consumer groups; readings share the connections. Call `close` at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._open = AsyncExitStack()
+        self._exit_stack = AsyncExitStack()
         self._clients: tuple[AIOKafkaAdminClient, AIOKafkaConsumer] | None = None
 
-    async def lag(self) -> Lag | None:
+    async def read(self) -> Lag | None:
         """Return each group's lag on the topics it has committed offsets of; `None` if the broker does not answer."""
         try:
-            with topic_reader.patience(self._settings):
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    return await self._lag()
-        except Fault:
+            with topic_reader.convert_broker_errors(self._settings):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    return await self._read()
+        except StackError:
             await self.close()
             return None
 
     async def close(self) -> None:
         """Close the connections; the next reading opens new ones."""
         self._clients = None
-        await self._open.aclose()
+        await self._exit_stack.aclose()
 
-    async def _lag(self) -> Lag:
+    async def _read(self) -> Lag:
         if self._clients is None:
-            admin = await self._open.enter_async_context(topic_reader.admin_of(self._settings))
-            reader = await self._open.enter_async_context(topic_reader.consumer(self._settings))
+            admin = await self._exit_stack.enter_async_context(topic_reader.open_admin_client(self._settings))
+            reader = await self._exit_stack.enter_async_context(topic_reader.open_consumer(self._settings))
             self._clients = (admin, reader)
         admin, reader = self._clients
         names = sorted(name for name, _ in await admin.list_consumer_groups() if name.startswith(self._settings.prefix))
@@ -70,7 +70,7 @@ class Groups:
         described = await admin.describe_topics(topics) if topics else []
         every = [TopicPartition(each["topic"], part["partition"]) for each in described for part in each["partitions"]]
         first, end = await reader.beginning_offsets(every), await reader.end_offsets(every)
-        return {name: behind(known, first, _of_known_topics(known, end)) for name, known in committed.items()}
+        return {name: records_behind(known, first, _of_known_topics(known, end)) for name, known in committed.items()}
 
 
 def _of_known_topics(known: Offsets, end: Offsets) -> Offsets:

@@ -9,11 +9,18 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from infrastructure.dead_letters import How, Letter
+from infrastructure.dead_letters import DeadLetter, Settlement
 from infrastructure.envelope import rfc3339
 from infrastructure.local import reach
-from infrastructure.local.errors import Fault, WrongUse
-from infrastructure.local.letters import Choice, Entry, Letters, contents, overview, settle
+from infrastructure.local.errors import StackError, UsageError
+from infrastructure.local.letters import (
+    DeadLetterEntry,
+    DeadLetterFilter,
+    DeadLetterList,
+    load_dead_letters,
+    read_contents,
+    settle,
+)
 from infrastructure.local.show import wide_console
 from infrastructure.local.topic_reader import decode_value
 from infrastructure.settings import Settings
@@ -45,9 +52,9 @@ def list_(
 ) -> None:
     """Count the dead letters by topic and reason, with the times of the oldest and the newest."""
     settings = reach.settings("HOLDFAST_KAFKA")
-    letters = asyncio.run(overview(settings))
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in _chosen(letters, Choice(topic, reason, key=key), settings):
+    letters = asyncio.run(load_dead_letters(settings))
+    groups: dict[tuple[str, str], list[DeadLetterEntry]] = {}
+    for entry in _matching(letters, DeadLetterFilter(topic, reason, key=key), settings):
         if with_settled or not entry.settled:
             groups.setdefault((entry.topic, entry.reason), []).append(entry)
     rows = [
@@ -55,12 +62,12 @@ def list_(
             "topic": group_topic,
             "reason": group_reason,
             "count": len(entries),
-            "oldest": rfc3339(entries[0].since),
-            "newest": rfc3339(entries[-1].since),
+            "oldest": rfc3339(entries[0].time),
+            "newest": rfc3339(entries[-1].time),
         }
         for (group_topic, group_reason), entries in sorted(groups.items())
     ]
-    _warn(letters)
+    _warn_of_unreadable(letters)
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -89,16 +96,16 @@ def show(
     With --json, print one object per line.
     """
     settings = reach.settings("HOLDFAST_KAFKA")
-    choice = Choice(topic, reason, id_, key)
-    entries = _known(asyncio.run(overview(settings)), choice, settings)
+    choice = DeadLetterFilter(topic, reason, id_, key)
+    entries = _require_matching(asyncio.run(load_dead_letters(settings)), choice, settings)
     asyncio.run(_show(settings, [e for e in entries if with_settled or id_ or not e.settled], as_json=as_json))
 
 
-async def _show(settings: Settings, entries: Sequence[Entry], *, as_json: bool) -> None:
+async def _show(settings: Settings, entries: Sequence[DeadLetterEntry], *, as_json: bool) -> None:
     if not entries and not as_json:
         typer.echo(NONE_UNSETTLED)
         return
-    async for entry, letter in contents(settings, entries):
+    async for entry, letter in read_contents(settings, entries):
         fields = _as_json(entry, letter)
         if as_json:
             typer.echo(json.dumps(fields, ensure_ascii=False))
@@ -111,7 +118,7 @@ async def _show(settings: Settings, entries: Sequence[Entry], *, as_json: bool) 
         typer.echo("")
 
 
-def _as_json(entry: Entry, letter: Letter) -> dict[str, Any]:
+def _as_json(entry: DeadLetterEntry, letter: DeadLetter) -> dict[str, Any]:
     """Return a dead letter's fields, with the original value decoded as `decode_value` does."""
     event, original = letter.event, letter.original
     position = {"topic": original.topic, "partition": original.partition, "offset": original.offset}
@@ -141,7 +148,7 @@ def redrive(
     Fix the cause first. A request that was answered `refused: failed` repeats that answer, because the shopper has
     already received it. A record that still cannot be read becomes a new dead letter.
     """
-    _settle(Choice(topic, reason, id_, key), "redriven", again=again, as_json=as_json)
+    _settle(DeadLetterFilter(topic, reason, id_, key), "redriven", again=again, as_json=as_json)
 
 
 def drop(
@@ -154,19 +161,19 @@ def drop(
     as_json: AsJson = False,
 ) -> None:
     """Settle dead letters without sending them; they stay on their topic until its retention removes them."""
-    choice = Choice(topic, reason, id_, key)
-    if choice.all == (not everything):
-        raise WrongUse("drop takes either a filter (--topic, --reason, --id or --key) or --all")
+    choice = DeadLetterFilter(topic, reason, id_, key)
+    if choice.matches_all == (not everything):
+        raise UsageError("drop takes either a filter (--topic, --reason, --id or --key) or --all")
     _settle(choice, "dropped", again=False, as_json=as_json)
 
 
-def _settle(choice: Choice, how: How, *, again: bool, as_json: bool) -> None:
+def _settle(choice: DeadLetterFilter, how: Settlement, *, again: bool, as_json: bool) -> None:
     settings = reach.settings("HOLDFAST_KAFKA")
-    letters = asyncio.run(overview(settings))
-    known = _known(letters, choice, settings)
+    letters = asyncio.run(load_dead_letters(settings))
+    known = _require_matching(letters, choice, settings)
     entries = [entry for entry in known if again or not entry.settled]
     done = asyncio.run(settle(settings, entries, how))
-    _warn(letters)
+    _warn_of_unreadable(letters)
     if as_json:
         topics = Counter(entry.topic for entry in entries)
         typer.echo(json.dumps({how: done, "settled_before": len(known) - len(entries), "topics": topics}))
@@ -176,21 +183,21 @@ def _settle(choice: Choice, how: How, *, again: bool, as_json: bool) -> None:
     typer.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
 
 
-def _chosen(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]:
+def _matching(letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
     return [entry for entry in letters.entries if choice.matches(entry, settings.prefix)]
 
 
-def _known(letters: Letters, choice: Choice, settings: Settings) -> list[Entry]:
-    """Return the dead letters that match, settled or not. Raises `Fault` if a filter is given and none matches."""
-    found = _chosen(letters, choice, settings)
-    if not found and not choice.all:
-        raise Fault("no dead letter matches; `holdfast dlq list --settled` counts all dead letters")
+def _require_matching(letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
+    """Return the dead letters that match, settled or not. Raises `StackError` if a filter is given and none matches."""
+    found = _matching(letters, choice, settings)
+    if not found and not choice.matches_all:
+        raise StackError("no dead letter matches; `holdfast dlq list --settled` counts all dead letters")
     return found
 
 
-def _warn(letters: Letters) -> None:
-    if letters.strange:
-        typer.echo(f"{letters.strange} records on the dead-letter topics are not dead letters; ignored", err=True)
+def _warn_of_unreadable(letters: DeadLetterList) -> None:
+    if letters.unreadable:
+        typer.echo(f"{letters.unreadable} records on the dead-letter topics are not dead letters; ignored", err=True)
 
 
 def register(app: typer.Typer) -> None:

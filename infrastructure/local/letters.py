@@ -8,19 +8,19 @@ from typing import Final
 from aiokafka import TopicPartition
 
 from infrastructure import clock
-from infrastructure.dead_letters import How, Letter, Settled, read, settled
+from infrastructure.dead_letters import DeadLetter, SettledMark, Settlement, decode, settled_event
 from infrastructure.envelope import Envelope
 from infrastructure.local import topic_reader
-from infrastructure.local.replay_tool import DEAD_LETTERS, names
-from infrastructure.local.topic_writer import Writer, writer
+from infrastructure.local.replay_tool import DEAD_LETTER_SUFFIX, event_ids
+from infrastructure.local.topic_writer import TopicWriter, open_writer
 from infrastructure.settings import Settings
 
-AT_ONCE: Final = 100
+BATCH_SIZE: Final = 100
 """Dead letters whose originals are sent and acknowledged before their marks are sent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DeadLetterEntry:
     """A dead letter without the original's value."""
 
     id: str
@@ -28,20 +28,20 @@ class Entry:
     topic: str
     """Topic of the original, with the shop's prefix."""
     reason: str
-    since: datetime
+    time: datetime
     """Time of the dead letter."""
     key: bytes | None
     """Key of the original."""
-    names: tuple[str | None, str | None]
+    event_ids: tuple[str | None, str | None]
     """Event id and request id of the original, as far as it has them."""
-    place: tuple[TopicPartition, int]
+    position: tuple[TopicPartition, int]
     """Position of the dead letter itself."""
     settled: str | None = None
     """How the dead letter was settled (`redriven`, `dropped`), `None` if it was not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DeadLetterFilter:
     """Filter for dead letters; a field that is `None` matches all."""
 
     topic: str | None = None
@@ -49,86 +49,88 @@ class Choice:
     id: str | None = None
     key: str | None = None
 
-    def matches(self, entry: Entry, prefix: str) -> bool:
+    def matches(self, entry: DeadLetterEntry, prefix: str) -> bool:
         """Return whether `entry` passes the filter; topic and id match with and without `prefix`."""
-        topic = None if self.topic is None else self.topic.removesuffix(DEAD_LETTERS)
+        topic = None if self.topic is None else self.topic.removesuffix(DEAD_LETTER_SUFFIX)
         return (
             topic in (None, entry.topic, entry.topic.removeprefix(prefix))
             and self.reason in (None, entry.reason)
             and (self.key is None or self.key.encode() == entry.key)
-            and (self.id is None or self.id in (entry.id, entry.id.removeprefix(prefix), *entry.names))
+            and (self.id is None or self.id in (entry.id, entry.id.removeprefix(prefix), *entry.event_ids))
         )
 
     @property
-    def all(self) -> bool:
+    def matches_all(self) -> bool:
         """True if every dead letter passes."""
-        return self == Choice()
+        return self == DeadLetterFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class DeadLetterList:
     """All dead letters on the topics, ordered by time."""
 
-    entries: tuple[Entry, ...]
-    strange: int
+    entries: tuple[DeadLetterEntry, ...]
+    unreadable: int
     """Number of records that are neither dead letters nor marks."""
 
 
-async def overview(settings: Settings) -> Letters:
-    """Read all dead-letter topics once. Raises `Fault` if the broker does not answer."""
-    topics = await topic_reader.partitions(settings)
-    places = [p for name, partitions in topics.items() if name.endswith(DEAD_LETTERS) for p in partitions]
+async def load_dead_letters(settings: Settings) -> DeadLetterList:
+    """Read all dead-letter topics once. Raises `StackError` if the broker does not answer."""
+    topics = await topic_reader.list_partitions(settings)
+    places = [p for name, partitions in topics.items() if name.endswith(DEAD_LETTER_SUFFIX) for p in partitions]
     if not places:
         # A consumer that stops without having waited for the broker raises CancelledError (aiokafka).
-        return Letters((), 0)
-    entries: dict[str, Entry] = {}
+        return DeadLetterList((), 0)
+    entries: dict[str, DeadLetterEntry] = {}
     marks: dict[str, str] = {}
     strange = 0
-    async with topic_reader.consumer(settings) as reader:
+    async with topic_reader.open_consumer(settings) as reader:
         reader.assign(places)
         starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-        async for record in topic_reader.kept(reader, starts, ends):
-            match read(record.value):
-                case Letter(event, original):
+        async for record in topic_reader.read_range(reader, starts, ends):
+            match decode(record.value):
+                case DeadLetter(event, original):
                     # A worker that crashed after writing a dead letter writes it again: both records count as one.
                     entries.setdefault(
                         event.id,
-                        Entry(
+                        DeadLetterEntry(
                             event.id,
-                            record.topic.removesuffix(DEAD_LETTERS),
+                            record.topic.removesuffix(DEAD_LETTER_SUFFIX),
                             str(event.data.get("reason")),
                             event.time,
                             original.key,
-                            names(original.value),
+                            event_ids(original.value),
                             (TopicPartition(record.topic, record.partition), record.offset),
                         ),
                     )
-                case Settled(id_, how):
+                case SettledMark(id_, how):
                     marks[id_] = how
                 case None:
                     strange += 1
     found = (replace(entry, settled=marks.get(entry.id)) for entry in entries.values())
-    return Letters(tuple(sorted(found, key=lambda entry: entry.since)), strange)
+    return DeadLetterList(tuple(sorted(found, key=lambda entry: entry.time)), strange)
 
 
-async def contents(settings: Settings, entries: Sequence[Entry]) -> AsyncIterator[tuple[Entry, Letter]]:
+async def read_contents(
+    settings: Settings, entries: Sequence[DeadLetterEntry]
+) -> AsyncIterator[tuple[DeadLetterEntry, DeadLetter]]:
     """Yield the complete dead letters of `entries` one by one, because each may have two megabytes."""
     if not entries:
         return
-    wanted = {entry.place: entry for entry in entries}
+    wanted = {entry.position: entry for entry in entries}
     places = list({place for place, _ in wanted})
     starts = {p: min(offset for place, offset in wanted if place == p) for p in places}
     ends = {p: max(offset for place, offset in wanted if place == p) + 1 for p in places}
-    async with topic_reader.consumer(settings) as reader:
+    async with topic_reader.open_consumer(settings) as reader:
         reader.assign(places)
-        async for record in topic_reader.kept(reader, starts, ends):
+        async for record in topic_reader.read_range(reader, starts, ends):
             entry = wanted.get((TopicPartition(record.topic, record.partition), record.offset))
-            letter = read(record.value)
-            if entry is not None and isinstance(letter, Letter):
+            letter = decode(record.value)
+            if entry is not None and isinstance(letter, DeadLetter):
                 yield entry, letter
 
 
-async def settle(settings: Settings, entries: Sequence[Entry], how: How) -> int:
+async def settle(settings: Settings, entries: Sequence[DeadLetterEntry], how: Settlement) -> int:
     """Mark dead letters as settled and return their number; `redriven` sends the originals to their topics first.
 
     A dead letter is marked only after its original is acknowledged. A run that is interrupted in between redrives it
@@ -137,24 +139,24 @@ async def settle(settings: Settings, entries: Sequence[Entry], how: How) -> int:
     done = 0
     if not entries:
         return done
-    async with writer(settings) as out:
+    async with open_writer(settings) as out:
         waiting: list[tuple[str, Envelope]] = []
-        async for entry, letter in contents(settings, entries):
+        async for entry, letter in read_contents(settings, entries):
             if how == "redriven":
                 original = letter.original
                 await out.send(entry.topic, original.key, original.value, partition=original.partition)
             waiting.append((entry.topic, letter.event))
             done += 1
-            if len(waiting) >= AT_ONCE:
-                await _mark(out, waiting, how)
-        await _mark(out, waiting, how)
+            if len(waiting) >= BATCH_SIZE:
+                await _send_marks(out, waiting, how)
+        await _send_marks(out, waiting, how)
     return done
 
 
-async def _mark(out: Writer, letters: list[tuple[str, Envelope]], how: How) -> None:
+async def _send_marks(out: TopicWriter, letters: list[tuple[str, Envelope]], how: Settlement) -> None:
     await out.flush()
     for topic, letter in letters:
-        mark = settled(letter, how, clock.now())
-        await out.send(topic + DEAD_LETTERS, mark.key, mark.encode(), partition=0)
+        mark = settled_event(letter, how, clock.now())
+        await out.send(topic + DEAD_LETTER_SUFFIX, mark.key, mark.encode(), partition=0)
     await out.flush()
     letters.clear()

@@ -19,9 +19,9 @@ class Limit:
     """A limit of the edge."""
 
     default: int
-    words: str
+    description: str
     """Description of what the limit counts, as in the edge's settings."""
-    always: bool = False
+    always_applies: bool = False
     """True if the limit also applies with the limits off."""
 
 
@@ -32,26 +32,26 @@ LIMITS: Final = {
     f"{PREFIX}UNANSWERED": Limit(64, "unanswered requests per user"),
     f"{PREFIX}SOCKETS": Limit(5, "sockets per user"),
     f"{PREFIX}UNDER_WAY": Limit(
-        1024, "in-flight requests always admitted; beyond that, one second of recent throughput", always=True
+        1024, "in-flight requests always admitted; beyond that, one second of recent throughput", always_applies=True
     ),
     f"{PREFIX}ADDRESS_SOCKETS": Limit(200, "sockets per address"),
 }
 
 
-def told(environ: Mapping[str, str]) -> dict[str, str]:
+def limits_set(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the limits that an environment sets, by upper-case name; names match in any case, as in the edge."""
     return {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX)}
 
 
-def effective(settings: Mapping[str, str], *, lifted: bool) -> dict[str, int | str | None]:
+def effective_limits(settings: Mapping[str, str], *, lifted: bool) -> dict[str, int | str | None]:
     """Return the effective value of every limit by the name of its setting; `None` for a lifted limit."""
     return {
-        name: None if lifted and not limit.always else _number(settings.get(name, str(limit.default)))
+        name: None if lifted and not limit.always_applies else _parse_number(settings.get(name, str(limit.default)))
         for name, limit in LIMITS.items()
     }
 
 
-def _number(text: str) -> int | str:
+def _parse_number(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:

@@ -8,37 +8,37 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from infrastructure.local import probes
-from infrastructure.local.errors import Fault, NoAnswer
+from infrastructure.local.errors import ServerUnavailable, StackError
 from infrastructure.local.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from infrastructure.local.events import Tell
+    from infrastructure.local.events import EventSink
 
-VARIABLES = {"kafka": "HOLDFAST_KAFKA", "postgres": "HOLDFAST_POSTGRES_URL", "redis": "HOLDFAST_REDIS_URL"}
-_PORTS = {"kafka": 9092, "postgres": 5432, "redis": 6379}
+ADDRESS_VARIABLES = {"kafka": "HOLDFAST_KAFKA", "postgres": "HOLDFAST_POSTGRES_URL", "redis": "HOLDFAST_REDIS_URL"}
+_DEFAULT_PORTS = {"kafka": 9092, "postgres": 5432, "redis": 6379}
 
 
 def endpoints(name: str, address: str) -> list[tuple[str, int]]:
     """Return the hosts and ports of an address: a bootstrap list for Kafka, a URL for the others.
 
-    Raises `NoAnswer` if the address is malformed.
+    Raises `ServerUnavailable` if the address is malformed.
     """
     pieces = address.split(",") if name == "kafka" else [urlsplit(address).netloc.rpartition("@")[2]]
     found = []
     for piece in pieces:
         link = urlsplit(f"//{piece.strip()}")
         try:
-            found.append((link.hostname or "127.0.0.1", link.port or _PORTS[name]))
+            found.append((link.hostname or "127.0.0.1", link.port or _DEFAULT_PORTS[name]))
         except ValueError:
-            raise NoAnswer(
-                f"{VARIABLES[name]} contains {piece!r}, which is not an address: expected host or host:port"
+            raise ServerUnavailable(
+                f"{ADDRESS_VARIABLES[name]} contains {piece!r}, which is not an address: expected host or host:port"
             ) from None
     return found
 
 
-def plain(name: str, address: str) -> str:
+def without_password(name: str, address: str) -> str:
     """Return an address without its password."""
     if name == "kafka":
         return address
@@ -48,12 +48,12 @@ def plain(name: str, address: str) -> str:
     return link._replace(netloc=f"{user}@{host}" if user else host).geturl()
 
 
-def check(name: str, address: str) -> None:
-    """Raise `NoAnswer` unless a client can connect and authenticate with this address."""
+def require_usable(name: str, address: str) -> None:
+    """Raise `ServerUnavailable` unless a client can connect and authenticate with this address."""
     try:
         if name == "kafka":
-            if not any(probes.kafka(host, port) for host, port in endpoints(name, address)):
-                raise NoAnswer("no broker there speaks Kafka's protocol")  # noqa: TRY301 - wrapped below like the others
+            if not any(probes.kafka_answers(host, port) for host, port in endpoints(name, address)):
+                raise ServerUnavailable("no broker there speaks Kafka's protocol")  # noqa: TRY301 - wrapped below like the others
         elif name == "postgres":
             import psycopg
 
@@ -65,40 +65,40 @@ def check(name: str, address: str) -> None:
                 client.ping()
     except Exception as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise NoAnswer(
-            f"{VARIABLES[name]} names {plain(name, address)}, which cannot be used ({why}):"
-            f" start that server or correct the address, or unset {VARIABLES[name]} to start a local one"
+        raise ServerUnavailable(
+            f"{ADDRESS_VARIABLES[name]} names {without_password(name, address)}, which cannot be used ({why}):"
+            f" start that server or correct the address, or unset {ADDRESS_VARIABLES[name]} to start a local one"
         ) from error
 
 
-class Watch(threading.Thread):
+class ExternalServerMonitor(threading.Thread):
     """Monitor of an external server: checks every few seconds whether the server accepts connections."""
 
     restarts = pid = failures = 0
     metrics: str | None = None
-    fault: Fault | None = None
+    last_error: StackError | None = None
 
-    def __init__(self, name: str, address: str, emit: Tell, on_change: Callable[[], None]) -> None:
+    def __init__(self, name: str, address: str, emit: EventSink, on_change: Callable[[], None]) -> None:
         super().__init__(name=name, daemon=True)
         self.address, self.emit, self.on_change = address, emit, on_change
         self.state = "starting"
-        self.was_ready, self.stopping = threading.Event(), threading.Event()
+        self.became_ready, self.stop_requested = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        """Check the server until `stopping` is set."""
-        self.emit(Event("ready", self.name, plain(self.name, self.address), "external"))
-        while not self.stopping.is_set():
+        """Check the server until `stop_requested` is set."""
+        self.emit(Event("ready", self.name, without_password(self.name, self.address), "external"))
+        while not self.stop_requested.is_set():
             state = "ready" if self._accepts_connections() else "degraded"
             if state != self.state:
                 self.state = state
                 self.on_change()
-            self.was_ready.set()
-            self.stopping.wait(3.0)
+            self.became_ready.set()
+            self.stop_requested.wait(3.0)
 
-    def stop(self, patience: float) -> None:
+    def stop(self, timeout: float) -> None:
         """Stop checking; the external server itself is not stopped."""
-        del patience
-        self.stopping.set()
+        del timeout
+        self.stop_requested.set()
 
     def _accepts_connections(self) -> bool:
         for endpoint in endpoints(self.name, self.address):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from infrastructure.local import processes
-from infrastructure.local.errors import Fault, Unsupported, explain, explain_output
+from infrastructure.local.errors import StackError, Unsupported, convert_os_error, convert_output
 from infrastructure.local.probes import Health
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root, Secrets
 
 
-def wheel(package: str, inside: str) -> Path | None:
+def packaged_file(package: str, relative_path: str) -> Path | None:
     """Return the path of a file in an installed package, without importing it (an import would have side effects)."""
     spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
-        if (file := Path(folder) / inside).exists():
+        if (file := Path(folder) / relative_path).exists():
             return file
     return None
 
 
-def missing(what: str, package: str) -> Unsupported:
+def package_missing(what: str, package: str) -> Unsupported:
     """Return the error for a server whose package is not installed."""
     return Unsupported(
         f"{what} is not installed: install the package {package} (`make up` does),"
@@ -42,8 +42,10 @@ def missing(what: str, package: str) -> Unsupported:
     )
 
 
-def run(argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None) -> None:
-    """Run a setup command and wait for it. Raises the error that its output reports, else a `Fault` with the output."""
+def run_setup_step(
+    argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a setup command and wait for it. Raises the error that its output reports, else a `StackError` with the output."""
     done = subprocess.run(
         [str(a) for a in argv],
         input=stdin,
@@ -58,10 +60,10 @@ def run(argv: Sequence[str | Path], where: Path, stdin: str = "", environment: M
         output = done.stdout + done.stderr
         last_words = " ".join(output.split())[-400:]
         program = next((Path(a).name for a in argv if str(a).startswith("/")), str(argv[0]))
-        raise explain_output(output, where) or Fault(f"{program} failed: {last_words}")
+        raise convert_output(output, where) or StackError(f"{program} failed: {last_words}")
 
 
-class Part:
+class Server:
     """Server on a port of the loopback address, with its data in `root/<name>`."""
 
     name: ClassVar[str]
@@ -71,17 +73,17 @@ class Part:
 
     def __init__(self, root: Root, port: int, secrets: Secrets) -> None:
         self.root, self.port, self.secrets = root, port, secrets
-        self.folder = root.path / self.name
-        self.cwd = self.folder
+        self.data_dir = root.path / self.name
+        self.cwd = self.data_dir
         self.metrics: str | None = None
 
     def prepare(self) -> None:
-        """Prepare the data directory for a start. Call before `argv`; may take long. Raises `Fault`."""
+        """Prepare the data directory for a start. Call before `argv`; may take long. Raises `StackError`."""
         try:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, exist_ok=True)
             self._prepare()
         except OSError as error:
-            raise explain(error, self.folder) from error
+            raise convert_os_error(error, self.data_dir) from error
 
     def _prepare(self) -> None: ...
 
@@ -95,17 +97,17 @@ class Part:
 
     def health(self) -> Health:
         """Probe the server in its own protocol."""
-        return Health.READY if self.answers() else Health.SILENT
+        return Health.READY if self.is_answering() else Health.NO_ANSWER
 
-    def answers(self) -> bool:
+    def is_answering(self) -> bool:
         """Return whether the server answers a request now."""
         raise NotImplementedError
 
-    def left(self) -> list[psutil.Process]:
+    def find_processes(self) -> list[psutil.Process]:
         """Return the running processes of this server, including those of an earlier supervisor."""
-        return processes.by_command(self._mine)
+        return processes.find_by_command(self._is_own_process)
 
-    def _mine(self, argv: Sequence[str]) -> bool:
+    def _is_own_process(self, argv: Sequence[str]) -> bool:
         raise NotImplementedError
 
     def url(self) -> str:

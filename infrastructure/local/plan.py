@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infrastructure.local import claims, outside, probes, services
-from infrastructure.local.errors import PortTaken, WrongUse
+from infrastructure.local.errors import PortInUse, UsageError
 from infrastructure.local.events import Event
 from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
@@ -18,16 +18,16 @@ from infrastructure.topics import MOST_PARTITIONS, PARTITIONS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from infrastructure.local.events import Tell
-    from infrastructure.local.parts import Part
+    from infrastructure.local.events import EventSink
+    from infrastructure.local.parts import Server
     from infrastructure.local.state import Root
 
-PREFERRED = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
-_SERVERS: dict[str, type[Part]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
+DEFAULT_PORTS = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
+_SERVERS: dict[str, type[Server]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
 
 
 @dataclass(frozen=True)
-class Options:
+class UpOptions:
     """Options of `holdfast up`."""
 
     workers: Mapping[str, int] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Options:
 
 
 @dataclass
-class Plan:
+class StartupPlan:
     """Programs of a shop and their addresses."""
 
     ports: dict[str, int]
@@ -48,11 +48,11 @@ class Plan:
     """URL of the edge."""
     addresses: dict[str, str]
     """Addresses of `kafka`, `postgres` and `redis` for clients, with passwords."""
-    parts: list[Part] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
     """Local servers to run."""
-    outside: dict[str, str] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
     """Addresses of external servers, by name."""
-    workers: list[services.Service] = field(default_factory=list)
+    workers: list[services.WorkerProcess] = field(default_factory=list)
     """Worker processes to run."""
     seed: bool = False
     """True if the catalogue must be loaded."""
@@ -60,94 +60,101 @@ class Plan:
     """Partitions of each keyed topic."""
 
 
-def make(root: Root, options: Options, emit: Tell, kinds: Sequence[services.Kind] = services.KINDS) -> Plan:
+def make_plan(
+    root: Root, options: UpOptions, emit: EventSink, kinds: Sequence[services.ServiceType] = services.SERVICE_TYPES
+) -> StartupPlan:
     """Return the plan for these options; choices that the user should know of are sent to `emit` as notes.
 
-    Raises `PortTaken`, `NoAnswer`, `Unsupported` or `WrongUse`.
+    Raises `PortInUse`, `ServerUnavailable`, `Unsupported` or `UsageError`.
     """
     if not options.limits and os.environ.get("HOLDFAST_PROFILE", "local") == "production":
-        raise WrongUse("--no-limits is not allowed in the production profile: run without it")
+        raise UsageError("--no-limits is not allowed in the production profile: run without it")
     before = root.load()
     previous_ports: dict[str, int] = before.get("ports", {})
-    plan = Plan({}, "", {}, partitions=_partitions(root, before))
+    plan = StartupPlan({}, "", {}, partitions=_partitions(root, before))
     for name, server_class in _SERVERS.items():
-        if address := _foreign(name, before):
-            outside.check(name, address)
-            plan.outside[name] = plan.addresses[name] = address
+        if address := _external_address(name, before):
+            outside.require_usable(name, address)
+            plan.external[name] = plan.addresses[name] = address
             continue
-        server = server_class(root, previous_ports.get(name, PREFERRED[name]), root.secrets())
+        server = server_class(root, previous_ports.get(name, DEFAULT_PORTS[name]), root.secrets())
         if isinstance(server, Kafka):
             server.progress = lambda done, total: emit(Event("jars", done=done, total=total))
         asked = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
         # A port held by this root's own server is usable: the process is adopted, or terminated first.
-        own_server = name in previous_ports and asked in ("", str(previous_ports[name])) and bool(server.left())
-        server.port = plan.ports[name] = previous_ports[name] if own_server else choose(name, previous_ports, emit)
-        plan.parts.append(server)
+        own_server = (
+            name in previous_ports and asked in ("", str(previous_ports[name])) and bool(server.find_processes())
+        )
+        server.port = plan.ports[name] = (
+            previous_ports[name] if own_server else reserve_port(name, previous_ports, emit)
+        )
+        plan.servers.append(server)
         plan.addresses[name] = server.url()
     for name, number in options.workers.items():
         if number > plan.partitions:
-            raise WrongUse(
+            raise UsageError(
                 f"--workers {name}={number} is more than the {plan.partitions} partitions of this shop's topics:"
                 f" ask for {plan.partitions} at most, as the others would have no work"
             )
     asked_for = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
     wanted = [kind for kind in asked_for if _can_run(kind, emit)]
-    has_edge = any(kind.front for kind in wanted)
+    has_edge = any(kind.serves_http for kind in wanted)
     plan.ports["http"] = (
-        choose("http", previous_ports, emit) if has_edge else previous_ports.get("http", PREFERRED["http"])
+        reserve_port("http", previous_ports, emit) if has_edge else previous_ports.get("http", DEFAULT_PORTS["http"])
     )
     plan.http = f"http://{LOOPBACK}:{plan.ports['http']}"
     workers = [
-        (kind, f"{kind.name}-{number}" if kind.many else kind.name)
+        (kind, f"{kind.name}-{number}" if kind.scalable else kind.name)
         for kind in wanted
-        for number in range(1, (options.workers.get(kind.name, 1) if kind.many else 1) + 1)
+        for number in range(1, (options.workers.get(kind.name, 1) if kind.scalable else 1) + 1)
     ]
     ports = [
-        plan.ports["http"] if kind.front else _health_port(name, previous_ports, plan.ports) for kind, name in workers
+        plan.ports["http"] if kind.serves_http else _reserve_health_port(name, previous_ports, plan.ports)
+        for kind, name in workers
     ]
-    if any(kind.module == services.CATCHER for kind in wanted):
-        _health_port("smtp", previous_ports, plan.ports)
-    settings = _settings(root, plan, limits=options.limits)
+    if any(kind.module == services.MAILBOX_MODULE for kind in wanted):
+        _reserve_health_port("smtp", previous_ports, plan.ports)
+    settings = _service_settings(root, plan, limits=options.limits)
     for (kind, name), port in zip(workers, ports, strict=True):
-        plan.workers.append(services.Service(root, kind, name, port, settings))
-    loaded = seed_mark(plan) == before.get("seeded")
-    plan.seed = not loaded and any(kind.module == services.SEEDER for kind in wanted)
+        plan.workers.append(services.WorkerProcess(root, kind, name, port, settings))
+    loaded = catalogue_database(plan) == before.get("seeded")
+    plan.seed = not loaded and any(kind.module == services.SEED_MODULE for kind in wanted)
     return plan
 
 
-def seed_mark(plan: Plan) -> str:
+def catalogue_database(plan: StartupPlan) -> str:
     """Return the identity of the database that the catalogue is loaded into: an external address, or `ours`."""
-    return outside.plain("postgres", plan.outside["postgres"]) if "postgres" in plan.outside else "ours"
+    return outside.without_password("postgres", plan.external["postgres"]) if "postgres" in plan.external else "ours"
 
 
-def choose(name: str, previous_ports: Mapping[str, int], emit: Tell) -> int:
+def reserve_port(name: str, previous_ports: Mapping[str, int], emit: EventSink) -> int:
     """Reserve and return a port: HOLDFAST_<NAME>_PORT, else the previous port, else the default, else a free one.
 
-    Raises `PortTaken` if the port in HOLDFAST_<NAME>_PORT is in use, `WrongUse` if the variable is not a port.
+    Raises `PortInUse` if the port in HOLDFAST_<NAME>_PORT is in use, `UsageError` if the variable is not a port.
     """
     variable = f"HOLDFAST_{name.upper()}_PORT"
     if asked := os.environ.get(variable):
         if not asked.isascii() or not asked.isdigit() or not 0 < int(asked) < 1 << 16:
-            raise WrongUse(f"{variable} must be a port (1 to 65535), not {asked!r}")
-        if not claims.available(int(asked)):
-            raise PortTaken(
-                f"port {asked} is taken by {probes.holder(int(asked))}: stop that program, or choose another"
+            raise UsageError(f"{variable} must be a port (1 to 65535), not {asked!r}")
+        if not claims.reserve_if_free(int(asked)):
+            raise PortInUse(
+                f"port {asked} is taken by {probes.port_owner(int(asked))}: stop that program, or choose another"
                 f" with {variable}, or unset it to get a free one"
             )
         return int(asked)
-    previous, default = previous_ports.get(name, PREFERRED[name]), PREFERRED[name]
-    if claims.available(previous):
+    previous, default = previous_ports.get(name, DEFAULT_PORTS[name]), DEFAULT_PORTS[name]
+    if claims.reserve_if_free(previous):
         return previous
-    port = default if default != previous and claims.available(default) else claims.free_port()
-    emit(Event("note", text=f"port {previous} is taken by {probes.holder(previous)}: {name} uses {port}"))
+    port = default if default != previous and claims.reserve_if_free(default) else claims.reserve_free_port()
+    emit(Event("note", text=f"port {previous} is taken by {probes.port_owner(previous)}: {name} uses {port}"))
     return port
 
 
-def _health_port(name: str, previous_ports: Mapping[str, int], given: dict[str, int]) -> int:
+def _reserve_health_port(name: str, previous_ports: Mapping[str, int], given: dict[str, int]) -> int:
     """Reserve the previous port, else a free one; record it in `given` and return it."""
     port = previous_ports.get(name, 0)
-    usable = port and port not in given.values() and claims.available(port)
-    given[name] = port if usable else claims.free_port()
+    usable = port and port not in given.values() and claims.reserve_if_free(port)
+    given[name] = port if usable else claims.reserve_free_port()
     return given[name]
 
 
@@ -155,37 +162,37 @@ def _partitions(root: Root, before: Mapping[str, Any]) -> int:
     """Return the number that the topics of this root were made with, else HOLDFAST_PARTITIONS, else the default."""
     asked = os.environ.get("HOLDFAST_PARTITIONS", "")
     if asked and not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= MOST_PARTITIONS):
-        raise WrongUse(f"HOLDFAST_PARTITIONS must be a number from 1 to {MOST_PARTITIONS}, not {asked!r}")
+        raise UsageError(f"HOLDFAST_PARTITIONS must be a number from 1 to {MOST_PARTITIONS}, not {asked!r}")
     kept = int(before.get("partitions", asked or PARTITIONS))
     if asked and int(asked) != kept:
-        raise WrongUse(
+        raise UsageError(
             f"HOLDFAST_PARTITIONS is {asked}, and the topics of this shop have {kept} partitions, which cannot change:"
             f" unset it, or remove {root.path} and start again"
         )
     return kept
 
 
-def _foreign(name: str, before: Mapping[str, Any]) -> str | None:
+def _external_address(name: str, before: Mapping[str, Any]) -> str | None:
     """Return the address of an external server; `None` if unset, or if it is this root's own (from `holdfast env`)."""
-    given = os.environ.get(outside.VARIABLES[name])
+    given = os.environ.get(outside.ADDRESS_VARIABLES[name])
     return given if given and not (given == before.get(name) and name in before.get("ports", {})) else None
 
 
-def _can_run(kind: services.Kind, emit: Tell) -> bool:
-    if kind.module in services.SIMULATED and os.environ.get("HOLDFAST_PROFILE") == "production":
+def _can_run(kind: services.ServiceType, emit: EventSink) -> bool:
+    if kind.module in services.SIMULATED_MODULES and os.environ.get("HOLDFAST_PROFILE") == "production":
         return False  # production delivers real mails and takes real payments
-    if kind.installed():
+    if kind.is_installed():
         return True
     emit(Event("note", text=f"{kind.name} is not started: the module {kind.module} is not installed"))
     return False
 
 
-def _settings(root: Root, plan: Plan, *, limits: bool) -> dict[str, str]:
+def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[str, str]:
     secrets, provider = root.secrets(), {}
     if "provider" in plan.ports:
         provider = {
             "HOLDFAST_PROVIDER_URL": f"http://{LOOPBACK}:{plan.ports['provider']}",
-            "HOLDFAST_PROVIDER_FILE": str(root.run("provider") / "provider.sqlite"),
+            "HOLDFAST_PROVIDER_FILE": str(root.service_dir("provider") / "provider.sqlite"),
             "HOLDFAST_WEBHOOK_URL": f"{plan.http}/v1/webhooks/payments",
         }
     mails = {}

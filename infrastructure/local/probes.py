@@ -17,16 +17,16 @@ from urllib.parse import urlsplit
 import psutil
 
 LOOPBACK = "127.0.0.1"
-PATIENCE = 1.0
+TIMEOUT_SECONDS = 1.0
 """Seconds to wait for a connection and for each answer."""
 
 
 class Health(Enum):
     """Result of a probe."""
 
-    SILENT = "silent"
+    NO_ANSWER = "silent"
     """No answer: the program is not started yet, frozen or gone."""
-    SICK = "sick"
+    UNHEALTHY = "sick"
     """The program reports that it is not live."""
     LIVE = "live"
     """The program is live but cannot serve yet, or cannot serve at the moment."""
@@ -37,31 +37,31 @@ class Health(Enum):
 def _exchange(host: str, port: int, request: bytes) -> bytes:
     """Send a request and return the first bytes of the answer; empty if none comes in time."""
     try:
-        with socket.create_connection((host, port), PATIENCE) as connection:
-            connection.settimeout(PATIENCE)
+        with socket.create_connection((host, port), TIMEOUT_SECONDS) as connection:
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.sendall(request)
             return connection.recv(512)
     except OSError:
         return b""
 
 
-def kafka(host: str, port: int) -> bool:
+def kafka_answers(host: str, port: int) -> bool:
     """Return whether a broker answers ApiVersions v0 (correlation id 7, no client id) with id 7 and error 0."""
     answer = _exchange(host, port, struct.pack("!ihhih", 10, 18, 0, 7, -1))
     return answer[4:10] == struct.pack("!ih", 7, 0)
 
 
-def postgres(host: str, port: int) -> bool:
+def postgres_answers(host: str, port: int) -> bool:
     """Return whether a server answers a startup packet with `R`, a request to authenticate: it accepts connections."""
     body = struct.pack("!i", 196608) + b"user\0holdfast\0database\0holdfast\0\0"
     return _exchange(host, port, struct.pack("!i", len(body) + 4) + body)[:1] == b"R"
 
 
-def redis(host: str, port: int, password: str) -> bool:
+def redis_answers(host: str, port: int, password: str) -> bool:
     """Return whether a server answers AUTH and PING, sent in one write; PONG may arrive in a later packet."""
     try:
-        with socket.create_connection((host, port), PATIENCE) as connection:
-            connection.settimeout(PATIENCE)
+        with socket.create_connection((host, port), TIMEOUT_SECONDS) as connection:
+            connection.settimeout(TIMEOUT_SECONDS)
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
             answer = b""
             while b"+PONG\r\n" not in answer:
@@ -73,22 +73,22 @@ def redis(host: str, port: int, password: str) -> bool:
         return False
 
 
-def service(port: int) -> Health:
+def service_health(port: int) -> Health:
     """Return the health that a service's `/livez` and `/readyz` report."""
     live = _status(port, "/livez")
     if live != http.client.OK:
-        return Health.SICK if live else Health.SILENT
+        return Health.UNHEALTHY if live else Health.NO_ANSWER
     return Health.READY if _status(port, "/readyz") == http.client.OK else Health.LIVE
 
 
 def _status(port: int, path: str) -> int:
-    return ask(f"http://{LOOPBACK}:{port}{path}")[0]
+    return http_get(f"http://{LOOPBACK}:{port}{path}")[0]
 
 
-def ask(url: str) -> tuple[int, str]:
+def http_get(url: str) -> tuple[int, str]:
     """GET a page such as `/readyz` and return its status and text; 0 and the error if there is no answer in time."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", parts.path)
         answer = connection.getresponse()
@@ -99,9 +99,9 @@ def ask(url: str) -> tuple[int, str]:
         connection.close()
 
 
-def page(url: str) -> str | None:
+def get_page(url: str) -> str | None:
     """GET a page such as `/metrics` and return its text; `None` unless the answer is 200 and in time."""
-    status, text = ask(url)
+    status, text = http_get(url)
     return text if status == http.client.OK else None
 
 
@@ -114,13 +114,13 @@ def free_port() -> int:
     The port is below the range that the system gives to clients (from 32768 on), so that a restarted server finds its
     port free. The choice is random, so that two shops that start together rarely choose the same port.
     """
-    while (port := random.randint(20000, 32000)) in _returned or taken(port):  # noqa: S311 - no secret
+    while (port := random.randint(20000, 32000)) in _returned or is_port_in_use(port):  # noqa: S311 - no secret
         pass
     _returned.add(port)
     return port
 
 
-def taken(port: int) -> bool:
+def is_port_in_use(port: int) -> bool:
     """Return whether a program listens on the port (closing connections do not count)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,7 +131,7 @@ def taken(port: int) -> bool:
     return False
 
 
-def holder(port: int) -> str:
+def port_owner(port: int) -> str:
     """Return the program that listens on the port, as `name (pid 12)`; a general phrase if it cannot be determined."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 
-def alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Return whether the process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -27,37 +27,37 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def by_command(test: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:
+def find_by_command(test: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:
     """Return the live processes, except this one, whose command line passes the test."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and test(process.cmdline()) and alive(process):
+            if process.pid != os.getpid() and test(process.cmdline()) and is_alive(process):
                 found.append(process)
     return found
 
 
-def by_environment(name: str, test: Callable[[str], bool]) -> list[psutil.Process]:
+def find_by_environment(name: str, test: Callable[[str], bool]) -> list[psutil.Process]:
     """Return this user's live processes, except this one, whose environment variable `name` passes the test."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and test(process.environ().get(name, "")) and alive(process):
+            if process.pid != os.getpid() and test(process.environ().get(name, "")) and is_alive(process):
                 found.append(process)
     return found
 
 
-def by_folder(folder: str) -> list[psutil.Process]:
+def find_by_working_directory(folder: str) -> list[psutil.Process]:
     """Return the live processes with this working directory (PostgreSQL's children have their data directory)."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.cwd() == folder and alive(process):
+            if process.cwd() == folder and is_alive(process):
                 found.append(process)
     return found
 
 
-def tree(process: psutil.Process) -> list[psutil.Process]:
+def process_tree(process: psutil.Process) -> list[psutil.Process]:
     """Return the process and all its descendants."""
     try:
         return [process, *process.children(recursive=True)]
@@ -65,9 +65,9 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
         return [process]
 
 
-def listens(process: psutil.Process, port: int) -> bool:
+def is_listening(process: psutil.Process, port: int) -> bool:
     """Return whether the process or a descendant listens on the port; True if the system denies the information."""
-    for member in tree(process):
+    for member in process_tree(process):
         try:
             if any(socket.laddr and socket.laddr[1] == port for socket in member.net_connections("tcp")):
                 return True
@@ -78,7 +78,7 @@ def listens(process: psutil.Process, port: int) -> bool:
     return False
 
 
-def families(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
+def process_trees(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
     """Return each process with all its descendants, found in one scan of the machine; empty for one that is gone."""
     known: dict[int, psutil.Process] = {}
     children: dict[int, list[int]] = {}
@@ -95,7 +95,7 @@ def families(pids: Iterable[int]) -> dict[int, list[psutil.Process]]:
     return found
 
 
-def memory(family: Iterable[psutil.Process]) -> int:
+def resident_bytes(family: Iterable[psutil.Process]) -> int:
     """Return the resident bytes of the processes; shared pages count in each."""
     total = 0
     for process in family:
@@ -104,7 +104,7 @@ def memory(family: Iterable[psutil.Process]) -> int:
     return total
 
 
-def cpu(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
+def cpu_times(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
     """Return the CPU seconds that each process has used, by pid and creation time."""
     seconds = {}
     for process in family:
@@ -114,38 +114,38 @@ def cpu(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
     return seconds
 
 
-def tell(processes: Iterable[psutil.Process], number: int) -> None:
+def send_signal(processes: Iterable[psutil.Process], number: int) -> None:
     """Send a signal to the processes that are still alive."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
 
 
-def wait_gone(processes: Iterable[psutil.Process], patience: float) -> list[psutil.Process]:
+def wait_until_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait up to `patience` seconds for the processes to end; return those that are still alive.
 
     Zombies count as gone: in a container without an init process, which reaps no orphans, they stay indefinitely.
     """
-    end = time.monotonic() + patience
-    left = [p for p in processes if alive(p)]
+    end = time.monotonic() + timeout
+    left = [p for p in processes if is_alive(p)]
     while left and time.monotonic() < end:
         time.sleep(0.02)
-        left = [p for p in left if alive(p)]
+        left = [p for p in left if is_alive(p)]
     return left
 
 
-def end(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, patience: float = 5.0) -> None:
+def terminate(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, timeout: float = 5.0) -> None:
     """Send the processes a signal, wait up to `patience` seconds, then kill the remaining ones and their children."""
     processes = list(processes)
     # A stopped process receives the signal only after SIGCONT.
-    tell(processes, number)
-    tell(processes, signal.SIGCONT)
-    for process in wait_gone(processes, patience):
+    send_signal(processes, number)
+    send_signal(processes, signal.SIGCONT)
+    for process in wait_until_gone(processes, timeout):
         kill(process)
 
 
 def kill(process: psutil.Process) -> None:
     """Kill a process and its descendants with SIGKILL."""
-    family = tree(process)
-    tell(family, signal.SIGKILL)
-    wait_gone(family, 5.0)
+    family = process_tree(process)
+    send_signal(family, signal.SIGKILL)
+    wait_until_gone(family, 5.0)

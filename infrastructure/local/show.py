@@ -14,9 +14,9 @@ from rich.table import Table
 
 from infrastructure.local import limits, processes
 from infrastructure.local.limits import LIMITS
-from infrastructure.local.outside import plain
+from infrastructure.local.outside import without_password
 from infrastructure.local.probes import LOOPBACK
-from infrastructure.local.state import NO_SHOP, find_running, postgres_variables
+from infrastructure.local.state import NOT_RUNNING, find_running, postgres_variables
 
 if TYPE_CHECKING:
     from infrastructure.local.events import Event
@@ -28,7 +28,7 @@ ADDRESSES = ("http", "kafka", "postgres", "redis", "mails")
 _COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
-class Teller:
+class ProgressPrinter:
     """Printer of a supervisor's events: a progress bar while jars download, one line for every other event."""
 
     def __init__(self, root: Root) -> None:
@@ -100,56 +100,56 @@ def status(root: Root) -> dict[str, Any] | None:
     state = root.load()
     if "http" not in state:
         return None
-    supervised = root.held()
+    supervised = root.has_supervisor()
     entries: dict[str, dict[str, Any]] = {}
     services = state.get("services", {})
-    families = processes.families(entry["pid"] for entry in services.values() if entry["pid"])
+    families = processes.process_trees(entry["pid"] for entry in services.values() if entry["pid"])
     for name, entry in services.items():
-        memory = processes.memory(families.get(entry["pid"], []))
+        memory = processes.resident_bytes(families.get(entry["pid"], []))
         unsupervised_state = "degraded" if memory else "stopped"
         entries[name] = {**entry, "state": entry["state"] if supervised else unsupervised_state, "rss_bytes": memory}
     return {
         "http": state["http"],
         "kafka": state["kafka"],
-        "postgres": plain("postgres", state["postgres"]),
-        "redis": plain("redis", state["redis"]),
+        "postgres": without_password("postgres", state["postgres"]),
+        "redis": without_password("redis", state["redis"]),
         "limits": state["limits"],
         # Only an edge applies limits.
-        "limit_settings": limits.effective(state.get("limit_settings", {}), lifted=state["limits"] == "off")
+        "limit_settings": limits.effective_limits(state.get("limit_settings", {}), lifted=state["limits"] == "off")
         if "edge" in entries
         else {},
-        **_mails(state),
+        **_mailbox_url(state),
         "state": state["state"] if supervised else "stopped",
         "supervisor": state["supervisor"] if supervised else 0,
         "services": entries,
     }
 
 
-def missing(content: dict[str, Any]) -> str:
+def explain_not_running(content: dict[str, Any]) -> str:
     """Return the message for a `status` without a supervisor: why no shop runs, and what to do."""
     orphans = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
     if not orphans:
-        return NO_SHOP
+        return NOT_RUNNING
     return (
         f"the supervisor is gone but {orphans} processes still run:"
         " `holdfast up` takes them over, `holdfast down` ends them"
     )
 
 
-def _mails(state: dict[str, Any]) -> dict[str, str]:
+def _mailbox_url(state: dict[str, Any]) -> dict[str, str]:
     """Return the URL of the local mailbox, if the shop has one."""
     port = state.get("ports", {}).get("catcher")
     return {"mails": f"http://{LOOPBACK}:{port}/"} if port and "catcher" in state.get("services", {}) else {}
 
 
-def table(content: dict[str, Any]) -> None:
+def print_status(content: dict[str, Any]) -> None:
     """Print a `status` as a table and a list of addresses and limits."""
     console = Console(highlight=False, soft_wrap=not os.isatty(1))
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
         grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")
     for name, entry in content["services"].items():
-        grid.add_row(*row(name, entry), entry["metrics"] or "")
+        grid.add_row(*status_row(name, entry), entry["metrics"] or "")
     console.print(grid)
     total = sum(entry["rss_bytes"] for entry in content["services"].values())
     console.print(f"\nresident     {total / (1 << 20):.0f} MiB")
@@ -157,10 +157,10 @@ def table(content: dict[str, Any]) -> None:
         console.print(f"{name:<12} {content[name]}")
     for name, value in content["limit_settings"].items():
         shown = "lifted" if value is None else _escape(str(value))
-        console.print(f"  {name:<30} {shown:>6}  [dim]{LIMITS[name].words}[/]")
+        console.print(f"  {name:<30} {shown:>6}  [dim]{LIMITS[name].description}[/]")
 
 
-def row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
+def status_row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
     """Return the cells of a process in a table: name, state, pid, MiB and restarts."""
     colour = _COLOURS.get(entry["state"], "yellow")
     return (
@@ -172,14 +172,14 @@ def row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
     )
 
 
-def addresses(root: Root) -> None:
+def print_addresses(root: Root) -> None:
     """Print the shop's addresses on standard output."""
     content = status(root) or {}
     lines = [f"{name:<10} {content[name]}" for name in ADDRESSES if name in content]
     print("\n".join(lines), flush=True)  # noqa: T201 - the output of the command
 
 
-def environment(root: Root) -> str | None:
+def shell_exports(root: Root) -> str | None:
     """Return shell lines that export the addresses and passwords for every client; `None` if no shop runs."""
     stack = find_running(root)
     if stack is None:

@@ -2,7 +2,7 @@
 
 | in `.holdfast/` (0700) | |
 |---|---|
-| `lock` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
+| `lock_file` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
 | `stack.json` | addresses, ports and the state of every process |
 | `secrets.json` | passwords and the token-signing secret, created once |
 | `logs/<name>.log` | output of a process |
@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from infrastructure.local.errors import Fault, explain
+from infrastructure.local.errors import StackError, convert_os_error
 from infrastructure.topics import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAME = ".holdfast"
-NO_SHOP = "no shop runs here: start one with `holdfast up`"
+ROOT_NAME = ".holdfast"
+NOT_RUNNING = "no shop runs here: start one with `holdfast up`"
 
 
 def find_root() -> Root:
@@ -40,9 +40,9 @@ def find_root() -> Root:
         return Root(Path(named).expanduser().resolve())
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / NAME).is_dir():
-            return Root((folder / NAME).resolve())
-    return Root((here / NAME).resolve())
+        if (folder / ROOT_NAME).is_dir():
+            return Root((folder / ROOT_NAME).resolve())
+    return Root((here / ROOT_NAME).resolve())
 
 
 @dataclass(frozen=True)
@@ -61,46 +61,46 @@ class Root:
     path: Path
 
     @property
-    def lock(self) -> Path:
+    def lock_file(self) -> Path:
         """File that the supervisor keeps locked while it runs."""
         return self.path / "lock"
 
-    def log(self, name: str) -> Path:
+    def log_file(self, name: str) -> Path:
         """Return the log file of the process `name`."""
         return self.path / "logs" / f"{name}.log"
 
-    def run(self, name: str) -> Path:
+    def service_dir(self, name: str) -> Path:
         """Return the state directory of the service `name`."""
         return self.path / "run" / name
 
-    def make(self) -> None:
-        """Create the directories that are missing, accessible to this user only. Raises `NoRight` or `DiskFull`."""
+    def create(self) -> None:
+        """Create the directories that are missing, accessible to this user only. Raises `PermissionDenied` or `DiskFull`."""
         try:
             for folder in (self.path, self.path / "logs", self.path / "run"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
-            with self.lock.open("a"):
+            with self.lock_file.open("a"):
                 pass
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise convert_os_error(error, self.path) from error
 
     def load(self) -> dict[str, Any]:
         """Return the content of `stack.json`; empty if it is missing or damaged."""
         return self._read("stack.json")
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `stack.json` atomically. Raises `NoRight` or `DiskFull`."""
+        """Write `stack.json` atomically. Raises `PermissionDenied` or `DiskFull`."""
         self._write("stack.json", state)
 
     def secrets(self) -> Secrets:
         """Return this root's secrets; the first call creates them.
 
-        Raises `Fault` if the file is missing although a database exists, since new secrets could not open it.
+        Raises `StackError` if the file is missing although a database exists, since new secrets could not open it.
         """
         stored = self._read("secrets.json")
         if not stored:
             if (self.path / "postgres").exists():
-                raise Fault(
+                raise StackError(
                     f"{self.path}/secrets.json is missing, and the database cannot be opened without it:"
                     f" put it back, or remove {self.path} to start with an empty shop"
                 )
@@ -115,7 +115,7 @@ class Root:
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         except OSError as error:
-            raise explain(error, self.path / file) from error
+            raise convert_os_error(error, self.path / file) from error
         return content if isinstance(content, dict) else {}
 
     def _write(self, file: str, content: dict[str, Any]) -> None:
@@ -128,17 +128,17 @@ class Root:
                 os.fsync(out.fileno())
             new.replace(self.path / file)
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise convert_os_error(error, self.path) from error
 
     @contextlib.contextmanager
-    def hold(self, patience: float = 1.0) -> Iterator[bool]:
+    def acquire_lock(self, timeout: float = 1.0) -> Iterator[bool]:
         """Hold the lock of this root's supervisor; yield False if another process has it.
 
         `patience` (seconds) is long enough for a process that only tests the lock at this moment, and for a child of a
         killed supervisor that inherited the lock and has not called exec yet.
         """
-        with self.lock.open("a") as stream:
-            end = time.monotonic() + patience
+        with self.lock_file.open("a") as stream:
+            end = time.monotonic() + timeout
             while not (acquired := _try_lock(stream.fileno(), fcntl.LOCK_EX)) and time.monotonic() < end:
                 time.sleep(0.05)
             if acquired:
@@ -147,17 +147,17 @@ class Root:
                 stream.flush()
             yield acquired
 
-    def holder(self) -> int:
+    def supervisor_pid(self) -> int:
         """Return the pid of the running supervisor, 0 if none runs."""
         try:
-            return int(self.lock.read_text()) if self.held() else 0
+            return int(self.lock_file.read_text()) if self.has_supervisor() else 0
         except (OSError, ValueError):
             return 0
 
-    def held(self) -> bool:
+    def has_supervisor(self) -> bool:
         """Return whether a supervisor runs."""
         try:
-            with self.lock.open("a") as stream:
+            with self.lock_file.open("a") as stream:
                 return not _try_lock(stream.fileno(), fcntl.LOCK_SH)
         except OSError:
             return False
@@ -209,17 +209,17 @@ class Stack:
         }
 
 
-def running() -> Stack:
+def require_running() -> Stack:
     """Return the shop that runs here; if none does, print a message and exit with status 1."""
     stack = find_running(find_root())
     if stack is None:
-        die(NO_SHOP)
+        exit_with_error(NOT_RUNNING)
     return stack
 
 
 def find_running(root: Root) -> Stack | None:
     """Return the shop of this root; `None` unless its supervisor runs and its addresses are known."""
-    if not root.held():
+    if not root.has_supervisor():
         return None
     state = root.load()
     try:
@@ -251,7 +251,7 @@ def postgres_variables(url: str) -> dict[str, str]:
     }
 
 
-def die(sentence: str, code: int = 1) -> NoReturn:
+def exit_with_error(sentence: str, code: int = 1) -> NoReturn:
     """Exit with one sentence on standard error."""
     print(f"holdfast: {sentence}", file=sys.stderr)  # noqa: T201 - the error message of a command
     raise SystemExit(code)

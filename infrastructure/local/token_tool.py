@@ -10,7 +10,7 @@ import typer
 from infrastructure.envelope import rfc3339
 from infrastructure.ids import uuid7
 from infrastructure.local import reach
-from infrastructure.local.errors import Fault
+from infrastructure.local.errors import StackError
 from infrastructure.local.show import AsJson
 from infrastructure.tokens import issue
 
@@ -36,7 +36,7 @@ def token(
         raise typer.BadParameter("an id is 1 to 64 printable ASCII characters", param_hint="--user")
     settings = reach.settings("HOLDFAST_SECRET")
     if settings.profile != "local":
-        raise Fault(f"`holdfast token` works only in the local profile, not in {settings.profile!r}")
+        raise StackError(f"`holdfast token` works only in the local profile, not in {settings.profile!r}")
     user_id = user or uuid7()
     signed, expires_at = issue(
         settings.secret.get_secret_value(),

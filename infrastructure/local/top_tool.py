@@ -16,10 +16,10 @@ from rich.text import Text
 
 from infrastructure.envelope import rfc3339
 from infrastructure.local import reach, show, vitals
-from infrastructure.local.errors import Fault
-from infrastructure.local.lag import Groups, Lag
-from infrastructure.local.state import NO_SHOP, Root, find_root
-from infrastructure.local.vitals import ALL, Reading
+from infrastructure.local.errors import StackError
+from infrastructure.local.lag import Lag, LagReader
+from infrastructure.local.state import NOT_RUNNING, Root, find_root
+from infrastructure.local.vitals import ALL, Snapshot
 
 INTERVAL_SECONDS: Final = 1.0
 """Seconds between two measurements."""
@@ -42,23 +42,23 @@ def top(
     Refreshes every second until Ctrl-C, which ends it with exit status 0; without a terminal it measures once. CPU is
     in percent of one core. On a small terminal the end is cut off; --once prints everything.
     """
-    settings, root = reach.here(), find_root()
+    settings, root = reach.running_shop_settings(), find_root()
     console = show.wide_console()
     live = not once and not as_json and sys.stdout.isatty() and not console.is_dumb_terminal
     try:
         if live:
-            asyncio.run(_live(root, Groups(settings), console))
+            asyncio.run(_run_live(root, LagReader(settings), console))
             return
-        sample = asyncio.run(_once(root, Groups(settings)))
+        sample = asyncio.run(_measure_once(root, LagReader(settings)))
     except KeyboardInterrupt:
         raise typer.Exit(0 if live else 130) from None
     if as_json:
         typer.echo(json.dumps(sample))
     else:
-        console.print(view(sample, console.width))
+        console.print(render(sample, console.width))
 
 
-async def _once(root: Root, groups: Groups) -> dict[str, Any]:
+async def _measure_once(root: Root, groups: LagReader) -> dict[str, Any]:
     try:
         before = await _read(root)
         await asyncio.sleep(INTERVAL_SECONDS)
@@ -67,34 +67,34 @@ async def _once(root: Root, groups: Groups) -> dict[str, Any]:
         await groups.close()
 
 
-async def _live(root: Root, groups: Groups, console: Console) -> None:
-    """Refresh the view until interrupted. Raises `Fault` when the shop ends."""
-    before: Reading | None = None
+async def _run_live(root: Root, groups: LagReader, console: Console) -> None:
+    """Refresh the view until interrupted. Raises `StackError` when the shop ends."""
+    before: Snapshot | None = None
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 began = time.monotonic()
                 before, sample = await _sample(root, groups, before)
-                live.update(view(sample, console.width), refresh=True)
+                live.update(render(sample, console.width), refresh=True)
                 await asyncio.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
     finally:
         await groups.close()
 
 
-async def _sample(root: Root, groups: Groups, before: Reading | None) -> tuple[Reading, dict[str, Any]]:
-    after, lag = await asyncio.gather(_read(root), groups.lag())
+async def _sample(root: Root, groups: LagReader, before: Snapshot | None) -> tuple[Snapshot, dict[str, Any]]:
+    after, lag = await asyncio.gather(_read(root), groups.read())
     return after, {"time": rfc3339(datetime.now(UTC)), **vitals.compare(before, after, lag)}
 
 
-async def _read(root: Root) -> Reading:
-    """Measure the shop. Raises `Fault` if its supervisor does not run."""
-    reading = await asyncio.to_thread(vitals.read, root)
+async def _read(root: Root) -> Snapshot:
+    """Measure the shop. Raises `StackError` if its supervisor does not run."""
+    reading = await asyncio.to_thread(vitals.take_snapshot, root)
     if reading is None or not reading.status["supervisor"]:
-        raise Fault(NO_SHOP if reading is None else show.missing(reading.status))
+        raise StackError(NOT_RUNNING if reading is None else show.explain_not_running(reading.status))
     return reading
 
 
-def view(sample: dict[str, Any], width: int) -> RenderableType:
+def render(sample: dict[str, Any], width: int) -> RenderableType:
     """Return a sample laid out for a terminal of `width` columns."""
     wait = "" if sample["outcome_ms"] is None else f" · outcomes in {sample['outcome_ms']:.0f} ms"
     head = f"{sample['time'][11:19]}Z · {sample['http']} · {sample['state']} · {sample['sockets']} sockets{wait}"
@@ -110,11 +110,13 @@ def view(sample: dict[str, Any], width: int) -> RenderableType:
 def _services(services: dict[str, Any]) -> Table:
     table = _table("service", "state", "pid", "CPU %", "MiB", "restarts", "records/s", text_columns=2)
     for name, entry in services.items():
-        label, state, pid, mib, restarts = show.row(name, entry)
-        table.add_row(label, state, pid, _number(entry["cpu_percent"]), mib, restarts, _number(entry["records"]))
+        label, state, pid, mib, restarts = show.status_row(name, entry)
+        table.add_row(
+            label, state, pid, _format_number(entry["cpu_percent"]), mib, restarts, _format_number(entry["records"])
+        )
     cpu = [entry["cpu_percent"] for entry in services.values() if entry["cpu_percent"] is not None]
     mib = sum(entry["rss_bytes"] for entry in services.values()) / (1 << 20)
-    table.add_row("all", "", "", _number(sum(cpu) if cpu else None), f"{mib:.0f}", style="dim")
+    table.add_row("all", "", "", _format_number(sum(cpu) if cpu else None), f"{mib:.0f}", style="dim")
     return table
 
 
@@ -123,7 +125,7 @@ def _lag(lag: Lag | None) -> Table:
     for group, topics in (lag or {}).items():
         largest = sorted(((number, topic) for topic, number in topics.items() if number), reverse=True)
         total = str(sum(topics.values())) if topics else "-"
-        table.add_row(escape(group), total, _parts([f"{topic} {number}" for number, topic in largest]))
+        table.add_row(escape(group), total, _format_parts([f"{topic} {number}" for number, topic in largest]))
     if lag is None:
         table.add_row("[yellow]Kafka does not answer[/]")
     return table
@@ -133,8 +135,8 @@ def _rates(rates: dict[str, dict[str, float]] | None) -> Table:
     table = _table("event", "per second", BREAKDOWN, text_columns=1)
     for name, parts in (rates or {}).items():
         largest = sorted(((value, part) for part, value in parts.items() if part != ALL), reverse=True)
-        shown = _parts([f"{part} {value:.1f}" for value, part in largest])
-        table.add_row(name.replace("_", " "), _number(parts[ALL]), shown)
+        shown = _format_parts([f"{part} {value:.1f}" for value, part in largest])
+        table.add_row(name.replace("_", " "), _format_number(parts[ALL]), shown)
     return table
 
 
@@ -147,11 +149,11 @@ def _table(*titles: str, text_columns: int) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _parts(parts: list[str]) -> Text:
+def _format_parts(parts: list[str]) -> Text:
     """Return the first `MAX_PARTS` parts as one line, with `…` if there are more; it is cut at the column's width."""
     return Text(
         ", ".join(parts[:MAX_PARTS]) + (" …" if len(parts) > MAX_PARTS else ""), no_wrap=True, overflow="ellipsis"

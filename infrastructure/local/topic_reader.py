@@ -15,10 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from infrastructure.local.errors import Fault, WrongUse
+from infrastructure.local.errors import StackError, UsageError
 from infrastructure.settings import Settings
 
-PATIENCE_SECONDS: Final = 10.0
+TIMEOUT_SECONDS: Final = 10.0
 """Seconds to wait for the broker."""
 BUFFERED_RECORDS: Final = 500
 """Buffered records from which a partition is paused until the other partitions have caught up."""
@@ -41,7 +41,7 @@ class TopicState:
     """State of a topic on the broker."""
 
     name: str
-    cleanup: str
+    cleanup_policy: str
     """Value of `cleanup.policy`."""
     retention_ms: int | None
     """Milliseconds that records are kept; `None` if records are not removed by age."""
@@ -58,7 +58,7 @@ class TopicState:
         return {
             "topic": self.name,
             "partitions": len(self.offsets),
-            "cleanup": self.cleanup,
+            "cleanup": self.cleanup_policy,
             "retention_ms": self.retention_ms,
             "records": self.records,
             "offsets": [
@@ -82,25 +82,25 @@ def decode_value(value: bytes | None) -> dict[str, Any]:
 
 
 @contextmanager
-def patience(settings: Settings) -> Iterator[None]:
-    """Convert the client libraries' errors for an unreachable broker into a `Fault`."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the `Fault` reports what the library would log
+def convert_broker_errors(settings: Settings) -> Iterator[None]:
+    """Convert the client libraries' errors for an unreachable broker into a `StackError`."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the `StackError` reports what the library would log
     try:
         yield
     except BrokenPipeError:  # the reader of standard output is gone; a lost broker connection raises KafkaError
         raise
     except (KafkaError, OSError, TimeoutError) as error:
         why = f" ({error})" if str(error) else ""
-        raise Fault(f"Kafka at {settings.kafka} does not answer{why}") from error
+        raise StackError(f"Kafka at {settings.kafka} does not answer{why}") from error
 
 
 @asynccontextmanager
-async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer without a group. Raises `Fault` if the broker does not answer, at the start or later."""
-    with patience(settings):
+async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer without a group. Raises `StackError` if the broker does not answer, at the start or later."""
+    with convert_broker_errors(settings):
         reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await reader.start()
             yield reader
         finally:
@@ -108,21 +108,21 @@ async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 @asynccontextmanager
-async def admin_of(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Open an admin client. Raises `Fault` if the broker does not answer, at the start or later."""
-    with patience(settings):
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000))
+async def open_admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Open an admin client. Raises `StackError` if the broker does not answer, at the start or later."""
+    with convert_broker_errors(settings):
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(TIMEOUT_SECONDS * 1000))
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await admin.start()
             yield admin
         finally:
             await admin.close()
 
 
-async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
-    """Return the partitions of each of this shop's topics, by name. Raises `Fault` if the broker does not answer."""
-    async with admin_of(settings) as admin:
+async def list_partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
+    """Return the partitions of each of this shop's topics, by name. Raises `StackError` if the broker does not answer."""
+    async with open_admin_client(settings) as admin:
         names = [
             name
             for name in sorted(await admin.list_topics())
@@ -133,9 +133,9 @@ async def partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
     return {name: [TopicPartition(name, number) for number in found[name]] for name in names}
 
 
-async def partitions_of(settings: Settings, topic: str) -> list[TopicPartition]:
-    """Return the partitions of a topic, named with or without the shop's prefix. Raises `WrongUse` or `Fault`."""
-    existing = await partitions(settings)
+async def find_partitions(settings: Settings, topic: str) -> list[TopicPartition]:
+    """Return the partitions of a topic, named with or without the shop's prefix. Raises `UsageError` or `StackError`."""
+    existing = await list_partitions(settings)
     return existing[_full_name(settings, topic, existing)]
 
 
@@ -143,22 +143,22 @@ def _full_name(settings: Settings, topic: str, existing: Mapping[str, object]) -
     for name in (settings.prefix + topic, topic):
         if name in existing:
             return name
-    raise WrongUse(f"there is no topic {topic!r}; the shop's topics: {', '.join(existing) or 'none yet'}")
+    raise UsageError(f"there is no topic {topic!r}; the shop's topics: {', '.join(existing) or 'none yet'}")
 
 
-async def states(settings: Settings, only: str | None = None) -> list[TopicState]:
+async def read_topic_states(settings: Settings, only: str | None = None) -> list[TopicState]:
     """Return the state of every topic of this shop, or only of one, named with or without the shop's prefix.
 
-    Raises `WrongUse` if there is no such topic, `Fault` if the broker does not answer.
+    Raises `UsageError` if there is no such topic, `StackError` if the broker does not answer.
     """
-    found = await partitions(settings)
+    found = await list_partitions(settings)
     if only is not None:
         name = _full_name(settings, only, found)
         found = {name: found[name]}
     if not found:
         return []
     configs = await _configs(settings, list(found))
-    async with consumer(settings) as reader:
+    async with open_consumer(settings) as reader:
         every = [partition for of_topic in found.values() for partition in of_topic]
         reader.assign(every)
         first = await reader.beginning_offsets(every)
@@ -181,7 +181,7 @@ def _retention_ms(config: Mapping[str, str]) -> int | None:
 
 async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[str, str]]:
     wanted = {"cleanup.policy": None, "retention.ms": None}
-    async with admin_of(settings) as admin:
+    async with open_admin_client(settings) as admin:
         answers = await admin.describe_configs(
             [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
         )
@@ -192,13 +192,13 @@ async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[s
     }
 
 
-async def kept(
+async def read_range(
     reader: AIOKafkaConsumer, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
 ) -> AsyncIterator[Record]:
     """Yield the records from `starts` to `ends` (exclusive), merged across partitions by timestamp.
 
     Each partition keeps its own order, even where its timestamps are out of order. Raises `TimeoutError` if no record
-    arrives for `PATIENCE_SECONDS`.
+    arrives for `TIMEOUT_SECONDS`.
     """
     for partition, offset in starts.items():
         reader.seek(partition, offset)
@@ -221,14 +221,14 @@ async def kept(
 
 
 async def _next_batch(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Record]]:
-    """Return the next records, at least one. Raises `TimeoutError` if none arrives for `PATIENCE_SECONDS`."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    """Return the next records, at least one. Raises `TimeoutError` if none arrives for `TIMEOUT_SECONDS`."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while not (batch := await reader.getmany(timeout_ms=500)):
             pass
     return cast("Mapping[TopicPartition, Sequence[Record]]", batch)
 
 
-async def coming(reader: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> AsyncIterator[Record]:
+async def read_new(reader: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> AsyncIterator[Record]:
     """Yield the records from `ends` on as they arrive; never ends by itself."""
     for partition, offset in ends.items():
         reader.seek(partition, offset)

@@ -32,7 +32,7 @@ def topics(
 
     The offsets are the lowest first and the highest next offset of all partitions; --json has those of each partition.
     """
-    found = asyncio.run(topic_reader.states(reach.settings("HOLDFAST_KAFKA")))
+    found = asyncio.run(topic_reader.read_topic_states(reach.settings("HOLDFAST_KAFKA")))
     if as_json:
         typer.echo(json.dumps([topic.as_json() for topic in found]))
         return
@@ -45,23 +45,25 @@ def topics(
     for topic in found:
         first = min((offset for offset, _ in topic.offsets.values()), default=0)
         end = max((offset for _, offset in topic.offsets.values()), default=0)
-        table.add_row(topic.name, str(len(topic.offsets)), _retention(topic), str(first), str(end), _count(topic))
+        table.add_row(
+            topic.name, str(len(topic.offsets)), _format_retention(topic), str(first), str(end), _format_count(topic)
+        )
     show.wide_console().print(table)
 
 
-def _retention(topic: TopicState) -> str:
+def _format_retention(topic: TopicState) -> str:
     if topic.retention_ms is None:
-        return "last of each key" if "compact" in topic.cleanup else "unlimited"
+        return "last of each key" if "compact" in topic.cleanup_policy else "unlimited"
     return f"{topic.retention_ms / DAY_MS:g} d"
 
 
-def _count(topic: TopicState) -> str:
+def _format_count(topic: TopicState) -> str:
     """Return the number of records; an upper bound for a compacted topic, whose removed records leave offset gaps."""
-    return f"{'≤ ' if 'compact' in topic.cleanup and topic.records else ''}{topic.records}"
+    return f"{'≤ ' if 'compact' in topic.cleanup_policy and topic.records else ''}{topic.records}"
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class RecordFilter:
     """Filter for records; a field that is `None` matches all."""
 
     key: str | None = None
@@ -74,7 +76,7 @@ class Filter:
         return self.type is None or f".{_type(record)}".endswith(f".{self.type}")
 
     @property
-    def all(self) -> bool:
+    def matches_all(self) -> bool:
         """True if every record passes."""
         return self.key is None and self.type is None
 
@@ -101,14 +103,14 @@ def tail(  # noqa: PLR0913 - a parameter for each option
     In a pipe each record is one line, key TAB value, as Apache Kafka's console consumer prints it and its console
     producer reads it. Ctrl-C ends --follow with exit status 0.
     """
-    printer: Callable[[Record], None] = _plain
+    printer: Callable[[Record], None] = _print_plain
     if as_json:
-        printer = _json
+        printer = _print_json
     elif pretty or (pretty is None and sys.stdout.isatty()):
-        printer = _pretty
+        printer = _print_pretty
     settings = reach.settings("HOLDFAST_KAFKA")
     try:
-        asyncio.run(_tail(settings, topic, Filter(key, type_), last, printer, follow=follow))
+        asyncio.run(_tail(settings, topic, RecordFilter(key, type_), last, printer, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(0 if follow else 130) from None
     except BrokenPipeError:  # the reader is gone (`| head`); standard output must not be flushed into the pipe at exit
@@ -118,24 +120,24 @@ def tail(  # noqa: PLR0913 - a parameter for each option
 async def _tail(
     settings: Settings,
     topic: str,
-    filter_: Filter,
+    filter_: RecordFilter,
     last: int | None,
     printer: Callable[[Record], None],
     *,
     follow: bool,
 ) -> None:
-    partitions = await topic_reader.partitions_of(settings, topic)
-    async with topic_reader.consumer(settings) as reader:
+    partitions = await topic_reader.find_partitions(settings, topic)
+    async with topic_reader.open_consumer(settings) as reader:
         reader.assign(partitions)
         starts = await reader.beginning_offsets(partitions)
         ends = await reader.end_offsets(partitions)
-        if last is not None and filter_.all:  # the last N records of all are among the last N of each partition
+        if last is not None and filter_.matches_all:  # the last N records of all are among the last N of each partition
             starts = {p: max(first, ends[p] - last) for p, first in starts.items()}
-        old = (record async for record in topic_reader.kept(reader, starts, ends) if filter_.matches(record))
-        await _print(old if last is None else _last(old, last), printer)
+        old = (record async for record in topic_reader.read_range(reader, starts, ends) if filter_.matches(record))
+        await _print_records(old if last is None else _last(old, last), printer)
         if follow:
-            new = (record async for record in topic_reader.coming(reader, ends) if filter_.matches(record))
-            await _print(new, printer)
+            new = (record async for record in topic_reader.read_new(reader, ends) if filter_.matches(record))
+            await _print_records(new, printer)
 
 
 async def _last(records: AsyncIterator[Record], number: int) -> AsyncIterator[Record]:
@@ -146,19 +148,19 @@ async def _last(records: AsyncIterator[Record], number: int) -> AsyncIterator[Re
         yield record
 
 
-async def _print(records: AsyncIterator[Record], printer: Callable[[Record], None]) -> None:
+async def _print_records(records: AsyncIterator[Record], printer: Callable[[Record], None]) -> None:
     async for record in records:
         printer(record)
 
 
-def _plain(record: Record) -> None:
+def _print_plain(record: Record) -> None:
     """Print key TAB value, with `null` for a missing key or value."""
     line = b"\t".join(b"null" if part is None else part for part in (record.key, record.value))
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _json(record: Record) -> None:
+def _print_json(record: Record) -> None:
     position = {
         "topic": record.topic,
         "partition": record.partition,
@@ -177,7 +179,7 @@ def _type(record: Record) -> str | None:
     return type_ if isinstance(type_, str) else None
 
 
-def _pretty(record: Record) -> None:
+def _print_pretty(record: Record) -> None:
     event = decode_value(record.value).get("value")
     line = Text()
     line.append(f"{datetime.fromtimestamp(record.timestamp / 1000, UTC):%H:%M:%S.%f}"[:-3], "dim")

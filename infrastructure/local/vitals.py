@@ -18,65 +18,65 @@ from infrastructure.local.state import Root
 ALL: Final = "all"
 Counts = Mapping[tuple[str, str], float]
 """Sums of one process's counters, by figure and by the value of its label; `ALL` is the sum over all values."""
-Births = Mapping[tuple[int, float], float]
+CpuTimes = Mapping[tuple[int, float], float]
 """Seconds of CPU time, by pid and creation time of the process."""
 
 
-def _name(metric: Counter | Gauge | Histogram) -> str:
+def _metric_name(metric: Counter | Gauge | Histogram) -> str:
     """Return a metric's name as the parser of `/metrics` has it, without a counter's `_total`."""
     return str(next(iter(metric.describe())).name)
 
 
 @dataclass(frozen=True)
-class Figure:
+class RateMetric:
     """Counter whose rate is reported."""
 
     metric: Counter
-    by: str = ""
+    label: str = ""
     """Label by which the rate is broken down; empty: not at all."""
 
 
-FIGURES: Final = {
-    "http_requests": Figure(metrics.EDGE_REQUESTS, "status"),
-    "frames_in": Figure(metrics.EDGE_FRAMES_IN),
-    "frames_out": Figure(metrics.EDGE_FRAMES_OUT),
-    "records": Figure(metrics.RECORDS),
-    "outcomes": Figure(metrics.OUTCOMES, "outcome"),
-    "order_events": Figure(metrics.ORDER_EVENTS, "event"),
-    "notices": Figure(metrics.NOTICES, "status"),
-    "retries": Figure(metrics.RETRIES, "error"),
-    "dead_letters": Figure(metrics.DEAD_LETTERS, "reason"),
+RATE_METRICS: Final = {
+    "http_requests": RateMetric(metrics.EDGE_REQUESTS, "status"),
+    "frames_in": RateMetric(metrics.EDGE_FRAMES_IN),
+    "frames_out": RateMetric(metrics.EDGE_FRAMES_OUT),
+    "records": RateMetric(metrics.RECORDS),
+    "outcomes": RateMetric(metrics.OUTCOMES, "outcome"),
+    "order_events": RateMetric(metrics.ORDER_EVENTS, "event"),
+    "notices": RateMetric(metrics.NOTICES, "status"),
+    "retries": RateMetric(metrics.RETRIES, "error"),
+    "dead_letters": RateMetric(metrics.DEAD_LETTERS, "reason"),
 }
-_COUNTERS: Final = {_name(figure.metric): (name, figure.by) for name, figure in FIGURES.items()}
-_WAIT: Final = _name(metrics.EDGE_OUTCOME_SECONDS)
-_SOCKETS: Final = _name(metrics.EDGE_SOCKETS)
+_COUNTERS: Final = {_metric_name(figure.metric): (name, figure.label) for name, figure in RATE_METRICS.items()}
+_WAIT: Final = _metric_name(metrics.EDGE_OUTCOME_SECONDS)
+_SOCKETS: Final = _metric_name(metrics.EDGE_SOCKETS)
 
 
 @dataclass(frozen=True)
-class Look:
+class Sample:
     """Sample of one process."""
 
     at: float
     """Time of the sample, in seconds of the monotonic clock."""
     pid: int
-    cpu: Births
+    cpu: CpuTimes
     counts: Counts | None
     """Sums of the counters; `None` if `/metrics` could not be read."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class Snapshot:
     """Samples of all processes of a shop."""
 
     at: float
     """Time of the first sample, in seconds of the monotonic clock."""
     status: dict[str, Any]
     """Object that `holdfast status --json` prints."""
-    looks: Mapping[str, Look]
+    samples: Mapping[str, Sample]
     """Samples by the name of the process."""
 
 
-def read(root: Root) -> Reading | None:
+def take_snapshot(root: Root) -> Snapshot | None:
     """Sample all processes of a shop; return `None` if no shop has ever run in this root directory.
 
     The processes are sampled in parallel: any number of frozen ones delays the result by one second.
@@ -85,19 +85,19 @@ def read(root: Root) -> Reading | None:
     if status is None:
         return None
     services: dict[str, dict[str, Any]] = status["services"]
-    families = processes.families(entry["pid"] for entry in services.values() if entry["pid"])
+    families = processes.process_trees(entry["pid"] for entry in services.values() if entry["pid"])
     with ThreadPoolExecutor(max(1, len(services))) as pool:
-        looks = list(pool.map(lambda entry: _look(entry, families.get(entry["pid"], [])), services.values()))
-    return Reading(began, status, dict(zip(services, looks, strict=True)))
+        looks = list(pool.map(lambda entry: _take_sample(entry, families.get(entry["pid"], [])), services.values()))
+    return Snapshot(began, status, dict(zip(services, looks, strict=True)))
 
 
-def _look(entry: Mapping[str, Any], family: Iterable[psutil.Process]) -> Look:
-    text = probes.page(entry["metrics"]) if entry["metrics"] else None
-    at, cpu = time.monotonic(), processes.cpu(family)
-    return Look(at, entry["pid"], cpu, None if text is None else counted(text))
+def _take_sample(entry: Mapping[str, Any], family: Iterable[psutil.Process]) -> Sample:
+    text = probes.get_page(entry["metrics"]) if entry["metrics"] else None
+    at, cpu = time.monotonic(), processes.cpu_times(family)
+    return Sample(at, entry["pid"], cpu, None if text is None else parse_counts(text))
 
 
-def counted(text: str) -> Counts | None:
+def parse_counts(text: str) -> Counts | None:
     """Return the sums of figures, open sockets and waiting times on a page of metrics; `None` if it is malformed."""
     sums: dict[tuple[str, str], float] = {}
     try:
@@ -121,7 +121,7 @@ def _keys(family: str, sample: str, labels: Mapping[str, str]) -> list[tuple[str
     return [(name, ALL), (name, labels[by])] if by in labels else [(name, ALL)]
 
 
-def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str, Any]:
+def compare(before: Snapshot | None, after: Snapshot, lag: Lag | None) -> dict[str, Any]:
     """Return the object that `holdfast top --json` prints, without its time: the state, and rates since `before`.
 
     Unknown values are `None`: every rate if `before` is `None`, and the lag if the broker does not answer.
@@ -129,17 +129,20 @@ def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str
     services: dict[str, dict[str, Any]] = {}
     gains: list[Counts] = []
     for name, entry in after.status["services"].items():
-        now, then = after.looks[name], before.looks.get(name) if before else None
+        now, then = after.samples[name], before.samples.get(name) if before else None
         described = {key: entry[key] for key in ("state", "pid", "restarts", "rss_bytes")}
         services[name] = described | {"cpu_percent": None, "records": None}
         if then is None:
             continue
         seconds = now.at - then.at
         if now.pid and then.cpu:
-            services[name]["cpu_percent"] = round(100 * worked(then.cpu, now.cpu) / seconds, 1)
+            services[name]["cpu_percent"] = round(100 * cpu_seconds_used(then.cpu, now.cpu) / seconds, 1)
         same = now.pid == then.pid
         if now.counts is not None and (then.counts is not None or not same):
-            rates = {key: value / seconds for key, value in gained(then.counts if same else {}, now.counts).items()}
+            rates = {
+                key: value / seconds
+                for key, value in counter_increases(then.counts if same else {}, now.counts).items()
+            }
             services[name]["records"] = round(rates.get(("records", ALL), 0.0), 2)
             gains.append(rates)
     return {
@@ -149,17 +152,17 @@ def compare(before: Reading | None, after: Reading, lag: Lag | None) -> dict[str
         "services": services,
         "lag": lag,
         "rates": _rates(gains) if before else None,
-        "sockets": int(sum(look.counts.get(("sockets", ALL), 0) for look in after.looks.values() if look.counts)),
-        "outcome_ms": _wait(gains),
+        "sockets": int(sum(look.counts.get(("sockets", ALL), 0) for look in after.samples.values() if look.counts)),
+        "outcome_ms": _mean_wait_ms(gains),
     }
 
 
-def worked(before: Births, after: Births) -> float:
+def cpu_seconds_used(before: CpuTimes, after: CpuTimes) -> float:
     """Return the CPU seconds used between two samples; new processes count from 0, ended ones are ignored."""
     return sum(max(0.0, seconds - before.get(process, 0.0)) for process, seconds in after.items())
 
 
-def gained(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]:
+def counter_increases(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]:
     """Return the increase of each counter; a counter that fell was reset and counts from 0."""
     before = before or {}
     return {
@@ -169,7 +172,7 @@ def gained(before: Counts | None, after: Counts) -> dict[tuple[str, str], float]
 
 def _rates(gains: Iterable[Counts]) -> dict[str, dict[str, float]]:
     """Return the rates of all figures, each with the label values that increased."""
-    sums: dict[str, dict[str, float]] = {name: {ALL: 0.0} for name in FIGURES}
+    sums: dict[str, dict[str, float]] = {name: {ALL: 0.0} for name in RATE_METRICS}
     for each in gains:
         for (name, part), value in each.items():
             if name in sums and (value or part == ALL):
@@ -177,7 +180,7 @@ def _rates(gains: Iterable[Counts]) -> dict[str, dict[str, float]]:
     return {name: {part: round(value, 2) for part, value in parts.items()} for name, parts in sums.items()}
 
 
-def _wait(gains: Iterable[Counts]) -> float | None:
+def _mean_wait_ms(gains: Iterable[Counts]) -> float | None:
     """Return the mean milliseconds from a request's acceptance to its outcome at the edge; `None` without outcomes."""
     gains = list(gains)
     count = sum(each.get(("wait", "count"), 0.0) for each in gains)

@@ -20,7 +20,7 @@ _STYLE: Final = (
 )
 
 
-def lines(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, Spread]]]) -> str:
+def render_line_chart(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float, Spread]]]) -> str:
     """Return a line chart with one line per series and the range of each point; values not above 0 are omitted."""
     points = {name: [(at, spread) for at, spread in each if at > 0 and spread.low > 0] for name, each in series.items()}
     xs = [at for each in points.values() for at, _ in each]
@@ -49,7 +49,7 @@ def lines(title: str, x: str, y: str, series: Mapping[str, Sequence[tuple[float,
     return _page(title, parts)
 
 
-def bars(title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> str:
+def render_bar_chart(title: str, unit: str, groups: Mapping[str, Mapping[str, Spread]]) -> str:
     """Return a bar chart with a group of bars for each label and one bar per side, with its range, from zero."""
     sides = list(dict.fromkeys(side for each in groups.values() for side in each))
     most = max((spread.high for each in groups.values() for spread in each.values()), default=0.0) or 1.0

@@ -15,22 +15,22 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from load.alarm import Alarm
-from load.bench.rounds import OURS, Bench, Figures, Side
-from load.bench.targets import crowd_at
-from load.commands import seed_all
-from load.driver import Crowd, listening
-from load.figures import ANSWER_SECONDS, Histogram, Measured
-from load.shop import Shop
-from load.visit import UNITS, crowd, own_products
+from load.alarm import PreciseTimer
+from load.bench.rounds import OURS, BenchContext, Side, SideResult
+from load.bench.targets import pool_at_baseline
+from load.commands import seed_products
+from load.driver import ShopperPool, measurement_window
+from load.figures import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement
+from load.shop import ShopClient
+from load.visit import UNITS_PER_PRODUCT, connected_pool, load_product_codes
 
-BARE: Final = "bare hops and commits"
+BARE_CHAIN: Final = "bare hops and commits"
 RATE: Final = 10
 PRODUCTS: Final = 100
 WARM_ROUNDS: Final = 2
 
 
-class Stage(NamedTuple):
+class OrderStage(NamedTuple):
     """Stage of an order and the minimum number of hops through Kafka and commits in Postgres to reach it."""
 
     name: str
@@ -40,13 +40,13 @@ class Stage(NamedTuple):
 
 STAGES: Final = (
     # cart.requests, inventory.requests, inventory.responses, cart.responses; one commit of the stock.
-    Stage("committed", 4, 1),
+    OrderStage("committed", 4, 1),
     # payments.requests and .events before the last of these; commits: order, twice payment, order again.
-    Stage("paid", 6, 5),
+    OrderStage("paid", 6, 5),
     # inventory.requests and .responses again; commits: stock and order.
-    Stage("confirmed", 8, 7),
+    OrderStage("confirmed", 8, 7),
 )
-FURTHER: Final = {
+REACHED_STAGES: Final = {
     "committed": ("committed",),
     "paid": ("committed", "paid"),
     "confirmed": ("committed", "paid", "confirmed"),
@@ -55,37 +55,37 @@ FURTHER: Final = {
 }
 """Stages that an order of a given status has reached."""
 
-Ask = Callable[[int], Mapping[str, Any]]
+FrameBuilder = Callable[[int], Mapping[str, Any]]
 """Function that returns a shopper's next frame, without an id."""
 
 
 @asynccontextmanager
-async def checkouts(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
+async def checkout_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield the shop and the bare chain of each stage."""
     shoppers = max(3, round(RATE * bench.seconds))
-    products = own_products(PRODUCTS)
-    await seed_all(dict.fromkeys(products, UNITS))
+    products = load_product_codes(PRODUCTS)
+    await seed_products(dict.fromkeys(products, UNITS_PER_PRODUCT))
     async with AsyncExitStack() as stack:
-        shop = await stack.enter_async_context(Shop(bench.shop.url))
-        await shop.wait_for(products[-1])
-        pool, _ = await stack.enter_async_context(crowd(shop, await shop.guests(shoppers)))
+        shop = await stack.enter_async_context(ShopClient(bench.shop.url))
+        await shop.wait_until_listed(products[-1])
+        pool, _ = await stack.enter_async_context(connected_pool(shop, await shop.create_guests(shoppers)))
         chains = {stage: await stack.enter_async_context(_chain(bench, stage, shoppers)) for stage in STAGES}
         for _ in range(1 if bench.quick else WARM_ROUNDS):
             await _measure_shop(bench, pool, products)
             await _measure_chains(bench, chains)
-        yield {OURS: partial(_measure_shop, bench, pool, products), BARE: partial(_measure_chains, bench, chains)}
+        yield {OURS: partial(_measure_shop, bench, pool, products), BARE_CHAIN: partial(_measure_chains, bench, chains)}
 
 
 @asynccontextmanager
-async def _chain(bench: Bench, stage: Stage, shoppers: int) -> AsyncIterator[Crowd]:
+async def _chain(bench: BenchContext, stage: OrderStage, shoppers: int) -> AsyncIterator[ShopperPool]:
     servers = bench.shop.environment
     arguments = ("--kafka", servers["HOLDFAST_KAFKA"], "--postgres", servers["HOLDFAST_POSTGRES_URL"])
     sizes = ("--hops", str(stage.hops), "--commits", str(stage.commits), "--prefix", f"bare-{stage.name}.")
-    async with crowd_at("load.peers.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
+    async with pool_at_baseline("load.peers.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
         yield pool
 
 
-async def _measure_shop(bench: Bench, pool: Crowd, products: Sequence[str]) -> Figures:
+async def _measure_shop(bench: BenchContext, pool: ShopperPool, products: Sequence[str]) -> SideResult:
     versions = await _fill_carts(pool, products)
     checkout = {
         "type": "checkout",
@@ -94,36 +94,38 @@ async def _measure_shop(bench: Bench, pool: Crowd, products: Sequence[str]) -> F
         "payment": {"token": "tok_approve"},
     }
     names = [stage.name for stage in STAGES]
-    return await _measure(bench, pool, lambda shopper: {**checkout, "version": versions[shopper]}, _been_through, names)
+    return await _measure(
+        bench, pool, lambda shopper: {**checkout, "version": versions[shopper]}, _reached_stages, names
+    )
 
 
-async def _measure_chains(bench: Bench, chains: Mapping[Stage, Crowd]) -> Figures:
-    result = Figures()
+async def _measure_chains(bench: BenchContext, chains: Mapping[OrderStage, ShopperPool]) -> SideResult:
+    result = SideResult()
     for stage, pool in chains.items():
         names = [stage.name]
         measured_stage = await _measure(bench, pool, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - called at once
         result.values |= measured_stage.values
-        result.faults |= measured_stage.faults
+        result.invalid_reasons |= measured_stage.invalid_reasons
     return result
 
 
-def _been_through(frame: Mapping[str, Any]) -> Sequence[str]:
-    return FURTHER.get(frame.get("status", ""), ()) if frame["type"] == "order" else ()
+def _reached_stages(frame: Mapping[str, Any]) -> Sequence[str]:
+    return REACHED_STAGES.get(frame.get("status", ""), ()) if frame["type"] == "order" else ()
 
 
 async def _measure(
-    bench: Bench,
-    pool: Crowd,
-    ask: Ask,
+    bench: BenchContext,
+    pool: ShopperPool,
+    ask: FrameBuilder,
     reached: Callable[[Mapping[str, Any]], Sequence[str]],
     names: Sequence[str],
-) -> Figures:
+) -> SideResult:
     """Send one request per shopper at a steady rate, and measure from the intended send time to each stage."""
     run = secrets.token_hex(4)
     open_stages: dict[str, set[str]] = {}
     due: dict[str, float] = {}
     latency = {name: Histogram() for name in names}
-    measured = Measured(RATE, bench.seconds, len(pool.lines))
+    measured = Measurement(RATE, bench.seconds, len(pool.connections))
     done = asyncio.Event()
 
     def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id identifies the shopper
@@ -131,34 +133,34 @@ async def _measure(
         for name in open_stages.get(id_, set()).intersection(reached(frame)):
             open_stages[id_].discard(name)
             latency[name].record(now - due[id_])
-        if len(due) == len(pool.lines) and not any(open_stages.values()):
+        if len(due) == len(pool.connections) and not any(open_stages.values()):
             done.set()
 
-    alarm = Alarm()
-    with listening(pool, hear, measured):
+    alarm = PreciseTimer()
+    with measurement_window(pool, hear, measured):
         begun = perf_counter()
         try:
-            for shopper, line in enumerate(pool.lines):
+            for shopper, line in enumerate(pool.connections):
                 id_ = f"{run}-{shopper}"
                 due[id_], open_stages[id_] = begun + shopper / RATE, set(names)
-                await alarm.until(due[id_])
+                await alarm.sleep_until(due[id_])
                 measured.lateness.record(max(0.0, perf_counter() - due[id_]))
                 with suppress(ConnectionError):  # the order then reaches no stage and is counted as such
                     line.send(orjson.dumps({"id": id_, **ask(shopper)}))
         finally:
             alarm.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), ANSWER_SECONDS)
-    result = Figures()
+            await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
+    result = SideResult()
     for name in names:
         lost = sum(name in waiting for waiting in open_stages.values())
-        fault = measured.fault or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
-        result.note(f"{name}_p50", latency[name].at(50), fault)
-        result.note(f"{name}_p99", latency[name].at(99), fault)
+        fault = measured.invalid_reason or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
+        result.add(f"{name}_p50", latency[name].percentile(50), fault)
+        result.add(f"{name}_p99", latency[name].percentile(99), fault)
     return result
 
 
-async def _fill_carts(pool: Crowd, products: Sequence[str]) -> dict[int, int]:
+async def _fill_carts(pool: ShopperPool, products: Sequence[str]) -> dict[int, int]:
     """Add one unit to every cart and return the version of each cart afterwards."""
     versions: dict[int, int] = {}
     done = asyncio.Event()
@@ -166,13 +168,13 @@ async def _fill_carts(pool: Crowd, products: Sequence[str]) -> dict[int, int]:
     def hear(shopper: int, frame: Mapping[str, Any]) -> None:
         if frame["type"] == "held":
             versions[shopper] = frame["version"]
-            if len(versions) == len(pool.lines):
+            if len(versions) == len(pool.connections):
                 done.set()
 
-    pool.hear = hear
-    for shopper, line in enumerate(pool.lines):
+    pool.on_frame = hear
+    for shopper, line in enumerate(pool.connections):
         frame = {"id": secrets.token_hex(8), "type": "add", "product": products[shopper % len(products)], "quantity": 1}
         line.send(orjson.dumps(frame))
-    await asyncio.wait_for(done.wait(), ANSWER_SECONDS)
-    pool.hear = None
+    await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
+    pool.on_frame = None
     return versions

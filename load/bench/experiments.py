@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from load.bench.checkout import BARE as HOPS_AND_COMMITS
-from load.bench.checkout import RATE, STAGES, checkouts
-from load.bench.growth import growth
-from load.bench.holds import BARE, OFF, holds, lock
-from load.bench.latency import RATES, limits, steady
-from load.bench.rounds import Bars, Experiment, Lines, Row
-from load.bench.sockets import sockets
+from load.bench.checkout import BARE_CHAIN as HOPS_AND_COMMITS
+from load.bench.checkout import RATE, STAGES, checkout_sides
+from load.bench.growth import growth_sides
+from load.bench.holds import BARE_STATEMENT, WITHOUT_LOCK, holds_sides, lock_sides
+from load.bench.latency import RATES, latency_sides, limits_sides
+from load.bench.rounds import BarChart, Experiment, LineChart, Row
+from load.bench.sockets import sockets_sides
 from load.bench.targets import ECHO, PLAIN
 
 LATENCY: Final = Experiment(
@@ -16,9 +16,11 @@ LATENCY: Final = Experiment(
     "Add to cart, at a steady rate",
     "From the intended send time of the frame to its outcome, over a WebSocket. The shop's path is four hops through "
     "Kafka and one transaction; the echo is the same four hops without any work; the plain shop has no broker.",
-    steady,
+    latency_sides,
     tuple(
-        Row(f"{figure}@{rate}", f"{figure} at {rate}/s", "ms", ECHO, key=rate == RATES[1] and figure == "p50")
+        Row(
+            f"{figure}@{rate}", f"{figure} at {rate}/s", "ms", ECHO, is_main_result=rate == RATES[1] and figure == "p50"
+        )
         for rate in RATES
         for figure in ("p50", "p99")
     )
@@ -31,7 +33,7 @@ LATENCY: Final = Experiment(
             ("postgres", "Postgres", PLAIN),
         )
     ),
-    (Lines("latency.svg", "Add to cart: latency against rate", ("p50", "p99"), "requests per second", "ms"),),
+    (LineChart("latency.svg", "Add to cart: latency against rate", ("p50", "p99"), "requests per second", "ms"),),
 )
 
 LIMITS: Final = Experiment(
@@ -39,9 +41,9 @@ LIMITS: Final = Experiment(
     "The knee, saturation, and overload",
     "The knee is the highest rate with p99 within 50 ms and nothing lost, found by doubling and halving. Saturation is "
     "the goodput with 256 requests in flight. Overload: twice the knee is sent, and goodput is what is still answered.",
-    limits,
+    limits_sides,
     (
-        Row("knee", "knee", "/s", ECHO, key=True),
+        Row("knee", "knee", "/s", ECHO, is_main_result=True),
         Row("saturation", "saturation, 256 in flight", "/s", ECHO),
         Row("service_cpu", "CPU of the service itself per request, saturated", "ms", ECHO),
         Row("goodput", "goodput at twice the knee", "/s"),
@@ -51,7 +53,7 @@ LIMITS: Final = Experiment(
         Row("beyond_errors", "p99 of refusals for lack of capacity", "ms"),
     ),
     (
-        Bars(
+        BarChart(
             "limits.svg", "Knee and saturation", (("knee", "knee"), ("saturation", "saturation")), "requests per second"
         ),
     ),
@@ -62,17 +64,17 @@ HOLDS: Final = Experiment(
     "Holds per second",
     "One inventory worker drains a topic filled beforehand, for one hot product and for 10,000 products. The bare "
     "statement is `pgbench` at the best of 1, 4, 8 and 16 connections; the plain shop is saturated over 64 sockets.",
-    holds,
+    holds_sides,
     (
-        Row("hot", "one hot product", "holds/s", BARE, key=True),
-        Row("spread", "10,000 products", "holds/s", BARE, key=True),
+        Row("hot", "one hot product", "holds/s", BARE_STATEMENT, is_main_result=True),
+        Row("spread", "10,000 products", "holds/s", BARE_STATEMENT, is_main_result=True),
         Row("hot", "one hot product, against the plain shop", "holds/s", PLAIN),
         Row("spread", "10,000 products, against the plain shop", "holds/s", PLAIN),
         Row("hot_best_c", "best number of connections, hot", ""),
         Row("spread_best_c", "best number of connections, spread", ""),
     ),
     (
-        Bars(
+        BarChart(
             "holds.svg",
             "Holds per second",
             (("hot", "one hot product"), ("spread", "10,000 products")),
@@ -86,8 +88,8 @@ LOCK: Final = Experiment(
     "The Redis lock, on and off",
     "Two inventory workers drain requests for six units each of one product, so that each batch takes the lock. Row "
     "locks and the CHECK in Postgres decide in both cases.",
-    lock,
-    (Row("hot", "one hot product, two workers", "holds/s", OFF, key=True),),
+    lock_sides,
+    (Row("hot", "one hot product, two workers", "holds/s", WITHOUT_LOCK, is_main_result=True),),
 )
 
 CHECKOUT: Final = Experiment(
@@ -97,14 +99,14 @@ CHECKOUT: Final = Experiment(
     "the frame with the status of its order. The baseline is the hops and commits of that stage, without any work: "
     + "; ".join(f"{each.name} {each.hops} hops through Kafka and {each.commits} commits" for each in STAGES)
     + ". Paid also takes two HTTP requests to the simulated provider.",
-    checkouts,
+    checkout_sides,
     tuple(
-        Row(f"{stage.name}_{figure}", f"{stage.name}, {figure}", "ms", HOPS_AND_COMMITS, key=figure == "p50")
+        Row(f"{stage.name}_{figure}", f"{stage.name}, {figure}", "ms", HOPS_AND_COMMITS, is_main_result=figure == "p50")
         for stage in STAGES
         for figure in ("p50", "p99")
     ),
     (
-        Bars(
+        BarChart(
             "checkout.svg",
             "Checkout: time until an order is …",
             tuple((f"{stage.name}_p50", stage.name) for stage in STAGES),
@@ -119,10 +121,10 @@ SOCKETS: Final = Experiment(
     "Resident memory of the edge above that of the idle process, per open socket, and the time until one change of "
     "stock has reached all watchers of the product. Changes are sent at most four times per second, so up to 250 ms "
     "are by design.",
-    sockets,
+    sockets_sides,
     (
         Row("kib@1000", "KiB per socket, at 1,000", "KiB", PLAIN),
-        Row("kib@10000", "KiB per socket, at 10,000", "KiB", PLAIN, key=True),
+        Row("kib@10000", "KiB per socket, at 10,000", "KiB", PLAIN, is_main_result=True),
         Row("push_ms", "one change of stock at the last of 10,000 watchers", "ms"),
         Row("push_cpu_ms", "CPU of the edge for one change", "ms"),
     ),
@@ -133,7 +135,7 @@ GROWTH: Final = Experiment(
     "Growth",
     "The time of one hold while a full topic is drained, and the time until a worker is ready again: the inventory "
     "worker until its first answer, the cart worker, killed with SIGKILL, until its table is restored.",
-    growth,
+    growth_sides,
     tuple(
         Row(f"{law}_{what}@{size}", f"{title} {size:,}: {label}", unit)
         for law, title, sizes in (
@@ -145,14 +147,14 @@ GROWTH: Final = Experiment(
         for size in sizes
     ),
     (
-        Lines(
+        LineChart(
             "growth-hold.svg",
             "Time of a hold by size",
             ("catalogue_hold", "carts_hold", "history_hold"),
             "products, carts, events",
             "µs",
         ),
-        Lines(
+        LineChart(
             "growth-back.svg",
             "Time until ready again by size",
             ("catalogue_back", "carts_back", "history_back"),

@@ -27,34 +27,34 @@ from psycopg import AsyncConnection, sql
 from infrastructure.broker import ensure_topics, partition_of
 from infrastructure.envelope import Envelope
 from infrastructure.local.probes import free_port
-from infrastructure.local.services import search_path
+from infrastructure.local.services import python_path
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from load.bench.stack import command, stop
-from load.commands import HEADER
+from load.bench.stack import run_command, stop_process
+from load.commands import CSV_HEADER
 
 # Names and retention are those of the contract.
 REQUESTS: Final = Topic("inventory.requests.v1", keyed_by="user", retention=timedelta(days=7))
 RESPONSES: Final = Topic("inventory.responses.v1", keyed_by="user", retention=timedelta(days=7))
-TOLD: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedelta(days=7))
+CART_RESPONSES: Final = Topic("cart.responses.v1", keyed_by="user", retention=timedelta(days=7))
 STOCK: Final = Topic("inventory.stock.v1", keyed_by="product")
 PRODUCTS: Final = Topic("catalogue.products.v1", keyed_by="product")
 UNITS: Final = 1_000_000_000
-PATIENCE: Final = 300.0
+TIMEOUT_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.1
 
 
-class HopError(RuntimeError):
+class InventoryDrainError(RuntimeError):
     """The worker did not do what is being measured; the message has the details."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class DrainResult:
     """Result of draining a full topic."""
 
     outcomes: Mapping[str, int]
     """Outcomes of all requests, by type."""
-    counted: int
+    granted: int
     """Grants within `seconds`."""
     seconds: float
     """Time from the first response to the last; with several workers, from the time when all were ready."""
@@ -64,29 +64,29 @@ class Drained:
     """Time from the start of the process to its first response."""
 
     @property
-    def holds_a_second(self) -> float:
+    def holds_per_second(self) -> float:
         """Grants per second."""
-        return self.counted / max(1e-3, self.seconds)
+        return self.granted / max(1e-3, self.seconds)
 
 
-class Answer(NamedTuple):
+class TimedOutcome(NamedTuple):
     """One response: the outcome of a request, and its time by the worker's clock in seconds."""
 
     outcome: str
     at: float
 
 
-def _drained(
-    answers: Collection[Answer], outcomes: Mapping[str, int], *, begun: float, ready: float, workers: int
-) -> Drained:
+def _summarize_drain(
+    answers: Collection[TimedOutcome], outcomes: Mapping[str, int], *, begun: float, ready: float, workers: int
+) -> DrainResult:
     times = sorted(answer.at for answer in answers)
     # The first of several workers starts before the last one has joined, and a rebalance follows.
     since = begun + ready if workers > 1 and times[-1] > begun + ready else times[0]
     counted = sum(answer.outcome == "held" and answer.at >= since for answer in answers)
-    return Drained(outcomes, counted, times[-1] - since, ready, times[0] - begun)
+    return DrainResult(outcomes, counted, times[-1] - since, ready, times[0] - begun)
 
 
-class Hop:
+class InventoryDrain:
     """One prefix with its schema and topics. `more` are settings of its services, as `HOLDFAST_…` variables."""
 
     def __init__(self, prefix: str, more: Mapping[str, str] | None = None) -> None:
@@ -98,10 +98,10 @@ class Hop:
     async def prepare(self, products: Sequence[str]) -> None:
         """Create topics, and tables with ample stock of each product."""
         with tempfile.NamedTemporaryFile("w", suffix=".csv", encoding="utf-8") as file:
-            file.write("\n".join([HEADER, *(f"{product},Bench,1.00,GBP,{UNITS}" for product in products), ""]))
+            file.write("\n".join([CSV_HEADER, *(f"{product},Bench,1.00,GBP,{UNITS}" for product in products), ""]))
             file.flush()
             await self._run("inventory_service", "seed", file.name)
-        await ensure_topics(self.settings, (REQUESTS, RESPONSES, TOLD, STOCK, PRODUCTS))
+        await ensure_topics(self.settings, (REQUESTS, RESPONSES, CART_RESPONSES, STOCK, PRODUCTS))
 
     async def fill(self, users: Sequence[str], products: Sequence[str], quantity: int = 1) -> None:
         """Send one hold request for each pair of a user and a product, in this order."""
@@ -128,7 +128,7 @@ class Hop:
         finally:
             await producer.stop()  # flushes the remaining records
 
-    async def drain(self, requests: int, *, workers: int = 1) -> Drained:
+    async def drain(self, requests: int, *, workers: int = 1) -> DrainResult:
         """Start workers, wait until `requests` more requests are answered, and stop them."""
         async with _Reader(self.settings) as reader:
             before = await reader.ends(RESPONSES)
@@ -136,25 +136,27 @@ class Hop:
             async with AsyncExitStack() as stack:
                 replicas = [await self.start(stack, "inventory_service", f"inventory-{n + 1}") for n in range(workers)]
                 for replica in replicas:
-                    await replica.ready()
+                    await replica.wait_until_ready()
                 ready = time.time() - begun
-                end = time.monotonic() + PATIENCE
-                answers: dict[str, Answer] = {}
+                end = time.monotonic() + TIMEOUT_SECONDS
+                answers: dict[str, TimedOutcome] = {}
                 while len(answers) < requests:  # a rebalance redelivers, so there may be more records than answers
                     missing = requests - len(answers)
                     while sum((ends := await reader.ends(RESPONSES)).values()) - sum(before.values()) < missing:
-                        if time.monotonic() > end or any(replica.ended for replica in replicas):
-                            logs = " / ".join(replica.said() for replica in replicas)
-                            raise HopError(f"the inventory worker did not drain its topic; its log ends: {logs}")
+                        if time.monotonic() > end or any(replica.has_exited for replica in replicas):
+                            logs = " / ".join(replica.log_tail() for replica in replicas)
+                            raise InventoryDrainError(
+                                f"the inventory worker did not drain its topic; its log ends: {logs}"
+                            )
                         await asyncio.sleep(POLL_SECONDS)
                     for id_, answer in await reader.answers(before, ends):
                         answers.setdefault(id_, answer)
                     before = ends
         outcomes = Counter(answer.outcome for answer in answers.values())
-        await self._books(outcomes)
-        return _drained(answers.values(), outcomes, begun=begun, ready=ready, workers=workers)
+        await self._verify_tables(outcomes)
+        return _summarize_drain(answers.values(), outcomes, begun=begun, ready=ready, workers=workers)
 
-    async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "Replica":
+    async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "WorkerProcess":
         """Start a worker under this prefix; `stack` stops it."""
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-"))
         port, log = free_port(), Path(folder) / "log"
@@ -165,7 +167,7 @@ class Hop:
             "run",
             env={
                 **os.environ,
-                **search_path(),
+                **python_path(),
                 **self.environment,
                 "HOLDFAST_REPLICA": replica,
                 "HOLDFAST_HEALTH_PORT": str(port),
@@ -174,25 +176,25 @@ class Hop:
             stdin=asyncio.subprocess.DEVNULL,
             stderr=stack.enter_context(log.open("wb")),
         )
-        stack.push_async_callback(stop, child)
-        return Replica(child, f"http://127.0.0.1:{port}/readyz", log)
+        stack.push_async_callback(stop_process, child)
+        return WorkerProcess(child, f"http://127.0.0.1:{port}/readyz", log)
 
-    async def published(self, products: int) -> None:
+    async def wait_until_published(self, products: int) -> None:
         """Wait until this many products and their stock have been published; the worker is idle then."""
         await self._wait_for_records(PRODUCTS, products)
         await self._wait_for_records(STOCK, products)
 
-    async def learnt(self, outcomes: int) -> None:
+    async def wait_until_carts_current(self, outcomes: int) -> None:
         """Wait until the cart worker has forwarded this many outcomes; its table contains the carts then."""
-        await self._wait_for_records(TOLD, outcomes)
+        await self._wait_for_records(CART_RESPONSES, outcomes)
 
     async def _wait_for_records(self, topic: Topic, records: int) -> None:
-        async with _Reader(self.settings) as reader, asyncio.timeout(PATIENCE):
+        async with _Reader(self.settings) as reader, asyncio.timeout(TIMEOUT_SECONDS):
             while sum((await reader.ends(topic)).values()) < records:  # noqa: ASYNC110 - Kafka has no event for that
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _books(self, outcomes: Mapping[str, int]) -> None:
-        """Verify in Postgres that every request is in the log and that stock equals holds; raise `HopError` if not."""
+    async def _verify_tables(self, outcomes: Mapping[str, int]) -> None:
+        """Verify in Postgres that every request is in the log and that stock equals holds; raise `InventoryDrainError` if not."""
         schema = sql.Identifier(self.settings.schema_name("inventory"))
         query = sql.SQL(
             "SELECT (SELECT count(*) FROM {0}.request_log), (SELECT sum(held) FROM {0}.inventory)"
@@ -201,38 +203,40 @@ class Hop:
         async with await AsyncConnection.connect(self.settings.postgres_url, autocommit=True) as connection:
             ((logged, equal),) = await (await connection.execute(query)).fetchall()
         if logged != self.total or not equal:
-            raise HopError(
+            raise InventoryDrainError(
                 f"{self.total} requests sent, {logged} in the log; stock equal to holds: {equal} ({dict(outcomes)})"
             )
 
     async def _run(self, module: str, *arguments: str) -> None:
-        status, _, stderr = await command([sys.executable, "-m", module, *arguments], self.environment)
+        status, _, stderr = await run_command([sys.executable, "-m", module, *arguments], self.environment)
         if status:
-            raise HopError(f"{module} {arguments[0]} failed with exit status {status}: {stderr.strip()[-300:]}")
+            raise InventoryDrainError(
+                f"{module} {arguments[0]} failed with exit status {status}: {stderr.strip()[-300:]}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class WorkerProcess:
     """Process of one worker."""
 
     child: asyncio.subprocess.Process
     ready_url: str
     log: Path
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         """Return the end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace").strip()[-500:]
 
     @property
-    def ended(self) -> bool:
+    def has_exited(self) -> bool:
         """True if the process has exited."""
         return self.child.returncode is not None
 
-    async def ready(self) -> None:
-        """Wait until the worker reports ready; raise `HopError` if it exits or takes too long."""
-        end = time.monotonic() + PATIENCE
+    async def wait_until_ready(self) -> None:
+        """Wait until the worker reports ready; raise `InventoryDrainError` if it exits or takes too long."""
+        end = time.monotonic() + TIMEOUT_SECONDS
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
-            while time.monotonic() < end and not self.ended:
+            while time.monotonic() < end and not self.has_exited:
                 try:
                     async with http.get(self.ready_url) as answer:
                         if answer.ok:
@@ -240,7 +244,7 @@ class Replica:
                 except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.02)
-        raise HopError(f"a worker did not become ready; its log ends: {self.said()}")
+        raise InventoryDrainError(f"a worker did not become ready; its log ends: {self.log_tail()}")
 
 
 class _Reader:
@@ -267,20 +271,20 @@ class _Reader:
 
     async def answers(
         self, begin: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
-    ) -> list[tuple[str, Answer]]:
+    ) -> list[tuple[str, TimedOutcome]]:
         """Return the responses between two sets of offsets as (request id, answer); a request may occur twice."""
         partitions = {partition for partition, offset in end.items() if offset > begin[partition]}
         self._consumer.assign(sorted(partitions))
         for partition in partitions:
             self._consumer.seek(partition, begin[partition])
-        responses: list[tuple[str, Answer]] = []
+        responses: list[tuple[str, TimedOutcome]] = []
         missing = sum(end[partition] - begin[partition] for partition in partitions)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while missing > 0:
                 for records in (await self._consumer.getmany(timeout_ms=1000)).values():
                     missing -= len(records)
                     for record in records:
                         event = orjson.loads(record.value)
-                        answer = Answer(event["data"]["outcome"]["type"], record.timestamp / 1000)
+                        answer = TimedOutcome(event["data"]["outcome"]["type"], record.timestamp / 1000)
                         responses.append((event["requestid"], answer))
         return responses

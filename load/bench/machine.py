@@ -48,7 +48,7 @@ def busy_seconds() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
-class Meter:
+class CpuMeter:
     """CPU time by group of processes, counted from construction."""
 
     def __init__(self, groups: Mapping[str, Iterable[int]]) -> None:
@@ -64,7 +64,7 @@ class Meter:
         return {name: cpu_seconds(pids) for name, pids in self._groups.items()}
 
 
-def description() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Return a description of the machine."""
     return {
         "cpus": os.cpu_count(),

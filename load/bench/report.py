@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from load.bench import chart
 from load.bench.experiments import EXPERIMENTS
-from load.bench.rounds import OURS, Bars, Experiment, Lines, Record, Row, figures, ratio
-from load.bench.trust import Distrust, Ratio, Spread, slope
+from load.bench.rounds import OURS, BarChart, Experiment, LineChart, Record, Row, compute_ratio, summarize_figure
+from load.bench.trust import Inconclusive, Ratio, Spread, slope
 
 HEAD: Final = """# Performance
 
@@ -58,14 +58,14 @@ def summary(experiment: Experiment, record: Record) -> dict[str, Any]:
     """Return a record as JSON values: median and range of each side by row, and the ratio or why there is none."""
     rows = []
     for row in _rows_with_figures(experiment, record):
-        compared = ratio(record, row)
+        compared = compute_ratio(record, row)
         result: dict[str, Any] = {"figure": row.figure, "label": row.label, "unit": row.unit, "base": row.base}
         result["sides"] = {
-            side: _json(found) for side in _sides(record) if (found := figures(record, side, row.figure))
+            side: _json(found) for side in _sides(record) if (found := summarize_figure(record, side, row.figure))
         }
         if isinstance(compared, Ratio):
             result["ratio"] = {**_json(compared.spread), "pairs": compared.pairs, "dropped": compared.dropped}
-        elif isinstance(compared, Distrust):
+        elif isinstance(compared, Inconclusive):
             result["untrusted"] = compared.reason
         rows.append(result)
     return {"title": experiment.title, "rounds": len(record["rounds"]), "rows": rows}
@@ -76,28 +76,28 @@ def table(experiment: Experiment, record: Record) -> list[str]:
     sides = _sides(record)
     lines = [f"| | {' | '.join(sides)} | ratio |", "|---|" + "---:|" * len(sides) + "---|"]
     for row in _rows_with_figures(experiment, record):
-        cells = [_cell(figures(record, side, row.figure), row.unit) for side in sides]
-        lines.append(f"| {row.label} | {' | '.join(cells)} | {_ratio(ratio(record, row), row)} |")
+        cells = [_cell(summarize_figure(record, side, row.figure), row.unit) for side in sides]
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {_ratio(compute_ratio(record, row), row)} |")
     return lines
 
 
 def charts(experiment: Experiment, record: Record) -> Iterator[tuple[str, str]]:
     """Yield the file name and text of each chart."""
     for each in experiment.charts:
-        if isinstance(each, Lines):
+        if isinstance(each, LineChart):
             series = {
                 f"{side} {name}" if len(_sides(record)) > 1 else name.replace("_", " "): points
                 for side in each.sides or _sides(record)
                 for name in each.names
                 if (points := _points(record, side, name))
             }
-            yield each.file, chart.lines(each.title, each.x, each.y, series)
-        elif isinstance(each, Bars):
+            yield each.file, chart.render_line_chart(each.title, each.x, each.y, series)
+        elif isinstance(each, BarChart):
             groups = {
-                label: {side: found for side in _sides(record) if (found := figures(record, side, figure))}
+                label: {side: found for side in _sides(record) if (found := summarize_figure(record, side, figure))}
                 for figure, label in each.figures
             }
-            yield each.file, chart.bars(each.title, each.unit, groups)
+            yield each.file, chart.render_bar_chart(each.title, each.unit, groups)
 
 
 def _section(experiment: Experiment, record: Record) -> list[str]:
@@ -136,13 +136,13 @@ def _points(record: Record, side: str, name: str) -> list[tuple[float, Spread]]:
     """Return the figures `name@x` of a side, by x."""
     known = {figure for each in record["rounds"] for figure in each["sides"].get(side, {"figures": {}})["figures"]}
     sizes = sorted(float(figure.partition("@")[2]) for figure in known if figure.startswith(f"{name}@"))
-    return [(size, found) for size in sizes if (found := figures(record, side, f"{name}@{size:g}"))]
+    return [(size, found) for size in sizes if (found := summarize_figure(record, side, f"{name}@{size:g}"))]
 
 
 def _rows_with_figures(experiment: Experiment, record: Record) -> Sequence[Row]:
     """Return the rows that have a figure. A quick run has other sizes, so all its figures are added."""
     sides = _sides(record)
-    with_figures = [row for row in experiment.rows if any(figures(record, side, row.figure) for side in sides)]
+    with_figures = [row for row in experiment.rows if any(summarize_figure(record, side, row.figure) for side in sides)]
     listed = {row.figure for row in with_figures}
     known = {figure for each in record["rounds"] for side in each["sides"].values() for figure in side["figures"]}
     return [
@@ -166,10 +166,10 @@ def _cell(found: Spread | None, unit: str) -> str:
     return text if found.low == found.high else f"{text} ({_number(found.low)}–{_number(found.high)})"  # noqa: RUF001 - a range
 
 
-def _ratio(compared: Ratio | Distrust | None, row: Row) -> str:
+def _ratio(compared: Ratio | Inconclusive | None, row: Row) -> str:
     if compared is None:
         return ""
-    if isinstance(compared, Distrust):
+    if isinstance(compared, Inconclusive):
         return f"{compared.reason} ({row.base})"
     found = compared.spread
     dropped = f", {compared.dropped} dropped" if compared.dropped else ""

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from load.bench import machine
-from load.bench.stack import OwnShop
-from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, spread
+from load.bench.stack import MeasuredShop
+from load.bench.trust import Inconclusive, Pair, Ratio, Spread, compare, spread
 
 EXTRA_ROUNDS: Final = 2
 """Maximum number of extra rounds, used when the planned ones do not yield a trustworthy headline ratio."""
 
-OTHERS: Final = 0.1
+MAX_OTHERS_SHARE: Final = 0.1
 """Share of the machine that other programs may use."""
 
 Record = dict[str, Any]
@@ -23,36 +23,36 @@ Record = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Figures:
+class SideResult:
     """Result of one side in one round."""
 
     values: dict[str, float] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    invalid_reasons: dict[str, str] = field(default_factory=dict)
     """Reasons why a value is not valid, by its name."""
 
-    def note(self, name: str, value: float, fault: str | None = None) -> None:
+    def add(self, name: str, value: float, fault: str | None = None) -> None:
         """Add a value, rounded to five digits; `fault` is the reason if it is not valid."""
         self.values[name] = float(f"{value:.5g}")
         if fault is not None:
-            self.faults[name] = fault
+            self.invalid_reasons[name] = fault
 
 
-Side = Callable[[], Awaitable[Figures]]
+Side = Callable[[], Awaitable[SideResult]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of a table: a figure of each side, and the shop's divided by the base's. `key`: a main result."""
+    """Row of a table: a figure of each side, and the shop's divided by the base's. `is_main_result`: a main result."""
 
     figure: str
     label: str
     unit: str
     base: str | None = None
-    key: bool = False
+    is_main_result: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class LineChart:
     """Line chart of the figures `name@x` of each side over x."""
 
     file: str
@@ -65,7 +65,7 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class BarChart:
     """Bar chart of some figures, with the sides next to each other."""
 
     file: str
@@ -76,13 +76,13 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class BenchContext:
     """Context of an experiment: the shop, the duration of a measurement, whether it is a smoke test, progress."""
 
-    shop: OwnShop
+    shop: MeasuredShop
     seconds: float
     quick: bool
-    tell: Callable[[str], None]
+    report_progress: Callable[[str], None]
 
 
 OURS: Final = "holdfast"
@@ -95,19 +95,19 @@ class Experiment:
     name: str
     title: str
     text: str
-    sides: Callable[[Bench], AbstractAsyncContextManager[Mapping[str, Side]]]
+    sides: Callable[[BenchContext], AbstractAsyncContextManager[Mapping[str, Side]]]
     rows: tuple[Row, ...]
-    charts: tuple[Lines | Bars, ...] = ()
+    charts: tuple[LineChart | BarChart, ...] = ()
     once: bool = False
     """True if further rounds add nothing, since the experiment compares sizes instead of sides."""
 
 
-async def conduct(experiment: Experiment, bench: Bench, rounds: int) -> AsyncIterator[Record]:
+async def run_experiment(experiment: Experiment, bench: BenchContext, rounds: int) -> AsyncIterator[Record]:
     """Run an experiment and yield its record after each round, so that an interrupted run loses nothing."""
     record: Record = {
         "experiment": experiment.name,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.description(),
+        "machine": machine.describe_machine(),
         "options": {"rounds": rounds, "seconds": bench.seconds, "quick": bench.quick},
         "rounds": [],
     }
@@ -122,18 +122,18 @@ async def conduct(experiment: Experiment, bench: Bench, rounds: int) -> AsyncIte
             yield record
 
 
-async def _round(name: str, number: int, sides: Mapping[str, Side], bench: Bench) -> Record:
+async def _round(name: str, number: int, sides: Mapping[str, Side], bench: BenchContext) -> Record:
     order = [*sides] if number % 2 == 0 else [*sides][::-1]
     before, begun = machine.load_average(), time.perf_counter()
     results: dict[str, Record] = {}
     for side in order:
-        bench.tell(f"{name}: round {number + 1}, {side}")
+        bench.report_progress(f"{name}: round {number + 1}, {side}")
         meter = _Others(bench.shop)
         figures = await sides[side]()
         others = meter.cores()
-        if fault := others_fault(others):
-            figures.faults = dict.fromkeys(figures.values, fault) | figures.faults
-        results[side] = {"figures": figures.values, "faults": figures.faults, "others": round(others, 3)}
+        if fault := interference_reason(others):
+            figures.invalid_reasons = dict.fromkeys(figures.values, fault) | figures.invalid_reasons
+        results[side] = {"figures": figures.values, "faults": figures.invalid_reasons, "others": round(others, 3)}
     return {
         "order": order,
         "load": [before, machine.load_average()],
@@ -145,7 +145,7 @@ async def _round(name: str, number: int, sides: Mapping[str, Side], bench: Bench
 class _Others:
     """Meter of the CPU that other programs use, counted from construction."""
 
-    def __init__(self, shop: OwnShop) -> None:
+    def __init__(self, shop: MeasuredShop) -> None:
         self._shop = shop
         self._begun = time.perf_counter()
         self._busy, self._ours = self._read()
@@ -159,23 +159,23 @@ class _Others:
         return machine.busy_seconds(), machine.cpu_seconds([os.getpid(), *self._shop.pids.values()])
 
 
-def others_fault(cores: float) -> str | None:
+def interference_reason(cores: float) -> str | None:
     """Return why a measurement is not valid while other programs use this many cores, or `None`."""
-    most = OTHERS * (os.cpu_count() or 1)
+    most = MAX_OTHERS_SHARE * (os.cpu_count() or 1)
     return f"other programs used {cores:.2f} cores (more than {most:g})" if cores > most else None
 
 
 def _unsettled(experiment: Experiment, record: Record) -> bool:
     """Return True if a ratio that is a main result is not trustworthy yet."""
-    return any(row.key and isinstance(ratio(record, row), Distrust) for row in experiment.rows)
+    return any(row.is_main_result and isinstance(compute_ratio(record, row), Inconclusive) for row in experiment.rows)
 
 
-def figures(record: Record, side: str, figure: str) -> Spread | None:
+def summarize_figure(record: Record, side: str, figure: str) -> Spread | None:
     """Return median and range of a figure over the rounds, or `None` if the side has no such figure."""
     return spread([each["sides"][side]["figures"][figure] for each in _rounds_with(record, figure, side)])
 
 
-def ratio(record: Record, row: Row) -> Ratio | Distrust | None:
+def compute_ratio(record: Record, row: Row) -> Ratio | Inconclusive | None:
     """Return the shop's figure divided by the base's over the rounds, or `None` if there is nothing to divide."""
     if row.base is None:
         return None

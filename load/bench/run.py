@@ -7,36 +7,36 @@ from typing import Any, Final
 
 from load.bench import report
 from load.bench.experiments import EXPERIMENTS
-from load.bench.rounds import Bench, conduct
-from load.bench.stack import own_shop
+from load.bench.rounds import BenchContext, run_experiment
+from load.bench.stack import measured_shop
 
 MAIN_JOB: Final = "edge,cart,inventory"
 """Services that an add-to-cart needs. The others consume the same topics and would use part of the two cores."""
-AND_ORDERS: Final = f"{MAIN_JOB},orders,payment,delivery,provider"
+MAIN_JOB_AND_ORDERS: Final = f"{MAIN_JOB},orders,payment,delivery,provider"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """Experiments to run and how thoroughly; `out` `None` saves nothing."""
+class BenchPlan:
+    """Experiments to run and how thoroughly; `output_folder` `None` saves nothing."""
 
     names: Sequence[str]
     rounds: int
     seconds: float
     quick: bool
-    out: Path | None
+    output_folder: Path | None
 
 
-async def bench(order: Order, tell: Callable[[str], None]) -> dict[str, Any]:
+async def bench(order: BenchPlan, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run the experiments and return their summaries; records are saved after each round."""
     summaries: dict[str, Any] = {}
     tell("starting a temporary shop")
-    async with own_shop(AND_ORDERS if "checkout" in order.names else MAIN_JOB) as shop:
-        context = Bench(shop, order.seconds, order.quick, tell)
+    async with measured_shop(MAIN_JOB_AND_ORDERS if "checkout" in order.names else MAIN_JOB) as shop:
+        context = BenchContext(shop, order.seconds, order.quick, tell)
         for name in order.names:
-            async for record in conduct(EXPERIMENTS[name], context, order.rounds):
+            async for record in run_experiment(EXPERIMENTS[name], context, order.rounds):
                 summaries[name] = report.summary(EXPERIMENTS[name], record)
-                if order.out is not None:
-                    report.save(order.out, record)
-                    report.write(order.out)
+                if order.output_folder is not None:
+                    report.save(order.output_folder, record)
+                    report.write(order.output_folder)
             summaries[name]["table"] = report.table(EXPERIMENTS[name], record)
     return summaries

@@ -12,13 +12,13 @@ from typing import Any, Final
 import orjson
 
 from load.bench.machine import cpu_seconds, rss_bytes
-from load.bench.rounds import OURS, Bench, Figures, Side
-from load.bench.stack import opponent
+from load.bench.rounds import OURS, BenchContext, Side, SideResult
+from load.bench.stack import baseline_process
 from load.bench.targets import PLAIN
-from load.commands import seed_all
-from load.driver import Crowd
-from load.shop import Shop
-from load.visit import UNITS, own_products, passes
+from load.commands import seed_products
+from load.driver import ShopperPool
+from load.shop import ShopClient
+from load.visit import UNITS_PER_PRODUCT, auth_headers, load_product_codes
 
 SIZES: Final = (1_000, 10_000)
 QUICK_SIZES: Final = (50, 200)
@@ -28,7 +28,7 @@ PUSH_SECONDS: Final = 30.0
 SPARE_DESCRIPTORS: Final = 500
 
 
-def sizes(bench: Bench) -> tuple[int, ...]:
+def socket_counts(bench: BenchContext) -> tuple[int, ...]:
     """Return the numbers of sockets to open, within this process's limit of open files; the shop has the same limit."""
     if bench.quick:
         return QUICK_SIZES
@@ -37,56 +37,58 @@ def sizes(bench: Bench) -> tuple[int, ...]:
 
 
 @asynccontextmanager
-async def sockets(bench: Bench) -> AsyncIterator[Mapping[str, Side]]:
+async def sockets_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield the shop's edge, and a plain FastAPI service that sends nothing to an idle socket."""
-    await seed_all(dict.fromkeys(own_products(1), UNITS))
+    await seed_products(dict.fromkeys(load_product_codes(1), UNITS_PER_PRODUCT))
     yield {OURS: partial(_measure_edge, bench), PLAIN: partial(_measure_plain_shop, bench)}
 
 
-async def _measure_edge(bench: Bench) -> Figures:
-    result, pool, edge = Figures(), Crowd(), await bench.shop.restart("edge")
-    (product,) = own_products(1)
-    async with Shop(bench.shop.url) as shop:
-        await shop.wait_for(product)
+async def _measure_edge(bench: BenchContext) -> SideResult:
+    result, pool, edge = SideResult(), ShopperPool(), await bench.shop.restart("edge")
+    (product,) = load_product_codes(1)
+    async with ShopClient(bench.shop.url) as shop:
+        await shop.wait_until_listed(product)
         await asyncio.sleep(REST_SECONDS)
         idle = rss_bytes([edge])
         try:
-            for size in sizes(bench):
-                guests = await shop.guests(size - len(pool.lines))
-                await pool.enter(shop.stream_url, passes(guests))
+            for size in socket_counts(bench):
+                guests = await shop.create_guests(size - len(pool.connections))
+                await pool.connect(shop.stream_url, auth_headers(guests))
                 await asyncio.sleep(REST_SECONDS)
-                result.note(f"kib@{size}", (rss_bytes([edge]) - idle) / 1024 / size)
+                result.add(f"kib@{size}", (rss_bytes([edge]) - idle) / 1024 / size)
             await _measure_push(result, pool, edge, product)
         finally:
-            pool.leave()
+            pool.close()
             await asyncio.sleep(REST_SECONDS)
     return result
 
 
-async def _measure_plain_shop(bench: Bench) -> Figures:
-    result, pool = Figures(), Crowd()
-    async with opponent("load.peers.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]) as (
+async def _measure_plain_shop(bench: BenchContext) -> SideResult:
+    result, pool = SideResult(), ShopperPool()
+    async with baseline_process(
+        "load.peers.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]
+    ) as (
         url,
         pid,
     ):
         await asyncio.sleep(REST_SECONDS)
         idle = rss_bytes([pid])
         try:
-            for size in sizes(bench):
-                count = size - len(pool.lines)
-                await pool.enter(url, [{"Authorization": f"shopper-{size}-{number}"} for number in range(count)])
+            for size in socket_counts(bench):
+                count = size - len(pool.connections)
+                await pool.connect(url, [{"Authorization": f"shopper-{size}-{number}"} for number in range(count)])
                 await asyncio.sleep(REST_SECONDS)
-                result.note(f"kib@{size}", (rss_bytes([pid]) - idle) / 1024 / size)
+                result.add(f"kib@{size}", (rss_bytes([pid]) - idle) / 1024 / size)
         finally:
-            pool.leave()
+            pool.close()
     return result
 
 
-async def _measure_push(result: Figures, pool: Crowd, edge: int, product: str) -> None:
+async def _measure_push(result: SideResult, pool: ShopperPool, edge: int, product: str) -> None:
     """Let all shoppers watch one product and one buy it; measure the time until the last watcher is informed."""
-    seen: list[int] = [-1] * len(pool.lines)
+    seen: list[int] = [-1] * len(pool.connections)
     newest = -1
-    waiting = len(pool.lines)
+    waiting = len(pool.connections)
     all_informed = asyncio.Event()
 
     def hear(shopper: int, frame: Mapping[str, Any]) -> None:
@@ -97,19 +99,19 @@ async def _measure_push(result: Figures, pool: Crowd, edge: int, product: str) -
             if not waiting:
                 all_informed.set()
 
-    pool.hear = hear
+    pool.on_frame = hear
     try:
-        for number, line in enumerate(pool.lines):
+        for number, line in enumerate(pool.connections):
             line.send(orjson.dumps({"id": f"watch-{number}", "type": "watch", "products": [product]}))
         await asyncio.wait_for(all_informed.wait(), PUSH_SECONDS)
         await asyncio.sleep(REST_SECONDS)
         times: list[float] = []
         used, missed = cpu_seconds([edge]), 0
         for number in range(PUSHES):
-            newest, waiting = max(seen), len(pool.lines)
+            newest, waiting = max(seen), len(pool.connections)
             all_informed.clear()
             begun = perf_counter()
-            pool.lines[0].send(
+            pool.connections[0].send(
                 orjson.dumps({"id": f"push-{number}-{newest}", "type": "add", "product": product, "quantity": 1})
             )
             with suppress(TimeoutError):
@@ -117,9 +119,9 @@ async def _measure_push(result: Figures, pool: Crowd, edge: int, product: str) -
             missed += waiting
             times.append(perf_counter() - begun)
             await asyncio.sleep(1.0)
-        fault = f"{missed} of {PUSHES * len(pool.lines)} pushes did not arrive" if missed else None
-        result.note("push_ms", 1000 * median(times), fault)
-        result.note("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, fault)
-        result.note("watchers", len(pool.lines))
+        fault = f"{missed} of {PUSHES * len(pool.connections)} pushes did not arrive" if missed else None
+        result.add("push_ms", 1000 * median(times), fault)
+        result.add("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, fault)
+        result.add("watchers", len(pool.connections))
     finally:
-        pool.hear = None
+        pool.on_frame = None

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infrastructure.local.services import search_path
+from infrastructure.local.services import python_path
 from infrastructure.local.state import Root, find_running
-from load.shop import ShopAwayError
+from load.shop import ShopUnavailableError
 
 PREFIX: Final = "HOLDFAST_"
 READY_SECONDS: Final = 300.0
@@ -24,7 +24,7 @@ SERVERS: Final = ("kafka", "postgres", "redis")
 
 
 @dataclass(frozen=True, slots=True)
-class OwnShop:
+class MeasuredShop:
     """Running shop without rate limits; `environment` has its `HOLDFAST_…` variables."""
 
     root: Path
@@ -41,7 +41,7 @@ class OwnShop:
         os.kill(before, signal.SIGTERM)
         async with asyncio.timeout(READY_SECONDS):
             while True:
-                _, stdout, _ = await holdfast("status", "--json")
+                _, stdout, _ = await run_holdfast("status", "--json")
                 service = json.loads(stdout)["services"][name] if stdout else {}
                 if service.get("state") == "ready" and service["pid"] != before:
                     break
@@ -64,10 +64,10 @@ class OwnShop:
 
 
 @asynccontextmanager
-async def own_shop(services: str) -> AsyncIterator[OwnShop]:
+async def measured_shop(services: str) -> AsyncIterator[MeasuredShop]:
     """Run `holdfast up --no-limits --only SERVICES` in a temporary directory; stop and remove it on exit.
 
-    Inside the context this process's environment is that of the shop. Raise `ShopAwayError` if the shop does not start.
+    Inside the context this process's environment is that of the shop. Raise `ShopUnavailableError` if the shop does not start.
     """
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
@@ -75,33 +75,33 @@ async def own_shop(services: str) -> AsyncIterator[OwnShop]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
     os.environ["HOLDFAST_ROOT"] = str(folder / "root")
     try:
-        status, _, stderr = await holdfast("up", "--detach", "--no-limits", "--only", services)
+        status, _, stderr = await run_holdfast("up", "--detach", "--no-limits", "--only", services)
         stack = find_running(Root(folder / "root"))
         if status or stack is None:
-            raise ShopAwayError(
+            raise ShopUnavailableError(
                 f"no shop to measure: `holdfast up` failed with exit status {status}: {stderr.strip()[-500:]}"
             )
         os.environ.update(stack.environment())
-        _, stdout, _ = await holdfast("status", "--json")
+        _, stdout, _ = await run_holdfast("status", "--json")
         pids = {name: service["pid"] for name, service in json.loads(stdout)["services"].items()}
-        yield OwnShop(stack.root, stack.environment(), pids)
+        yield MeasuredShop(stack.root, stack.environment(), pids)
     finally:
-        await asyncio.shield(holdfast("down"))
+        await asyncio.shield(run_holdfast("down"))
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def holdfast(*arguments: str) -> tuple[int, str, str]:
-    """Run a `holdfast` command and return its exit status, standard output and standard error."""
-    return await command([sys.executable, "-m", "infrastructure.local", *arguments], {})
+async def run_holdfast(*arguments: str) -> tuple[int, str, str]:
+    """Run a `run_holdfast` command and return its exit status, standard output and standard error."""
+    return await run_command([sys.executable, "-m", "infrastructure.local", *arguments], {})
 
 
-async def command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+async def run_command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
     """Run a program with more environment variables; return its exit status, standard output and standard error."""
     child = await asyncio.create_subprocess_exec(
         *argv,
-        env={**os.environ, **search_path(), **environment},
+        env={**os.environ, **python_path(), **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -111,14 +111,14 @@ async def command(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[
 
 
 @asynccontextmanager
-async def opponent(module: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
+async def baseline_process(module: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
     """Run `python -m MODULE …` as a process and yield the address that it prints, and its process id."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         module,
         *arguments,
-        env={**os.environ, **search_path()},
+        env={**os.environ, **python_path()},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -127,14 +127,14 @@ async def opponent(module: str, *arguments: str) -> AsyncIterator[tuple[str, int
         async with asyncio.timeout(READY_SECONDS):
             line = await child.stdout.readline()
         if not line:
-            raise ShopAwayError(f"{module} exited with status {await child.wait()} before it was ready")
+            raise ShopUnavailableError(f"{module} exited with status {await child.wait()} before it was ready")
         ready: dict[str, Any] = json.loads(line)
         yield ready["url"], child.pid
     finally:
-        await stop(child)
+        await stop_process(child)
 
 
-async def stop(child: asyncio.subprocess.Process, number: signal.Signals = signal.SIGTERM) -> None:
+async def stop_process(child: asyncio.subprocess.Process, number: signal.Signals = signal.SIGTERM) -> None:
     """Stop a child process by a signal, or by SIGKILL if it does not exit in time."""
     with suppress(ProcessLookupError):
         child.send_signal(number)

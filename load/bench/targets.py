@@ -6,15 +6,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from load.bench.machine import Meter
-from load.bench.rounds import OURS, Bench
-from load.bench.stack import opponent
-from load.commands import seed_all
-from load.driver import Crowd, drive, saturate, settle
-from load.figures import Measured
-from load.schedule import Baskets, instants
-from load.shop import Shop
-from load.visit import UNITS, crowd, own_products
+from load.bench.machine import CpuMeter
+from load.bench.rounds import OURS, BenchContext
+from load.bench.stack import baseline_process
+from load.commands import seed_products
+from load.driver import ShopperPool, run_closed_loop, run_open_loop, send_from_all
+from load.figures import Measurement
+from load.schedule import RequestMix, send_times
+from load.shop import ShopClient
+from load.visit import UNITS_PER_PRODUCT, connected_pool, load_product_codes
 
 ECHO: Final = "bare echo"
 PLAIN: Final = "plain FastAPI"
@@ -32,7 +32,7 @@ async def _do_nothing() -> None:
 class Target:
     """System that answers `add` frames with `held`."""
 
-    crowd: Crowd
+    pool: ShopperPool
     products: list[str]
     pids: Mapping[str, Iterable[int]]
     """Process ids by group: `service`, `kafka`, `postgres`."""
@@ -40,81 +40,83 @@ class Target:
     """Function that clears the carts and returns once all earlier requests are done, so that the next side is
     measured without a queue left by this one."""
 
-    async def at(self, rate: float, seconds: float) -> tuple[Measured, dict[str, float]]:
+    async def run_at_rate(self, rate: float, seconds: float) -> tuple[Measurement, dict[str, float]]:
         """Send adds at a steady rate; return the result and the CPU milliseconds per request by group."""
-        plan = [*instants(rate, seconds, "constant", random.random)]
-        meter = Meter(self.pids)
-        measured = await drive(self.crowd, self._baskets(self.products), plan, rate=rate, seconds=seconds)
+        plan = [*send_times(rate, seconds, "constant", random.random)]
+        meter = CpuMeter(self.pids)
+        measured = await run_open_loop(self.pool, self._baskets(self.products), plan, rate=rate, seconds=seconds)
         cpu = meter.milliseconds(measured.outcomes.total())
         await self.clear()
         return measured, cpu
 
-    async def full(
+    async def run_saturated(
         self, seconds: float, in_flight: int, products: list[str] | None = None
-    ) -> tuple[Measured, dict[str, float]]:
-        """Send adds with `in_flight` requests unanswered at a time; return as `at` does."""
-        meter = Meter(self.pids)
+    ) -> tuple[Measurement, dict[str, float]]:
+        """Send adds with `in_flight` requests unanswered at a time; return as `run_at_rate` does."""
+        meter = CpuMeter(self.pids)
         baskets = self._baskets(products or self.products)
-        measured = await saturate(self.crowd, baskets, in_flight=in_flight, seconds=seconds)
+        measured = await run_closed_loop(self.pool, baskets, in_flight=in_flight, seconds=seconds)
         cpu = meter.milliseconds(measured.outcomes.total())
         await self.clear()
         return measured, cpu
 
-    def _baskets(self, products: list[str]) -> Baskets:
+    def _baskets(self, products: list[str]) -> RequestMix:
         rng = random.Random(1)  # noqa: S311 - the same choices for each side
-        return Baskets(len(self.crowd.lines), products, mixed=False, choose=rng.randrange)
+        return RequestMix(len(self.pool.connections), products, mixed=False, choose=rng.randrange)
 
 
 @asynccontextmanager
-async def the_shop(bench: Bench) -> AsyncIterator[Target]:
+async def holdfast_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the shop, with products of its own and shoppers on open sockets."""
-    products = own_products(PRODUCTS)
-    await seed_all(dict.fromkeys(products, UNITS))
-    async with Shop(bench.shop.url) as shop:
-        await shop.wait_for(products[-1])
-        async with crowd(shop, await shop.guests(SHOPPERS)) as (pool, _):
-            yield Target(pool, products, bench.shop.groups(), lambda: settle(pool, {"type": "clear"}))
+    products = load_product_codes(PRODUCTS)
+    await seed_products(dict.fromkeys(products, UNITS_PER_PRODUCT))
+    async with ShopClient(bench.shop.url) as shop:
+        await shop.wait_until_listed(products[-1])
+        async with connected_pool(shop, await shop.create_guests(SHOPPERS)) as (pool, _):
+            yield Target(pool, products, bench.shop.groups(), lambda: send_from_all(pool, {"type": "clear"}))
 
 
 @asynccontextmanager
-async def bare_echo(bench: Bench) -> AsyncIterator[Target]:
+async def echo_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the echo, over the shop's own Kafka."""
     arguments = ("--kafka", bench.shop.environment["HOLDFAST_KAFKA"], "--prefix", "bare-echo.")
-    async with crowd_at("load.peers.echo", *arguments) as (pool, pid):
-        yield Target(pool, own_products(PRODUCTS), {**bench.shop.groups(), "service": [pid]})
+    async with pool_at_baseline("load.peers.echo", *arguments) as (pool, pid):
+        yield Target(pool, load_product_codes(PRODUCTS), {**bench.shop.groups(), "service": [pid]})
 
 
 @asynccontextmanager
-async def plain_shop(bench: Bench) -> AsyncIterator[Target]:
+async def plain_shop_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the plain shop, over the shop's own Postgres."""
     arguments = ("--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"])
-    async with crowd_at("load.peers.plain_shop", *arguments) as (pool, pid):
+    async with pool_at_baseline("load.peers.plain_shop", *arguments) as (pool, pid):
         products = [f"P{number}" for number in range(1, PRODUCTS + 1)]
         yield Target(pool, products, {**bench.shop.groups(), "service": [pid]})
 
 
 @asynccontextmanager
-async def crowd_at(module: str, *arguments: str, shoppers: int = SHOPPERS) -> AsyncIterator[tuple[Crowd, int]]:
+async def pool_at_baseline(
+    module: str, *arguments: str, shoppers: int = SHOPPERS
+) -> AsyncIterator[tuple[ShopperPool, int]]:
     """Start a baseline, connect shoppers to it, and yield their sockets and its process id."""
-    pool = Crowd()
-    async with opponent(module, *arguments) as (url, pid):
+    pool = ShopperPool()
+    async with baseline_process(module, *arguments) as (url, pid):
         try:
-            await pool.enter(url, [{"Authorization": f"shopper-{number}"} for number in range(shoppers)])
+            await pool.connect(url, [{"Authorization": f"shopper-{number}"} for number in range(shoppers)])
             yield pool, pid
         finally:
-            pool.leave()
+            pool.close()
 
 
 @asynccontextmanager
-async def all_three(bench: Bench) -> AsyncIterator[dict[str, Target]]:
+async def all_targets(bench: BenchContext) -> AsyncIterator[dict[str, Target]]:
     """Yield all three targets, running side by side and warmed up."""
     async with AsyncExitStack() as stack:
         targets = {
-            OURS: await stack.enter_async_context(the_shop(bench)),
-            ECHO: await stack.enter_async_context(bare_echo(bench)),
-            PLAIN: await stack.enter_async_context(plain_shop(bench)),
+            OURS: await stack.enter_async_context(holdfast_target(bench)),
+            ECHO: await stack.enter_async_context(echo_target(bench)),
+            PLAIN: await stack.enter_async_context(plain_shop_target(bench)),
         }
         for name, target in targets.items():
-            bench.tell(f"warming up: {name}")
-            await target.at(WARM_RATE, 1.0 if bench.quick else WARM_SECONDS)
+            bench.report_progress(f"warming up: {name}")
+            await target.run_at_rate(WARM_RATE, 1.0 if bench.quick else WARM_SECONDS)
         yield targets

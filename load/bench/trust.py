@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final
 
-DRIFT: Final = 0.25
-NEEDED: Final = 3
+MAX_DRIFT: Final = 0.25
+MIN_PAIRS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two values of one round; `fault` is the reason if they are not valid."""
+    """Two values of one round; `invalid_reason` is the reason if they are not valid."""
 
     ours: float
     base: float
-    fault: str | None = None
+    invalid_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Distrust:
+class Inconclusive:
     """Inconclusive result, with the reason."""
 
     reason: str
@@ -54,23 +54,23 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(median(values), min(values), max(values)) if values else None
 
 
-def compare(pairs: Sequence[Pair], *, needed: int = NEEDED) -> Ratio | Distrust:
+def compare(pairs: Sequence[Pair], *, needed: int = MIN_PAIRS) -> Ratio | Inconclusive:
     """Return the ratio of these pairs, or why there is none."""
-    valid = [pair for pair in pairs if pair.fault is None and pair.base > 0]
+    valid = [pair for pair in pairs if pair.invalid_reason is None and pair.base > 0]
     base_median = median(pair.base for pair in valid) if valid else 0.0
-    steady = [pair for pair in valid if abs(pair.base - base_median) <= DRIFT * base_median]
+    steady = [pair for pair in valid if abs(pair.base - base_median) <= MAX_DRIFT * base_median]
     found = spread([pair.ours / pair.base for pair in steady])
     if found is not None and len(steady) >= needed:
         return Ratio(found, len(steady), len(pairs) - len(steady))
     reasons = []
     if len(steady) < len(valid):
         bases = [pair.base for pair in valid]
-        reasons.append(f"the base drifted between {min(bases):.4g} and {max(bases):.4g}, more than {DRIFT:.0%}")
-    reasons += sorted({pair.fault for pair in pairs if pair.fault is not None})[:1]
-    if any(pair.fault is None and pair.base <= 0 for pair in pairs):
+        reasons.append(f"the base drifted between {min(bases):.4g} and {max(bases):.4g}, more than {MAX_DRIFT:.0%}")
+    reasons += sorted({pair.invalid_reason for pair in pairs if pair.invalid_reason is not None})[:1]
+    if any(pair.invalid_reason is None and pair.base <= 0 for pair in pairs):
         reasons.append("the base is zero")
     why = f": {'; '.join(reasons)}" if reasons else ""
-    return Distrust(f"could not be trusted: {len(steady)} of {len(pairs)} pairs count, {needed} are needed{why}")
+    return Inconclusive(f"could not be trusted: {len(steady)} of {len(pairs)} pairs count, {needed} are needed{why}")
 
 
 # ---- the knee -------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from load.chaos.history import NEMESIS, Entry
-from load.chaos.truth import Key, Truth
+from load.chaos.history import NEMESIS, HistoryEntry
+from load.chaos.truth import Key, ObservedState
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class RegisterValue:
     """Value of a register and the interval in which it was set (nanoseconds)."""
 
     version: int
@@ -26,7 +26,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class ImpossibleReport:
     """Reported quantity that was not possible."""
 
     product: str
@@ -34,13 +34,13 @@ class Broken:
     detail: str
 
 
-def broken(history: Sequence[Entry], state: Truth) -> Iterator[Broken]:
+def impossible_reports(history: Sequence[HistoryEntry], state: ObservedState) -> Iterator[ImpossibleReport]:
     """Yield every reported quantity that was not possible while its question was open."""
     received: dict[str, int] = defaultdict(int)
     for row in state.ledger:
         if row.user is None:  # units restocked by an order count in its shopper's register
             received[row.product] += row.received
-    registers = values(history, state)
+    registers = build_registers(history, state)
     begun = _first_times(history, "invoke")
     seen: set[Key] = set()
     for entry in history:
@@ -52,18 +52,18 @@ def broken(history: Sequence[Entry], state: Truth) -> Iterator[Broken]:
         seen.add(key)
         least = most = 0
         for register in registers[product].values():
-            low, high = possible(register, begun[key], entry.t_ns)
+            low, high = possible_range(register, begun[key], entry.t_ns)
             least, most = least + low, most + high
         reported, units = int(entry.value["available"]), received[product]
         if not units - most <= reported <= units - least:
-            yield Broken(
+            yield ImpossibleReport(
                 product,
                 entry.id,
                 f"{entry.user} was shown {reported} of {product}, possible were {units - most} to {units - least}",
             )
 
 
-def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int, int]:
+def possible_range(register: Sequence[RegisterValue], begun: float, done: float) -> tuple[int, int]:
     """Return the least and the greatest value a register can have had between two instants; initially it is 0."""
     last = max((value for value in register if value.done <= begun), key=lambda value: value.version, default=None)
     quantities = [last.quantity if last else 0]
@@ -72,7 +72,7 @@ def possible(register: Sequence[Value], begun: float, done: float) -> tuple[int,
     return min(quantities), max(quantities)
 
 
-def values(history: Sequence[Entry], state: Truth) -> dict[str, dict[str, list[Value]]]:
+def build_registers(history: Sequence[HistoryEntry], state: ObservedState) -> dict[str, dict[str, list[RegisterValue]]]:
     """Return, by product and shopper, the quantities kept according to the ledger, also by requests without an answer.
 
     Units in the cart, kept for an order or sold to it count alike: other shoppers cannot have them.
@@ -85,7 +85,7 @@ def values(history: Sequence[Entry], state: Truth) -> dict[str, dict[str, list[V
         for user in entry.value.get("users", ())
     }
     expiry_times = _received_expiries(history)
-    registers: dict[str, dict[str, list[Value]]] = defaultdict(lambda: defaultdict(list))
+    registers: dict[str, dict[str, list[RegisterValue]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(state.ledger, key=lambda row: (row.product, row.version)):
         if row.user is None or row.id is None:
             continue
@@ -96,11 +96,11 @@ def values(history: Sequence[Entry], state: Truth) -> dict[str, dict[str, list[V
         if outcome.get("type") == "expired":
             start, end = forced_expiry.get(row.user, 0), expiry_times.get((row.user, outcome["version"]), math.inf)
         before = register[-1].quantity if register else 0
-        register.append(Value(row.version, start, end, before + row.held + row.sold - row.received))
+        register.append(RegisterValue(row.version, start, end, before + row.held + row.sold - row.received))
     return registers
 
 
-def _received_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:
+def _received_expiries(history: Sequence[HistoryEntry]) -> dict[tuple[str, int], int]:
     return {
         (entry.user, entry.value["version"]): entry.t_ns
         for entry in reversed(history)
@@ -108,7 +108,7 @@ def _received_expiries(history: Sequence[Entry]) -> dict[tuple[str, int], int]:
     }
 
 
-def _first_times(history: Sequence[Entry], type_: str) -> dict[Key, int]:
+def _first_times(history: Sequence[HistoryEntry], type_: str) -> dict[Key, int]:
     """Return when each request was first recorded with this type."""
     return {
         (entry.user, entry.id): entry.t_ns

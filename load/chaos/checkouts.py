@@ -8,22 +8,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from load.client import new_id
-from load.protocol import Conversation, Frame
+from load.protocol import ClientState, Frame
 
 
 class Card(NamedTuple):
     """Payment token, and whether its owner's address is undeliverable."""
 
     token: str
-    comes_back: bool = False
+    undeliverable: bool = False
 
 
-GOOD: Final = Card("tok_approve")
-FAULTY: Final = tuple(map(Card, ("tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")))
-HAND: Final = (*[GOOD] * (4 * len(FAULTY) - 1), Card(GOOD.token, comes_back=True), *FAULTY)
+VALID_CARD: Final = Card("tok_approve")
+FAILING_CARDS: Final = tuple(map(Card, ("tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")))
+CARD_BATCH: Final = (
+    *[VALID_CARD] * (4 * len(FAILING_CARDS) - 1),
+    Card(VALID_CARD.token, undeliverable=True),
+    *FAILING_CARDS,
+)
 """One batch of cards: one in five fails, and of the others one in twenty has an undeliverable address."""
-Way = Literal["socket", "two tabs", "http", "old version", "wrong total", "items"]
-WAYS: Final[Mapping[Way, int]] = {
+CheckoutKind = Literal["socket", "two tabs", "http", "old version", "wrong total", "items"]
+KIND_WEIGHTS: Final[Mapping[CheckoutKind, int]] = {
     "socket": 66,
     "two tabs": 10,
     "http": 10,
@@ -31,11 +35,11 @@ WAYS: Final[Mapping[Way, int]] = {
     "wrong total": 4,
     "items": 5,
 }
-NEVER_PAID: Final[frozenset[Way]] = frozenset({"old version", "wrong total"})
+REFUSED_KINDS: Final[frozenset[CheckoutKind]] = frozenset({"old version", "wrong total"})
 """Kinds of checkout that are refused, so that no failing card is spent on them."""
-REGRETS: Final = 0.2
+CANCEL_SHARE: Final = 0.2
 """Share of orders whose shopper tries to cancel them, at once or later."""
-REGRETS_WITHIN: Final = 4.0
+MAX_CANCEL_DELAY_SECONDS: Final = 4.0
 ADDRESS: Final = {
     "name": "Ada Byron",
     "line1": "12 St James's Square",
@@ -43,30 +47,32 @@ ADDRESS: Final = {
     "postal_code": "SW1Y 4JH",
     "country": "GB",
 }
-NOBODY: Final = {**ADDRESS, "name": "FAIL"}
+UNDELIVERABLE_ADDRESS: Final = {**ADDRESS, "name": "FAIL"}
 """Address from which the simulated carrier returns each parcel."""
 CONTACT: Final = {"email": "ada@example.com", "phone": "+44 20 7930 0000"}
 
 
-def way(chance: random.Random) -> Way:
+def choose_kind(chance: random.Random) -> CheckoutKind:
     """Return the kind of the next checkout."""
-    return chance.choices(list(WAYS), list(WAYS.values()))[0]
+    return chance.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
 
 
-def deal(chance: random.Random) -> Iterator[Card]:
+def assign_cards(chance: random.Random) -> Iterator[Card]:
     """Yield cards indefinitely, in shuffled batches, so that every kind occurs soon."""
     while True:
-        hand = list(HAND)
+        hand = list(CARD_BATCH)
         chance.shuffle(hand)
         yield from hand
 
 
-def checkout(chosen: Way, conversation: Conversation, product: str, card: Card, chance: random.Random) -> Frame:
+def checkout_frame(
+    chosen: CheckoutKind, conversation: ClientState, product: str, card: Card, chance: random.Random
+) -> Frame:
     """Return a checkout frame for the cart as its client shows it, or for some units of `product` without the cart."""
     frame: dict[str, Any] = {
         "id": new_id(),
         "type": "checkout",
-        "address": NOBODY if card.comes_back else ADDRESS,
+        "address": UNDELIVERABLE_ADDRESS if card.undeliverable else ADDRESS,
         "contact": CONTACT,
         "payment": {"token": card.token},
     }
@@ -78,11 +84,11 @@ def checkout(chosen: Way, conversation: Conversation, product: str, card: Card, 
     return {**frame, "version": max(0, version)}
 
 
-def posted(frame: Frame) -> dict[str, Any]:
+def http_body(frame: Frame) -> dict[str, Any]:
     """Return the equivalent body of `POST /v1/orders`."""
     return {name: value for name, value in frame.items() if name not in {"id", "type"}}
 
 
-def regrets(chance: random.Random) -> float | None:
+def cancel_delay(chance: random.Random) -> float | None:
     """Return after how many seconds the shopper cancels an order, or `None` to keep it."""
-    return chance.uniform(0, REGRETS_WITHIN) if chance.random() < REGRETS else None
+    return chance.uniform(0, MAX_CANCEL_DELAY_SECONDS) if chance.random() < CANCEL_SHARE else None

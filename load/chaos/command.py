@@ -18,10 +18,10 @@ from rich.table import Table
 
 from load.chaos import rare
 from load.chaos.nemesis import FAULTS
-from load.chaos.run import Result, play, products_of
-from load.chaos.scenarios import QUICK, Scenario, full, of
-from load.chaos.stage import Stage
-from load.shop import ShopAwayError
+from load.chaos.run import ScenarioResult, run_scenario, scenario_products
+from load.chaos.scenarios import QUICK, Scenario, full_set, scenario_of
+from load.chaos.stage import ShopUnderTest
+from load.shop import ShopUnavailableError
 
 SHOWN_FINDINGS: Final = 12
 
@@ -47,7 +47,7 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     """
     if list_faults:
         width = max(map(len, FAULTS))
-        typer.echo("\n".join(f"{name:<{width}}  {each.about}" for name, each in FAULTS.items()))
+        typer.echo("\n".join(f"{name:<{width}}  {each.description}" for name, each in FAULTS.items()))
         return
     for name in fault or ():
         if name not in FAULTS:
@@ -55,18 +55,18 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     if seconds is not None and not fault:
         raise typer.BadParameter("--seconds requires --fault: the scenarios of a set have fixed durations")
     chosen = seed if seed is not None else secrets.randbelow(10_000)
-    scenarios = [of(fault, seconds)] if fault else list(QUICK) if quick else full(chosen)
+    scenarios = [scenario_of(fault, seconds)] if fault else list(QUICK) if quick else full_set(chosen)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
     began = time.monotonic()
-    results: list[Result] = []
+    results: list[ScenarioResult] = []
     away = None
     try:
         asyncio.run(_run(scenarios, chosen, folder, results))
-    except ShopAwayError as error:
-        away = f"{error}; repeat: {repeat(scenarios[len(results)], chosen)}"
-    missing = [] if fault or away else never(results)
+    except ShopUnavailableError as error:
+        away = f"{error}; repeat: {repeat_command(scenarios[len(results)], chosen)}"
+    missing = [] if fault or away else missing_rare_outcomes(results)
     ok = not (missing or away) and all(result.ok for result in results)
-    _tell(results, chosen, time.monotonic() - began, missing, away=away, as_json=as_json)
+    _print_results(results, chosen, time.monotonic() - began, missing, away=away, as_json=as_json)
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -74,28 +74,28 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     raise typer.Exit(0 if ok else 1)
 
 
-async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: list[Result]) -> None:
-    stage = Stage(folder / "root")
+async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: list[ScenarioResult]) -> None:
+    stage = ShopUnderTest(folder / "root")
     console = Console(stderr=True, highlight=False)
     try:
-        await stage.up(sys.stderr)
-        await stage.seed({code: units for each in scenarios for code, units in products_of(each).items()})
+        await stage.start(sys.stderr)
+        await stage.seed({code: units for each in scenarios for code, units in scenario_products(each).items()})
         for number, scenario in enumerate(scenarios, 1):
             place = f"{number}/{len(scenarios)} {scenario.name}"
             console.print(f"… {place}", style="dim")
             tell = partial(_print_progress, console, place)
-            result = await play(stage, scenario, seed=seed, folder=folder, tell=tell)
+            result = await run_scenario(stage, scenario, seed=seed, folder=folder, report_progress=tell)
             results.append(result)
             console.print(f"  {'ok' if result.ok else 'FAILED'} after {result.seconds:.0f} s", style="dim")
     finally:
-        await stage.down()
+        await stage.stop()
 
 
 def _print_progress(console: Console, place: str, text: str) -> None:
     console.print(f"  {place}: {text}", style="dim")
 
 
-def repeat(scenario: Scenario, seed: int) -> str:
+def repeat_command(scenario: Scenario, seed: int) -> str:
     """Return the command that repeats this scenario alone."""
     if scenario.checkouts:
         return f"holdfast prove orders --orders {scenario.checkouts} --rate {scenario.rate:g} --seed {seed}"
@@ -103,13 +103,13 @@ def repeat(scenario: Scenario, seed: int) -> str:
     return f"holdfast chaos --seed {seed} --seconds {scenario.seconds:g} {faults}"
 
 
-def never(results: Sequence[Result]) -> list[str]:
+def missing_rare_outcomes(results: Sequence[ScenarioResult]) -> list[str]:
     """Return the rare outcomes that did not occur in any scenario: a set without one of them has not tested it."""
-    return [name for name in rare.EVERY if not any(result.counts.get(name) for result in results)]
+    return [name for name in rare.RARE_OUTCOMES if not any(result.counts.get(name) for result in results)]
 
 
-def _tell(
-    results: Sequence[Result],
+def _print_results(
+    results: Sequence[ScenarioResult],
     seed: int,
     seconds: float,
     missing: Sequence[str] = (),
@@ -120,7 +120,7 @@ def _tell(
     """Print all results, also if the shop under test failed before the end; `away` is then the reason."""
     ok = not (missing or away) and all(result.ok for result in results)
     if as_json:
-        scenarios = [{**r.as_json(), "repeat": repeat(r.scenario, seed)} for r in results]
+        scenarios = [{**r.as_json(), "repeat": repeat_command(r.scenario, seed)} for r in results]
         summary = {"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "away": away}
         typer.echo(json.dumps({**summary, "scenarios": scenarios}))
     else:
@@ -128,9 +128,9 @@ def _tell(
         console.print(_table(results))
     for result in results:
         if not result.ok:
-            tell_failure(result, seed)
+            print_failure(result, seed)
     for name in missing:
-        typer.echo(f"did not occur in any scenario of seed {seed}: {name} ({rare.EVERY[name]})", err=True)
+        typer.echo(f"did not occur in any scenario of seed {seed}: {name} ({rare.RARE_OUTCOMES[name]})", err=True)
     if away:
         typer.echo(f"holdfast: {away}", err=True)
     if not as_json:
@@ -139,7 +139,7 @@ def _tell(
         typer.echo(f"{verdict}: {len(results)} scenarios, {requests} requests, {seconds:.0f} s, seed {seed}.")
 
 
-def _table(results: Sequence[Result]) -> Table:
+def _table(results: Sequence[ScenarioResult]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scenario")
     for heading in (
@@ -176,7 +176,7 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def tell_failure(result: Result, seed: int) -> None:
+def print_failure(result: ScenarioResult, seed: int) -> None:
     """Print on standard error the findings, the related end of the history, and the command to repeat the scenario."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"\n{result.scenario.name}:", style="bold red")
@@ -187,4 +187,4 @@ def tell_failure(result: Result, seed: int) -> None:
     console.print(f"  the end of {result.history}:", style="dim")
     for entry in result.end:
         console.print(f"    {entry.encode()}"[:400], style="dim")
-    console.print(f"  repeat: {repeat(result.scenario, seed)}")
+    console.print(f"  repeat: {repeat_command(result.scenario, seed)}")

@@ -10,18 +10,18 @@ from typing import Final
 from urllib.parse import urlsplit
 
 ROUNDS: Final = 20
-ASKED_AT_ONCE: Final = 5
+FRAMES_PER_ROUND: Final = 5
 PAUSE_SECONDS: Final = 0.2
 
 
-async def ask_without_reading(clients: Sequence[tuple[str, str]]) -> None:
+async def send_without_reading(clients: Sequence[tuple[str, str]]) -> None:
     """Connect each of `clients` (the shop's URL, a token), request carts for some seconds, and read nothing."""
     sockets = [await asyncio.to_thread(_open_socket, url, token) for url, token in clients]
     try:
         for _round in range(ROUNDS):
             for sock in sockets:
                 with suppress(OSError):  # the buffer is full, or the shop closed the socket, as it may
-                    for number in range(ASKED_AT_ONCE):
+                    for number in range(FRAMES_PER_ROUND):
                         sock.send(_masked(f'{{"id":"d{number}","type":"cart"}}'))
             await asyncio.sleep(PAUSE_SECONDS)
     finally:

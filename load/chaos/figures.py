@@ -1,6 +1,6 @@
 """Count events and measure waiting times: a run without a rare event has not tested it. No I/O.
 
-`sometimes` counts the events that a scenario may require; `waits` measures how long shoppers waited for answers.
+`count_events` counts the events that a scenario may require; `measure_waits` measures how long shoppers waited for answers.
 """
 
 from collections import Counter
@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Final
 
 from load.chaos import rare
-from load.chaos.history import NEMESIS, Entry
-from load.chaos.truth import DECIDED, Key, Truth
+from load.chaos.history import NEMESIS, HistoryEntry
+from load.chaos.truth import OUTCOME_TYPES, Key, ObservedState
 
 CHANGES: Final = frozenset({"add", "set", "remove", "clear"})
 CLOSING: Final = "closing"
@@ -19,7 +19,7 @@ CLOSING: Final = "closing"
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class WaitTimes:
     """Waiting times in seconds.
 
     `silence` is the longest time in which no shopper at all got an answer. `longest` and `median` are from a change to
@@ -31,7 +31,7 @@ class Waits:
     median: float
 
 
-def sometimes(history: Sequence[Entry], state: Truth) -> Counter[str]:
+def count_events(history: Sequence[HistoryEntry], state: ObservedState) -> Counter[str]:
     """Count the events that a scenario may require."""
     counts: Counter[str] = Counter()
     unknown: set[Key] = set()
@@ -56,12 +56,12 @@ def sometimes(history: Sequence[Entry], state: Truth) -> Counter[str]:
             if type_ == "resumed":
                 counts["resumed: pending"] += len(entry.value["pending"])
                 counts["resumed: unknown"] += len(entry.value["unknown"])
-    counts["dead letters"] = sum((bad.topic, bad.partition, bad.offset) in state.dead for bad in state.bad)
+    counts["dead letters"] = sum((bad.topic, bad.partition, bad.offset) in state.dead_letters for bad in state.planted)
     counts["duplicates"] = state.duplicates_counted
-    return +(counts + rare.counts(history, state))
+    return +(counts + rare.count_outcomes(history, state))
 
 
-def waits(history: Sequence[Entry]) -> Waits:
+def measure_waits(history: Sequence[HistoryEntry]) -> WaitTimes:
     """Measure how long shoppers waited for the outcomes of their changes."""
     begun: dict[Key, int] = {}
     answers: list[int] = []
@@ -70,7 +70,7 @@ def waits(history: Sequence[Entry]) -> Waits:
         key = (entry.user or "", entry.id or "")
         if entry.type == "invoke" and entry.f in CHANGES:
             begun.setdefault(key, entry.t_ns)
-        elif entry.type == "ok" and entry.value.get("type") in DECIDED:
+        elif entry.type == "ok" and entry.value.get("type") in OUTCOME_TYPES:
             answers.append(entry.t_ns)
             if key in begun:
                 waited.append(entry.t_ns - begun.pop(key))
@@ -78,4 +78,4 @@ def waits(history: Sequence[Entry]) -> Waits:
     shopping = [at for at in answers if at < end]
     gaps = [after - before for before, after in pairwise([*shopping, end] if shopping else [])]
     middle = sorted(waited)[len(waited) // 2] if waited else 0
-    return Waits(max(gaps, default=0) / 1e9, max(waited, default=0) / 1e9, middle / 1e9)
+    return WaitTimes(max(gaps, default=0) / 1e9, max(waited, default=0) / 1e9, middle / 1e9)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Violation:
     """Violation of an invariant, with the ids, shoppers and products to look for in the history."""
 
     invariant: str

@@ -13,18 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TextIO
 
-Type = Literal["invoke", "ok", "fail", "info", "heard"]
+EntryType = Literal["invoke", "ok", "fail", "info", "heard"]
 NEMESIS: Final = "nemesis"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """One line. `f` is the operation or fault, or the type of a frame that answers no request (`heard`)."""
 
     t_ns: int
     """Nanoseconds since the history began, monotonic."""
     proc: str
-    type: Type
+    type: EntryType
     f: str
     id: str | None = None
     user: str | None = None
@@ -50,20 +50,20 @@ class Entry:
         return self.t_ns / 1e9
 
 
-class Recorder:
+class HistoryRecorder:
     """Writer of a history to `path`, also kept in memory. The first line maps its clock to wall-clock time."""
 
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.path = path
-        self.entries: list[Entry] = []
+        self.entries: list[HistoryEntry] = []
         self._clock = clock
         self._began = clock()
         self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
         self._file.write(json.dumps({"wall": datetime.now(UTC).isoformat(), "t_ns": 0}) + "\n")
 
-    def note(self, proc: str, type_: Type, f: str, **fields: Any) -> None:
+    def record(self, proc: str, type_: EntryType, f: str, **fields: Any) -> None:
         """Append an entry with the current time."""
-        entry = Entry(self._clock() - self._began, proc, type_, f, **fields)
+        entry = HistoryEntry(self._clock() - self._began, proc, type_, f, **fields)
         self.entries.append(entry)
         self._file.write(entry.encode() + "\n")
 
@@ -72,14 +72,14 @@ class Recorder:
         self._file.close()
 
 
-def read(path: Path) -> list[Entry]:
+def read_history(path: Path) -> list[HistoryEntry]:
     """Return the history in a file."""
     with path.open(encoding="utf-8") as lines:
         next(lines)
-        return [Entry.decode(line) for line in lines]
+        return [HistoryEntry.decode(line) for line in lines]
 
 
-def about(history: Iterable[Entry], *, words: Iterable[str], last: int) -> list[Entry]:
+def excerpt(history: Iterable[HistoryEntry], *, words: Iterable[str], last: int) -> list[HistoryEntry]:
     """Return the last entries about the requests in `words`, or else its shoppers and products, and all faults.
 
     Without words: faults, and unknown or failed requests.
@@ -88,7 +88,7 @@ def about(history: Iterable[Entry], *, words: Iterable[str], last: int) -> list[
     entries = list(history)
     ids = wanted_words & {entry.id for entry in entries if entry.id}
 
-    def concerns(entry: Entry) -> bool:
+    def concerns(entry: HistoryEntry) -> bool:
         if ids:
             return entry.id in ids
         return bool(wanted_words & {entry.user, entry.product}) if wanted_words else entry.type in {"info", "fail"}

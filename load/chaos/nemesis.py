@@ -10,15 +10,15 @@ from aiokafka.errors import KafkaError
 from psycopg import Error as PostgresError
 from redis.exceptions import RedisError
 
-from infrastructure.local.errors import Fault as LocalError
+from infrastructure.local.errors import StackError as LocalError
 from load.chaos import order_faults, process_faults, records
-from load.chaos.deaf import ask_without_reading
+from load.chaos.deaf import send_without_reading
 from load.chaos.history import NEMESIS
-from load.chaos.process_faults import SHORT_SECONDS, end, freeze
-from load.chaos.scene import Did, Fault, Scene
-from load.shop import ShopAwayError
+from load.chaos.process_faults import SHORT_SECONDS, freeze_fault, signal_fault
+from load.chaos.scene import Effect, Fault, FaultContext
+from load.shop import ShopUnavailableError
 
-RUINS: Final = (
+EXPECTED_ERRORS: Final = (
     OSError,
     TimeoutError,
     KafkaError,
@@ -26,39 +26,39 @@ RUINS: Final = (
     RedisError,
     aiohttp.ClientError,
     LocalError,
-    ShopAwayError,
+    ShopUnavailableError,
 )
 """Errors that a fault may meet because another fault is in effect."""
-MARK: Final = "chaos:mark"
+MARKER_KEY: Final = "chaos:mark"
 """Redis key that shows whether a flush took effect."""
 
 
-async def strike(name: str, scene: Scene) -> bool:
+async def inject(name: str, scene: FaultContext) -> bool:
     """Inject one fault and record it. False (recorded as `info`) if it had no effect or another fault was in the way.
 
     The effect is a dict of numbers, names and booleans; the fault took effect only if none of them is false or empty.
     """
     fault = FAULTS[name]
-    aim = fault.aim(scene)
-    scene.recorder.note(NEMESIS, "invoke", name, value=aim)
-    before = scene.stage.restarts()
+    aim = fault.choose_target(scene)
+    scene.recorder.record(NEMESIS, "invoke", name, value=aim)
+    before = scene.shop.restarts()
     try:
         effect = await fault.act(scene, aim)
-    except RUINS as error:
-        scene.recorder.note(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
+    except EXPECTED_ERRORS as error:
+        scene.recorder.record(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
         return False
     took_effect = all(effect.values())
-    restarts = scene.stage.restarts() - before
-    scene.recorder.note(NEMESIS, "ok" if took_effect else "info", name, value={**aim, **effect, "restarts": restarts})
+    restarts = scene.shop.restarts() - before
+    scene.recorder.record(NEMESIS, "ok" if took_effect else "info", name, value={**aim, **effect, "restarts": restarts})
     return took_effect
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------
 
 
-async def _cut_postgres(scene: Scene, _: Mapping[str, Any]) -> Did:
+async def _cut_postgres(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
     cut = 0
-    async with scene.stage.postgres() as connection:
+    async with scene.shop.postgres() as connection:
         for _again in range(5):
             cursor = await connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -69,19 +69,19 @@ async def _cut_postgres(scene: Scene, _: Mapping[str, Any]) -> Did:
     return {"cut": cut}
 
 
-async def _flush(scene: Scene, _: Mapping[str, Any]) -> Did:
+async def _flush(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
     gone = 0
-    async with scene.stage.redis() as redis:
+    async with scene.shop.redis() as redis:
         for _again in range(10):
-            await redis.set(MARK, "here", px=10_000)
+            await redis.set(MARKER_KEY, "here", px=10_000)
             await redis.flushall()
-            gone += await redis.get(MARK) is None
+            gone += await redis.get(MARKER_KEY) is None
             await asyncio.sleep(0.1)
     return {"flushed": gone}
 
 
-async def _pause(scene: Scene, _: Mapping[str, Any]) -> Did:
-    async with scene.stage.redis() as redis:
+async def _pause(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+    async with scene.shop.redis() as redis:
         await redis.client_pause(int(SHORT_SECONDS * 1000))
         silent = False
         try:
@@ -93,8 +93,8 @@ async def _pause(scene: Scene, _: Mapping[str, Any]) -> Did:
     return {"silent": silent}
 
 
-async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    async with scene.stage.postgres() as connection:
+async def _expire(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    async with scene.shop.postgres() as connection:
         done = await connection.execute(
             # Ordered by user, the lock order of all transactions.
             "WITH locked AS (SELECT user_id FROM inventory.holder WHERE user_id = ANY(%s) AND expires_at IS NOT NULL"
@@ -108,69 +108,69 @@ async def _expire(scene: Scene, aim: Mapping[str, Any]) -> Did:
 # ---- connections ----------------------------------------------------------------------------------------------------
 
 
-async def _cut_clients(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    cut = sum(witness.cut() for witness in scene.witnesses if witness.user in aim["cut"])
-    hasty_clients = scene.some(0.1)
+async def _cut_clients(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    cut = sum(witness.abort() for witness in scene.clients if witness.user in aim["cut"])
+    hasty_clients = scene.sample_clients(0.1)
     for witness in hasty_clients:
-        await asyncio.wait_for(witness.hasty(scene.products), 10)
+        await asyncio.wait_for(witness.send_and_abort(scene.products), 10)
     return {"were open": cut, "hasty": len(hasty_clients)}
 
 
-async def _slow_readers(scene: Scene, _: Mapping[str, Any]) -> Did:
-    slow_readers = scene.some(0.5)
-    await ask_without_reading([(witness.shop.url, witness.shopper.guest.token) for witness in slow_readers])
+async def _slow_readers(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+    slow_readers = scene.sample_clients(0.5)
+    await send_without_reading([(witness.shop.url, witness.shopper.guest.token) for witness in slow_readers])
     return {"deaf": len(slow_readers)}
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
-async def _duplicate(scene: Scene, _: Mapping[str, Any]) -> Did:
-    return {"repeated": await records.duplicate(scene.stage.settings, SHORT_SECONDS)}
+async def _duplicate(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+    return {"repeated": await records.duplicate_requests(scene.shop.settings, SHORT_SECONDS)}
 
 
-async def _replay(scene: Scene, _: Mapping[str, Any]) -> Did:
-    return {"replayed": await records.replay(scene.stage.settings, scene.since)}
+async def _replay(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+    return {"replayed": await records.replay_records(scene.shop.settings, scene.since)}
 
 
-async def _poison(scene: Scene, aim: Mapping[str, Any]) -> Did:
-    settings = scene.stage.settings
-    scene.bad += await records.put_poison(settings, aim["in the way of"], scene.chance)
-    return {"astray": await records.put_astray(settings, aim["in the way of"], scene.products)}
+async def _poison(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    settings = scene.shop.settings
+    scene.planted += await records.write_poison(settings, aim["in the way of"], scene.chance)
+    return {"astray": await records.write_to_wrong_partition(settings, aim["in the way of"], scene.products)}
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
     **process_faults.FAULTS,
-    "kill-redis": end("redis", signal.SIGKILL, "SIGKILL to Redis"),
+    "kill-redis": signal_fault("redis", signal.SIGKILL, "SIGKILL to Redis"),
     "flush-redis": Fault("FLUSHALL ten times within a second", _flush),
     "pause-redis": Fault("Redis does not answer for 3 s", _pause),
-    "kill-postgres": end("postgres", signal.SIGKILL, "SIGKILL to PostgreSQL and all its backends"),
+    "kill-postgres": signal_fault("postgres", signal.SIGKILL, "SIGKILL to PostgreSQL and all its backends"),
     "cut-postgres": Fault("pg_terminate_backend for all backends, five times within 1.5 s", _cut_postgres),
-    "freeze-postgres": freeze("postgres", SHORT_SECONDS, "PostgreSQL frozen for 3 s"),
-    "kill-kafka": end("kafka", signal.SIGKILL, "SIGKILL to the broker"),
-    "freeze-kafka": freeze("kafka", SHORT_SECONDS, "the broker frozen for 3 s"),
-    "duplicate": Fault("each request delivered twice, for 3 s", _duplicate, needs=("duplicates",)),
-    "replay": Fault("all topics replayed to themselves under load", _replay, needs=("duplicates",)),
+    "freeze-postgres": freeze_fault("postgres", SHORT_SECONDS, "PostgreSQL frozen for 3 s"),
+    "kill-kafka": signal_fault("kafka", signal.SIGKILL, "SIGKILL to the broker"),
+    "freeze-kafka": freeze_fault("kafka", SHORT_SECONDS, "the broker frozen for 3 s"),
+    "duplicate": Fault("each request delivered twice, for 3 s", _duplicate, required_events=("duplicates",)),
+    "replay": Fault("all topics replayed to themselves under load", _replay, required_events=("duplicates",)),
     "poison": Fault(
         "invalid records in front of valid ones",
         _poison,
-        lambda scene: {"in the way of": [witness.user for witness in scene.some(0.1)]},
+        lambda scene: {"in the way of": [witness.user for witness in scene.sample_clients(0.1)]},
         ("dead letters",),
     ),
     "cut-clients": Fault(
         "connections aborted with open requests; some shoppers never reconnect",
         _cut_clients,
-        lambda scene: {"cut": [witness.user for witness in scene.some(0.4)]},
+        lambda scene: {"cut": [witness.user for witness in scene.sample_clients(0.4)]},
         ("resumed",),
-        pause=1.0,
+        mean_pause=1.0,
     ),
     "slow-readers": Fault("sockets that send many requests and read nothing", _slow_readers),
     "expire": Fault(
         "carts expired while they are being changed",
         _expire,
-        lambda scene: {"users": [witness.user for witness in scene.some(0.3)]},
+        lambda scene: {"users": [witness.user for witness in scene.sample_clients(0.3)]},
         ("expired",),
-        pause=1.0,
+        mean_pause=1.0,
     ),
     **order_faults.FAULTS,
 }

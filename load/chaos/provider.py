@@ -8,14 +8,14 @@ from typing import Any, Final
 import aiohttp
 
 from infrastructure.webhooks import HEADER, sign
-from load.chaos.truth import Charge
-from load.shop import ShopAwayError
+from load.chaos.truth import ProviderCharge
+from load.shop import ShopUnavailableError
 
 PAGE: Final = 1000
 SECONDS: Final = 10.0
 
 
-class Provider:
+class PaymentProviderClient:
     """Client of the provider's HTTP API at `url`; `key` authenticates, `secret` signs webhooks."""
 
     def __init__(self, url: str, key: str, secret: str) -> None:
@@ -25,19 +25,19 @@ class Provider:
 
     async def control(self, **how: Any) -> None:
         """Make the provider `down`, `slow` (seconds per answer) or `fail` (number of requests); without any, normal."""
-        await self._ask("POST", "/control", json=how)
+        await self._request("POST", "/control", json=how)
 
-    async def refuses(self) -> tuple[bool, float]:
+    async def probe_refusal(self) -> tuple[bool, float]:
         """Return whether the provider rejects a request now or closes the connection, and the seconds until then.
 
         Raise `aiohttp.ClientConnectorError` if the provider does not run.
         """
         began = time.monotonic()
         try:
-            await self._ask("GET", "/v1/history?limit=1")
+            await self._request("GET", "/v1/history?limit=1")
         except aiohttp.ClientConnectorError:  # the provider does not run
             raise
-        except (aiohttp.ClientError, ShopAwayError):
+        except (aiohttp.ClientError, ShopUnavailableError):
             return True, time.monotonic() - began
         return False, time.monotonic() - began
 
@@ -46,12 +46,12 @@ class Provider:
         found: list[dict[str, Any]] = []
         while True:
             after = found[-1]["seq"] if found else 0
-            page = await self._ask("GET", f"/v1/history?after={after}&limit={PAGE}")
+            page = await self._request("GET", f"/v1/history?after={after}&limit={PAGE}")
             found += page["items"]
             if len(page["items"]) < PAGE:
                 return found
 
-    async def tell(
+    async def send_webhook(
         self, webhook_url: str, entry: dict[str, Any], user: str, *, late: float = 0, forged: bool = False
     ) -> int:
         """Send a webhook about a past decision and return the response status.
@@ -69,11 +69,11 @@ class Provider:
         async with self._session() as http, http.post(webhook_url, data=body, headers=headers) as answer:
             return answer.status
 
-    async def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+    async def _request(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._key}"}
         async with self._session() as http, http.request(method, self.url + path, headers=headers, **more) as answer:
             if not answer.ok:
-                raise ShopAwayError(
+                raise ShopUnavailableError(
                     f"{method} {path} at the payment provider failed with {answer.status}: {await answer.text()}"
                 )
             body: dict[str, Any] = await answer.json()
@@ -83,7 +83,7 @@ class Provider:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS))
 
 
-def charges(history: list[dict[str, Any]], orders: set[str]) -> dict[str, Charge]:
+def charges_by_payment(history: list[dict[str, Any]], orders: set[str]) -> dict[str, ProviderCharge]:
     """Return, by payment, the provider's operations for these orders."""
     captured: dict[str, list[int]] = {}
     refunded: dict[str, dict[str, int]] = {}
@@ -98,6 +98,6 @@ def charges(history: list[dict[str, Any]], orders: set[str]) -> dict[str, Charge
         elif entry["type"] == "refunded":
             refunded.setdefault(charge, {})[entry["key"]] = entry["amount"]
     return {
-        charge: Charge(order, tuple(captured.get(charge, ())), refunded.get(charge, {}))
+        charge: ProviderCharge(order, tuple(captured.get(charge, ())), refunded.get(charge, {}))
         for charge, order in order_of.items()
     }

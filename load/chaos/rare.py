@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from load.chaos.history import NEMESIS, Entry
-from load.chaos.streams import streams_of
-from load.chaos.truth import OrderEvent, Truth
+from load.chaos.history import NEMESIS, HistoryEntry
+from load.chaos.streams import streams_by_order
+from load.chaos.truth import ObservedState, OrderEvent
 
 LATE_CAPTURE: Final = "late capture refunded"
 DUPLICATE: Final = "duplicate capture refused"
@@ -22,7 +22,7 @@ RETURNED: Final = "parcel that came back"
 CART_CHANGED: Final = "checkout of a changed cart refused"
 CART_EXPIRED: Final = "checkout of an expired cart refused"
 
-EVERY: Final[Mapping[str, str]] = {
+RARE_OUTCOMES: Final[Mapping[str, str]] = {
     LATE_CAPTURE: "a payment was captured while the order was being cancelled, and was refunded",
     DUPLICATE: "payment published a capture more than once; the order applied it once",
     AFTER_EXPIRY: "no answer about a payment within its deadline; the order was compensated",
@@ -40,14 +40,14 @@ EVERY: Final[Mapping[str, str]] = {
 """Descriptions of all rare outcomes."""
 
 
-def counts(history: Sequence[Entry], state: Truth) -> Counter[str]:
+def count_outcomes(history: Sequence[HistoryEntry], state: ObservedState) -> Counter[str]:
     """Count orders, their ends, and each rare outcome."""
     totals: Counter[str] = Counter()
     payments: Counter[tuple[str, str]] = Counter((event.order, event.type) for event in state.payments)
     carts: Counter[tuple[str, int]] = Counter()
     committed: set[tuple[str, int]] = set()
     kept = _restored_to_cart(state)
-    for order, stream in streams_of(state).items():
+    for order, stream in streams_by_order(state).items():
         types = [event.type for event in stream.values()]
         first, end = stream[min(stream)], _end(stream)
         cart = (first.user, first.data.get("cart_version") or 0)
@@ -89,7 +89,7 @@ def _end(stream: Mapping[int, OrderEvent]) -> str:
     return "open"
 
 
-def _restored_to_cart(state: Truth) -> set[str]:
+def _restored_to_cart(state: ObservedState) -> set[str]:
     """Return the orders whose release returned no unit to available stock: all of them went into the cart."""
     released_stock = {(row.user, row.id) for row in state.ledger if row.held < 0}
     return {

@@ -11,14 +11,14 @@ from typing import Any, Final, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infrastructure.local.lag import behind
+from infrastructure.local.lag import records_behind
 from infrastructure.local.topic_reader import Record
 from infrastructure.settings import Settings
 from load.chaos import records
-from load.chaos.stage import Connection, Stage
-from load.chaos.truth import DECIDED, Basket, Change, Key, OrderEvent, PaymentEvent, Told
+from load.chaos.stage import Connection, ShopUnderTest
+from load.chaos.truth import OUTCOME_TYPES, CartView, Key, LedgerRow, OrderEvent, PaymentEvent, PublishedOutcome
 
-READ: Final[Mapping[str, tuple[str, ...]]] = {
+GROUP_TOPICS: Final[Mapping[str, tuple[str, ...]]] = {
     "cart": ("cart.requests.v1", "inventory.responses.v1"),
     "inventory": ("inventory.requests.v1",),
     "orders": ("orders.requests.v1", "inventory.responses.v1", "payments.events.v1", "deliveries.events.v1"),
@@ -31,18 +31,18 @@ READ: Final[Mapping[str, tuple[str, ...]]] = {
 """
 CHANGES: Final = frozenset({"cart.add", "cart.set", "cart.remove", "cart.clear", "cart.checkout"})
 PAYMENTS: Final = frozenset({"payments.requests.v1", "payments.events.v1"})
-PATIENCE_MS: Final = 5_000
-LETTERS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS)
-LEFT_SECONDS: Final = 3.0
+REQUEST_TIMEOUT_MS: Final = 5_000
+DEAD_LETTER_TOPICS: Final = tuple(f"{topic}.dlq" for topic in records.TOPICS)
+STALE_LOCK_SECONDS: Final = 3.0
 """Three times the lifetime of a lock."""
-ENDLESS: Final = -1
+NO_EXPIRY: Final = -1
 """Redis' time to live of a key without expiry."""
 
 
 class InventoryTables(NamedTuple):
-    """Contents of inventory's tables, as in `Truth`."""
+    """Contents of inventory's tables, as in `ObservedState`."""
 
-    ledger: Sequence[Change]
+    ledger: Sequence[LedgerRow]
     holds: Mapping[str, Mapping[str, int]]
     order_holds: Mapping[str, Mapping[str, int]]
     revisions: Mapping[str, int]
@@ -50,17 +50,17 @@ class InventoryTables(NamedTuple):
 
 
 class TopicRecords(NamedTuple):
-    """Contents of the topics, as in `Truth`."""
+    """Contents of the topics, as in `ObservedState`."""
 
     accepted: frozenset[Key]
-    outcomes: Sequence[Told]
+    outcomes: Sequence[PublishedOutcome]
     unreadable: Sequence[str]
     duplicates: int
     events: Sequence[OrderEvent]
     payments: Sequence[PaymentEvent]
 
 
-async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> InventoryTables:
+async def read_inventory_tables(stage: ShopUnderTest, users: Sequence[str], products: Sequence[str]) -> InventoryTables:
     """Return inventory's rows about `users` and `products`, from one database snapshot."""
     async with stage.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -69,7 +69,7 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
             " FROM inventory.stock_ledger WHERE product_code = ANY(%s)",
             [list(products)],
         )
-        changes = [Change(*row) for row in await ledger.fetchall()]
+        changes = [LedgerRow(*row) for row in await ledger.fetchall()]
         held = await connection.execute(
             "SELECT user_id, product_code, order_id IS NULL, sum(hold_quantity) FROM inventory.hold"
             " WHERE state = 'PENDING' AND (user_id = ANY(%s) OR product_code = ANY(%s)) GROUP BY 1, 2, 3",
@@ -87,7 +87,7 @@ async def books(stage: Stage, users: Sequence[str], products: Sequence[str]) -> 
     return InventoryTables(changes, holds, order_holds, revisions, log)
 
 
-async def carts(stage: Stage, users: Sequence[str]) -> dict[str, Basket]:
+async def read_carts(stage: ShopUnderTest, users: Sequence[str]) -> dict[str, CartView]:
     """Return each shopper's cart and revision in Postgres; an empty one for shoppers that never had one."""
     async with stage.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -100,7 +100,7 @@ async def carts(stage: Stage, users: Sequence[str]) -> dict[str, Basket]:
         lines: dict[str, dict[str, int]] = {}
         for user, product, quantity in await held.fetchall():
             lines.setdefault(user, {})[product] = quantity
-    return {user: Basket(revisions.get(user, 0), lines.get(user, {})) for user in users}
+    return {user: CartView(revisions.get(user, 0), lines.get(user, {})) for user in users}
 
 
 async def _revisions(connection: Connection, users: Sequence[str]) -> dict[str, int]:
@@ -110,17 +110,17 @@ async def _revisions(connection: Connection, users: Sequence[str]) -> dict[str, 
     return dict(await cursor.fetchall())
 
 
-async def topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> TopicRecords:
+async def read_topics(settings: Settings, since: records.Offsets, users: Collection[str]) -> TopicRecords:
     """Return the contents of the topics after `since`.
 
     Orders are restricted to those of `users`: an order of an earlier scenario would be incomplete.
     """
     accepted: set[Key] = set()
-    published: list[Told] = []
+    published: list[PublishedOutcome] = []
     events: list[OrderEvent] = []
     payments: list[PaymentEvent] = []
     duplicates = 0
-    stored = await records.kept(settings, since)
+    stored = await records.read_records(settings, since)
     for record in stored:
         event = _event(record.key, record.value)
         if event is None:
@@ -132,12 +132,14 @@ async def topics(settings: Settings, since: records.Offsets, users: Collection[s
             duplicates += type_ == "inventory.decided" and bool(data.get("replayed"))
             if (outcome := _outcome(type_, event)) is not None:
                 replayed = bool(data.get("replayed"))
-                published.append(Told(record.topic, event["subject"], event["requestid"], outcome, replayed))
+                published.append(
+                    PublishedOutcome(record.topic, event["subject"], event["requestid"], outcome, replayed)
+                )
         elif record.topic in PAYMENTS and data["user_id"] in users:
             payments.append(_payment(type_, data))
         elif record.topic == records.ORDER_EVENTS[0] and data["user_id"] in users:
             events.append(_order_event(type_, data))
-    return TopicRecords(frozenset(accepted), published, garbled(stored), duplicates, events, payments)
+    return TopicRecords(frozenset(accepted), published, undecodable_responses(stored), duplicates, events, payments)
 
 
 def _outcome(type_: str, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -146,11 +148,11 @@ def _outcome(type_: str, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not event.get("requestid"):
         return None
     if type_ == "inventory.decided":
-        return dict(data["outcome"]) if data["outcome"]["type"] in DECIDED else None
+        return dict(data["outcome"]) if data["outcome"]["type"] in OUTCOME_TYPES else None
     if type_ == "cart.order":
         return {"type": "order", **data} if event["source"] == "/cart" else None
     name = type_.removeprefix("cart.")
-    return {"type": name, **data} if name in DECIDED else None
+    return {"type": name, **data} if name in OUTCOME_TYPES else None
 
 
 def _order_event(type_: str, data: Mapping[str, Any]) -> OrderEvent:
@@ -176,13 +178,13 @@ def _event(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
         return None
 
 
-def garbled(stored: Iterable[Record]) -> list[str]:
+def undecodable_responses(stored: Iterable[Record]) -> list[str]:
     """Return the positions of invalid records on response topics, to which only the shop writes."""
     return [
         f"{record.topic} {record.partition}/{record.offset}"
         for record in stored
         if record.topic in records.RESPONSES
-        and record.value != records.NESTED
+        and record.value != records.DEEPLY_NESTED
         and _event(record.key, record.value) is None
     ]
 
@@ -198,26 +200,26 @@ def _well_formed(event: Mapping[str, Any]) -> bool:
     )
 
 
-async def dead_letters(
+async def read_dead_letters(
     settings: Settings, letters: records.Offsets, since: records.Offsets
 ) -> frozenset[tuple[str, int, int]]:
     """Return the original positions of dead letters written after `letters`, of records after `since`."""
-    written = [json.loads(record.value or b"{}")["data"] for record in await records.kept(settings, letters)]
+    written = [json.loads(record.value or b"{}")["data"] for record in await records.read_records(settings, letters)]
     places = ((dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) for dead_letter in written)
     return frozenset(place for place in places if place[2] >= since.get(TopicPartition(place[0], place[1]), 0))
 
 
-async def locks(stage: Stage) -> list[str]:
+async def find_stale_locks(stage: ShopUnderTest) -> list[str]:
     """Return the Redis locks without expiry, and those held by the same owner for longer than a lock lives."""
     async with stage.redis() as redis:
         first = {key.decode(): (await redis.get(key), await redis.pttl(key)) async for key in redis.scan_iter("lock:*")}
         if not first:
             return []
-        await asyncio.sleep(LEFT_SECONDS)
-        return left(first, {name: await redis.get(name) for name in first})
+        await asyncio.sleep(STALE_LOCK_SECONDS)
+        return stale_locks(first, {name: await redis.get(name) for name in first})
 
 
-def left(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -> list[str]:
+def stale_locks(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -> list[str]:
     """Return the locks that will not be released, given owners and milliseconds to live at first, and owners later.
 
     A lock that exists for a moment is fine: its owner may be working.
@@ -225,28 +227,32 @@ def left(first: Mapping[str, tuple[object, int]], later: Mapping[str, object]) -
     return sorted(
         name
         for name, (owner, milliseconds) in first.items()
-        if milliseconds == ENDLESS or (owner is not None and later[name] == owner)
+        if milliseconds == NO_EXPIRY or (owner is not None and later[name] == owner)
     )
 
 
-async def lag(settings: Settings) -> dict[str, int]:
+async def read_lag(settings: Settings) -> dict[str, int]:
     """Return the number of records not yet committed, by group and topic."""
-    first, end = await records.span(settings, sorted({topic for topics in READ.values() for topic in topics}))
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=PATIENCE_MS)
+    first, end = await records.offset_range(
+        settings, sorted({topic for topics in GROUP_TOPICS.values() for topic in topics})
+    )
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
         waiting: dict[str, int] = {}
-        for group in READ:
+        for group in GROUP_TOPICS:
             committed = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
-            waiting |= unread(group, {place: found.offset for place, found in committed.items()}, first, end)
+            waiting |= unread_records(group, {place: found.offset for place, found in committed.items()}, first, end)
         return waiting
     finally:
         await admin.close()
 
 
-def unread(group: str, committed: records.Offsets, first: records.Offsets, end: records.Offsets) -> dict[str, int]:
+def unread_records(
+    group: str, committed: records.Offsets, first: records.Offsets, end: records.Offsets
+) -> dict[str, int]:
     """Return the records that a group has not committed, by group and topic; all, for partitions it never committed."""
-    own = {place: offset for place, offset in end.items() if place.topic in READ[group]}
+    own = {place: offset for place, offset in end.items() if place.topic in GROUP_TOPICS[group]}
     # Records deleted by retention are not counted.
     positions = {place: max(committed.get(place, 0), first.get(place, 0)) for place in own}
-    return {f"{group} of {topic}": number for topic, number in behind(positions, first, own).items() if number}
+    return {f"{group} of {topic}": number for topic, number in records_behind(positions, first, own).items() if number}

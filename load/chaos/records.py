@@ -16,7 +16,7 @@ from infrastructure.envelope import rfc3339
 from infrastructure.ids import uuid7
 from infrastructure.local import topic_reader
 from infrastructure.settings import Settings
-from load.chaos.truth import Bad
+from load.chaos.truth import PlantedRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,46 +42,48 @@ async def _producer(settings: Settings) -> "AsyncIterator[AIOKafkaProducer]":
         await producer.stop()
 
 
-async def ends(settings: Settings, topics: Sequence[str] = TOPICS) -> Offsets:
+async def end_offsets(settings: Settings, topics: Sequence[str] = TOPICS) -> Offsets:
     """Return the end offset of each partition."""
-    return (await span(settings, topics))[1]
+    return (await offset_range(settings, topics))[1]
 
 
-async def span(settings: Settings, topics: Sequence[str]) -> tuple[Offsets, Offsets]:
+async def offset_range(settings: Settings, topics: Sequence[str]) -> tuple[Offsets, Offsets]:
     """Return the beginning and end offsets of each partition."""
-    found = await topic_reader.partitions(settings)
+    found = await topic_reader.list_partitions(settings)
     every = [partition for topic in topics for partition in found.get(topic, ())]
-    async with topic_reader.consumer(settings) as reader:
+    async with topic_reader.open_consumer(settings) as reader:
         reader.assign(every)
         return await reader.beginning_offsets(every), await reader.end_offsets(every)
 
 
-async def kept(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
+async def read_records(settings: Settings, since: Offsets) -> list[topic_reader.Record]:
     """Return the records from the offsets `since` up to now."""
-    async with topic_reader.consumer(settings) as reader:
+    async with topic_reader.open_consumer(settings) as reader:
         every = list(since)
         reader.assign(every)
         until = await reader.end_offsets(every)
-        return [record async for record in topic_reader.kept(reader, since, until)]
+        return [record async for record in topic_reader.read_range(reader, since, until)]
 
 
-async def replay(settings: Settings, since: Offsets, topics: Collection[str] = TOPICS) -> int:
+async def replay_records(settings: Settings, since: Offsets, topics: Collection[str] = TOPICS) -> int:
     """Append all records after `since` to their own partitions again, in order, and return how many."""
     # Each record once: those of an earlier replay are there twice, and would double with every replay.
     places = {partition: offset for partition, offset in since.items() if partition.topic in topics}
-    records = {(record.topic, record.key, record.value): record for record in reversed(await kept(settings, places))}
+    records = {
+        (record.topic, record.key, record.value): record for record in reversed(await read_records(settings, places))
+    }
     async with _producer(settings) as producer:
         sent = [await _resend(producer, record) for record in reversed(records.values())]
         await asyncio.gather(*sent)
     return len(records)
 
 
-async def duplicate(settings: Settings, seconds: float) -> int:
+async def duplicate_requests(settings: Settings, seconds: float) -> int:
     """Append each new record of the request topics once more, for `seconds`, and return how many."""
-    first = await ends(settings, (*REQUESTS, *ORDER_REQUESTS))
+    first = await end_offsets(settings, (*REQUESTS, *ORDER_REQUESTS))
     duplicates: set[tuple[str, int, int]] = set()
     count, end = 0, time.monotonic() + seconds
-    async with topic_reader.consumer(settings) as reader, _producer(settings) as producer:
+    async with topic_reader.open_consumer(settings) as reader, _producer(settings) as producer:
         reader.assign(list(first))
         for partition, offset in first.items():
             reader.seek(partition, offset)
@@ -99,7 +101,7 @@ async def _resend(producer: AIOKafkaProducer, record: topic_reader.Record) -> An
     return await producer.send(record.topic, record.value, record.key, partition=record.partition)
 
 
-def strangers_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[str, Any]:
+def foreign_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[str, Any]:
     """Return a hand-written request: the contract's event, with `fields` replacing its own."""
     request_id = uuid7()
     data = {"user_id": user, "product": "85123A", "quantity": 1, **fields.pop("data", {})}
@@ -117,16 +119,16 @@ def strangers_event(user: str, type_: str = "cart.add", **fields: Any) -> dict[s
     }
 
 
-NESTED: Final = b"[" * 10_000
+DEEPLY_NESTED: Final = b"[" * 10_000
 """The only invalid value that is written to response topics: any other invalid record there comes from the shop."""
 
 
-def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
+def poison_records(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
     """Return topic, description, key and value of invalid records, in the same partitions as records of `user`."""
     key = user.encode()
 
     def event(*arguments: str, **fields: Any) -> bytes:
-        return json.dumps(strangers_event(user, *arguments, **fields)).encode()
+        return json.dumps(foreign_event(user, *arguments, **fields)).encode()
 
     invalid = [
         ("not JSON", key, b"hello"),
@@ -147,27 +149,27 @@ def poison(user: str) -> list[tuple[str, str, bytes | None, bytes]]:
         *(("cart.requests.v1", *each) for each in invalid),
         ("inventory.requests.v1", "not JSON", key, b"hello"),
         ("inventory.requests.v1", "a source that is not allowed", key, event("inventory.remove", source="/payments")),
-        ("inventory.responses.v1", "nested too deeply", key, NESTED),
+        ("inventory.responses.v1", "nested too deeply", key, DEEPLY_NESTED),
     ]
 
 
-async def put_poison(settings: Settings, users: Sequence[str], chance: random.Random) -> list[Bad]:
+async def write_poison(settings: Settings, users: Sequence[str], chance: random.Random) -> list[PlantedRecord]:
     """Write one invalid record of each kind for each of `users`, and return their positions."""
     planted = []
     async with _producer(settings) as producer:
         for user in users:
-            for topic, what, key, value in poison(user):
+            for topic, what, key, value in poison_records(user):
                 partition = partition_of(key, settings.partitions) if key else chance.randrange(settings.partitions)
                 position = await producer.send_and_wait(topic, value, key, partition=partition)
-                planted.append(Bad(topic, position.partition, position.offset, what))
+                planted.append(PlantedRecord(topic, position.partition, position.offset, what))
     return planted
 
 
-async def put_astray(settings: Settings, users: Sequence[str], products: Sequence[str]) -> int:
+async def write_to_wrong_partition(settings: Settings, users: Sequence[str], products: Sequence[str]) -> int:
     """Write a valid request for each of `users` to a wrong partition, as kcat's partitioner does; return how many."""
     async with _producer(settings) as producer:
         for user, product in zip(users, products, strict=False):
-            event = strangers_event(user, data={"product": product})
+            event = foreign_event(user, data={"product": product})
             astray = (partition_of(user.encode(), settings.partitions) + 1) % settings.partitions
             await producer.send_and_wait(REQUESTS[0], json.dumps(event).encode(), user.encode(), partition=astray)
     return min(len(users), len(products))

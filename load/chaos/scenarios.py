@@ -9,41 +9,41 @@ from load.chaos.nemesis import FAULTS
 
 SECONDS: Final = 12.0
 SHOPPERS: Final = 24
-ALWAYS: Final = ("held", "refused", "answered again", "delivered")
+REQUIRED_EVENTS: Final = ("held", "refused", "answered again", "delivered")
 """Events required of every scenario; without them it has tested nothing."""
 
-SOILING: Final = frozenset({"poison", "duplicate", "replay", "replay-orders", "webhooks"})
+DEAD_LETTER_FAULTS: Final = frozenset({"poison", "duplicate", "replay", "replay-orders", "webhooks"})
 """Faults after which dead letters other than the planted records are legitimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Some faults during `seconds` of load; with `replayed`, all records are replayed afterwards."""
+    """Some faults during `seconds` of load; with `replays_records`, all records are replayed afterwards."""
 
     name: str
     faults: tuple[str, ...]
     seconds: float = SECONDS
-    replayed: bool = False
+    replays_records: bool = False
     shoppers: int = SHOPPERS
     checkouts: int = 0
     """Number of checkouts, at `rate` per second, instead of a load for `seconds`."""
     rate: float = 0.0
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_events(self) -> tuple[str, ...]:
         """Events required for the run to count."""
-        own = dict.fromkeys(need for fault in self.faults for need in FAULTS[fault].needs)
-        return (*ALWAYS, *(() if self.checkouts else ("removed",)), *self.faults, *own)
+        own = dict.fromkeys(need for fault in self.faults for need in FAULTS[fault].required_events)
+        return (*REQUIRED_EVENTS, *(() if self.checkouts else ("removed",)), *self.faults, *own)
 
     @property
-    def zombies(self) -> bool:
+    def has_zombies(self) -> bool:
         """True if a process resumes after others took over its work."""
-        return any(FAULTS[fault].zombies for fault in self.faults)
+        return any(FAULTS[fault].makes_zombies for fault in self.faults)
 
     @property
-    def clean(self) -> bool:
+    def is_clean(self) -> bool:
         """True if topics contain only records sent once by the shop and its shoppers."""
-        return not self.replayed and SOILING.isdisjoint(self.faults)
+        return not self.replays_records and DEAD_LETTER_FAULTS.isdisjoint(self.faults)
 
 
 QUICK: Final = (
@@ -53,12 +53,12 @@ QUICK: Final = (
         16,
     ),
     Scenario("broker", ("kill-kafka", "duplicate")),
-    Scenario("records", ("replay", "poison"), 10, replayed=True),
+    Scenario("records", ("replay", "poison"), 10, replays_records=True),
     Scenario("orders", ("kill-orders", "kill-payment", "provider-down", "webhooks", "expire"), 14),
 )
 """Most revealing scenarios, within three minutes."""
 
-TOGETHER: Final = (
+FULL_SET: Final = (
     Scenario("edge and lines", ("kill-edge", "term-edge", "cut-clients", "slow-readers"), 18),
     Scenario("carts and stock", ("kill-cart", "term-cart", "kill-inventory", "term-inventory"), 16),
     Scenario("orders and payment", ("kill-orders", "term-orders", "kill-payment", "term-payment"), 16),
@@ -73,8 +73,8 @@ TOGETHER: Final = (
     Scenario("postgres", ("kill-postgres", "cut-postgres", "freeze-postgres"), 18),
     Scenario("kafka", ("kill-kafka", "freeze-kafka"), 18),
     Scenario("provider", ("provider-down", "provider-slow", "provider-broken"), 18),
-    Scenario("records", ("replay", "poison", "duplicate"), 14, replayed=True),
-    Scenario("orders again", ("replay-orders", "webhooks"), 12, replayed=True),
+    Scenario("records", ("replay", "poison", "duplicate"), 14, replays_records=True),
+    Scenario("orders again", ("replay-orders", "webhooks"), 12, replays_records=True),
 )
 """Every fault once, combined with those that occur with it in practice: the same process ending in two ways, one server
 in three.
@@ -83,25 +83,27 @@ Each scenario takes some fifteen seconds in addition, to become quiescent and to
 """
 
 _LONG: Final = {
-    **{name: 16.0 for name in FAULTS if name.startswith("freeze-") and FAULTS[name].zombies},
+    **{name: 16.0 for name in FAULTS if name.startswith("freeze-") and FAULTS[name].makes_zombies},
     "rolling-restart": 40.0,
     "rebalance-storm": 30.0,
     "kill-each": 40.0,
     "freeze-each": 40.0,
 }
-IN_TURN: Final = frozenset({"kill-each", "freeze-each"})
+ROUND_ROBIN_FAULTS: Final = frozenset({"kill-each", "freeze-each"})
 _MIXED: Final = 4
-REPLAYED: Final = frozenset({"replay", "poison", "replay-orders", "webhooks"})
+REPLAYED_FAULTS: Final = frozenset({"replay", "poison", "replay-orders", "webhooks"})
 
 
-def full(seed: int) -> list[Scenario]:
+def full_set(seed: int) -> list[Scenario]:
     """Return every fault, then a random mix drawn from `seed`."""
     chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     some = sorted(chance.sample(sorted(FAULTS), _MIXED))
-    return [*TOGETHER, Scenario("mixed", tuple(some), 30)]
+    return [*FULL_SET, Scenario("mixed", tuple(some), 30)]
 
 
-def of(faults: Sequence[str], seconds: float | None) -> Scenario:
+def scenario_of(faults: Sequence[str], seconds: float | None) -> Scenario:
     """Return one scenario of only these faults."""
     longest = max(_LONG.get(name, SECONDS) for name in faults)
-    return Scenario("+".join(faults), tuple(faults), seconds or longest, replayed=not REPLAYED.isdisjoint(faults))
+    return Scenario(
+        "+".join(faults), tuple(faults), seconds or longest, replays_records=not REPLAYED_FAULTS.isdisjoint(faults)
+    )

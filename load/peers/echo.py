@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from psycopg import AsyncConnection, sql
 
-from load.wire import Peer
+from load.wire import RawServerConnection
 
 HOPS = 4
 INSERT_BATCH = "INSERT INTO {} (key, value) SELECT * FROM unnest(%s::text[], %s::text[])"
@@ -33,10 +33,10 @@ class Echo:
     def __init__(self, producer: AIOKafkaProducer, topics: list[str]) -> None:
         self.producer = producer
         self.topics = topics
-        self.peers: dict[bytes, Peer] = {}
-        self.keys: dict[Peer, bytes] = {}
+        self.peers: dict[bytes, RawServerConnection] = {}
+        self.keys: dict[RawServerConnection, bytes] = {}
 
-    def enqueue(self, peer: Peer, text: bytes) -> None:
+    def enqueue(self, peer: RawServerConnection, text: bytes) -> None:
         """Queue a received frame for the first topic."""
         key = self.keys.get(peer)
         if key is None:
@@ -117,7 +117,7 @@ async def run(kafka: str, prefix: str, hops: int, commits: int, postgres: str) -
     stores = [await batch_writer(postgres, topic) for topic in topics[:commits]]
     for hop, consumer in enumerate(consumers):
         work.append(asyncio.create_task(echo.hop(hop, consumer, stores[hop] if hop < commits else None)))
-    server = await loop.create_server(lambda: Peer(echo.enqueue), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: RawServerConnection(echo.enqueue), "127.0.0.1", 0)
     gc.collect()
     gc.freeze()
     print(json.dumps({"url": f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"}), flush=True)

@@ -28,7 +28,7 @@ from psycopg_pool import AsyncConnectionPool
 SCHEMA: Final = "plain_shop"
 CONNECTIONS: Final = 8
 PRODUCTS: Final = 10_000
-PLENTY: Final = 1_000_000_000
+UNITS_PER_PRODUCT: Final = 1_000_000_000
 
 _TABLES: Final = """
 CREATE TABLE stock (product text PRIMARY KEY, received int NOT NULL, held int NOT NULL DEFAULT 0,
@@ -48,7 +48,7 @@ SELECT %(shopper)s, %(request)s, product, %(quantity)s FROM taken RETURNING quan
 _HELD_BEFORE: Final = "SELECT quantity FROM hold WHERE shopper = %(shopper)s AND request = %(request)s"
 
 
-def build(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> FastAPI:
+def build_app(pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> FastAPI:
     """Return the application over a connection pool, which it opens on startup."""
 
     @asynccontextmanager
@@ -100,8 +100,8 @@ async def prepare(url: str) -> None:
         await connection.execute(sql.SQL("SET search_path = {}").format(schema))
         await connection.execute(_TABLES)
         fill = "INSERT INTO stock SELECT 'P' || number, %s FROM generate_series(1, %s) AS number"
-        await connection.execute(fill, (PLENTY, PRODUCTS))
-        await connection.execute("INSERT INTO stock VALUES ('HOT', %s)", (PLENTY,))
+        await connection.execute(fill, (UNITS_PER_PRODUCT, PRODUCTS))
+        await connection.execute("INSERT INTO stock VALUES ('HOT', %s)", (UNITS_PER_PRODUCT,))
         await connection.execute("ANALYZE stock")
 
 
@@ -117,7 +117,7 @@ async def run(url: str) -> None:
     )
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     config = uvicorn.Config(
-        build(pool), ws="websockets-sansio", ws_per_message_deflate=False, log_level="warning", access_log=False
+        build_app(pool), ws="websockets-sansio", ws_per_message_deflate=False, log_level="warning", access_log=False
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -11,11 +11,11 @@ from typing import Final
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from infrastructure import cli, clock
-from infrastructure.daemon import Daemon
-from infrastructure.service import yield_to_others
+from infrastructure.daemon import BackgroundService
+from infrastructure.service import lower_priority
 from notification_service import catcher
 from notification_service.catcher.mailbox import Mailbox
-from notification_service.catcher.pages import Pages
+from notification_service.catcher.pages import MailPages
 from notification_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MAX_MAIL_BYTES: Final = 1024 * 1024
 
 
-class Catcher:
+class MailHandler:
     """SMTP handler for aiosmtpd. It stores a mail before it answers, as a mail server must."""
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -44,12 +44,12 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    yield_to_others()
+    lower_priority()
     mailbox = Mailbox(Path(settings.state_dir) / "mails.sqlite")
-    daemon = Daemon(settings, pages=Pages(mailbox))
+    daemon = BackgroundService(settings, pages=MailPages(mailbox))
     protocol = partial(
         SMTP,
-        Catcher(mailbox),
+        MailHandler(mailbox),
         data_size_limit=MAX_MAIL_BYTES,
         enable_SMTPUTF8=True,
         hostname="catcher",
@@ -64,7 +64,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
         listening.close()
         mailbox.close()
 
-    daemon.closing(stop)
+    daemon.add_closer(stop)
     return await daemon.run()
 
 

@@ -9,7 +9,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
 
-KEPT: Final = 1000
+MAX_MAILS: Final = 1000
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS mail (
@@ -54,7 +54,7 @@ class Mail:
 class Mailbox:
     """The mails in a file. Committed mails survive a crash of the process."""
 
-    def __init__(self, file: Path, *, keep: int = KEPT) -> None:
+    def __init__(self, file: Path, *, keep: int = MAX_MAILS) -> None:
         self.keep = keep
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file)

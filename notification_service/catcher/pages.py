@@ -9,19 +9,19 @@ from typing import Final
 
 import orjson
 
-from infrastructure.health import Page
+from infrastructure.health import HttpResponse
 from notification_service.catcher.mailbox import Mail, Mailbox
 
 HTML: Final = "text/html; charset=utf-8"
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-OURS: Final = {
-    "Content-Security-Policy": f"{POLICY}; frame-src 'self'; frame-ancestors 'none'",
+CONTENT_SECURITY_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": f"{CONTENT_SECURITY_POLICY}; frame-src 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-THEIRS: Final = {
-    **OURS,
-    "Content-Security-Policy": f"sandbox; {POLICY}; frame-ancestors 'self'",
+MAIL_HEADERS: Final = {
+    **PAGE_HEADERS,
+    "Content-Security-Policy": f"sandbox; {CONTENT_SECURITY_POLICY}; frame-ancestors 'self'",
 }
 _STYLE: Final = """
 :root { color-scheme: light dark }
@@ -34,25 +34,25 @@ iframe { width: 100%; height: 32rem; border: 1px solid #8884; background: #fff }
 _ONE: Final = re.compile(r"^/mails/(\d{1,12})(/html)?$")
 
 
-class Pages:
+class MailPages:
     """Pages by path."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
 
-    def __call__(self, path: str) -> Page | None:
+    def __call__(self, path: str) -> HttpResponse | None:
         """Return the page of `/`, `/mails.json`, `/mails/N` or `/mails/N/html`; `None` for any other path."""
         if path == "/":
             return _page("Caught mails", _mail_list(self.mailbox.mails()))
         if path == "/mails.json":
             mails = [_to_json(mail) for mail in self.mailbox.mails()]
-            return Page(200, "application/json", orjson.dumps({"mails": mails}), OURS)
+            return HttpResponse(200, "application/json", orjson.dumps({"mails": mails}), PAGE_HEADERS)
         match = _ONE.match(path)
         mail = self.mailbox.mail(int(match[1])) if match else None
         if match is None or mail is None:
             return None
         if match[2]:
-            return Page(200, HTML, mail.part("html").encode(), THEIRS)
+            return HttpResponse(200, HTML, mail.part("html").encode(), MAIL_HEADERS)
         return _page(mail.subject, _mail_page(mail))
 
 
@@ -71,13 +71,13 @@ def _to_json(mail: Mail) -> dict[str, object]:
     }
 
 
-def _page(title: str, content: str) -> Page:
+def _page(title: str, content: str) -> HttpResponse:
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{html.escape(title)}</h1>{content}</body></html>"
     )
-    return Page(200, HTML, text.encode(), OURS)
+    return HttpResponse(200, HTML, text.encode(), PAGE_HEADERS)
 
 
 def _mail_list(mails: list[Mail]) -> str:

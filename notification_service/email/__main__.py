@@ -4,16 +4,18 @@ import sys
 
 from notification_service import email
 from notification_service.email.mail import SmtpPort
-from notification_service.processor import Parts, main
-from notification_service.teller import MARGIN, Book
+from notification_service.processor import PortContext, main
+from notification_service.teller import SEND_DEADLINE_SHARE, ContactLookup
 
 
-def port(context: Parts) -> SmtpPort:
+def build_port(context: PortContext) -> SmtpPort:
     """Build the port to the configured mail server."""
     settings = context.settings
-    seconds = settings.notice_seconds * MARGIN
-    return SmtpPort(settings.smtp_url.get_secret_value(), settings.mail_from, Book(context.link.rows), seconds=seconds)
+    seconds = settings.notice_seconds * SEND_DEADLINE_SHARE
+    return SmtpPort(
+        settings.smtp_url.get_secret_value(), settings.mail_from, ContactLookup(context.link.fetch), seconds=seconds
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main("email", port, email.__doc__ or ""))
+    sys.exit(main("email", build_port, email.__doc__ or ""))

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from notification_service.teller import Book, Notice, Undeliverable
+from notification_service.teller import ContactLookup, Notice, UndeliverableError
 
 _DEFAULT_PORTS: Final = {"smtp": 25, "smtps": 465}
 _PERMANENT_CODES: Final = range(500, 600)
@@ -23,29 +23,29 @@ _PERMANENT_CODES: Final = range(500, 600)
 def compose(notice: Notice, sender: str, recipient: str) -> EmailMessage:
     """Build the mail of a notice, as text and HTML. The same notice always gives the same mail.
 
-    Raises `Undeliverable` if `recipient` is not a valid address.
+    Raises `UndeliverableError` if `recipient` is not a valid address.
     """
     mail = EmailMessage(policy=SMTP)
     mail["From"] = sender
     try:
         mail["To"] = Address(addr_spec=recipient)
     except (ValueError, IndexError, MessageError):  # raised by the address parser
-        raise Undeliverable("the address is not valid") from None
-    mail["Subject"] = notice.words.title
+        raise UndeliverableError("the address is not valid") from None
+    mail["Subject"] = notice.text.title
     mail["Date"] = format_datetime(notice.accepted_at)
     mail["Message-ID"] = f"<{notice.notice_id}@{parseaddr(sender)[1].partition('@')[2] or 'holdfast.example'}>"
     mail["Auto-Submitted"] = "auto-generated"
     mail["X-Holdfast-Template"] = notice.template
     mail["X-Holdfast-Cause"] = notice.cause
-    mail.set_content(notice.words.body)
-    mail.add_alternative(notice.words.html, subtype="html")
+    mail.set_content(notice.text.body)
+    mail.add_alternative(notice.text.html, subtype="html")
     return mail
 
 
 class SmtpPort:
     """Port to a mail server with a URL such as `smtp://user:password@mail.example:587`; one connection per mail."""
 
-    def __init__(self, url: str, sender: str, contacts: Book, *, seconds: float) -> None:
+    def __init__(self, url: str, sender: str, contacts: ContactLookup, *, seconds: float) -> None:
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ValueError("HOLDFAST_SMTP_URL must be of the form smtp://host:port or smtps://host:port")
@@ -58,10 +58,10 @@ class SmtpPort:
         self.contacts = contacts
         self.seconds = seconds
 
-    async def hand_over(self, notice: Notice) -> None:
+    async def send(self, notice: Notice) -> None:
         """Send the mail of a notice; returns after the server has accepted it.
 
-        Raises `Undeliverable` if the server permanently rejects the mail or the recipient. Raises another error if the
+        Raises `UndeliverableError` if the server permanently rejects the mail or the recipient. Raises another error if the
         server is down, busy, or rejects the sender. No error contains the address, because errors are logged and
         published.
         """
@@ -89,6 +89,6 @@ def _to_error(error: aiosmtplib.SMTPException, recipient: str) -> Exception:
     detail = f"{type(error).__name__}: {getattr(error, 'code', '')} {error.message}".replace(recipient, "the recipient")
     match error:
         case aiosmtplib.SMTPDataError() | aiosmtplib.SMTPRecipientRefused() if error.code in _PERMANENT_CODES:
-            return Undeliverable(detail)
+            return UndeliverableError(detail)
         case _:
             return ConnectionError(detail)

@@ -21,14 +21,14 @@ MAX_CAUSE: Final = 64
 STOP_SECONDS: Final = 2.0
 
 
-def frame_event(notice: Notice) -> Envelope:
+def notice_event(notice: Notice) -> Envelope:
     """Build the event of a notice. The same notice always gives the same event."""
     message = cart.Notice(
         user_id=notice.user_id,
         notice_id=notice.notice_id,
         template=notice.template,
-        title=notice.words.title,
-        body=notice.words.body,
+        title=notice.text.title,
+        body=notice.text.body,
         cause=notice.cause if len(notice.cause) <= MAX_CAUSE else None,
     )
     return Envelope.of(
@@ -37,7 +37,7 @@ def frame_event(notice: Notice) -> Envelope:
         subject=notice.user_id,
         event_id=f"{notice.user_id}/{notice.notice_id}/notice",
         time=notice.accepted_at,
-        traceparent=trace.child(notice.traceparent),
+        traceparent=trace.child_traceparent(notice.traceparent),
     )
 
 
@@ -51,9 +51,9 @@ class PushPort:
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
 
-    async def hand_over(self, notice: Notice) -> None:
+    async def send(self, notice: Notice) -> None:
         """Publish a notice; returns after Kafka has stored it, and raises Kafka's errors."""
-        event = frame_event(notice)
+        event = notice_event(notice)
         producer = await self._connected()
         await producer.send_and_wait(self.topic, event.encode(), key=event.key, headers=self._headers)
 

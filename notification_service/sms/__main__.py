@@ -3,15 +3,15 @@
 import sys
 
 from notification_service import sms
-from notification_service.processor import Parts, main
-from notification_service.sms.simulated import SimulatedPort
-from notification_service.teller import Book
+from notification_service.processor import PortContext, main
+from notification_service.sms.simulated import SimulatedSmsPort
+from notification_service.teller import ContactLookup
 
 
-def port(context: Parts) -> SimulatedPort:
+def build_port(context: PortContext) -> SimulatedSmsPort:
     """Build the port to the simulated provider, in the service's own schema."""
-    return SimulatedPort(Book(context.link.rows), context.link.rows)
+    return SimulatedSmsPort(ContactLookup(context.link.fetch), context.link.fetch)
 
 
 if __name__ == "__main__":
-    sys.exit(main("sms", port, sms.__doc__ or ""))
+    sys.exit(main("sms", build_port, sms.__doc__ or ""))

@@ -8,14 +8,14 @@ from typing import Final
 
 import order_service.delivery
 from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import show
+from infrastructure.audit_topics import print_report
 from infrastructure.guard import Handler
-from infrastructure.pump import Job, PostgresRows, Pump
-from order_service.delivery.agents import Deliveries
+from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from order_service.delivery.agents import DeliveryAgents
 from order_service.delivery.audit import audit
-from order_service.delivery.messages import EVENTS, REQUEST_VOCABULARY, REQUESTS
+from order_service.delivery.messages import EVENTS, REQUEST_REGISTRY, REQUESTS
 from order_service.delivery.settings import Settings
-from order_service.delivery.store import MIGRATIONS, OPTIONS, DeliveryStore
+from order_service.delivery.store import MIGRATIONS, STORE_OPTIONS, DeliveryStore
 
 SERVICE: Final = "delivery"
 ATTEMPT_SECONDS: Final = 2.0
@@ -27,27 +27,41 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
-    store = DeliveryStore(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
+    store = DeliveryStore(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
-    deliveries = Deliveries(store, settings.carrier, worker.publish)
-    connect = partial(postgres.connect, settings, SERVICE, options=pump.OPTIONS)
+    deliveries = DeliveryAgents(store, settings.carrier, worker.publish)
+    connect = partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS)
 
-    def rows(job: str) -> PostgresRows:
-        return PostgresRows(connect, Job("parcel", key="shipment_id", name=job))
+    def rows(job: str) -> PostgresJobRows:
+        return PostgresJobRows(connect, Job("parcel", key="shipment_id", name=job))
 
-    telling = Pump(rows("tell"), deliveries.tell, name="delivery.tell", deadline=ATTEMPT_SECONDS)
-    moving = Pump(rows("move"), deliveries.move, name="delivery.move", deadline=ATTEMPT_SECONDS, then=telling.wake)
+    telling = JobWorker(rows("tell"), deliveries.publish_moves, name="delivery.tell", deadline=ATTEMPT_SECONDS)
+    moving = JobWorker(
+        rows("move"),
+        deliveries.advance_parcel,
+        name="delivery.move",
+        deadline=ATTEMPT_SECONDS,
+        on_finished=telling.wake,
+    )
 
     def stored() -> None:
         moving.wake()
         telling.wake()
 
-    deliveries.stored = stored
-    worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, deliveries.handle, deliveries.fail, transient=postgres.LOST))
-    worker.background("moving", moving.run)
-    worker.background("telling", telling.run)
+    deliveries.on_stored = stored
+    worker.add_agent(
+        Handler(
+            REQUESTS,
+            REQUEST_REGISTRY,
+            deliveries.on_delivery_requests,
+            deliveries.on_permanent_failure,
+            transient_errors=postgres.TRANSIENT_ERRORS,
+        )
+    )
+    worker.add_background_loop("moving", moving.run)
+    worker.add_background_loop("telling", telling.run)
     for close in (moving.close, telling.close, store.close):
-        worker.closing(close)
+        worker.add_closer(close)
     return await worker.run()
 
 
@@ -61,7 +75,7 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Check the stored parcels. Exit with status 1 on a violation."""
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds))
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

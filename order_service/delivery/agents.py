@@ -9,69 +9,78 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.pump import Again, Done, Row, Verdict
+from infrastructure.guard import ReceivedMessage
+from infrastructure.pump import Done, JobResult, Reschedule, Row
 from infrastructure.topics import Topic
-from infrastructure.trace import child
+from infrastructure.trace import child_traceparent
 from order_service.delivery.carrier import CarrierPort
 from order_service.delivery.messages import EVENTS, Request
-from order_service.delivery.model import FINAL, Move, Parcel, booked, called_off, event_of, next_question, scanned
-from order_service.delivery.store import DeliveryStore, changes, parcel_of
+from order_service.delivery.model import (
+    FINAL_STATES,
+    Move,
+    Parcel,
+    after_booking,
+    after_call_off,
+    after_scans,
+    event_of,
+    next_call,
+)
+from order_service.delivery.store import DeliveryStore, changed_columns, parcel_of
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
-class Deliveries:
+class DeliveryAgents:
     """The handlers of `deliveries.requests` and of the rows that store them.
 
-    `stored` is called after each commit, to wake the job queues.
+    `on_stored` is called after each commit, to wake the job queues.
     """
 
     def __init__(self, store: DeliveryStore, carrier: CarrierPort, publish: Publish) -> None:
         self.store = store
         self.carrier = carrier
         self.publish = publish
-        self.stored: Callable[[], None] = lambda: None
+        self.on_stored: Callable[[], None] = lambda: None
 
-    async def handle(self, batch: Sequence[Received[Request]]) -> None:
+    async def on_delivery_requests(self, batch: Sequence[ReceivedMessage[Request]]) -> None:
         """Store a batch of requests. It is acknowledged then, independent of the carrier."""
-        await self.store.accept([(received.message, received.event) for received in batch])
-        crashpoint("delivery.stored")
-        self.stored()
+        await self.store.store_requests([(received.message, received.event) for received in batch])
+        failpoint("delivery.stored")
+        self.on_stored()
 
-    async def fail(self, received: Received[Request], error: Exception) -> None:
+    async def on_permanent_failure(self, received: ReceivedMessage[Request], error: Exception) -> None:
         """Do nothing: an invalid request has no reply, only its dead letter."""
 
-    async def move(self, row: Row, _: int) -> Verdict:
+    async def advance_parcel(self, row: Row, _: int) -> JobResult:
         """Call the carrier about one parcel, with the time at which its row became due (by the database's clock)."""
         before = parcel_of(row)
         after, next_at = await self._call_carrier(before, row["move_at"])
-        crashpoint("delivery.moved")
-        if after.state in FINAL or next_at is None:
-            return Done(changes(before, after))
-        return Again(max(next_at - row["move_at"], timedelta(0)), changes(before, after))
+        failpoint("delivery.moved")
+        if after.state in FINAL_STATES or next_at is None:
+            return Done(changed_columns(before, after))
+        return Reschedule(max(next_at - row["move_at"], timedelta(0)), changed_columns(before, after))
 
     async def _call_carrier(self, parcel: Parcel, now: datetime) -> tuple[Parcel, datetime | None]:
         """Return the parcel after the calls to the carrier, and the time of the next call."""
-        call = next_question(parcel)
+        call = next_call(parcel)
         if call is None:
             return parcel, None
         if call == "call-off":
             if await self.carrier.call_off(parcel, now):
-                return called_off(parcel, now), None
+                return after_call_off(parcel, now), None
         elif call == "book":
-            parcel = booked(parcel, await self.carrier.book(parcel, now))
+            parcel = after_booking(parcel, await self.carrier.book(parcel, now))
         scans = tuple(await self.carrier.track(parcel, now))
-        return scanned(parcel, scans), scans[-1].next_at if scans else None
+        return after_scans(parcel, scans), scans[-1].next_at if scans else None
 
-    async def tell(self, row: Row, _: int) -> Verdict:
+    async def publish_moves(self, row: Row, _: int) -> JobResult:
         """Publish the unpublished moves of one parcel, the oldest first."""
         parcel = parcel_of(row)
-        crashpoint("delivery.answered")
+        failpoint("delivery.answered")
         await self.publish(EVENTS, [_envelope(parcel, move, row) for move in parcel.moves[row["told"] :]])
-        crashpoint("delivery.told")
+        failpoint("delivery.told")
         # A repeated request may have reset `told` meanwhile: then all moves are published again.
         told = sql.SQL("CASE WHEN tell_at = {} THEN {} ELSE told END").format(row["tell_at"], len(parcel.moves))
         return Done({"told": told})
@@ -86,6 +95,6 @@ def _envelope(parcel: Parcel, move: Move, row: Row) -> Envelope:
         event_id=f"{parcel.shipment_id}/{move.to}",
         request_id=row["requestid"],
         time=move.at,
-        traceparent=child(row["traceparent"]),
+        traceparent=child_traceparent(row["traceparent"]),
         exclude_none=False,
     )

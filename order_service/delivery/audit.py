@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from infrastructure.auditor import snapshot, tally
+from infrastructure.auditor import run_checks, snapshot
 from infrastructure.postgres import Connection
 from order_service.delivery.store import QUERIES
 
@@ -13,5 +13,5 @@ CHECKS: Final = ("not_published", "not_scheduled", "overdue", "lease_out_of_rang
 async def audit(connection: Connection, grace: timedelta) -> dict[str, Any]:
     """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}` from one snapshot."""
     async with snapshot(connection):
-        violations, digest, figures = await tally(connection, QUERIES, CHECKS, grace=grace)
+        violations, digest, figures = await run_checks(connection, QUERIES, CHECKS, grace=grace)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}

@@ -2,7 +2,7 @@
 
 The simulated carrier is deterministic and has no memory: its results follow from the time of the booking. A parcel is
 shipped `ship` after its booking and delivered `deliver` after that. If the name or the second line of its address is
-`FAIL`, the delivery fails and the parcel returns.
+`FAIL_MARKER`, the delivery fails and the parcel returns.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from order_service.delivery.model import Booking, Parcel, Scan
 
-FAIL: Final = "FAIL"
+FAIL_MARKER: Final = "FAIL"
 """The name or second address line that makes the simulated delivery fail."""
 
 
@@ -49,7 +49,7 @@ class SimulatedCarrier:
 
     async def book(self, parcel: Parcel, now: datetime) -> Booking:
         """Accept the booking at once."""
-        return Booking(self.name, f"HP{derived(parcel.shipment_id)[:8].upper()}", now)
+        return Booking(self.name, f"HP{derive_id(parcel.shipment_id)[:8].upper()}", now)
 
     async def track(self, parcel: Parcel, now: datetime) -> Sequence[Scan]:
         """Return the scans that follow from the time of the booking."""
@@ -59,7 +59,7 @@ class SimulatedCarrier:
             return [Scan("booked", begun, next_at=shipped)]
         seen = [Scan("shipped", shipped, next_at=arrives)]
         if now >= arrives:
-            fails = parcel.address is not None and FAIL in {parcel.address.name, parcel.address.line2}
+            fails = parcel.address is not None and FAIL_MARKER in {parcel.address.name, parcel.address.line2}
             reason = "nobody was there to take it" if fails else None
             seen.append(Scan("failed" if fails else "delivered", arrives, next_at=None, reason=reason))
         return seen

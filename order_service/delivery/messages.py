@@ -3,9 +3,9 @@
 from datetime import timedelta
 from typing import ClassVar, Final, get_args
 
-from infrastructure.envelope import Message, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry
 from infrastructure.topics import Topic
-from inventory_service.messages import Line, Printable
+from inventory_service.messages import Identifier, Line
 from order_service.messages import Address
 
 REQUESTS: Final = Topic("deliveries.requests.v1", keyed_by="order", retention=timedelta(days=7))
@@ -14,9 +14,9 @@ EVENTS: Final = Topic("deliveries.events.v1", keyed_by="order", retention=timede
 
 class _DeliveryMessage(Message):
     KEY: ClassVar[str] = "order_id"
-    order_id: Printable
-    user_id: Printable
-    shipment_id: Printable
+    order_id: Identifier
+    user_id: Identifier
+    shipment_id: Identifier
 
 
 class Book(_DeliveryMessage):
@@ -34,7 +34,7 @@ class CallOff(_DeliveryMessage):
 
 
 Request = Book | CallOff
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(get_args(Request), sources=("/orders",))
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(get_args(Request), sources=("/orders",))
 
 
 class Booked(_DeliveryMessage):
@@ -73,4 +73,4 @@ class CalledOff(_DeliveryMessage):
 
 
 Event = Booked | Shipped | Delivered | Failed | CalledOff
-EVENT_VOCABULARY: Final[Vocabulary[Event]] = Vocabulary(get_args(Event), sources=("/deliveries",))
+EVENT_REGISTRY: Final[MessageRegistry[Event]] = MessageRegistry(get_args(Event), sources=("/deliveries",))

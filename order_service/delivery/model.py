@@ -23,9 +23,9 @@ from order_service.delivery.messages import (
 from order_service.messages import Address
 
 State = Literal["wanted", "booked", "shipped", "delivered", "failed", "called-off"]
-Wish = Literal["book", "call-off"]
+Intent = Literal["book", "call-off"]
 
-FINAL: Final = frozenset({"delivered", "failed", "called-off"})
+FINAL_STATES: Final = frozenset({"delivered", "failed", "called-off"})
 """The states that a parcel never leaves."""
 _ORDER: Final[tuple[State, ...]] = ("wanted", "booked", "shipped", "delivered")
 
@@ -54,10 +54,10 @@ class Parcel:
     """The order that the parcel belongs to."""
     user_id: str
     """The shopper who placed the order."""
-    wish: Wish = "book"
+    intent: Intent = "book"
     """The last request of the order service."""
     address: Address | None = None
-    """The delivery address, `None` before `Book` arrives and after the parcel has reached a final state."""
+    """The delivery address, `None` before `ContactLookup` arrives and after the parcel has reached a final state."""
     state: State = "wanted"
     """The state after the last move, `wanted` before the first one."""
     carrier: str | None = None
@@ -74,26 +74,26 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class ParcelUpdate:
     """The result of a request."""
 
     parcel: Parcel
     """The parcel after the request."""
-    move: bool
+    must_call_carrier: bool
     """True if the carrier must be called now."""
-    tell: bool
+    must_republish: bool
     """True if all moves must be published again."""
 
 
-def accept(parcel: Parcel, request: Request) -> Accepted:
+def apply_request(parcel: Parcel, request: Request) -> ParcelUpdate:
     """Apply a request to its parcel. A repeated request changes nothing, but the known moves are published again."""
     match request:
-        case Book(address=address) if parcel.state == "wanted" and parcel.wish == "book" and parcel.address is None:
-            return Accepted(replace(parcel, address=address), move=True, tell=False)
-        case CallOff() if parcel.wish == "book" and parcel.state in {"wanted", "booked"}:
-            return Accepted(replace(parcel, wish="call-off"), move=True, tell=False)
+        case Book(address=address) if parcel.state == "wanted" and parcel.intent == "book" and parcel.address is None:
+            return ParcelUpdate(replace(parcel, address=address), must_call_carrier=True, must_republish=False)
+        case CallOff() if parcel.intent == "book" and parcel.state in {"wanted", "booked"}:
+            return ParcelUpdate(replace(parcel, intent="call-off"), must_call_carrier=True, must_republish=False)
         case _:
-            return Accepted(parcel, move=False, tell=bool(parcel.moves))
+            return ParcelUpdate(parcel, must_call_carrier=False, must_republish=bool(parcel.moves))
 
 
 # ---- calls to the carrier, and their results ------------------------------------------------------------------------
@@ -118,19 +118,19 @@ class Scan:
     reason: str | None = None
 
 
-Question = Literal["book", "call-off", "track"]
+CarrierCall = Literal["book", "call-off", "track"]
 
 
-def next_question(parcel: Parcel) -> Question | None:
+def next_call(parcel: Parcel) -> CarrierCall | None:
     """Return the next call to the carrier about the parcel, `None` if nothing is open."""
-    if parcel.state in FINAL:
+    if parcel.state in FINAL_STATES:
         return None
-    if parcel.wish == "call-off" and parcel.state in {"wanted", "booked"}:
+    if parcel.intent == "call-off" and parcel.state in {"wanted", "booked"}:
         return "call-off"
     return "book" if parcel.state == "wanted" else "track"
 
 
-def booked(parcel: Parcel, booking: Booking) -> Parcel:
+def after_booking(parcel: Parcel, booking: Booking) -> Parcel:
     """Return the parcel after the carrier accepted the booking."""
     move = Move("booked", booking.at)
     return replace(
@@ -143,18 +143,18 @@ def booked(parcel: Parcel, booking: Booking) -> Parcel:
     )
 
 
-def called_off(parcel: Parcel, at: datetime) -> Parcel:
+def after_call_off(parcel: Parcel, at: datetime) -> Parcel:
     """Return the parcel after the carrier called it off."""
     return replace(parcel, state="called-off", address=None, moves=(*parcel.moves, Move("called-off", at)))
 
 
-def scanned(parcel: Parcel, scans: tuple[Scan, ...]) -> Parcel:
+def after_scans(parcel: Parcel, scans: tuple[Scan, ...]) -> Parcel:
     """Return the parcel after `scans`, the oldest first. Scans of the present or an earlier state are ignored."""
     for scan in scans:
-        if parcel.state in FINAL or not _is_ahead(parcel.state, scan.state):
+        if parcel.state in FINAL_STATES or not _is_ahead(parcel.state, scan.state):
             continue
         moves = (*parcel.moves, Move(scan.state, scan.at, scan.reason))
-        address = None if scan.state in FINAL else parcel.address
+        address = None if scan.state in FINAL_STATES else parcel.address
         parcel = replace(parcel, state=scan.state, address=address, moves=moves)
     return parcel
 

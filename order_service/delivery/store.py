@@ -12,36 +12,36 @@ from infrastructure.envelope import Envelope, rfc3339
 from infrastructure.postgres import Connection, load_queries
 from infrastructure.pump import NOW
 from order_service.delivery.messages import Request
-from order_service.delivery.model import Move, Parcel, accept
+from order_service.delivery.model import Move, Parcel, apply_request
 from order_service.messages import Address
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan=off -c jit=off"
+STORE_OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan=off -c jit=off"
 """Server settings for the connection of `DeliveryStore`."""
 
 
-class ParcelsDiffer(Exception):
+class ShipmentConflict(Exception):
     """The shipment id in a request belongs to another order. The request fails permanently."""
 
 
 class DeliveryStore:
-    """The store of parcels. `connect` must return a connection with `OPTIONS`; it is called again on error."""
+    """The store of parcels. `connect` must return a connection with `STORE_OPTIONS`; it is called again on error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self.connect = connect
         self._connection: Connection | None = None
 
-    async def accept(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
+    async def store_requests(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
         """Store a batch of requests, in order and in one transaction.
 
-        Raise `ParcelsDiffer` if a shipment belongs to another order, or an error of Postgres; nothing is stored then.
+        Raise `ShipmentConflict` if a shipment belongs to another order, or an error of Postgres; nothing is stored then.
         """
         try:
             connection = self._connection = self._connection or await self.connect()
             async with connection.transaction():
                 await _accept(connection, batch)
-        except ParcelsDiffer:
+        except ShipmentConflict:
             raise
         except BaseException:
             await self.close()
@@ -70,21 +70,21 @@ async def _accept(connection: Connection, batch: Sequence[tuple[Request, Envelop
     for request, event in batch:
         parcel = parcels[request.shipment_id]
         if parcel.order_id != request.order_id:
-            raise ParcelsDiffer(
+            raise ShipmentConflict(
                 f"shipment {parcel.shipment_id} belongs to order {parcel.order_id}, not to {request.order_id}"
             )
-        accepted = accept(parcel, request)
+        accepted = apply_request(parcel, request)
         parcels[parcel.shipment_id] = accepted.parcel
         await connection.execute(
             QUERIES["save_parcel"],
             {
                 "shipment_id": parcel.shipment_id,
-                "wish": accepted.parcel.wish,
+                "wish": accepted.parcel.intent,
                 "address": _address(accepted.parcel),
                 "requestid": event.requestid,
                 "traceparent": event.traceparent,
-                "move": accepted.move,
-                "tell": accepted.tell,
+                "move": accepted.must_call_carrier,
+                "tell": accepted.must_republish,
             },
         )
 
@@ -95,7 +95,7 @@ def parcel_of(row: Mapping[str, Any]) -> Parcel:
         shipment_id=row["shipment_id"],
         order_id=row["order_id"],
         user_id=row["user_id"],
-        wish=row["wish"],
+        intent=row["wish"],
         address=None if row["address"] is None else Address.model_validate(row["address"]),
         state=row["state"],
         carrier=row["carrier"],
@@ -105,7 +105,7 @@ def parcel_of(row: Mapping[str, Any]) -> Parcel:
     )
 
 
-def changes(before: Parcel, after: Parcel) -> dict[str, Any]:
+def changed_columns(before: Parcel, after: Parcel) -> dict[str, Any]:
     """Return the columns to set when a lease ends. New moves are scheduled for publication."""
     if after.moves == before.moves:
         return {}

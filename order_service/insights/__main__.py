@@ -28,27 +28,45 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     connect = partial(postgres.connect, settings, SERVICE)
     worker = Worker(settings, SERVICE, topics=[orders.EVENTS, payments.EVENTS, cart.RESPONSES, RELATED, FIGURES])
 
-    def counting() -> agents.Counting:
-        keeping = store.Store(partial(connect, options=store.OPTIONS))
-        worker.closing(keeping.close)
-        return agents.Counting(keeping)
+    def counting() -> agents.InsightsAgents:
+        keeping = store.InsightsStore(partial(connect, options=store.STORE_OPTIONS))
+        worker.add_closer(keeping.close)
+        return agents.InsightsAgents(keeping)
 
     ordered, paid, carted = counting(), counting(), counting()
-    handler = partial(Handler, transient=postgres.LOST, max_batch=agents.MAX_BATCH)
-    worker.agent(
-        handler(orders.EVENTS, model.ORDER_EVENTS, ordered.on_orders, ordered.put_aside, wanted=agents.WANTED_ORDERS)
+    handler = partial(Handler, transient_errors=postgres.TRANSIENT_ERRORS, max_batch_size=agents.MAX_BATCH)
+    worker.add_agent(
+        handler(
+            orders.EVENTS,
+            model.ORDER_EVENTS,
+            ordered.on_order_events,
+            ordered.on_permanent_failure,
+            prefilter=agents.ORDER_EVENT_FILTER,
+        )
     )
-    worker.agent(
-        handler(payments.EVENTS, model.PAYMENT_EVENTS, paid.on_payments, paid.put_aside, wanted=agents.WANTED_PAYMENTS)
+    worker.add_agent(
+        handler(
+            payments.EVENTS,
+            model.PAYMENT_EVENTS,
+            paid.on_payment_events,
+            paid.on_permanent_failure,
+            prefilter=agents.PAYMENT_EVENT_FILTER,
+        )
     )
-    worker.agent(
-        handler(cart.RESPONSES, model.CART_EVENTS, carted.on_carts, carted.put_aside, wanted=agents.WANTED_CARTS)
+    worker.add_agent(
+        handler(
+            cart.RESPONSES,
+            model.CART_EVENTS,
+            carted.on_cart_responses,
+            carted.on_permanent_failure,
+            prefilter=agents.CART_EVENT_FILTER,
+        )
     )
     publish_as = f"{settings.schema_name(SERVICE)} publisher"
-    publisher_connects = partial(connect, options=agents.OPTIONS)
+    publisher_connects = partial(connect, options=agents.PUBLISHER_OPTIONS)
     publisher = agents.Publisher(publisher_connects, worker.publish, publish_as, settings.related_min_support)
-    worker.background("publisher", publisher.run)
-    worker.background("housekeeper", agents.Housekeeper(publisher_connects).run)
+    worker.add_background_loop("publisher", publisher.run)
+    worker.add_background_loop("housekeeper", agents.RetentionJob(publisher_connects).run)
     return await worker.run()
 
 
@@ -62,11 +80,11 @@ async def migrate(settings: Settings, _: argparse.Namespace) -> int:
 
 async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
     """Have the running publisher send every window of figures and every list of related products again."""
-    from order_service.insights.store import tell_all_again
+    from order_service.insights.store import republish_all
 
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        figures, lists = await tell_all_again(connection)
+        figures, lists = await republish_all(connection)
     print(f"{figures} windows of figures and {lists} lists will be published again by the running insights service.")
     return 0
 

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from infrastructure import clock, metrics
-from infrastructure.crashpoints import crashpoint
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
+from infrastructure.guard import ReceivedMessage
 from infrastructure.postgres import Connection, try_lock
 from infrastructure.topics import Topic
 from order_service import messages as orders
@@ -23,23 +23,23 @@ from order_service.insights.model import (
     Fact,
     OrderEvent,
     PaymentEvent,
-    fact,
+    to_fact,
 )
-from order_service.insights.store import Store
+from order_service.insights.store import InsightsStore
 
-EVERY: Final = 1.0
+PUBLISH_INTERVAL: Final = 1.0
 """Seconds between two polls of the publisher, so each window or product is published at most once per second."""
-STALE_EVERY: Final = 10
+STALE_POLL_INTERVAL: Final = 10
 """Every how many polls the publisher also looks for lists that were computed from far fewer orders than exist now."""
-COMPETE_EVERY: Final = 1.0
+LOCK_RETRY_INTERVAL: Final = 1.0
 """Seconds between two attempts to get the publisher's lock."""
-AT_ONCE: Final = 200
+MAX_STATES_PER_POLL: Final = 200
 """The greatest number of figures, and of lists, that one poll publishes."""
-TRIM_EVERY: Final = 60.0
+RETENTION_INTERVAL: Final = 60.0
 """Seconds between two deletions of expired keys."""
-TRIM_AT_ONCE: Final = 1000
+MAX_KEYS_PER_DELETE: Final = 1000
 """The greatest number of keys that one statement deletes."""
-OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=10s -c jit=off"
+PUBLISHER_OPTIONS: Final = "-c statement_timeout=10s -c idle_session_timeout=10s -c jit=off"
 """Server settings for the publisher's connection.
 
 A publisher that is suspended, or waits for Kafka too long, loses its session and so its lock; another one takes over.
@@ -52,51 +52,51 @@ Connect = Callable[[], Awaitable[Connection]]
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
-def wanted(types: Iterable[str]) -> Callable[[bytes], bool]:
+def type_filter(types: Iterable[str]) -> Callable[[bytes], bool]:
     """Return a filter: it is False for a record that is certainly of another type, so that most are not parsed."""
     needles = [f'{name}"'.encode() for name in types]
     return lambda value: any(mark in value for mark in needles)
 
 
-WANTED_ORDERS: Final = wanted(ORDER_EVENTS.types)
-WANTED_PAYMENTS: Final = wanted(PAYMENT_EVENTS.types)
-WANTED_CARTS: Final = wanted(CART_EVENTS.types)
+ORDER_EVENT_FILTER: Final = type_filter(ORDER_EVENTS.types)
+PAYMENT_EVENT_FILTER: Final = type_filter(PAYMENT_EVENTS.types)
+CART_EVENT_FILTER: Final = type_filter(CART_EVENTS.types)
 
 
-class Counting:
+class InsightsAgents:
     """The handlers of the events of one topic. Agents run concurrently, so each needs its own instance and store."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime] = clock.now) -> None:
+    def __init__(self, store: InsightsStore, now: Callable[[], datetime] = clock.now) -> None:
         self.store = store
         self.now = now
 
-    async def on_orders(self, batch: Sequence[Received[OrderEvent]]) -> None:
+    async def on_order_events(self, batch: Sequence[ReceivedMessage[OrderEvent]]) -> None:
         """Count a batch of order events, and update the counts of products bought together."""
         await self._count(batch)
-        await self.store.learn(
+        await self.store.count_baskets(
             each.message for each in batch if isinstance(each.message, orders.Committed | orders.Cancelled)
         )
 
-    async def on_payments(self, batch: Sequence[Received[PaymentEvent]]) -> None:
+    async def on_payment_events(self, batch: Sequence[ReceivedMessage[PaymentEvent]]) -> None:
         """Count a batch of payment events."""
         await self._count(batch)
 
-    async def on_carts(self, batch: Sequence[Received[CartEvent]]) -> None:
+    async def on_cart_responses(self, batch: Sequence[ReceivedMessage[CartEvent]]) -> None:
         """Count a batch of cart responses."""
         await self._count(batch)
 
-    async def _count(self, batch: Sequence[Received[E]]) -> None:
+    async def _count(self, batch: Sequence[ReceivedMessage[E]]) -> None:
         """Count a batch of events in the windows of their times. Repeated and too late events are skipped."""
         now = self.now()
-        facts = [found for received in batch if (found := fact(received.event, received.message)) is not None]
-        in_time = [each for each in facts if not each.too_late(now)]
-        counted = await self.store.count(in_time)
-        crashpoint("insights.counted")
+        facts = [found for received in batch if (found := to_fact(received.event, received.message)) is not None]
+        in_time = [each for each in facts if not each.is_too_late(now)]
+        counted = await self.store.count_facts(in_time)
+        failpoint("insights.counted")
         metrics.INSIGHTS_TOO_LATE.inc(len(facts) - len(in_time))
-        metrics.INSIGHTS_REPEATED.inc(counted.repeated)
-        _count_metrics(counted.fresh)
+        metrics.INSIGHTS_REPEATED.inc(counted.duplicates)
+        _count_metrics(counted.new_facts)
 
-    async def put_aside(self, received: Received[E], error: Exception) -> None:
+    async def on_permanent_failure(self, received: ReceivedMessage[E], error: Exception) -> None:
         """Do nothing: an event has no reply, and its dead letter keeps it."""
 
 
@@ -111,7 +111,7 @@ def _count_metrics(facts: Sequence[Fact]) -> None:
 class Publisher:
     """The publisher of changed figures and lists. One per shop is active: its session holds the lock `name`.
 
-    `connect` must return a connection with `OPTIONS`.
+    `connect` must return a connection with `PUBLISHER_OPTIONS`.
     """
 
     def __init__(self, connect: Connect, publish: Publish, name: str, min_support: float) -> None:
@@ -127,34 +127,34 @@ class Publisher:
             while True:
                 if await try_lock(connection, self.name):
                     break
-                await asyncio.sleep(COMPETE_EVERY)
+                await asyncio.sleep(LOCK_RETRY_INTERVAL)
             while True:
-                await self.look(connection)
-                await asyncio.sleep(EVERY)
+                await self.publish_changes(connection)
+                await asyncio.sleep(PUBLISH_INTERVAL)
 
-    async def look(self, connection: Connection) -> int:
-        """Publish changed figures and lists, at most `AT_ONCE` of each. Return their number."""
-        figures = await stores.untold_figures(connection, AT_ONCE)
+    async def publish_changes(self, connection: Connection) -> int:
+        """Publish changed figures and lists, at most `MAX_STATES_PER_POLL` of each. Return their number."""
+        figures = await stores.unpublished_figures(connection, MAX_STATES_PER_POLL)
         await self._publish_states(FIGURES, figures)
         if figures:
-            await stores.figures_told(connection, figures)
-        lists = await stores.untold_related(connection, self.min_support, AT_ONCE, stale=False)
-        if self._polls % STALE_EVERY == 0:
-            lists += await stores.untold_related(connection, self.min_support, AT_ONCE, stale=True)
+            await stores.mark_figures_published(connection, figures)
+        lists = await stores.unpublished_related(connection, self.min_support, MAX_STATES_PER_POLL, stale=False)
+        if self._polls % STALE_POLL_INTERVAL == 0:
+            lists += await stores.unpublished_related(connection, self.min_support, MAX_STATES_PER_POLL, stale=True)
         self._polls += 1
         await self._publish_states(RELATED, [each.related for each in lists])
         if lists:
-            await stores.related_told(connection, lists)
+            await stores.mark_related_published(connection, lists)
         return len(figures) + len(lists)
 
     async def _publish_states(self, topic: Topic, states: Sequence[Figures | Related]) -> None:
         if states:
-            await self.publish(topic, [event(state) for state in states])
-            crashpoint("insights.published")
+            await self.publish(topic, [state_envelope(state) for state in states])
+            failpoint("insights.published")
             metrics.PUBLISHED.labels(topic.name).inc(len(states))
 
 
-def event(state: Figures | Related) -> Envelope:
+def state_envelope(state: Figures | Related) -> Envelope:
     """Return the envelope of a state for its topic."""
     key, role = (state.window, "figures") if isinstance(state, Figures) else (state.product, "related")
     return Envelope.of(
@@ -167,7 +167,7 @@ def event(state: Figures | Related) -> Envelope:
     )
 
 
-class Housekeeper:
+class RetentionJob:
     """The retention of keys: deletes those whose events can no longer be redelivered."""
 
     def __init__(self, connect: Connect) -> None:
@@ -177,8 +177,10 @@ class Housekeeper:
         """Delete expired keys once per minute, in small batches. Raise when the connection is lost."""
         while True:
             async with await self.connect() as connection:
-                while (deleted := await stores.trim(connection, TRIM_AT_ONCE)) == TRIM_AT_ONCE:
+                while (
+                    deleted := await stores.delete_expired_keys(connection, MAX_KEYS_PER_DELETE)
+                ) == MAX_KEYS_PER_DELETE:
                     metrics.TRIMMED.inc(deleted)
                     await asyncio.sleep(0.1)
                 metrics.TRIMMED.inc(deleted)
-            await asyncio.sleep(TRIM_EVERY)
+            await asyncio.sleep(RETENTION_INTERVAL)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from order_service.insights.baskets import COUNTERS, Basket, Counted, count_pairs, count_triples, least_count
+from order_service.insights.baskets import COUNTERS, Basket, ItemSetCounts, count_pairs, count_triples, min_count
 
 MAX_LINE: Final = 1024 * 1024
 """The greatest length of a line in bytes: a longer one is probably not from a file of baskets."""
@@ -25,7 +25,7 @@ class BasketsError(ValueError):
     """The file is not a valid file of baskets. The message names the line and the error."""
 
 
-def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counted:
+def count_item_sets(file: Path, min_support: float, *, counters: int = COUNTERS) -> ItemSetCounts:
     """Count the sets of one, two and three items whose support in `file` is at least `min_support`.
 
     Raise `BasketsError` for an invalid file, and `OSError` if the file is not readable or the disk is full.
@@ -40,8 +40,8 @@ def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counte
             whole.add(items)
             baskets += 1
         if not baskets:
-            return Counted(0, (), (), {}, {})
-        least = least_count(min_support, baskets)
+            return ItemSetCounts(0, (), (), {}, {})
+        least = min_count(min_support, baskets)
         ranked = _rarest_first(counts, least)
         ranks = {number: rank for rank, number in enumerate(ranked)}
         for numbered in whole:
@@ -53,7 +53,7 @@ def learn(file: Path, min_support: float, *, counters: int = COUNTERS) -> Counte
         del every, numbers, counts, ranks  # frees the rare items, which may be most of them
         pairs = count_pairs(frequent.__iter__, least, counters=counters)
         triples = count_triples(frequent.__iter__, pairs, least, counters=counters)
-    return Counted(baskets, names, singles, pairs, triples)
+    return ItemSetCounts(baskets, names, singles, pairs, triples)
 
 
 def _rarest_first(counts: Counter[int], least: int) -> list[int]:

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from order_service.insights.basket_file import BasketsError, learn
-from order_service.insights.baskets import Counted, Rule
+from order_service.insights.basket_file import BasketsError, count_item_sets
+from order_service.insights.baskets import ItemSetCounts, Rule
 
 MIN_SUPPORT: Final = 0.01
 MIN_CONFIDENCE: Final = 0.0
 TOP: Final = 10
-WRONG_USE: Final = 2
+USAGE_ERROR: Final = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +57,9 @@ def report(arguments: argparse.Namespace) -> int:
     file: Path = arguments.file
     if not file.exists() or file.is_dir():
         sys.stderr.write(f"{file}: {'a directory' if file.is_dir() else 'there is no such file'}\n")
-        return WRONG_USE
+        return USAGE_ERROR
     try:
-        counted = learn(file, arguments.min_support)
+        counted = count_item_sets(file, arguments.min_support)
     except (BasketsError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -78,7 +78,7 @@ def _by_support(rule: Rule) -> tuple[float, float, tuple[str, ...], str]:
     return -rule.support, -rule.lift, rule.left, rule.right
 
 
-def _as_json(counted: Counted, min_confidence: float) -> None:
+def _as_json(counted: ItemSetCounts, min_confidence: float) -> None:
     """Write the rules one by one, by descending lift, so that the text of a million rules is never in memory."""
     for part in _json(counted.baskets, sorted(counted.rules(min_confidence), key=_by_lift)):
         sys.stdout.write(part)
@@ -100,7 +100,7 @@ def _json(baskets: int, rules: Iterable[Rule]) -> Iterator[str]:
     yield "]}\n"
 
 
-def _as_tables(counted: Counted, min_support: float, min_confidence: float) -> None:
+def _as_tables(counted: ItemSetCounts, min_support: float, min_confidence: float) -> None:
     console = Console(highlight=False)
     number = sum(1 for _ in counted.rules(min_confidence))
     console.print(

@@ -34,7 +34,7 @@ class Rule:
     lift: float
 
 
-def measures(together: int, left: int, right: int, baskets: int) -> tuple[float, float, float]:
+def rule_measures(together: int, left: int, right: int, baskets: int) -> tuple[float, float, float]:
     """Return support, confidence and lift from the numbers of baskets with both sides, the left, the right, and all.
 
     Each result is one division of integers, which Python rounds correctly.
@@ -42,7 +42,7 @@ def measures(together: int, left: int, right: int, baskets: int) -> tuple[float,
     return together / baskets, together / left, together * baskets / (left * right)
 
 
-def least_count(min_support: float, baskets: int) -> int:
+def min_count(min_support: float, baskets: int) -> int:
     """Return the smallest count, at least 1, whose support in `baskets` is at least `min_support`.
 
     Supports are compared as floats, so a threshold equal to the printed support of a rule includes that rule.
@@ -56,7 +56,7 @@ def least_count(min_support: float, baskets: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class ItemSetCounts:
     """The counts of the frequent sets of one, two and three items."""
 
     baskets: int
@@ -87,7 +87,7 @@ class Counted:
 
     def _rule(self, left: tuple[int, ...], right: int, together: int, of_left: int) -> Rule:
         names = tuple(sorted(self.names[item] for item in left))
-        return Rule(names, self.names[right], *measures(together, of_left, self.singles[right], self.baskets))
+        return Rule(names, self.names[right], *rule_measures(together, of_left, self.singles[right], self.baskets))
 
 
 def count_pairs(

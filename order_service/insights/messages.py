@@ -10,18 +10,18 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infrastructure.envelope import Message, Moment, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry, Timestamp
 from infrastructure.topics import Topic
-from inventory_service.messages import Printable
+from inventory_service.messages import Identifier
 
 RELATED: Final = Topic("insights.related.v1", keyed_by="product")
 FIGURES: Final = Topic("insights.figures.v1", keyed_by="window")
 
-MOST_RELATED: Final = 10
+MAX_RELATED: Final = 10
 """The greatest number of related products of one product."""
 
-By = Literal["minute", "hour", "day"]
-LENGTHS: Final[Mapping[By, timedelta]] = {
+WindowUnit = Literal["minute", "hour", "day"]
+WINDOW_LENGTHS: Final[Mapping[WindowUnit, timedelta]] = {
     "minute": timedelta(minutes=1),
     "hour": timedelta(hours=1),
     "day": timedelta(days=1),
@@ -36,7 +36,7 @@ class _Value(BaseModel):
 class RelatedProduct(_Value):
     """A product that is often bought together with another. The measures are those of `docs/baskets.md`, unrounded."""
 
-    product: Printable
+    product: Identifier
     support: float
     confidence: float
     lift: float
@@ -47,9 +47,9 @@ class Related(Message):
 
     TYPE: ClassVar[str] = "holdfast.insights.related"
     KEY: ClassVar[str] = "product"
-    product: Printable
+    product: Identifier
     orders: int = Field(ge=0)
-    items: Annotated[tuple[RelatedProduct, ...], Field(max_length=MOST_RELATED)]
+    items: Annotated[tuple[RelatedProduct, ...], Field(max_length=MAX_RELATED)]
     version: int = Field(ge=1)
 
 
@@ -81,9 +81,9 @@ class Figures(Message):
 
     TYPE: ClassVar[str] = "holdfast.insights.figures"
     KEY: ClassVar[str] = "window"
-    window: Printable
-    by: By
-    start: Moment
+    window: Identifier
+    by: WindowUnit
+    start: Timestamp
     orders_placed: int = 0
     orders_committed: int = 0
     orders_confirmed: int = 0
@@ -102,30 +102,30 @@ class Figures(Message):
     @property
     def orders_per_second(self) -> float:
         """The placed orders divided by the length of the window."""
-        return self.orders_placed / LENGTHS[self.by].total_seconds()
+        return self.orders_placed / WINDOW_LENGTHS[self.by].total_seconds()
 
     @property
-    def order_success(self) -> float | None:
+    def order_success_rate(self) -> float | None:
         """The share of confirmed orders among the confirmed and cancelled ones, `None` if there are none."""
         return _share(self.orders_confirmed, self.orders_confirmed + self.orders_cancelled)
 
     @property
-    def payment_success(self) -> float | None:
+    def payment_success_rate(self) -> float | None:
         """The share of captured payments among the captured and declined ones, `None` if there are none."""
         return _share(self.payments_captured, self.payments_captured + self.payments_declined)
 
     @property
-    def conversion(self) -> float | None:
+    def conversion_rate(self) -> float | None:
         """The share of buyers among the shoppers, `None` if there are none."""
         return _share(self.buyers, self.shoppers)
 
     @property
-    def refusals(self) -> float | None:
+    def refusal_rate(self) -> float | None:
         """The share of refused holds among the granted and refused ones, `None` if there are none."""
         return _share(self.holds_refused, self.holds_granted + self.holds_refused)
 
 
-def window(by: By, start: datetime) -> str:
+def window_key(by: WindowUnit, start: datetime) -> str:
     """Return the key of a window: `minute/2026-11-21T10:53Z`, `hour/2026-11-21T10Z`, `day/2026-11-21`."""
     form = {"minute": "%Y-%m-%dT%H:%MZ", "hour": "%Y-%m-%dT%HZ", "day": "%Y-%m-%d"}[by]
     return f"{by}/{start.astimezone(UTC).strftime(form)}"
@@ -135,5 +135,5 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-RELATED_VOCABULARY: Final[Vocabulary[Related]] = Vocabulary((Related,), sources=("/insights",))
-FIGURES_VOCABULARY: Final[Vocabulary[Figures]] = Vocabulary((Figures,), sources=("/insights",))
+RELATED_REGISTRY: Final[MessageRegistry[Related]] = MessageRegistry((Related,), sources=("/insights",))
+FIGURES_REGISTRY: Final[MessageRegistry[Figures]] = MessageRegistry((Figures,), sources=("/insights",))

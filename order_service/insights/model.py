@@ -12,9 +12,9 @@ from itertools import combinations
 from typing import Final
 
 from cart_service import messages as cart
-from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.envelope import Envelope, MessageRegistry
 from order_service import messages as orders
-from order_service.insights.messages import LENGTHS, By
+from order_service.insights.messages import WINDOW_LENGTHS, WindowUnit
 from order_service.payment import messages as payments
 
 OrderEvent = orders.Placed | orders.Committed | orders.Confirmed | orders.Cancelled
@@ -22,15 +22,17 @@ PaymentEvent = payments.Captured | payments.Declined | payments.Refunded
 CartEvent = cart.Held | cart.Refused | cart.Expired
 Event = OrderEvent | PaymentEvent | CartEvent
 
-ORDER_EVENTS: Final[Vocabulary[OrderEvent]] = Vocabulary(
+ORDER_EVENTS: Final[MessageRegistry[OrderEvent]] = MessageRegistry(
     (orders.Placed, orders.Committed, orders.Confirmed, orders.Cancelled), sources=("/orders",)
 )
-PAYMENT_EVENTS: Final[Vocabulary[PaymentEvent]] = Vocabulary(
+PAYMENT_EVENTS: Final[MessageRegistry[PaymentEvent]] = MessageRegistry(
     (payments.Captured, payments.Declined, payments.Refunded), sources=("/payments",)
 )
-CART_EVENTS: Final[Vocabulary[CartEvent]] = Vocabulary((cart.Held, cart.Refused, cart.Expired), sources=("/cart",))
+CART_EVENTS: Final[MessageRegistry[CartEvent]] = MessageRegistry(
+    (cart.Held, cart.Refused, cart.Expired), sources=("/cart",)
+)
 
-MARGIN: Final = timedelta(days=1)
+KEY_RETENTION_MARGIN: Final = timedelta(days=1)
 """The time for which a key outlives the retention of its topic: clocks differ, and Kafka deletes whole segments."""
 
 
@@ -42,7 +44,7 @@ class Fact:
     """The unique key, under which the fact is counted once."""
     at: datetime
     """The time of the event."""
-    kept: timedelta
+    retention: timedelta
     """The retention of the event's topic."""
     counts: Mapping[str, int]
     """The numbers to add, by figure."""
@@ -50,20 +52,20 @@ class Fact:
     """The amounts to add in minor units, by figure and currency."""
     shopper: str | None = None
     """The shopper of a granted hold or a committed order."""
-    bought: bool = False
+    is_purchase: bool = False
     """True for a committed order."""
 
-    def too_late(self, now: datetime) -> bool:
+    def is_too_late(self, now: datetime) -> bool:
         """Return True if the fact is older than the retention of its topic: its key may be deleted already."""
-        return now - self.at > self.kept
+        return now - self.at > self.retention
 
     @property
-    def remembered_until(self) -> datetime:
+    def stored_until(self) -> datetime:
         """The time from which the fact is too late by every clock, so that its key can be deleted."""
-        return self.at + self.kept + MARGIN
+        return self.at + self.retention + KEY_RETENTION_MARGIN
 
 
-def fact(event: Envelope, message: Event) -> Fact | None:
+def to_fact(event: Envelope, message: Event) -> Fact | None:
     """Return the fact of an event, `None` for a refusal of anything but a hold."""
     at = event.time
     match message:
@@ -85,7 +87,7 @@ def _order_fact(at: datetime, message: OrderEvent) -> Fact:
     match message:
         case orders.Committed(total=total, user_id=user):
             money = {("orders", total.currency): 1, ("ordered", total.currency): total.amount}
-            return Fact(key, at, kept, {"orders_committed": 1}, money, shopper=user, bought=True)
+            return Fact(key, at, kept, {"orders_committed": 1}, money, shopper=user, is_purchase=True)
         case orders.Placed():
             return Fact(key, at, kept, {"orders_placed": 1})
         case orders.Confirmed():
@@ -118,24 +120,24 @@ def _required_retention(retention: timedelta | None) -> timedelta:
 
 # ---- windows --------------------------------------------------------------------------------------------------------
 
-Window = tuple[By, datetime]
-Tallies = Counter[tuple[By, datetime, str, str]]
+Window = tuple[WindowUnit, datetime]
+WindowSums = Counter[tuple[WindowUnit, datetime, str, str]]
 """The numbers to add, by window, figure and currency (empty for counts)."""
 
 
-def windows(at: datetime) -> Iterator[Window]:
+def windows_containing(at: datetime) -> Iterator[Window]:
     """Yield the minute, the hour and the day (UTC) that contain an instant."""
     utc = at.astimezone(UTC)
-    for by, length in LENGTHS.items():
+    for by, length in WINDOW_LENGTHS.items():
         midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
         yield by, midnight + (utc - midnight) // length * length
 
 
-def tallies(facts: Iterable[Fact]) -> Tallies:
+def sum_by_window(facts: Iterable[Fact]) -> WindowSums:
     """Return the sums that facts add to their windows. A fact that is given twice is added twice."""
-    sums: Tallies = Counter()
+    sums: WindowSums = Counter()
     for each in facts:
-        for by, start in windows(each.at):
+        for by, start in windows_containing(each.at):
             for figure, count in each.counts.items():
                 sums[by, start, figure, ""] += count
             for (figure, currency), amount in each.money.items():
@@ -144,10 +146,10 @@ def tallies(facts: Iterable[Fact]) -> Tallies:
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class ShopperInWindow:
     """A shopper who is counted once in a window."""
 
-    by: By
+    by: WindowUnit
     """The kind of the window."""
     start: datetime
     """The start of the window."""
@@ -155,7 +157,7 @@ class Presence:
     """The figure to count in: `shoppers` or `buyers`."""
     user: str
     """The id of the shopper."""
-    until: datetime
+    stored_until: datetime
     """The time until which the key must be stored."""
 
     @property
@@ -164,21 +166,21 @@ class Presence:
         return self.figure, self.by, self.start.isoformat(), self.user
 
 
-def presences(facts: Iterable[Fact]) -> Iterator[Presence]:
+def shoppers_in_windows(facts: Iterable[Fact]) -> Iterator[ShopperInWindow]:
     """Yield the shoppers of facts in each of their windows."""
     for each in facts:
         if each.shopper is not None:
-            for by, start in windows(each.at):
-                yield Presence(by, start, "shoppers", each.shopper, each.remembered_until)
-                if each.bought:
-                    yield Presence(by, start, "buyers", each.shopper, each.remembered_until)
+            for by, start in windows_containing(each.at):
+                yield ShopperInWindow(by, start, "shoppers", each.shopper, each.stored_until)
+                if each.is_purchase:
+                    yield ShopperInWindow(by, start, "buyers", each.shopper, each.stored_until)
 
 
 # ---- orders as baskets ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Basket:
+class OrderBasket:
     """The basket of one order."""
 
     products: tuple[str, ...] | None = None
@@ -187,21 +189,21 @@ class Basket:
     """True if the order was cancelled."""
 
     @property
-    def counted(self) -> tuple[str, ...]:
+    def countable_products(self) -> tuple[str, ...]:
         """The products to count, empty unless the order is committed and not cancelled."""
         return self.products if self.products is not None and not self.cancelled else ()
 
-    def after(self, message: orders.Committed | orders.Cancelled) -> "Basket":
+    def apply(self, message: orders.Committed | orders.Cancelled) -> "OrderBasket":
         """Return the basket after an event. Events may arrive in any order and any number of times."""
         match message:
             case orders.Committed(lines=lines):
-                return Basket(tuple(sorted({line.product for line in lines})), self.cancelled)
+                return OrderBasket(tuple(sorted({line.product for line in lines})), self.cancelled)
             case orders.Cancelled():
-                return Basket(self.products, cancelled=True)
+                return OrderBasket(self.products, cancelled=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class CountChanges:
     """The changes to the basket counts."""
 
     orders: int
@@ -212,17 +214,17 @@ class Learnt:
     """The change of the number of orders with each pair of products."""
 
 
-def learnt(changes: Iterable[tuple[Basket, Basket]]) -> Learnt:
+def count_changes(changes: Iterable[tuple[OrderBasket, OrderBasket]]) -> CountChanges:
     """Return the changes to the counts that result from changed baskets, each given as (before, after)."""
     total, products, pairs = 0, Counter[str](), Counter[tuple[str, str]]()
     for before, after in changes:
-        for sign, counted in ((-1, before.counted), (1, after.counted)):
+        for sign, counted in ((-1, before.countable_products), (1, after.countable_products)):
             total += sign * bool(counted)
             for product in counted:
                 products[product] += sign
             for pair in combinations(counted, 2):
                 pairs[pair] += sign
-    return Learnt(
+    return CountChanges(
         total,
         Counter({product: change for product, change in products.items() if change}),
         Counter({pair: change for pair, change in pairs.items() if change}),

@@ -13,20 +13,27 @@ from typing import Any, Final
 
 import orjson
 
-from infrastructure.crashpoints import crashpoint
-from infrastructure.ids import derived
+from infrastructure.crashpoints import failpoint
+from infrastructure.ids import derive_id
 from infrastructure.postgres import Connection, load_queries
 from order_service import messages as orders
-from order_service.insights.baskets import measures
-from order_service.insights.messages import MOST_RELATED, Figures, Related, RelatedProduct, Takings, window
-from order_service.insights.model import Basket, Fact, Presence, learnt, presences, tallies
+from order_service.insights.baskets import rule_measures
+from order_service.insights.messages import MAX_RELATED, Figures, Related, RelatedProduct, Takings, window_key
+from order_service.insights.model import (
+    Fact,
+    OrderBasket,
+    ShopperInWindow,
+    count_changes,
+    shoppers_in_windows,
+    sum_by_window,
+)
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
-"""Server settings for the connection of `Store`."""
+STORE_OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
+"""Server settings for the connection of `InsightsStore`."""
 
-PAIRS_AT_ONCE: Final = 5_000
+MAX_PAIRS_PER_TRANSACTION: Final = 5_000
 """The greatest number of product pairs per transaction, unless one order has more: a hundred lines make 4,950."""
 _MONEY: Final = ("orders", "ordered", "captured", "refunded")
 
@@ -34,16 +41,16 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CountResult:
     """The result of counting a batch."""
 
-    fresh: Sequence[Fact]
+    new_facts: Sequence[Fact]
     """The facts that were counted for the first time."""
-    repeated: int
+    duplicates: int
     """The number of the other facts."""
 
 
-class Store:
+class InsightsStore:
     """The store of one agent, with one connection that is opened on demand and closed on any error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
@@ -63,17 +70,17 @@ class Store:
 
     # ---- figures ----------------------------------------------------------------------------------------------------
 
-    async def count(self, facts: Iterable[Fact]) -> Counted:
+    async def count_facts(self, facts: Iterable[Fact]) -> CountResult:
         """Count the `facts` that were not counted before, in one transaction."""
-        by_key = {derived(*fact.key): fact for fact in facts}
+        by_key = {derive_id(*fact.key): fact for fact in facts}
         if not by_key:
-            return Counted((), 0)
+            return CountResult((), 0)
         try:
             connection = await self._open()
             async with connection.transaction():
                 fresh = [by_key[key] for key in await _store_new_keys(connection, by_key)]
-                sums = tallies(fresh)
-                present = {derived(*each.key): each for each in presences(fresh)}
+                sums = sum_by_window(fresh)
+                present = {derive_id(*each.key): each for each in shoppers_in_windows(fresh)}
                 for key in await _store_new_keys(connection, present):
                     each = present[key]
                     sums[each.by, each.start, each.figure, ""] += 1
@@ -85,50 +92,52 @@ class Store:
                     touched = sorted(set(zip(by, start, strict=True)))
                     by, start = zip(*touched, strict=True)
                     await _execute(connection, "touch_windows", {"by": by, "start": start})
-                crashpoint("insights.written")
+                failpoint("insights.written")
         except BaseException:
             await self.close()  # COMMIT may have succeeded; then the stored keys make the retry a no-op
             raise
-        return Counted(fresh, len(by_key) - len(fresh))
+        return CountResult(fresh, len(by_key) - len(fresh))
 
     # ---- products bought together ------------------------------------------------------------------------------------
 
-    async def learn(self, events: Iterable[orders.Committed | orders.Cancelled]) -> None:
+    async def count_baskets(self, events: Iterable[orders.Committed | orders.Cancelled]) -> None:
         """Count each committed order that is not cancelled, a few per transaction, so that none of them times out."""
         part: list[orders.Committed | orders.Cancelled] = []
         pairs = 0
         for event in events:
             lines = len(event.lines) if isinstance(event, orders.Committed) else 0
             more = lines * (lines - 1) // 2
-            if part and pairs + more > PAIRS_AT_ONCE:
-                await self._learn(part)
+            if part and pairs + more > MAX_PAIRS_PER_TRANSACTION:
+                await self._count_baskets(part)
                 part, pairs = [], 0
             part.append(event)
             pairs += more
         if part:
-            await self._learn(part)
+            await self._count_baskets(part)
 
-    async def _learn(self, events: Sequence[orders.Committed | orders.Cancelled]) -> None:
+    async def _count_baskets(self, events: Sequence[orders.Committed | orders.Cancelled]) -> None:
         ids = sorted({event.order_id for event in events})
         try:
             connection = await self._open()
             async with connection.transaction():
                 await _execute(connection, "insert_baskets", {"orders": ids})
                 rows = await _rows(connection, "lock_baskets", {"orders": ids})
-                before = {id_: Basket(tuple(codes) if codes else None, cancelled) for id_, codes, cancelled in rows}
+                before = {
+                    id_: OrderBasket(tuple(codes) if codes else None, cancelled) for id_, codes, cancelled in rows
+                }
                 after = dict(before)
                 for event in events:
-                    after[event.order_id] = after[event.order_id].after(event)
+                    after[event.order_id] = after[event.order_id].apply(event)
                 changed = [id_ for id_ in ids if after[id_] != before[id_]]
                 if changed:
                     await _save_baskets(connection, {id_: (before[id_], after[id_]) for id_ in changed})
-                crashpoint("insights.learnt")
+                failpoint("insights.learnt")
         except BaseException:
             await self.close()
             raise
 
 
-async def untold_figures(connection: Connection, limit: int) -> list[Figures]:
+async def unpublished_figures(connection: Connection, limit: int) -> list[Figures]:
     """Return the figures of windows with unpublished changes, the oldest first."""
     found = await _rows(connection, "unpublished_windows", {"limit": limit})
     return [
@@ -137,7 +146,7 @@ async def untold_figures(connection: Connection, limit: int) -> list[Figures]:
     ]
 
 
-async def figures_told(connection: Connection, published: Sequence[Figures]) -> None:
+async def mark_figures_published(connection: Connection, published: Sequence[Figures]) -> None:
     """Mark figures as published, at their versions."""
     columns = {
         "by": [f.by for f in published],
@@ -148,7 +157,7 @@ async def figures_told(connection: Connection, published: Sequence[Figures]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class UnpublishedList:
     """A list of related products to publish."""
 
     related: Related
@@ -157,7 +166,9 @@ class Untold:
     """The number of changes of the product that the list includes."""
 
 
-async def untold_related(connection: Connection, min_support: float, limit: int, *, stale: bool) -> list[Untold]:
+async def unpublished_related(
+    connection: Connection, min_support: float, limit: int, *, stale: bool
+) -> list[UnpublishedList]:
     """Return lists with unpublished changes or, if `stale`, from far fewer orders than exist now.
 
     Each list gets a new version.
@@ -167,21 +178,23 @@ async def untold_related(connection: Connection, min_support: float, limit: int,
     )
     if not versions:
         return []
-    values = {"products": sorted(versions), "min_support": min_support, "most": MOST_RELATED}
+    values = {"products": sorted(versions), "min_support": min_support, "most": MAX_RELATED}
     lists: dict[str, list[RelatedProduct]] = {product: [] for product in versions}
     known: dict[str, tuple[int, int]] = {}
     for product, changes, of_product, total, other, together, of_other in await _rows(connection, "related", values):
         known[product] = changes, total
         if other is not None:
-            support, confidence, lift = measures(together, of_product, of_other, total)
+            support, confidence, lift = rule_measures(together, of_product, of_other, total)
             lists[product].append(RelatedProduct(product=other, support=support, confidence=confidence, lift=lift))
     return [
-        Untold(Related(product=product, orders=total, items=tuple(lists[product]), version=versions[product]), changes)
+        UnpublishedList(
+            Related(product=product, orders=total, items=tuple(lists[product]), version=versions[product]), changes
+        )
         for product, (changes, total) in known.items()
     ]
 
 
-async def related_told(connection: Connection, published: Sequence[Untold]) -> None:
+async def mark_related_published(connection: Connection, published: Sequence[UnpublishedList]) -> None:
     """Mark lists as published."""
     columns = {
         "products": [each.related.product for each in published],
@@ -191,13 +204,13 @@ async def related_told(connection: Connection, published: Sequence[Untold]) -> N
     await _execute(connection, "mark_products_published", columns)
 
 
-async def tell_all_again(connection: Connection) -> tuple[int, int]:
+async def republish_all(connection: Connection) -> tuple[int, int]:
     """Schedule all windows and lists for publication. Return the number of each."""
     [(figures, lists)] = await _rows(connection, "republish_all", {})
     return figures, lists
 
 
-async def trim(connection: Connection, limit: int) -> int:
+async def delete_expired_keys(connection: Connection, limit: int) -> int:
     """Delete at most `limit` keys whose events can no longer be redelivered. Return their number."""
     return (await connection.execute(QUERIES["delete_expired_keys"], {"limit": limit})).rowcount
 
@@ -205,7 +218,7 @@ async def trim(connection: Connection, limit: int) -> int:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-async def _store_new_keys(connection: Connection, by_key: Mapping[str, Fact | Presence]) -> list[str]:
+async def _store_new_keys(connection: Connection, by_key: Mapping[str, Fact | ShopperInWindow]) -> list[str]:
     """Store keys. Return those that are new."""
     if not by_key:
         return []
@@ -214,11 +227,11 @@ async def _store_new_keys(connection: Connection, by_key: Mapping[str, Fact | Pr
     return [key for (key,) in await _rows(connection, "insert_keys", {"keys": keys, "until": until})]
 
 
-def _stored_until(remembered: Fact | Presence) -> datetime:
-    return remembered.remembered_until if isinstance(remembered, Fact) else remembered.until
+def _stored_until(remembered: Fact | ShopperInWindow) -> datetime:
+    return remembered.stored_until if isinstance(remembered, Fact) else remembered.stored_until
 
 
-async def _save_baskets(connection: Connection, changed: Mapping[str, tuple[Basket, Basket]]) -> None:
+async def _save_baskets(connection: Connection, changed: Mapping[str, tuple[OrderBasket, OrderBasket]]) -> None:
     """Store changed baskets and update the counts. The row of the total, which all transactions share, is last."""
     baskets = {
         "orders": list(changed),
@@ -226,7 +239,7 @@ async def _save_baskets(connection: Connection, changed: Mapping[str, tuple[Bask
         "cancelled": [after.cancelled for _, after in changed.values()],
     }
     await _execute(connection, "save_baskets", baskets)
-    changes = learnt(changed.values())
+    changes = count_changes(changed.values())
     if changes.pairs:
         first, second = zip(*changes.pairs, strict=True)
         counts = {"first": first, "second": second, "orders": list(changes.pairs.values())}
@@ -249,7 +262,7 @@ def _figures(by: Any, start: datetime, version: int, tallied: Iterable[tuple[str
     takings = tuple(
         Takings(currency=currency, **{name: money[currency][name] for name in _MONEY}) for currency in sorted(money)
     )
-    return Figures(window=window(by, start), by=by, start=start, takings=takings, version=version, **counts)
+    return Figures(window=window_key(by, start), by=by, start=start, takings=takings, version=version, **counts)
 
 
 async def _rows(connection: Connection, name: str, values: Mapping[str, Any]) -> Rows:

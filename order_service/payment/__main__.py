@@ -8,22 +8,22 @@ from typing import Final
 
 import order_service.payment
 from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import show
-from infrastructure.breaker import Breaker, Unavailable
+from infrastructure.audit_topics import print_report
+from infrastructure.breaker import CircuitBreaker, Unavailable
 from infrastructure.guard import Handler
-from infrastructure.pump import Job, PostgresRows, Pump
-from order_service.payment.agents import Payments
+from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from order_service.payment.agents import PaymentAgents
 from order_service.payment.audit import audit
-from order_service.payment.client import Provider
-from order_service.payment.messages import EVENTS, REQUEST_VOCABULARY, REQUESTS, STATE
+from order_service.payment.client import ProviderClient
+from order_service.payment.messages import EVENTS, REQUEST_REGISTRY, REQUESTS, STATE
 from order_service.payment.settings import Settings
-from order_service.payment.store import MIGRATIONS, OPTIONS, PaymentStore
-from order_service.payment.watch import Watch
+from order_service.payment.store import MIGRATIONS, STORE_OPTIONS, PaymentStore
+from order_service.payment.watch import ProviderMonitor
 
 SERVICE: Final = "payment"
-TELL_SECONDS: Final = 2.0
+PUBLISH_TIMEOUT: Final = 2.0
 """The deadline of one publication to Kafka, after which it is retried."""
-PAUSES: Final = (0.5, 30.0)
+RETRY_PAUSES: Final = (0.5, 30.0)
 """The shortest and the longest pause between two calls about an undecided charge, in seconds."""
 
 
@@ -32,48 +32,56 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
-    store = PaymentStore(partial(postgres.connect, settings, SERVICE, options=OPTIONS))
+    store = PaymentStore(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS, STATE])
-    breaker = Breaker(settings.provider)
-    async with provider_of(settings) as provider:
-        payments = Payments(store, provider, breaker, worker.publish)
-        connect = partial(postgres.connect, settings, SERVICE, options=pump.OPTIONS)
-        telling = Pump(
-            PostgresRows(connect, Job("step", key="key", name="tell")),
-            payments.tell,
+    breaker = CircuitBreaker(settings.provider)
+    async with provider_client(settings) as provider:
+        payments = PaymentAgents(store, provider, breaker, worker.publish)
+        connect = partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS)
+        telling = JobWorker(
+            PostgresJobRows(connect, Job("step", key="key", name="tell")),
+            payments.publish_outcome,
             name="payment.tell",
-            deadline=TELL_SECONDS,
+            deadline=PUBLISH_TIMEOUT,
         )
-        asking = Pump(
-            PostgresRows(connect, Job("step", key="key", name="ask")),
-            payments.ask,
+        asking = JobWorker(
+            PostgresJobRows(connect, Job("step", key="key", name="ask")),
+            payments.execute_operation,
             name="payment.ask",
             concurrency=settings.provider_concurrency,
             deadline=3 * settings.provider_timeout_seconds,  # a charge, a query, and a margin
-            pauses=PAUSES,
-            room=lambda: breaker.room(settings.provider_concurrency),
-            then=telling.wake,
+            pauses=RETRY_PAUSES,
+            capacity=lambda: breaker.capacity(settings.provider_concurrency),
+            on_finished=telling.wake,
         )
 
         def stored() -> None:
             asking.wake()
             telling.wake()
 
-        payments.stored = stored
-        breaker.changed = asking.wake
-        worker.agent(Handler(REQUESTS, REQUEST_VOCABULARY, payments.handle, payments.fail, transient=postgres.LOST))
-        worker.background("asking", asking.run)
-        worker.background("telling", telling.run)
-        watch = Watch(settings.provider, provider, breaker, store, worker.publish)
-        worker.background("watch", watch.run)
+        payments.on_stored = stored
+        breaker.on_change = asking.wake
+        worker.add_agent(
+            Handler(
+                REQUESTS,
+                REQUEST_REGISTRY,
+                payments.on_payment_requests,
+                payments.on_permanent_failure,
+                transient_errors=postgres.TRANSIENT_ERRORS,
+            )
+        )
+        worker.add_background_loop("asking", asking.run)
+        worker.add_background_loop("telling", telling.run)
+        watch = ProviderMonitor(settings.provider, provider, breaker, store, worker.publish)
+        worker.add_background_loop("watch", watch.run)
         for close in (asking.close, telling.close, store.close):
-            worker.closing(close)
+            worker.add_closer(close)
         return await worker.run()
 
 
-def provider_of(settings: Settings) -> Provider:
+def provider_client(settings: Settings) -> ProviderClient:
     """Return a client of the configured provider."""
-    return Provider(
+    return ProviderClient(
         settings.provider_url,
         settings.provider_key.get_secret_value(),
         timeout=settings.provider_timeout_seconds,
@@ -92,13 +100,13 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Check the stored payments, also against the provider's history. Exit with status 1 on a violation."""
     history = None
     try:
-        async with provider_of(settings) as provider:
+        async with provider_client(settings) as provider:
             history = await provider.history()
     except Unavailable as error:
         print(f"continuing without the provider's history: {error}", file=sys.stderr)
     async with await postgres.connect(settings, SERVICE) as connection:
         report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds), history)
-    return show(report, as_json=arguments.json)
+    return print_report(report, as_json=arguments.json)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -7,90 +7,92 @@ one for Kafka. Each stage starts from rows that the stage before it has stored, 
 from collections.abc import Awaitable, Callable, Sequence
 
 from infrastructure import metrics
-from infrastructure.breaker import Breaker, BreakerOpen, Unavailable
-from infrastructure.crashpoints import crashpoint
+from infrastructure.breaker import BreakerOpen, CircuitBreaker, Unavailable
+from infrastructure.crashpoints import failpoint
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.pump import Done, Failed, Row, Verdict
+from infrastructure.guard import ReceivedMessage
+from infrastructure.pump import Done, JobResult, Retry, Row
 from infrastructure.topics import Topic
-from infrastructure.trace import child
-from order_service.payment.client import Provider
+from infrastructure.trace import child_traceparent
+from order_service.payment.client import ProviderClient
 from order_service.payment.messages import EVENTS, Request
 from order_service.payment.model import (
-    Answer,
-    Ask,
-    NoAnswer,
-    Step,
-    ask_after,
-    conclude,
+    NoResponse,
+    Operation,
+    ProviderCall,
+    ProviderResponse,
+    apply_response,
     event_of,
-    is_asked_for,
-    next_ask,
+    first_call,
+    follow_up_call,
+    is_unfinished,
 )
-from order_service.payment.store import PaymentStore, changes, step_of
+from order_service.payment.store import PaymentStore, changed_columns, operation_of
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
-class Payments:
+class PaymentAgents:
     """The handlers of `payments.requests` and of the rows that store them.
 
-    `stored` is called after each commit, to wake the job queues.
+    `on_stored` is called after each commit, to wake the job queues.
     """
 
-    def __init__(self, store: PaymentStore, provider: Provider, breaker: Breaker, publish: Publish) -> None:
+    def __init__(
+        self, store: PaymentStore, provider: ProviderClient, breaker: CircuitBreaker, publish: Publish
+    ) -> None:
         self.store = store
         self.provider = provider
         self.breaker = breaker
         self.publish = publish
-        self.stored: Callable[[], None] = lambda: None
+        self.on_stored: Callable[[], None] = lambda: None
 
-    async def handle(self, batch: Sequence[Received[Request]]) -> None:
+    async def on_payment_requests(self, batch: Sequence[ReceivedMessage[Request]]) -> None:
         """Store a batch of requests. It is acknowledged then, independent of the provider."""
-        await self.store.accept([(received.message, received.event) for received in batch])
-        crashpoint("payment.stored")
-        self.stored()
+        await self.store.store_requests([(received.message, received.event) for received in batch])
+        failpoint("payment.stored")
+        self.on_stored()
 
-    async def fail(self, received: Received[Request], error: Exception) -> None:
+    async def on_permanent_failure(self, received: ReceivedMessage[Request], error: Exception) -> None:
         """Do nothing: an invalid request has no reply, only its dead letter."""
 
-    async def ask(self, row: Row, attempt: int) -> Verdict:
+    async def execute_operation(self, row: Row, attempt: int) -> JobResult:
         """Call the provider for one operation."""
-        before = step_of(row)
-        call = next_ask(before, attempt)
+        before = operation_of(row)
+        call = first_call(before, attempt)
         if call is None:
             return Done()
         try:
             with self.breaker.attempt():
                 call, response = await self._call_provider(before, call)
         except BreakerOpen:
-            return Failed()
+            return Retry()
         except Unavailable as error:
-            after = conclude(before, call, NoAnswer(str(error)))
-            return Failed(changes(before, after))
-        crashpoint("payment.asked")
-        after = conclude(before, call, response)
+            after = apply_response(before, call, NoResponse(str(error)))
+            return Retry(changed_columns(before, after))
+        failpoint("payment.asked")
+        after = apply_response(before, call, response)
         if after.state != "open":
             metrics.OUTCOMES.labels(f"payment_{after.state}", "").inc()
-        columns = changes(before, after)
-        return Failed(columns) if is_asked_for(after) else Done(columns)
+        columns = changed_columns(before, after)
+        return Retry(columns) if is_unfinished(after) else Done(columns)
 
-    async def _call_provider(self, operation: Step, call: Ask) -> tuple[Ask, Answer]:
+    async def _call_provider(self, operation: Operation, call: ProviderCall) -> tuple[ProviderCall, ProviderResponse]:
         """Call the provider until a response is conclusive. Return the last call and its response."""
-        next_call: Ask | None = call
+        next_call: ProviderCall | None = call
         while next_call is not None:
-            call, response = next_call, await self.provider.ask(operation, next_call)
-            next_call = ask_after(operation, call, response)
+            call, response = next_call, await self.provider.execute(operation, next_call)
+            next_call = follow_up_call(operation, call, response)
         return call, response
 
-    async def tell(self, row: Row, _: int) -> Verdict:
+    async def publish_outcome(self, row: Row, _: int) -> JobResult:
         """Publish the known outcome of one operation. A repeat is the same event under the same id."""
-        operation = step_of(row)
+        operation = operation_of(row)
         event = event_of(operation)
         if event is None:
             return Done()
         name = event.TYPE.rpartition(".")[2]
-        crashpoint("payment.answered")
+        failpoint("payment.answered")
         envelope = Envelope.of(
             event,
             source="/payments",
@@ -98,9 +100,9 @@ class Payments:
             event_id=f"{operation.key}/{name}",
             request_id=row["requestid"],
             time=row["settled_at"] or row["doubted_at"],
-            traceparent=child(row["traceparent"]),
+            traceparent=child_traceparent(row["traceparent"]),
             exclude_none=False,
         )
         await self.publish(EVENTS, [envelope])
-        crashpoint("payment.told")
+        failpoint("payment.told")
         return Done({"told": name})

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from infrastructure.audit_topics import shown
-from infrastructure.auditor import snapshot, tally
+from infrastructure.audit_topics import truncate_violations
+from infrastructure.auditor import run_checks, snapshot
 from infrastructure.postgres import Connection
 from order_service.payment.store import QUERIES
 
 CHECKS: Final = ("captured_twice", "refunded_too_much", "not_published", "not_scheduled", "lease_out_of_range")
 
-Books = Mapping[str, tuple[str, int | None]]
+Outcomes = Mapping[str, tuple[str, int | None]]
 """The outcome of each key: its state, and the amount in minor units."""
 
 
@@ -24,16 +24,16 @@ async def audit(
     `None` if the provider is unavailable.
     """
     async with snapshot(connection):
-        violations, digest, figures = await tally(connection, QUERIES, CHECKS, grace=grace)
+        violations, digest, figures = await run_checks(connection, QUERIES, CHECKS, grace=grace)
         if history is not None:
             settled = await (await connection.execute(QUERIES["settled"])).fetchall()
-            stored_outcomes: Books = {key: (state, amount) for key, _, state, amount, _ in settled}
-            violations += shown(list(differences(stored_outcomes, history)))
+            stored_outcomes: Outcomes = {key: (state, amount) for key, _, state, amount, _ in settled}
+            violations += truncate_violations(list(differences(stored_outcomes, history)))
             figures["provider_remembers"] = len(history)
     return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
 
 
-def differences(stored_outcomes: Books, history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def differences(stored_outcomes: Outcomes, history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a sentence for each key with different outcomes here and there, and for each duplicate at the provider."""
     reported: dict[str, tuple[str, int | None]] = {}
     captured: dict[str, str] = {}

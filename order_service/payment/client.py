@@ -1,7 +1,7 @@
 """The client of the provider's HTTP API. A missing response is never treated as a rejection.
 
 `Unavailable` is raised if the provider cannot be reached or reports an internal failure; the circuit breaker counts it.
-A charge without a response is `NoAnswer`: it may have been made, so it is queried instead of sent again.
+A charge without a response is `NoResponse`: it may have been made, so it is queried instead of sent again.
 """
 
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from pydantic import BaseModel, ValidationError, model_validator
 from infrastructure.breaker import Unavailable
 from inventory_service.messages import Money
 from order_service.payment.model import (
-    Answer,
-    Ask,
-    Create,
-    GiveBack,
-    NoAnswer,
-    NotThere,
-    Outcome,
-    Read,
-    Refusal,
-    Step,
-    Tombstone,
+    CreateCharge,
+    CreateRefund,
+    KeyUnknown,
+    NoResponse,
+    Operation,
+    ProviderCall,
+    ProviderResponse,
+    QueryCharge,
+    Rejection,
+    StatusReport,
+    VoidCharge,
 )
 
 _OVERLOADED: Final = 429
@@ -52,7 +52,7 @@ class _ChargeDescription(BaseModel):
         return Money.model_validate({"amount": self.amount, "currency": self.currency}) if complete else None
 
 
-class Provider:
+class ProviderClient:
     """A client of the provider; `timeout` limits each response, in seconds. Use it as a context manager."""
 
     def __init__(self, url: str, key: str, *, timeout: float, webhook_url: str = "", concurrency: int = 16) -> None:
@@ -84,11 +84,11 @@ class Provider:
         if session is not None:
             await session.close()
 
-    async def ask(self, operation: Step, call: Ask) -> Answer:
+    async def execute(self, operation: Operation, call: ProviderCall) -> ProviderResponse:
         """Make one call. Raise `Unavailable` if the response is not usable."""
         path = f"/v1/charges/{operation.payment_id}"
         match call:
-            case Create(amount=amount, token=token):
+            case CreateCharge(amount=amount, token=token):
                 body = {
                     "key": operation.key,
                     "amount": amount.amount,
@@ -101,12 +101,12 @@ class Provider:
                 try:
                     return _to_response(*await self._call("POST", "/v1/charges", body))
                 except TimeoutError:
-                    return NoAnswer("the provider did not respond in time")
-            case Read():
+                    return NoResponse("the provider did not respond in time")
+            case QueryCharge():
                 return _to_response(*await self._call_or_unavailable("GET", path))
-            case Tombstone():
+            case VoidCharge():
                 return _to_response(*await self._call_or_unavailable("POST", f"{path}/void", {}))
-            case GiveBack(amount=amount):
+            case CreateRefund(amount=amount):
                 body = {"key": operation.key, "amount": amount.amount}
                 return _to_response(*await self._call_or_unavailable("POST", f"{path}/refunds", body))
 
@@ -150,14 +150,14 @@ class Provider:
         return status, content if isinstance(content, dict) else {}
 
 
-def _to_response(status: int, content: dict[str, Any]) -> Answer:
+def _to_response(status: int, content: dict[str, Any]) -> ProviderResponse:
     """Return the meaning of a response: whatever its status, a described charge or refund takes precedence."""
     if "status" in content:
         try:
             description = _ChargeDescription.model_validate(content)
         except ValidationError:
             raise Unavailable(f"the response of the provider (status {status}) has an invalid body") from None
-        return Outcome(description.status, description.money, description.reason)
+        return StatusReport(description.status, description.money, description.reason)
     if status == 404:  # noqa: PLR2004 - not found
-        return NotThere()
-    return Refusal(str(content.get("detail") or content.get("type") or f"status {status}")[:200])
+        return KeyUnknown()
+    return Rejection(str(content.get("detail") or content.get("type") or f"status {status}")[:200])

@@ -7,9 +7,9 @@ once, however often it is requested.
 from datetime import timedelta
 from typing import ClassVar, Final, get_args
 
-from infrastructure.envelope import Message, Moment, Vocabulary
+from infrastructure.envelope import Message, MessageRegistry, Timestamp
 from infrastructure.topics import Topic
-from inventory_service.messages import Money, Printable
+from inventory_service.messages import Identifier, Money
 from order_service.messages import Token
 
 REQUESTS: Final = Topic("payments.requests.v1", keyed_by="order", retention=timedelta(days=7))
@@ -20,9 +20,9 @@ STATE: Final = Topic("payments.state.v1", keyed_by="provider")
 
 class _PaymentMessage(Message):
     KEY: ClassVar[str] = "order_id"
-    order_id: Printable
-    user_id: Printable
-    payment_id: Printable
+    order_id: Identifier
+    user_id: Identifier
+    payment_id: Identifier
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ class Refund(_PaymentMessage):
     """Request: refund `amount` of a captured payment. The reply is refunded."""
 
     TYPE: ClassVar[str] = "holdfast.payments.refund"
-    refund_id: Printable
+    refund_id: Identifier
     amount: Money
 
 
@@ -63,7 +63,7 @@ class Notified(_PaymentMessage):
 
 
 Request = Charge | Void | Refund | Query | Notified
-REQUEST_VOCABULARY: Final[Vocabulary[Request]] = Vocabulary(get_args(Request), sources=("/orders", "/edge"))
+REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(get_args(Request), sources=("/orders", "/edge"))
 
 # ---- events ---------------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Refunded(_PaymentMessage):
     """Event: the provider refunded `amount`."""
 
     TYPE: ClassVar[str] = "holdfast.payments.refunded"
-    refund_id: Printable
+    refund_id: Identifier
     amount: Money
 
 
@@ -104,7 +104,7 @@ class Unknown(_PaymentMessage):
 
 
 Event = Captured | Declined | Voided | Refunded | Unknown
-EVENT_VOCABULARY: Final[Vocabulary[Event]] = Vocabulary(get_args(Event), sources=("/payments",))
+EVENT_REGISTRY: Final[MessageRegistry[Event]] = MessageRegistry(get_args(Event), sources=("/payments",))
 
 
 class Provider(Message):
@@ -112,10 +112,10 @@ class Provider(Message):
 
     TYPE: ClassVar[str] = "holdfast.payments.provider"
     KEY: ClassVar[str] = "provider"
-    provider: Printable
+    provider: Identifier
     available: bool
-    since: Moment
+    since: Timestamp
     version: int
 
 
-STATE_VOCABULARY: Final[Vocabulary[Provider]] = Vocabulary((Provider,), sources=("/payments",))
+STATE_REGISTRY: Final[MessageRegistry[Provider]] = MessageRegistry((Provider,), sources=("/payments",))

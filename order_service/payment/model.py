@@ -24,14 +24,14 @@ from order_service.payment.messages import (
     Voided,
 )
 
-Wish = Literal["query", "charge", "void", "refund"]
+Intent = Literal["query", "charge", "void", "refund"]
 State = Literal["open", "captured", "declined", "voided", "refunded"]
 
 # ---- state ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Operation:
     """One operation at the provider: a charge or a refund."""
 
     key: str
@@ -42,7 +42,7 @@ class Step:
     """The shopper who placed the order."""
     payment_id: str
     """The key of the charge, also for a refund."""
-    wish: Wish
+    intent: Intent
     """The requested intent."""
     amount: Money | None = None
     """The requested amount, `None` before a charge is requested."""
@@ -50,15 +50,15 @@ class Step:
     """The token of the means of payment, `None` after the outcome is known."""
     state: State = "open"
     """The outcome, `open` until the provider has reported one."""
-    settled: Money | None = None
+    settled_amount: Money | None = None
     """The captured or refunded amount."""
     reason: str | None = None
     """The reason of a decline or of the last failed attempt."""
-    doubted: bool = False
+    outcome_unknown: bool = False
     """True after an attempt without a response or with an undecided one."""
 
 
-def key_of(request: Request) -> str:
+def operation_key(request: Request) -> str:
     """Return the key of the operation that a request is about."""
     return request.refund_id if isinstance(request, Refund) else request.payment_id
 
@@ -67,42 +67,46 @@ def key_of(request: Request) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class OperationUpdate:
     """The result of a request."""
 
-    step: Step
+    operation: Operation
     """The operation after the request."""
-    ask: bool
+    must_call_provider: bool
     """True if the provider must be called now."""
-    tell: bool
+    must_republish: bool
     """True if the known outcome must be published again."""
 
 
-def accept(operation: Step, request: Request) -> Accepted:
+def apply_request(operation: Operation, request: Request) -> OperationUpdate:
     """Apply a request to its operation. A repeated request changes nothing, but the known outcome is published again.
 
     The first charge fixes the amount and the token: the provider would refuse others under the same key.
     """
     before = operation
     match request:
-        case Charge(amount=amount, token=token) if operation.wish == "query":
-            operation = replace(operation, wish="charge", amount=amount, token=token)
-        case Void() if operation.wish in {"query", "charge"}:
-            operation = replace(operation, wish="void")
+        case Charge(amount=amount, token=token) if operation.intent == "query":
+            operation = replace(operation, intent="charge", amount=amount, token=token)
+        case Void() if operation.intent in {"query", "charge"}:
+            operation = replace(operation, intent="void")
         case Refund(amount=amount) if operation.amount is None:
             operation = replace(operation, amount=amount)
         case _:
             pass
     # An open operation has no outcome to report in reply to a new request.
     known = event_of(operation) is not None and (operation.state != "open" or operation == before)
-    return Accepted(operation, ask=operation.state == "open", tell=known and not isinstance(request, Notified))
+    return OperationUpdate(
+        operation,
+        must_call_provider=operation.state == "open",
+        must_republish=known and not isinstance(request, Notified),
+    )
 
 
 # ---- calls to the provider ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
+class CreateCharge:
     """Call: create the charge. A repeated call is the same charge."""
 
     amount: Money
@@ -110,54 +114,54 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class QueryCharge:
     """Call: query the state of the charge."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tombstone:
+class VoidCharge:
     """Call: void the charge. The provider prevents any capture under the key, even if it does not know the key."""
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
+class CreateRefund:
     """Call: refund `amount` of the payment, under the key of the operation."""
 
     amount: Money
 
 
-Ask = Create | Read | Tombstone | GiveBack
+ProviderCall = CreateCharge | QueryCharge | VoidCharge | CreateRefund
 
 
-def next_ask(operation: Step, attempt: int) -> Ask | None:
+def first_call(operation: Operation, attempt: int) -> ProviderCall | None:
     """Return the first call of an attempt (1 is the first), `None` if the operation is not open.
 
     A charge that may have been sent before is queried first: the provider may know it, still undecided.
     """
     if operation.state != "open":
         return None
-    match operation.wish:
+    match operation.intent:
         case "charge" if attempt == 1:
             return _create_call(operation)
         case "charge" | "query":
-            return Read()
+            return QueryCharge()
         case "void":
-            return Tombstone()
+            return VoidCharge()
         case "refund":
-            return GiveBack(_required(operation.amount))
+            return CreateRefund(_required(operation.amount))
 
 
-def ask_after(operation: Step, call: Ask, response: "Answer") -> Ask | None:
+def follow_up_call(operation: Operation, call: ProviderCall, response: "ProviderResponse") -> ProviderCall | None:
     """Return the next call of the same attempt, `None` if the response is conclusive for now."""
-    if isinstance(call, Read) and isinstance(response, NotThere) and operation.wish == "charge":
+    if isinstance(call, QueryCharge) and isinstance(response, KeyUnknown) and operation.intent == "charge":
         return _create_call(operation)
-    return Read() if isinstance(call, Create) and isinstance(response, NoAnswer) else None
+    return QueryCharge() if isinstance(call, CreateCharge) and isinstance(response, NoResponse) else None
 
 
-def _create_call(operation: Step) -> Create:
+def _create_call(operation: Operation) -> CreateCharge:
     if operation.token is None:
         raise ValueError(f"charge {operation.key} is open, but has no token")
-    return Create(_required(operation.amount), operation.token)
+    return CreateCharge(_required(operation.amount), operation.token)
 
 
 def _required(amount: Money | None) -> Money:
@@ -170,7 +174,7 @@ def _required(amount: Money | None) -> Money:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StatusReport:
     """A response that describes the charge or refund; `pending` is not a final outcome."""
 
     status: Literal["pending", "captured", "declined", "voided", "refunded"]
@@ -179,66 +183,68 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class NotThere:
+class KeyUnknown:
     """A response that the provider does not know the key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """A response that the provider rejects the call."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoResponse:
     """No response: the call may have been executed or not."""
 
     reason: str
 
 
-Answer = Outcome | NotThere | Refusal | NoAnswer
+ProviderResponse = StatusReport | KeyUnknown | Rejection | NoResponse
 
 
-def conclude(operation: Step, call: Ask, response: Answer) -> Step:
+def apply_response(operation: Operation, call: ProviderCall, response: ProviderResponse) -> Operation:
     """Return the operation after a response. It stays open if the response is not a final outcome."""
     match response:
-        case Outcome(status="captured" | "refunded" as state, amount=Money() as amount):
-            return replace(operation, state=state, settled=amount)
-        case Outcome(status="declined" | "voided" as state, reason=reason):
+        case StatusReport(status="captured" | "refunded" as state, amount=Money() as amount):
+            return replace(operation, state=state, settled_amount=amount)
+        case StatusReport(status="declined" | "voided" as state, reason=reason):
             return replace(operation, state=state, reason=reason)
-        case Refusal(reason=reason) if isinstance(call, Create):
+        case Rejection(reason=reason) if isinstance(call, CreateCharge):
             # A rejected charge counts as declined. No other operation is settled by a rejection: a refund that is due
             # stays due, and the audit reports it.
             return replace(operation, state="declined", reason=reason)
-        case Outcome():
-            return replace(operation, doubted=True, reason="the provider has not decided yet")
-        case NotThere():
-            return replace(operation, doubted=True, reason="the provider does not know the key")
-        case Refusal(reason=reason) | NoAnswer(reason=reason):
-            return replace(operation, doubted=True, reason=reason)
+        case StatusReport():
+            return replace(operation, outcome_unknown=True, reason="the provider has not decided yet")
+        case KeyUnknown():
+            return replace(operation, outcome_unknown=True, reason="the provider does not know the key")
+        case Rejection(reason=reason) | NoResponse(reason=reason):
+            return replace(operation, outcome_unknown=True, reason=reason)
 
 
-def is_asked_for(operation: Step) -> bool:
+def is_unfinished(operation: Operation) -> bool:
     """Return True if the provider must be called again. A query is complete after any response."""
-    return operation.state == "open" and operation.wish != "query"
+    return operation.state == "open" and operation.intent != "query"
 
 
 # ---- published events -----------------------------------------------------------------------------------------------
 
 
-def event_of(operation: Step) -> Event | None:
+def event_of(operation: Operation) -> Event | None:
     """Return the event that reports the operation to the order service, `None` before the first attempt has ended."""
     ids = {"order_id": operation.order_id, "user_id": operation.user_id, "payment_id": operation.payment_id}
     match operation.state:
         case "captured":
-            return Captured(**ids, amount=_required(operation.settled))
+            return Captured(**ids, amount=_required(operation.settled_amount))
         case "refunded":
-            return Refunded(**ids, refund_id=operation.key, amount=_required(operation.settled))
+            return Refunded(**ids, refund_id=operation.key, amount=_required(operation.settled_amount))
         case "voided":
             return Voided(**ids)
         case "declined":
             # Nothing was captured and nothing will be, which is the requested effect of a void.
-            return Voided(**ids) if operation.wish == "void" else Declined(**ids, reason=operation.reason or "declined")
+            return (
+                Voided(**ids) if operation.intent == "void" else Declined(**ids, reason=operation.reason or "declined")
+            )
         case "open":
-            return Unknown(**ids, reason=operation.reason or "no answer") if operation.doubted else None
+            return Unknown(**ids, reason=operation.reason or "no answer") if operation.outcome_unknown else None

@@ -14,20 +14,20 @@ from infrastructure.postgres import Connection, load_queries
 from infrastructure.pump import NOW
 from inventory_service.messages import Money
 from order_service.payment.messages import Notified, Refund, Request
-from order_service.payment.model import Step, accept, key_of
+from order_service.payment.model import Operation, apply_request, operation_key
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
-OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan=off -c jit=off"
+STORE_OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c enable_seqscan=off -c jit=off"
 """Server settings for the connection of `PaymentStore`."""
 
 
-class StepsDiffer(Exception):
+class OperationConflict(Exception):
     """The key in a request belongs to another order or payment. The request fails permanently."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderState:
+class ProviderAvailability:
     """The stored availability of the provider."""
 
     available: bool
@@ -39,17 +39,17 @@ class ProviderState:
 
 
 class PaymentStore:
-    """The store of operations. `connect` must return a connection with `OPTIONS`; it is called again on error."""
+    """The store of operations. `connect` must return a connection with `STORE_OPTIONS`; it is called again on error."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self.connect = connect
         self._connection: Connection | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def accept(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
+    async def store_requests(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
         """Store a batch of requests, in order and in one transaction.
 
-        `Notified` for an unknown payment is ignored. Raise `StepsDiffer` if a key belongs to another order or payment,
+        `Notified` for an unknown payment is ignored. Raise `OperationConflict` if a key belongs to another order or payment,
         or an error of Postgres; nothing is stored then.
         """
         async with self._one_at_a_time:
@@ -57,13 +57,13 @@ class PaymentStore:
                 connection = self._connection = self._connection or await self.connect()
                 async with connection.transaction():
                     await _accept(connection, batch)
-            except StepsDiffer:
+            except OperationConflict:
                 raise
             except BaseException:
                 await self.close()
                 raise
 
-    async def provider(self, name: str, *, available: bool) -> ProviderState:
+    async def save_availability(self, name: str, *, available: bool) -> ProviderAvailability:
         """Store the availability of the provider. Return the stored state."""
         async with self._one_at_a_time:
             try:
@@ -71,7 +71,7 @@ class PaymentStore:
                 await connection.execute(QUERIES["save_provider"], {"provider": name, "available": available})
                 cursor = await connection.execute(QUERIES["provider"], {"provider": name})
                 [row] = await cursor.fetchall()
-                return ProviderState(*row)
+                return ProviderAvailability(*row)
             except BaseException:
                 await self.close()
                 raise
@@ -84,8 +84,8 @@ class PaymentStore:
 
 
 async def _accept(connection: Connection, batch: Sequence[tuple[Request, Envelope]]) -> None:
-    new = {key_of(request): request for request, _ in batch if not isinstance(request, Notified)}
-    keys = sorted({key_of(request) for request, _ in batch})
+    new = {operation_key(request): request for request, _ in batch if not isinstance(request, Notified)}
+    keys = sorted({operation_key(request) for request, _ in batch})
     await connection.execute(
         QUERIES["insert_missing"],
         {
@@ -97,26 +97,28 @@ async def _accept(connection: Connection, batch: Sequence[tuple[Request, Envelop
     )
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(QUERIES["lock_steps"], {"keys": keys})
-        operations = {row["key"]: step_of(row) for row in await cursor.fetchall()}
+        operations = {row["key"]: operation_of(row) for row in await cursor.fetchall()}
     for request, event in batch:
-        operation = operations.get(key_of(request))
+        operation = operations.get(operation_key(request))
         if operation is None:
             continue
         same = (operation.order_id, operation.payment_id) == (request.order_id, request.payment_id)
-        if not same or isinstance(request, Refund) != (operation.wish == "refund"):
-            raise StepsDiffer(
-                f"key {operation.key} belongs to a {operation.wish}"
+        if not same or isinstance(request, Refund) != (operation.intent == "refund"):
+            raise OperationConflict(
+                f"key {operation.key} belongs to a {operation.intent}"
                 f" of order {operation.order_id} and payment {operation.payment_id}"
             )
-        accepted = accept(operation, request)
-        operations[operation.key] = accepted.step
-        await connection.execute(QUERIES["save_step"], _row(accepted.step, event, accepted.ask, accepted.tell))
+        accepted = apply_request(operation, request)
+        operations[operation.key] = accepted.operation
+        await connection.execute(
+            QUERIES["save_step"], _row(accepted.operation, event, accepted.must_call_provider, accepted.must_republish)
+        )
 
 
-def _row(operation: Step, event: Envelope, ask: bool, tell: bool) -> dict[str, Any]:  # noqa: FBT001 - two columns
+def _row(operation: Operation, event: Envelope, ask: bool, tell: bool) -> dict[str, Any]:  # noqa: FBT001 - two columns
     return {
         "key": operation.key,
-        "wish": operation.wish,
+        "wish": operation.intent,
         "amount": operation.amount.amount if operation.amount else None,
         "currency": operation.amount.currency if operation.amount else None,
         "token": operation.token,
@@ -127,37 +129,37 @@ def _row(operation: Step, event: Envelope, ask: bool, tell: bool) -> dict[str, A
     }
 
 
-def step_of(row: Mapping[str, Any]) -> Step:
+def operation_of(row: Mapping[str, Any]) -> Operation:
     """Return the operation of a stored row."""
-    return Step(
+    return Operation(
         key=row["key"],
         order_id=row["order_id"],
         user_id=row["user_id"],
         payment_id=row["payment_id"],
-        wish=row["wish"],
+        intent=row["wish"],
         amount=_money(row["amount"], row["currency"]),
         token=row["token"],
         state=row["state"],
-        settled=_money(row["settled_amount"], row["settled_currency"]),
+        settled_amount=_money(row["settled_amount"], row["settled_currency"]),
         reason=row["reason"],
-        doubted=row["doubted_at"] is not None,
+        outcome_unknown=row["doubted_at"] is not None,
     )
 
 
-def changes(before: Step, after: Step) -> dict[str, Any]:
+def changed_columns(before: Operation, after: Operation) -> dict[str, Any]:
     """Return the columns to set when a lease ends. A new outcome is scheduled for publication."""
     if after.state != "open":
         return {
             "state": after.state,
-            "settled_amount": after.settled.amount if after.settled else None,
-            "settled_currency": after.settled.currency if after.settled else None,
+            "settled_amount": after.settled_amount.amount if after.settled_amount else None,
+            "settled_currency": after.settled_amount.currency if after.settled_amount else None,
             "reason": after.reason,
             "token": None,
             "settled_at": NOW,
             "tell_at": NOW,
         }
     columns: dict[str, Any] = {"reason": after.reason}
-    if after.doubted and not before.doubted:
+    if after.outcome_unknown and not before.outcome_unknown:
         columns |= {"doubted_at": NOW, "tell_at": NOW}
     return columns
 

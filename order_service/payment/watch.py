@@ -10,27 +10,29 @@ import logging
 import time
 from typing import Final
 
-from infrastructure.breaker import Breaker, BreakerOpen, Unavailable
+from infrastructure.breaker import BreakerOpen, CircuitBreaker, Unavailable
 from infrastructure.clock import now
 from infrastructure.envelope import Envelope
 from order_service.payment.agents import Publish
-from order_service.payment.client import Provider
+from order_service.payment.client import ProviderClient
 from order_service.payment.messages import STATE
 from order_service.payment.messages import Provider as State
 from order_service.payment.store import PaymentStore
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 0.25
+CHECK_INTERVAL: Final = 0.25
 """Seconds between two checks."""
-SAY_AGAIN: Final = 30.0
+REFRESH_INTERVAL: Final = 30.0
 """Seconds until an unchanged state is stored again: another process may have stored the opposite and crashed."""
 
 
-class Watch:
+class ProviderMonitor:
     """The availability monitor of one process. Of several processes, the last one to see a change wins."""
 
-    def __init__(self, name: str, provider: Provider, breaker: Breaker, store: PaymentStore, publish: Publish) -> None:
+    def __init__(
+        self, name: str, provider: ProviderClient, breaker: CircuitBreaker, store: PaymentStore, publish: Publish
+    ) -> None:
         self.name = name
         self.provider = provider
         self.breaker = breaker
@@ -43,18 +45,18 @@ class Watch:
     async def run(self) -> None:
         """Check until cancelled. Raise if Postgres or Kafka is unavailable; call it again then."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY)
+            await self.check()
+            await asyncio.sleep(CHECK_INTERVAL)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Ping the provider if its state is unknown or the breaker half-open. Publish a changed state."""
         if self._available is None or self.breaker.state == "half_open":
             with contextlib.suppress(BreakerOpen, Unavailable), self.breaker.attempt():
                 await self.provider.ping()
         available = self.breaker.available
-        if available == self._available and time.monotonic() - self._stored_at < SAY_AGAIN:
+        if available == self._available and time.monotonic() - self._stored_at < REFRESH_INTERVAL:
             return
-        stored = await self.store.provider(self.name, available=available)
+        stored = await self.store.save_availability(self.name, available=available)
         if stored.version != self._version or self._available is None:
             state = State(provider=self.name, available=stored.available, since=stored.since, version=stored.version)
             await self.publish(STATE, [_event(state)])

@@ -7,17 +7,17 @@ from typing import TypeVar
 from aiokafka import ConsumerRecord
 
 from infrastructure import metrics
-from infrastructure.envelope import Envelope, Message, Undecodable, Vocabulary
+from infrastructure.envelope import Envelope, Message, MessageRegistry, UndecodableError
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 Check = Callable[[Envelope, Message], None]
-"""Raises `Undecodable` for a message that the reader cannot store."""
+"""Raises `UndecodableError` for a message that the reader cannot store."""
 
 
 def decode_record(
-    record: ConsumerRecord, vocabulary: Vocabulary[M], check: Check | None = None
+    record: ConsumerRecord, vocabulary: MessageRegistry[M], check: Check | None = None
 ) -> tuple[Envelope, M] | None:
     """Return the event of a record and its message; `None`, after a warning, if it holds none that is acceptable."""
     try:
@@ -25,7 +25,7 @@ def decode_record(
         message = vocabulary.parse(event)
         if check is not None:
             check(event, message)
-    except Undecodable as error:
+    except UndecodableError as error:
         metrics.IGNORED.labels(record.topic).inc()
         log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
         return None

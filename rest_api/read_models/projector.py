@@ -12,13 +12,13 @@ from typing import Any, Final, Protocol, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from infrastructure import metrics
-from infrastructure.broker import check_reading, hang_up
-from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.broker import ensure_fetcher_alive, stop_consumer
+from infrastructure.envelope import Envelope, MessageRegistry
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from rest_api.gateway import partitions
+from rest_api.gateway import all_partitions
 from rest_api.kafka.records import Check, decode_record
-from rest_api.store import Position, Store
+from rest_api.store import ReadPosition, Store
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class Event:
     """The message, of one of the types in the topic's vocabulary."""
 
 
-Topics = Mapping[Topic, Vocabulary[Any]]
+Topics = Mapping[Topic, MessageRegistry[Any]]
 """The topics to read, with the messages that may stand on each."""
-Apply = Callable[[Sequence[Event], Sequence[Position]], Awaitable[None]]
+Apply = Callable[[Sequence[Event], Sequence[ReadPosition]], Awaitable[None]]
 """Stores some events in order, and with them the positions after them; there may be positions without events."""
 
 
@@ -82,7 +82,7 @@ class Projector:
         lag = len(self._lag)
         return f"the read model of {self._name} is behind in {lag} partitions" if lag else None
 
-    async def run(self, positions: Sequence[Position] | None = None) -> None:
+    async def run(self, positions: Sequence[ReadPosition] | None = None) -> None:
         """Read from `positions`, by default the stored ones, and from the beginning where there is none.
 
         Raises when Kafka or Postgres is unavailable; run it again then.
@@ -106,12 +106,12 @@ class Projector:
                 if polled:
                     await self._project(polled)
                 else:
-                    check_reading(consumer)
+                    ensure_fetcher_alive(consumer)
         finally:
-            await hang_up(consumer)
+            await stop_consumer(consumer)
 
-    async def _seek(self, consumer: AIOKafkaConsumer, positions: Sequence[Position]) -> None:
-        assigned = [found for topic, _ in self._topics.values() for found in partitions(self._settings, topic)]
+    async def _seek(self, consumer: AIOKafkaConsumer, positions: Sequence[ReadPosition]) -> None:
+        assigned = [found for topic, _ in self._topics.values() for found in all_partitions(self._settings, topic)]
         consumer.assign(assigned)
         ends = await consumer.end_offsets(assigned)
         stored = {TopicPartition(topic, number): offset for topic, number, offset in positions}
@@ -120,7 +120,7 @@ class Projector:
             offset = stored.get(partition, 0)
             if offset > ends[partition]:
                 log.warning("%s/%s is shorter than the stored position: read again from the beginning", *partition)
-                await self._store.forget_position(partition.topic, partition.partition)
+                await self._store.delete_position(partition.topic, partition.partition)
                 offset = 0
             consumer.seek(partition, offset)
             if offset >= ends[partition]:

@@ -27,7 +27,7 @@ MAX_AWAITED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """The answer to a REST request: the message, and the frame that a socket would get, or nothing."""
 
     message: cart.Response | Preferred
@@ -62,7 +62,7 @@ class InFlightRequest:
     """The sessions that sent this change, each with True once it was sent `pending`."""
     deadline: float | None = None
     """Time at which a read is given up; `None` for every other request."""
-    futures: list[Future[Answer]] = field(default_factory=list)
+    futures: list[Future[Reply]] = field(default_factory=list)
     """REST requests that wait for the answer."""
 
     @property
@@ -184,7 +184,7 @@ class InFlight:
         self._set_deadline(self._add(user_id, (session, request_id)), session, until)
 
     @contextmanager
-    def wait(self, user_id: str, request_id: str, future: Future[Answer]) -> Iterator[Future[Answer]]:
+    def wait(self, user_id: str, request_id: str, future: Future[Reply]) -> Iterator[Future[Reply]]:
         """Give `future` the answer to a request, for as long as the context lasts."""
         request = self._add(user_id, (None, request_id))
         request.futures.append(future)
@@ -218,7 +218,7 @@ class InFlight:
             self._forget_socket(request, session)
             self._release(request)
 
-    def settle(self, user_id: str, request_id: str, answer: Answer) -> None:
+    def settle(self, user_id: str, request_id: str, answer: Reply) -> None:
         """Remove a change or REST request, and give its answer to the REST requests that wait for it."""
         request = self._find(user_id, (None, request_id))
         if request is None:
@@ -238,7 +238,7 @@ class InFlight:
         self._release(request)
         return True
 
-    def resolve(self, user_id: str, request_id: str, answer: Answer) -> None:
+    def resolve(self, user_id: str, request_id: str, answer: Reply) -> None:
         """Give an answer to the REST requests that wait for it, and change nothing else."""
         request = self._find(user_id, (None, request_id))
         if request is None:

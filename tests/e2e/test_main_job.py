@@ -12,7 +12,7 @@ import pytest
 
 from load.client import Shopper
 from load.protocol import Frame
-from load.shop import Shop as Edge
+from load.shop import ShopClient as Edge
 from tests.testkit.shop import Shop, product_code
 
 
@@ -25,16 +25,16 @@ def product(shop: Shop, tmp_path: Path) -> str:
 
 
 async def test_an_add_over_a_socket_comes_back_held_with_real_products(shop: Shop, product: str) -> None:
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
-        held = await shopper.ask("add", id_="a1", product=product, quantity=2)
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
+        held = await shopper.request("add", id_="a1", product=product, quantity=2)
         assert (held["type"], held["quantity"], held["line_quantity"], held["version"]) == ("held", 2, 2, 1)
-        assert (await shopper.ask("check", product=product))["available"] == 8
-        assert (await shopper.ask("set", product=product, quantity=11))["reason"] == "out_of_stock"
-        assert (await shopper.ask("set", product=product, quantity=10))["line_quantity"] == 10
-        again = await shopper.ask("add", id_="a1", product=product, quantity=2)
+        assert (await shopper.request("check", product=product))["available"] == 8
+        assert (await shopper.request("set", product=product, quantity=11))["reason"] == "out_of_stock"
+        assert (await shopper.request("set", product=product, quantity=10))["line_quantity"] == 10
+        again = await shopper.request("add", id_="a1", product=product, quantity=2)
         assert again == {**held, "replayed": True}  # answered as the first time
-        assert (await shopper.ask("add", id_="a1", product=product, quantity=3))["code"] == "id_reused"
-        cart = await shopper.ask("cart")
+        assert (await shopper.request("add", id_="a1", product=product, quantity=3))["code"] == "id_reused"
+        cart = await shopper.request("cart")
         assert cart["total"] == {"amount": 12500, "currency": "GBP"}
         assert cart["lines"] == [
             {
@@ -44,18 +44,18 @@ async def test_an_add_over_a_socket_comes_back_held_with_real_products(shop: Sho
                 "price": {"amount": 1250, "currency": "GBP"},
             }
         ]
-        assert (await shopper.ask("remove", product=product))["type"] == "removed"
-        assert (await shopper.ask("check", product=product))["available"] == 10
-        assert (await shopper.ask("add", product="NO-SUCH-THING", quantity=1))["reason"] == "unknown_product"
+        assert (await shopper.request("remove", product=product))["type"] == "removed"
+        assert (await shopper.request("check", product=product))["available"] == 10
+        assert (await shopper.request("add", product="NO-SUCH-THING", quantity=1))["reason"] == "unknown_product"
 
 
 async def test_two_shoppers_may_use_the_same_id(shop: Shop, product: str) -> None:
     async with (
         Edge(shop.http_url) as edge,
-        Shopper(edge, await edge.guest()) as ann,
-        Shopper(edge, await edge.guest()) as bob,
+        Shopper(edge, await edge.create_guest()) as ann,
+        Shopper(edge, await edge.create_guest()) as bob,
     ):
-        answers = [await each.ask("add", id_="1", product=product, quantity=4) for each in (ann, bob)]
+        answers = [await each.request("add", id_="1", product=product, quantity=4) for each in (ann, bob)]
         assert [answer["type"] for answer in answers] == ["held", "held"]
 
 
@@ -82,8 +82,8 @@ def test_the_same_over_rest(shop: Shop, product: str) -> None:
 
 async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, product: str) -> None:
     heard: list[Frame] = []
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest(), listener=heard.append) as shopper:
-        await shopper.ask("add", product=product, quantity=7)
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest(), listener=heard.append) as shopper:
+        await shopper.request("add", product=product, quantity=7)
         with psycopg.connect(shop.postgres_url) as database:
             database.execute(
                 "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE user_id = %s",
@@ -93,14 +93,14 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
         for expired in (frame for frame in heard if frame["type"] == "expired"):  # each worker may tell of it
             assert expired["lines"] == [{"product": product, "quantity": 7}]
             assert expired["version"] == 2
-        assert (await shopper.ask("cart"))["lines"] == []
-        assert (await shopper.ask("check", product=product))["available"] == 10
+        assert (await shopper.request("cart"))["lines"] == []
+        assert (await shopper.request("check", product=product))["available"] == 10
 
 
 async def settled(shopper: Shopper) -> Frame:
     """The cart, once nothing in it is pending: what a killed worker did not write down is asked again after 5 s."""
     async with asyncio.timeout(20):
-        while (cart := await shopper.ask("cart", seconds=30))["pending"]:
+        while (cart := await shopper.request("cart", seconds=30))["pending"]:
             await asyncio.sleep(0.5)
     return cart
 
@@ -116,7 +116,7 @@ async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is
 
     async def live(edge: Edge, number: int) -> None:
         chance = random.Random(number)
-        guest = await edge.guest()
+        guest = await edge.create_guest()
 
         def note(frame: Frame) -> None:
             if frame["type"] in {"held", "refused", "removed"}:
@@ -132,11 +132,11 @@ async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is
                     ("remove", {}),
                 ]
                 verb, fields = chance.choice(choices)
-                answer = await shopper.ask(verb, product=chance.choice(products), seconds=60, **fields)
+                answer = await shopper.request(verb, product=chance.choice(products), seconds=60, **fields)
                 assert answer["type"] in {"held", "refused", "removed"}, answer
                 await asyncio.sleep(chance.uniform(0.05, 0.6))
             cart = await settled(shopper)
-            assert {line["product"]: line["quantity"] for line in cart["lines"]} == shopper.conversation.lines
+            assert {line["product"]: line["quantity"] for line in cart["lines"]} == shopper.state.lines
             assert cart["pending"] == []
 
     async with Edge(shop.http_url) as edge:

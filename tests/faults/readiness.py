@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from aiokafka import AIOKafkaProducer
 
-from cart_service.model import Cart, view
+from cart_service.model import Cart, cart_view
 from infrastructure.local.state import Root, Stack, find_running
 from infrastructure.settings import Settings
 from inventory_service.messages import Line, Money
@@ -111,7 +111,7 @@ async def _not_recovered(stack: Stack, carts: int, kept: Cart) -> list[str]:
     async with shoppers(settings) as here:
         for user in sorted({f"user-{number}" for number in (1, carts // 2 + 1, carts)}):
             shown = await here.read(user)
-            if shown != view(kept):
+            if shown != cart_view(kept):
                 wrong.append(f"the cart of {user} is not the one of the changelog: {shown.model_dump_json()}")
     return wrong
 

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from load.client import Shopper
-from load.shop import Shop as Edge
+from load.shop import ShopClient as Edge
 from tests.testkit.foreign_records import USER, event
 from tests.testkit.servers import PARTITIONS, partition
 from tests.testkit.shop import Shop, product_code
@@ -92,19 +92,19 @@ def test_a_bad_record_is_put_aside_with_its_reason(
 async def test_afterwards_everything_goes_on(shop: Shop, producer: Producer, tmp_path: Path) -> None:
     product = product_code("AFTER")
     shop.seed([(product, "Still here", 100, 5)], tmp_path)
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id.encode()
         for topic, _, key, value in BAD:
             # The bad record lies right before the good request, on its partition.
             producer.produce(topic, value, user if key else None, partition=partition(user))
         assert producer.flush(10) == 0
-        assert (await shopper.ask("add", product=product, quantity=2))["type"] == "held"
+        assert (await shopper.request("add", product=product, quantity=2))["type"] == "held"
 
 
 async def test_a_record_on_a_wrong_partition_finds_its_way(shop: Shop, producer: Producer, tmp_path: Path) -> None:
     product = product_code("KCAT")
     shop.seed([(product, "By kcat", 100, 5)], tmp_path)
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id
         by_hand = event(subject=user, data={"user_id": user, "product": product, "quantity": 3})
         astray = (partition(user.encode()) + 1) % PARTITIONS
@@ -126,7 +126,7 @@ async def test_a_request_from_the_future_or_the_far_past_is_not_done(
 ) -> None:
     product = product_code("TIME")
     shop.seed([(product, "Of its time", 100, 5)], tmp_path)
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id
         for request_id, away in (("old", timedelta(days=-8)), ("new", timedelta(minutes=10))):
             by_hand = event(
@@ -150,4 +150,4 @@ async def test_a_request_from_the_future_or_the_far_past_is_not_done(
         shop.until(answered)
         assert (answers["old"]["type"], answers["old"]["data"]["reason"]) == ("holdfast.cart.refused", "expired")
         assert (answers["new"]["type"], answers["new"]["data"]["code"]) == ("holdfast.cart.error", "bad_field")
-        assert (await shopper.ask("check", product=product))["available"] == 5
+        assert (await shopper.request("check", product=product))["available"] == 5

@@ -19,10 +19,10 @@ import pytest
 
 from cart_service import messages as cart
 from infrastructure import postgres
-from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
+from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from infrastructure.envelope import Envelope
-from infrastructure.history import kept
-from infrastructure.ids import derived, uuid7
+from infrastructure.history import read_topic
+from infrastructure.ids import derive_id, uuid7
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
@@ -43,8 +43,8 @@ ELSEWHERE = {
     "insights": "test_insights.py",
 }
 """Whose tests come to every point of the registry that begins with their name."""
-AT_THE_EDGE = [point for point in POINTS if point.startswith("edge.")]
-AT_WORK = [point for point in POINTS if point.startswith(("cart.", "inventory.", "guard.")) and point != PLACED]
+AT_THE_EDGE = [point for point in FAILPOINTS if point.startswith("edge.")]
+AT_WORK = [point for point in FAILPOINTS if point.startswith(("cart.", "inventory.", "guard.")) and point != PLACED]
 DELIVERY: dict[str, Any] = {
     "address": ADDRESS,
     "contact": {"email": "ann@example.org"},
@@ -106,7 +106,7 @@ async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shopper
                 await _make_due(shop.settings, f"{users}-late-{number - 3}")
             number += 1
             await asyncio.sleep(0.1)
-    assert victim.exits[deaths:] == [KILLED], victim.told()
+    assert victim.exits[deaths:] == [EXIT_KILLED], victim.told()
     for each in range(6):  # and life goes on
         await crowd.ask(f"{users}-{each}", "remove", product="MUG")
     await crowd.settled()
@@ -128,10 +128,10 @@ async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_invent
         victim.arm(f"{PLACED}:1")
         victim.kept = False
         assert victim.process is not None
-        order_id = derived(user, id_, "order")
+        order_id = derive_id(user, id_, "order")
         checkout = {"order_id": order_id, "version": crowd.told[user, held][0]["version"], **DELIVERY}
         await crowd.ask(user, "checkout", id_, **checkout)
-        assert await asyncio.to_thread(victim.process.wait, PATIENCE) == KILLED, victim.told()
+        assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.told()
         assert len(await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)) == 1
         assert await _about(shop.settings, inventory.REQUESTS, inventory.Commit, order_id) == []
 
@@ -166,7 +166,7 @@ async def test_who_dies_between_a_dead_letter_and_its_decision_leaves_both(shop:
             victim.kept = False
             assert victim.process is not None
             id_ = await crowd.ask(user, "add", product="ODD", quantity=1)
-            assert await asyncio.to_thread(victim.process.wait, PATIENCE) == KILLED, victim.told()
+            assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.told()
             decided = await connection.execute("SELECT FROM request_log WHERE requestid = %s", [id_])
             assert decided.rowcount == 0
             assert await _letters(shop.settings, inventory.REQUESTS) == 1
@@ -199,7 +199,7 @@ async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers
         async with asyncio.timeout(PATIENCE):
             while len(victim.exits) == deaths or victim.health() != "ok":
                 await asyncio.sleep(0.05)
-        assert victim.exits[deaths:] == [KILLED], victim.told()
+        assert victim.exits[deaths:] == [EXIT_KILLED], victim.told()
         _move_claims(shop.settings, "now()")  # the start may have taken long
         answer = await client.post("/v1/cart/items", json=change)
         assert (answer.status_code, answer.headers["retry-after"]) == (409, "1"), "the first one's claim is still open"
@@ -217,7 +217,7 @@ def test_a_migration_that_dies_before_its_commit_is_made_by_the_next(shop: Proce
     settings = _settings(servers)
     with processes(servers, settings, shop.folder / "migration") as here:
         died = here.run("inventory_service", "migrate", **{VARIABLE: f"{MIGRATION}:1"})
-        assert died.returncode == KILLED, died.stderr
+        assert died.returncode == EXIT_KILLED, died.stderr
         done = here.run("inventory_service", "migrate")
         assert done.returncode == 0, done.stderr
         audited = json.loads(here.run("inventory_service", "audit", "--json").stdout)
@@ -230,15 +230,15 @@ def test_every_point_is_visited() -> None:
     visited = {*AT_WORK, *AT_THE_EDGE, PLACED, MIGRATION, *notices.AT_WORK, notices.HANDED_OVER, notices.PUT_ASIDE}
     for service, file in ELSEWHERE.items():
         assert f'for point in POINTS if point.startswith("{service}.")]' in Path(__file__).with_name(file).read_text()
-        visited |= {point for point in POINTS if point.startswith(f"{service}.")}
-    assert visited == POINTS.keys()
+        visited |= {point for point in FAILPOINTS if point.startswith(f"{service}.")}
+    assert visited == FAILPOINTS.keys()
 
 
 def test_every_point_in_the_code_is_in_the_registry() -> None:
     code = Path(__file__).parents[2]
     files = [file for room in ("*_service", "infrastructure", "rest_api") for file in code.glob(f"{room}/**/*.py")]
     named = {name for file in files for name in re.findall(r'crashpoint\("(.+?)"\)', file.read_text())}
-    assert named == POINTS.keys()
+    assert named == FAILPOINTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,9 @@ async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop
 
 async def _about(settings: Settings, topic: Topic, message: type[Any], order_id: str) -> list[Envelope]:
     """The messages of one kind about an order that stand on a topic."""
-    events = [Envelope.decode(record.key, record.value) async for record in kept(settings, [settings.topic(topic)])]
+    events = [
+        Envelope.decode(record.key, record.value) async for record in read_topic(settings, [settings.topic(topic)])
+    ]
     return [event for event in events if event.type == message.TYPE and event.data["order_id"] == order_id]
 
 
@@ -297,6 +299,6 @@ def _move_claims(settings: Settings, to: str) -> None:
 
 async def _letters(settings: Settings, topic: Topic = cart.REQUESTS) -> int:
     """How many different records of a topic lie in its dead letters."""
-    records = [record async for record in kept(settings, [settings.topic(topic.dead_letters)])]
+    records = [record async for record in read_topic(settings, [settings.topic(topic.dead_letter_topic)])]
     letters = [json.loads(record.value)["data"] for record in records]
     return len({(letter["partition"], letter["offset"]) for letter in letters})

@@ -22,11 +22,11 @@ from redis import Redis
 
 from cart_service import messages as cart
 from infrastructure.envelope import Envelope
-from infrastructure.history import kept
+from infrastructure.history import read_topic
 from infrastructure.local import claims
 from infrastructure.local import processes as system
 from infrastructure.local.kafka import Kafka
-from infrastructure.local.parts import Part
+from infrastructure.local.parts import Server
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
@@ -39,9 +39,9 @@ from tests.testkit.topic_client import Shoppers, refused, shoppers
 class ProxiedKafka(Kafka):
     """A broker with a second listener: whoever comes by it is sent, for everything else too, to the proxy before it."""
 
-    def __init__(self, like: Part, stack: ExitStack) -> None:
+    def __init__(self, like: Server, stack: ExitStack) -> None:
         super().__init__(like.root, like.port, like.secrets)
-        self.second = claims.free_port()
+        self.second = claims.reserve_free_port()
         self.proxy = stack.enter_context(proxy(f"127.0.0.1:{self.second}"))
 
     def properties(self) -> dict[str, object]:
@@ -79,7 +79,7 @@ class Dependencies:
         """The server itself; what we started may be a wrapper around it."""
         port = self.parts[name].port
         for child in self.started:
-            if child.poll() is None and system.listens(psutil.Process(child.pid), port):
+            if child.poll() is None and system.is_listening(psutil.Process(child.pid), port):
                 return psutil.Process(child.pid)
         raise LookupError(name)
 
@@ -452,7 +452,9 @@ async def _clocks(crowd: Shoppers, topic: Topic) -> set[int]:
     times: list[float] = []
     async with asyncio.timeout(PATIENCE):
         while len(times) < len(places):
-            letters = [record async for record in kept(crowd.settings, [crowd.settings.topic(topic.dead_letters)])]
+            letters = [
+                record async for record in read_topic(crowd.settings, [crowd.settings.topic(topic.dead_letter_topic)])
+            ]
             events = [(record.timestamp / 1000, Envelope.decode(record.key, record.value)) for record in letters]
             times = [
                 event.time.timestamp() - stored

@@ -21,17 +21,17 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from cart_service.messages import RESPONSE_VOCABULARY, RESPONSES
-from infrastructure.broker import ConsumerDiedError, ensure_topics
+from cart_service.messages import RESPONSE_REGISTRY, RESPONSES
+from infrastructure.broker import ConsumerCrashedError, ensure_topics
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from rest_api.__main__ import TOPICS
-from rest_api.gateway import Gateway
-from rest_api.outbound import cart_request
+from rest_api.gateway import KafkaGateway
+from rest_api.outbound import cart_request_envelope
 from rest_api.protocol.effects import Publish
 from rest_api.read_models import projector
 from rest_api.read_models.projector import Projector
-from rest_api.store import Position
+from rest_api.store import ReadPosition
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import start_local
 
@@ -303,7 +303,7 @@ def _answers(client: httpx.Client) -> bool:
 
 async def test_a_producer_that_has_died_is_replaced(own: tuple[Running, Broker]) -> None:
     edge, _ = own
-    gateway = Gateway(Settings(kafka=edge.settings.kafka, prefix=edge.settings.prefix))
+    gateway = KafkaGateway(Settings(kafka=edge.settings.kafka, prefix=edge.settings.prefix))
     handled: list[object] = []
 
     async def handle(records: list[Any]) -> None:
@@ -311,7 +311,7 @@ async def test_a_producer_that_has_died_is_replaced(own: tuple[Running, Broker])
 
     async def publish() -> bool:
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        event = cart_request("gw", Publish(secrets.token_hex(4), "remove", {"user_id": "gw", "product": "P"}))
+        event = cart_request_envelope("gw", Publish(secrets.token_hex(4), "remove", {"user_id": "gw", "product": "P"}))
         await gateway.publish(event, sent.set_result)
         return await sent
 
@@ -351,7 +351,7 @@ def _deafen(consumer: AIOKafkaConsumer) -> None:
 
 async def test_a_gateway_that_hears_nothing_any_more_reads_on_where_it_was(settings: Settings) -> None:
     await ensure_topics(settings, TOPICS)
-    gateway, heard = Gateway(settings), list[str]()
+    gateway, heard = KafkaGateway(settings), list[str]()
 
     async def handle(records: list[Any]) -> None:
         heard.extend(record.value.decode() for record in records)
@@ -383,25 +383,25 @@ async def test_a_read_model_that_reads_nothing_any_more_says_so(
 ) -> None:
     """Its loop then begins again, from where the store is."""
     await ensure_topics(settings, TOPICS)
-    taken: list[Sequence[Position]] = []
+    taken: list[Sequence[ReadPosition]] = []
     made: list[AIOKafkaConsumer] = []
 
     def make(**options: Any) -> AIOKafkaConsumer:
         made.append(AIOKafkaConsumer(**options))
         return made[-1]
 
-    async def take(_: object, positions: Sequence[Position]) -> None:
+    async def take(_: object, positions: Sequence[ReadPosition]) -> None:
         taken.append(positions)
 
     monkeypatch.setattr(projector, "AIOKafkaConsumer", make)
     no_store: Any = None
-    topics = {RESPONSES: RESPONSE_VOCABULARY}
+    topics = {RESPONSES: RESPONSE_REGISTRY}
     running = asyncio.create_task(Projector(settings, no_store, "a test", topics, take).run(()))
     try:
         await _sent(settings, RESPONSES, "one")
         await _within(20, lambda: bool(taken))
         _deafen(made[0])
-        with pytest.raises(ConsumerDiedError):
+        with pytest.raises(ConsumerCrashedError):
             await asyncio.wait_for(running, 20)
         assert not any(line.connected() for line in made[0]._client._conns.values()), "no line is left behind"
     finally:

@@ -26,15 +26,15 @@ from faust.tables import recovery
 from psycopg import AsyncConnection
 
 from cart_service import messages as cart
-from cart_service.model import PAUSES, Cart
+from cart_service.model import RETRY_DELAYS, Cart
 from infrastructure import faust_app
 from infrastructure.broker import ensure_topics
 from infrastructure.clock import now
 from infrastructure.envelope import Envelope
-from infrastructure.history import kept
+from infrastructure.history import read_topic
 from infrastructure.local import judge, probes, services
 from infrastructure.local.events import Event
-from infrastructure.local.keeper import Keeper
+from infrastructure.local.keeper import Watchdog
 from infrastructure.local.state import Root
 from infrastructure.service import EX_TEMPFAIL
 from infrastructure.settings import Settings
@@ -344,8 +344,8 @@ async def test_what_was_pending_is_asked_again_by_who_looks_for_it_while_he_reco
         [worker] = here.start("cart_service", "cart-1")
         worker.wait_ready()
         ready = time.monotonic() - began
-        end = time.monotonic() + PAUSES[0].total_seconds() + 10
-        while not (asked := [record async for record in kept(settings, [settings.topic(REQUESTS)])]):
+        end = time.monotonic() + RETRY_DELAYS[0].total_seconds() + 10
+        while not (asked := [record async for record in read_topic(settings, [settings.topic(REQUESTS)])]):
             assert time.monotonic() < end, "nobody asks again"
             await asyncio.sleep(0.5)
         print(f"ready after {ready:.1f} s, asked again after {time.monotonic() - began:.1f} s")
@@ -450,7 +450,7 @@ async def _generations(shop: Processes) -> dict[str, int]:
     """The number of each group's last generation. No question tells it; this is what the groups' coordinator keeps."""
     groups = {shop.settings.prefix + kind: kind for kind in MODULES}
     found = dict.fromkeys(MODULES, 0)
-    async for record in kept(shop.settings, ["__consumer_offsets"]):
+    async for record in read_topic(shop.settings, ["__consumer_offsets"]):
         about, group = struct.unpack(">h", record.key[:2]), record.key[4:].decode(errors="replace")
         if about == (2,) and group in groups and record.value:  # 2: a group, and not one of its offsets
             version, length = struct.unpack(">hh", record.value[:4])
@@ -475,9 +475,9 @@ async def test_a_write_to_a_table_that_fails_is_told_and_made_again(
             raise faults.pop()
         written.set()
 
-    worker.writing(write)
+    worker.add_table_writer(write)
     [(name, loop)] = worker._loops
-    writing = asyncio.create_task(worker._forever(name, loop))
+    writing = asyncio.create_task(worker._restart_on_failure(name, loop))
     try:
         await asyncio.wait_for(written.wait(), 10)
     finally:
@@ -749,15 +749,15 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
     fault: str, verdict: str, servers: Servers, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the supervisor itself: a worker that says it is not well, or has ended, is started again."""
-    monkeypatch.setattr(judge, "UNWELL", 3.0)  # seconds: two looks of the keeper and some of ours
+    monkeypatch.setattr(judge, "UNHEALTHY_LIMIT_SECONDS", 3.0)  # seconds: two looks of the keeper and some of ours
     told: queue.SimpleQueue[Event] = queue.SimpleQueue()
     root = Root(tmp_path / "root")
-    root.make()
+    root.create()
     environment = {**servers.environment(), "HOLDFAST_PREFIX": settings.prefix, "STUCK_IN": fault}
-    stuck = services.Service(
-        root, services.Kind("stuck", "tests.testkit.stuck_worker"), "stuck", probes.free_port(), environment
+    stuck = services.WorkerProcess(
+        root, services.ServiceType("stuck", "tests.testkit.stuck_worker"), "stuck", probes.free_port(), environment
     )
-    keeper = Keeper(stuck, told.put, lambda: None)
+    keeper = Watchdog(stuck, told.put, lambda: None)
     keeper.start()
     try:
         verdicts = set()
@@ -768,7 +768,7 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
                     await crowd.ask(user, "check", product="GRACE", session="s")
                 await asyncio.sleep(0.05)
         event = await asyncio.to_thread(_next, told, "lost")
-        assert any(each.startswith(verdict) for each in verdicts), (verdicts, event, root.log("stuck").read_text())
+        assert any(each.startswith(verdict) for each in verdicts), (verdicts, event, root.log_file("stuck").read_text())
         assert ("unhealthy" in event.text) == (verdict != "silent"), event.text
         await asyncio.to_thread(_next, told, "ready")
     finally:

@@ -24,13 +24,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Producer
 
 from infrastructure.envelope import rfc3339
-from infrastructure.history import kept
-from infrastructure.local.letters import Entry, overview
+from infrastructure.history import read_topic
+from infrastructure.local.letters import DeadLetterEntry, load_dead_letters
 from infrastructure.local.state import Root
 from infrastructure.settings import Settings
 from load.client import Shopper
 from load.shop import Guest
-from load.shop import Shop as Edge
+from load.shop import ShopClient as Edge
 from tests.testkit.foreign_records import event
 from tests.testkit.servers import PARTITIONS, partition
 from tests.testkit.shop import Shop, product_code
@@ -88,7 +88,7 @@ class History:
         """What shoppers see of their carts and orders, and the rows of their carts: how often changed, until when."""
 
         async def of(edge: Edge, guest: Guest) -> Any:
-            return await edge.read("/v1/cart", guest.token), await edge.every("/v1/orders?limit=100", guest.token)
+            return await edge.get("/v1/cart", guest.token), await edge.list_all("/v1/orders?limit=100", guest.token)
 
         users = sorted(guest.user_id for guest in guests)
         async with Edge(self.shop.http_url) as edge:
@@ -135,12 +135,12 @@ class History:
         """A hundred new requests of five shoppers."""
 
         async def shop(edge: Edge) -> None:
-            async with Shopper(edge, await edge.guest()) as shopper:
+            async with Shopper(edge, await edge.create_guest()) as shopper:
                 self.guests.add(shopper.guest)
                 for quantity in range(1, 21):
-                    held = await shopper.ask("set", product=self.product, quantity=quantity, seconds=30)
+                    held = await shopper.request("set", product=self.product, quantity=quantity, seconds=30)
                     assert (held["type"], held["line_quantity"]) == ("held", quantity)
-                cart = await shopper.ask("cart")
+                cart = await shopper.request("cart")
                 assert [(line["product"], line["quantity"]) for line in cart["lines"]] == [(self.product, 20)]
 
         async with Edge(self.shop.http_url) as edge:
@@ -149,7 +149,7 @@ class History:
     async def lying(self, topic: str) -> list[tuple[bytes, bytes]]:
         """The records of our shoppers and their orders on a topic."""
         ours = {each.encode() for each in self.users | self.orders}
-        return [(r.key, r.value) async for r in kept(Settings(kafka=self.kafka), [topic]) if r.key in ours]
+        return [(r.key, r.value) async for r in read_topic(Settings(kafka=self.kafka), [topic]) if r.key in ours]
 
     def produce(self, topic: str, records: Sequence[tuple[bytes, bytes]], *, default: bool = False) -> None:
         """Send records as librdkafka does: where Java would, or where its own default partitioner says."""
@@ -166,12 +166,12 @@ class History:
         ]
         return [each["data"] for each in events if each["requestid"] == request_id]
 
-    async def letters(self, user: str) -> list[Entry]:
+    async def letters(self, user: str) -> list[DeadLetterEntry]:
         """The dead letters of a shopper's records, the settled ones among them."""
-        found = await overview(Settings(kafka=self.kafka))
+        found = await load_dead_letters(Settings(kafka=self.kafka))
         return [entry for entry in found.entries if entry.key == user.encode()]
 
-    async def until_letters(self, user: str, number: int) -> list[Entry]:
+    async def until_letters(self, user: str, number: int) -> list[DeadLetterEntry]:
         """The same, when there are so many."""
         async with asyncio.timeout(30):
             while len(found := await self.letters(user)) < number:
@@ -194,27 +194,27 @@ async def live(history: History) -> None:
     """Some of everything: many requests, refusals, removals, an expiry, one id twice, what came too late, orders."""
     product = history.product
     async with Edge(history.shop.http_url) as edge:
-        ann, bob, carl, eve, fay, gus, hal = guests = await edge.guests(7)
+        ann, bob, carl, eve, fay, gus, hal = guests = await edge.create_guests(7)
         history.guests |= {*guests}
         async with Shopper(edge, ann) as shopper:
             for number in range(70):  # more than are remembered anywhere but in the log
-                assert (await shopper.ask("set", product=product, quantity=1 + number % 7))["type"] == "held"
-            assert (await shopper.ask("set", product=product, quantity=999))["reason"] == "out_of_stock"
+                assert (await shopper.request("set", product=product, quantity=1 + number % 7))["type"] == "held"
+            assert (await shopper.request("set", product=product, quantity=999))["reason"] == "out_of_stock"
         async with Shopper(edge, bob) as one, Shopper(edge, carl) as other:
-            assert (await one.ask("add", id_="same", product=product, quantity=3))["line_quantity"] == 3
-            assert (await other.ask("add", id_="same", product=product, quantity=4))["line_quantity"] == 4
-            assert (await other.ask("add", id_="same", product=product, quantity=5))["code"] == "id_reused"
-            assert (await other.ask("clear"))["type"] == "removed"
-            assert (await one.ask("remove", product=product))["type"] == "removed"
-            assert (await one.ask("add", product=product, quantity=2))["line_quantity"] == 2
+            assert (await one.request("add", id_="same", product=product, quantity=3))["line_quantity"] == 3
+            assert (await other.request("add", id_="same", product=product, quantity=4))["line_quantity"] == 4
+            assert (await other.request("add", id_="same", product=product, quantity=5))["code"] == "id_reused"
+            assert (await other.request("clear"))["type"] == "removed"
+            assert (await one.request("remove", product=product))["type"] == "removed"
+            assert (await one.request("add", product=product, quantity=2))["line_quantity"] == 2
         async with Shopper(edge, eve) as shopper:
-            await shopper.ask("add", product=product, quantity=2)
+            await shopper.request("add", product=product, quantity=2)
             with psycopg.connect(history.database) as database:
                 database.execute(
                     "UPDATE inventory.holder SET expires_at = now() - interval '1 second' WHERE user_id = %s",
                     [eve.user_id],
                 )
-            while (await shopper.ask("cart"))["lines"]:
+            while (await shopper.request("cart"))["lines"]:
                 await asyncio.sleep(0.2)
         async with Shopper(edge, fay) as one, Shopper(edge, gus) as two, Shopper(edge, hal) as three:
             await asyncio.gather(buy(history, edge, one), fail_to_pay(history, edge, two), regret(history, edge, three))
@@ -230,7 +230,7 @@ async def live(history: History) -> None:
 async def order(history: History, shopper: Shopper, token: str, **what: Any) -> str:
     """Order the cart at a `version`, or `items`; the order's id."""
     to: dict[str, Any] = {"address": ADDRESS, "contact": {"email": "fay@example.org"}, "payment": {"token": token}}
-    order_id = str((await shopper.ask("checkout", **what, **to))["order_id"])
+    order_id = str((await shopper.request("checkout", **what, **to))["order_id"])
     history.orders.add(order_id)
     return order_id
 
@@ -240,7 +240,7 @@ async def until(edge: Edge, shopper: Shopper, order_id: str, *wanted: str) -> Ma
     async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(LookupError):  # what was ordered over a socket is read a hop later
-                shown = await edge.read(f"/v1/orders/{order_id}", shopper.guest.token)
+                shown = await edge.get(f"/v1/orders/{order_id}", shopper.guest.token)
                 if shown["status"] in wanted:
                     return shown
             await asyncio.sleep(0.2)
@@ -261,11 +261,11 @@ async def buy(history: History, edge: Edge, shopper: Shopper) -> None:
 
 async def fail_to_pay(history: History, edge: Edge, shopper: Shopper) -> None:
     """An order whose payment is declined: the cart has its lines back."""
-    held = await shopper.ask("add", product=history.product, quantity=2)
+    held = await shopper.request("add", product=history.product, quantity=2)
     order_id = await order(history, shopper, "tok_decline", version=held["version"])
     assert (await until(edge, shopper, order_id, "cancelled"))["reason"] == "declined"
     async with asyncio.timeout(30):
-        while not (lines := (await shopper.ask("cart"))["lines"]):
+        while not (lines := (await shopper.request("cart"))["lines"]):
             await asyncio.sleep(0.2)
     assert [(line["product"], line["quantity"]) for line in lines] == [(history.product, 2)]
 
@@ -274,7 +274,7 @@ async def regret(history: History, edge: Edge, shopper: Shopper) -> None:
     """An order that its shopper wants no more, at once."""
     order_id = await order(history, shopper, "tok_approve", items=[{"product": history.product, "quantity": 3}])
     await until(edge, shopper, order_id, "placed", "committed", "paid", "confirmed")
-    asked = await edge.send("POST", f"/v1/orders/{order_id}/cancel", token=shopper.guest.token)
+    asked = await edge.request("POST", f"/v1/orders/{order_id}/cancel", token=shopper.guest.token)
     assert asked.status == 202, asked
     assert (await until(edge, shopper, order_id, "cancelled"))["reason"] == "cancelled"
 
@@ -307,7 +307,7 @@ async def reset_the_offsets(history: History) -> None:
         for name, each in services.items()
         if name.startswith(tuple(f"{g}-" for g in READ_BY))
     ]
-    supervisor = psutil.Process(Root(shop.root).holder())
+    supervisor = psutil.Process(Root(shop.root).supervisor_pid())
     supervisor.suspend()  # it would start them again
     try:
         for worker in workers:
@@ -433,15 +433,15 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
 ) -> None:
     shop, product = history.shop, product_code("FAILS")
     shop.seed([(product, "Cannot be held", 100, 5)], tmp_path)
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id
         history.guests.add(shopper.guest)
         with failing(history, "inventory.hold", f"product_code <> '{product}'"):
-            refused = await shopper.ask("add", id_="f1", product=product, quantity=2)
+            refused = await shopper.request("add", id_="f1", product=product, quantity=2)
             assert refused["reason"] == "failed"
             (letter,) = await history.until_letters(user, 1)
-        assert (letter.reason, letter.topic, letter.names[1]) == ("failed", "inventory.requests.v1", "f1")
-        assert (await shopper.ask("add", id_="f2", product=product, quantity=1))["type"] == "held"  # it is repaired
+        assert (letter.reason, letter.topic, letter.event_ids[1]) == ("failed", "inventory.requests.v1", "f1")
+        assert (await shopper.request("add", id_="f2", product=product, quantity=1))["type"] == "held"  # it is repaired
         before = await history.audit()
         for expected in (1, 0):
             done = await asyncio.to_thread(shop.holdfast, "dlq", "redrive", "--key", user, "--json")
@@ -453,7 +453,7 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
         assert (first["replayed"], again["replayed"]) == (False, True)
         assert await history.audit() == before
         assert [each.settled for each in await history.letters(user)] == ["redriven"]
-        assert (await shopper.ask("add", id_="f1", product=product, quantity=2))["reason"] == "failed"
+        assert (await shopper.request("add", id_="f1", product=product, quantity=2))["reason"] == "failed"
 
 
 async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
@@ -462,7 +462,7 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
     """What is owed to an order is not refused for good: the letter has all that is needed to do it."""
     shop, product = history.shop, product_code("STUCK")
     shop.seed([(product, "Cannot be sold", 100, 5)], tmp_path)
-    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id
         history.guests.add(shopper.guest)
         with failing(history, "inventory.inventory", f"product_code <> '{product}' OR sold = 0") as database:
@@ -471,7 +471,7 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
             later = "UPDATE orders.orders SET due_at = now() + interval '1 hour' WHERE order_id = %s"
             database.execute(later, [order_id])  # orders would ask again, and so do without the redrive
         about = ("failed", "inventory.requests.v1", f"{order_id}/sell")
-        assert (letter.reason, letter.topic, letter.names[1]) == about
+        assert (letter.reason, letter.topic, letter.event_ids[1]) == about
         stock = "SELECT received, held, sold FROM inventory.inventory WHERE product_code = %s"
         with psycopg.connect(history.database, autocommit=True) as database:
             assert database.execute(stock, [product]).fetchone() == (5, 2, 0)
@@ -486,7 +486,7 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
 
 async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:
     holdfast = history.shop.holdfast
-    async with Edge(history.shop.http_url) as edge, Shopper(edge, await edge.guest()) as shopper:
+    async with Edge(history.shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id
         history.produce("cart.requests.v1", [(user.encode(), b"\xff not JSON")])
         (letter,) = await history.until_letters(user, 1)
@@ -497,5 +497,5 @@ async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:
         done = await asyncio.to_thread(holdfast, "dlq", "drop", "--key", user)
         assert done.stdout == "1 dead letter dropped; 1 settled before\n"
         assert [each.settled for each in await history.letters(user)] == ["redriven", "dropped"]
-        assert (await shopper.ask("add", product=history.product, quantity=1))["type"] == "held"
+        assert (await shopper.request("add", product=history.product, quantity=1))["type"] == "held"
         await history.audit()

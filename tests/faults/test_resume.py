@@ -10,7 +10,7 @@ import pytest
 
 from load.client import Shopper
 from load.protocol import Frame
-from load.shop import Shop as Edge
+from load.shop import ShopClient as Edge
 from tests.testkit.shop import Shop
 from tests.testkit.tcp_cutter import Cutter, Direction
 
@@ -41,28 +41,28 @@ async def test_cut_after_any_byte_the_view_is_that_of_who_was_never_cut(
                 outcomes[frame["id"]].add(json.dumps(told, sort_keys=True))
 
         async with door, Edge(url) as edge, Cutter(int(url.rpartition(":")[2])).serve() as line:
-            guest = await edge.guest()
+            guest = await edge.create_guest()
             async with Edge(f"http://127.0.0.1:{line.port}") as bad_line, Shopper(edge, guest, listener=note) as kept:
                 line.plan(direction, after)
                 async with Shopper(bad_line, guest, listener=note, chance=lambda: 0.1) as cut:
                     answers = [
-                        await cut.say({"id": "c1", "type": "add", "product": teapot, "quantity": 2}),
-                        await cut.say({"id": "c2", "type": "set", "product": mug, "quantity": 3}),
-                        await cut.say({"id": "c3", "type": "add", "product": teapot, "quantity": 1}),
-                        await cut.say({"id": "c4", "type": "remove", "product": mug}),
-                        await cut.say({"id": "c5", "type": "add", "product": mug, "quantity": 4}),
+                        await cut.send({"id": "c1", "type": "add", "product": teapot, "quantity": 2}),
+                        await cut.send({"id": "c2", "type": "set", "product": mug, "quantity": 3}),
+                        await cut.send({"id": "c3", "type": "add", "product": teapot, "quantity": 1}),
+                        await cut.send({"id": "c4", "type": "remove", "product": mug}),
+                        await cut.send({"id": "c5", "type": "add", "product": mug, "quantity": 4}),
                     ]
                     async with asyncio.timeout(40):
                         settled = await asyncio.gather(*answers)
                         assert [frame["type"] for frame in settled] == ["held", "held", "held", "removed", "held"]
-                        while kept.conversation.version < 5 or cut.conversation.unresolved:
+                        while kept.state.version < 5 or cut.state.unresolved:
                             await asyncio.sleep(0.01)
-                    shown = await cut.ask("cart")
-                    views = [(each.conversation.version, each.conversation.lines) for each in (cut, kept)]
+                    shown = await cut.request("cart")
+                    views = [(each.state.version, each.state.lines) for each in (cut, kept)]
                     assert views == [(5, {teapot: 3, mug: 4})] * 2, after
                     assert {row["product"]: row["quantity"] for row in shown["lines"]} == {teapot: 3, mug: 4}
                     assert shown["pending"] == []
-                    assert cut.conversation.unresolved == {}
+                    assert cut.state.unresolved == {}
             assert {name for name, told in outcomes.items() if len(told) > 1} == set(), after
             cuts += line.cut
 

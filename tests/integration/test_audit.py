@@ -13,13 +13,13 @@ from prometheus_client import REGISTRY
 
 from cart_service import messages as cart
 from infrastructure import postgres
-from infrastructure.auditor import OPTIONS, Auditor
+from infrastructure.auditor import AUDIT_OPTIONS, TableAuditor
 from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
-from inventory_service.audit import violations_of
+from inventory_service.audit import find_violations
 from tests.testkit.command import Holdfast
 from tests.testkit.inventory_store import schema
 from tests.testkit.processes import Processes, processes, until
@@ -91,9 +91,11 @@ def gauge(name: str) -> float | None:
 async def test_the_audit_beside_the_shop_exports_what_it_finds_while_it_has_the_lock(settings: Settings) -> None:
     async with schema(settings) as here:
         await here.stock(TEAPOT=5)
-        connect = partial(postgres.connect, settings, "inventory", options=OPTIONS)
+        connect = partial(postgres.connect, settings, "inventory", options=AUDIT_OPTIONS)
         name = f"{settings.prefix}auditor"
-        [first, second] = [Auditor(connect, name, 0.05, service="inventory", check=violations_of) for _ in range(2)]
+        [first, second] = [
+            TableAuditor(connect, name, 0.05, service="inventory", check=find_violations) for _ in range(2)
+        ]
         assert gauge("violations") is None
         async with asyncio.TaskGroup() as group:
             loops = [group.create_task(auditor.run()) for auditor in (first, second)]

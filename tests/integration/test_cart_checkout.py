@@ -12,8 +12,8 @@ import pytest
 
 from cart_service.audit import audit
 from infrastructure.envelope import Envelope
-from infrastructure.history import kept
-from infrastructure.ids import derived
+from infrastructure.history import read_topic
+from infrastructure.ids import derive_id
 from infrastructure.settings import Settings
 from order_service import messages as orders
 from tests.testkit.processes import Processes, clean_up, processes, until
@@ -55,7 +55,8 @@ def fill(client: httpx.Client, product: str = "MUG", quantity: int = 2) -> int:
 async def told_to_orders(settings: Settings, order_id: str) -> list[Envelope]:
     """What stands on `orders.requests` of one order."""
     events = [
-        Envelope.decode(record.key, record.value) async for record in kept(settings, [settings.topic(orders.REQUESTS)])
+        Envelope.decode(record.key, record.value)
+        async for record in read_topic(settings, [settings.topic(orders.REQUESTS)])
     ]
     return [event for event in events if event.subject == order_id]
 
@@ -69,7 +70,7 @@ def test_a_cart_becomes_an_order_and_is_empty(client: httpx.Client, shop: Proces
     order_id = response.json()["order_id"]
     (place,) = asyncio.run(told_to_orders(shop.settings, order_id))
     assert (place.type, place.data["version"]) == (orders.Place.TYPE, version)
-    assert order_id == derived(place.data["user_id"], place.requestid or "", "order")
+    assert order_id == derive_id(place.data["user_id"], place.requestid or "", "order")
 
 
 def test_two_tabs_that_check_out_at_the_same_instant_make_one_order(client: httpx.Client) -> None:

@@ -8,12 +8,12 @@ from aiokafka import AIOKafkaProducer
 
 from cart_service.messages import REQUESTS
 from infrastructure.broker import ensure_topics
-from infrastructure.dead_letters import Letter, read
-from infrastructure.history import kept
+from infrastructure.dead_letters import DeadLetter, decode
+from infrastructure.history import read_topic
 from infrastructure.service import EX_TEMPFAIL
 from infrastructure.settings import Settings
-from tests.processes import Replica, clean_up, processes, until
-from tests.servers import Servers
+from tests.testkit.processes import Replica, clean_up, processes, until
+from tests.testkit.servers import Servers
 
 LIMIT = 25
 RECORDS = 40
@@ -23,8 +23,8 @@ async def test_a_worker_at_its_dead_letter_limit_is_unready_and_alive_and_loses_
     servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
     with processes(servers, settings, tmp_path, HOLDFAST_DEAD_LETTER_LIMIT_PER_MINUTE=str(LIMIT)) as here:
-        await ensure_topics(settings, [REQUESTS, REQUESTS.dead_letters])
-        worker = here.add("tests.stuck_worker", "one")  # to which two seconds without progress are a stall
+        await ensure_topics(settings, [REQUESTS, REQUESTS.dead_letter_topic])
+        worker = here.add("tests.testkit.stuck_worker", "one")  # to which two seconds without progress are a stall
         worker.again()
         worker.kept = False
         await _send_bad_records(settings)
@@ -37,7 +37,7 @@ async def test_a_worker_at_its_dead_letter_limit_is_unready_and_alive_and_loses_
         assert worker.health("/livez") == "ok", "a restart mends nothing"
         assert len(await _dead_letters(settings)) == LIMIT
 
-        other = here.add("tests.stuck_worker", "two", HOLDFAST_DEAD_LETTER_LIMIT_PER_MINUTE="0")
+        other = here.add("tests.testkit.stuck_worker", "two", HOLDFAST_DEAD_LETTER_LIMIT_PER_MINUTE="0")
         other.again()  # a rebalance: it gets half of the partitions, or all if the first one had to end
         assert worker.process is not None
         if worker.process.poll() is None:
@@ -64,5 +64,5 @@ def _wait_until_held(worker: Replica) -> None:
 
 async def _dead_letters(settings: Settings) -> set[str]:
     """Return the ids of the dead letters: a record that is read twice has two with the same id."""
-    records = [record async for record in kept(settings, [settings.topic(REQUESTS.dead_letters)])]
-    return {letter.event.id for record in records if isinstance(letter := read(record.value), Letter)}
+    records = [record async for record in read_topic(settings, [settings.topic(REQUESTS.dead_letter_topic)])]
+    return {letter.event.id for record in records if isinstance(letter := decode(record.value), DeadLetter)}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
+from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from inventory_service.messages import Line, Money
-from order_service.delivery.carrier import FAIL
+from order_service.delivery.carrier import FAIL_MARKER
 from order_service.delivery.messages import EVENTS, REQUESTS, Book, CallOff
 from order_service.messages import Address
 from tests.testkit.payments import Talk, audited, talk
@@ -88,7 +88,7 @@ async def test_a_parcel_is_booked_shipped_and_delivered_and_told_again_when_aske
 
 
 async def test_one_that_nobody_takes_comes_back(delivery: Delivery, order: str) -> None:
-    await delivery.talk.say(REQUESTS, book(order, ADDRESS.model_copy(update={"line2": FAIL})))
+    await delivery.talk.say(REQUESTS, book(order, ADDRESS.model_copy(update={"line2": FAIL_MARKER})))
     await delivery.told(order, "booked", "shipped", "failed")
 
 
@@ -113,7 +113,7 @@ async def test_one_that_was_called_off_before_it_was_booked_never_is(delivery: D
 
 async def test_it_may_die_anywhere(delivery: Delivery, order: str) -> None:
     """One replica for each point, beside the one that lives: whoever comes to its point dies there, and comes back."""
-    points = [point for point in POINTS if point.startswith("delivery.")]
+    points = [point for point in FAILPOINTS if point.startswith("delivery.")]
     victims = [delivery.shop.add("order_service.delivery", point.replace(".", "-")) for point in points]
     for victim, point in zip(victims, points, strict=True):
         victim.start(**{VARIABLE: f"{point}:1"})
@@ -126,7 +126,7 @@ async def test_it_may_die_anywhere(delivery: Delivery, order: str) -> None:
             orders.append(f"{order}-{len(orders)}")
             await delivery.talk.say(REQUESTS, book(orders[-1]))
             await asyncio.sleep(0.05)
-    assert [victim.exits for victim in victims] == [[KILLED]] * len(victims)
+    assert [victim.exits for victim in victims] == [[EXIT_KILLED]] * len(victims)
     for each in orders:
         await delivery.has_told(each, "booked", "shipped", "delivered")
     report = audited(await asyncio.to_thread(delivery.shop.run, "order_service.delivery", "audit", "--json"))

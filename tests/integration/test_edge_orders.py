@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from websockets.sync.client import ClientConnection, connect
 
 from cart_service import messages as cart
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
-from rest_api.order_projection import OrderProjection
+from rest_api.order_projection import OrderProjector
 from rest_api.order_store import OrderStore
 from rest_api.server_frames import Server
 from rest_api.settings import EdgeSettings
@@ -104,7 +104,7 @@ def test_an_order_can_be_read_where_it_was_accepted_at_once(client: httpx.Client
     until(lambda: any(event.data.get("order_id") == order_id for event in edge.carts.requests))
     asked = next(event for event in edge.carts.requests if event.data.get("order_id") == order_id)
     assert asked.type == "holdfast.cart.checkout"
-    assert derived(asked.subject, asked.requestid or "", "order") == order_id
+    assert derive_id(asked.subject, asked.requestid or "", "order") == order_id
     assert asked.data["address"] == ADDRESS
 
 
@@ -578,7 +578,7 @@ async def test_made_again_from_its_topics_the_read_model_is_the_same(edge: Runni
         database.execute(f'TRUNCATE {", ".join(f""""{schema}".{name}""" for name in (*names, "position"))}'.encode())
         store = Store(settings)
         await store.open()
-        again = asyncio.create_task(OrderProjection(settings, store, OrderStore(store)).run())
+        again = asyncio.create_task(OrderProjector(settings, store, OrderStore(store)).run())
         try:
             async with asyncio.timeout(20):
                 while tables() != before:

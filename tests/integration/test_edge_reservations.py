@@ -13,7 +13,7 @@ import pytest
 from infrastructure.webhooks import HEADER, sign
 from inventory_service import messages as inventory
 from order_service.payment import messages as payments
-from rest_api.routes_reservations import held_for
+from rest_api.routes_reservations import reservation_order_id
 from tests.testkit.edge import Running
 from tests.testkit.fake_orders import PRICE, SCARCE
 from tests.testkit.rest_client import ONE, WAIT, problem, token, until
@@ -78,7 +78,7 @@ def test_a_service_has_names_of_its_own(service: httpx.Client, edge: Running) ->
         problem(other.get(f"/v1/reservations/{name}"), 404, "not-found")
         problem(other.post(f"/v1/reservations/{name}/commit", headers=WAIT), 404, "not-found")
         assert reserved(other, reservation_id=name) == name
-    assert held_for("warehouse", name) != held_for("till", name)
+    assert reservation_order_id("warehouse", name) != reservation_order_id("till", name)
     assert service.get(f"/v1/reservations/{name}").json()["state"] == "PENDING"
 
 

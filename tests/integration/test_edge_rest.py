@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK
 from tests.testkit.edge import SILENT, Running
@@ -251,7 +251,7 @@ def test_the_same_key_and_body_get_the_same_answer(edge: Running, client: httpx.
     )
     assert first.json() == second.json()
     assert (second.status_code, second.headers["location"]) == (202, first.headers["location"])
-    assert first.json()["request_id"] == derived("POST", "/v1/cart/items", key["Idempotency-Key"])
+    assert first.json()["request_id"] == derive_id("POST", "/v1/cart/items", key["Idempotency-Key"])
     waiting = client.post("/v1/cart/items", json=body, headers={**key, "Prefer": "wait=5"})
     again = client.post("/v1/cart/items", json=body, headers={**key, "Prefer": "wait=5"})
     assert waiting.status_code == again.status_code == 200
@@ -286,7 +286,7 @@ def test_a_request_whose_first_answer_is_open(edge: Running, client: httpx.Clien
     with ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, "/v1/cart/items", json=body, headers={**key, "Prefer": "wait=2"})
         _until(
-            lambda: any(event.requestid == derived("POST", "/v1/cart/items", "open") for event in edge.carts.requests)
+            lambda: any(event.requestid == derive_id("POST", "/v1/cart/items", "open") for event in edge.carts.requests)
         )
         second = client.post("/v1/cart/items", json=body, headers=key)
         problem(second, 409, "request-in-progress")
@@ -296,7 +296,7 @@ def test_a_request_whose_first_answer_is_open(edge: Running, client: httpx.Clien
 
 def test_a_claim_that_nobody_answers_is_taken_over_under_the_same_id(edge: Running) -> None:
     guest = edge.guest()
-    name = derived("POST", "/v1/cart/items", "lost")
+    name = derive_id("POST", "/v1/cart/items", "lost")
     row = (guest["user_id"], name, '{"product":"P","quantity":2,"type":"add"}')
     schema = edge.settings.schema_name("edge")
     insert = (

@@ -27,17 +27,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from cart_service import messages as cart
 from infrastructure import postgres
 from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import KILLED, POINTS
+from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS
 from infrastructure.envelope import Envelope, Message
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service.messages import GivenUp, Line, Money
 from order_service import messages as orders
 from order_service.insights import agents, model, store
-from order_service.insights.baskets import measures
-from order_service.insights.messages import FIGURES, FIGURES_VOCABULARY, RELATED, RELATED_VOCABULARY, Figures, Related
-from order_service.insights.store import MIGRATIONS, OPTIONS, Store
+from order_service.insights.baskets import rule_measures
+from order_service.insights.messages import FIGURES, FIGURES_REGISTRY, RELATED, RELATED_REGISTRY, Figures, Related
+from order_service.insights.store import MIGRATIONS, STORE_OPTIONS, InsightsStore
 from order_service.payment import messages as payments
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import PARTITIONS, Servers, partition
@@ -132,7 +132,7 @@ class _Visit:
             yield self._of_cart(cart.Held(**about, id=id_, product=product, version=version), f"{product}/held")
 
     def _order(self, products: Sequence[str]) -> Iterator[Told]:
-        order_id = derived(self.user, self.name, "order")
+        order_id = derive_id(self.user, self.name, "order")
         head = {"order_id": order_id, "user_id": self.user}
         total = Money(amount=self.chance.randint(100, 9999), currency=self.chance.choice(("GBP", "GBP", "EUR")))
 
@@ -179,7 +179,9 @@ def related(told: Sequence[Told]) -> dict[str, list[tuple[str, float, float, flo
         others = [(n, *(set(pair) - {product})) for pair, n in together.items() if product in pair]
         kept = [(n, other) for n, other in others if n * len(baskets) >= number[product] * number[other]]
         kept.sort(key=lambda each: (-each[0], number[each[1]], each[1]))
-        found[product] = [(other, *measures(n, number[product], number[other], len(baskets))) for n, other in kept[:10]]
+        found[product] = [
+            (other, *rule_measures(n, number[product], number[other], len(baskets))) for n, other in kept[:10]
+        ]
     return found
 
 
@@ -271,11 +273,11 @@ class World:
         figures: dict[str, Figures] = {}
         lists: dict[str, Related] = {}
         for event in await read(self.settings, FIGURES):
-            told = FIGURES_VOCABULARY.parse(event)
+            told = FIGURES_REGISTRY.parse(event)
             if told.window not in figures or figures[told.window].version < told.version:
                 figures[told.window] = told
         for event in await read(self.settings, RELATED):
-            list_ = RELATED_VOCABULARY.parse(event)
+            list_ = RELATED_REGISTRY.parse(event)
             if list_.product not in lists or lists[list_.product].version < list_.version:
                 lists[list_.product] = list_
         return figures, lists
@@ -373,7 +375,7 @@ async def test_it_counts_what_sql_counts_after_a_kill_and_a_replay(world: World)
     assert world.counted() == before
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("insights.")])
+@pytest.mark.parametrize("point", [point for point in FAILPOINTS if point.startswith("insights.")])
 async def test_a_process_that_dies_at(point: str, world: World) -> None:
     deaths = len(world.replica.exits)
     world.replica.arm(f"{point}:1")
@@ -381,9 +383,9 @@ async def test_a_process_that_dies_at(point: str, world: World) -> None:
     async with asyncio.timeout(PATIENCE):
         while len(world.replica.exits) == deaths:
             number += 1
-            await world.say(history(list(POINTS).index(point) * 1000 + number, 6))
+            await world.say(history(list(FAILPOINTS).index(point) * 1000 + number, 6))
             await asyncio.sleep(0.1)
-    assert world.replica.exits[deaths:] == [KILLED], world.replica.told()
+    assert world.replica.exits[deaths:] == [EXIT_KILLED], world.replica.told()
     if point == "insights.published":
         await world.check_published()
     else:
@@ -434,7 +436,7 @@ async def test_all_of_it_is_published_again_on_demand(world: World) -> None:
 @pytest.fixture
 async def connect(settings: Settings) -> AsyncIterator[Any]:
     await postgres.migrate(settings, "insights", MIGRATIONS)
-    yield partial(postgres.connect, settings, "insights", options=OPTIONS)
+    yield partial(postgres.connect, settings, "insights", options=STORE_OPTIONS)
     async with await postgres.connect(settings, "insights") as connection:
         await connection.execute(f'DROP SCHEMA "{settings.schema_name("insights")}" CASCADE'.encode())
 
@@ -442,8 +444,8 @@ async def connect(settings: Settings) -> AsyncIterator[Any]:
 async def test_many_count_the_same_at_once_and_it_counts_once(connect: Any) -> None:
     told = [event for topic, event in history(7, 30) if topic == orders.EVENTS]
     events = [(event, model.ORDER_EVENTS.parse(event)) for event in told if event.type in model.ORDER_EVENTS.types]
-    facts = [found for event, message in events if (found := model.fact(event, message))]
-    stores = [Store(connect) for _ in range(4)]
+    facts = [found for event, message in events if (found := model.to_fact(event, message))]
+    stores = [InsightsStore(connect) for _ in range(4)]
 
     async def work(number: int) -> int:
         chance, fresh = random.Random(number), 0
@@ -451,9 +453,9 @@ async def test_many_count_the_same_at_once_and_it_counts_once(connect: Any) -> N
         chance.shuffle(mine)
         for start in range(0, len(mine), 10):
             part = mine[start : start + 10]
-            fresh += len((await stores[number].count([each for each, _ in part])).fresh)
+            fresh += len((await stores[number].count_facts([each for each, _ in part])).new_facts)
             learning = [m for _, (_, m) in part if isinstance(m, orders.Committed | orders.Cancelled)]
-            await stores[number].learn(learning)
+            await stores[number].count_baskets(learning)
         return fresh
 
     fresh = await asyncio.gather(*(work(number) for number in range(4)))
@@ -464,10 +466,10 @@ async def test_many_count_the_same_at_once_and_it_counts_once(connect: Any) -> N
         ).fetchone()
         assert counted == (len(facts),)
         lists: dict[str, Related] = {}
-        while untold := await store.untold_related(connection, 0.0, 5, stale=False):
+        while untold := await store.unpublished_related(connection, 0.0, 5, stale=False):
             assert len(untold) <= 5
             lists |= {each.related.product: each.related for each in untold}
-            await store.related_told(connection, untold)
+            await store.mark_related_published(connection, untold)
     wanted = {p: each for p, each in related([(orders.EVENTS, event) for event in told]).items() if each}
     learnt = {
         p: [(i.product, i.support, i.confidence, i.lift) for i in each.items] for p, each in lists.items() if each.items
@@ -486,20 +488,24 @@ async def test_a_wholesale_order_is_counted_by_parts(connect: Any, monkeypatch: 
             order_id=f"o{number}", user_id="u", version=2, status="committed", lines=lines, total=price
         )
 
-    monkeypatch.setattr(store, "PAIRS_AT_ONCE", 3)
-    keeping = Store(connect)
+    monkeypatch.setattr(store, "MAX_PAIRS_PER_TRANSACTION", 3)
+    keeping = InsightsStore(connect)
     parts: list[int] = []
-    learn = keeping._learn
+    learn = keeping._count_baskets
 
     async def noted(part: Sequence[orders.Committed | orders.Cancelled]) -> None:
         parts.append(len(part))
         await learn(part)
 
-    monkeypatch.setattr(keeping, "_learn", noted)
-    await keeping.learn([order(1, "A", "B"), order(2, *"ABC"), order(3, *"ABCDE"), order(4, "A"), order(5, "A")])
+    monkeypatch.setattr(keeping, "_count_baskets", noted)
+    await keeping.count_baskets(
+        [order(1, "A", "B"), order(2, *"ABC"), order(3, *"ABCDE"), order(4, "A"), order(5, "A")]
+    )
     assert parts == [1, 1, 1, 2]
     async with await connect() as connection:
-        [alone] = [u for u in await store.untold_related(connection, 0.5, 10, stale=False) if u.related.product == "B"]
+        [alone] = [
+            u for u in await store.unpublished_related(connection, 0.5, 10, stale=False) if u.related.product == "B"
+        ]
         assert [item.product for item in alone.related.items] == ["A"], "C is in two of five, which is less than half"
         assert alone.related.orders == 5
     await keeping.close()
@@ -514,36 +520,40 @@ async def test_lists_are_told_again_when_there_are_many_more_orders(connect: Any
             order_id=f"o{number}", user_id="u", version=2, status="committed", lines=lines, total=price
         )
 
-    keeping = Store(connect)
+    keeping = InsightsStore(connect)
     async with await connect() as connection:
-        await keeping.learn([order(number, "A", "B") for number in range(9)])
-        first = await store.untold_related(connection, 0.0, 10, stale=False)
-        await store.related_told(connection, first)
-        assert await store.untold_related(connection, 0.0, 10, stale=True) == []
-        await keeping.learn([order(10, "C")])
-        await store.related_told(connection, await store.untold_related(connection, 0.0, 10, stale=False))
-        assert await store.untold_related(connection, 0.0, 10, stale=True) == [], "nine of ten is near enough"
-        await keeping.learn([order(11, "C")])
-        await store.related_told(connection, await store.untold_related(connection, 0.0, 10, stale=False))
-        again = await store.untold_related(connection, 0.0, 10, stale=True)
+        await keeping.count_baskets([order(number, "A", "B") for number in range(9)])
+        first = await store.unpublished_related(connection, 0.0, 10, stale=False)
+        await store.mark_related_published(connection, first)
+        assert await store.unpublished_related(connection, 0.0, 10, stale=True) == []
+        await keeping.count_baskets([order(10, "C")])
+        await store.mark_related_published(
+            connection, await store.unpublished_related(connection, 0.0, 10, stale=False)
+        )
+        assert await store.unpublished_related(connection, 0.0, 10, stale=True) == [], "nine of ten is near enough"
+        await keeping.count_baskets([order(11, "C")])
+        await store.mark_related_published(
+            connection, await store.unpublished_related(connection, 0.0, 10, stale=False)
+        )
+        again = await store.unpublished_related(connection, 0.0, 10, stale=True)
         assert {each.related.product for each in again} == {"A", "B"}
         assert [each.related.items[0].support for each in again] == [9 / 11, 9 / 11]
         assert all(new.related.version > old.related.version for old, new in zip(first, again, strict=True))
-        await store.related_told(connection, again)
-        assert await store.untold_related(connection, 0.0, 10, stale=True) == []
+        await store.mark_related_published(connection, again)
+        assert await store.unpublished_related(connection, 0.0, 10, stale=True) == []
     await keeping.close()
 
 
 async def test_keys_are_forgotten_when_they_can_no_longer_come_again(connect: Any) -> None:
-    keeping = Store(connect)
+    keeping = InsightsStore(connect)
     facts = [
         model.Fact(("x", str(days)), NOW - timedelta(days=days), timedelta(days=7), {"holds_granted": 1}, shopper="u")
         for days in (0, 6, 7, 9)
     ]
-    await keeping.count(facts)
+    await keeping.count_facts(facts)
     async with await connect() as connection:
-        gone = await store.trim(connection, agents.TRIM_AT_ONCE)
+        gone = await store.delete_expired_keys(connection, agents.MAX_KEYS_PER_DELETE)
         assert gone == 4, "one fact, and its shopper in three windows"
-        assert await store.trim(connection, agents.TRIM_AT_ONCE) == 0
-    assert (await keeping.count(facts)).repeated == 3
+        assert await store.delete_expired_keys(connection, agents.MAX_KEYS_PER_DELETE) == 0
+    assert (await keeping.count_facts(facts)).duplicates == 3
     await keeping.close()

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from infrastructure.envelope import rfc3339
-from order_service.insights.messages import LENGTHS, Takings
+from order_service.insights.messages import WINDOW_LENGTHS, Takings
 from tests.testkit.edge import Running
 from tests.testkit.insights_edge import insights_edge, related, tell_figures, tell_product, tell_related, token
 from tests.testkit.processes import until
@@ -164,4 +164,4 @@ def test_the_page_and_its_files(client: httpx.Client) -> None:
 
 def test_the_windows_of_a_length_are_all_described(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()["paths"]["/v1/analytics/{figure}"]["get"]["parameters"]
-    assert next(each for each in described if each["name"] == "by")["schema"]["enum"] == list(LENGTHS)
+    assert next(each for each in described if each["name"] == "by")["schema"]["enum"] == list(WINDOW_LENGTHS)

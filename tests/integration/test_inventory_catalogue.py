@@ -10,8 +10,8 @@ import pytest
 from infrastructure.settings import Settings as Shared
 from inventory_service import catalogue
 from inventory_service.audit import audit
-from inventory_service.catalogue import DEFAULT_FILE, CatalogueError, Item, Seeded, read_catalogue, seed
-from inventory_service.derive import LEAST, MOST, catalogue_of
+from inventory_service.catalogue import DEFAULT_FILE, CatalogueError, CatalogueItem, SeedResult, read_catalogue, seed
+from inventory_service.derive import MAX_STOCK, MIN_STOCK, catalogue_csv
 from tests.testkit.inventory_store import Schema, add, command, schema
 
 
@@ -23,9 +23,9 @@ async def shop(settings: Shared) -> AsyncIterator[Schema]:
 
 async def test_the_shipped_catalogue_loads_and_the_same_again_changes_nothing(shop: Schema) -> None:
     items = read_catalogue(DEFAULT_FILE)
-    assert await seed(shop.connection, items) == Seeded(added=len(items), changed=0, unchanged=0)
+    assert await seed(shop.connection, items) == SeedResult(added=len(items), changed=0, unchanged=0)
     before = await _everything(shop)
-    assert await seed(shop.connection, items) == Seeded(added=0, changed=0, unchanged=len(items))
+    assert await seed(shop.connection, items) == SeedResult(added=0, changed=0, unchanged=len(items))
     assert await _everything(shop) == before
     assert (await audit(shop.connection))["violations"] == []
 
@@ -43,9 +43,10 @@ async def test_an_existing_product_gets_its_name_and_price_and_keeps_its_stock(s
     await shop.stock(TEAPOT=10, MUG=5)
     await shop.store().transact([command("r1", add("TEAPOT", 8))])
     done = await seed(
-        shop.connection, [Item("TEAPOT", "a teapot", 999, "GBP", 2), Item("MUG", "name of MUG", 100, "GBP", 9)]
+        shop.connection,
+        [CatalogueItem("TEAPOT", "a teapot", 999, "GBP", 2), CatalogueItem("MUG", "name of MUG", 100, "GBP", 9)],
     )
-    assert done == Seeded(added=0, changed=1, unchanged=1)
+    assert done == SeedResult(added=0, changed=1, unchanged=1)
     assert await shop.rows("SELECT received, held, price_minor FROM inventory WHERE product_code = 'TEAPOT'") == [
         (10, 8, 999)
     ]
@@ -58,7 +59,7 @@ async def test_an_existing_product_gets_its_name_and_price_and_keeps_its_stock(s
 
 async def test_a_new_name_and_a_new_price_are_one_new_version(shop: Schema) -> None:
     await shop.stock(MUG=5)
-    await seed(shop.connection, [Item("MUG", "a mug", 101, "GBP", 5)])
+    await seed(shop.connection, [CatalogueItem("MUG", "a mug", 101, "GBP", 5)])
     assert await shop.rows("SELECT name, version FROM product") == [("a mug", 2)]
 
 
@@ -131,14 +132,14 @@ def test_a_catalogue_is_derived_by_the_written_rules(tmp_path: Path) -> None:
     ]
     file = tmp_path / "orders.csv"
     file.write_text(ORDERS + "\n".join(lines) + "\n")
-    rows = list(csv.reader(catalogue_of(file).splitlines()))
+    rows = list(csv.reader(catalogue_csv(file).splitlines()))
     assert rows[0] == list(catalogue.COLUMNS)
     assert rows[1] == ["10001", "TEAPOT", "2.70", "GBP", str(45 // 2)]
-    assert rows[2] == ["20000", "THING 0", "1.50", "GBP", str(LEAST)]
+    assert rows[2] == ["20000", "THING 0", "1.50", "GBP", str(MIN_STOCK)]
     assert len(rows) == 11
 
 
 def test_the_shipped_catalogue_has_plenty_of_some_and_little_of_others() -> None:
     quantities = [item.quantity for item in read_catalogue(DEFAULT_FILE)]
-    assert (min(quantities), max(quantities)) == (LEAST, MOST)
+    assert (min(quantities), max(quantities)) == (MIN_STOCK, MAX_STOCK)
     assert len(quantities) == 615

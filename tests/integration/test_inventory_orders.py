@@ -34,7 +34,7 @@ from inventory_service.messages import (
     Snapshot,
     Sold,
 )
-from inventory_service.state import Answer, Command, State
+from inventory_service.state import Command, Reply, State
 from inventory_service.store import PostgresStore, expiry_id
 from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
 
@@ -87,7 +87,7 @@ async def state(shop: Shop, order: str = "o1", user: str = "ann") -> HoldState |
     return outcome.state
 
 
-async def cart(shop: Shop, user: str = "ann") -> Answer:
+async def cart(shop: Shop, user: str = "ann") -> Reply:
     [answer] = await shop.tell(command("s", Snapshot(user_id=user, session="s", epoch="e")))
     return answer
 
@@ -267,7 +267,7 @@ async def test_of_two_tabs_that_check_out_at_once_one_makes_an_order(real: Schem
                 for n, store in enumerate(stores)
             )
         )
-        outcomes = [answer.outcome for decisions in both for answer in decisions.answers]
+        outcomes = [answer.outcome for decisions in both for answer in decisions.replies]
         assert Counter(type(outcome) for outcome in outcomes) == {Committed: 1, Refused: 1}
         [refused] = [outcome for outcome in outcomes if isinstance(outcome, Refused)]
         assert refused.reason == "cart_changed"
@@ -297,7 +297,7 @@ async def test_a_cart_that_comes_to_its_end_at_checkout_is_either_ordered_or_exp
             knocker.transact([knock]), checker.transact([command("c", checkout(1, order, user))])
         )
         kinds = Counter(
-            getattr(answer.outcome, "reason", answer.outcome.type) for each in told for answer in each.answers
+            getattr(answer.outcome, "reason", answer.outcome.type) for each in told for answer in each.replies
         )
         won = [kind for kind in kinds if kind == "committed"] or ["expired"]
         # Told as expired: by the knock, by the checkout that met it due, and as the reason of its refusal.
@@ -318,9 +318,9 @@ async def test_an_order_that_two_shoppers_have_is_one_shoppers(real: Schema) -> 
         async def ask(user: str, order: str = order) -> Any:
             commit = command(order, take(order, user, TEAPOT=1))
             try:
-                return (await stores[user].transact([commit])).answers[0].outcome
+                return (await stores[user].transact([commit])).replies[0].outcome
             except psycopg.errors.UniqueViolation:  # as the guard does: alone, once more
-                return (await stores[user].transact([commit])).answers[0].outcome
+                return (await stores[user].transact([commit])).replies[0].outcome
 
         outcomes = await asyncio.gather(ask("ann"), ask("bob"))
         assert {getattr(each, "reason", each.type) for each in outcomes} == {"committed", "failed"}
@@ -335,7 +335,7 @@ async def test_the_last_unit_goes_to_one_order(real: Schema) -> None:
     decided = await asyncio.gather(
         *(store.transact([command("c", take(f"order {n}", f"user {n}", LAST=1))]) for n, store in enumerate(stores))
     )
-    assert Counter(each.answers[0].outcome.type for each in decided) == {"committed": 1, "refused": 3}
+    assert Counter(each.replies[0].outcome.type for each in decided) == {"committed": 1, "refused": 3}
 
 
 def _random(chance: random.Random, users: list[str], revisions: dict[str, int]) -> Command:
@@ -361,18 +361,18 @@ async def test_workers_side_by_side_keep_every_rule_of_orders(real: Schema) -> N
     users = [f"user {n}" for n in range(6)]
     revisions: dict[str, int] = {}
 
-    async def work(worker: int) -> list[Answer]:
+    async def work(worker: int) -> list[Reply]:
         chance, store = random.Random(worker), real.store()
-        answers: list[Answer] = []
+        answers: list[Reply] = []
         for _ in range(30):
             batch = [_random(chance, users, revisions) for _ in range(chance.randint(1, 15))]
             batch += chance.choices(batch, k=2)
             for _ in range(chance.choice((1, 1, 2))):  # died after the commit, and does it again
                 while True:  # as the guard does
                     try:
-                        told = (await store.transact(batch)).answers
+                        told = (await store.transact(batch)).replies
                         break
-                    except postgres.LOST:
+                    except postgres.TRANSIENT_ERRORS:
                         continue
                 answers += told
                 for answer in told:
@@ -433,7 +433,7 @@ async def test_a_step_at_which_the_process_dies_is_done_once(real: Schema, kille
     for id_, request in live:
         with pytest.raises(psycopg.OperationalError):
             await killed(real.store().connect).transact([command(id_, request)])
-        [answer] = (await real.store().transact([command(id_, request)])).answers
+        [answer] = (await real.store().transact([command(id_, request)])).replies
         assert answer.replayed == (killed is DiesAfterTheCommit)
         outcomes.append(answer.outcome.type)
     assert outcomes == ["held", "committed", "sold", "restocked", "committed", "released", "released"]
@@ -443,7 +443,7 @@ async def test_a_step_at_which_the_process_dies_is_done_once(real: Schema, kille
 
 async def test_a_batch_without_orders_asks_nothing_about_them(real: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
     await real.connection.execute("DROP TABLE reservation")
-    [answer] = (await real.store().transact([command("r1", add("TEAPOT"))])).answers
+    [answer] = (await real.store().transact([command("r1", add("TEAPOT"))])).replies
     assert answer.outcome.type == "held"
 
 

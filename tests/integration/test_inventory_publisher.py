@@ -9,23 +9,23 @@ import pytest
 
 from infrastructure import postgres
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.locks import NoLocks
+from infrastructure.guard import ReceivedMessage
+from infrastructure.locks import NoContentionLocks
 from infrastructure.settings import Settings as Shared
 from infrastructure.topics import Topic
 from inventory_service import expiry, publisher
-from inventory_service.agents import Crowd, Inventory
-from inventory_service.catalogue import Item, seed
-from inventory_service.expiry import Knocker
+from inventory_service.agents import InventoryAgents, LockPolicy
+from inventory_service.catalogue import CatalogueItem, seed
+from inventory_service.expiry import ExpiryScanner
 from inventory_service.messages import (
-    PRODUCT_VOCABULARY,
+    PRODUCT_REGISTRY,
     PRODUCTS,
-    REQUEST_VOCABULARY,
+    REQUEST_REGISTRY,
     REQUESTS,
-    RESPONSE_VOCABULARY,
+    RESPONSE_REGISTRY,
     RESPONSES,
     STOCK,
-    STOCK_VOCABULARY,
+    STOCK_REGISTRY,
     Clear,
     Commit,
     Expire,
@@ -51,29 +51,31 @@ async def shop(settings: Shared) -> AsyncIterator[Schema]:
 def voice(shop: Schema, topics: Topics) -> Publisher:
     """Another process's publisher."""
     return Publisher(
-        partial(postgres.connect, shop.settings, "inventory", options=publisher.OPTIONS), topics.publish, "voice"
+        partial(postgres.connect, shop.settings, "inventory", options=publisher.PUBLISHER_OPTIONS),
+        topics.publish,
+        "voice",
     )
 
 
 def told(topics: Topics) -> list[tuple[str, int, int]]:
     """Product, version and what is available, as published since the last time."""
-    stock = [STOCK_VOCABULARY.parse(event) for event in topics.take(STOCK)]
+    stock = [STOCK_REGISTRY.parse(event) for event in topics.take(STOCK)]
     return [(each.product, each.version, each.available) for each in stock]
 
 
 async def test_everything_is_told_once_and_then_what_changes(shop: Schema) -> None:
     topics, store = Topics(), shop.store()
     one = voice(shop, topics)
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     assert told(topics) == [("MUG", 1, 5), ("TEAPOT", 1, 10)]
-    products = {each.code: each for each in map(PRODUCT_VOCABULARY.parse, topics.take(PRODUCTS))}
+    products = {each.code: each for each in map(PRODUCT_REGISTRY.parse, topics.take(PRODUCTS))}
     assert (products["MUG"].name, products["MUG"].price.amount, products["MUG"].version) == ("name of MUG", 100, 1)
-    assert await one.look(shop.connection) == 0
+    assert await one.publish_changes(shop.connection) == 0
     await store.transact([command("r1", add("TEAPOT", 2)), command("r2", add("TEAPOT", 1))])
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     assert told(topics) == [("TEAPOT", 3, 7)], "only its last state"
-    await seed(shop.connection, [Item("MUG", "a mug", 100, "GBP", 5)])
-    await one.look(shop.connection)
+    await seed(shop.connection, [CatalogueItem("MUG", "a mug", 100, "GBP", 5)])
+    await one.publish_changes(shop.connection)
     [event] = topics.take(PRODUCTS)
     assert (event.data["name"], event.data["version"], event.id, event.subject) == ("a mug", 2, "MUG/product/2", "MUG")
     assert told(topics) == []
@@ -83,7 +85,7 @@ async def _a_late_commit(shop: Schema) -> tuple[Topics, list[list[tuple[str, int
     """A transaction that begins first and commits last, while others come and go; what was told after each step."""
     topics, one, seen = Topics(), None, []
     one = voice(shop, topics)
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     topics.events.clear()
     async with await postgres.connect(shop.settings, "inventory") as late:
         await late.execute("BEGIN")
@@ -96,12 +98,12 @@ async def _a_late_commit(shop: Schema) -> tuple[Topics, list[list[tuple[str, int
         )
         for number in range(3):
             await shop.store().transact([command(f"r{number}", add("TEAPOT"))])
-            await one.look(shop.connection)
+            await one.publish_changes(shop.connection)
             seen.append(told(topics))
         await late.execute("COMMIT")
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     seen.append(told(topics))
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     seen.append(told(topics))
     return topics, seen
 
@@ -121,10 +123,10 @@ async def test_a_publisher_that_went_by_the_newest_transaction_would_miss_it(
 
 async def test_the_next_publisher_goes_on_where_the_last_one_stored(shop: Schema) -> None:
     topics = Topics()
-    await voice(shop, topics).look(shop.connection)
+    await voice(shop, topics).publish_changes(shop.connection)
     topics.events.clear()
     await shop.store().transact([command("r1", add("MUG"))])
-    await voice(shop, topics).look(shop.connection)
+    await voice(shop, topics).publish_changes(shop.connection)
     assert told(topics) == [("MUG", 2, 4)]
 
 
@@ -134,26 +136,26 @@ async def test_a_publisher_that_died_before_it_stored_its_position_tells_again(s
             raise ConnectionError(topic, events)
 
     with pytest.raises(ConnectionError):
-        await voice(shop, Gone()).look(shop.connection)
+        await voice(shop, Gone()).publish_changes(shop.connection)
     topics = Topics()
-    await voice(shop, topics).look(shop.connection)
+    await voice(shop, topics).publish_changes(shop.connection)
     assert len(told(topics)) == 2
 
 
 async def test_all_of_it_can_be_asked_for_again(shop: Schema) -> None:
     topics = Topics()
     one = voice(shop, topics)
-    await one.look(shop.connection)
+    await one.publish_changes(shop.connection)
     topics.events.clear()
     await shop.connection.execute(QUERIES["reset_position"])
-    assert await one.look(shop.connection) == 4
-    assert await one.look(shop.connection) == 0
+    assert await one.publish_changes(shop.connection) == 4
+    assert await one.publish_changes(shop.connection) == 0
 
 
 async def test_a_dump_restored_on_another_cluster_is_told_from_the_beginning(shop: Schema) -> None:
     await shop.connection.execute("UPDATE publisher SET position = '1000000000000'")
     topics = Topics()
-    await voice(shop, topics).look(shop.connection)
+    await voice(shop, topics).publish_changes(shop.connection)
     assert len(told(topics)) == 2
 
 
@@ -170,7 +172,7 @@ async def test_one_publishes_and_when_its_session_ends_another_does(shop: Schema
         " WHERE locktype = 'advisory' AND granted AND application_name LIKE %s",
         (f"{shop.settings.prefix}%",),
     )
-    with pytest.raises(postgres.LOST):
+    with pytest.raises(postgres.TRANSIENT_ERRORS):
         await running
     await shop.store().transact([command("r2", add("MUG"))])
     await _until(lambda: ("MUG", 3, 3) in told(second))
@@ -192,22 +194,24 @@ async def _until(condition: object) -> None:
 
 async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
     topics = Topics()
-    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
-    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish)
+    inventory = InventoryAgents(shop.store(), NoContentionLocks(), topics.publish, LockPolicy(5, 5))
+    knocker = ExpiryScanner(
+        partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish
+    )
     await shop.store().transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
-    assert await knocker.look(shop.connection) == 0
+    assert await knocker.scan(shop.connection) == 0
     await shop.pass_time(minutes=15)
     [(due, revision)] = await shop.rows("SELECT expires_at, revision FROM holder WHERE user_id = 'ann'")
-    assert await knocker.look(shop.connection) == 2
-    assert await knocker.look(shop.connection) == 0, "not at once again"
+    assert await knocker.scan(shop.connection) == 2
+    assert await knocker.scan(shop.connection) == 0, "not at once again"
     knocks = topics.take(REQUESTS)
     ann = next(event for event in knocks if event.subject == "ann")
     id_ = expiry_id("ann", due, revision)
     assert (ann.id, ann.requestid, ann.source, ann.type) == (f"ann/{id_}/expire", id_, "/inventory", Expire.TYPE)
-    batch = [Received(event, REQUEST_VOCABULARY.parse(event), 0, n) for n, event in enumerate(knocks)]
-    await inventory.handle(batch)
-    await inventory.handle(batch)
-    answers = [(event, RESPONSE_VOCABULARY.parse(event)) for event in topics.take(RESPONSES) if event.subject == "ann"]
+    batch = [ReceivedMessage(event, REQUEST_REGISTRY.parse(event), 0, n) for n, event in enumerate(knocks)]
+    await inventory.on_requests(batch)
+    await inventory.on_requests(batch)
+    answers = [(event, RESPONSE_REGISTRY.parse(event)) for event in topics.take(RESPONSES) if event.subject == "ann"]
     assert [answer.replayed for _, answer in answers] == [False, True]
     for event, answer in answers:
         assert isinstance(answer.outcome, Expired)
@@ -223,21 +227,25 @@ async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
 async def test_a_cart_that_a_request_found_due_is_told_of_also_when_that_was_never_answered(shop: Schema) -> None:
     """Whoever decides dies before anybody is told; the request is delivered again, and knows only its own outcome."""
     topics, store = Topics(), shop.store()
-    inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
-    knocker = Knocker(partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish)
+    inventory = InventoryAgents(store, NoContentionLocks(), topics.publish, LockPolicy(5, 5))
+    knocker = ExpiryScanner(
+        partial(postgres.connect, shop.settings, "inventory", options=BACKGROUND_OPTIONS), topics.publish
+    )
     await store.transact([command("r1", add("TEAPOT", 3)), command("r2", add("MUG", 1, "bob"))])
     await shop.pass_time(minutes=15)
     [(due, revision)] = await shop.rows("SELECT expires_at, revision FROM holder WHERE user_id = 'ann'")
     asked = command("r3", add("TEAPOT", 99))
-    assert [answer.outcome.type for answer in (await store.transact([asked])).answers] == ["expired", "refused"]
-    assert [answer.outcome.type for answer in (await store.transact([asked])).answers] == ["refused"]
+    assert [answer.outcome.type for answer in (await store.transact([asked])).replies] == ["expired", "refused"]
+    assert [answer.outcome.type for answer in (await store.transact([asked])).replies] == ["refused"]
     assert await shop.rows("SELECT * FROM untold_expiry") == [("ann", due, revision)]
 
-    assert await knocker.look(shop.connection) == 2
+    assert await knocker.scan(shop.connection) == 2
     assert await shop.rows("SELECT * FROM untold_expiry") == []
     knocks = topics.take(REQUESTS)
-    await inventory.handle([Received(each, REQUEST_VOCABULARY.parse(each), 0, n) for n, each in enumerate(knocks)])
-    told = {event.subject: RESPONSE_VOCABULARY.parse(event) for event in topics.take(RESPONSES)}
+    await inventory.on_requests(
+        [ReceivedMessage(each, REQUEST_REGISTRY.parse(each), 0, n) for n, each in enumerate(knocks)]
+    )
+    told = {event.subject: RESPONSE_REGISTRY.parse(event) for event in topics.take(RESPONSES)}
     assert isinstance(told["ann"].outcome, Expired)
     assert (told["ann"].outcome.version, told["ann"].replayed) == (2, True)
     assert isinstance(told["bob"].outcome, Expired)
@@ -246,18 +254,18 @@ async def test_a_cart_that_a_request_found_due_is_told_of_also_when_that_was_nev
 
 async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> None:
     topics = Topics()
-    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
+    inventory = InventoryAgents(shop.store(), NoContentionLocks(), topics.publish, LockPolicy(5, 5))
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-    def asked(type_: str, id_: str | None, **data: object) -> Received:  # type: ignore[type-arg]  # of any request
+    def asked(type_: str, id_: str | None, **data: object) -> ReceivedMessage:  # type: ignore[type-arg]  # of any request
         fields = {"id": "x", "source": "/cart", "type": type_, "subject": "ann", "requestid": id_, "traceparent": trace}
         now = "2026-11-21T03:24:41.118Z"
         event = Envelope.model_validate({**fields, "time": now, "data": {"user_id": "ann", **data}})
-        event = event.model_copy(update={"time": command("", Clear(user_id="ann")).accepted})
-        return Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)
+        event = event.model_copy(update={"time": command("", Clear(user_id="ann")).accepted_at})
+        return ReceivedMessage(event, REQUEST_REGISTRY.parse(event), 0, 0)
 
     hold = asked("holdfast.inventory.hold", "r1", mode="add", product="TEAPOT", quantity=2)
-    await inventory.handle(
+    await inventory.on_requests(
         [
             hold,
             asked("holdfast.inventory.snapshot", "s1", session="tab 1", epoch="3"),
@@ -273,30 +281,30 @@ async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> N
     assert held.data["outcome"]["version"] == held.data["cart"]["revision"] == 1
     assert (snapshot.id, snapshot.data["session"], snapshot.data["epoch"]) == ("ann/s1/snapshot", "tab 1", "3")
     assert (check.id, check.data["outcome"]["available"]) == ("ann/c1/available", 5)
-    assert inventory.crowd.seen == {"TEAPOT": 8, "MUG": 5}
+    assert inventory.lock_policy.available_seen == {"TEAPOT": 8, "MUG": 5}
 
     broken = asked("holdfast.inventory.hold", "r2", mode="add", product="TEAPOT", quantity=1)
-    await inventory.fail(broken, RuntimeError("for good"))
-    await inventory.handle([broken])
+    await inventory.on_permanent_failure(broken, RuntimeError("for good"))
+    await inventory.on_requests([broken])
     failed, again = topics.take(RESPONSES)
     assert failed.data["outcome"] == again.data["outcome"]
     assert (failed.data["outcome"]["reason"], again.data["replayed"]) == ("failed", True)
-    await inventory.fail(
+    await inventory.on_permanent_failure(
         snapshot_request := asked("holdfast.inventory.snapshot", "s2", session="t", epoch="1"), ValueError()
     )
     assert topics.take(RESPONSES) == [], f"a read is only asked again: {snapshot_request.event.requestid}"
     with pytest.raises(ValueError, match="requestid"):
-        await inventory.handle([asked("holdfast.inventory.clear", None)])
+        await inventory.on_requests([asked("holdfast.inventory.clear", None)])
 
 
 async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> None:
     topics = Topics()
-    inventory = Inventory(shop.store(), NoLocks(), topics.publish, Crowd(5, 5))
+    inventory = InventoryAgents(shop.store(), NoContentionLocks(), topics.publish, LockPolicy(5, 5))
 
     commit = _received("c", Commit(user_id="ann", order_id="o1", version=1))
     read = _received("q", ReadReservation(user_id="ann", order_id="o1", session="tab 1"))
     sell = _received("o1/sell", Sell(user_id="ann", order_id="o1"))
-    await inventory.handle([_received("r1", add("TEAPOT", 2)), commit, read, sell, sell])
+    await inventory.on_requests([_received("r1", add("TEAPOT", 2)), commit, read, sell, sell])
     _, committed, reservation, *sold = topics.take(RESPONSES)
     assert (committed.id, committed.requestid) == ("ann/c/decided", "c")
     assert committed.data["outcome"]["total"] == {"amount": 200, "currency": "GBP"}
@@ -306,16 +314,16 @@ async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> 
         ("ann/o1/sell/decided", False),
         ("ann/o1/sell/decided", True),
     ]
-    await voice(shop, topics).look(shop.connection)
-    stock = {each.product: each for each in map(STOCK_VOCABULARY.parse, topics.take(STOCK))}
+    await voice(shop, topics).publish_changes(shop.connection)
+    stock = {each.product: each for each in map(STOCK_REGISTRY.parse, topics.take(STOCK))}
     assert (stock["TEAPOT"].held, stock["TEAPOT"].sold, stock["TEAPOT"].available) == (0, 2, 8)
 
     other = _received("c2", Commit(user_id="ann", order_id="o2", version=2))
-    await inventory.fail(other, RuntimeError("for good"))
-    await inventory.handle([other])
+    await inventory.on_permanent_failure(other, RuntimeError("for good"))
+    await inventory.on_requests([other])
     failed, again = topics.take(RESPONSES)
     assert failed.data["outcome"] == again.data["outcome"] == Refused(reason="failed", order_id="o2").model_dump()
-    await inventory.fail(sell, RuntimeError("for good"))
+    await inventory.on_permanent_failure(sell, RuntimeError("for good"))
     assert topics.take(RESPONSES) == [], "what is owed to an order is asked again until it is done"
 
 
@@ -325,10 +333,10 @@ async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) ->
 
     store, topics = shop.store(), Topics()
     store.connect = refuse
-    inventory = Inventory(store, NoLocks(), topics.publish, Crowd(5, 5))
-    event = expiry.knock("ann", command("", Clear(user_id="ann")).accepted, 1)
-    with pytest.raises(postgres.LOST):
-        await inventory.handle([Received(event, REQUEST_VOCABULARY.parse(event), 0, 0)])
+    inventory = InventoryAgents(store, NoContentionLocks(), topics.publish, LockPolicy(5, 5))
+    event = expiry.expire_request("ann", command("", Clear(user_id="ann")).accepted_at, 1)
+    with pytest.raises(postgres.TRANSIENT_ERRORS):
+        await inventory.on_requests([ReceivedMessage(event, REQUEST_REGISTRY.parse(event), 0, 0)])
     assert topics.take(RESPONSES) == [], "nothing is decided"
 
 
@@ -342,33 +350,35 @@ async def test_what_is_told_is_committed(shop: Schema) -> None:
         seen.append(([id_ for (id_,) in log], [(code, units) for code, units in held]))
         assert [event.requestid for event in events] == ["r1", "r2"]
 
-    inventory = Inventory(shop.store(), NoLocks(), publish, Crowd(5, 5))
-    await inventory.handle([_received("r1", add("TEAPOT", 2)), _received("r2", add("MUG", 1))])
+    inventory = InventoryAgents(shop.store(), NoContentionLocks(), publish, LockPolicy(5, 5))
+    await inventory.on_requests([_received("r1", add("TEAPOT", 2)), _received("r2", add("MUG", 1))])
     assert seen == [(["r1", "r2"], [("MUG", 1), ("TEAPOT", 2)])]
 
 
-def _received(id_: str, request: Request) -> Received[Request]:
+def _received(id_: str, request: Request) -> ReceivedMessage[Request]:
     """A request as the guard hands it over."""
     event = Envelope.model_construct(
         id="x",
         source="/orders",
         type=request.TYPE,
         subject=request.user_id,
-        time=command(id_, request).accepted,
+        time=command(id_, request).accepted_at,
         requestid=id_,
         data={},
     )
-    return Received(event, request, 0, 0)
+    return ReceivedMessage(event, request, 0, 0)
 
 
 def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:
-    crowd = Crowd(above=5, remaining=5)
-    crowd.seen = {"PLENTY": 100, "FEW": 7}
-    assert crowd.wanted([add("PLENTY", 5)]) == set()
-    assert crowd.wanted([add("PLENTY", 6)]) == {"PLENTY"}
-    assert crowd.wanted([add("FEW", 2)]) == set(), "five remain"
-    assert crowd.wanted([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
-    assert crowd.wanted([Clear(user_id="ann")]) == set()
+    crowd = LockPolicy(lock_above=5, lock_remaining=5)
+    crowd.available_seen = {"PLENTY": 100, "FEW": 7}
+    assert crowd.products_to_lock([add("PLENTY", 5)]) == set()
+    assert crowd.products_to_lock([add("PLENTY", 6)]) == {"PLENTY"}
+    assert crowd.products_to_lock([add("FEW", 2)]) == set(), "five remain"
+    assert crowd.products_to_lock([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
+    assert crowd.products_to_lock([Clear(user_id="ann")]) == set()
     items = (Wanted(product="PLENTY", quantity=5), Wanted(product="FEW", quantity=3))
-    assert crowd.wanted([Commit(user_id="ann", order_id="o1", lines=items)]) == {"FEW"}
-    assert crowd.wanted([Commit(user_id="ann", order_id="o1", version=1)]) == set(), "what it gets is held already"
+    assert crowd.products_to_lock([Commit(user_id="ann", order_id="o1", lines=items)]) == {"FEW"}
+    assert crowd.products_to_lock([Commit(user_id="ann", order_id="o1", version=1)]) == set(), (
+        "what it gets is held already"
+    )

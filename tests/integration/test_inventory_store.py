@@ -37,9 +37,9 @@ from inventory_service.messages import (
     Request,
     Snapshot,
 )
-from inventory_service.retention import DELETE_LIMIT, trim
-from inventory_service.state import Answer, Command, State
-from inventory_service.store import OPTIONS, QUERIES, MemoryStore, PostgresStore, expiry_id
+from inventory_service.retention import DELETE_LIMIT, delete_old_outcomes
+from inventory_service.state import Command, Reply, State
+from inventory_service.store import QUERIES, STORE_OPTIONS, MemoryStore, PostgresStore, expiry_id
 from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
 
 # ---- the suite ------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ async def test_a_line_that_went_and_came_back_within_a_batch_is_a_new_line(shop:
     if isinstance(shop, InPostgres):
         await shop.here.connection.execute("UPDATE inventory SET price_minor = 250")
     elif isinstance(shop.store, MemoryStore):
-        shop.store.shelves["TEAPOT"].price = Money(amount=250, currency="GBP")
+        shop.store.stock_levels["TEAPOT"].price = Money(amount=250, currency="GBP")
     await shop.tell(command("r2", Remove(user_id="ann", product="TEAPOT")), command("r3", add("TEAPOT", 1)))
     [answer] = await shop.tell(command("s", Snapshot(user_id="ann", session="s", epoch="e")))
     assert [(line.quantity, line.price.amount) for line in answer.cart.lines] == [(1, 250)]
@@ -167,14 +167,14 @@ async def test_the_last_unit_has_one_winner(real: Schema) -> None:
     decided = await asyncio.gather(
         *(store.transact([command(f"r{n}", add("LAST", 1, f"user {n}"))]) for n, store in enumerate(stores))
     )
-    outcomes = Counter(answer.outcome.type for decisions in decided for answer in decisions.answers)
+    outcomes = Counter(answer.outcome.type for decisions in decided for answer in decisions.replies)
     assert outcomes == {"held": 1, "refused": 7}
 
 
 async def test_a_request_that_two_workers_have_is_decided_by_one(real: Schema) -> None:
     stores = [real.store() for _ in range(4)]
     batch = [command(f"r{n}", add("TEAPOT", 1, f"user {n}")) for n in range(10)]
-    decided = [one.answers for one in await asyncio.gather(*(store.transact(batch) for store in stores))]
+    decided = [one.replies for one in await asyncio.gather(*(store.transact(batch) for store in stores))]
     assert sum(not answer.replayed for answers in decided for answer in answers) == 10
     assert all([a.outcome for a in answers] == [a.outcome for a in decided[0]] for answers in decided)
     assert await real.one("SELECT held FROM inventory WHERE product_code = 'TEAPOT'") == 10
@@ -201,22 +201,22 @@ async def test_workers_side_by_side_keep_every_rule(real: Schema, shoppers: str,
     codes = ["HOT"] if products == "one hot" else [f"P{n}" for n in range(12)]
     await real.stock(**dict.fromkeys(codes, 12))
 
-    async def work(worker: int) -> list[Answer]:
+    async def work(worker: int) -> list[Reply]:
         chance, store = random.Random(worker), real.store()
         users = [f"user {n}" if shoppers == "same" else f"user {worker} {n}" for n in range(8)]
-        answers: list[Answer] = []
+        answers: list[Reply] = []
         batch: list[Command] = []
 
-        async def decide() -> list[Answer]:
+        async def decide() -> list[Reply]:
             while True:  # as the guard does: a busy machine may let an attempt wait too long for its locks
                 try:
-                    return (await store.transact(batch)).answers
-                except postgres.LOST:
+                    return (await store.transact(batch)).replies
+                except postgres.TRANSIENT_ERRORS:
                     continue
 
         for _ in range(25):
             late = [chance.choice(batch)] * 2 if batch else []
-            reused = [Command(each.id, each.accepted, Clear(user_id=each.request.user_id)) for each in late]
+            reused = [Command(each.id, each.accepted_at, Clear(user_id=each.request.user_id)) for each in late]
             batch = late + reused + _random_batch(chance, users, codes)
             answers += await decide()
             if chance.random() < 0.3:
@@ -256,7 +256,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_in_the_log(real: Schema) 
     store = CutAfterCommit(real.store().connect)
     with pytest.raises(psycopg.OperationalError):
         await store.transact([command("r1", add("TEAPOT", 3))])
-    [answer] = (await real.store().transact([command("r1", add("TEAPOT", 3))])).answers
+    [answer] = (await real.store().transact([command("r1", add("TEAPOT", 3))])).replies
     assert (answer.outcome.type, answer.replayed) == ("held", True)
     assert await real.one("SELECT held FROM inventory WHERE product_code = 'TEAPOT'") == 3
 
@@ -269,24 +269,24 @@ async def test_a_lost_connection_is_replaced(real: Schema) -> None:
         " WHERE application_name = %s AND pid <> pg_backend_pid()",
         (f"{real.settings.prefix}inventory/{real.settings.replica}",),
     )
-    with pytest.raises(postgres.LOST):
+    with pytest.raises(postgres.TRANSIENT_ERRORS):
         await store.transact([command("r2", add("TEAPOT"))])
-    [answer] = (await store.transact([command("r2", add("TEAPOT"))])).answers
+    [answer] = (await store.transact([command("r2", add("TEAPOT"))])).replies
     assert answer.outcome.type == "held"
 
 
 async def test_a_stopped_worker_holds_nobody_up_for_long(real: Schema) -> None:
     """As by SIGSTOP between the trips: the session lives, holds its locks and says nothing."""
-    stopped = await postgres.connect(real.settings, "inventory", options=OPTIONS)
+    stopped = await postgres.connect(real.settings, "inventory", options=STORE_OPTIONS)
     await real.store().transact([command("r0", add("TEAPOT"))])
     await stopped.execute("BEGIN")
     await stopped.execute("SELECT FROM holder WHERE user_id = 'ann' FOR NO KEY UPDATE")
     store = real.store()
     while True:
         try:
-            [answer] = (await store.transact([command("r1", add("TEAPOT"))])).answers
+            [answer] = (await store.transact([command("r1", add("TEAPOT"))])).replies
             break
-        except postgres.LOST:
+        except postgres.TRANSIENT_ERRORS:
             continue
     assert answer.outcome.type == "held"
     with pytest.raises(psycopg.errors.TransactionTimeout):
@@ -300,9 +300,9 @@ async def test_what_can_never_work_is_not_tried_for_ever(real: Schema) -> None:
     store = real.store()
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
         await store.transact([command("r1", Remove(user_id="ann", product="MUG"))])
-    assert not isinstance(caught.value, postgres.LOST)
+    assert not isinstance(caught.value, postgres.TRANSIENT_ERRORS)
     fail = Fail(user_id="ann", command={"type": "holdfast.inventory.remove", "product": "MUG"})
-    [answer] = (await store.transact([command("r1", fail)])).answers
+    [answer] = (await store.transact([command("r1", fail)])).replies
     assert answer.outcome == Refused(product="MUG", reason="failed")
 
 
@@ -350,7 +350,7 @@ async def test_old_outcomes_are_forgotten_in_small_batches(real: Schema) -> None
         " FROM generate_series(1, %s) AS n",
         (DELETE_LIMIT + 7,),
     )
-    assert [await trim(real.connection) for _ in range(3)] == [DELETE_LIMIT, 7, 0]
+    assert [await delete_old_outcomes(real.connection) for _ in range(3)] == [DELETE_LIMIT, 7, 0]
     assert await real.rows("SELECT requestid FROM request_log") == [("young",)]
 
 
@@ -404,7 +404,7 @@ async def test_every_statement_is_a_lookup_by_key(real: Schema, filled: bool) ->
             await real.store().transact([command("order", each) for each in orders])
     await real.connection.execute("VACUUM ANALYZE")
     scans = {}
-    async with await postgres.connect(real.settings, "inventory", options=OPTIONS) as connection:
+    async with await postgres.connect(real.settings, "inventory", options=STORE_OPTIONS) as connection:
         for name in BY_KEY:
             [(plan,)] = await (await connection.execute(_generic(QUERIES[name]))).fetchall()
             for node in _scans(plan[0]["Plan"]):

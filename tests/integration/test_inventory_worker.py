@@ -25,10 +25,10 @@ from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service.messages import (
     REQUESTS,
-    RESPONSE_VOCABULARY,
+    RESPONSE_REGISTRY,
     RESPONSES,
     STOCK,
-    STOCK_VOCABULARY,
+    STOCK_REGISTRY,
     Expired,
     Removed,
 )
@@ -61,7 +61,7 @@ class Inventory:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Begin to run."""
-        self.port = claims.free_port()
+        self.port = claims.reserve_free_port()
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "inventory_service", "run"],
@@ -111,12 +111,12 @@ class Outside:
 
     def _take(self, event: Envelope) -> None:
         if event.type == "holdfast.inventory.stock":
-            stock = STOCK_VOCABULARY.parse(event)
+            stock = STOCK_REGISTRY.parse(event)
             known = self.stock.get(stock.product)
             if known is None or stock.version > known.version:  # the next publisher may tell again
                 self.stock[stock.product] = stock
         else:
-            answer = RESPONSE_VOCABULARY.parse(event)
+            answer = RESPONSE_REGISTRY.parse(event)
             self.outcomes[event.subject, event.requestid or ""].append(answer.outcome)
 
 
@@ -212,7 +212,7 @@ async def test_a_request_that_can_not_be_acted_on_is_put_aside_and_the_next_is_a
         await outside.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
         await outside.until(lambda: ("ann", "r1") in outside.outcomes)
         assert outside.outcomes["ann", "r1"][0].reason == "unknown_product"
-        letters = settings.topic(REQUESTS.dead_letters)
+        letters = settings.topic(REQUESTS.dead_letter_topic)
         async with AIOKafkaConsumer(
             letters, bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
         ) as consumer:

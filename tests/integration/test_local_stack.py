@@ -36,7 +36,7 @@ ORDINARY = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--") if
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared servers, made once."""
-    jars.classpath()
+    jars.ensure_jars()
     return prepare(tmp_path_factory.mktemp("template") / "root")
 
 

@@ -66,13 +66,13 @@ async def test_one_worker_that_locks_in_reverse_is_caught(here: Schema, monkeypa
     right, wrong = here.store(), here.store()
     query = stores.QUERIES["lock_stock"]
     assert ORDERED in query
-    lock = wrong._lock
+    lock = wrong._lock_and_read
 
     async def reversed_lock(connection: Connection, batch: object) -> object:
         with monkeypatch.context() as planted:
             planted.setitem(stores.QUERIES, "lock_stock", query.replace(ORDERED, REVERSED))
             return await lock(connection, batch)  # type: ignore[arg-type]  # passed on as it came
 
-    monkeypatch.setattr(wrong, "_lock", reversed_lock)
+    monkeypatch.setattr(wrong, "_lock_and_read", reversed_lock)
     (fault,) = await meet_in_the_middle(here, right, wrong)
     assert isinstance(fault, psycopg.errors.DeadlockDetected)

@@ -10,10 +10,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from infrastructure import locks as module
 from infrastructure import metrics
-from infrastructure.locks import PATIENCE, Locks, NoLocks, RedisLocks
+from infrastructure.locks import ACQUIRE_SECONDS, ContentionLocks, NoContentionLocks, RedisContentionLocks
 from infrastructure.settings import Settings
 
-Make = Callable[[], Locks]
+Make = Callable[[], ContentionLocks]
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def make(settings: Settings) -> AsyncIterator[Callable[[], RedisLocks]]:
+async def make(settings: Settings) -> AsyncIterator[Callable[[], RedisContentionLocks]]:
     """Makes the locks of one more process."""
-    made: list[RedisLocks] = []
+    made: list[RedisContentionLocks] = []
 
-    def another() -> RedisLocks:
-        made.append(RedisLocks(settings.redis_url, settings.prefix))
+    def another() -> RedisContentionLocks:
+        made.append(RedisContentionLocks(settings.redis_url, settings.prefix))
         return made[-1]
 
     yield another
@@ -45,11 +45,11 @@ def counted(result: str) -> float:
 
 
 @pytest.fixture(params=["redis", "none"])
-async def any_locks(request: pytest.FixtureRequest, make: Callable[[], RedisLocks]) -> Locks:
-    return make() if request.param == "redis" else NoLocks()
+async def any_locks(request: pytest.FixtureRequest, make: Callable[[], RedisContentionLocks]) -> ContentionLocks:
+    return make() if request.param == "redis" else NoContentionLocks()
 
 
-async def test_everyone_comes_through(any_locks: Locks) -> None:
+async def test_everyone_comes_through(any_locks: ContentionLocks) -> None:
     through = []
 
     async def go(number: int) -> None:
@@ -60,28 +60,28 @@ async def test_everyone_comes_through(any_locks: Locks) -> None:
     assert sorted(through) == [*range(10)]
 
 
-async def test_nothing_to_lock_is_nothing_to_wait_for(any_locks: Locks) -> None:
+async def test_nothing_to_lock_is_nothing_to_wait_for(any_locks: ContentionLocks) -> None:
     async with any_locks.hold(()) as held:
         assert held
 
 
-async def test_what_fails_inside_comes_out_as_it_is(any_locks: Locks) -> None:
+async def test_what_fails_inside_comes_out_as_it_is(any_locks: ContentionLocks) -> None:
     with pytest.raises(KeyError):
         async with any_locks.hold({"A"}):
             raise KeyError
     async with any_locks.hold({"A"}) as held:
-        assert held is isinstance(any_locks, RedisLocks)
+        assert held is isinstance(any_locks, RedisContentionLocks)
 
 
 # ---- Redis ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_lock_keeps_others_out_until_it_is_given_back(
-    make: Callable[[], RedisLocks], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], RedisContentionLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine this process may sleep for longer than a lock lives, or than a batch asks for it.
     monkeypatch.setattr(module, "TTL_MS", 60_000)
-    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    monkeypatch.setattr(module, "ACQUIRE_SECONDS", 1.0)
     one, two = make(), make()
     async with one.hold({"A", "B"}) as held:
         assert held
@@ -94,7 +94,7 @@ async def test_a_lock_keeps_others_out_until_it_is_given_back(
 
 
 async def test_a_timeout_that_the_client_swallows_is_one_all_the_same(
-    make: Callable[[], RedisLocks], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], RedisContentionLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`asyncio.wait_for` of Python 3.11, when it is cancelled just as what it waits for is done, returns that."""
     locks, tries = make(), 0
@@ -103,16 +103,16 @@ async def test_a_timeout_that_the_client_swallows_is_one_all_the_same(
         nonlocal tries
         tries += 1
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(PATIENCE * 4 if tries == 1 else 0)
+            await asyncio.sleep(ACQUIRE_SECONDS * 4 if tries == 1 else 0)
         return int(tries > 1000)
 
-    monkeypatch.setattr(locks, "_take", taken)
+    monkeypatch.setattr(locks, "_acquire_script", taken)
     async with locks.hold({"A"}) as held:
         assert not held
     assert tries < 3
 
 
-async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], RedisLocks]) -> None:
+async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], RedisContentionLocks]) -> None:
     inside, most, got = 0, 0, 0
 
     async def go() -> None:
@@ -129,7 +129,9 @@ async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], Redis
     assert (most, got >= 1) == (1, True)
 
 
-async def test_a_lock_whose_owner_died_frees_itself(make: Callable[[], RedisLocks], redis: Redis, prefix: str) -> None:
+async def test_a_lock_whose_owner_died_frees_itself(
+    make: Callable[[], RedisContentionLocks], redis: Redis, prefix: str
+) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(make().hold({"A"}))
         assert 0 < await redis.pttl(f"{prefix}lock:A") <= module.TTL_MS
@@ -142,7 +144,7 @@ async def test_a_lock_whose_owner_died_frees_itself(make: Callable[[], RedisLock
 
 
 async def test_a_flushed_lock_of_another_is_not_given_back_by_me(
-    make: Callable[[], RedisLocks], redis: Redis, prefix: str
+    make: Callable[[], RedisContentionLocks], redis: Redis, prefix: str
 ) -> None:
     other = AsyncExitStack()
     async with make().hold({"A"}):
@@ -171,18 +173,20 @@ async def silent() -> AsyncIterator[str]:
 
 
 async def test_a_silent_redis_is_gone_without_and_not_asked_again_at_once(silent: str) -> None:
-    locks = RedisLocks(silent, "x.")
+    locks = RedisContentionLocks(silent, "x.")
     away, asked = counted("away"), metrics.LOCK_SECONDS._sum.get()
     for _ in range(50):
         async with locks.hold({"A"}) as held:
             assert not held
     assert counted("away") - away == 50
-    assert metrics.LOCK_SECONDS._sum.get() - asked < 50 * module.PATIENCE, "the breaker spared most of them the wait"
+    assert metrics.LOCK_SECONDS._sum.get() - asked < 50 * module.ACQUIRE_SECONDS, (
+        "the breaker spared most of them the wait"
+    )
     await locks.close()
 
 
 async def test_a_redis_that_is_gone_is_gone_without() -> None:
-    locks = RedisLocks("redis://127.0.0.1:1/0", "x.")
+    locks = RedisContentionLocks("redis://127.0.0.1:1/0", "x.")
     for _ in range(3):
         async with locks.hold({"A"}) as held:
             assert not held
@@ -190,9 +194,9 @@ async def test_a_redis_that_is_gone_is_gone_without() -> None:
 
 
 async def test_a_redis_that_comes_back_is_used_again(
-    settings: Settings, silent: str, make: Callable[[], RedisLocks], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, silent: str, make: Callable[[], RedisContentionLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BREAK", 0.0)
+    monkeypatch.setattr(module, "BREAK_SECONDS", 0.0)
     locks = make()
     well, locks._redis.connection_pool = (
         locks._redis.connection_pool,
@@ -207,7 +211,7 @@ async def test_a_redis_that_comes_back_is_used_again(
 
 
 async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
-    make: Callable[[], RedisLocks], redis: Redis
+    make: Callable[[], RedisContentionLocks], redis: Redis
 ) -> None:
     locks = make()
     async with locks.hold({"A"}) as held:
@@ -216,7 +220,7 @@ async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
 
 
 async def test_a_redis_that_does_not_let_go_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    locks = RedisLocks("redis://127.0.0.1:1/0", "t.")
+    locks = RedisContentionLocks("redis://127.0.0.1:1/0", "t.")
 
     async def late() -> None:
         raise RedisTimeoutError

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cart_service import messages as cart
-from infrastructure.crashpoints import KILLED, VARIABLE
-from infrastructure.local.letters import Entry, overview, settle
+from infrastructure.crashpoints import EXIT_KILLED, VARIABLE
+from infrastructure.local.letters import DeadLetterEntry, load_dead_letters, settle
 from notification_service import messages as notices
 from tests.testkit.notifications import AT_WORK, HANDED_OVER, PUT_ASIDE, Order, World, asked, responses, world
 from tests.testkit.processes import PATIENCE
@@ -109,7 +109,7 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
     here.email.arm(f"{HANDED_OVER}:1")
     await here.say(*order.confirmed())
     await here.settled(user, 3)
-    assert here.email.exits[deaths:] == [KILLED], here.email.told()
+    assert here.email.exits[deaths:] == [EXIT_KILLED], here.email.told()
     [mail] = here.mails(order.email)
     assert mail["copies"] == 2, "the second has the Message-ID of the first"
     told = [each for each in await here.heard(notices.EVENTS, user) if each.data["channel"] == "email"]
@@ -139,7 +139,7 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
                 await asyncio.sleep(0.05)
     await _until(here, user, {("order_confirmed", "email"): "sent", ("cart_expiring", "push"): "sent"})
     await here.settled(user, 5)
-    assert here.worker.exits[deaths:] == [KILLED] * len(AT_WORK), here.worker.told()
+    assert here.worker.exits[deaths:] == [EXIT_KILLED] * len(AT_WORK), here.worker.told()
     mails = here.mails(order.email)
     assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
     assert {mail["copies"] for mail in mails} == {1}
@@ -159,7 +159,7 @@ async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(he
     try:
         await here.say(*order.confirmed())
         await here.settled(user, 3)
-        assert here.worker.exits[deaths:] == [KILLED], here.worker.told()
+        assert here.worker.exits[deaths:] == [EXIT_KILLED], here.worker.told()
         assert here.notices(user)["order_confirmed", "email"] == "failed"
         failed = [each for each in await here.heard(notices.EVENTS, user) if each.type == notices.Failed.TYPE]
         assert [each.data["channel"] for each in failed] == ["email"]
@@ -249,11 +249,11 @@ def _held(user: str, version: int, ends: datetime) -> cart.Held:
     )
 
 
-async def _letters(here: World, user: str, count: int) -> list[Entry]:
+async def _letters(here: World, user: str, count: int) -> list[DeadLetterEntry]:
     """The dead letters of a user's requests, the oldest first, when there are so many."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            found = [each for each in (await overview(here.settings)).entries if each.key == user.encode()]
+            found = [each for each in (await load_dead_letters(here.settings)).entries if each.key == user.encode()]
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.1)

@@ -16,8 +16,8 @@ from order_service import upkeep
 from order_service.audit import audit
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
-from order_service.state import Stray
-from order_service.store import ANSWERS_KEPT
+from order_service.state import UnexpectedMessage
+from order_service.store import REPLY_RETENTION
 from tests.testkit.order_store import TOTAL, Buying, Schema, deliver, received, schema
 
 ANN = Buying()
@@ -42,7 +42,7 @@ async def test_an_order_goes_all_the_way_and_tells_of_it(here: Schema) -> None:
     await deliver(saga, ANN)
     assert await here.types(ANN.id) == WHOLE_LIFE
     assert [event.id for event in here.broker.take(orders.EVENTS)] == [f"{ANN.id}/{n}" for n in range(1, 8)]
-    frames = [cart.RESPONSE_VOCABULARY.parse(event) for event in here.broker.take(cart.RESPONSES)]
+    frames = [cart.RESPONSE_REGISTRY.parse(event) for event in here.broker.take(cart.RESPONSES)]
     assert [(frame.status, frame.order_version, frame.id) for frame in frames if isinstance(frame, cart.Order)] == [
         ("paid", 3, "c1"),
         ("confirmed", 4, "c1"),
@@ -61,22 +61,22 @@ async def test_an_order_goes_all_the_way_and_tells_of_it(here: Schema) -> None:
 
 async def test_news_that_brings_nothing_asks_nothing(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([ANN.place()])
-    await saga.on_decisions([ANN.committed()])
+    await saga.on_order_requests([ANN.place()])
+    await saga.on_inventory_responses([ANN.committed()])
     here.broker.events.clear()
     unknown = received(payments.Unknown(**ANN.payment, reason="no answer"))
-    await saga.on_payments([unknown, unknown])
+    await saga.on_payment_events([unknown, unknown])
     assert here.broker.events == [], "or the two would ask each other for ever"
 
 
 async def test_a_decision_that_overtakes_its_order_waits_for_it(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_decisions([ANN.committed(), ANN.committed()])
+    await saga.on_inventory_responses([ANN.committed(), ANN.committed()])
     assert here.broker.events == []
     assert (await here.rows("SELECT type FROM waiting")) == [("Committed",)]
     report = await audit(here.connection, AT_ONCE)
     assert report["violations"] == [f"order {ANN.id} of ann: Committed arrived, but the order was never placed"]
-    await saga.on_requests([ANN.place()])
+    await saga.on_order_requests([ANN.place()])
     assert await here.types(ANN.id) == ["placed", "committed"]
     assert await here.rows("SELECT * FROM waiting") == []
     assert here.broker.kinds(payments.REQUESTS) == ["charge"]
@@ -84,9 +84,9 @@ async def test_a_decision_that_overtakes_its_order_waits_for_it(here: Schema) ->
 
 async def test_a_cancellation_that_overtakes_the_decision_waits_for_it(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([ANN.place(), received(orders.Cancel(**ANN.ids), "x1")])
+    await saga.on_order_requests([ANN.place(), received(orders.Cancel(**ANN.ids), "x1")])
     assert await here.types(ANN.id) == ["placed"]
-    await here.saga().on_decisions([ANN.committed()])
+    await here.saga().on_inventory_responses([ANN.committed()])
     assert await here.types(ANN.id) == ["placed", "committed", "cancelling"]
     assert here.broker.kinds(payments.REQUESTS) == ["void"]
     [answer] = here.broker.take(cart.RESPONSES)
@@ -95,13 +95,13 @@ async def test_a_cancellation_that_overtakes_the_decision_waits_for_it(here: Sch
 
 async def test_a_cancellation_of_an_order_that_never_comes_is_answered_at_last(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([received(orders.Cancel(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x1")])
-    assert (here.broker.events, await saga.look()) == ([], 0)
+    await saga.on_order_requests([received(orders.Cancel(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x1")])
+    assert (here.broker.events, await saga.handle_due_orders()) == ([], 0)
     await here.connection.execute("UPDATE orders SET due_at = now()")
-    assert await saga.look() == 1
+    assert await saga.handle_due_orders() == 1
     [answer] = here.broker.take(cart.RESPONSES)
     assert (answer.requestid, answer.data["reason"]) == ("x1", "unknown_order")
-    assert (await here.rows("SELECT * FROM waiting"), await saga.look()) == ([], 0)
+    assert (await here.rows("SELECT * FROM waiting"), await saga.handle_due_orders()) == ([], 0)
     assert await here.rows("SELECT version, due_at FROM orders") == [(0, None)]
     await balanced(here)
 
@@ -110,31 +110,31 @@ async def test_a_cancellation_of_an_order_that_never_comes_is_answered_at_last(h
 async def test_what_was_refused_stays_refused_when_it_is_delivered_again(here: Schema, *, together: bool) -> None:
     saga = here.saga()
     refund, stranger = received(orders.Refund(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x2")
-    await saga.on_requests([stranger])
+    await saga.on_order_requests([stranger])
     await here.connection.execute("UPDATE orders SET due_at = now()")
-    await saga.look()
-    await saga.on_requests([ANN.place()])
-    await saga.on_decisions([ANN.committed()])
-    await saga.on_requests([refund])
-    await saga.on_payments([ANN.captured()])
+    await saga.handle_due_orders()
+    await saga.on_order_requests([ANN.place()])
+    await saga.on_inventory_responses([ANN.committed()])
+    await saga.on_order_requests([refund])
+    await saga.on_payment_events([ANN.captured()])
     here.broker.events.clear()
     before = await here.types(ANN.id)
     for batch in [[refund, stranger, refund]] if together else [[refund], [stranger], [refund]]:
-        await here.saga().on_requests(batch)
+        await here.saga().on_order_requests(batch)
     assert await here.types(ANN.id) == before, "the money was not there when it was asked for, and nobody asks now"
     assert here.broker.kinds(payments.REQUESTS) == []
     answers = {(answer.requestid, answer.data["reason"]) for answer in here.broker.take(cart.RESPONSES)}
     assert answers == {("x1", "not_paid"), ("x2", "unknown_order")}
-    await saga.on_requests([received(orders.Refund(**ANN.ids), "x3")])
+    await saga.on_order_requests([received(orders.Refund(**ANN.ids), "x3")])
     assert "refund-asked" in await here.types(ANN.id), "another request is another matter"
 
 
 async def test_what_was_accepted_is_answered_again_as_such(here: Schema) -> None:
     saga, cancel = here.saga(), received(orders.Cancel(**ANN.ids), "x1")
-    await saga.on_requests([ANN.place()])
-    await saga.on_decisions([ANN.committed()])
-    await saga.on_requests([cancel])
-    await saga.on_requests([cancel])
+    await saga.on_order_requests([ANN.place()])
+    await saga.on_inventory_responses([ANN.committed()])
+    await saga.on_order_requests([cancel])
+    await saga.on_order_requests([cancel])
     first, again = here.broker.take(cart.RESPONSES)
     assert (first.data["reason"], again.data["reason"]) == ("cancelled", "cancelled")
     assert (first.data["replayed"], again.data["replayed"]) == (False, True)
@@ -142,13 +142,13 @@ async def test_what_was_accepted_is_answered_again_as_such(here: Schema) -> None
 
 async def test_answers_are_forgotten_long_after_the_topic_has_forgotten_the_requests(here: Schema) -> None:
     assert orders.REQUESTS.retention is not None
-    assert orders.REQUESTS.retention + timedelta(days=1) < ANSWERS_KEPT
+    assert orders.REQUESTS.retention + timedelta(days=1) < REPLY_RETENTION
     saga = here.saga()
-    await saga.on_requests([received(orders.Refund(**ANN.ids), each) for each in ("old", "older", "young")])
+    await saga.on_order_requests([received(orders.Refund(**ANN.ids), each) for each in ("old", "older", "young")])
     await here.connection.execute(
-        "UPDATE answered SET at = now() - %s - interval '1 minute' WHERE request_id <> 'young'", [ANSWERS_KEPT]
+        "UPDATE answered SET at = now() - %s - interval '1 minute' WHERE request_id <> 'young'", [REPLY_RETENTION]
     )
-    await saga.on_requests([received(orders.Refund(**ANN.ids), "new")])
+    await saga.on_order_requests([received(orders.Refund(**ANN.ids), "new")])
     assert await here.rows("SELECT request_id FROM answered ORDER BY 1") == [("new",), ("young",)]
 
 
@@ -164,87 +164,87 @@ async def test_decisions_about_carts_and_reservations_leave_nothing_behind(here:
         inventory.Released(order_id="r-1", version=2),
         committed,
     ]
-    await saga.on_decisions([ANN.decided(outcome) for outcome in outcomes])
+    await saga.on_inventory_responses([ANN.decided(outcome) for outcome in outcomes])
     assert (await here.rows("SELECT * FROM orders"), await here.rows("SELECT * FROM waiting")) == ([], [])
 
 
 async def test_a_forged_order_and_a_strangers_message_are_not_taken(here: Schema) -> None:
     saga = here.saga()
     forged = received(ANN.place().message, "another request")
-    with pytest.raises(Stray):
-        await saga.on_requests([Buying(request="c2").place(), forged])
+    with pytest.raises(UnexpectedMessage):
+        await saga.on_order_requests([Buying(request="c2").place(), forged])
     assert await here.rows("SELECT * FROM order_event") == [], "the batch was not done in part"
-    await saga.on_requests([ANN.place()])
-    with pytest.raises(Stray):
-        await saga.on_payments([ANN.captured()])
+    await saga.on_order_requests([ANN.place()])
+    with pytest.raises(UnexpectedMessage):
+        await saga.on_payment_events([ANN.captured()])
     mallory = received(orders.Cancel(order_id=ANN.id, user_id="mallory"), "m1")
-    await saga.on_requests([mallory])
+    await saga.on_order_requests([mallory])
     [answer] = here.broker.take(cart.RESPONSES)
     assert (answer.subject, answer.data["reason"]) == ("mallory", "unknown_order")
 
 
 async def test_what_was_committed_and_not_told_is_told_when_it_comes_again(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([ANN.place()])
+    await saga.on_order_requests([ANN.place()])
     here.broker.take(orders.EVENTS)
     here.broker.away = True
     with pytest.raises(TimeoutError):
-        await saga.on_decisions([ANN.committed()])
+        await saga.on_inventory_responses([ANN.committed()])
     assert await here.types(ANN.id) == ["placed", "committed"]
     here.broker.away = False
-    await saga.on_decisions([ANN.committed()])
+    await saga.on_inventory_responses([ANN.committed()])
     assert here.broker.kinds(orders.EVENTS) == ["committed"]
     assert here.broker.kinds(payments.REQUESTS) == ["charge"]
-    await saga.on_decisions([ANN.committed()])
+    await saga.on_inventory_responses([ANN.committed()])
     assert here.broker.kinds(orders.EVENTS) == []
 
 
 async def test_what_was_committed_and_not_told_is_told_at_last_if_it_never_comes_again(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([ANN.place()])
+    await saga.on_order_requests([ANN.place()])
     here.broker.away = True
     with pytest.raises(TimeoutError):
-        await saga.on_decisions([ANN.committed()])
+        await saga.on_inventory_responses([ANN.committed()])
     here.broker.away = False
-    assert await saga.look() == 0
+    assert await saga.handle_due_orders() == 0
     await here.connection.execute("UPDATE orders SET changed_at = changed_at - interval '6 s'")
-    assert await saga.look() == 1
+    assert await saga.handle_due_orders() == 1
     assert here.broker.kinds(orders.EVENTS)[-1:] == ["committed"]
     assert here.broker.kinds(payments.REQUESTS)[:1] == ["charge"]
 
 
 async def test_a_deadline_asks_again_and_waits_longer_each_time(here: Schema) -> None:
     saga = here.saga()
-    await saga.on_requests([ANN.place()])
+    await saga.on_order_requests([ANN.place()])
     waits = []
     for _ in range(4):
         await here.connection.execute("UPDATE orders SET due_at = now()")
-        assert await saga.look() == 1
+        assert await saga.handle_due_orders() == 1
         [(wait,)] = await here.rows("SELECT extract(epoch FROM due_at - now())::int FROM orders")
         waits.append(round(wait / 30))
         [asked] = here.broker.take(inventory.REQUESTS)
         assert (asked.requestid, asked.type, asked.subject) == ("c1", "holdfast.inventory.commit", "ann")
     assert waits == [2, 4, 8, 16]
-    await saga.on_decisions([ANN.committed()])
+    await saga.on_inventory_responses([ANN.committed()])
     assert await here.rows("SELECT attempts FROM orders") == [(0,)]
 
 
 async def test_a_payment_that_stays_open_is_voided(settings: Shared) -> None:
     async with schema(settings, payment_patience_seconds=0) as here:
         saga = here.saga()
-        await saga.on_requests([ANN.place()])
-        await saga.on_decisions([ANN.committed()])
-        assert await saga.look() == 1, "with no patience, it is due at once"
+        await saga.on_order_requests([ANN.place()])
+        await saga.on_inventory_responses([ANN.committed()])
+        assert await saga.handle_due_orders() == 1, "with no patience, it is due at once"
         assert here.broker.kinds(payments.REQUESTS) == ["charge", "void"]
-        await saga.on_payments([ANN.captured()])  # it was too late
+        await saga.on_payment_events([ANN.captured()])  # it was too late
         [refund] = here.broker.take(payments.REQUESTS)
-        message = payments.REQUEST_VOCABULARY.parse(refund)
+        message = payments.REQUEST_REGISTRY.parse(refund)
         assert isinstance(message, payments.Refund)
         given = payments.Refunded(**ANN.payment, refund_id=message.refund_id, amount=message.amount)
-        await saga.on_payments([received(given)])
+        await saga.on_payment_events([received(given)])
         [release] = here.broker.take(inventory.REQUESTS)
         assert release.data["to"] == "cart"
-        await saga.on_decisions([ANN.decided(inventory.Released(order_id=ANN.id, version=6))])
+        await saga.on_inventory_responses([ANN.decided(inventory.Released(order_id=ANN.id, version=6))])
         assert (await here.types(ANN.id))[-3:] == ["undone", "undone", "cancelled"]
         assert (await balanced(here))["money_refunded"] == 300
 
@@ -252,9 +252,9 @@ async def test_a_payment_that_stays_open_is_voided(settings: Shared) -> None:
 async def test_a_due_order_is_given_to_one_of_many(here: Schema) -> None:
     sagas = [here.saga() for _ in range(4)]
     buyings = [Buying(f"user-{n}") for n in range(40)]
-    await sagas[0].on_requests([each.place() for each in buyings])
+    await sagas[0].on_order_requests([each.place() for each in buyings])
     await here.connection.execute("UPDATE orders SET due_at = now()")
-    assert sum(await asyncio.gather(*(saga.look() for saga in sagas))) == 40
+    assert sum(await asyncio.gather(*(saga.handle_due_orders() for saga in sagas))) == 40
     assert len(here.broker.take(inventory.REQUESTS)) == 40
 
 
@@ -263,12 +263,12 @@ async def test_many_agents_work_on_the_same_orders_and_each_thing_happens_once(h
 
     async def agent(number: int) -> None:
         saga, mine = here.saga(), random.Random(number).sample(buyings, len(buyings))
-        await saga.on_requests([each.place() for each in mine])
-        await saga.on_decisions([each.committed() for each in mine])
+        await saga.on_order_requests([each.place() for each in mine])
+        await saga.on_inventory_responses([each.committed() for each in mine])
         for each in mine:
-            await saga.on_payments([each.captured()])
-            await saga.on_decisions([each.sold()])
-            await saga.on_deliveries([each.booked(), each.shipped(), each.delivered()])
+            await saga.on_payment_events([each.captured()])
+            await saga.on_inventory_responses([each.sold()])
+            await saga.on_delivery_events([each.booked(), each.shipped(), each.delivered()])
 
     await asyncio.gather(*(agent(number) for number in range(4)))
     for each in buyings:
@@ -291,10 +291,10 @@ async def test_who_decides_on_an_old_version_fails(here: Schema) -> None:
 async def test_a_shopper_is_forgotten_when_the_order_is_at_rest(here: Schema) -> None:
     saga = here.saga()
     await deliver(saga, ANN)
-    await saga.on_requests([Buying(request="c2").place(), Buying("bob").place()])
-    assert await upkeep.forget(here.connection, "ann") == 1
+    await saga.on_order_requests([Buying(request="c2").place(), Buying("bob").place()])
+    assert await upkeep.erase_personal_data(here.connection, "ann") == 1
     assert len(await here.rows("SELECT * FROM order_private")) == 2
-    await saga.on_requests([ANN.place()])  # a replay brings nothing back
+    await saga.on_order_requests([ANN.place()])  # a replay brings nothing back
     assert len(await here.rows("SELECT * FROM order_private")) == 2
     assert "High St" not in str(await here.rows("SELECT data FROM order_event"))
 
@@ -305,15 +305,15 @@ async def test_a_shopper_is_forgotten_when_the_order_is_at_rest(here: Schema) ->
 async def test_a_rebuilt_read_side_is_the_live_one(here: Schema) -> None:
     saga = here.saga()
     await deliver(saga, ANN)
-    await saga.on_requests([Buying("bob").place(), Buying("cat").place()])
-    await saga.on_decisions([Buying("bob").committed()])
+    await saga.on_order_requests([Buying("bob").place(), Buying("cat").place()])
+    await saga.on_inventory_responses([Buying("bob").committed()])
     live = await here.rows("SELECT * FROM orders ORDER BY order_id")
-    assert await upkeep.rebuild(here.connection, saga.store.rules) == []
+    assert await upkeep.rebuild(here.connection, saga.store.timeouts) == []
     assert await here.rows("SELECT * FROM orders ORDER BY order_id") == live
     await here.connection.execute("UPDATE orders SET refunded = 5 WHERE user_id = 'ann'")
     await here.connection.execute("DELETE FROM orders WHERE user_id = 'bob'")
     assert len((await audit(here.connection, AT_ONCE))["violations"]) >= 3
-    assert await upkeep.rebuild(here.connection, saga.store.rules) == sorted([ANN.id, Buying("bob").id])
+    assert await upkeep.rebuild(here.connection, saga.store.timeouts) == sorted([ANN.id, Buying("bob").id])
     mended = "order_id, user_id, version, status, reason, currency, total, captured, refunded, placed_at, changed_at"
     before = {row[0]: row for row in live}
     assert [row[:4] for row in await here.rows(f"SELECT {mended} FROM orders ORDER BY order_id")] == [
@@ -325,7 +325,7 @@ async def test_a_rebuilt_read_side_is_the_live_one(here: Schema) -> None:
 async def test_every_event_can_be_published_again(here: Schema) -> None:
     saga = here.saga()
     await deliver(saga, ANN)
-    await saga.on_requests([Buying("bob").place()])
+    await saga.on_order_requests([Buying("bob").place()])
     first = {event.id: event.data for event in here.broker.take(orders.EVENTS)}
     assert await upkeep.republish(here.connection, here.broker.publish) == 8
     assert {event.id: event.data for event in here.broker.take(orders.EVENTS)} == first

@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from cart_service import messages as cart
 from infrastructure import postgres
 from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import KILLED, POINTS
-from infrastructure.envelope import Envelope, Vocabulary
+from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS
+from infrastructure.envelope import Envelope, MessageRegistry
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
@@ -29,12 +29,12 @@ from tests.testkit.processes import Processes, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers
 
 PATIENCE = 60
-MINE = [point for point in POINTS if point.startswith("orders.")]
+MINE = [point for point in FAILPOINTS if point.startswith("orders.")]
 """Each is where one worker dies, the second time it comes there."""
-REQUESTS: dict[Topic, Vocabulary[Any]] = {
-    inventory.REQUESTS: inventory.REQUEST_VOCABULARY,
-    payments.REQUESTS: payments.REQUEST_VOCABULARY,
-    deliveries.REQUESTS: deliveries.REQUEST_VOCABULARY,
+REQUESTS: dict[Topic, MessageRegistry[Any]] = {
+    inventory.REQUESTS: inventory.REQUEST_REGISTRY,
+    payments.REQUESTS: payments.REQUEST_REGISTRY,
+    deliveries.REQUESTS: deliveries.REQUEST_REGISTRY,
 }
 ENDS = {"delivered", "cancelled"}
 
@@ -67,7 +67,7 @@ class Others:
             event = Envelope.decode(record.key, record.value)
             topic = self.topics[record.topic]
             if topic is orders.EVENTS:
-                happened = orders.EVENT_VOCABULARY.parse(event)
+                happened = orders.EVENT_REGISTRY.parse(event)
                 if happened.status in ENDS:
                     self.ended[happened.order_id] = happened.status
             elif topic is cart.RESPONSES:
@@ -163,7 +163,7 @@ async def test_every_worker_dies_at_its_point_and_all_orders_end(shop: Processes
             if len(buyings) % 10 == 0:
                 await _make_due(shop.settings)
             await asyncio.sleep(0.02)
-    assert [replica.exits for replica in shop.replicas] == [[KILLED]] * len(MINE)
+    assert [replica.exits for replica in shop.replicas] == [[EXIT_KILLED]] * len(MINE)
     await _end(others, shop, buyings)
     report = await asyncio.to_thread(audited, shop, HOLDFAST_AUDIT_GRACE_SECONDS="60")
     assert report["violations"] == []
@@ -211,7 +211,7 @@ async def test_adds_are_passed_over_and_strays_are_put_aside(shop: Processes, ot
     await others.buy(after)
     await _end(others, shop, [after])
     found: list[dict[str, Any]] = []
-    letters = [shop.settings.topic(topic.dead_letters) for topic in (payments.EVENTS, orders.REQUESTS)]
+    letters = [shop.settings.topic(topic.dead_letter_topic) for topic in (payments.EVENTS, orders.REQUESTS)]
     async with (
         AIOKafkaConsumer(*letters, bootstrap_servers=shop.settings.kafka, auto_offset_reset="earliest") as consumer,
         asyncio.timeout(PATIENCE),

@@ -10,13 +10,13 @@ import pytest
 
 from infrastructure import postgres
 from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import KILLED, POINTS, VARIABLE
+from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from infrastructure.envelope import Message
 from infrastructure.local import claims
 from inventory_service.messages import Money
 from order_service.payment import messages
 from order_service.payment.messages import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
-from order_service.payment.provider.server import Server
+from order_service.payment.provider.server import ProviderServer
 from tests.testkit.payments import KEY, Talk, audited, provider, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers
@@ -30,7 +30,7 @@ class Payment:
 
     shop: Processes
     process: Replica
-    server: Server
+    server: ProviderServer
     talk: Talk
 
     async def say(self, *requests: Message) -> None:
@@ -51,7 +51,7 @@ class Payment:
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     settings = servers.settings(partitions=MANY_PARTITIONS)
     more = {
-        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{claims.free_port()}",
+        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{claims.reserve_free_port()}",
         "HOLDFAST_PROVIDER_KEY": KEY,
         "HOLDFAST_PROVIDER_TIMEOUT_SECONDS": "0.3",
         "HOLDFAST_AUDIT_GRACE_SECONDS": "5",
@@ -105,7 +105,7 @@ async def test_approved_is_captured_once_and_told_again_when_asked_again(payment
     await payment.say(charge(order, "tok_approve"), Query(**of(order)))
     await payment.talk.until(lambda: len(payment.talk.of(order)) >= 2)
     assert len({event.id for event in payment.talk.heard if event.subject == order}) == 1, "the same event"
-    captures = [entry for entry in payment.server.books.history(0, 1000) if entry["key"] == f"pay-{order}"]
+    captures = [entry for entry in payment.server.database.history(0, 1000) if entry["key"] == f"pay-{order}"]
     assert [entry["type"] for entry in captures] == ["captured"]
     refund = Refund(**of(order), refund_id=f"back-{order}", amount=TEN)
     await payment.say(refund, refund)
@@ -135,7 +135,7 @@ async def test_a_timeout_is_asked_about_told_once_and_voided(payment: Payment, o
     await payment.told(order, "unknown", "voided")
     await payment.say(charge(order, "tok_timeout"))
     await payment.told(order, "unknown", "voided", "voided")
-    entries = [entry["type"] for entry in payment.server.books.history(0, 1000) if entry["key"] == f"pay-{order}"]
+    entries = [entry["type"] for entry in payment.server.database.history(0, 1000) if entry["key"] == f"pay-{order}"]
     assert entries == ["voided"], "charged under no key"
 
 
@@ -151,7 +151,7 @@ async def test_a_void_that_comes_too_late_is_answered_captured_and_the_money_goe
     await payment.say(charge(order, "tok_late"))
     await payment.talk.until(lambda: "unknown" in payment.talk.of(order), payment.process.told)
     payment.server.control = payment.server.control.model_copy(update={"down": False})
-    await payment.talk.until(lambda: payment.server.books.charge(f"pay-{order}"), payment.process.told)
+    await payment.talk.until(lambda: payment.server.database.charge(f"pay-{order}"), payment.process.told)
     payment.server.control = payment.server.control.model_copy(update={"down": True})
     await payment.say(Void(**of(order)))
     await payment.talk.until(lambda: captured(payment.server, order))  # while nobody can be asked
@@ -162,8 +162,8 @@ async def test_a_void_that_comes_too_late_is_answered_captured_and_the_money_goe
     assert (await payment.audit())["captured_too_late"] >= 1
 
 
-def captured(server: Server, order: str) -> bool:
-    charge = server.books.charge(f"pay-{order}")
+def captured(server: ProviderServer, order: str) -> bool:
+    charge = server.database.charge(f"pay-{order}")
     return charge is not None and charge["status"] == "captured"
 
 
@@ -208,7 +208,7 @@ async def test_a_provider_that_is_away_loses_no_charge_and_stops_nobody(payment:
 
 async def test_it_may_die_anywhere(payment: Payment, order: str) -> None:
     """One replica for each point, beside the one that lives: whoever comes to its point dies there, and comes back."""
-    points = [point for point in POINTS if point.startswith("payment.")]
+    points = [point for point in FAILPOINTS if point.startswith("payment.")]
     victims = [payment.shop.add("order_service.payment", point.replace(".", "-")) for point in points]
     for victim, point in zip(victims, points, strict=True):
         victim.start(**{VARIABLE: f"{point}:1"})
@@ -224,12 +224,12 @@ async def test_it_may_die_anywhere(payment: Payment, order: str) -> None:
             orders[each] = token
             await payment.say(charge(each, token))
             await asyncio.sleep(0.05)
-    assert [victim.exits for victim in victims] == [[KILLED]] * len(victims)
+    assert [victim.exits for victim in victims] == [[EXIT_KILLED]] * len(victims)
     for each, token in orders.items():
         outcome = expected.get(token, "captured")
         await payment.talk.until(lambda e=each, o=outcome: o in payment.talk.of(e), payment.process.told)  # type: ignore[misc]
         assert set(payment.talk.of(each)) <= {"unknown", outcome}
-    keys = [entry["key"] for entry in payment.server.books.history(0, 10_000)]
+    keys = [entry["key"] for entry in payment.server.database.history(0, 10_000)]
     assert len(keys) == len(set(keys)), "each key was decided once"
     await payment.audit()
 

@@ -22,61 +22,71 @@ from infrastructure.breaker import Unavailable
 from infrastructure.local import claims
 from infrastructure.webhooks import HEADER, verify
 from inventory_service.messages import Money
-from order_service.payment.client import Provider
-from order_service.payment.model import Create, GiveBack, NoAnswer, NotThere, Outcome, Read, Refusal, Step, Tombstone
+from order_service.payment.client import ProviderClient
+from order_service.payment.model import (
+    CreateCharge,
+    CreateRefund,
+    KeyUnknown,
+    NoResponse,
+    Operation,
+    QueryCharge,
+    Rejection,
+    StatusReport,
+    VoidCharge,
+)
 from order_service.payment.provider.server import Control
 from tests.testkit.payments import KEY, SECRET, file_in, provider
 
 TEN = Money(amount=1000, currency="GBP")
-STEP = Step(key="pay-1", order_id="o-1", user_id="ann", payment_id="pay-1", wish="charge", amount=TEN)
-CAPTURED = Outcome("captured", TEN)
+STEP = Operation(key="pay-1", order_id="o-1", user_id="ann", payment_id="pay-1", intent="charge", amount=TEN)
+CAPTURED = StatusReport("captured", TEN)
 
 
-def create(token: str) -> Create:
-    return Create(TEN, token)
+def create(token: str) -> CreateCharge:
+    return CreateCharge(TEN, token)
 
 
 @pytest.mark.parametrize("token", ["tok_approve", "tok_twice"])
 async def test_a_charge_is_captured_once_however_often_it_is_made(token: str) -> None:
     async with provider() as (_, client):
-        answers = [await client.ask(STEP, create(token)) for _ in range(3)]
+        answers = [await client.execute(STEP, create(token)) for _ in range(3)]
         assert answers == [CAPTURED] * 3
-        assert await client.ask(STEP, Read()) == CAPTURED
-        assert await client.ask(STEP, Tombstone()) == CAPTURED, "too late"
+        assert await client.execute(STEP, QueryCharge()) == CAPTURED
+        assert await client.execute(STEP, VoidCharge()) == CAPTURED, "too late"
         assert [(entry["type"], entry["amount"]) for entry in await client.history()] == [("captured", 1000)]
 
 
 async def test_a_declined_one_stays_declined() -> None:
     async with provider() as (_, client):
-        answers = [await client.ask(STEP, ask) for ask in (create("tok_decline"), Read(), Tombstone())]
-        assert {answer.status for answer in answers if isinstance(answer, Outcome)} == {"declined"}
+        answers = [await client.execute(STEP, ask) for ask in (create("tok_decline"), QueryCharge(), VoidCharge())]
+        assert {answer.status for answer in answers if isinstance(answer, StatusReport)} == {"declined"}
 
 
 async def test_one_that_is_never_answered_is_undecided_until_it_is_voided() -> None:
     async with provider() as (_, client):
-        assert isinstance(await client.ask(STEP, create("tok_timeout")), NoAnswer)
-        pending = await client.ask(STEP, Read())
-        assert isinstance(pending, Outcome)
+        assert isinstance(await client.execute(STEP, create("tok_timeout")), NoResponse)
+        pending = await client.execute(STEP, QueryCharge())
+        assert isinstance(pending, StatusReport)
         assert pending.status == "pending"
-        for ask in (Tombstone(), Tombstone(), Read(), create("tok_timeout")):
-            voided = await client.ask(STEP, ask)
-            assert isinstance(voided, Outcome)
+        for ask in (VoidCharge(), VoidCharge(), QueryCharge(), create("tok_timeout")):
+            voided = await client.execute(STEP, ask)
+            assert isinstance(voided, StatusReport)
             assert voided.status == "voided"
 
 
 async def test_a_late_one_is_captured_after_its_client_has_given_up() -> None:
     async with provider(late=0.5) as (_, client):
-        assert isinstance(await client.ask(STEP, create("tok_late")), NoAnswer)
+        assert isinstance(await client.execute(STEP, create("tok_late")), NoResponse)
         async with asyncio.timeout(5):
-            while await client.ask(STEP, Read()) != CAPTURED:
+            while await client.execute(STEP, QueryCharge()) != CAPTURED:
                 await asyncio.sleep(0.02)
 
 
 async def test_a_late_one_that_was_voided_is_never_captured() -> None:
     async with provider(late=0.6) as (server, client):
-        assert isinstance(await client.ask(STEP, create("tok_late")), NoAnswer)
-        voided = await client.ask(STEP, Tombstone())
-        assert isinstance(voided, Outcome)
+        assert isinstance(await client.execute(STEP, create("tok_late")), NoResponse)
+        voided = await client.execute(STEP, VoidCharge())
+        assert isinstance(voided, StatusReport)
         assert voided.status == "voided"
         async with asyncio.timeout(5):
             while server._timers:
@@ -86,47 +96,52 @@ async def test_a_late_one_that_was_voided_is_never_captured() -> None:
 
 async def test_a_void_of_what_is_unknown_refuses_the_charge_that_comes_later() -> None:
     async with provider() as (_, client):
-        assert await client.ask(STEP, Read()) == NotThere()
-        for ask in (Tombstone(), create("tok_approve")):
-            answer = await client.ask(STEP, ask)
-            assert isinstance(answer, Outcome)
+        assert await client.execute(STEP, QueryCharge()) == KeyUnknown()
+        for ask in (VoidCharge(), create("tok_approve")):
+            answer = await client.execute(STEP, ask)
+            assert isinstance(answer, StatusReport)
             assert answer.status == "voided"
 
 
 async def test_a_wrong_amount_is_said_as_it_was_taken() -> None:
     async with provider() as (_, client):
-        taken = Outcome("captured", Money(amount=999, currency="GBP"))
-        assert [await client.ask(STEP, ask) for ask in (create("tok_wrong_amount"), Read())] == [taken, taken]
+        taken = StatusReport("captured", Money(amount=999, currency="GBP"))
+        assert [await client.execute(STEP, ask) for ask in (create("tok_wrong_amount"), QueryCharge())] == [
+            taken,
+            taken,
+        ]
 
 
 async def test_money_is_given_back_once_and_never_more_than_was_taken() -> None:
-    def back(key: str, amount: int) -> tuple[Step, GiveBack]:
-        return replace(STEP, key=key, wish="refund"), GiveBack(Money(amount=amount, currency="GBP"))
+    def back(key: str, amount: int) -> tuple[Operation, CreateRefund]:
+        return replace(STEP, key=key, intent="refund"), CreateRefund(Money(amount=amount, currency="GBP"))
 
     async with provider() as (_, client):
-        assert await client.ask(*back("r-1", 1)) == NotThere()
-        await client.ask(STEP, create("tok_approve"))
+        assert await client.execute(*back("r-1", 1)) == KeyUnknown()
+        await client.execute(STEP, create("tok_approve"))
         for _ in range(2):
-            assert await client.ask(*back("r-1", 600)) == Outcome("refunded", Money(amount=600, currency="GBP"))
-        assert await client.ask(*back("r-2", 401)) == Refusal("400 are left of 1000")
-        assert await client.ask(*back("r-2", 400)) == Outcome("refunded", Money(amount=400, currency="GBP"))
+            assert await client.execute(*back("r-1", 600)) == StatusReport(
+                "refunded", Money(amount=600, currency="GBP")
+            )
+        assert await client.execute(*back("r-2", 401)) == Rejection("400 are left of 1000")
+        assert await client.execute(*back("r-2", 400)) == StatusReport("refunded", Money(amount=400, currency="GBP"))
         assert [entry["amount"] for entry in await client.history()] == [1000, 600, 400]
 
 
 @pytest.mark.parametrize(("token", "word"), [("tok_free", "known token"), ("4111 1111 1111 1111", "card number")])
 async def test_a_token_that_is_none_is_refused_in_a_sentence(token: str, word: str) -> None:
     async with provider() as (_, client):
-        answer = await client.ask(STEP, create(token))
-        assert isinstance(answer, Refusal)
+        answer = await client.execute(STEP, create(token))
+        assert isinstance(answer, Rejection)
         assert word in answer.reason
         assert await client.history() == []
 
 
 async def test_the_same_key_for_another_amount_is_refused() -> None:
     async with provider() as (_, client):
-        await client.ask(STEP, create("tok_approve"))
-        answer = await client.ask(STEP, Create(Money(amount=1, currency="GBP"), "tok_approve"))
-        assert answer == Refusal("this key belongs to a charge of another amount or token")
+        await client.execute(STEP, create("tok_approve"))
+        answer = await client.execute(STEP, CreateCharge(Money(amount=1, currency="GBP"), "tok_approve"))
+        assert answer == Rejection("this key belongs to a charge of another amount or token")
 
 
 @pytest.mark.parametrize("mood", [Control(down=True), Control(fail=1), Control(slow=5)])
@@ -134,7 +149,7 @@ async def test_a_provider_that_cannot_is_unavailable_and_has_done_nothing(mood: 
     async with provider() as (server, client):
         server.control = mood
         with pytest.raises(Unavailable):
-            await client.ask(STEP, Read())
+            await client.execute(STEP, QueryCharge())
         server.control = Control()
         assert await client.history() == []
 
@@ -145,25 +160,25 @@ async def test_a_wrong_key_is_ours_to_mend_and_no_outcome() -> None:
         await client.close()
         async with client:
             with pytest.raises(Unavailable, match="401"):
-                await client.ask(STEP, create("tok_approve"))
+                await client.execute(STEP, create("tok_approve"))
 
 
 async def test_what_makes_no_sense_is_no_outcome() -> None:
     async with (
         listener([{"status": "captured"}, {"status": "eaten"}]) as (url, _),
-        Provider(url, KEY, timeout=1) as client,
+        ProviderClient(url, KEY, timeout=1) as client,
     ):
         for _ in range(2):
             with pytest.raises(Unavailable, match="invalid body"):
-                await client.ask(STEP, Read())
+                await client.execute(STEP, QueryCharge())
 
 
 async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() -> None:
     async with listener([{}]) as (url, heard), provider(webhook_url=f"{url}/hook", patience=2) as (server, client):
-        await client.ask(STEP, create("tok_twice"))
+        await client.execute(STEP, create("tok_twice"))
         assert len(heard) >= 1, "before the answer"
         other = replace(STEP, key="pay-2", payment_id="pay-2")
-        await client.ask(other, create("tok_approve"))
+        await client.execute(other, create("tok_approve"))
         async with asyncio.timeout(5):
             while len(heard) < 3:
                 await asyncio.sleep(0.02)
@@ -173,11 +188,11 @@ async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() ->
         assert [each["data"]["key"] for each in told].count("pay-1") == 2
         assert told[0]["type"] == "charge.captured"
         assert told[0]["data"]["metadata"] == {"order_id": "o-1", "user_id": "ann"}
-        assert not server.books.late()
+        assert not server.database.scheduled_captures()
 
 
 def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:
-    port = claims.free_port()
+    port = claims.reserve_free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
         "HOLDFAST_PROVIDER_PORT": str(port),
@@ -187,20 +202,20 @@ def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:
     }
 
     async def ask(*asks: tuple[str, Any]) -> list[Any]:
-        async with Provider(f"http://127.0.0.1:{port}", KEY, timeout=0.5) as client:
-            return [await client.ask(replace(STEP, key=key, payment_id=key), each) for key, each in asks]
+        async with ProviderClient(f"http://127.0.0.1:{port}", KEY, timeout=0.5) as client:
+            return [await client.execute(replace(STEP, key=key, payment_id=key), each) for key, each in asks]
 
     for attempt in range(2):
         process = subprocess.Popen([sys.executable, "-m", "order_service.payment.provider", "run"], env=environment)
         try:
             _wait(f"http://127.0.0.1:{port}/readyz")
             if attempt == 0:
-                asyncio.run(ask(("a", create("tok_approve")), ("b", create("tok_late")), ("c", Tombstone())))
+                asyncio.run(ask(("a", create("tok_approve")), ("b", create("tok_late")), ("c", VoidCharge())))
             else:
                 end = time.monotonic() + 10
-                while asyncio.run(ask(("b", Read()))) != [CAPTURED]:
+                while asyncio.run(ask(("b", QueryCharge()))) != [CAPTURED]:
                     assert time.monotonic() < end, "what was to be captured late still is"
-                [captured, voided] = asyncio.run(ask(("a", Read()), ("c", create("tok_approve"))))
+                [captured, voided] = asyncio.run(ask(("a", QueryCharge()), ("c", create("tok_approve"))))
                 assert (captured, voided.status) == (CAPTURED, "voided")
         finally:
             process.send_signal(signal.SIGKILL if attempt == 0 else signal.SIGTERM)

@@ -97,11 +97,12 @@ def _migrating(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
 async def test_waiting_for_postgres_has_an_end(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"postgres_url": "postgresql://nobody@127.0.0.1:1/nothing"})
     with pytest.raises(psycopg.OperationalError):
-        await postgres.wait_for(nowhere, "fruit", patience=0.5)
+        await postgres.connect_when_available(nowhere, "fruit", patience=0.5)
 
 
 @pytest.mark.parametrize(
-    ("names", "told"), [(["1_a"], "expected a name like"), (["0001_a", "0001_b"], "0001_a.sql has the number 0001 already")]
+    ("names", "told"),
+    [(["1_a"], "expected a name like"), (["0001_a", "0001_b"], "0001_a.sql has the number 0001 already")],
 )
 async def test_a_folder_must_be_in_order(names: list[str], told: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):

@@ -10,7 +10,7 @@ import pytest
 
 from infrastructure import postgres, pump
 from infrastructure.postgres import Connection
-from infrastructure.pump import NOW, Done, Job, Leased, PostgresRows, Pump, Row, Rows, Verdict
+from infrastructure.pump import NOW, Done, Job, JobResult, JobRows, JobWorker, LeasedRow, PostgresJobRows, Row
 from infrastructure.settings import Settings
 from tests.testkit.memory_rows import MemoryRows
 
@@ -24,7 +24,7 @@ MINUTE = timedelta(minutes=1)
 class Place:
     """Rows to be worked off, with words to plant and to look."""
 
-    def __init__(self, rows: Rows, connection: Connection | None) -> None:
+    def __init__(self, rows: JobRows, connection: Connection | None) -> None:
         self.rows = rows
         self.connection = connection
 
@@ -53,13 +53,13 @@ class Place:
         assert self.connection is not None
         await self.connection.execute(statement.encode())
 
-    async def take(self, limit: int = 10, lease: timedelta = MINUTE) -> list[Leased]:
-        return [*await self.rows.take(limit, lease)]
+    async def take(self, limit: int = 10, lease: timedelta = MINUTE) -> list[LeasedRow]:
+        return [*await self.rows.lease(limit, lease)]
 
 
-def postgres_rows(settings: Settings) -> PostgresRows:
-    connect = partial(postgres.connect, settings, "work", options=pump.OPTIONS)
-    return PostgresRows(connect, Job("work", key="key", name="do"))
+def postgres_rows(settings: Settings) -> PostgresJobRows:
+    connect = partial(postgres.connect, settings, "work", options=pump.JOB_QUEUE_OPTIONS)
+    return PostgresJobRows(connect, Job("work", key="key", name="do"))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def connection(settings: Settings) -> AsyncIterator[Connection]:
 
 @pytest.fixture(params=["memory", "postgres"])
 async def place(request: pytest.FixtureRequest, settings: Settings, connection: Connection) -> AsyncIterator[Place]:
-    rows: Rows = MemoryRows() if request.param == "memory" else postgres_rows(settings)
+    rows: JobRows = MemoryRows() if request.param == "memory" else postgres_rows(settings)
     yield Place(rows, connection)
     await rows.close()
 
@@ -122,14 +122,14 @@ async def test_many_pumps_do_each_row_once(settings: Settings, connection: Conne
     keys = [f"row-{number}" for number in range(300)]
     done: list[tuple[str, int]] = []
 
-    def worker(number: int) -> Pump:
-        async def handle(row: Row, attempt: int) -> Verdict:
+    def worker(number: int) -> JobWorker:
+        async def handle(row: Row, attempt: int) -> JobResult:
             assert attempt == 1
             await asyncio.sleep(0)
             done.append((row["key"], number))
             return Done({"by": str(number)})
 
-        return Pump(postgres_rows(settings), handle, concurrency=5)
+        return JobWorker(postgres_rows(settings), handle, concurrency=5)
 
     workers = [worker(number) for number in range(4)]
     running = [asyncio.create_task(each.run()) for each in workers]
@@ -162,7 +162,7 @@ async def test_a_connection_that_is_cut_is_made_again(settings: Settings, connec
         " WHERE application_name = %s AND pid <> pg_backend_pid()",
         (f"{settings.prefix}work/{settings.replica}",),
     )
-    with pytest.raises(postgres.LOST):
+    with pytest.raises(postgres.TRANSIENT_ERRORS):
         await rows.finish(leased, None, attempts=0, columns={"state": "done"})
     assert await rows.finish(leased, None, attempts=0, columns={"state": "done"})
     assert await place.state("a") == "done"

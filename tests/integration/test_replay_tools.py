@@ -13,9 +13,9 @@ from aiokafka import AIOKafkaProducer
 
 from infrastructure import dead_letters
 from infrastructure.broker import ensure_topics
-from infrastructure.dead_letters import Record, dead_letter
-from infrastructure.envelope import Envelope, Reason
-from infrastructure.history import kept
+from infrastructure.dead_letters import Record, dead_letter_event
+from infrastructure.envelope import DeadLetterReason, Envelope
+from infrastructure.history import read_topic
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from tests.testkit.command import Holdfast
@@ -41,7 +41,7 @@ async def sent(settings: Settings) -> None:
 
 async def lying(settings: Settings, topic: Topic) -> list[Any]:
     """What a topic has, in the order of its places."""
-    found = [record async for record in kept(settings, [settings.topic(topic)])]
+    found = [record async for record in read_topic(settings, [settings.topic(topic)])]
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
@@ -146,8 +146,8 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 async def test_compacted_topics_and_dead_letters_have_commands_of_their_own(
     holdfast: Holdfast, settings: Settings
 ) -> None:
-    await ensure_topics(settings, [EVENTS, EVENTS.dead_letters, STATE])
-    for topic, command in ((STATE, "holdfast republish"), (EVENTS.dead_letters, "holdfast dlq redrive")):
+    await ensure_topics(settings, [EVENTS, EVENTS.dead_letter_topic, STATE])
+    for topic, command in ((STATE, "holdfast republish"), (EVENTS.dead_letter_topic, "holdfast dlq redrive")):
         status, answer, complaint = await asyncio.to_thread(holdfast, "replay", topic.name)
         assert (status, answer) == (2, "")
         assert command in complaint
@@ -176,7 +176,7 @@ async def test_wrong_use_is_status_2(holdfast: Holdfast, settings: Settings, wor
 
 # ---- dead letters ---------------------------------------------------------------------------------------------------
 
-PUT_ASIDE: list[tuple[Reason, bytes | None, bytes]] = [
+PUT_ASIDE: list[tuple[DeadLetterReason, bytes | None, bytes]] = [
     ("not_json", b"user-1", b"hello"),
     ("not_utf8", b"user-2", b"\xff\x00"),
     ("no_key", None, EVENTS_SENT[3].encode()),
@@ -189,18 +189,18 @@ def letter(settings: Settings, number: int) -> Envelope:
     reason, key, value = PUT_ASIDE[number]
     record = Record(settings.topic(EVENTS), number, 40 + number, key, value)
     at = NOW + timedelta(minutes=number)
-    return dead_letter(record, reason=reason, detail="a test", service="cart", attempts=1, now=at)
+    return dead_letter_event(record, reason=reason, detail="a test", service="cart", attempts=1, now=at)
 
 
 @pytest.fixture
 async def letters(settings: Settings) -> list[str]:
     """Five letters, one of them twice, and a record that is none; the letters' ids."""
-    await ensure_topics(settings, [EVENTS, EVENTS.dead_letters])
+    await ensure_topics(settings, [EVENTS, EVENTS.dead_letter_topic])
     async with producer(settings) as out:
         written = [letter(settings, number) for number in range(len(PUT_ASIDE))]
         for each in (*written, written[0]):
-            await out.send_and_wait(settings.topic(EVENTS.dead_letters), each.encode(), each.key)
-        await out.send_and_wait(settings.topic(EVENTS.dead_letters), b"rubbish", b"k")
+            await out.send_and_wait(settings.topic(EVENTS.dead_letter_topic), each.encode(), each.key)
+        await out.send_and_wait(settings.topic(EVENTS.dead_letter_topic), b"rubbish", b"k")
     return [each.id for each in written]
 
 
@@ -280,9 +280,9 @@ async def test_the_mark_stands_beside_its_letter_under_its_key(
     holdfast: Holdfast, settings: Settings, letters: list[str]
 ) -> None:
     await run(holdfast, "dlq", "drop", "--id", letters[3])
-    (mark,) = [r for r in await lying(settings, EVENTS.dead_letters) if b"dead-letter-settled" in r.value]
+    (mark,) = [r for r in await lying(settings, EVENTS.dead_letter_topic) if b"dead-letter-settled" in r.value]
     assert mark.key == b"user-4"
-    assert dead_letters.read(mark.value) == dead_letters.Settled(letters[3], "dropped")
+    assert dead_letters.decode(mark.value) == dead_letters.SettledMark(letters[3], "dropped")
     assert Envelope.decode(mark.key, mark.value).type == dead_letters.SETTLED_TYPE
 
 

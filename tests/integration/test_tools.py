@@ -263,7 +263,7 @@ async def watched(servers: Servers, prefix: str, tmp_path: Path) -> AsyncIterato
     health = HealthServer("127.0.0.1", 0, live=lambda: None, ready=lambda: None)
     await health.start()
     root = Root(tmp_path / "root")
-    root.make()
+    root.create()
     edge = {"state": "ready", "pid": os.getpid(), "restarts": 2}
     root.save(
         {
@@ -289,7 +289,7 @@ async def watched(servers: Servers, prefix: str, tmp_path: Path) -> AsyncIterato
     busy = asyncio.create_task(work())
     try:
         with ExitStack() as held:
-            assert held.enter_context(root.hold())
+            assert held.enter_context(root.acquire_lock())
             with Holdfast(tmp_path, HOLDFAST_ROOT=str(root.path), HOLDFAST_PREFIX=prefix) as command:
                 yield command, held
     finally:

@@ -30,7 +30,7 @@ from inventory_service import messages as inventory
 from order_service import messages as orders
 from order_service.payment import messages as payments
 from rest_api.__main__ import TOPICS
-from rest_api.gateway import partitions
+from rest_api.gateway import all_partitions
 from tests.testkit.fake_orders import PRICE, SCARCE, OrderDesk, Told
 from tests.testkit.servers import Servers
 
@@ -81,7 +81,7 @@ class Carts:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="earliest")
         await self._producer.start()
         await consumer.start()
-        consumer.assign([each for topic in READ for each in partitions(self.settings, topic)])
+        consumer.assign([each for topic in READ for each in all_partitions(self.settings, topic)])
         self._ready.set()
         try:
             async for record in consumer:
@@ -91,7 +91,7 @@ class Carts:
                     for told in self.desk.answers(event):
                         await self._tell(event, told)
                     continue
-                cart.REQUEST_VOCABULARY.parse(event)
+                cart.REQUEST_REGISTRY.parse(event)
                 self.requests.append(event)
                 if not self.silent.is_set():
                     for kind, data in self._answers(event):

@@ -52,13 +52,13 @@ class OrderDesk:
         """What comes of a request."""
         if self.silent:
             return
-        if event.type in orders.REQUEST_VOCABULARY.types:
+        if event.type in orders.REQUEST_REGISTRY.types:
             yield from self._order(event)
-        elif event.type in inventory.REQUEST_VOCABULARY.types:
-            yield self._reservation(event, inventory.REQUEST_VOCABULARY.parse(event))
+        elif event.type in inventory.REQUEST_REGISTRY.types:
+            yield self._reservation(event, inventory.REQUEST_REGISTRY.parse(event))
 
     def _order(self, event: Envelope) -> Iterator[Told]:
-        request = orders.REQUEST_VOCABULARY.parse(event)
+        request = orders.REQUEST_REGISTRY.parse(event)
         order = self.orders.get(request.order_id)
         about = {"user_id": request.user_id, "id": event.requestid, "order_id": request.order_id}
         refused: str | None = None

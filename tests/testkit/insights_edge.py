@@ -11,7 +11,7 @@ import httpx
 from infrastructure.settings import Settings
 from infrastructure.tokens import issue
 from inventory_service.messages import PRODUCTS, STOCK, Money, Product, Stock
-from order_service.insights.messages import FIGURES, RELATED, By, Figures, Related, RelatedProduct, window
+from order_service.insights.messages import FIGURES, RELATED, Figures, Related, RelatedProduct, WindowUnit, window_key
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import Servers
 
@@ -45,8 +45,8 @@ def tell_related(edge: Running, product: str, others: str, version: int) -> None
     edge.carts.publish(RELATED, "/insights", told.TYPE, product, told.model_dump(mode="json"))
 
 
-def tell_figures(edge: Running, by: By, start: datetime, version: int = 1, **numbers: Any) -> None:
-    told = Figures(window=window(by, start), by=by, start=start, version=version, **numbers)
+def tell_figures(edge: Running, by: WindowUnit, start: datetime, version: int = 1, **numbers: Any) -> None:
+    told = Figures(window=window_key(by, start), by=by, start=start, version=version, **numbers)
     edge.carts.publish(FIGURES, "/insights", told.TYPE, told.window, told.model_dump(mode="json"))
 
 

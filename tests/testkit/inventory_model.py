@@ -7,22 +7,22 @@ from typing import Any
 from inventory_service.messages import Commit, Hold, Item, Money, Purpose, ReleaseOrder, Request, Restock, Sell
 from inventory_service.model import fold
 from inventory_service.state import (
-    Answer,
+    CartState,
     Command,
-    Entry,
-    Holder,
-    Key,
     LedgerRow,
-    Reserved,
-    Rules,
-    Shelf,
+    LogEntry,
+    LogKey,
+    OrderHolds,
+    Reply,
     State,
+    StockLevel,
+    TimeLimits,
     is_due,
 )
 from inventory_service.store import expiry_id
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-RULES = Rules()
+RULES = TimeLimits()
 POUND = Money(amount=100, currency="GBP")
 
 
@@ -33,16 +33,16 @@ class Shop:
         self.rules = RULES
         self.now = NOON
         self.shelves = {
-            code: Shelf(received=units, held=0, sold=0, price=POUND, version=1) for code, units in stock.items()
+            code: StockLevel(received=units, held=0, sold=0, price=POUND, version=1) for code, units in stock.items()
         }
         self.seeded = dict(stock)
-        self.holders: dict[str, Holder] = defaultdict(Holder)
-        self.log: dict[Key, Entry] = {}
-        self.reserved: dict[str, Reserved] = {}
-        self.forgotten: set[Key] = set()
+        self.holders: dict[str, CartState] = defaultdict(CartState)
+        self.log: dict[LogKey, LogEntry] = {}
+        self.reserved: dict[str, OrderHolds] = {}
+        self.forgotten: set[LogKey] = set()
         self.ledger: list[LedgerRow] = []
 
-    def tell(self, *batch: Command) -> list[Answer]:
+    def tell(self, *batch: Command) -> list[Reply]:
         holders = {command.request.user_id: self.holders[command.request.user_id] for command in batch}
         due = {
             user: expiry_id(user, holder.expires_at, holder.revision)
@@ -51,7 +51,7 @@ class Shop:
         }
         state = State(self.now, holders, self.shelves, self.log, due, self.rules, self.reserved)
         answers = fold(state, batch)
-        self.ledger += state.ledger
+        self.ledger += state.ledger_rows
         return answers
 
     def ask(self, request: Request, id_: str = "r", *, accepted: datetime | None = None) -> Any:
@@ -68,7 +68,7 @@ class Shop:
         self.log.clear()
 
     def lines(self, user: str = "ann") -> dict[str, int]:
-        return {line.product: line.quantity for line in self.holders[user].cart().lines}
+        return {line.product: line.quantity for line in self.holders[user].to_message().lines}
 
     def stock(self, product: str) -> tuple[int, int, int]:
         """Received, held, sold."""
@@ -82,7 +82,7 @@ class Shop:
         for holder in self.holders.values():
             assert (holder.expires_at is None) == (not holder.lines)
             if holder.expires_at and holder.first_held_at:
-                assert holder.expires_at <= holder.first_held_at + RULES.longest
+                assert holder.expires_at <= holder.first_held_at + RULES.max_lifetime
 
     def _check_stock(self) -> None:
         folded = {code: [units, 0, 0] for code, units in self.seeded.items()}

@@ -12,11 +12,11 @@ from infrastructure.envelope import Envelope
 from infrastructure.postgres import Connection
 from infrastructure.settings import Settings as Shared
 from infrastructure.topics import Topic
-from inventory_service.catalogue import Item, seed
+from inventory_service.catalogue import CatalogueItem, seed
 from inventory_service.messages import Hold, Money, Request
 from inventory_service.settings import Settings
-from inventory_service.state import Answer, Command, Shelf
-from inventory_service.store import MIGRATIONS, OPTIONS, MemoryStore, PostgresStore, Store
+from inventory_service.state import Command, Reply, StockLevel
+from inventory_service.store import MIGRATIONS, STORE_OPTIONS, MemoryStore, PostgresStore, Store
 
 
 @dataclass
@@ -30,14 +30,16 @@ class Schema:
     def store(self) -> PostgresStore:
         """Another worker's store."""
         store = PostgresStore(
-            partial(postgres.connect, self.settings, "inventory", options=OPTIONS), self.settings.rules
+            partial(postgres.connect, self.settings, "inventory", options=STORE_OPTIONS), self.settings.time_limits
         )
         self.stores.append(store)
         return store
 
     async def stock(self, **units: int) -> None:
         """New products with that many units."""
-        await seed(self.connection, [Item(code, f"name of {code}", 100, "GBP", each) for code, each in units.items()])
+        await seed(
+            self.connection, [CatalogueItem(code, f"name of {code}", 100, "GBP", each) for code, each in units.items()]
+        )
 
     async def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """What a query finds."""
@@ -78,8 +80,8 @@ class Shop:
 
     store: Store
 
-    async def tell(self, *batch: Command) -> list[Answer]:
-        return (await self.store.transact(batch)).answers
+    async def tell(self, *batch: Command) -> list[Reply]:
+        return (await self.store.transact(batch)).replies
 
     async def ask(self, id_: str, request: Request) -> Any:
         [answer] = await self.tell(command(id_, request))
@@ -104,7 +106,7 @@ class InMemory(Shop):
     def __init__(self, **stock: int) -> None:
         self.late = timedelta()
         price = Money(amount=100, currency="GBP")
-        shelves = {code: Shelf(units, 0, 0, price, 1) for code, units in stock.items()}
+        shelves = {code: StockLevel(units, 0, 0, price, 1) for code, units in stock.items()}
         self.store = self.memory = MemoryStore(shelves, lambda: datetime.now(UTC) + self.late)
 
     async def pass_time(self, **time: int) -> None:
@@ -114,7 +116,7 @@ class InMemory(Shop):
         self.memory.log.clear()
 
     async def stock(self, product: str) -> tuple[int, int, int]:
-        shelf = self.memory.shelves[product]
+        shelf = self.memory.stock_levels[product]
         return shelf.received, shelf.held, shelf.sold
 
 

@@ -115,7 +115,7 @@ class Shop:
 def prepare(root: Path) -> Path:
     """A root whose servers are prepared but were never started."""
     place = Root(root)
-    place.make()
+    place.create()
     secrets = place.secrets()
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda kind: kind(place, probes.free_port(), secrets).prepare(), (Kafka, Postgres)))
@@ -133,9 +133,9 @@ def until(test: Callable[[], bool], seconds: float = 30.0) -> float:
 
 def own_jars(shop: Shop, *, without: str = "") -> Path:
     """A Maven repository of the shop's own, as links to the real one's files; returns the jar left out."""
-    place, real = shop.folder / "m2", jars.repository()
+    place, real = shop.folder / "m2", jars.maven_repository()
     left_out = place
-    for path in jars.classpath():
+    for path in jars.ensure_jars():
         target = place / path.relative_to(real)
         target.parent.mkdir(parents=True, exist_ok=True)
         if without and path.name.startswith(without):
@@ -159,7 +159,7 @@ class Mirror:
     @contextlib.contextmanager
     def serve(self) -> Iterator[str]:
         """Run it; yields its address."""
-        mirror, files = self, jars.repository()
+        mirror, files = self, jars.maven_repository()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

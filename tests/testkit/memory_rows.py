@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from infrastructure.pump import NOW, Leased, Row
+from infrastructure.pump import NOW, LeasedRow, Row
 
 
 def machine_time() -> datetime:
@@ -41,8 +41,8 @@ class MemoryRows:
         """Have a row looked at, whatever it does."""
         self.rows[key].at = self.now()
 
-    async def take(self, limit: int, lease: timedelta) -> Sequence[Leased]:
-        """As `Rows.take`."""
+    async def lease(self, limit: int, lease: timedelta) -> Sequence[LeasedRow]:
+        """As `JobRows.lease`."""
         self._reach()
         self.looks += 1
         now = self.now()
@@ -50,10 +50,10 @@ class MemoryRows:
         taken = []
         for row in sorted(due, key=lambda each: each.at or now)[:limit]:
             row.lease, row.attempts = now + lease, row.attempts + 1
-            taken.append(Leased({"key": row.key, **row.columns}, row.key, row.attempts, row.at or now, row.lease))
+            taken.append(LeasedRow({"key": row.key, **row.columns}, row.key, row.attempts, row.at or now, row.lease))
         return taken
 
-    async def finish(self, leased: Leased, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
+    async def finish(self, leased: LeasedRow, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
         """As `Rows.finish`."""
         self._reach()
         row = self.rows[leased.key]

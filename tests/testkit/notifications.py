@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from cart_service import messages as cart
 from infrastructure.broker import ensure_topics
 from infrastructure.envelope import Envelope, Message
-from infrastructure.history import kept
+from infrastructure.history import read_topic
 from infrastructure.ids import uuid7
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
@@ -79,7 +79,9 @@ class World:
 
     async def replay(self) -> None:
         """Write whatever stands on the topics that the worker reads onto them once more."""
-        records = [record async for record in kept(self.settings, [self.settings.topic(topic) for topic in HEARD])]
+        records = [
+            record async for record in read_topic(self.settings, [self.settings.topic(topic) for topic in HEARD])
+        ]
         async with producer(self.settings) as out:
             for record in records:
                 await out.send(record.topic, record.value, record.key, partition=partition(record.key))

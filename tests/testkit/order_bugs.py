@@ -12,41 +12,43 @@ from order_service import model, outcomes, state, steps
 from order_service.payment import messages as payments
 
 
-def _refunds_forgotten(story: state.Story) -> None:
-    with patch.object(state.Order, "left", 0), patch.object(state.Order, "open_refunds", ()):
+def _refunds_forgotten(story: state.EventRecorder) -> None:
+    with patch.object(state.Order, "refundable", 0), patch.object(state.Order, "open_refunds", ()):
         _SETTLE(story)
 
 
-def _each_capture_is_news(story: state.Story, order: state.Order, event: payments.Event) -> None:
+def _each_capture_is_news(story: state.EventRecorder, order: state.Order, event: payments.Event) -> None:
     if isinstance(event, payments.Captured) and order.captured is not None:
-        story.tell(orders.Captured, payment_id=event.payment_id, amount=event.amount)
+        story.record(orders.Captured, payment_id=event.payment_id, amount=event.amount)
     else:
         _PAID(story, order, event)
 
 
-def _late_captures_are_not_heard(story: state.Story, order: state.Order, event: payments.Event) -> None:
-    if isinstance(event, payments.Captured) and order.cancelling:
-        if "payment" not in order.undone:
-            story.tell(orders.Undone, step="payment")
+def _late_captures_are_not_heard(story: state.EventRecorder, order: state.Order, event: payments.Event) -> None:
+    if isinstance(event, payments.Captured) and order.is_cancelling:
+        if "payment" not in order.undone_steps:
+            story.record(orders.Undone, step="payment")
     else:
         _PAID(story, order, event)
 
 
-_SETTLE, _PAID = outcomes.settle, outcomes.paid
+_SETTLE, _PAID = outcomes.finish, outcomes.record_payment_event
 
 
-def _impatient_sale(order: state.Order) -> steps.Step:
+def _impatient_sale(order: state.Order) -> steps.SagaCommand:
     sell = inventory.Sell(order_id=order.order_id, user_id=order.user_id)
     release = inventory.ReleaseOrder(order_id=order.order_id, user_id=order.user_id, to="shelf")
-    return steps.Step(inventory.REQUESTS, f"{order.order_id}/sell", sell if order.reason is None else release)
+    return steps.SagaCommand(inventory.REQUESTS, f"{order.order_id}/sell", sell if order.reason is None else release)
 
 
-PLANTED: dict[str, Callable[[], Any]] = {
-    "two captures": lambda: patch.object(outcomes, "paid", _each_capture_is_news),
-    "the refund is lost": lambda: patch.object(outcomes, "settle", _refunds_forgotten),
-    "released although captured": lambda: patch.object(outcomes, "paid", _late_captures_are_not_heard),
+PLANTED_BUGS: dict[str, Callable[[], Any]] = {
+    "two captures": lambda: patch.object(outcomes, "record_payment_event", _each_capture_is_news),
+    "the refund is lost": lambda: patch.object(outcomes, "finish", _refunds_forgotten),
+    "released although captured": lambda: patch.object(outcomes, "record_payment_event", _late_captures_are_not_heard),
     "an id is minted in a handler": lambda: patch.object(steps, "payment_id", lambda _: str(uuid.uuid4())),
-    "undone in the wrong order": lambda: patch.object(state, "UNDOING", tuple(reversed(state.UNDOING))),
+    "undone in the wrong order": lambda: patch.object(
+        state, "COMPENSATION_ORDER", tuple(reversed(state.COMPENSATION_ORDER))
+    ),
     "the deadline is not heard": lambda: patch.object(model, "_handle_deadline", lambda *_: None),
     "what comes too early is dropped": lambda: patch.object(model, "is_early", lambda *_: False),
     "a sale in flight is not waited for": lambda: patch.object(steps, "_sell_command", _impatient_sale),

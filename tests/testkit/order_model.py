@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service import messages as inventory
 from order_service import messages as orders
 from order_service import model, steps
@@ -20,11 +20,11 @@ from order_service.state import Order, shipment_id
 
 USER: Final = "ann"
 CHECKOUT: Final = "c1"
-ORDER: Final = derived(USER, CHECKOUT, "order")
+ORDER: Final = derive_id(USER, CHECKOUT, "order")
 IDS: Final[dict[str, Any]] = {"order_id": ORDER, "user_id": USER}
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
-RULES: Final = model.Rules()
-LATE: Final = NOON + RULES.payment_patience + timedelta(seconds=1)
+RULES: Final = model.SagaTimeouts()
+AFTER_PAYMENT_TIMEOUT: Final = NOON + RULES.payment_timeout + timedelta(seconds=1)
 POUND: Final = inventory.Money(amount=100, currency="GBP")
 TOTAL: Final = inventory.Money(amount=300, currency="GBP")
 LINES: Final = (inventory.Line(product="MUG", quantity=3, price=POUND),)
@@ -33,7 +33,7 @@ CONTACT: Final = orders.Contact(email="ann@example.org")
 PLACE: Final = orders.Place(
     **IDS, version=4, address=ADDRESS, contact=CONTACT, payment=orders.Payment(token="tok_approve")
 )
-PRIVATE: Final = steps.Private.of(PLACE)
+PRIVATE: Final = steps.PersonalData.of(PLACE)
 COMMIT: Final = inventory.Commit(**IDS, version=4)
 
 
@@ -50,16 +50,16 @@ class Sent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bank:
+class SimulatedPayment:
     """What the provider knows of one payment."""
 
     status: str = "new"
     captured: int = 0
-    given_back: tuple[tuple[str, int], ...] = ()
+    refunds: tuple[tuple[str, int], ...] = ()
 
     @property
     def refunded(self) -> int:
-        return sum(amount for _, amount in self.given_back)
+        return sum(amount for _, amount in self.refunds)
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,21 @@ class Scenario:
     commit: Any = "committed"
     provider: str = "approves"
     carrier: str = "delivers"
-    asked: tuple[Any, ...] = ()
+    requests: tuple[Any, ...] = ()
     deadline: bool = False
     ends: frozenset[str] = frozenset({"delivered"})
 
 
 @dataclass(frozen=True)
-class World:
+class SimulatedShop:
     """Everything there is at one moment."""
 
     order: Order | None = None
-    waiting: tuple[model.Came, ...] = ()
+    waiting: tuple[model.Incoming, ...] = ()
     answered: frozenset[tuple[model.RequestKey, str | None]] = frozenset()
     holds: str | None = None
     restocked: bool = False
-    bank: tuple[tuple[str, Bank], ...] = ()
+    bank: tuple[tuple[str, SimulatedPayment], ...] = ()
     parcel: str | None = None
     captures: int = 0
     sent: frozenset[Sent] = frozenset()
@@ -95,21 +95,21 @@ class World:
         return sum(each.captured for _, each in self.bank)
 
     @property
-    def given_back(self) -> int:
+    def refunded(self) -> int:
         """What it gave back."""
         return sum(each.refunded for _, each in self.bank)
 
 
-def begin(scenario: Scenario) -> World:
+def begin(scenario: Scenario) -> SimulatedShop:
     """The cart has sent its two messages; whatever people will ask for may come at any time."""
     first = [Sent("orders", CHECKOUT, PLACE), Sent("inventory", CHECKOUT, COMMIT)]
-    first += [Sent("orders", f"asked-{number}", asked) for number, asked in enumerate(scenario.asked)]
+    first += [Sent("orders", f"asked-{number}", asked) for number, asked in enumerate(scenario.requests)]
     if scenario.deadline:
         first.append(Sent("orders", "", model.Deadline()))
-    return World(sent=frozenset(first))
+    return SimulatedShop(sent=frozenset(first))
 
 
-def deliver(world: World, sent: Sent, scenario: Scenario) -> World:
+def deliver(world: SimulatedShop, sent: Sent, scenario: Scenario) -> SimulatedShop:
     """The world after `sent` was delivered once more."""
     match sent.to:
         case "orders":
@@ -122,7 +122,7 @@ def deliver(world: World, sent: Sent, scenario: Scenario) -> World:
             return _delivery(world, sent, scenario)
 
 
-def nexts(world: World, scenario: Scenario) -> Iterator[World]:
+def successors(world: SimulatedShop, scenario: Scenario) -> Iterator[SimulatedShop]:
     """All worlds that one delivery leads to, but for those that are as they were."""
     for sent in world.sent:
         after = deliver(world, sent, scenario)
@@ -137,33 +137,33 @@ TOPICS: Final = {
 }
 
 
-def _orders(world: World, sent: Sent) -> World:
-    came = model.Came(ORDER, USER, sent.request_id, sent.message)
+def _orders(world: SimulatedShop, sent: Sent) -> SimulatedShop:
+    came = model.Incoming(ORDER, USER, sent.request_id, sent.message)
     late = isinstance(sent.message, model.Deadline)
-    now = NOON if sent.request_id == EARLY else LATE
+    now = NOON if sent.request_id == EARLY else AFTER_PAYMENT_TIMEOUT
     before: Any = dict(world.answered)
-    handled = model.handle(world.order, world.waiting, came, now=now, rules=RULES, answered=before)
-    for answer in handled.answers:
-        key = model.key_of(answer.came)
-        assert before.get(key, answer.refused) == answer.refused, f"{key} was answered in two ways"
+    handled = model.handle(world.order, world.waiting, came, now=now, timeouts=RULES, stored_replies=before)
+    for answer in handled.replies:
+        key = model.request_key(answer.request)
+        assert before.get(key, answer.refusal) == answer.refusal, f"{key} was answered in two ways"
     world = replace(
-        world, answered=world.answered | {(model.key_of(each.came), each.refused) for each in handled.answers}
+        world, answered=world.answered | {(model.request_key(each.request), each.refusal) for each in handled.replies}
     )
     if handled.state is None:
         return replace(world, waiting=handled.waiting)
     news = bool(handled.events) or late or isinstance(sent.message, orders.Request)
-    owed = steps.owed(handled.state, PRIVATE, late=late) if news else ()
+    owed = steps.next_commands(handled.state, PRIVATE, overdue=late) if news else ()
     return replace(
         world,
-        order=replace(handled.state, since=NOON, placed_at=NOON),
+        order=replace(handled.state, changed_at=NOON, placed_at=NOON),
         waiting=handled.waiting,
         captures=world.captures + sum(isinstance(event, orders.Captured) for event in handled.events),
         sent=world.sent | {Sent(TOPICS[step.topic], step.request_id, step.message) for step in owed},
     )
 
 
-def _inventory(world: World, sent: Sent, scenario: Scenario) -> World:
-    answer: Callable[..., World] = lambda outcome, **changes: replace(  # noqa: E731
+def _inventory(world: SimulatedShop, sent: Sent, scenario: Scenario) -> SimulatedShop:
+    answer: Callable[..., SimulatedShop] = lambda outcome, **changes: replace(  # noqa: E731
         world, sent=world.sent | {Sent("orders", sent.request_id, outcome)}, **changes
     )
     state: Any = None if world.holds == "refused" else world.holds
@@ -186,33 +186,33 @@ def _inventory(world: World, sent: Sent, scenario: Scenario) -> World:
             return answer(as_it_is)
 
 
-def _payment(world: World, sent: Sent, scenario: Scenario) -> World:  # noqa: C901 - one page, one provider
+def _payment(world: SimulatedShop, sent: Sent, scenario: Scenario) -> SimulatedShop:  # noqa: C901 - one page, one provider
     message = sent.message
     banks = dict(world.bank)
-    bank = banks.get(message.payment_id, Bank())
+    bank = banks.get(message.payment_id, SimulatedPayment())
     sends: list[Sent] = []
     match message:
         case payments.Charge(amount=amount) if bank.status == "new":
             match scenario.provider:
                 case "approves":
-                    bank = Bank("captured", amount.amount)
+                    bank = SimulatedPayment("captured", amount.amount)
                 case "declines":
-                    bank = Bank("declined")
+                    bank = SimulatedPayment("declined")
                 case "errs":
-                    bank = Bank("captured", amount.amount - 1)
+                    bank = SimulatedPayment("captured", amount.amount - 1)
                 case "answers late":
-                    bank = Bank("open")
+                    bank = SimulatedPayment("open")
                     sends.append(Sent("payment", "the bank's own", payments.Notified(**_payment_ids(message))))
                 case _:
-                    bank = Bank("open")
+                    bank = SimulatedPayment("open")
         case payments.Notified() if bank.status == "open":
-            bank = Bank("captured", TOTAL.amount)
+            bank = SimulatedPayment("captured", TOTAL.amount)
         case payments.Void() if bank.status in {"new", "open"}:
-            bank = Bank("voided")
+            bank = SimulatedPayment("voided")
         case payments.Refund(refund_id=refund_id, amount=amount) if bank.status == "captured":
-            if refund_id not in dict(bank.given_back):
-                bank = replace(bank, given_back=(*bank.given_back, (refund_id, amount.amount)))
-            given = inventory.Money(amount=dict(bank.given_back)[refund_id], currency="GBP")
+            if refund_id not in dict(bank.refunds):
+                bank = replace(bank, refunds=(*bank.refunds, (refund_id, amount.amount)))
+            given = inventory.Money(amount=dict(bank.refunds)[refund_id], currency="GBP")
             sends.append(
                 Sent("orders", "", payments.Refunded(**_payment_ids(message), refund_id=refund_id, amount=given))
             )
@@ -228,7 +228,7 @@ def _payment_ids(message: Any) -> dict[str, Any]:
     return {**IDS, "payment_id": message.payment_id}
 
 
-def _of_bank(bank: Bank, ids: dict[str, Any]) -> payments.Event:
+def _of_bank(bank: SimulatedPayment, ids: dict[str, Any]) -> payments.Event:
     match bank.status:
         case "captured":
             return payments.Captured(**ids, amount=inventory.Money(amount=bank.captured, currency="GBP"))
@@ -240,7 +240,7 @@ def _of_bank(bank: Bank, ids: dict[str, Any]) -> payments.Event:
             return payments.Unknown(**ids, reason="no answer")
 
 
-def _delivery(world: World, sent: Sent, scenario: Scenario) -> World:
+def _delivery(world: SimulatedShop, sent: Sent, scenario: Scenario) -> SimulatedShop:
     ids = {**IDS, "shipment_id": shipment_id(ORDER)}
     parcel, sends = world.parcel, []
     match sent.message:
@@ -269,25 +269,25 @@ def _delivery(world: World, sent: Sent, scenario: Scenario) -> World:
 # ---- what must hold -------------------------------------------------------------------------------------------------
 
 
-def wrong(world: World) -> str | None:  # noqa: PLR0911 - one for each wrong
+def safety_violation(world: SimulatedShop) -> str | None:  # noqa: PLR0911 - one for each wrong
     """What is wrong with a world, at whatever moment."""
     order = world.order
     if world.captures > 1 or sum(each.captured > 0 for _, each in world.bank) > 1:
         return "two captures"
-    if world.given_back > world.money:
+    if world.refunded > world.money:
         return "more was given back than captured"
     if order is not None and order.captured is not None and order.captured.amount != world.money:
         return "the order and the provider know of different sums"
     if world.holds == "COMMITTED" and world.money == 0:
         return "sold without a capture"
-    if world.holds == "CANCELLED" and not world.restocked and world.money > world.given_back:
+    if world.holds == "CANCELLED" and not world.restocked and world.money > world.refunded:
         return "released although captured"
     if order is not None and order.reason is not None:
-        if world.given_back == world.money > 0 and world.holds == "COMMITTED" and order.cancelling:
+        if world.refunded == world.money > 0 and world.holds == "COMMITTED" and order.is_cancelling:
             return "money was given back before the sale was undone"
         if world.restocked and world.parcel not in {None, "called off", "failed"}:
             return "restocked with the parcel still under way"
-    if order is not None and list(order.undone) != [effect for effect in UNDOING if effect in order.undone]:
+    if order is not None and list(order.undone_steps) != [effect for effect in UNDOING if effect in order.undone_steps]:
         return "not undone in reverse order"
     return None
 
@@ -295,10 +295,10 @@ def wrong(world: World) -> str | None:  # noqa: PLR0911 - one for each wrong
 UNDOING: Final = ("delivery", "sale", "payment", "holds")
 
 
-def unfinished(world: World, scenario: Scenario) -> str | None:  # noqa: PLR0911 - one for each wrong
+def liveness_violation(world: SimulatedShop, scenario: Scenario) -> str | None:  # noqa: PLR0911 - one for each wrong
     """What is wrong with a world in which every message has been delivered and says nothing new."""
     order = world.order
-    if order is None or not order.at_rest:
+    if order is None or not order.is_complete:
         return "it does not end"
     if world.waiting:
         return "something still waits"
@@ -309,7 +309,7 @@ def unfinished(world: World, scenario: Scenario) -> str | None:  # noqa: PLR0911
     if order.status == "delivered" and world.money != TOTAL.amount:
         return "delivered, and not paid"
     if order.status == "cancelled":
-        if world.money != world.given_back:
+        if world.money != world.refunded:
             return "cancelled, and the money is not back"
         if world.holds not in {"refused", "CANCELLED"}:
             return "cancelled, and the stock is not back"

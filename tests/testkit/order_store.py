@@ -9,19 +9,19 @@ from typing import Any
 
 from infrastructure import postgres
 from infrastructure.envelope import Envelope, Message
-from infrastructure.guard import Received
-from infrastructure.ids import derived
+from infrastructure.guard import ReceivedMessage
+from infrastructure.ids import derive_id
 from infrastructure.postgres import Connection
 from infrastructure.settings import Settings as Shared
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from order_service import messages as orders
-from order_service.agents import Saga
+from order_service.agents import OrderAgents
 from order_service.delivery import messages as deliveries
 from order_service.payment import messages as payments
 from order_service.settings import Settings
 from order_service.state import payment_id, shipment_id
-from order_service.store import MIGRATIONS, OPTIONS, OrderStore
+from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore
 
 ADDRESS = orders.Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")
 CONTACT = orders.Contact(email="ann@example.org")
@@ -62,13 +62,13 @@ class Schema:
     broker: Broker = field(default_factory=Broker)
     stores: list[OrderStore] = field(default_factory=list)
 
-    def saga(self) -> Saga:
+    def saga(self) -> OrderAgents:
         """One more agent."""
         store = OrderStore(
-            partial(postgres.connect, self.settings, "orders", options=OPTIONS), rules=self.settings.rules
+            partial(postgres.connect, self.settings, "orders", options=STORE_OPTIONS), timeouts=self.settings.timeouts
         )
         self.stores.append(store)
-        return Saga(store, self.broker.publish)
+        return OrderAgents(store, self.broker.publish)
 
     async def rows(self, query: str, values: Any = None) -> list[tuple[Any, ...]]:
         """What a query finds."""
@@ -104,7 +104,7 @@ class Buying:
 
     @property
     def id(self) -> str:
-        return derived(self.user, self.request, "order")
+        return derive_id(self.user, self.request, "order")
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -118,42 +118,42 @@ class Buying:
     def carried(self) -> dict[str, Any]:
         return {**self.ids, "shipment_id": shipment_id(self.id), "carrier": "Swift", "tracking": "T1"}
 
-    def place(self, token: str = "tok_approve") -> Received[Any]:
+    def place(self, token: str = "tok_approve") -> ReceivedMessage[Any]:
         return received(
             orders.Place(**self.ids, version=4, address=ADDRESS, contact=CONTACT, payment=orders.Payment(token=token)),
             self.request,
         )
 
-    def committed(self) -> Received[Any]:
+    def committed(self) -> ReceivedMessage[Any]:
         outcome = inventory.Committed(order_id=self.id, purpose="order", lines=LINES, total=TOTAL, version=5)
         return self.decided(outcome)
 
-    def decided(self, outcome: Any, request: str | None = None) -> Received[Any]:
+    def decided(self, outcome: Any, request: str | None = None) -> ReceivedMessage[Any]:
         return received(
             inventory.Decided(user_id=self.user, outcome=outcome, cart=inventory.Cart(revision=5)),
             request or self.request,
         )
 
-    def captured(self) -> Received[Any]:
+    def captured(self) -> ReceivedMessage[Any]:
         return received(payments.Captured(**self.payment, amount=TOTAL))
 
-    def sold(self) -> Received[Any]:
+    def sold(self) -> ReceivedMessage[Any]:
         return self.decided(inventory.Sold(order_id=self.id), f"{self.id}/sell")
 
-    def booked(self) -> Received[Any]:
+    def booked(self) -> ReceivedMessage[Any]:
         return received(deliveries.Booked(**self.carried))
 
-    def shipped(self) -> Received[Any]:
+    def shipped(self) -> ReceivedMessage[Any]:
         return received(deliveries.Shipped(**self.carried))
 
-    def delivered(self) -> Received[Any]:
+    def delivered(self) -> ReceivedMessage[Any]:
         return received(deliveries.Delivered(**self.ids, shipment_id=shipment_id(self.id)))
 
 
 SOURCES = {"inventory": "/inventory", "payments": "/payments", "deliveries": "/deliveries", "orders": "/edge"}
 
 
-def received(message: Message, request: str = "r") -> Received[Any]:
+def received(message: Message, request: str = "r") -> ReceivedMessage[Any]:
     """A message as an agent gets it."""
     subject = getattr(message, message.KEY)
     event = Envelope(
@@ -165,13 +165,13 @@ def received(message: Message, request: str = "r") -> Received[Any]:
         requestid=request,
         data=message.model_dump(mode="json"),
     )
-    return Received(event, message, 0, 0)
+    return ReceivedMessage(event, message, 0, 0)
 
 
-async def deliver(saga: Saga, buying: Buying) -> None:
+async def deliver(saga: OrderAgents, buying: Buying) -> None:
     """All the way to the shopper's door."""
-    await saga.on_requests([buying.place()])
-    await saga.on_decisions([buying.committed()])
-    await saga.on_payments([buying.captured()])
-    await saga.on_decisions([buying.sold()])
-    await saga.on_deliveries([buying.booked(), buying.shipped(), buying.delivered()])
+    await saga.on_order_requests([buying.place()])
+    await saga.on_inventory_responses([buying.committed()])
+    await saga.on_payment_events([buying.captured()])
+    await saga.on_inventory_responses([buying.sold()])
+    await saga.on_delivery_events([buying.booked(), buying.shipped(), buying.delivered()])

@@ -16,10 +16,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
-from order_service.payment.client import Provider
-from order_service.payment.provider.books import Books
-from order_service.payment.provider.server import Server
-from order_service.payment.provider.webhooks import Webhooks
+from order_service.payment.client import ProviderClient
+from order_service.payment.provider.books import ProviderDatabase
+from order_service.payment.provider.server import ProviderServer
+from order_service.payment.provider.webhooks import WebhookSender
 from tests.testkit.processes import PATIENCE
 
 KEY: Final = "a key for tests, long enough"
@@ -29,15 +29,15 @@ SECRET: Final = "a secret for webhooks, and long enough for them"
 @asynccontextmanager
 async def provider(
     file: str = ":memory:", *, late: float = 0.3, webhook_url: str = "", patience: float = 0.3, port: int = 0
-) -> AsyncIterator[tuple[Server, Provider]]:
+) -> AsyncIterator[tuple[ProviderServer, ProviderClient]]:
     """A provider in this process, `port` 0 being a free one, and a client of it."""
-    server = Server(Books(file), Webhooks(SECRET), KEY, late=late)
+    server = ProviderServer(ProviderDatabase(file), WebhookSender(SECRET), KEY, late=late)
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with Provider(url, KEY, timeout=patience, webhook_url=webhook_url) as client:
+        async with ProviderClient(url, KEY, timeout=patience, webhook_url=webhook_url) as client:
             yield server, client
     finally:
         await runner.cleanup()

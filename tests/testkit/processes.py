@@ -42,7 +42,7 @@ class Replica:
         self.folder = folder
         self.environment = environment
         self.log = folder / "log"
-        self.port = claims.free_port()
+        self.port = claims.reserve_free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.kept = False
         """Whether it is started again when it ends."""

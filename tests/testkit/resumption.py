@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from cart_service import messages as cart
 from infrastructure.envelope import Envelope
-from load.protocol import CHANGES, OUTCOMES, Conversation, Frame
-from rest_api.hub import Hub
+from load.protocol import CHANGES, OUTCOMES, ClientState, Frame
+from rest_api.hub import ConnectionManager
 from rest_api.model import Session
-from rest_api.outlet import Outlet
+from rest_api.outlet import SendQueue
 from rest_api.protocol.effects import Close
-from rest_api.shopper import Rules
-from rest_api.ticker import Ticker
+from rest_api.shopper import UserLimits
+from rest_api.ticker import StockBroadcaster
 from tests.testkit import simulation
 
 USER = "ann"
@@ -58,7 +58,7 @@ class Cut:
     """The edge does not notice: the old socket stays where it was."""
 
 
-class Wire(Outlet):
+class Wire(SendQueue):
     """The edge's way out of a socket, into a queue."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Client:
     """A client by the contract's rules, as `load.client` has it, and what it saw."""
 
     name: str
-    conversation: Conversation
+    conversation: ClientState
     session: Session | None = None
     wire: Wire = field(default_factory=Wire)
     knows_cart: bool = False
@@ -94,7 +94,7 @@ class Client:
     """How often an id was said on this line, less the outcomes that came on it."""
 
     def say(self, frame: Frame) -> None:
-        self.conversation.say(frame)
+        self.conversation.record_sent(frame)
         if self.session is not None:
             self.send(frame)
 
@@ -104,7 +104,7 @@ class Client:
 
     def hear(self, text: str) -> None:
         frame, before = json.loads(text), self.conversation.version
-        step = self.conversation.hear(frame)
+        step = self.conversation.apply(frame)
         assert self.conversation.version >= before, "the view goes back"
         self.settled.update(id_ for id_, _ in step.settled)
         if frame["type"] in OUTCOMES:
@@ -115,7 +115,7 @@ class Client:
             assert self.open[frame["id"]] > 0, "`pending` after its outcome"
         for said in step.send:
             self.send(said)
-        self.later += [each.frame for each in step.later]
+        self.later += [each.frame for each in step.resend]
         self.knows_cart |= frame["type"] == "cart"
 
 
@@ -151,12 +151,12 @@ class Shop:
     ) -> None:
         self.world = simulation.World(0, simulation.Rules(faults=frozenset(), lost_writes=0))
         self.kafka = Kafka(self.world, iter(fates))
-        self.hub = Hub(
+        self.hub = ConnectionManager(
             self.kafka,  # type: ignore[arg-type]  # of the gateway, the hub wants these two
-            names=_no_names,
+            product_names=_no_names,
             currency="GBP",
-            rules=Rules(changes=None, others=None),
-            ticker=Ticker(),
+            user_limits=UserLimits(changes=None, others=None),
+            stock_broadcaster=StockBroadcaster(),
         )
         self.cuts = deque(cuts)
         self.script = deque(script)
@@ -170,20 +170,20 @@ class Shop:
         self._next_cut_at = self.cuts[0].after if self.cuts else None
 
     @staticmethod
-    def _conversation(name: str) -> Conversation:
+    def _conversation(name: str) -> ClientState:
         numbers = iter(range(10_000))
-        return Conversation(lambda: f"{name}-{next(numbers)}")
+        return ClientState(lambda: f"{name}-{next(numbers)}")
 
     # ---- the line ---------------------------------------------------------------------------------------------------
 
     def _call(self, client: Client) -> None:
         self.sessions += 1
-        client.session = Session(f"s{self.sessions}", self.hub.shopper(USER), expires_at=time.time() + 3600)
+        client.session = Session(f"s{self.sessions}", self.hub.user_state(USER), expires_at=time.time() + 3600)
         client.wire = Wire()
         client.open.clear()
         if client.knows_cart:
             client.send(client.conversation.resume())
-        run(self.hub.enter(client.session, client.wire))
+        run(self.hub.connect(client.session, client.wire))
 
     def _cut(self, cut: Cut) -> None:
         client, old, wire = self.cut, self.cut.session, self.cut.wire
@@ -198,10 +198,10 @@ class Shop:
         wire.up.clear()
         client.session = None
         if not cut.half_open:
-            self.hub.leave(old)
+            self.hub.disconnect(old)
 
     def _edge_hears(self, session: Session, wire: Wire) -> None:
-        run(self.hub.do(session, session.receive(wire.up.popleft(), time.time())))
+        run(self.hub.execute(session, session.receive(wire.up.popleft(), time.time())))
 
     # ---- actors: each does one thing, and says whether there was one to do ------------------------------------------
 
@@ -256,7 +256,7 @@ class Shop:
             key=event.subject.encode(), value=event.encode(), topic=cart.RESPONSES.name, partition=0, offset=self.told
         )
         self.told += 1
-        run(self.hub.handle([record]))
+        run(self.hub.dispatch_responses([record]))
         return True
 
     # ---- a run ------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Shop:
         for seat in list(self.hub._connections.values()):
             effects = seat.session.tick(time.time() + 11)
             moved |= bool(effects)
-            run(self.hub.do(seat.session, effects))
+            run(self.hub.execute(seat.session, effects))
         for client in (self.cut, self.kept):
             again, client.later = client.later, []
             for frame in again:
@@ -340,7 +340,7 @@ class Shop:
         told: defaultdict[str, set[str]] = defaultdict(set)
         versions: set[int] = set()
         for event in self.world.topics[cart.RESPONSES.name]:
-            message = cart.RESPONSE_VOCABULARY.parse(event)
+            message = cart.RESPONSE_REGISTRY.parse(event)
             if isinstance(message, cart.Held | cart.Refused | cart.Removed | cart.Expired):
                 versions.add(getattr(message, "version", 0))
                 name = message.id if not isinstance(message, cart.Expired) else "expired"

@@ -24,13 +24,13 @@ from infrastructure.local.kafka import Kafka
 from infrastructure.local.postgres import Postgres
 from infrastructure.local.redis import Redis
 from infrastructure.local.state import Root
-from infrastructure.local.supervisor import tail
+from infrastructure.local.supervisor import last_lines
 from infrastructure.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infrastructure.local.parts import Part
+    from infrastructure.local.parts import Server
 
 
 PARTITIONS: Final = 4
@@ -80,9 +80,9 @@ def start(root: Path) -> Iterator[Servers]:
             with start_local(root) as servers:
                 yield servers
         case "external":
-            for name, variable in outside.VARIABLES.items():
-                outside.check(name, os.environ[variable])
-            yield Servers(*(os.environ[variable] for variable in outside.VARIABLES.values()))
+            for name, variable in outside.ADDRESS_VARIABLES.items():
+                outside.require_usable(name, os.environ[variable])
+            yield Servers(*(os.environ[variable] for variable in outside.ADDRESS_VARIABLES.values()))
         case "containers":
             with start_containers() as servers:
                 yield servers
@@ -112,11 +112,11 @@ def start_local(root: Path) -> Iterator[Servers]:
             child.wait()
 
 
-def local_parts(root: Path) -> list[Part]:
+def local_parts(root: Path) -> list[Server]:
     """The three servers as they will be in `root`, on free ports; none is started."""
     place = Root(root.resolve())
-    place.make()
-    secrets, port = place.secrets(), claims.free_port
+    place.create()
+    secrets, port = place.secrets(), claims.reserve_free_port
     unsynced = ("-c", "fsync=off", "-c", "full_page_writes=off")
     return [
         Kafka(place, port(), secrets),
@@ -125,19 +125,19 @@ def local_parts(root: Path) -> list[Part]:
     ]
 
 
-def bring(part: Part, started: list[subprocess.Popen[bytes]], patience: float = 60.0) -> None:
+def bring(part: Server, started: list[subprocess.Popen[bytes]], patience: float = 60.0) -> None:
     """Start a server, again perhaps, and return when it answers; its process is added to `started`."""
     part.prepare()
-    log = part.root.log(part.name)
+    log = part.root.log_file(part.name)
     with log.open("ab") as out:
         child = subprocess.Popen(
             part.argv(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=part.cwd, start_new_session=True
         )
     started.append(child)
     end = time.monotonic() + patience
-    while not part.answers():
+    while not part.is_answering():
         if child.poll() is not None or time.monotonic() > end:
-            message = f"{part.name} did not start: {' / '.join(tail(log, 5))}"
+            message = f"{part.name} did not start: {' / '.join(last_lines(log, 5))}"
             raise RuntimeError(message)
         time.sleep(0.03)
 

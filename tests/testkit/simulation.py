@@ -1,6 +1,6 @@
 """The main job without a broker: the real rules of carts and inventory under a scheduler that kills, repeats and loses.
 
-A `World` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process is
+A `SimulatedShop` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process is
 made of the real handlers, run step by step: an `await` is a place to be killed. Whoever looks after the orders is no
 process here: at any moment anything may be asked of any order, in any sequence. `run` says what went wrong.
 """
@@ -16,10 +16,10 @@ from typing import Any
 
 from cart_service import messages as cart
 from cart_service.agents import CartAgents
-from cart_service.store import Carts
+from cart_service.store import CartStore
 from infrastructure import ids
-from infrastructure.envelope import Envelope, Message, Vocabulary, rfc3339
-from infrastructure.guard import Received
+from infrastructure.envelope import Envelope, Message, MessageRegistry, rfc3339
+from infrastructure.guard import ReceivedMessage
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from inventory_service import model
@@ -54,8 +54,8 @@ class Rules:
     """A request that is pending already is sent on again."""
     acknowledge_last: bool = True
     answer_after_commit: bool = True
-    log: Callable[[], dict[states.Key, states.Entry]] = dict
-    fold: Callable[..., list[states.Answer]] = model.fold
+    log: Callable[[], dict[states.LogKey, states.LogEntry]] = dict
+    fold: Callable[..., list[states.Reply]] = model.fold
 
 
 class Postgres:
@@ -64,22 +64,22 @@ class Postgres:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         price = inventory.Money(amount=100, currency="GBP")
-        self.shelves = {code: states.Shelf(UNITS, 0, 0, price, 0) for code in PRODUCTS}
-        self.holders: dict[str, states.Holder] = defaultdict(states.Holder)
-        self.reserved: dict[str, states.Reserved] = {}
+        self.shelves = {code: states.StockLevel(UNITS, 0, 0, price, 0) for code in PRODUCTS}
+        self.holders: dict[str, states.CartState] = defaultdict(states.CartState)
+        self.reserved: dict[str, states.OrderHolds] = {}
         self.log = rules.log()
 
-    def transact(self, batch: Sequence[states.Command], now: datetime) -> list[states.Answer]:
+    def transact(self, batch: Sequence[states.Command], now: datetime) -> list[states.Reply]:
         for command in batch:
             _ = self.holders[command.request.user_id]
         due = {user: holder.expires_at for user, holder in self.holders.items() if states.is_due(holder, now)}
         state = states.State(
             now=now,
-            holders=self.holders,
-            shelves=self.shelves,
+            carts=self.holders,
+            stock_levels=self.shelves,
             log=self.log,
             expiry_ids={user: expiry_id(user, at) for user, at in due.items() if at},
-            reserved=self.reserved,
+            order_holds=self.reserved,
         )
         return self.rules.fold(state, batch)
 
@@ -91,7 +91,7 @@ class Postgres:
 
 
 def expiry_id(user: str, due: datetime) -> str:
-    return ids.derived(user, due.isoformat(), "expire")
+    return ids.derive_id(user, due.isoformat(), "expire")
 
 
 WRITTEN = 0.5
@@ -172,28 +172,28 @@ class World:
         def generation() -> str:
             return mine if table.recovered or not self.rules.settle else f"{mine}-unsettled"
 
-        agents = CartAgents(Carts(table), self.publish, generation=generation, now=lambda: self.now)
-        for _step in _steps(agents.ask_again()):  # the clock does not wait for the recovery
+        agents = CartAgents(CartStore(table), self.publish, generation=generation, now=lambda: self.now)
+        for _step in _steps(agents.retry_due()):  # the clock does not wait for the recovery
             pass
         table.recover()
         topics = (cart.REQUESTS.name, inventory.RESPONSES.name)
         process = Process({name: self.committed[name] for name in topics}, self.handle_cart(agents), agents=agents)
         if not self.rules.confirm:
-            agents.confirmed = _Everyone()  # type: ignore[assignment]
+            agents.confirmed_users = _Everyone()  # type: ignore[assignment]
         return process
 
     def handle_cart(self, agents: CartAgents) -> Callable[[str, Envelope], Step]:
         def handle(topic: str, event: Envelope) -> Step:
             if topic == cart.REQUESTS.name:
-                received = _received(event, cart.REQUEST_VOCABULARY)
+                received = _received(event, cart.REQUEST_REGISTRY)
                 known = {pending.id for pending in agents.carts.get(event.subject).pending}
                 if not self.rules.send_on and event.requestid in known:
                     return
                 yield from _steps(agents.on_requests([received]))
             else:
-                yield from _steps(agents.on_decisions([_received(event, inventory.RESPONSE_VOCABULARY)]))
+                yield from _steps(agents.on_inventory_responses([_received(event, inventory.RESPONSE_REGISTRY)]))
             if self.random.random() < WRITTEN:  # else the process may die before it writes
-                agents.carts.write()
+                agents.carts.flush()
 
         return handle
 
@@ -201,7 +201,7 @@ class World:
         return Process({inventory.REQUESTS.name: self.committed[inventory.REQUESTS.name]}, self.handle_inventory)
 
     def handle_inventory(self, _: str, event: Envelope) -> Step:
-        request = inventory.REQUEST_VOCABULARY.parse(event)
+        request = inventory.REQUEST_REGISTRY.parse(event)
         command = states.Command(event.requestid or "", event.time, request)
         if self.rules.answer_after_commit:
             answers, now = self.postgres.transact([command], self.now), self.now
@@ -396,7 +396,7 @@ class World:
             self.now += timedelta(seconds=6)
             self.knock()
             if self.cart.agents:
-                for _step in _steps(self.cart.agents.ask_again()):
+                for _step in _steps(self.cart.agents.retry_due()):
                     pass
             self.drain()
 
@@ -417,7 +417,7 @@ class World:
         """Each request has exactly one outcome, however often it is told."""
         outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
         for event in self.topics[cart.RESPONSES.name]:
-            response = cart.RESPONSE_VOCABULARY.parse(event)
+            response = cart.RESPONSE_REGISTRY.parse(event)
             if isinstance(response, cart.Held | cart.Refused | cart.Removed | cart.Order):
                 told = response.model_copy(update={"replayed": False}).model_dump_json()
                 outcomes[response.user_id, response.id].add(told)
@@ -429,7 +429,7 @@ class World:
         """What a shopper was granted made one version of the shopper's own cart, and no other request made that."""
         made: dict[tuple[str, int], str | None] = {}
         for event in self.topics[inventory.RESPONSES.name]:
-            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            decided = inventory.RESPONSE_REGISTRY.parse(event)
             if isinstance(decided.outcome, inventory.Held):
                 user, version = decided.user_id, decided.outcome.version
                 own = version <= decided.cart.revision
@@ -441,7 +441,7 @@ class World:
         outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
         commits: dict[str, set[str]] = defaultdict(set)
         for event in self.topics[inventory.RESPONSES.name]:
-            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            decided = inventory.RESPONSE_REGISTRY.parse(event)
             outcomes[decided.user_id, event.requestid or ""].add(decided.outcome.model_dump_json())
             if isinstance(decided.outcome, inventory.Committed):
                 commits[decided.outcome.order_id].add(decided.outcome.model_dump_json())
@@ -461,7 +461,7 @@ class World:
         """At rest, a shopper reads what is held, and nothing is pending."""
         last: dict[str, cart.CartView] = {}
         for event in self.topics[cart.RESPONSES.name]:
-            response = cart.RESPONSE_VOCABULARY.parse(event)
+            response = cart.RESPONSE_REGISTRY.parse(event)
             if isinstance(response, cart.Snapshot) and response.session == "last":
                 last[response.user_id] = response.cart
         for user in USERS:
@@ -496,7 +496,7 @@ class World:
         until: dict[str, dict[int, datetime]] = defaultdict(dict)
         expired: list[tuple[str, int, datetime]] = []
         for event in self.topics[inventory.RESPONSES.name]:
-            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            decided = inventory.RESPONSE_REGISTRY.parse(event)
             if isinstance(decided.outcome, inventory.Held):
                 until[decided.user_id][decided.outcome.version] = decided.outcome.expires_at
             if isinstance(decided.outcome, inventory.Expired) and not decided.replayed:
@@ -510,7 +510,7 @@ class World:
         """Who was told of a version, and then reads, reads none older. (What a zombie says, clients ignore.)"""
         answered: set[str] = set()
         for event in self.topics[cart.RESPONSES.name]:
-            response = cart.RESPONSE_VOCABULARY.parse(event)
+            response = cart.RESPONSE_REGISTRY.parse(event)
             if isinstance(response, cart.Snapshot) and response.id and response.id not in answered:
                 answered.add(response.id)
                 told = self.told_before[response.user_id, response.id]
@@ -521,7 +521,7 @@ class World:
         """One revision, one cart."""
         carts: dict[tuple[str, int], str] = {}
         for event in self.topics[inventory.RESPONSES.name]:
-            decided = inventory.RESPONSE_VOCABULARY.parse(event)
+            decided = inventory.RESPONSE_REGISTRY.parse(event)
             shown = decided.cart.model_dump_json()
             if carts.setdefault((decided.user_id, decided.cart.revision), shown) != shown:
                 yield f"revision {decided.cart.revision} of {decided.user_id} is two carts"
@@ -545,10 +545,10 @@ DELIVERY: dict[str, Any] = {
 
 def order_of(user: str, request_id: str) -> str:
     """The order that a checkout makes."""
-    return ids.derived(user, request_id, "order")
+    return ids.derive_id(user, request_id, "order")
 
 
-def _quantities(holder: states.Holder) -> dict[str, int]:
+def _quantities(holder: states.CartState) -> dict[str, int]:
     return {line.product: line.quantity for line in holder.lines.values()}
 
 
@@ -570,7 +570,7 @@ def _event(message: Message, user: str, id_: str, now: datetime, source: str) ->
     )
 
 
-def _decided(answer: states.Answer, now: datetime) -> Envelope:
+def _decided(answer: states.Reply, now: datetime) -> Envelope:
     request = answer.command.request
     message = inventory.Decided(
         user_id=request.user_id,
@@ -583,5 +583,5 @@ def _decided(answer: states.Answer, now: datetime) -> Envelope:
     return _event(message, request.user_id, answer.id, now, "/inventory")
 
 
-def _received(event: Envelope, vocabulary: Vocabulary[Any]) -> Received[Any]:
-    return Received(event, vocabulary.parse(event), 0, 0)
+def _received(event: Envelope, vocabulary: MessageRegistry[Any]) -> ReceivedMessage[Any]:
+    return ReceivedMessage(event, vocabulary.parse(event), 0, 0)

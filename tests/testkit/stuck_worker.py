@@ -26,12 +26,12 @@ from faust.tables.recovery import Recovery
 from cart_service import messages as cart
 from infrastructure import liveness, logs, worker
 from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
-from infrastructure.guard import Handler, Received, Transient
+from infrastructure.guard import Handler, ReceivedMessage, Transient
 from infrastructure.settings import Settings
 from tests.testkit.servers import partition
 
 
-async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+async def handle(batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
     """Do as the record says."""
     for received in batch:
         match getattr(received.message, "product", ""):
@@ -45,7 +45,7 @@ async def handle(batch: Sequence[Received[cart.Request]]) -> None:
                 raise Transient("away")
 
 
-async def fail(received: Received[cart.Request], error: Exception) -> None:
+async def fail(received: ReceivedMessage[cart.Request], error: Exception) -> None:
     """Nothing to tell anybody."""
 
 
@@ -57,24 +57,24 @@ def _never_ask() -> None:
     async def nothing(*_: Any) -> None:
         await asyncio.sleep(3600)
 
-    LoopConsumerThread._counted = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+    LoopConsumerThread._count_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
 
 
 def _kill_the_fetcher() -> None:
     async def nothing(*_: Any) -> None:
         raise MemoryError("planted")
 
-    LoopConsumerThread._counted = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+    LoopConsumerThread._count_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
 
 
 def _lose_one_partition() -> None:
-    take_over = LoopConsumer._take_over
+    take_over = LoopConsumer._pass_on
 
     async def lossy(self: LoopConsumer, place: Any, message: Any) -> None:
         if place.partition != partition(b"user-0"):
             await take_over(self, place, message)
 
-    LoopConsumer._take_over = lossy  # type: ignore[method-assign]  # a planted bug
+    LoopConsumer._pass_on = lossy  # type: ignore[method-assign]  # a planted bug
 
 
 FAULTS: Final[Mapping[str, Callable[[], None]]] = {
@@ -95,8 +95,8 @@ def main() -> int:
         lived.touch()
         FAULTS[fault]()
     stuck = worker.Worker(settings, "stuck", topics=[cart.REQUESTS])
-    stuck.table("carts")
-    stuck.agent(Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, handle, fail))
+    stuck.create_table("carts")
+    stuck.add_agent(Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, handle, fail))
     return asyncio.run(stuck.run())
 
 

@@ -181,7 +181,7 @@ class Shoppers:
                     self._take(Envelope.decode(record.key, record.value))
 
     def _take(self, event: Envelope) -> None:
-        message = cart.RESPONSE_VOCABULARY.parse(event)
+        message = cart.RESPONSE_REGISTRY.parse(event)
         if isinstance(message, _OUTCOMES) and message.id in self.ids and event.source == "/cart":
             key = (message.user_id, message.id)
             self.first_told.setdefault(key, time.monotonic())

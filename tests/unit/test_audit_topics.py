@@ -13,18 +13,26 @@ from prometheus_client import REGISTRY
 from cart_service import audit as of_carts
 from cart_service import messages as cart
 from cart_service.model import Cart as Kept
-from cart_service.model import told
+from cart_service.model import to_response
 from infrastructure import dead_letters
-from infrastructure.audit_topics import ROUND, SHARE, SHOWN, TopicAuditor, Window, gently, shown
+from infrastructure.audit_topics import (
+    MAX_LISTED,
+    REST_FACTOR,
+    ROUND_FACTOR,
+    AuditWindow,
+    TopicAuditor,
+    throttled,
+    truncate_violations,
+)
 from infrastructure.envelope import Envelope, Message
 from infrastructure.settings import Settings
 from inventory_service import audit_topics as of_inventory
 from inventory_service import messages as inventory
-from inventory_service.state import EXPIRY_MARK, STEP_MARK
+from inventory_service.state import EXPIRY_PREFIX, STEP_PREFIX
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=1)
-WINDOW = Window(NOW, timedelta(seconds=30), timedelta(days=7))
+WINDOW = AuditWindow(NOW, timedelta(seconds=30), timedelta(days=7))
 SETTINGS = Settings(prefix="t.")
 HELD = inventory.Held(product="TEAPOT", quantity=2, line_quantity=2, expires_at=NOW, version=1)
 REFUSED = inventory.Refused(product="TEAPOT", reason="out_of_stock", available=0)
@@ -79,7 +87,7 @@ class Topics:
 
     def put_aside(self, record: Record) -> None:
         original = dead_letters.Record(record.topic, record.partition, record.offset, record.key, record.value)
-        letter = dead_letters.dead_letter(
+        letter = dead_letters.dead_letter_event(
             original, reason="failed", detail="", service="cart", attempts=1, now=LONG_AGO
         )
         self.put(f"{record.topic.removeprefix('t.')}.dlq", letter.key, letter.encode())
@@ -94,7 +102,7 @@ def decided(outcome: inventory.Outcome = HELD, *, user: str = "ann", replayed: b
 
 
 def answer(outcome: inventory.Outcome = HELD, id_: str = "r1", *, user: str = "ann") -> cart.Response:
-    response = told(Kept(), id_, decided(outcome, user=user))
+    response = to_response(Kept(), id_, decided(outcome, user=user))
     assert response is not None
     return response
 
@@ -104,7 +112,7 @@ def answer(outcome: inventory.Outcome = HELD, id_: str = "r1", *, user: str = "a
 
 class Carts(Topics):
     def __init__(self) -> None:
-        self.books, readers = of_carts.begin(SETTINGS, WINDOW)
+        self.books, readers = of_carts.start_audit(SETTINGS, WINDOW)
         super().__init__(readers)
         self.all_is_well("well")
 
@@ -114,7 +122,7 @@ class Carts(Topics):
         self.send("cart.responses.v1", answer(id_=id_), id_, **more)
 
     def violations(self) -> list[str]:
-        return [sentence for kind in self.books.violations() for sentence in kind]
+        return [sentence for kind in self.books.violations_by_kind() for sentence in kind]
 
 
 @pytest.fixture
@@ -150,7 +158,7 @@ def test_requests_that_are_too_new_or_too_old_are_not_audited(carts: Carts, age:
 
 
 def test_a_background_audit_covers_recent_records_only() -> None:
-    window = Window(NOW, timedelta(seconds=30), timedelta(days=7), judged=timedelta(minutes=10))
+    window = AuditWindow(NOW, timedelta(seconds=30), timedelta(days=7), max_age=timedelta(minutes=10))
     ages = [timedelta(seconds=29), timedelta(seconds=30), timedelta(minutes=10) - timedelta(seconds=1)]
     covered = [window.covers(Record("t", b"", b"", 0, int((NOW - age).timestamp() * 1000))) for age in ages]
     assert covered == [False, True, True]
@@ -223,7 +231,7 @@ def test_a_request_that_has_been_pending_for_long(carts: Carts) -> None:
 
 class Log(Topics):
     def __init__(self) -> None:
-        self.told, readers = of_inventory.begin(SETTINGS, WINDOW)
+        self.told, readers = of_inventory.start_audit(SETTINGS, WINDOW)
         super().__init__(readers)
         self.ask("well")
         self.send("inventory.responses.v1", decided(), "well")
@@ -235,7 +243,7 @@ class Log(Topics):
 
     def violations(self) -> list[str]:
         for user, id_, outcome in self.rows:
-            self.told.logged(user, id_, outcome.model_dump_json())
+            self.told.add_log_entry(user, id_, outcome.model_dump_json())
         return [sentence for kind in self.told.violations() for sentence in kind]
 
 
@@ -249,7 +257,7 @@ def test_published_outcomes_that_are_in_the_log_are_no_violations(log: Log) -> N
     log.send("inventory.responses.v1", decided(replayed=True), "well")
     expired = inventory.Expired(lines=(), version=2)
     log.send("inventory.responses.v1", decided(expired), "e1")
-    log.rows += [("ann", f"{EXPIRY_MARK}e1", expired), ("ann", "older than the topics", REFUSED)]
+    log.rows += [("ann", f"{EXPIRY_PREFIX}e1", expired), ("ann", "older than the topics", REFUSED)]
     log.send("inventory.responses.v1", decided(inventory.IdReused()), "well")
     assert log.violations() == []
     assert log.told.figures() == {"outcomes_told": 2, "dead_letters": 0}
@@ -266,7 +274,7 @@ def test_the_steps_of_an_order_have_ids_of_their_own(log: Log) -> None:
         log.send("inventory.responses.v1", decided(outcome), id_)
     read = decided(reservation("o3")).model_copy(update={"session": "s"})
     log.send("inventory.responses.v1", read, "a read")
-    log.rows += [("ann", "c", committed), ("ann", f"{STEP_MARK}x", sold), ("ann", f"{STEP_MARK}y", held)]
+    log.rows += [("ann", "c", committed), ("ann", f"{STEP_PREFIX}x", sold), ("ann", f"{STEP_PREFIX}y", held)]
     assert log.violations() == []
 
 
@@ -274,7 +282,7 @@ def reservation(order_id: str) -> inventory.Reservation:
     return inventory.Reservation(order_id=order_id, state=None)
 
 
-@pytest.mark.parametrize("mark", ["", EXPIRY_MARK])
+@pytest.mark.parametrize("mark", ["", EXPIRY_PREFIX])
 def test_a_step_whose_outcome_is_logged_elsewhere_has_none(log: Log, mark: str) -> None:
     sold = inventory.Sold(order_id="o1")
     log.send("inventory.requests.v1", inventory.Sell(user_id="ann", order_id="o1"), "x")
@@ -338,8 +346,8 @@ def test_a_request_without_an_id_belongs_to_the_dead_letters(log: Log) -> None:
 
 
 def test_long_lists_of_violations_are_truncated() -> None:
-    assert shown(["x"] * SHOWN) == ["x"] * SHOWN
-    assert shown(["x"] * (SHOWN + 2)) == [*["x"] * SHOWN, "and 2 more of this kind"]
+    assert truncate_violations(["x"] * MAX_LISTED) == ["x"] * MAX_LISTED
+    assert truncate_violations(["x"] * (MAX_LISTED + 2)) == [*["x"] * MAX_LISTED, "and 2 more of this kind"]
 
 
 # ---- beside the shop ------------------------------------------------------------------------------------------------
@@ -354,13 +362,16 @@ async def test_each_replica_audits_its_own_partitions_in_turn_and_forgets_revoke
     mine = {3, 4, 5}
     looked: list[int] = []
 
-    async def look(partition: int, window: Window) -> list[str]:
-        assert (window.grace, window.judged) == (timedelta(seconds=30), timedelta(seconds=30 + 2 * ROUND * 0.01))
+    async def look(partition: int, window: AuditWindow) -> list[str]:
+        assert (window.grace, window.max_age) == (
+            timedelta(seconds=30),
+            timedelta(seconds=30 + 2 * ROUND_FACTOR * 0.01),
+        )
         looked.append(partition)
         return wrong.get(partition, [])
 
     auditor = TopicAuditor(
-        lambda: mine, look, 0.01, service="carts of a test", grace=timedelta(seconds=30), kept=timedelta(days=7)
+        lambda: mine, look, 0.01, service="carts of a test", grace=timedelta(seconds=30), retention=timedelta(days=7)
     )
     async with asyncio.timeout(20):
         running = asyncio.create_task(auditor.run())
@@ -398,6 +409,6 @@ async def test_a_long_history_is_read_with_pauses(monkeypatch: pytest.MonkeyPatc
         for offset in range(10):
             yield Record("t", b"", b"", offset, 0)
 
-    await gently(records(), {"t": read.append})
+    await throttled(records(), {"t": read.append})
     assert [record.offset for record in read] == [*range(10)]
-    assert rests == pytest.approx([SHARE * 0.0022] * 5)
+    assert rests == pytest.approx([REST_FACTOR * 0.0022] * 5)

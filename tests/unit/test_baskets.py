@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from order_service.insights import __main__ as insights_command
 from order_service.insights import basket_file
-from order_service.insights.basket_file import BasketsError, learn, read_baskets
-from order_service.insights.baskets import Rule, _one_pass, least_count
+from order_service.insights.basket_file import BasketsError, count_item_sets, read_baskets
+from order_service.insights.baskets import Rule, _one_pass, min_count
 
 TWELVE = """\
 bread,butter,milk
@@ -44,7 +44,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 
 def rules_of(file: Path, min_support: float = 0.0, min_confidence: float = 0.0) -> dict[tuple[Any, ...], Rule]:
-    found = list(learn(file, min_support).rules(min_confidence))
+    found = list(count_item_sets(file, min_support).rules(min_confidence))
     by_sides = {(rule.left, rule.right): rule for rule in found}
     assert len(by_sides) == len(found), "no rule comes twice"
     return by_sides
@@ -134,7 +134,7 @@ def test_every_rule_and_no_other(
     """However few counters may live at once, down to one: then each pass counts one row."""
     file = tmp_path_factory.mktemp("baskets") / "baskets.csv"
     file.write_text("".join(",".join(basket) + "\n" for basket in baskets))
-    found = list(learn(file, min_support, counters=counters).rules(min_confidence))
+    found = list(count_item_sets(file, min_support, counters=counters).rules(min_confidence))
     assert len(found) == len(set(found))
     assert set(found) == by_force(baskets, min_support, min_confidence)
 
@@ -158,7 +158,7 @@ def test_a_pass_keeps_no_more_counters_than_it_may(baskets: list[set[str]], coun
 
 @given(share=st.floats(0, 1), baskets=st.integers(1, 10**7))
 def test_the_least_count_is_the_first_that_is_enough(share: float, baskets: int) -> None:
-    least = least_count(share, baskets)
+    least = min_count(share, baskets)
     assert 1 <= least <= baskets
     assert least / baskets >= share
     assert least == 1 or (least - 1) / baskets < share

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from infrastructure.breaker import Breaker, BreakerOpen, State, Unavailable
+from infrastructure.breaker import BreakerOpen, CircuitBreaker, State, Unavailable
 
 
 class Clock:
@@ -18,29 +18,29 @@ class Clock:
         return self.now
 
 
-def breaker(clock: Clock, changes: list[bool] | None = None) -> Breaker:
-    made = Breaker("test", threshold=3, pauses=(1.0, 4.0), clock=clock)
+def breaker(clock: Clock, changes: list[bool] | None = None) -> CircuitBreaker:
+    made = CircuitBreaker("test", threshold=3, pauses=(1.0, 4.0), clock=clock)
     if changes is not None:
-        made.changed = lambda: changes.append(made.available)
+        made.on_change = lambda: changes.append(made.available)
     return made
 
 
-def fails(breaker: Breaker, error: type[BaseException] = Unavailable) -> None:
+def fails(breaker: CircuitBreaker, error: type[BaseException] = Unavailable) -> None:
     with pytest.raises(error), breaker.attempt():
         raise error
 
 
-def succeeds(breaker: Breaker) -> None:
+def succeeds(breaker: CircuitBreaker) -> None:
     with breaker.attempt():
         pass
 
 
-def state(breaker: Breaker) -> State:
+def state(breaker: CircuitBreaker) -> State:
     """Return the current state; it changes with the clock."""
     return breaker.state
 
 
-def is_refused(breaker: Breaker) -> bool:
+def is_refused(breaker: CircuitBreaker) -> bool:
     try:
         succeeds(breaker)
     except BreakerOpen:
@@ -54,10 +54,10 @@ def test_a_breaker_opens_after_failures_in_a_row_and_not_before() -> None:
         fails(one)
         fails(one)
         succeeds(one)
-    assert (state(one), one.room(8)) == ("closed", 8)
+    assert (state(one), one.capacity(8)) == ("closed", 8)
     for error in (Unavailable, TimeoutError, asyncio.CancelledError):
         fails(one, error)
-    assert (state(one), one.room(8), is_refused(one)) == ("open", 0, True)
+    assert (state(one), one.capacity(8), is_refused(one)) == ("open", 0, True)
 
 
 def test_another_error_is_a_response_not_a_failure() -> None:
@@ -75,7 +75,7 @@ def test_a_half_open_breaker_admits_one_attempt_and_closes_when_it_succeeds() ->
     clock.now = 0.99
     assert state(one) == "open"
     clock.now = 1.0
-    assert (state(one), one.room(8), one.available) == ("half_open", 1, False)
+    assert (state(one), one.capacity(8), one.available) == ("half_open", 1, False)
     with one.attempt():
         assert is_refused(one), "one is enough to find out"
     assert (state(one), is_refused(one)) == ("closed", False)
@@ -136,7 +136,7 @@ def test_a_half_open_breaker_never_admits_two_attempts_and_always_recovers(steps
                 fails(one)
         else:
             clock.now += step
-        assert one.room(8) == {"closed": 8, "half_open": 1, "open": 0}[state(one)]
+        assert one.capacity(8) == {"closed": 8, "half_open": 1, "open": 0}[state(one)]
     clock.now += 4.0
     assert not is_refused(one)
     assert state(one) == "closed"

@@ -12,11 +12,11 @@ from cart_service import audit as of_carts
 from cart_service import messages as cart
 from cart_service import model
 from cart_service.agents import CartAgents
-from cart_service.store import Carts
-from infrastructure.audit_topics import Window
-from infrastructure.envelope import Envelope, Undecodable
-from infrastructure.guard import Received
-from infrastructure.ids import derived
+from cart_service.store import CartStore
+from infrastructure.audit_topics import AuditWindow
+from infrastructure.envelope import Envelope, UndecodableError
+from infrastructure.guard import ReceivedMessage
+from infrastructure.ids import derive_id
 from infrastructure.settings import Settings
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
@@ -27,7 +27,7 @@ GBP = inventory.Money(amount=255, currency="GBP")
 LINE = inventory.Line(product="TEAPOT", quantity=2, price=GBP)
 TOTAL = inventory.Money(amount=510, currency="GBP")
 ITEMS = (inventory.Item(product="TEAPOT", quantity=2),)
-ORDER = derived("ann", "r1", "order")
+ORDER = derive_id("ann", "r1", "order")
 SOLD_OUT = inventory.Refused(reason="out_of_stock", order_id=ORDER)
 
 
@@ -58,7 +58,7 @@ def decided(outcome: inventory.Outcome, revision: int = 4, **more: Any) -> inven
 
 
 def told(outcome: inventory.Outcome, request_id: str = "r1", **more: Any) -> cart.Response | None:
-    return model.told(model.Cart(), request_id, decided(outcome, **more))
+    return model.to_response(model.Cart(), request_id, decided(outcome, **more))
 
 
 # ---- what is kept and asked -----------------------------------------------------------------------------------------
@@ -66,26 +66,28 @@ def told(outcome: inventory.Outcome, request_id: str = "r1", **more: Any) -> car
 
 @pytest.mark.parametrize("wanted", CHECKOUTS)
 def test_the_same_is_asked_again_and_nothing_personal_is_kept(wanted: cart.Checkout) -> None:
-    state = model.noted(model.Cart(), "r1", wanted, accepted=NOW)
+    state = model.add_pending(model.Cart(), "r1", wanted, accepted=NOW)
     kept = state.model_dump_json()
     (pending,) = model.Cart.model_validate_json(kept).pending
-    assert model.asked_again("ann", pending) == model.asked(wanted)
+    assert model.retry_request("ann", pending) == model.to_inventory_request(wanted)
     for personal in ("High Street", "example.org", "York", "tok_approve"):
         assert personal not in kept
 
 
 def test_the_order_is_told_all_and_inventory_what_it_needs() -> None:
     wanted = CHECKOUTS[1]
-    place = model.placed(wanted)
+    place = model.to_order_request(wanted)
     assert {name: getattr(place, name) for name in orders.Place.model_fields} == {
         name: getattr(wanted, name) for name in orders.Place.model_fields
     }
-    assert model.asked(wanted) == inventory.Commit(user_id="ann", order_id=ORDER, version=3, expect=TOTAL)
+    assert model.to_inventory_request(wanted) == inventory.Commit(
+        user_id="ann", order_id=ORDER, version=3, expect=TOTAL
+    )
 
 
 def test_how_it_is_asked_for_is_nobody_elses_affair() -> None:
-    state = model.noted(model.Cart(), "r1", checkout(items=ITEMS), accepted=NOW)
-    (pending,) = model.view(state).pending
+    state = model.add_pending(model.Cart(), "r1", checkout(items=ITEMS), accepted=NOW)
+    (pending,) = model.cart_view(state).pending
     assert (pending.id, pending.type, pending.commit) == ("r1", "checkout", None)
 
 
@@ -114,7 +116,7 @@ def test_a_service_is_told_of_its_reservation(outcome: inventory.Outcome, state:
     found = told(outcome, session="s")
     assert isinstance(found, cart.Reservation)
     assert (found.reservation_id, found.state, found.session) == (ORDER, state, "s")
-    assert not model.moved(model.Cart(revision=4), "r1", decided(outcome)), "the cart is as it was"
+    assert not model.needs_snapshot(model.Cart(revision=4), "r1", decided(outcome)), "the cart is as it was"
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome, _ in RESERVED[1:]])
@@ -130,20 +132,22 @@ def test_a_cart_that_an_order_took_or_gave_back_is_told_whole(outcome: inventory
     before = model.Cart(revision=3, lines=(LINE,))
     for replayed in (False, True):  # whoever decided first may have died before anybody heard of it
         news = decided(outcome, replayed=replayed)
-        after = model.taken(before, request_id, news)
-        assert model.moved(after, request_id, news)
-        assert model.moved(model.taken(after, request_id, news), request_id, news), "told again"
+        after = model.apply_decision(before, request_id, news)
+        assert model.needs_snapshot(after, request_id, news)
+        assert model.needs_snapshot(model.apply_decision(after, request_id, news), request_id, news), "told again"
     later = model.Cart(revision=5)
-    assert not model.moved(model.taken(later, request_id, news), request_id, news), "who missed it asks for the cart"
+    assert not model.needs_snapshot(model.apply_decision(later, request_id, news), request_id, news), (
+        "who missed it asks for the cart"
+    )
 
 
 @given(st.permutations([committed(4), inventory.Released(order_id=ORDER, version=5), inventory.Removed(version=6)]))
 def test_in_whatever_order_they_come_the_last_cart_stays(outcomes: list[inventory.Outcome]) -> None:
-    state = model.noted(model.Cart(revision=3, lines=(LINE,)), "r1", checkout(), accepted=NOW)
+    state = model.add_pending(model.Cart(revision=3, lines=(LINE,)), "r1", checkout(), accepted=NOW)
     ids = {"committed": "r1", "released": f"{ORDER}/release", "removed": "r2"}
     for outcome in outcomes:
         revision = getattr(outcome, "version", 0)
-        state = model.taken(state, ids[outcome.type], decided(outcome, revision))
+        state = model.apply_decision(state, ids[outcome.type], decided(outcome, revision))
     assert (state.revision, state.pending) == (6, ())
 
 
@@ -172,7 +176,7 @@ class Shop:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Envelope]] = []
         self.now = NOW
-        self.agents = CartAgents(Carts(Dictionary()), self.publish, lambda: "g1", lambda: self.now)
+        self.agents = CartAgents(CartStore(Dictionary()), self.publish, lambda: "g1", lambda: self.now)
 
     async def publish(self, topic: Topic, events: Any) -> None:
         self.sent += [(topic.name, event) for event in events]
@@ -187,7 +191,7 @@ class Shop:
             requestid="r1",
             data=message.model_dump(),
         )
-        await self.agents.on_requests([Received(event, message, 0, 0)])
+        await self.agents.on_requests([ReceivedMessage(event, message, 0, 0)])
         return event
 
     def take(self) -> list[tuple[str, Envelope]]:
@@ -202,8 +206,8 @@ async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id
     assert (place[0], place[1].subject, place[1].source) == (orders.REQUESTS.name, ORDER, "/cart")
     assert (commit[0], commit[1].subject) == (inventory.REQUESTS.name, "ann")
     assert place[1].requestid == commit[1].requestid == "r1"
-    orders.REQUEST_VOCABULARY.parse(Envelope.decode(place[1].key, place[1].encode()))
-    inventory.REQUEST_VOCABULARY.parse(Envelope.decode(commit[1].key, commit[1].encode()))
+    orders.REQUEST_REGISTRY.parse(Envelope.decode(place[1].key, place[1].encode()))
+    inventory.REQUEST_REGISTRY.parse(Envelope.decode(commit[1].key, commit[1].encode()))
 
 
 async def test_only_inventory_is_asked_again() -> None:
@@ -211,7 +215,7 @@ async def test_only_inventory_is_asked_again() -> None:
     await shop.request(checkout(items=ITEMS))
     first = shop.take()[1][1]
     shop.now += timedelta(seconds=6)
-    await shop.agents.ask_again()
+    await shop.agents.retry_due()
     ((topic, again),) = shop.take()
     assert (topic, again.data, again.requestid) == (inventory.REQUESTS.name, first.data, "r1")
 
@@ -221,12 +225,12 @@ async def test_what_is_pending_and_makes_no_sense_keeps_nobody_else_from_being_a
     senseless = model.Cart(pending=(cart.PendingRequest(id="odd", type="checkout", since=NOW),))
     shop.agents.carts.put("abe", model.Cart(), senseless)  # by another's hand: a checkout knows what it asks for
     await shop.request(checkout(items=ITEMS))
-    assert len(shop.agents.reminders) == 2
+    assert len(shop.agents.retries) == 2
     shop.take()
     shop.now += timedelta(seconds=6)
-    await shop.agents.ask_again()
+    await shop.agents.retry_due()
     assert [(event.subject, event.requestid) for _, event in shop.take()] == [("ann", "r1")]
-    assert len(shop.agents.reminders) == 1
+    assert len(shop.agents.retries) == 1
 
 
 async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_it_can_end() -> None:
@@ -234,8 +238,8 @@ async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_i
     message = checkout()
     event = await shop.request(message)
     shop.take()
-    received: Received[cart.Request] = Received(event, message, 0, 0)
-    await shop.agents.fail_request(received, ValueError())
+    received: ReceivedMessage[cart.Request] = ReceivedMessage(event, message, 0, 0)
+    await shop.agents.on_permanent_failure(received, ValueError())
     place, fail = shop.take()
     assert (place[1].type, fail[1].type) == (orders.Place.TYPE, inventory.Fail.TYPE)
     assert fail[1].data["command"]["order_id"] == ORDER
@@ -245,9 +249,9 @@ async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_i
 # ---- the audit ------------------------------------------------------------------------------------------------------
 
 
-def books() -> of_carts.Books:
-    window = Window(NOW, timedelta(seconds=30), timedelta(days=7))
-    return of_carts.begin(Settings(), window)[0]
+def books() -> of_carts.CartTopicAudit:
+    window = AuditWindow(NOW, timedelta(seconds=30), timedelta(days=7))
+    return of_carts.start_audit(Settings(), window)[0]
 
 
 def record(message: Any, source: str, request_id: str = "r1") -> Any:
@@ -270,36 +274,36 @@ def order(**more: Any) -> cart.Order:
     return cart.Order(user_id="ann", id="r1", order_id=ORDER, **{"status": "committed", "order_version": 2, **more})
 
 
-def faults(kept: of_carts.Books) -> list[str]:
-    return [sentence for kind in kept.violations() for sentence in kind]
+def faults(kept: of_carts.CartTopicAudit) -> list[str]:
+    return [sentence for kind in kept.violations_by_kind() for sentence in kind]
 
 
 def test_a_checkout_is_a_request_with_one_outcome() -> None:
     kept = books()
-    kept.request(record(checkout(), "/edge"))
+    kept.add_request(record(checkout(), "/edge"))
     assert len(faults(kept)) == 1
-    kept.decision(record(decided(committed()), "/inventory"))
+    kept.add_decision(record(decided(committed()), "/inventory"))
     assert "no response was published" in faults(kept)[0]
-    kept.response(record(order(status="paid", order_version=3), "/orders"))
+    kept.add_response(record(order(status="paid", order_version=3), "/orders"))
     assert "no response was published" in faults(kept)[0], "what the order service tells is no answer of the cart's"
-    kept.response(record(order(), "/cart"))
-    kept.response(record(order(replayed=True), "/cart"))
-    kept.decision(record(decided(committed(), replayed=True), "/inventory"))
-    kept.decision(record(decided(inventory.Sold(order_id=ORDER)), "/inventory", f"{ORDER}/sell"))
+    kept.add_response(record(order(), "/cart"))
+    kept.add_response(record(order(replayed=True), "/cart"))
+    kept.add_decision(record(decided(committed(), replayed=True), "/inventory"))
+    kept.add_decision(record(decided(inventory.Sold(order_id=ORDER)), "/inventory", f"{ORDER}/sell"))
     assert faults(kept) == []
 
 
 def test_an_order_that_was_decided_in_one_way_and_told_in_another_is_found() -> None:
     kept = books()
-    kept.request(record(checkout(), "/edge"))
-    kept.decision(record(decided(SOLD_OUT), "/inventory"))
-    kept.response(record(order(), "/cart"))
+    kept.add_request(record(checkout(), "/edge"))
+    kept.add_decision(record(decided(SOLD_OUT), "/inventory"))
+    kept.add_response(record(order(), "/cart"))
     assert "answered differently from its decision" in faults(kept)[0]
 
 
 def test_a_checkout_of_another_order_than_its_own_is_put_aside() -> None:
     fields = {"id": "e1", "source": "/edge", "type": cart.Checkout.TYPE, "subject": "ann", "time": NOW}
     event = Envelope(**fields, requestid="r1", data=checkout().model_dump(mode="json"))
-    assert cart.REQUEST_VOCABULARY.parse(event) == checkout()
-    with pytest.raises(Undecodable, match="bad_data: order_id"):
-        cart.REQUEST_VOCABULARY.parse(event.model_copy(update={"requestid": "r2"}))
+    assert cart.REQUEST_REGISTRY.parse(event) == checkout()
+    with pytest.raises(UndecodableError, match="bad_data: order_id"):
+        cart.REQUEST_REGISTRY.parse(event.model_copy(update={"requestid": "r2"}))

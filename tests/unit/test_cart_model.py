@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cart_service import messages as cart
 from cart_service import model
-from cart_service.store import Carts
+from cart_service.store import CartStore
 from inventory_service import messages as inventory
 from tests.unit.test_cart_checkout import Dictionary
 
@@ -42,32 +42,34 @@ CHANGES: list[cart.Change] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_pending_request_asks_the_same_again(change: cart.Change) -> None:
-    state = model.noted(model.Cart(), "r1", change, accepted=NOW)
+    state = model.add_pending(model.Cart(), "r1", change, accepted=NOW)
     (pending,) = state.pending
-    assert model.asked_again("ann", pending) == model.asked(change)
+    assert model.retry_request("ann", pending) == model.to_inventory_request(change)
 
 
 def test_a_request_is_noted_once() -> None:
-    once = model.noted(model.Cart(), "r1", CHANGES[0], accepted=NOW)
-    assert model.noted(once, "r1", CHANGES[0], accepted=NOW) is once
+    once = model.add_pending(model.Cart(), "r1", CHANGES[0], accepted=NOW)
+    assert model.add_pending(once, "r1", CHANGES[0], accepted=NOW) is once
 
 
 @pytest.mark.parametrize("change", CHANGES[1:])
 def test_what_is_asked_to_go_is_gone_at_once(change: cart.Change) -> None:
-    state = model.taken(model.Cart(), "r0", decided(1, line()))
-    assert model.view(state).lines == (line(),)
-    assert model.view(model.noted(state, "r1", change, accepted=NOW)).lines == ()
+    state = model.apply_decision(model.Cart(), "r0", decided(1, line()))
+    assert model.cart_view(state).lines == (line(),)
+    assert model.cart_view(model.add_pending(state, "r1", change, accepted=NOW)).lines == ()
 
 
 def test_what_is_asked_for_is_not_there_before_it_is_granted() -> None:
-    assert model.view(model.noted(model.Cart(), "r1", CHANGES[0], accepted=NOW)).lines == ()
+    assert model.cart_view(model.add_pending(model.Cart(), "r1", CHANGES[0], accepted=NOW)).lines == ()
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=30))
 def test_whatever_the_order_the_highest_revision_stays(arrivals: list[tuple[int, int]]) -> None:
     state = model.Cart()
     for revision, quantity in arrivals:
-        state = model.taken(state, "r", decided(revision, line(quantity=revision + 1)) if revision else decided(0))
+        state = model.apply_decision(
+            state, "r", decided(revision, line(quantity=revision + 1)) if revision else decided(0)
+        )
         assert quantity  # only the order matters
     best = max((revision for revision, _ in arrivals), default=0)
     assert state.revision == best
@@ -75,8 +77,10 @@ def test_whatever_the_order_the_highest_revision_stays(arrivals: list[tuple[int,
 
 
 def test_an_outcome_settles_its_request_even_when_it_is_old_news() -> None:
-    state = model.noted(model.taken(model.Cart(), "r0", decided(5, line())), "r1", CHANGES[0], accepted=NOW)
-    after = model.taken(state, "r1", decided(3))
+    state = model.add_pending(
+        model.apply_decision(model.Cart(), "r0", decided(5, line())), "r1", CHANGES[0], accepted=NOW
+    )
+    after = model.apply_decision(state, "r1", decided(3))
     assert after.pending == ()
     assert after.revision == 5
 
@@ -96,87 +100,89 @@ OUTCOMES: list[tuple[inventory.Outcome, type[cart.Response]]] = [
 
 @pytest.mark.parametrize(("outcome", "response"), OUTCOMES)
 def test_each_outcome_has_its_own_response(outcome: inventory.Outcome, response: type[cart.Response]) -> None:
-    told = model.told(model.Cart(), "r1", decided(2, outcome=outcome, session="s"))
+    told = model.to_response(model.Cart(), "r1", decided(2, outcome=outcome, session="s"))
     assert isinstance(told, response)
-    assert cart.RESPONSE_VOCABULARY.types[told.TYPE] is response
+    assert cart.RESPONSE_REGISTRY.types[told.TYPE] is response
 
 
 @pytest.mark.parametrize("outcome", [each for each, _ in OUTCOMES[6:]])
 def test_a_read_without_a_session_is_told_to_nobody(outcome: inventory.Outcome) -> None:
-    assert model.told(model.Cart(), "r1", decided(2, outcome=outcome)) is None
+    assert model.to_response(model.Cart(), "r1", decided(2, outcome=outcome)) is None
 
 
 def test_who_comes_back_learns_what_is_decided_pending_and_unknown() -> None:
-    state = model.noted(model.taken(model.Cart(), "r0", decided(1, line())), "r2", CHANGES[0], accepted=NOW)
+    state = model.add_pending(
+        model.apply_decision(model.Cart(), "r0", decided(1, line())), "r2", CHANGES[0], accepted=NOW
+    )
     stored = inventory.Stored(id="r1", outcome=inventory.Removed(version=1))
     looked_up = inventory.LookedUp(outcomes=(stored,), unknown=("r2", "r3"))
-    told = model.told(state, "r9", decided(1, line(), outcome=looked_up, session="s"))
+    told = model.to_response(state, "r9", decided(1, line(), outcome=looked_up, session="s"))
     assert isinstance(told, cart.Resumed)
     assert (told.outcomes, told.pending, told.unknown) == ((stored,), ("r2",), ("r3",))
-    assert told.cart == model.view(state)
+    assert told.cart == model.cart_view(state)
 
 
 def test_reads_are_given_up_after_thirty_seconds() -> None:
-    assert model.still_wanted(NOW, now=NOW + timedelta(seconds=30))
-    assert not model.still_wanted(NOW, now=NOW + timedelta(seconds=31))
+    assert model.is_fresh(NOW, now=NOW + timedelta(seconds=30))
+    assert not model.is_fresh(NOW, now=NOW + timedelta(seconds=31))
 
 
 def test_what_stays_pending_is_asked_again_less_and_less_often() -> None:
-    reminders = model.Reminders()
-    reminders.note("ann", "r1", now=NOW)
+    reminders = model.RetrySchedule()
+    reminders.add("ann", "r1", now=NOW)
     asked = []
     for second in range(400):
-        asked += [second for _ in reminders.due(now=NOW + timedelta(seconds=second), limit=10)]
+        asked += [second for _ in reminders.take_due(now=NOW + timedelta(seconds=second), limit=10)]
     assert asked == [5, 15, 35, 65, 105, 155, 215, 275, 335, 395]
-    reminders.settle("ann", "r1")
-    assert list(reminders.due(now=NOW + timedelta(days=1), limit=10)) == []
+    reminders.discard("ann", "r1")
+    assert list(reminders.take_due(now=NOW + timedelta(days=1), limit=10)) == []
 
 
 def test_reminders_are_bounded_a_round() -> None:
-    reminders = model.Reminders()
+    reminders = model.RetrySchedule()
     reminders.rebuild([("ann", f"r{number}") for number in range(250)], now=NOW)
     later = NOW + timedelta(seconds=5)
-    rounds = [len(list(reminders.due(now=later, limit=100))) for _ in range(4)]
+    rounds = [len(list(reminders.take_due(now=later, limit=100))) for _ in range(4)]
     assert rounds == [100, 100, 50, 0]
 
 
 def test_lines_that_an_old_removal_hid_and_that_are_seen_again_are_told() -> None:
     kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
     old = inventory.Removed(version=3)
-    before = model.noted(kept, "r1", CHANGES[3], accepted=NOW)
+    before = model.add_pending(kept, "r1", CHANGES[3], accepted=NOW)
     again = decided(9, line("MUG"), line(), outcome=old, replayed=True)
-    assert model.view(before).lines == ()
-    assert model.reappeared(before, model.taken(before, "r1", again), again)
+    assert model.cart_view(before).lines == ()
+    assert model.unhides_lines(before, model.apply_decision(before, "r1", again), again)
     fed_back = decided(3, outcome=old)  # its own record, as it was when it was news
-    assert model.reappeared(before, model.taken(before, "r1", fed_back), fed_back)
+    assert model.unhides_lines(before, model.apply_decision(before, "r1", fed_back), fed_back)
     late = inventory.Refused(product="TEAPOT", reason="expired", available=None)
     refused = decided(9, line("MUG"), line(), outcome=late)
-    before = model.noted(kept, "r2", CHANGES[2], accepted=NOW)
-    assert model.reappeared(before, model.taken(before, "r2", refused), refused)
+    before = model.add_pending(kept, "r2", CHANGES[2], accepted=NOW)
+    assert model.unhides_lines(before, model.apply_decision(before, "r2", refused), refused)
 
 
 def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
     kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
-    before = model.noted(kept, "r1", CHANGES[2], accepted=NOW)
+    before = model.add_pending(kept, "r1", CHANGES[2], accepted=NOW)
     done = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10))
-    assert not model.reappeared(before, model.taken(before, "r1", done), done)
-    after = model.taken(before, "r1", done)
+    assert not model.unhides_lines(before, model.apply_decision(before, "r1", done), done)
+    after = model.apply_decision(before, "r1", done)
     twice = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10), replayed=True)
-    assert not model.reappeared(after, model.taken(after, "r1", twice), twice)
+    assert not model.unhides_lines(after, model.apply_decision(after, "r1", twice), twice)
 
 
 def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
-    pending = model.noted(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
+    pending = model.add_pending(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
     table = Dictionary()
     table.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}
-    carts = Carts(table)
-    assert list(carts.pending()) == [("bob", "r1")]
+    carts = CartStore(table)
+    assert list(carts.pending_requests()) == [("bob", "r1")]
     before = carts.get("ann")
     assert before == model.Cart()
-    after = model.taken(before, "r2", decided(7, line()))
+    after = model.apply_decision(before, "r2", decided(7, line()))
     carts.put("ann", before, after)
-    carts.write()
-    assert Carts(carts.table).get("ann").lines == (line(),), "the next decision brings all of it back"
+    carts.flush()
+    assert CartStore(carts.table).get("ann").lines == (line(),), "the next decision brings all of it back"
 
 
 def test_a_cart_that_the_table_does_not_take_is_kept_until_it_does() -> None:
@@ -189,11 +195,11 @@ def test_a_cart_that_the_table_does_not_take_is_kept_until_it_does() -> None:
             super().put(key, value)
 
     table = Full()
-    carts, after = Carts(table), model.Cart(revision=3, lines=(line(),))
+    carts, after = CartStore(table), model.Cart(revision=3, lines=(line(),))
     carts.put("ann", model.Cart(), after)
     with pytest.raises(RuntimeError):
-        carts.write()
+        carts.flush()
     assert carts.get("ann") == after
     table.full = False
-    carts.write()
-    assert Carts(table).get("ann") == after
+    carts.flush()
+    assert CartStore(table).get("ann") == after

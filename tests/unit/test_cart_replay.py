@@ -8,10 +8,10 @@ import pytest
 from cart_service import messages as cart
 from cart_service import model
 from cart_service.agents import CartAgents
-from cart_service.store import Carts
+from cart_service.store import CartStore
 from infrastructure.envelope import Envelope
-from infrastructure.guard import Received
-from infrastructure.ids import derived
+from infrastructure.guard import ReceivedMessage
+from infrastructure.ids import derive_id
 from infrastructure.topics import Topic
 from inventory_service import messages as inventory
 from tests.unit.test_cart_checkout import LINE, NOW, TOTAL, Dictionary
@@ -19,7 +19,7 @@ from tests.unit.test_cart_checkout import LINE, NOW, TOTAL, Dictionary
 END = NOW + timedelta(minutes=15)
 ADD = cart.Add(user_id="ann", product="TEAPOT", quantity=2)
 HELD = inventory.Held(product="TEAPOT", quantity=2, line_quantity=2, expires_at=END, version=4)
-ORDER = derived("ann", "r1", "order")
+ORDER = derive_id("ann", "r1", "order")
 
 
 def committed(purpose: inventory.Purpose, order_id: str = ORDER) -> inventory.Committed:
@@ -35,8 +35,8 @@ class Worker:
 
     def __init__(self, *, pending: bool) -> None:
         self.told: list[dict[str, Any]] = []
-        carts, kept = Carts(Dictionary()), model.Cart(revision=3)
-        carts.put("ann", model.Cart(), model.noted(kept, "r1", ADD, accepted=NOW) if pending else kept)
+        carts, kept = CartStore(Dictionary()), model.Cart(revision=3)
+        carts.put("ann", model.Cart(), model.add_pending(kept, "r1", ADD, accepted=NOW) if pending else kept)
         self.agents = CartAgents(carts, self.publish, lambda: "g1", lambda: NOW)
 
     async def publish(self, _: Topic, events: Any) -> None:
@@ -49,7 +49,7 @@ class Worker:
         event = Envelope(
             id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid=request_id, data=data
         )
-        await self.agents.on_decisions([Received(event, decided, 0, 0)])
+        await self.agents.on_inventory_responses([ReceivedMessage(event, decided, 0, 0)])
         answers, self.told = self.told, []
         marks = {answer["replayed"] for answer in answers}
         assert len(marks) == 1
@@ -93,11 +93,11 @@ async def test_a_line_that_an_old_removal_hid_is_shown_again_and_is_no_news() ->
     carts = worker.agents.carts
     kept = model.Cart(revision=3, expires_at=END, lines=(LINE,))
     again = cart.Remove(user_id="ann", product="TEAPOT")
-    carts.put("ann", carts.get("ann"), model.noted(kept, "r1", again, accepted=NOW))
+    carts.put("ann", carts.get("ann"), model.add_pending(kept, "r1", again, accepted=NOW))
     removed = inventory.Removed(product="TEAPOT", version=2)
     decided = inventory.Decided(user_id="ann", outcome=removed, cart=inventory.Cart(revision=2))
     data = decided.model_dump(mode="json")
     event = Envelope(id="e", source="/inventory", type=decided.TYPE, subject="ann", time=NOW, requestid="r1", data=data)
-    await worker.agents.on_decisions([Received(event, decided, 0, 0)])
+    await worker.agents.on_inventory_responses([ReceivedMessage(event, decided, 0, 0)])
     [_, whole] = worker.told
     assert ([line["product"] for line in whole["cart"]["lines"]], whole["replayed"]) == (["TEAPOT"], True)

@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 
 from load.__main__ import app
 from load.chaos import command
-from load.chaos.figures import Waits
-from load.chaos.finding import Finding
-from load.chaos.history import NEMESIS, Entry, Recorder
+from load.chaos.figures import WaitTimes
+from load.chaos.finding import Violation
+from load.chaos.history import NEMESIS, HistoryEntry, HistoryRecorder
 from load.chaos.money import Balance
-from load.chaos.nemesis import FAULTS, strike
-from load.chaos.run import Result, products_of
-from load.chaos.scenarios import QUICK, full, of
+from load.chaos.nemesis import FAULTS, inject
+from load.chaos.run import ScenarioResult, scenario_products
+from load.chaos.scenarios import QUICK, full_set, scenario_of
 from load.chaos.scene import Fault
-from load.chaos.stage import Stage
+from load.chaos.stage import ShopUnderTest
 
 
 def test_every_fault_is_listed_with_what_it_does() -> None:
@@ -32,12 +32,12 @@ def test_wrong_use_ends_with_two(arguments: list[str]) -> None:
 
 
 def test_a_failure_shows_the_end_of_the_history_and_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:
-    scenario = of(["kill-cart", "expire"], 9)
-    struck = Entry(5, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1"})
-    findings = (Finding("I1", "MUG at version 7: received 5, held 6, sold 0", ("MUG",)),)
+    scenario = scenario_of(["kill-cart", "expire"], 9)
+    struck = HistoryEntry(5, NEMESIS, "ok", "kill-cart", value={"victim": "cart-1"})
+    findings = (Violation("I1", "MUG at version 7: received 5, held 6, sold 0", ("MUG",)),)
     history, books = Path("/histories/h.jsonl"), Balance(0, 0, 0, 0)
-    result = Result(scenario, findings, {}, Waits(1, 2, 0.1), 300, 20, 0.5, history, books, (struck,))
-    command._tell([result], 7, 20, away="the shop is gone", as_json=False)
+    result = ScenarioResult(scenario, findings, {}, WaitTimes(1, 2, 0.1), 300, 20, 0.5, history, books, (struck,))
+    command._print_results([result], 7, 20, away="the shop is gone", as_json=False)
     told = capsys.readouterr()
     assert "holdfast: the shop is gone" in told.err  # earlier findings are printed nevertheless:
     assert "I1: MUG at version 7" in told.err
@@ -57,16 +57,16 @@ async def test_a_fault_that_came_to_nothing_has_not_happened(
         return did
 
     monkeypatch.setattr("load.chaos.nemesis.FAULTS", {"crash": Fault("", act)})
-    recorder, stage = Recorder(tmp_path / "h.jsonl"), SimpleNamespace(restarts=lambda: 0)
-    scene: Any = SimpleNamespace(recorder=recorder, stage=stage)
-    assert await strike("crash", scene) is counts
+    recorder, stage = HistoryRecorder(tmp_path / "h.jsonl"), SimpleNamespace(restarts=lambda: 0)
+    scene: Any = SimpleNamespace(recorder=recorder, shop=stage)
+    assert await inject("crash", scene) is counts
     recorder.close()
     assert [entry.type for entry in recorder.entries] == ["invoke", "ok" if counts else "info"]
 
 
 def test_scenarios_of_one_run_share_no_product() -> None:
-    for scenarios in (QUICK, full(3)):
-        codes = [code for scenario in scenarios for code in products_of(scenario)]
+    for scenarios in (QUICK, full_set(3)):
+        codes = [code for scenario in scenarios for code in scenario_products(scenario)]
         assert len(set(codes)) == len(codes)
         assert all(len(code) <= 64 for code in codes)
 
@@ -74,6 +74,6 @@ def test_scenarios_of_one_run_share_no_product() -> None:
 def test_the_shop_under_test_is_never_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_POSTGRES_URL", "postgresql://somebody.else/production")
     monkeypatch.setenv("HOLDFAST_ROOT", "/somebody/else")
-    environment = Stage(tmp_path).environment()
+    environment = ShopUnderTest(tmp_path).environment()
     assert "HOLDFAST_POSTGRES_URL" not in environment
     assert environment["HOLDFAST_ROOT"] == str(tmp_path)

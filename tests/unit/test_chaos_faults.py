@@ -16,9 +16,9 @@ import pytest
 
 from load.chaos import nemesis, order_faults, process_faults
 from load.chaos.nemesis import FAULTS
-from load.chaos.provider import Provider
-from load.chaos.stage import Stage
-from load.shop import ShopAwayError
+from load.chaos.provider import PaymentProviderClient
+from load.chaos.stage import ShopUnderTest
+from load.shop import ShopUnavailableError
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
@@ -31,8 +31,8 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def stage_of(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, pid: int) -> Stage:
-    stage = Stage(folder)
+def stage_of(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, pid: int) -> ShopUnderTest:
+    stage = ShopUnderTest(folder)
     monkeypatch.setattr(stage, "services", lambda: {"cart-1": {"state": state, "pid": pid}})
     return stage
 
@@ -59,7 +59,7 @@ async def test_who_is_not_replaced_is_told(
     state: str, pid: int, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, old = stage_of(tmp_path, monkeypatch, state, pid), SimpleNamespace(pid=7)
-    assert await stage.until_replaced("cart-1", old, patience=0.01) is replaced  # type: ignore[arg-type]
+    assert await stage.wait_until_replaced("cart-1", old, patience=0.01) is replaced  # type: ignore[arg-type]
 
 
 class Hands:
@@ -72,19 +72,19 @@ class Hands:
     def signal(self, *_: Any) -> str | None:
         return self.there.pop(0)
 
-    async def until_replaced(self, *_: Any) -> bool:
+    async def wait_until_replaced(self, *_: Any) -> bool:
         return self.back
 
-    def many(self, kind: str) -> list[str]:
+    def workers_of(self, kind: str) -> list[str]:
         return [f"{kind}-1"] if kind in {"cart", "edge"} else []
 
     @asynccontextmanager
-    async def unsupervised(self) -> AsyncIterator[None]:
+    async def supervisor_frozen(self) -> AsyncIterator[None]:
         yield
 
 
 def scene(stage: Any, **more: Any) -> Any:
-    return SimpleNamespace(stage=stage, **more)
+    return SimpleNamespace(shop=stage, **more)
 
 
 AIM = {"victim": "cart-1"}
@@ -103,7 +103,7 @@ async def test_a_kill_needs_somebody_to_be_killed(fault: str) -> None:
     ("there", "hit"), [(("it", "it"), True), ((None, "it"), False), (("it", None), False), (("it", "another"), False)]
 )
 async def test_a_zombie_was_stopped_and_went_on(there: tuple[str | None, ...], hit: bool) -> None:
-    freeze = process_faults.freeze("cart", 0.0, "for no time", zombies=True)
+    freeze = process_faults.freeze_fault("cart", 0.0, "for no time", zombies=True)
     assert await freeze.act(scene(Hands(*there)), AIM) == {"hit": hit}
 
 
@@ -165,8 +165,11 @@ async def test_a_line_that_is_not_open_can_not_be_cut() -> None:
     async def hasty(_: Any) -> None:
         pass
 
-    people = [SimpleNamespace(user=user, cut=lambda user=user: user == "ann", hasty=hasty) for user in ("ann", "bob")]
-    where = scene(None, witnesses=people, products=[], some=lambda _: people[:1])
+    people = [
+        SimpleNamespace(user=user, abort=lambda user=user: user == "ann", send_and_abort=hasty)
+        for user in ("ann", "bob")
+    ]
+    where = scene(None, clients=people, products=[], sample_clients=lambda _: people[:1])
     assert await FAULTS["cut-clients"].act(where, {"cut": ["ann", "bob"]}) == {"were open": 1, "hasty": 1}
     assert not all((await FAULTS["cut-clients"].act(where, {"cut": ["bob"]})).values())
 
@@ -190,22 +193,22 @@ async def test_how_the_provider_is_today_is_felt(how: dict[str, Any], feels: tup
     async def refuses() -> tuple[bool, float]:
         return feels
 
-    provider = SimpleNamespace(control=control, refuses=refuses)
+    provider = SimpleNamespace(control=control, probe_refusal=refuses)
     did = await order_faults._provider(how, 0.0, "").act(scene(SimpleNamespace(provider=provider)), {})
     assert did == {"felt": felt}
     assert told == [how, {}]  # it is as usual again
 
 
 async def test_who_is_not_there_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = Provider("http://127.0.0.1:1", "key", "secret")
+    provider = PaymentProviderClient("http://127.0.0.1:1", "key", "secret")
     with pytest.raises(aiohttp.ClientConnectorError):
-        await provider.refuses()
+        await provider.probe_refusal()
 
     async def broken(*_: Any) -> dict[str, Any]:
-        raise ShopAwayError("the provider answers 500")
+        raise ShopUnavailableError("the provider answers 500")
 
-    monkeypatch.setattr(provider, "_ask", broken)
-    assert (await provider.refuses())[0]
+    monkeypatch.setattr(provider, "_request", broken)
+    assert (await provider.probe_refusal())[0]
 
 
 async def test_a_provider_that_has_decided_nothing_yet_has_nothing_to_tell() -> None:
@@ -213,4 +216,4 @@ async def test_a_provider_that_has_decided_nothing_yet_has_nothing_to_tell() -> 
         return []
 
     stage = SimpleNamespace(provider=SimpleNamespace(history=history), webhook_url="")
-    assert await FAULTS["webhooks"].act(scene(stage, witnesses=[], chance=random.Random(1)), {}) == {"told": 0}
+    assert await FAULTS["webhooks"].act(scene(stage, clients=[], chance=random.Random(1)), {}) == {"told": 0}

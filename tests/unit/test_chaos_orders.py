@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from load.chaos import checkouts, money, rare, streams
-from load.chaos.checker import check, forged
-from load.chaos.command import never
-from load.chaos.finding import Finding
-from load.chaos.history import NEMESIS, Entry
-from load.chaos.provider import charges
-from load.chaos.truth import Change, Charge, OrderEvent, PaymentEvent, Truth
-from load.protocol import Conversation, Frame
+from load.chaos.checker import check, check_webhooks
+from load.chaos.command import missing_rare_outcomes
+from load.chaos.finding import Violation
+from load.chaos.history import NEMESIS, HistoryEntry
+from load.chaos.provider import charges_by_payment
+from load.chaos.truth import LedgerRow, ObservedState, OrderEvent, PaymentEvent, ProviderCharge
+from load.protocol import ClientState, Frame
 
 POUND = {"amount": 100, "currency": "GBP"}
-Books = tuple[Sequence[Entry], Truth]
+Books = tuple[Sequence[HistoryEntry], ObservedState]
 
 
 def stream(order: str, user: str, *steps: tuple[str, str] | tuple[str, str, dict[str, Any]]) -> list[OrderEvent]:
@@ -88,12 +88,12 @@ def committed(order: str) -> dict[str, Any]:
     return {"type": "committed", "order_id": order, "purpose": "order", "total": POUND, "lines": [], "version": 2}
 
 
-CHARGES = {"pay-o1": Charge("o1", (100,)), "pay-o3": Charge("o3", (100,), {"back-o3": 100})}
-TRUTH = Truth(
+CHARGES = {"pay-o1": ProviderCharge("o1", (100,)), "pay-o3": ProviderCharge("o3", (100,), {"back-o3": 100})}
+TRUTH = ObservedState(
     ledger=(
-        Change("MUG", 1, None, None, "seed", 9, 0, 0),
-        Change("MUG", 2, "ann", "a1", "add", 0, 1, 0),
-        Change("MUG", 3, "ann", "o1/sell", "sell", 0, -1, 1),
+        LedgerRow("MUG", 1, None, None, "seed", 9, 0, 0),
+        LedgerRow("MUG", 2, "ann", "a1", "add", 0, 1, 0),
+        LedgerRow("MUG", 3, "ann", "o1/sell", "sell", 0, -1, 1),
     ),
     log={
         ("ann", "a1"): {"type": "held", "product": "MUG", "quantity": 1, "line_quantity": 1, "version": 1},
@@ -124,21 +124,25 @@ TRUTH = Truth(
 )
 
 
-def frame(second: int, order: str, version: int, status: str, user: str = "ann", **more: Any) -> Entry:
+def frame(second: int, order: str, version: int, status: str, user: str = "ann", **more: Any) -> HistoryEntry:
     value = {"type": "order", "id": "c", "order_id": order, "order_version": version, "status": status, **more}
-    return Entry(second, "shopper-1", "heard", "order", id="c", user=user, session="s1", value=value)
+    return HistoryEntry(second, "shopper-1", "heard", "order", id="c", user=user, session="s1", value=value)
 
 
 HISTORY = [frame(1, "o1", 2, "committed"), frame(2, "o1", 3, "paid"), frame(3, "o1", 7, "delivered")]
 
 
-def findings(history: Sequence[Entry], truth: Truth) -> list[Finding]:
-    return [*money.balanced(truth), *streams.whole(history, truth), *streams.never_back(history)]
+def findings(history: Sequence[HistoryEntry], truth: ObservedState) -> list[Violation]:
+    return [
+        *money.check_money(truth),
+        *streams.check_order_streams(history, truth),
+        *streams.check_order_versions(history),
+    ]
 
 
 def test_nothing_is_wrong_with_right_books() -> None:
     assert findings(HISTORY, TRUTH) == []
-    assert money.balance(TRUTH) == money.Balance(captured=200, confirmed=100, refunded=100, in_flight=0)
+    assert money.sum_balance(TRUTH) == money.Balance(captured=200, confirmed=100, refunded=100, in_flight=0)
 
 
 def test_events_and_payments_that_lie_there_twice_are_the_same_ones() -> None:
@@ -178,7 +182,7 @@ def two_captures() -> Books:
         events=(*events, *(event for event in EVENTS if event.order != "o3")),
         payments=(*TRUTH.payments, *payments),
         orders={**TRUTH.orders, "o3": read(events)},
-        charges={**CHARGES, "other": Charge("o3", (100,), {"back-other": 100})},
+        charges={**CHARGES, "other": ProviderCharge("o3", (100,), {"back-other": 100})},
     )
 
 
@@ -193,7 +197,7 @@ def two_orders_of_one_cart() -> Books:
         events=(*EVENTS, *other),
         log={**TRUTH.log, ("ann", "c5"): committed("o5"), ("ann", "s5"): {"type": "sold", "order_id": "o5"}},
         payments=(*TRUTH.payments, PaymentEvent("o5", "captured", "pay-o5", 100)),
-        charges={**CHARGES, "pay-o5": Charge("o5", (100,))},
+        charges={**CHARGES, "pay-o5": ProviderCharge("o5", (100,))},
         orders={**TRUTH.orders, "o5": {**read(other)}},
     )
 
@@ -201,7 +205,9 @@ def two_orders_of_one_cart() -> Books:
 def lost_refund() -> Books:
     payments = tuple(event for event in TRUTH.payments if event.type != "refunded")
     history, truth = without("o3", "refund-asked", "refunded")
-    return history, dataclasses.replace(truth, payments=payments, charges={**CHARGES, "pay-o3": Charge("o3", (100,))})
+    return history, dataclasses.replace(
+        truth, payments=payments, charges={**CHARGES, "pay-o3": ProviderCharge("o3", (100,))}
+    )
 
 
 BROKEN: dict[str, tuple[str, Callable[[], Books]]] = {
@@ -221,11 +227,11 @@ BROKEN: dict[str, tuple[str, Callable[[], Books]]] = {
     ),
     "a capture that only the provider knows": (
         "I6",
-        lambda: but(charges={**CHARGES, "pay-o2": Charge("o2", (100,))}),
+        lambda: but(charges={**CHARGES, "pay-o2": ProviderCharge("o2", (100,))}),
     ),
     "a provider that captured twice under one key": (
         "I6",
-        lambda: but(charges={**CHARGES, "pay-o1": Charge("o1", (100, 100))}),
+        lambda: but(charges={**CHARGES, "pay-o1": ProviderCharge("o1", (100, 100))}),
     ),
     "a sale without a capture": (
         "I6",
@@ -253,10 +259,10 @@ BROKEN: dict[str, tuple[str, Callable[[], Books]]] = {
             payments=tuple(
                 dataclasses.replace(event, amount=99) if event.order == "o1" else event for event in TRUTH.payments
             ),
-            charges={**CHARGES, "pay-o1": Charge("o1", (99,))},
+            charges={**CHARGES, "pay-o1": ProviderCharge("o1", (99,))},
         ),
     ),
-    "stock that is kept for an order at rest": ("I6", lambda: but(reserved={"bob": {"MUG": 1}})),
+    "stock that is kept for an order at rest": ("I6", lambda: but(order_holds={"bob": {"MUG": 1}})),
     "a gap in a stream": ("I7", lambda: but(events=tuple(event for event in EVENTS if event.type != "booked"))),
     "two events at one version": (
         "I7",
@@ -340,23 +346,23 @@ def test_an_order_that_is_told_again_may_be_old() -> None:
     late = [*HISTORY, frame(4, "o1", 6, "shipped")]
     assert "I7" not in {finding.invariant for finding in check(late, TRUTH, zombies=True)}
     assert findings([*HISTORY, frame(4, "o1", 6, "shipped", id="of a cancellation")], TRUTH) == []  # as it stood then
-    by_hand = Entry(4, NEMESIS, "invoke", "replay")
+    by_hand = HistoryEntry(4, NEMESIS, "invoke", "replay")
     assert findings([*HISTORY, by_hand, *late[-1:]], TRUTH) == []
     assert findings([*HISTORY[1:], HISTORY[0]], TRUTH) == []  # the cart, which was dead meanwhile
 
 
 def test_a_webhook_that_a_stranger_signed_must_not_be_taken() -> None:
-    told = Entry(1, NEMESIS, "ok", "webhooks", value={"good 202": 3, "forged 401": 1, "stale 401": 1})
-    assert not list(forged([told]))
-    assert list(forged([dataclasses.replace(told, value={"forged 202": 1})]))
+    told = HistoryEntry(1, NEMESIS, "ok", "webhooks", value={"good 202": 3, "forged 401": 1, "stale 401": 1})
+    assert not list(check_webhooks([told]))
+    assert list(check_webhooks([dataclasses.replace(told, value={"forged 202": 1})]))
 
 
 # ---- rare ways ------------------------------------------------------------------------------------------------------
 
 
 def test_rare_ways_are_counted() -> None:
-    too_late = Entry(9, "shopper-1", "fail", "cancel", user="ann", value={"problem": "order-not-cancellable"})
-    counts = +rare.counts([too_late], TRUTH)
+    too_late = HistoryEntry(9, "shopper-1", "fail", "cancel", user="ann", value={"problem": "order-not-cancellable"})
+    counts = +rare.count_outcomes([too_late], TRUTH)
     assert counts == {
         "orders": 4,
         "delivered": 1,
@@ -375,12 +381,12 @@ def test_rare_ways_are_counted() -> None:
 
 
 def test_a_declined_order_whose_cart_others_took_is_not_back_in_the_cart() -> None:
-    taken = (*TRUTH.ledger, Change("MUG", 4, "bob", "o2/release", "release", 0, -1, 0))
-    assert not rare.counts([], dataclasses.replace(TRUTH, ledger=taken))[rare.TO_CART]
+    taken = (*TRUTH.ledger, LedgerRow("MUG", 4, "bob", "o2/release", "release", 0, -1, 0))
+    assert not rare.count_outcomes([], dataclasses.replace(TRUTH, ledger=taken))[rare.TO_CART]
 
 
 def test_a_set_of_scenarios_without_a_rare_way_says_which() -> None:
-    assert never([]) == [*rare.EVERY]
+    assert missing_rare_outcomes([]) == [*rare.RARE_OUTCOMES]
 
 
 def test_the_providers_history_becomes_its_books() -> None:
@@ -397,33 +403,33 @@ def test_the_providers_history_becomes_its_books() -> None:
             "order_id": "another scenario's",
         },
     ]
-    assert charges(history, {"o1", "o3"}) == TRUTH.charges
+    assert charges_by_payment(history, {"o1", "o3"}) == TRUTH.charges
 
 
 # ---- how shoppers check out -----------------------------------------------------------------------------------------
 
 
 def test_one_card_in_five_is_faulty_and_each_kind_comes_soon() -> None:
-    cards = [*islice(checkouts.deal(random.Random(1)), 2000)]
+    cards = [*islice(checkouts.assign_cards(random.Random(1)), 2000)]
     assert sum(card.token != "tok_approve" for card in cards) == 400
-    for first in range(0, 2000, len(checkouts.HAND)):
-        hand = cards[first : first + len(checkouts.HAND)]
-        assert {card.token for card in hand} >= {card.token for card in checkouts.FAULTY}
-        assert sum(card.comes_back for card in hand) == 1
+    for first in range(0, 2000, len(checkouts.CARD_BATCH)):
+        hand = cards[first : first + len(checkouts.CARD_BATCH)]
+        assert {card.token for card in hand} >= {card.token for card in checkouts.FAILING_CARDS}
+        assert sum(card.undeliverable for card in hand) == 1
 
 
 def test_a_checkout_is_of_the_cart_as_its_client_shows_it() -> None:
     chance = random.Random(2)
-    conversation = Conversation(lambda: "id")
-    conversation.hear({"type": "cart", "version": 7, "lines": []})
+    conversation = ClientState(lambda: "id")
+    conversation.apply({"type": "cart", "version": 7, "lines": []})
 
-    def made(way: checkouts.Way, card: checkouts.Card = checkouts.GOOD) -> Frame:
-        return checkouts.checkout(way, conversation, "MUG", card, chance)
+    def made(way: checkouts.CheckoutKind, card: checkouts.Card = checkouts.VALID_CARD) -> Frame:
+        return checkouts.checkout_frame(way, conversation, "MUG", card, chance)
 
     assert made("socket")["version"] == 7
     assert made("old version")["version"] == 6
     assert "version" not in made("items")
     assert made("wrong total")["expect"]["total"]["amount"] == 1
-    body = checkouts.posted(made("http", checkouts.Card("tok_late", comes_back=True)))
+    body = checkouts.http_body(made("http", checkouts.Card("tok_late", undeliverable=True)))
     assert (body["payment"], body["address"]["name"]) == ({"token": "tok_late"}, "FAIL")
     assert not body.keys() & {"id", "type"}

@@ -12,15 +12,15 @@ from unittest.mock import MagicMock
 import pytest
 from aiokafka import TopicPartition
 
-from infrastructure.local.services import KINDS
+from infrastructure.local.services import SERVICE_TYPES
 from load.chaos import reading, records, run
-from load.chaos.checker import backwards
-from load.chaos.checkouts import deal
-from load.chaos.history import Recorder
+from load.chaos.checker import check_monotonic_reads
+from load.chaos.checkouts import assign_cards
+from load.chaos.history import HistoryRecorder
 from load.chaos.scenarios import Scenario
-from load.chaos.shoppers import Witness
-from load.chaos.stage import Stage
-from load.chaos.truth import Basket
+from load.chaos.shoppers import RecordingClient
+from load.chaos.stage import ShopUnderTest
+from load.chaos.truth import CartView
 from load.shop import Guest
 
 # ---- lag ------------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_what_a_group_never_acknowledged_is_unread(
 ) -> None:
     others = TopicPartition("orders.requests.v1", 3)
     end = {REQUESTS: 7, DECISIONS: 2, others: 9}
-    assert reading.unread("cart", committed, {REQUESTS: first, DECISIONS: 0, others: 0}, end) == waiting
+    assert reading.unread_records("cart", committed, {REQUESTS: first, DECISIONS: 0, others: 0}, end) == waiting
 
 
 async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,18 +57,18 @@ async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch
         return worker
 
     monkeypatch.setattr("infrastructure.worker.Worker", built)
-    for kind in KINDS:
+    for kind in SERVICE_TYPES:
         main = importlib.import_module(f"{kind.module}.__main__")
         if "import Worker" not in inspect.getsource(main):
             continue
         monkeypatch.setattr(main, "migrate", _nothing, raising=False)
-        begin = getattr(main, "build", main.run)
+        begin = getattr(main, "build_app", main.run)
         given = [main.Settings(), None][: len(inspect.signature(begin).parameters)]
         if begin is main.run:
             await begin(*given)
         else:
             begin(*given)
-    assert found == {group: set(topics) for group, topics in reading.READ.items()}
+    assert found == {group: set(topics) for group, topics in reading.GROUP_TOPICS.items()}
 
 
 async def _nothing(*_: Any) -> int:
@@ -85,7 +85,7 @@ async def _nothing(*_: Any) -> int:
 )
 def test_a_lock_in_use_is_not_left_over(lived: int, later: bytes | None, left: bool) -> None:
     owner = None if lived == -2 else b"me"
-    assert reading.left({"lock:MUG": (owner, lived)}, {"lock:MUG": later}) == (["lock:MUG"] if left else [])
+    assert reading.stale_locks({"lock:MUG": (owner, lived)}, {"lock:MUG": later}) == (["lock:MUG"] if left else [])
 
 
 # ---- topics ---------------------------------------------------------------------------------------------------------
@@ -96,20 +96,20 @@ def record(topic: str, value: bytes, key: bytes = b"ann", offset: int = 5) -> An
 
 
 def test_a_response_that_nobody_can_read_is_seen() -> None:
-    good = json.dumps(records.strangers_event("ann", "cart.held")).encode()
+    good = json.dumps(records.foreign_event("ann", "cart.held")).encode()
     kept = [
         *(record(topic, good) for topic in records.TOPICS),
-        *(record(topic, records.NESTED) for topic in records.RESPONSES),  # which was put there on purpose
+        *(record(topic, records.DEEPLY_NESTED) for topic in records.RESPONSES),  # which was put there on purpose
         record(records.REQUESTS[0], b"hello"),  # which anybody may write
     ]
-    assert reading.garbled(kept) == []
+    assert reading.undecodable_responses(kept) == []
     bad = [record(records.RESPONSES[1], b"hello"), record(records.RESPONSES[0], good, b"bob", 6)]
-    assert reading.garbled([*kept, *bad]) == ["cart.responses.v1 3/5", "inventory.responses.v1 3/6"]
+    assert reading.undecodable_responses([*kept, *bad]) == ["cart.responses.v1 3/5", "inventory.responses.v1 3/6"]
 
 
 def test_all_that_is_put_on_topics_of_responses_is_known() -> None:
-    planted = [value for topic, _, _, value in records.poison("ann") if topic in records.RESPONSES]
-    assert planted == [records.NESTED]
+    planted = [value for topic, _, _, value in records.poison_records("ann") if topic in records.RESPONSES]
+    assert planted == [records.DEEPLY_NESTED]
 
 
 async def test_dead_letters_of_an_earlier_scenario_are_not_this_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +118,9 @@ async def test_dead_letters_of_an_earlier_scenario_are_not_this_ones(monkeypatch
     async def kept(*_: Any) -> list[Any]:
         return [record("cart.requests.v1.dlq", json.dumps(letter).encode()) for letter in letters]
 
-    monkeypatch.setattr(records, "kept", kept)
+    monkeypatch.setattr(records, "read_records", kept)
     settings: Any = None
-    assert await reading.dead_letters(settings, {}, {REQUESTS: 5}) == {("cart.requests.v1", 3, 5)}
+    assert await reading.read_dead_letters(settings, {}, {REQUESTS: 5}) == {("cart.requests.v1", 3, 5)}
 
 
 # ---- what a client shows --------------------------------------------------------------------------------------------
@@ -128,24 +128,26 @@ async def test_dead_letters_of_an_earlier_scenario_are_not_this_ones(monkeypatch
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Any:
-    recorder = Recorder(tmp_path / "history.jsonl")
+    recorder = HistoryRecorder(tmp_path / "history.jsonl")
     yield recorder
     recorder.close()
 
 
-def witness(recorder: Recorder) -> Witness:
+def witness(recorder: HistoryRecorder) -> RecordingClient:
     shop: Any = None
-    return Witness("shopper-1", shop, Guest("ann", "token", ""), recorder, random.Random(1), deal(random.Random(1)))
+    return RecordingClient(
+        "shopper-1", shop, Guest("ann", "token", ""), recorder, random.Random(1), assign_cards(random.Random(1))
+    )
 
 
-def hear(ann: Witness, frame: dict[str, Any]) -> None:
-    ann.shopper.conversation.hear(frame)
-    ann._hear(frame)
+def hear(ann: RecordingClient, frame: dict[str, Any]) -> None:
+    ann.shopper.state.apply(frame)
+    ann._on_frame(frame)
 
 
 @pytest.mark.parametrize(("version", "right"), [(3, True), (4, True), (2, False)])
 def test_a_cart_that_the_client_asks_for_by_itself_is_held_to_what_was_told_before(
-    version: int, right: bool, recorder: Recorder
+    version: int, right: bool, recorder: HistoryRecorder
 ) -> None:
     ann = witness(recorder)
     hear(ann, {"type": "welcome", "session": "s1"})
@@ -153,28 +155,30 @@ def test_a_cart_that_the_client_asks_for_by_itself_is_held_to_what_was_told_befo
     asked = recorder.entries[-1]
     assert (asked.type, asked.f) == ("invoke", "cart")
     hear(ann, {"type": "cart", "id": asked.id, "version": version, "lines": []})
-    assert (list(backwards(recorder.entries)) == []) is right
-    assert ann.shows.version == version
+    assert (list(check_monotonic_reads(recorder.entries)) == []) is right
+    assert ann.cart_view.version == version
 
 
-async def test_what_clients_show_is_copied_before_they_ask(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
+async def test_what_clients_show_is_copied_before_they_ask(
+    monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder
+) -> None:
     stage: Any = None
     ann = witness(recorder)
-    play = run._Play(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
+    play = run._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
     looks: list[int] = []
 
-    async def held(*_: Any) -> dict[str, Basket]:
+    async def held(*_: Any) -> dict[str, CartView]:
         looks.append(len(looks))
         if len(looks) == 2:
             hear(ann, {"type": "cart", "version": 4, "lines": [{"product": "MUG", "quantity": 2}]})
-        return {"ann": Basket(4, {"MUG": 2})}
+        return {"ann": CartView(4, {"MUG": 2})}
 
-    monkeypatch.setattr(reading, "carts", held)
-    assert await play._shown([ann]) == {"ann": Basket(4, {"MUG": 2})}
+    monkeypatch.setattr(reading, "read_carts", held)
+    assert await play._wait_for_views([ann]) == {"ann": CartView(4, {"MUG": 2})}
     assert len(looks) == 2  # at the first it was not told yet
     hear(ann, {"type": "cart", "version": 5, "lines": []})
-    monkeypatch.setattr(run, "SHOWN_SECONDS", 0.3)
-    assert await play._shown([ann]) == {"ann": Basket(5)}  # it never becomes what is held
+    monkeypatch.setattr(run, "VIEW_TIMEOUT_SECONDS", 0.3)
+    assert await play._wait_for_views([ann]) == {"ann": CartView(5)}  # it never becomes what is held
     assert not [entry for entry in recorder.entries if entry.type == "invoke"]
 
 
@@ -187,10 +191,10 @@ async def test_what_clients_show_is_copied_before_they_ask(monkeypatch: pytest.M
     ids=["nothing goes on", "something ended before the lag was known", "something goes on"],
 )
 async def test_a_shop_is_at_rest_when_nothing_goes_on_before_and_after_the_look_at_its_lag(
-    busy: list[bool], looks: int, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+    busy: list[bool], looks: int, monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder
 ) -> None:
     stage: Any = None
-    play = run._Play(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
+    play = run._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
     looked = []
 
     async def restless() -> str:
@@ -200,9 +204,9 @@ async def test_a_shop_is_at_rest_when_nothing_goes_on_before_and_after_the_look_
     async def going_on(*_: Any) -> bool:
         return busy.pop(0)
 
-    monkeypatch.setattr(play, "_restless", restless)
-    monkeypatch.setattr(play, "_busy", going_on)
-    rested, _ = await play._rest([])
+    monkeypatch.setattr(play, "_unrest_reason", restless)
+    monkeypatch.setattr(play, "_is_busy", going_on)
+    rested, _ = await play._wait_until_quiescent([])
     assert rested is not None
     assert (len(looked), busy) == (looks, [])
 
@@ -210,7 +214,7 @@ async def test_a_shop_is_at_rest_when_nothing_goes_on_before_and_after_the_look_
 # ---- replays and audits ---------------------------------------------------------------------------------------------
 
 
-async def test_a_replay_that_is_not_read_is_told(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
+async def test_a_replay_that_is_not_read_is_told(monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder) -> None:
     async def digest(*_: Any) -> tuple[list[str], str]:
         return [], "d"
 
@@ -221,27 +225,31 @@ async def test_a_replay_that_is_not_read_is_told(monkeypatch: pytest.MonkeyPatch
         return None, "7 by cart of cart.requests.v1"
 
     stage: Any = SimpleNamespace(audit=digest, settings=None)
-    play = run._Play(stage, Scenario("again", (), replayed=True), 1, recorder, lambda _: None)
-    monkeypatch.setattr(records, "replay", fed_back)
-    monkeypatch.setattr(play, "_rest", restless)
-    scene: Any = SimpleNamespace(since={}, witnesses=[])
-    replay = await play._replay(scene)
-    assert (replay.records, replay.before, replay.rest_seconds) == (300, "d", None)
-    assert replay.restless == "7 by cart of cart.requests.v1"
+    play = run._ScenarioRun(stage, Scenario("again", (), replays_records=True), 1, recorder, lambda _: None)
+    monkeypatch.setattr(records, "replay_records", fed_back)
+    monkeypatch.setattr(play, "_wait_until_quiescent", restless)
+    scene: Any = SimpleNamespace(since={}, clients=[])
+    replay = await play._replay_records(scene)
+    assert (replay.records, replay.digest_before, replay.rest_seconds) == (300, "d", None)
+    assert replay.unrest_reason == "7 by cart of cart.requests.v1"
 
 
 @pytest.mark.parametrize(("faults", "grace"), [(("kill-cart",), "2"), (("freeze-cart",), None)])
 async def test_the_last_audit_is_in_no_hurry_only_after_zombies(
-    faults: tuple[str, ...], grace: str | None, monkeypatch: pytest.MonkeyPatch, recorder: Recorder, tmp_path: Path
+    faults: tuple[str, ...],
+    grace: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    recorder: HistoryRecorder,
+    tmp_path: Path,
 ) -> None:
     given = {}
 
-    async def holdfast(*_: Any, more: dict[str, str]) -> tuple[int, str]:
-        given.update(more)
+    async def holdfast(*_: Any, extra_environment: dict[str, str]) -> tuple[int, str]:
+        given.update(extra_environment)
         return 0, json.dumps({"violations": [], "digest": "d"})
 
-    stage = Stage(tmp_path)
-    monkeypatch.setattr(stage, "holdfast", holdfast)
-    play = run._Play(stage, Scenario("one", faults), 1, recorder, lambda _: None)
-    assert await stage.audit(play._grace()) == ([], "d")
+    stage = ShopUnderTest(tmp_path)
+    monkeypatch.setattr(stage, "run_holdfast", holdfast)
+    play = run._ScenarioRun(stage, Scenario("one", faults), 1, recorder, lambda _: None)
+    assert await stage.audit(play._audit_grace()) == ([], "d")
     assert given.get("HOLDFAST_AUDIT_GRACE_SECONDS") == grace

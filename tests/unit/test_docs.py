@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cart_service import messages as cart
-from infrastructure.crashpoints import POINTS
+from infrastructure.crashpoints import FAILPOINTS
 from infrastructure.local import cli, tools
 from infrastructure.settings import Settings
 from inventory_service import messages as inventory
@@ -173,7 +173,7 @@ def test_the_contract_names_every_topic_frame_and_problem() -> None:
 
 def test_every_failpoint_is_documented() -> None:
     text = (ROOT / "docs/crashpoints.md").read_text()
-    assert {name for name in POINTS if f"`{name}`" not in text} == set()
+    assert {name for name in FAILPOINTS if f"`{name}`" not in text} == set()
 
 
 def test_every_file_and_test_in_the_documentation_exists() -> None:

@@ -8,10 +8,10 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from infrastructure import clock
-from rest_api.__main__ import assemble
+from rest_api.__main__ import build_state
 from rest_api.app import create_app
-from rest_api.edge import Edge
-from rest_api.limiter import MAX_ADDRESSES, Limiter
+from rest_api.edge import AppState
+from rest_api.limiter import MAX_ADDRESSES, AddressLimiter
 from rest_api.settings import EdgeSettings
 
 FAR, ALSO_FAR = "203.0.113.9", "2001:db8::9"
@@ -21,12 +21,12 @@ def scope(address: str) -> dict[str, Any]:
     return {"type": "websocket", "client": (address, 40000), "state": {}, "headers": []}
 
 
-def open_sockets(limiter: Limiter, address: str, number: int, lines: ExitStack) -> list[bool]:
-    return [lines.enter_context(limiter.socket(scope(address))) for _ in range(number)]
+def open_sockets(limiter: AddressLimiter, address: str, number: int, lines: ExitStack) -> list[bool]:
+    return [lines.enter_context(limiter.count_socket(scope(address))) for _ in range(number)]
 
 
 def test_an_address_may_open_200_sockets() -> None:
-    limiter = Limiter(EdgeSettings())
+    limiter = AddressLimiter(EdgeSettings())
     with ExitStack() as lines:
         assert open_sockets(limiter, FAR, 201, lines) == [True] * 200 + [False]
         assert open_sockets(limiter, ALSO_FAR, 1, lines) == [True]
@@ -39,15 +39,15 @@ def test_an_address_may_open_200_sockets() -> None:
 
 def test_disabled_limits_count_nothing() -> None:
     with ExitStack() as lines:
-        assert all(open_sockets(Limiter(EdgeSettings(limits="off")), FAR, 300, lines))
+        assert all(open_sockets(AddressLimiter(EdgeSettings(limits="off")), FAR, 300, lines))
 
 
 def test_the_number_of_tracked_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rest_api.limiter.MAX_ADDRESSES", 100)
     assert MAX_ADDRESSES == 50_000
-    limiter = Limiter(EdgeSettings())
+    limiter = AddressLimiter(EdgeSettings())
     for number in range(1000):
-        limiter.visitor(from_address(f"198.51.100.{number}"))
+        limiter.count_request(from_address(f"198.51.100.{number}"))
     assert len(limiter._addresses) == 100
 
 
@@ -55,9 +55,9 @@ def from_address(address: str) -> HTTPConnection:
     return HTTPConnection({"type": "http", "client": (address, 1), "state": {}})
 
 
-def the_edge() -> Edge:
+def the_edge() -> AppState:
     """An edge whose parts have not started."""
-    return assemble(EdgeSettings(), 8080)[0]
+    return build_state(EdgeSettings(), 8080)[0]
 
 
 async def test_an_address_without_a_user_may_send_300_requests_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_the_total_of_an_empty_cart_is_zero_in_the_shops_currency() -> None:
         ),
     ],
 )
-def test_an_outcome_is_encoded_as_its_frame(message: frames.Outcome, frame: dict[str, Any]) -> None:
+def test_an_outcome_is_encoded_as_its_frame(message: frames.OutcomeMessage, frame: dict[str, Any]) -> None:
     assert frames.outcome(message) == orjson.dumps(frame)
 
 
@@ -123,7 +123,7 @@ def test_availability_of_an_unknown_product_is_null() -> None:
 def test_a_stored_outcome_equals_the_first_frame_marked_replayed() -> None:
     seen: dict[str, Any] = {"product": "P", "quantity": 1, "line_quantity": 3, "expires_at": AT, "version": 4}
     first = frames.outcome(cart.Held(user_id="u", id="a", **seen))
-    assert frames.outcome(Held(**seen), "a", replayed=True) == frames.again(first)
+    assert frames.outcome(Held(**seen), "a", replayed=True) == frames.mark_replayed(first)
     refused = Refused(product="P", reason="out_of_stock", available=0, order_id="o")
     frame = {"type": "refused", "id": "a", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True}
     assert frames.outcome(refused, "a", replayed=True) == orjson.dumps(frame)

@@ -8,13 +8,13 @@ from aiokafka.errors import KafkaConnectionError
 
 from infrastructure.settings import Settings
 from rest_api import gateway as module
-from rest_api.gateway import Gateway
+from rest_api.gateway import KafkaGateway
 
 
 class Producer:
     """A fake producer: once closed it never gets metadata again, like aiokafka's."""
 
-    def __init__(self, gateway: Gateway, *, broker: bool) -> None:
+    def __init__(self, gateway: KafkaGateway, *, broker: bool) -> None:
         self.gateway, self.broker = gateway, broker
         self.client = self
         self.open = True
@@ -39,17 +39,17 @@ class Producer:
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
-    monkeypatch.setattr(module, "PROBE_SECONDS", 0.001)
-    monkeypatch.setattr(module, "ACK_SECONDS", 0.05)
-    found = Gateway(Settings())
-    found._positioned = found._answers = found._stuck = True
+def gateway(monkeypatch: pytest.MonkeyPatch) -> KafkaGateway:
+    monkeypatch.setattr(module, "PROBE_INTERVAL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "ACK_TIMEOUT_SECONDS", 0.05)
+    found = KafkaGateway(Settings())
+    found._has_positions = found._broker_answers = found._producer_failed = True
     return found
 
 
 @pytest.mark.parametrize("away", [0, 1, 3])
 async def test_the_producer_is_replaced_although_the_broker_disappears_meanwhile(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, away: int
+    gateway: KafkaGateway, monkeypatch: pytest.MonkeyPatch, away: int
 ) -> None:
     made: list[Producer] = []
 

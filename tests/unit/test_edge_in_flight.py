@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rest_api.admission import FORGET_SECONDS, Admission
-from rest_api.websocket.in_flight import MAX_AWAITED, STALE_SECONDS, Answer, InFlight, Registration
+from rest_api.websocket.in_flight import MAX_AWAITED, STALE_SECONDS, InFlight, Registration, Reply
 
 NOW = 1_795_000_000.0
-ANSWER: Answer = Answer(None)  # type: ignore[arg-type]  # the table looks at no message
+ANSWER: Reply = Reply(None)  # type: ignore[arg-type]  # the table looks at no message
 
 
 class Future:
     """A future without an event loop."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[Reply] = []
 
     def done(self) -> bool:
         return bool(self.answers)
 
-    def set_result(self, answer: Answer) -> None:
+    def set_result(self, answer: Reply) -> None:
         self.answers.append(answer)
 
 
@@ -232,7 +232,7 @@ ROOM = 5
 
 
 class FixedRoom(Admission):
-    """Admits `ROOM` requests, however many were answered lately."""
+    """Admits `MIN_FREE_BYTES` requests, however many were answered lately."""
 
     def has_room(self, in_flight: int, _: float) -> bool:
         return in_flight < ROOM

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rest_api.__main__ import assemble
+from rest_api.__main__ import build_state
 from rest_api.app import create_app
 from rest_api.http.middleware.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from rest_api.problems import Problem
@@ -17,7 +17,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(assemble(EdgeSettings(), 8080)[0])
+    app = create_app(build_state(EdgeSettings(), 8080)[0])
 
     @app.get("/broken")
     async def broken() -> None:

@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cart_service import messages as cart
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service.messages import Line, Money
 from order_service import messages as orders
 from order_service.payment.messages import Provider
 from rest_api import cursors
-from rest_api.__main__ import assemble
+from rest_api.__main__ import build_state
 from rest_api.app import create_app
 from rest_api.frames import outcome
 from rest_api.messages import Checkout, order_id
-from rest_api.order_requests import refused
-from rest_api.order_view import fold, shipment
+from rest_api.order_requests import refusal_problem
+from rest_api.order_view import fold_order, fold_shipment
 from rest_api.problems import SLUGS, Problem
 from rest_api.protocol.effects import Publish
-from rest_api.provider_watch import ProviderWatch
+from rest_api.provider_watch import PaymentStatus
 from rest_api.server_frames import OrderFrame
 from rest_api.settings import EdgeSettings
-from rest_api.shopper import Rules, Shopper
+from rest_api.shopper import UserLimits, UserState
 from rest_api.store import Store
 from tests.unit.test_edge_session import NOW, USER, a_session, a_shopper, error, send, told
 
@@ -51,10 +51,10 @@ CHECKOUT: dict[str, Any] = {
 
 def test_a_checkout_derives_the_order_id_from_its_own() -> None:
     (asked,) = send(a_session(), **CHECKOUT, unheard_of=1)
-    order = derived(USER, "c1", "order")
+    order = derive_id(USER, "c1", "order")
     data = {name: CHECKOUT[name] for name in ("version", "address", "contact", "payment")}
     assert asked == Publish("c1", "checkout", {"user_id": USER, "order_id": order, **data})
-    parsed = cart.REQUEST_VOCABULARY.types["holdfast.cart.checkout"].model_validate_json(json.dumps(asked.data))
+    parsed = cart.REQUEST_REGISTRY.types["holdfast.cart.checkout"].model_validate_json(json.dumps(asked.data))
     assert isinstance(parsed, cart.Checkout)
     assert order == order_id(USER, "c1")
 
@@ -78,7 +78,7 @@ def test_a_checkout_derives_the_order_id_from_its_own() -> None:
     ],
 )
 def test_an_invalid_checkout_is_an_error(change: dict[str, Any], code: str, field: str | None) -> None:
-    session = a_session(Shopper(USER, Rules(tokens=frozenset({"tok_approve"})), NOW))
+    session = a_session(UserState(USER, UserLimits(tokens=frozenset({"tok_approve"})), NOW))
     frame = {name: value for name, value in {**CHECKOUT, **change}.items() if value is not None}
     found = error(session.receive(json.dumps(frame), NOW))
     assert (found["code"], found.get("field")) == (code, field)
@@ -88,7 +88,7 @@ def test_an_invalid_checkout_is_an_error(change: dict[str, Any], code: str, fiel
 def test_without_a_list_any_token_is_accepted() -> None:
     frame = {**CHECKOUT, "payment": {"token": "pm_1"}}
     assert isinstance(send(a_session(), **frame)[0], Publish)
-    assert EdgeSettings(payment_tokens="").tokens() is None
+    assert EdgeSettings(payment_tokens="").accepted_payment_tokens() is None
 
 
 def test_a_checkout_counts_as_a_change() -> None:
@@ -103,10 +103,10 @@ def test_the_order_is_the_outcome_and_later_steps_go_to_all_sockets() -> None:
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     send(asking, **CHECKOUT)
     first = cart.Order(user_id=USER, id="c1", order_id="o1", status="committed", order_version=2)
-    assert [frame["type"] for frame in told(asking.outcome("c1", outcome(first)))] == ["pending", "order"]
+    assert [frame["type"] for frame in told(asking.on_outcome("c1", outcome(first)))] == ["pending", "order"]
     paid = first.model_copy(update={"status": "paid", "order_version": 3})
     for session in (asking, looking):
-        (frame,) = told(session.outcome("c1", outcome(paid)))
+        (frame,) = told(session.on_outcome("c1", outcome(paid)))
         assert OrderFrame.model_validate(frame).status == "paid"
 
 
@@ -124,7 +124,7 @@ STREAM: list[orders.Event] = [
 
 @pytest.mark.parametrize("length", range(1, len(STREAM) + 1))
 def test_an_order_has_the_state_of_its_last_event(length: int) -> None:
-    view = fold([(event, AT + timedelta(seconds=number)) for number, event in enumerate(STREAM[:length])])
+    view = fold_order([(event, AT + timedelta(seconds=number)) for number, event in enumerate(STREAM[:length])])
     assert view is not None
     last = STREAM[length - 1]
     assert (view.version, view.status) == (last.version, last.status)
@@ -135,9 +135,9 @@ def test_an_order_has_the_state_of_its_last_event(length: int) -> None:
 
 
 def test_without_events_there_is_no_order() -> None:
-    assert fold([]) is None
-    assert shipment([]) is None
-    assert shipment([("mislaid", AT, {"shipment_id": "s"})]) is None
+    assert fold_order([]) is None
+    assert fold_shipment([]) is None
+    assert fold_shipment([("mislaid", AT, {"shipment_id": "s"})]) is None
 
 
 PARCEL = {"shipment_id": "s", "carrier": "c", "tracking": "t"}
@@ -153,7 +153,7 @@ PARCEL = {"shipment_id": "s", "carrier": "c", "tracking": "t"}
     )
 )
 def test_a_parcel_has_its_latest_status_whatever_the_order_of_events(steps: list[Any]) -> None:
-    found = shipment(steps)
+    found = fold_shipment(steps)
     assert found is not None
     assert (found["status"], found["carrier"], found["reason"]) == ("failed", "c", "nobody in")
     assert [status for status, _ in found["history"]] == ["booked", "shipped", "failed"]
@@ -164,23 +164,23 @@ def test_a_parcel_has_its_latest_status_whatever_the_order_of_events(steps: list
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
 def test_a_cursor_decodes_to_its_values(values: list[int | str]) -> None:
-    assert cursors.opened(cursors.sealed(*values)) == values
+    assert cursors.decode(cursors.encode(*values)) == values
 
 
 @given(st.text(max_size=40))
 def test_a_malformed_cursor_is_a_problem(text: str) -> None:
     with contextlib.suppress(Problem):
-        assert isinstance(cursors.opened(text), list)
+        assert isinstance(cursors.decode(text), list)
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants them naive
 def test_a_cursor_keeps_a_time_exactly(at: datetime) -> None:
-    assert cursors.at_instant(cursors.instant(at)) == at
+    assert cursors.from_microseconds(cursors.to_microseconds(at)) == at
 
 
 @pytest.mark.parametrize("reason", cart.Refused.model_fields["reason"].annotation.__args__)  # type: ignore[union-attr]  # a Literal has arguments
 def test_every_refusal_has_a_problem_of_its_own(reason: Any) -> None:
-    problem = refused(cart.Refused(user_id="u", id="r", reason=reason))
+    problem = refusal_problem(cart.Refused(user_id="u", id="r", reason=reason))
     assert problem.slug in SLUGS
     assert (problem.slug == "unavailable") == (reason == "failed")
 
@@ -191,19 +191,19 @@ def provider(version: int, *, available: bool, since: datetime = AT) -> Provider
 
 def test_orders_are_refused_once_the_provider_is_unavailable_for_too_long() -> None:
     settings = EdgeSettings()
-    watch = ProviderWatch(settings, Store(settings), patience=timedelta(seconds=30))
-    assert not watch.away(AT), "nothing is known"
-    watch.learn([provider(2, available=False)])
-    assert not watch.away(AT + timedelta(seconds=30))
-    assert watch.away(AT + timedelta(seconds=31))
-    watch.learn([provider(1, available=True)])
-    assert watch.away(AT + timedelta(seconds=31)), "old news"
-    watch.learn([provider(3, available=True)])
-    assert not watch.away(AT + timedelta(days=1))
+    watch = PaymentStatus(settings, Store(settings), patience=timedelta(seconds=30))
+    assert not watch.is_unavailable(AT), "nothing is known"
+    watch.update([provider(2, available=False)])
+    assert not watch.is_unavailable(AT + timedelta(seconds=30))
+    assert watch.is_unavailable(AT + timedelta(seconds=31))
+    watch.update([provider(1, available=True)])
+    assert watch.is_unavailable(AT + timedelta(seconds=31)), "old news"
+    watch.update([provider(3, available=True)])
+    assert not watch.is_unavailable(AT + timedelta(days=1))
 
 
 def test_every_reference_of_the_openapi_description_resolves() -> None:
-    described = create_app(assemble(EdgeSettings(), 8080)[0]).openapi()
+    described = create_app(build_state(EdgeSettings(), 8080)[0]).openapi()
     references = set(re.findall(r'"\$ref": ?"([^"]+)"', json.dumps(described)))
     assert len(references) > 10
     for reference in references:

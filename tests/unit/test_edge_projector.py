@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from infrastructure.envelope import Envelope, Message, Undecodable
+from infrastructure.envelope import Envelope, Message, UndecodableError
 from infrastructure.settings import Settings
-from inventory_service.messages import PRODUCT_VOCABULARY, PRODUCTS, STOCK, STOCK_VOCABULARY, Stock
+from inventory_service.messages import PRODUCT_REGISTRY, PRODUCTS, STOCK, STOCK_REGISTRY, Stock
 from rest_api.read_models.projector import Event, Projector, Topics, newest
-from rest_api.store import Position
+from rest_api.store import ReadPosition
 
 SETTINGS = Settings(prefix="p.")
 NAME = SETTINGS.topic(STOCK)
@@ -35,12 +35,12 @@ class ReadModel:
 
     def __init__(self, **options: Any) -> None:
         no_store: Any = None
-        topics: Topics = {PRODUCTS: PRODUCT_VOCABULARY, STOCK: STOCK_VOCABULARY}
+        topics: Topics = {PRODUCTS: PRODUCT_REGISTRY, STOCK: STOCK_REGISTRY}
         self.projector = Projector(SETTINGS, no_store, "a test", topics, self.apply, **options)
         self.messages: list[Any] = []
-        self.positions: list[Position] = []
+        self.positions: list[ReadPosition] = []
 
-    async def apply(self, events: Sequence[Event], positions: Sequence[Position]) -> None:
+    async def apply(self, events: Sequence[Event], positions: Sequence[ReadPosition]) -> None:
         assert all(event.topic == STOCK for event in events)
         self.messages += [event.message for event in events]
         self.positions += positions
@@ -73,7 +73,7 @@ async def test_expected_tombstones_are_skipped_silently(caplog: pytest.LogCaptur
 async def test_a_message_that_cannot_be_stored_is_skipped() -> None:
     def check(_: Envelope, message: Any) -> None:
         if message.version == 2:
-            raise Undecodable("bad_data", "a text holds a NUL")
+            raise UndecodableError("bad_data", "a text holds a NUL")
 
     model = ReadModel(check=check)
     await model.project(*(record(stock("P", version), version) for version in (1, 2, 3)))

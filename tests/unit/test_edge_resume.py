@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cart_service import model as cart_model
-from load.protocol import Conversation, Frame
+from load.protocol import ClientState, Frame
 from rest_api.model import Session
 from rest_api.websocket.in_flight import InFlight
 from tests.testkit.resumption import Cut, Fate, Schedule, Shop
@@ -88,29 +88,29 @@ def exhaustive(schedule: Schedule) -> list[str]:
 
 
 def test_planted_a_client_that_does_not_resume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Conversation, "resume", lambda _: {"id": "r", "type": "cart"})
+    monkeypatch.setattr(ClientState, "resume", lambda _: {"id": "r", "type": "cart"})
     assert exhaustive("fair")
 
 
 def test_planted_a_client_that_repeats_unknown_requests_under_new_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    hear = Conversation.hear
+    hear = ClientState.apply
 
-    def twice(self: Conversation, frame: Frame) -> object:
+    def twice(self: ClientState, frame: Frame) -> object:
         step = hear(self, frame)
         if frame["type"] == "resumed":
             step.send = [{**said, "id": f"{said['id']}-again"} for said in step.send]
         return step
 
-    monkeypatch.setattr(Conversation, "hear", twice)
+    monkeypatch.setattr(ClientState, "apply", twice)
     assert exhaustive("fair")
 
 
 def test_planted_a_session_that_omits_pending_before_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "outcome", lambda _self, _id, frame: [frame])
+    monkeypatch.setattr(Session, "on_outcome", lambda _self, _id, frame: [frame])
     monkeypatch.setattr(InFlight, "settle", lambda self, user_id, request_id, _: self.release(user_id, request_id))
     assert exhaustive("late acknowledgements") == ["`pending` after its outcome"]
 
 
 def test_planted_repeated_removals_hide_lines_permanently(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cart_model, "reappeared", lambda *_: False)
+    monkeypatch.setattr(cart_model, "unhides_lines", lambda *_: False)
     assert view_after_a_removal_sent_again() == (3, {})

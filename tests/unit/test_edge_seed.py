@@ -36,7 +36,7 @@ class Client:
 async def test_a_silent_client_gets_an_error_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seed_stream, "FIRST_FRAME_SECONDS", 0.01)
     client = Client(leaves=False)
-    await seed_stream.SeedStream(the_edge())(SCOPE, client.receive, client.send)
+    await seed_stream.LegacyStream(the_edge())(SCOPE, client.receive, client.send)
     assert [message["type"] for message in client.heard] == ["websocket.accept", "websocket.send", "websocket.close"]
     answer = json.loads(client.heard[1]["text"])
     assert answer.keys() == {"request_id", "status_code", "message", "cart"}
@@ -45,5 +45,5 @@ async def test_a_silent_client_gets_an_error_and_is_closed(monkeypatch: pytest.M
 
 async def test_a_client_that_disconnects_is_sent_nothing() -> None:
     client = Client(leaves=True)
-    await seed_stream.SeedStream(the_edge())(SCOPE, client.receive, client.send)
+    await seed_stream.LegacyStream(the_edge())(SCOPE, client.receive, client.send)
     assert [message["type"] for message in client.heard] == ["websocket.accept"]

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rest_api import server
-from rest_api.server import Head, Requests
+from rest_api.server import HttpProtocol, StrictReceiveBuffer
 
 GOOD = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n"
 
 
 def lines(received: bytes, *, bite: int) -> list[bytes]:
-    head = Head()
+    head = StrictReceiveBuffer()
     for start in range(0, len(received), bite):
         head.__iadd__(received[start : start + bite])
         found = head.maybe_extract_lines()
@@ -66,7 +66,7 @@ async def serving(answer: bytes) -> AsyncIterator[int]:
 
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-    config = uvicorn.Config(app, http=Requests, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=HttpProtocol, lifespan="off", log_config=None)
     running = Quiet(config)
     serve = asyncio.create_task(running.serve([listening]))
     while not running.started:

@@ -15,10 +15,10 @@ from inventory_service.messages import Refused as StoredRefused
 from rest_api import frames
 from rest_api.admission import Admission
 from rest_api.messages import MAX_WATCHED
-from rest_api.model import MAX_RESUMES, Session
+from rest_api.model import MAX_EXTRA_RESUMES, Session
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
 from rest_api.server_frames import Server
-from rest_api.shopper import Rules, Shopper
+from rest_api.shopper import UserLimits, UserState
 from rest_api.websocket.in_flight import MAX_AWAITED, InFlight
 
 NOW = 1_795_000_000.0
@@ -27,15 +27,15 @@ USER = "u1"
 NO_QUANTITIES: tuple[Any, ...] = (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
 
 
-def a_shopper(**rules: Any) -> Shopper:
-    return Shopper(USER, Rules(**rules), NOW)
+def a_shopper(**rules: Any) -> UserState:
+    return UserState(USER, UserLimits(**rules), NOW)
 
 
-def a_session(shopper: Shopper | None = None, name: str = "s1", *, opened: bool = True) -> Session:
+def a_session(shopper: UserState | None = None, name: str = "s1", *, opened: bool = True) -> Session:
     session = Session(name, shopper or a_shopper(), expires_at=NOW + 3600)
     if opened:
         session.open(NOW)
-        session.answered(f"{name}/cart", [])
+        session.on_read_answered(f"{name}/cart", [])
     return session
 
 
@@ -70,7 +70,7 @@ def held(request_id: str = "a1", version: int = 1, ends: float = NOW + 900) -> c
 
 
 def outcome(session: Session, message: cart.Held) -> list[dict[str, Any]]:
-    return told(session.outcome(message.id, frames.outcome(message)))
+    return told(session.on_outcome(message.id, frames.outcome(message)))
 
 
 def add(session: Session, request_id: str = "a1") -> list[Effect]:
@@ -87,7 +87,7 @@ def test_a_session_begins_with_welcome_and_a_read_of_the_cart() -> None:
         "type": "welcome",
         "user_id": USER,
         "session": "s1",
-        "server_time": frames.moment(NOW),
+        "server_time": frames.format_time(NOW),
         "ping": 20,
         "limits": {
             "changes": 100,
@@ -117,18 +117,18 @@ def test_the_first_read_of_the_cart_is_retried() -> None:
     session = a_session(opened=False)
     session.open(NOW)
     assert session.tick(NOW + 4) == []
-    assert session.due == NOW + 5
+    assert session.next_wakeup == NOW + 5
     (again,) = session.tick(NOW + 5)
     assert isinstance(again, Publish)
     assert again.request_id == "s1/cart"
-    assert session.answered("s1/cart", [b"x"]) == [b"x"]
+    assert session.on_read_answered("s1/cart", [b"x"]) == [b"x"]
     assert session.tick(NOW + 20) == []
 
 
 def test_the_first_read_of_the_cart_is_retried_without_an_acknowledgement() -> None:
     session = a_session(opened=False)
     session.open(NOW)
-    assert session.unacknowledged("s1/cart", 2) == []
+    assert session.on_unacknowledged("s1/cart", 2) == []
     assert len(session.tick(NOW)) == 1
 
 
@@ -138,7 +138,7 @@ def test_the_first_read_of_the_cart_is_retried_without_an_acknowledgement() -> N
 def test_a_change_is_sent_then_pending_then_its_outcome() -> None:
     session = a_session()
     assert add(session) == [Publish("a1", "add", {"user_id": USER, "product": "P", "quantity": 2})]
-    assert told(session.acknowledged("a1")) == [{"type": "pending", "id": "a1"}]
+    assert told(session.on_acknowledged("a1")) == [{"type": "pending", "id": "a1"}]
     assert [frame["type"] for frame in outcome(session, held())] == ["held"]
 
 
@@ -146,7 +146,7 @@ def test_an_outcome_before_the_acknowledgement_sends_pending_first() -> None:
     session = a_session()
     add(session)
     assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
-    assert session.acknowledged("a1") == []
+    assert session.on_acknowledged("a1") == []
 
 
 def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
@@ -154,19 +154,19 @@ def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     add(asking)
     assert [frame["type"] for frame in outcome(looking, held())] == ["held"]
-    assert looking.acknowledged("a1") == []
+    assert looking.on_acknowledged("a1") == []
 
 
 def test_an_unsolicited_frame_has_no_pending() -> None:
     frame = frames.outcome(cart.Expired(user_id=USER, lines=(), version=3))
-    assert told(a_session().outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
+    assert told(a_session().on_outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
 
 
 def test_a_repeated_frame_is_published_again() -> None:
     session = a_session()
     assert add(session) == add(session)
-    session.acknowledged("a1")
-    assert session.acknowledged("a1") == []
+    session.on_acknowledged("a1")
+    assert session.on_acknowledged("a1") == []
     assert add(session) == add(session)
 
 
@@ -188,7 +188,7 @@ def test_a_repeated_frame_is_published_again() -> None:
 )
 def test_each_frame_becomes_a_request_to_the_carts(frame: dict[str, Any], verb: str, data: dict[str, Any]) -> None:
     assert send(a_session(), id="x", **frame) == [Publish("x", verb, {"user_id": USER, **data})]
-    parsed = cart.REQUEST_VOCABULARY.types[f"holdfast.cart.{verb}"]
+    parsed = cart.REQUEST_REGISTRY.types[f"holdfast.cart.{verb}"]
     parsed.model_validate_json(orjson.dumps({"user_id": USER, **data}))
 
 
@@ -204,7 +204,7 @@ def test_the_frames_trace_goes_along() -> None:
 def test_an_unacknowledged_change_is_unavailable_and_never_refused() -> None:
     session = a_session()
     add(session)
-    frame = error(session.unacknowledged("a1", 2))
+    frame = error(session.on_unacknowledged("a1", 2))
     assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "unavailable", 2)
     assert "a1" not in session.user.unanswered
     assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
@@ -213,8 +213,8 @@ def test_an_unacknowledged_change_is_unavailable_and_never_refused() -> None:
 def test_an_unacknowledged_read_is_unavailable_once() -> None:
     session = a_session()
     send(session, id="c1", type="cart")
-    assert error(session.unacknowledged("c1", 2))["code"] == "unavailable"
-    assert session.unacknowledged("c1", 2) == []
+    assert error(session.on_unacknowledged("c1", 2))["code"] == "unavailable"
+    assert session.on_unacknowledged("c1", 2) == []
     assert not session.user.unanswered
 
 
@@ -222,9 +222,9 @@ def test_the_number_of_awaited_changes_is_bounded() -> None:
     session = a_session(a_shopper(changes=None))
     for number in range(MAX_AWAITED + 1):
         add(session, f"a{number}")
-        session.unacknowledged(f"a{number}", 2)
-    assert session.acknowledged("a0") == []
-    assert len(session.acknowledged("a1")) == 1
+        session.on_unacknowledged(f"a{number}", 2)
+    assert session.on_acknowledged("a0") == []
+    assert len(session.on_acknowledged("a1")) == 1
 
 
 # ---- reads ----------------------------------------------------------------------------------------------------------
@@ -234,19 +234,19 @@ def test_a_read_is_answered_once_and_only_to_its_socket() -> None:
     shopper = a_shopper()
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     send(asking, id="c1", type="cart")
-    assert looking.answered("c1", [b"x"]) == []
-    assert asking.answered("c1", [b"x", b"y"]) == [b"x", b"y"]
-    assert asking.answered("c1", [b"x"]) == []
+    assert looking.on_read_answered("c1", [b"x"]) == []
+    assert asking.on_read_answered("c1", [b"x", b"y"]) == [b"x", b"y"]
+    assert asking.on_read_answered("c1", [b"x"]) == []
     assert not shopper.unanswered
 
 
 def test_a_read_without_an_answer_is_unavailable() -> None:
     session = a_session()
     send(session, id="c1", type="cart")
-    assert session.due == NOW + 10
+    assert session.next_wakeup == NOW + 10
     frame = error(session.tick(NOW + 10))
     assert (frame["id"], frame["code"], frame["retry_after"]) == ("c1", "unavailable", 1)
-    assert session.due == session.closes_at
+    assert session.next_wakeup == session.closes_at
 
 
 def test_two_sockets_may_use_one_id_for_their_reads() -> None:
@@ -272,8 +272,8 @@ def test_resume_settles_the_requests_that_it_reports() -> None:
     message = cart.Resumed(
         user_id=USER, id="r1", session="s1", cart=cart.CartView(version=1), outcomes=(stored,), unknown=("b2",)
     )
-    session.resolved(message)
-    assert session.acknowledged("a1") == []
+    session.on_resumed(message)
+    assert session.on_acknowledged("a1") == []
     assert "a1" not in session.user.unanswered
     assert isinstance(stored.outcome, StoredRefused)
     shown = told([frames.outcome(stored.outcome, stored.id, replayed=True), frames.resumed(message)])
@@ -351,14 +351,14 @@ def test_a_rejection_goes_only_to_the_socket_that_sent_the_request() -> None:
     asking, looking = a_session(shopper), a_session(shopper, "s2")
     add(asking)
     message = cart.Error(user_id=USER, id="a1", code="id_reused", detail="used before")
-    assert error(asking.rejected(message))["code"] == "id_reused"
-    assert looking.rejected(message) == []
+    assert error(asking.on_rejected(message))["code"] == "id_reused"
+    assert looking.on_rejected(message) == []
 
 
 def test_a_rejected_read_names_the_invalid_field() -> None:
     session = a_session()
     send(session, id="k", type="check", product="P")
-    frame = error(session.rejected(cart.Error(user_id=USER, id="k", code="bad_field", detail="ahead", field="time")))
+    frame = error(session.on_rejected(cart.Error(user_id=USER, id="k", code="bad_field", detail="ahead", field="time")))
     assert (frame["code"], frame["field"]) == ("bad_field", "time")
     assert not session.user.unanswered
 
@@ -374,7 +374,7 @@ def test_64_requests_may_be_unanswered_on_all_sockets_of_a_user() -> None:
     assert error(add(one, "b"))["code"] == "too_many"
     assert error(send(two, id="c", type="cart"))["code"] == "too_many"
     assert isinstance(add(one, "a1")[0], Publish), "one of the 64, sent again"
-    shopper.settle("a1")
+    shopper.release("a1")
     assert isinstance(add(one, "b")[0], Publish)
 
 
@@ -383,7 +383,7 @@ def test_a_client_at_its_limit_may_still_resume() -> None:
     session = a_session(shopper)
     for number in range(64):
         add(session, f"a{number}")
-    for number in range(MAX_RESUMES):
+    for number in range(MAX_EXTRA_RESUMES):
         (request,) = send(session, id=f"r{number}", type="resume", version=0, unresolved=[])
         assert isinstance(request, Publish)
     assert error(send(session, id="r", type="resume", version=0, unresolved=[]))["code"] == "too_many"
@@ -453,22 +453,22 @@ def test_the_socket_is_closed_after_the_token_and_the_leeway() -> None:
 def test_expiring_is_sent_once_two_minutes_before() -> None:
     shopper = a_shopper()
     session = a_session(shopper)
-    shopper.note(held(ends=NOW + 900))
-    assert not shopper.nears_its_end(NOW + 779)
-    assert shopper.nears_its_end(NOW + 780)
-    (request,) = session.look_at_end(NOW + 780)
+    shopper.observe_cart(held(ends=NOW + 900))
+    assert not shopper.needs_expiry_warning(NOW + 779)
+    assert shopper.needs_expiry_warning(NOW + 780)
+    (request,) = session.read_before_expiry_warning(NOW + 780)
     assert isinstance(request, Publish)
     assert request.request_id == "s1/end"
-    assert session.look_at_end(NOW + 780) == []
-    warning = shopper.warning(NOW + 780)
+    assert session.read_before_expiry_warning(NOW + 780) == []
+    warning = shopper.take_expiry_warning(NOW + 780)
     assert warning is not None
-    assert told([warning]) == [{"type": "expiring", "expires_at": frames.moment(NOW + 900), "version": 1}]
-    assert shopper.warning(NOW + 781) is None
+    assert told([warning]) == [{"type": "expiring", "expires_at": frames.format_time(NOW + 900), "version": 1}]
+    assert shopper.take_expiry_warning(NOW + 781) is None
 
 
 def test_the_read_before_the_warning_is_retried() -> None:
     session = a_session()
-    session.look_at_end(NOW)
+    session.read_before_expiry_warning(NOW)
     (again,) = session.tick(NOW + 5)
     assert isinstance(again, Publish)
     assert again.request_id == "s1/end"
@@ -477,49 +477,49 @@ def test_the_read_before_the_warning_is_retried() -> None:
 def test_a_later_expiry_is_warned_of_again() -> None:
     shopper = a_shopper()
     a_session(shopper)
-    shopper.note(held(ends=NOW + 100))
-    assert shopper.warning(NOW)
-    shopper.note(held(version=2, ends=NOW + 900))
-    assert shopper.warning(NOW + 1) is None
-    assert shopper.warning(NOW + 790)
+    shopper.observe_cart(held(ends=NOW + 100))
+    assert shopper.take_expiry_warning(NOW)
+    shopper.observe_cart(held(version=2, ends=NOW + 900))
+    assert shopper.take_expiry_warning(NOW + 1) is None
+    assert shopper.take_expiry_warning(NOW + 790)
 
 
 def test_no_warning_for_an_empty_or_expired_cart_or_without_a_socket() -> None:
     shopper = a_shopper()
-    assert shopper.warning(NOW) is None
-    shopper.note(held(ends=NOW + 60))
-    assert shopper.warning(NOW) is None, "nobody is here"
+    assert shopper.take_expiry_warning(NOW) is None
+    shopper.observe_cart(held(ends=NOW + 60))
+    assert shopper.take_expiry_warning(NOW) is None, "nobody is here"
     a_session(shopper)
-    assert shopper.warning(NOW + 60) is None, "it is over"
-    shopper.note(cart.CartView(version=1, expires_at=datetime.fromtimestamp(NOW + 60, UTC)))
-    assert shopper.warning(NOW) is None, "it is empty"
+    assert shopper.take_expiry_warning(NOW + 60) is None, "it is over"
+    shopper.observe_cart(cart.CartView(version=1, expires_at=datetime.fromtimestamp(NOW + 60, UTC)))
+    assert shopper.take_expiry_warning(NOW) is None, "it is empty"
 
 
 def test_only_newer_messages_change_the_state() -> None:
     shopper = a_shopper()
-    shopper.note(held(version=5, ends=NOW + 900))
-    shopper.note(held(version=4, ends=NOW + 100))
-    shopper.note(cart.CartView(version=4))
-    shopper.note(cart.Expired(user_id=USER, lines=(), version=5))
+    shopper.observe_cart(held(version=5, ends=NOW + 900))
+    shopper.observe_cart(held(version=4, ends=NOW + 100))
+    shopper.observe_cart(cart.CartView(version=4))
+    shopper.observe_cart(cart.Expired(user_id=USER, lines=(), version=5))
     assert (shopper.cart_version, shopper.cart_expires_at) == (5, NOW + 900)
-    shopper.note(cart.Removed(user_id=USER, id="r", version=6))
+    shopper.observe_cart(cart.Removed(user_id=USER, id="r", version=6))
     assert (shopper.cart_version, shopper.cart_expires_at) == (6, NOW + 900)
-    shopper.note(cart.Refused(user_id=USER, id="r", reason="limit"))
+    shopper.observe_cart(cart.Refused(user_id=USER, id="r", reason="limit"))
     line = Line(product="P", quantity=1, price=Money(amount=1, currency="GBP"))
-    shopper.note(cart.CartView(version=6, expires_at=datetime.fromtimestamp(NOW + 50, UTC), lines=(line,)))
+    shopper.observe_cart(cart.CartView(version=6, expires_at=datetime.fromtimestamp(NOW + 50, UTC), lines=(line,)))
     assert shopper.cart_expires_at == NOW + 50
-    shopper.note(cart.Expired(user_id=USER, lines=(), version=7))
+    shopper.observe_cart(cart.Expired(user_id=USER, lines=(), version=7))
     assert shopper.cart_version == 7
     assert shopper.cart_expires_at is None
 
 
 def test_an_idle_user_may_be_dropped() -> None:
     shopper = a_shopper()
-    assert not shopper.idle(NOW + 60)
-    assert shopper.idle(NOW + 121)
+    assert not shopper.is_idle(NOW + 60)
+    assert shopper.is_idle(NOW + 121)
     shopper.register("a", NOW)
-    assert not shopper.idle(NOW + 121)
-    assert shopper.idle(NOW + 901), "an answer that never came holds nobody for ever"
+    assert not shopper.is_idle(NOW + 121)
+    assert shopper.is_idle(NOW + 901), "an answer that never came holds nobody for ever"
 
 
 # ---- when the whole shop has too much to do -------------------------------------------------------------------------
@@ -527,7 +527,7 @@ def test_an_idle_user_may_be_dropped() -> None:
 
 def test_an_overloaded_shop_refuses_requests_at_once() -> None:
     in_flight = InFlight(Admission(2))
-    shoppers = [Shopper(f"u{number}", Rules(), NOW, in_flight) for number in range(3)]
+    shoppers = [UserState(f"u{number}", UserLimits(), NOW, in_flight) for number in range(3)]
     sessions = [a_session(shopper, f"s{number}") for number, shopper in enumerate(shoppers)]
     assert all(isinstance(add(session)[0], Publish) for session in sessions[:2])
     refused = error(add(sessions[2]))
@@ -536,5 +536,5 @@ def test_an_overloaded_shop_refuses_requests_at_once() -> None:
     assert isinstance(add(sessions[0])[0], Publish), "what is under way may be sent again"
     assert isinstance(send(sessions[2], id="r", type="resume", version=0)[0], Publish), "who was cut off may come back"
     outcome(sessions[0], held())
-    shoppers[0].settle("a1")
+    shoppers[0].release("a1")
     assert isinstance(add(sessions[2])[0], Publish), "there is room again"

@@ -13,12 +13,12 @@ from cart_service import messages as cart
 from infrastructure.envelope import Envelope
 from inventory_service.messages import Line, Money
 from rest_api import told as duplicates
-from rest_api.hub import Hub
+from rest_api.hub import ConnectionManager
 from rest_api.model import Session
 from rest_api.server_frames import Server
-from rest_api.shopper import Rules
-from rest_api.ticker import Ticker
-from rest_api.told import KEPT_SECONDS, Told
+from rest_api.shopper import UserLimits
+from rest_api.ticker import StockBroadcaster
+from rest_api.told import MIN_AGE_SECONDS, RecentFrames
 from rest_api.websocket.in_flight import Registration
 from tests.testkit.resumption import Wire
 
@@ -51,12 +51,14 @@ class Edge:
             return {}
 
         gateway: Any = SimpleNamespace(fault=None, publish=publish)
-        self.hub = Hub(gateway, names=names, currency="GBP", rules=Rules(), ticker=Ticker())
+        self.hub = ConnectionManager(
+            gateway, product_names=names, currency="GBP", user_limits=UserLimits(), stock_broadcaster=StockBroadcaster()
+        )
         self.wire = Wire()
-        self.session = Session("s1", self.hub.shopper(USER), expires_at=2e9)
+        self.session = Session("s1", self.hub.user_state(USER), expires_at=2e9)
 
     async def enter(self) -> None:
-        await self.hub.enter(self.session, self.wire)
+        await self.hub.connect(self.session, self.wire)
         self.wire.down.clear()
 
     async def hear(self, message: cart.Response, *, ago: float = 0) -> list[dict[str, Any]]:
@@ -65,7 +67,7 @@ class Edge:
         data = message.model_dump(mode="json", exclude_none=True)
         event = Envelope(id="e", source="/cart", type=message.TYPE, subject=USER, time=time, data=data)
         record: Any = SimpleNamespace(key=event.key, value=event.encode(), topic="t", partition=0, offset=0)
-        await self.hub.handle([record])
+        await self.hub.dispatch_responses([record])
         told = [json.loads(text) for text in self.wire.down]
         self.wire.down.clear()
         for frame in told:
@@ -113,14 +115,14 @@ async def test_a_mark_is_not_set_twice(edge: Edge) -> None:
 
 
 def test_frames_are_remembered_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
-    assert not told.before("ann", b"x", 0.0)
-    assert not told.before("bob", b"x", 0.0), "another's is another"
-    assert told.before("ann", b"x", KEPT_SECONDS)
+    told = RecentFrames()
+    assert not told.seen("ann", b"x", 0.0)
+    assert not told.seen("bob", b"x", 0.0), "another's is another"
+    assert told.seen("ann", b"x", MIN_AGE_SECONDS)
     for round_ in (2, 3, 4):
-        told.before("ann", b"y", round_ * KEPT_SECONDS)
-    assert not told.before("ann", b"x", 4 * KEPT_SECONDS)
+        told.seen("ann", b"y", round_ * MIN_AGE_SECONDS)
+    assert not told.seen("ann", b"x", 4 * MIN_AGE_SECONDS)
     monkeypatch.setattr(duplicates, "MAX_FRAMES", 10)
     for number in range(1000):
-        told.before("ann", b"%d" % number, 5 * KEPT_SECONDS)
+        told.seen("ann", b"%d" % number, 5 * MIN_AGE_SECONDS)
     assert len(told._current) + len(told._previous) <= 20

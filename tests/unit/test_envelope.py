@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cart_service import messages as cart
-from infrastructure.envelope import MAX_VALUE_BYTES, Envelope, Undecodable
+from infrastructure.envelope import MAX_VALUE_BYTES, Envelope, UndecodableError
 
 EVENT = Envelope(
     id="ann/1/add",
@@ -32,7 +32,7 @@ def changed(**fields: object) -> bytes:
 def test_an_event_is_one_line_of_json_and_reads_back_as_it_was() -> None:
     assert EVENT.encode() == GOLDEN
     assert Envelope.decode(b"ann", GOLDEN) == EVENT
-    assert cart.REQUEST_VOCABULARY.parse(EVENT) == cart.Add(user_id="ann", product="85123A", quantity=2)
+    assert cart.REQUEST_REGISTRY.parse(EVENT) == cart.Add(user_id="ann", product="85123A", quantity=2)
 
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -88,7 +88,7 @@ def test_an_event_without_a_time_or_with_a_class_and_no_data_is_an_error() -> No
 
 def test_fields_may_be_added() -> None:
     value = changed(data={"user_id": "ann", "product": "85123A", "quantity": 2, "colour": "red"}, tenant="x")
-    assert cart.REQUEST_VOCABULARY.parse(Envelope.decode(b"ann", value)) == cart.REQUEST_VOCABULARY.parse(EVENT)
+    assert cart.REQUEST_REGISTRY.parse(Envelope.decode(b"ann", value)) == cart.REQUEST_REGISTRY.parse(EVENT)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_fields_may_be_added() -> None:
     ],
 )
 def test_a_record_that_cannot_be_processed_has_a_reason(key: bytes | None, value: bytes | None, reason: str) -> None:
-    with pytest.raises(Undecodable) as caught:
-        cart.REQUEST_VOCABULARY.parse(Envelope.decode(key, value))
+    with pytest.raises(UndecodableError) as caught:
+        cart.REQUEST_REGISTRY.parse(Envelope.decode(key, value))
     assert caught.value.reason == reason
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode), st.binary(min_size=1, max_size=20))
 def test_any_bytes_are_decoded_or_undecodable(value: bytes, key: bytes) -> None:
-    with pytest.raises(Undecodable):
-        cart.REQUEST_VOCABULARY.parse(Envelope.decode(key, value))
+    with pytest.raises(UndecodableError):
+        cart.REQUEST_REGISTRY.parse(Envelope.decode(key, value))

@@ -16,7 +16,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from infrastructure.broker import ConsumerDiedError
+from infrastructure.broker import ConsumerCrashedError
 from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
 
 HERE = TopicPartition("changelog", 0)
@@ -286,12 +286,12 @@ async def test_a_crashed_fetcher_crashes_the_worker() -> None:
     reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await watch(Watched(reading))
     reading.set_exception(OSError("gone"))
-    with pytest.raises(ConsumerDiedError) as died:
+    with pytest.raises(ConsumerCrashedError) as died:
         await watch(Watched(reading))
     assert isinstance(died.value.__cause__, OSError)
     reading = asyncio.get_running_loop().create_future()
     reading.cancel()
-    with pytest.raises(ConsumerDiedError):
+    with pytest.raises(ConsumerCrashedError):
         await watch(Watched(reading))
 
 

@@ -12,7 +12,7 @@ from infrastructure import metrics
 from infrastructure.broker import partition_of
 from infrastructure.dead_letter_limit import MIN_RECORDS, DeadLetterLimit
 from infrastructure.dead_letters import Record
-from infrastructure.guard import Guard, Handler, Received, Transient
+from infrastructure.guard import BatchProcessor, Handler, ReceivedMessage, Transient
 from tests.unit.test_envelope import EVENT, GOLDEN, changed
 
 PARTITIONS = 24
@@ -24,7 +24,7 @@ TOPIC = cart.REQUESTS.name
 class Shell:
     """A handler that records its calls and the sent records, with planned failures."""
 
-    handle: Callable[[Sequence[Received[cart.Request]]], Awaitable[None]] | None = None
+    handle: Callable[[Sequence[ReceivedMessage[cart.Request]]], Awaitable[None]] | None = None
     batches: list[list[str]] = field(default_factory=list)
     failed: list[tuple[str, int]] = field(default_factory=list)
     """Requests whose permanent failure was handled, each with the number of dead letters sent by then."""
@@ -35,24 +35,24 @@ class Shell:
     wanted: Callable[[bytes], bool] | None = None
     leave: Callable[[], None] | None = None
 
-    def guard(self) -> Guard[cart.Request]:
-        handler = Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, self._handle, self._fail, wanted=self.wanted)
-        return Guard(
+    def guard(self) -> BatchProcessor[cart.Request]:
+        handler = Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, self._handle, self._fail, prefilter=self.wanted)
+        return BatchProcessor(
             handler,
             service="cart",
             name=TOPIC,
             partitions=PARTITIONS,
             send=self._send,
-            leaving=self._leaving,
+            on_shutdown=self._leaving,
             limit=self.limit,
         )
 
-    async def _handle(self, batch: Sequence[Received[cart.Request]]) -> None:
+    async def _handle(self, batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
         self.batches.append([received.event.requestid or "" for received in batch])
         if self.handle:
             await self.handle(batch)
 
-    async def _fail(self, received: Received[cart.Request], _: Exception) -> None:
+    async def _fail(self, received: ReceivedMessage[cart.Request], _: Exception) -> None:
         self.failed.append((received.event.requestid or "", len(self.letters())))
 
     async def _send(self, topic: str, key: bytes | None, value: bytes) -> None:
@@ -109,7 +109,7 @@ async def test_a_transient_failure_is_retried_without_loss() -> None:
 
 
 async def test_one_bad_request_in_a_batch_is_found_dead_lettered_and_decided() -> None:
-    async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+    async def handle(batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
         if any(received.event.requestid == "bad" for received in batch):
             raise ValueError("it cannot be")
 
@@ -262,7 +262,7 @@ async def test_at_the_limit_the_batch_is_held_and_nothing_more_is_dead_lettered(
     shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
     guard = shell.guard()
     await guard(bad(30))
-    assert guard.why_not_ready() is None
+    assert guard.readiness_problem() is None
     holding = asyncio.create_task(guard([*bad(1), *requested("a")]))
     before = guard.attempts
     for _ in range(20):
@@ -281,7 +281,7 @@ async def test_a_held_batch_makes_the_worker_unready_with_a_sentence(caplog: pyt
     holding = asyncio.create_task(guard(bad(31)))
     for _ in range(200):
         await asyncio.sleep(0)
-    problem = guard.why_not_ready() or ""
+    problem = guard.readiness_problem() or ""
     for part in (TOPIC, "30 of 31 records", "not_json", "holdfast dlq list", "restart", "DEAD_LETTER_LIMIT_PER_MINUTE"):
         assert part in problem
     assert problem in caplog.messages
@@ -315,7 +315,7 @@ async def test_a_handler_that_fails_on_everything_reaches_the_limit_too() -> Non
         await asyncio.sleep(0)
     assert not holding.done()
     assert len(shell.letters()) == len(shell.failed) == 30
-    assert "a bug" in (guard.why_not_ready() or "")
+    assert "a bug" in (guard.readiness_problem() or "")
     holding.cancel()
 
 
@@ -333,7 +333,7 @@ async def test_records_that_the_prefilter_skips_do_not_count_for_the_share() -> 
     for _ in range(400):
         await asyncio.sleep(0)
     assert not holding.done()
-    assert guard.why_not_ready()
+    assert guard.readiness_problem()
     holding.cancel()
 
 

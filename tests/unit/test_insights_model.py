@@ -14,19 +14,19 @@ from infrastructure.envelope import Envelope, Message
 from inventory_service.messages import Line, Money
 from order_service import messages as orders
 from order_service.insights import agents
-from order_service.insights.messages import LENGTHS, Figures, Takings, window
+from order_service.insights.messages import WINDOW_LENGTHS, Figures, Takings, window_key
 from order_service.insights.model import (
     CART_EVENTS,
     ORDER_EVENTS,
     PAYMENT_EVENTS,
-    Basket,
     Event,
     Fact,
-    fact,
-    learnt,
-    presences,
-    tallies,
-    windows,
+    OrderBasket,
+    count_changes,
+    shoppers_in_windows,
+    sum_by_window,
+    to_fact,
+    windows_containing,
 )
 from order_service.payment import messages as payments
 
@@ -37,7 +37,7 @@ GBP = Money(amount=250, currency="GBP")
 def told(message: Event, at: datetime = NOON) -> Fact | None:
     source = "/" + message.TYPE.split(".")[1]
     event = Envelope(id="x", source=source, type=message.TYPE, subject="k", time=at, data={})
-    return fact(event, message)
+    return to_fact(event, message)
 
 
 def order(kind: type[Message], version: int, **more: object) -> Event:
@@ -119,22 +119,22 @@ def test_facts_that_differ_have_keys_that_differ() -> None:
 def test_too_late_is_older_than_the_topic_keeps_anything() -> None:
     found = told(cart.Expired(user_id="u1", lines=(), version=7))
     assert found is not None
-    assert not found.too_late(NOON + timedelta(days=7))
-    assert found.too_late(NOON + timedelta(days=7, milliseconds=1))
-    assert found.remembered_until == NOON + timedelta(days=8), "its key outlives the last moment at which it counts"
+    assert not found.is_too_late(NOON + timedelta(days=7))
+    assert found.is_too_late(NOON + timedelta(days=7, milliseconds=1))
+    assert found.stored_until == NOON + timedelta(days=8), "its key outlives the last moment at which it counts"
 
 
 def test_only_what_may_count_is_read() -> None:
     for vocabulary, wanted in (
-        (ORDER_EVENTS, agents.WANTED_ORDERS),
-        (PAYMENT_EVENTS, agents.WANTED_PAYMENTS),
-        (CART_EVENTS, agents.WANTED_CARTS),
+        (ORDER_EVENTS, agents.ORDER_EVENT_FILTER),
+        (PAYMENT_EVENTS, agents.PAYMENT_EVENT_FILTER),
+        (CART_EVENTS, agents.CART_EVENT_FILTER),
     ):
         for kind in vocabulary.types:
             event = Envelope(id="x", source="/cart", type=kind, subject="k", time=NOON, data={})
             assert wanted(event.encode())
     passed = Envelope(id="x", source="/cart", type=cart.Snapshot.TYPE, subject="k", time=NOON, data={})
-    assert not agents.WANTED_CARTS(passed.encode())
+    assert not agents.CART_EVENT_FILTER(passed.encode())
 
 
 # ---- windows -------------------------------------------------------------------------------------------------------
@@ -145,16 +145,18 @@ moments = st.timedeltas(timedelta(0), timedelta(days=3650)).map(lambda since: BE
 
 @given(at=moments, hours=st.integers(-12, 14))
 def test_an_instant_lies_in_one_window_of_each_length(at: datetime, hours: int) -> None:
-    found = dict(windows(at))
-    assert found.keys() == LENGTHS.keys()
+    found = dict(windows_containing(at))
+    assert found.keys() == WINDOW_LENGTHS.keys()
     for by, start in found.items():
-        assert start <= at < start + LENGTHS[by]
-        assert (start - BEGIN) % LENGTHS[by] == timedelta(0)
-    assert dict(windows(at.astimezone(timezone(timedelta(hours=hours))))) == found, "whatever the offset it is told in"
+        assert start <= at < start + WINDOW_LENGTHS[by]
+        assert (start - BEGIN) % WINDOW_LENGTHS[by] == timedelta(0)
+    assert dict(windows_containing(at.astimezone(timezone(timedelta(hours=hours))))) == found, (
+        "whatever the offset it is told in"
+    )
 
 
 def test_windows_are_named_by_their_start() -> None:
-    assert [window(by, start) for by, start in windows(NOON)] == [
+    assert [window_key(by, start) for by, start in windows_containing(NOON)] == [
         "minute/2026-11-21T12:34Z",
         "hour/2026-11-21T12Z",
         "day/2026-11-21",
@@ -166,10 +168,12 @@ def test_numbers_do_not_depend_on_the_order_of_arrival(shifts: list[int], seed: 
     facts = [found for each in shifts if (found := told(committed("A"), NOON + timedelta(seconds=each)))]
     mixed = list(facts)
     seed.shuffle(mixed)  # type: ignore[attr-defined]
-    assert tallies(facts) == tallies(mixed)
-    days = {start for by, start, _, _ in tallies(facts) if by == "day"}
-    for by in LENGTHS:
-        counted = [n for (b, _, figure, _), n in tallies(facts).items() if (b, figure) == (by, "orders_committed")]
+    assert sum_by_window(facts) == sum_by_window(mixed)
+    days = {start for by, start, _, _ in sum_by_window(facts) if by == "day"}
+    for by in WINDOW_LENGTHS:
+        counted = [
+            n for (b, _, figure, _), n in sum_by_window(facts).items() if (b, figure) == (by, "orders_committed")
+        ]
         assert sum(counted) == len(facts), "each falls into exactly one window of each length"
     assert len(days) <= 3
 
@@ -177,10 +181,12 @@ def test_numbers_do_not_depend_on_the_order_of_arrival(shifts: list[int], seed: 
 def test_who_orders_was_there_too() -> None:
     found = told(committed("A"))
     assert found is not None
-    assert Counter(each.figure for each in presences([found])) == {"shoppers": 3, "buyers": 3}
+    assert Counter(each.figure for each in shoppers_in_windows([found])) == {"shoppers": 3, "buyers": 3}
     again = told(committed("B"), NOON + timedelta(milliseconds=1))
     assert again is not None
-    assert {each.key for each in presences([found])} == {each.key for each in presences([again])}, "once a window"
+    assert {each.key for each in shoppers_in_windows([found])} == {each.key for each in shoppers_in_windows([again])}, (
+        "once a window"
+    )
 
 
 # ---- ratios --------------------------------------------------------------------------------------------------------
@@ -204,11 +210,16 @@ def test_ratios() -> None:
         version=1,
     )
     assert figures.orders_per_second == 0.01
-    assert (figures.order_success, figures.payment_success) == (0.75, 0.8)
-    assert (figures.conversion, figures.refusals) == (0.25, 0.25)
+    assert (figures.order_success_rate, figures.payment_success_rate) == (0.75, 0.8)
+    assert (figures.conversion_rate, figures.refusal_rate) == (0.25, 0.25)
     assert (figures.takings[0].average_order, figures.takings[0].revenue) == (250.25, -100)
     empty = Figures(window="hour/2026-11-21T12Z", by="hour", start=NOON, version=1)
-    assert (empty.order_success, empty.payment_success, empty.conversion, empty.refusals) == (None, None, None, None)
+    assert (empty.order_success_rate, empty.payment_success_rate, empty.conversion_rate, empty.refusal_rate) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert Takings(currency="GBP").average_order is None
 
 
@@ -227,10 +238,10 @@ histories = st.lists(
 def test_baskets_are_counted_once_and_taken_out_when_cancelled(history: Sequence[tuple[list[str], list[bool]]]) -> None:
     orders_counted, products, pairs = 0, Counter[str](), Counter[tuple[str, str]]()
     for bought, telling in history:
-        basket = Basket()
+        basket = OrderBasket()
         for committing in telling:
-            after = basket.after(committed(*bought) if committing else CANCELLED)
-            news = learnt([(basket, after)])
+            after = basket.apply(committed(*bought) if committing else CANCELLED)
+            news = count_changes([(basket, after)])
             basket = after
             orders_counted += news.orders
             products.update(news.products)
@@ -243,6 +254,6 @@ def test_baskets_are_counted_once_and_taken_out_when_cancelled(history: Sequence
 
 
 def test_what_stays_as_it_was_adds_nothing() -> None:
-    basket = Basket().after(committed("A", "B"))
-    news = learnt([(basket, basket.after(committed("A", "B"))), (Basket(), Basket().after(CANCELLED))])
+    basket = OrderBasket().apply(committed("A", "B"))
+    news = count_changes([(basket, basket.apply(committed("A", "B"))), (OrderBasket(), OrderBasket().apply(CANCELLED))])
     assert (news.orders, dict(news.products), dict(news.pairs)) == (0, {}, {})

@@ -33,7 +33,7 @@ from inventory_service.messages import (
     Sell,
     Sold,
 )
-from inventory_service.state import EXPIRY_MARK, Answer, Command
+from inventory_service.state import EXPIRY_PREFIX, Command, Reply
 from tests.testkit.inventory_model import NOON, Shop, add, commit, restock, sell, take, to_cart, to_shelf
 
 
@@ -58,7 +58,7 @@ class Checkout(NamedTuple):
 
 Ask = Request | Checkout
 Step = tuple[Ask, str, int, bool]
-History = list[list[tuple[Command, list[Answer]]]]
+History = list[list[tuple[Command, list[Reply]]]]
 
 USERS = st.sampled_from(["ann", "bob", "cyd"])
 PRODUCTS = st.sampled_from(["TEAPOT", "MUG", "TRAY", "NOPE"])
@@ -116,12 +116,12 @@ def _play(shop: Shop, steps: Sequence[Step]) -> History:
     return history
 
 
-def _tell(shop: Shop, batch: list[Command]) -> list[tuple[Command, list[Answer]]]:
+def _tell(shop: Shop, batch: list[Command]) -> list[tuple[Command, list[Reply]]]:
     answers = shop.tell(*batch)
     return [(command, [answer for answer in answers if answer.command is command]) for command in batch]
 
 
-def _changed(answer: Answer) -> bool | None:
+def _changed(answer: Reply) -> bool | None:
     """Whether the outcome of a request, decided now, is a change of its cart; none when it may be."""
     match answer.outcome:
         case Held() | Expired():
@@ -138,7 +138,7 @@ def _changed(answer: Answer) -> bool | None:
 DECIDED = Held | Refused | Removed | Expired | Committed | Sold | Released | Restocked | Reservation
 
 
-def _is_read(answer: Answer) -> bool:
+def _is_read(answer: Reply) -> bool:
     return hasattr(answer.command.request, "session")
 
 
@@ -155,7 +155,7 @@ def test_no_history_breaks_a_rule(steps: list[Step]) -> None:
             assert answers[-1].id == command.id
             for answer in answers:
                 user = command.request.user_id
-                key = (user, EXPIRY_MARK + answer.id) if isinstance(answer.outcome, Expired) else command.key
+                key = (user, EXPIRY_PREFIX + answer.id) if isinstance(answer.outcome, Expired) else command.key
                 rise = answer.cart.revision - revisions[user]
                 assert rise in (0, 1), "revisions are dense and never go back"
                 revisions[user] = answer.cart.revision
@@ -202,11 +202,11 @@ def test_no_order_is_taken_sold_or_given_back_twice_though_the_log_has_forgotten
     shop = _shop()
     commands = [command for batch in _play(shop, steps) for command, _ in batch]
     done = {
-        (type(command.request), entry.content["order_id"])
+        (type(command.request), entry.fingerprint["order_id"])
         for command in commands
         if isinstance(command.request, Commit | Sell | ReleaseOrder | Restock)
         and (entry := shop.log[command.key]).outcome.type in ("committed", "sold", "released", "restocked")
-        and entry.content["order_id"] == command.request.order_id
+        and entry.fingerprint["order_id"] == command.request.order_id
     }
     shop.forget()
     ledger, orders = len(shop.ledger), dict(shop.reserved)
@@ -224,10 +224,10 @@ def test_a_history_ends_the_same_however_it_is_cut_into_batches(steps: list[Step
     whole, cut = [_shop() for _ in range(2)]
     history = _play(whole, steps)
     outcomes = [answer for batch in history for _, answers in batch for answer in answers]
-    alone: list[Answer] = []
+    alone: list[Reply] = []
     for batch in history:
         for command, _ in batch:
-            cut.now = command.accepted
+            cut.now = command.accepted_at
             alone += cut.tell(command)
     assert [(a.id, a.outcome, a.cart, a.replayed) for a in outcomes] == [
         (a.id, a.outcome, a.cart, a.replayed) for a in alone

@@ -31,7 +31,7 @@ from inventory_service.messages import (
 )
 from inventory_service.settings import Settings
 from inventory_service.state import Command
-from inventory_service.store import LOG_KEPT, expiry_id
+from inventory_service.store import LOG_RETENTION, expiry_id
 from tests.testkit.inventory_model import NOON, POUND, RULES, Shop, add, make
 
 # ---- grants and refusals --------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_an_add_holds_more_of_a_product_and_the_answer_carries_the_whole_cart() 
     shop = Shop(TEAPOT=10, MUG=10)
     shop.ask(add("TEAPOT", 2), "r1")
     [answer] = shop.tell(Command("r2", NOON, add("TEAPOT", 3)))
-    until = NOON + RULES.idle
+    until = NOON + RULES.idle_timeout
     assert answer.outcome == Held(product="TEAPOT", quantity=3, line_quantity=5, expires_at=until, version=2)
     assert (answer.cart.revision, answer.cart.expires_at) == (2, until)
     assert [(line.product, line.quantity, line.price) for line in answer.cart.lines] == [("TEAPOT", 5, POUND)]
@@ -137,12 +137,12 @@ def test_two_shoppers_may_use_the_same_id() -> None:
 
 def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
     shop = Shop(TEAPOT=5)
-    old = NOON - RULES.remembered - timedelta(seconds=1)
+    old = NOON - RULES.max_age - timedelta(seconds=1)
     refused = Refused(product="TEAPOT", reason="expired")
     assert shop.ask(add("TEAPOT", 1), "r1", accepted=old) == refused
     assert ("ann", "r1") in shop.log
     assert shop.ask(add("TEAPOT", 1), "r1", accepted=NOON) == refused
-    assert shop.ask(add("TEAPOT", 1), "r2", accepted=NOON - RULES.remembered).version == 1
+    assert shop.ask(add("TEAPOT", 1), "r2", accepted=NOON - RULES.max_age).version == 1
 
 
 def test_a_hold_that_comes_again_when_it_is_old_is_answered_as_long_as_it_is_known_and_changes_nothing() -> None:
@@ -197,14 +197,14 @@ def test_a_failure_that_comes_after_the_decision_changes_nothing() -> None:
 def test_nonsense_that_failed_can_be_noted(command: dict[str, Any]) -> None:
     shop = Shop()
     assert shop.ask(Fail(user_id="ann", command=command), "r1") == Refused(reason="failed")
-    assert set(shop.log["ann", "r1"].content) == {"type"}
+    assert set(shop.log["ann", "r1"].fingerprint) == {"type"}
 
 
 def test_requests_are_remembered_longer_than_any_topic_keeps_them() -> None:
     assert REQUESTS.retention is not None
     segment = timedelta(milliseconds=int(REQUESTS.config()["segment.ms"]))  # Kafka forgets segments, not records
-    assert RULES.remembered <= REQUESTS.retention < REQUESTS.retention + segment < LOG_KEPT
-    assert LOG_KEPT - RULES.remembered > RULES.ahead, "an id must not be forgotten while it may still be used"
+    assert RULES.max_age <= REQUESTS.retention < REQUESTS.retention + segment < LOG_RETENTION
+    assert LOG_RETENTION - RULES.max_age > RULES.max_skew, "an id must not be forgotten while it may still be used"
 
 
 # ---- reads ----------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_a_set_to_the_same_quantity_is_a_grant_of_its_own() -> None:
     shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=1)
     held = shop.ask(make("TEAPOT", 2), "r2")
-    assert (held.version, held.expires_at) == (2, shop.now + RULES.idle)
+    assert (held.version, held.expires_at) == (2, shop.now + RULES.idle_timeout)
     assert (shop.shelves["TEAPOT"].version, len(shop.ledger)) == (2, 1), "but nothing happens to the stock"
 
 
@@ -282,7 +282,7 @@ def test_an_emptied_cart_has_no_end_and_a_new_one_begins_anew() -> None:
     shop.ask(Remove(user_id="ann", product="TEAPOT"), "r2")
     assert shop.holders["ann"].expires_at is None
     shop.later(hours=5)
-    assert shop.ask(add("TEAPOT", 1), "r3").expires_at == shop.now + RULES.idle
+    assert shop.ask(add("TEAPOT", 1), "r3").expires_at == shop.now + RULES.idle_timeout
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
 def test_a_knock_for_a_cart_that_has_shrunk_meanwhile_expires_it_under_its_own_id() -> None:
     shop = Shop(TEAPOT=5, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 2)), Command("r2", NOON, add("MUG", 1)))
-    due = NOON + RULES.idle
+    due = NOON + RULES.idle_timeout
     knocks = [Command(expiry_id("ann", due, revision), due, Expire(user_id="ann", due=due)) for revision in (2, 3)]
     shop.ask(Remove(user_id="ann", product="MUG"), "r3")
     shop.later(minutes=15)
@@ -376,7 +376,7 @@ def test_a_failed_request_leaves_even_a_due_cart_alone() -> None:
 
 
 def test_the_times_can_be_set() -> None:
-    rules = Settings(hold_minutes=1, hold_longest_minutes=2).rules
+    rules = Settings(hold_minutes=1, hold_longest_minutes=2).time_limits
     shop = Shop(TEAPOT=5)
     shop.rules = rules
     assert shop.ask(add("TEAPOT", 1), "r1").expires_at == NOON + timedelta(minutes=1)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from inventory_service.content import content
+from inventory_service.content import fingerprint
 from inventory_service.messages import (
     MAX_LINES,
     MAX_QUANTITY,
-    REQUEST_VOCABULARY,
+    REQUEST_REGISTRY,
     Clear,
     Commit,
     Committed,
@@ -26,7 +26,7 @@ from inventory_service.messages import (
     Restocked,
     Sold,
 )
-from inventory_service.state import STEP_MARK, Command
+from inventory_service.state import STEP_PREFIX, Command
 from tests.testkit.inventory_model import (
     NOON,
     RULES,
@@ -196,7 +196,7 @@ def test_an_order_of_another_shopper_is_nobodys(shop: Shop) -> None:
 
 
 def test_a_commit_comes_too_late_like_any_change_and_its_steps_never_do(shop: Shop) -> None:
-    old = NOON - RULES.remembered - timedelta(seconds=1)
+    old = NOON - RULES.max_age - timedelta(seconds=1)
     assert shop.ask(commit(2), "c1", accepted=old) == refused("expired")
     assert shop.ask(commit(2), "c2", accepted=NOON + timedelta(minutes=6)).type == "bad_field"
     shop.ask(commit(2), "c3")
@@ -208,7 +208,7 @@ def test_no_client_can_take_the_id_of_a_step(shop: Shop) -> None:
     shop.ask(commit(2), "c")
     shop.ask(Remove(user_id="ann", product="NOPE"), "o1/sell")
     assert shop.ask(sell(), "o1/sell") == Sold(order_id="o1")
-    assert ("ann", f"{STEP_MARK}o1/sell") in shop.log
+    assert ("ann", f"{STEP_PREFIX}o1/sell") in shop.log
     assert shop.ask(Remove(user_id="ann", product="NOPE"), "o1/sell").type == "removed"
 
 
@@ -235,7 +235,7 @@ def test_holds_come_back_to_the_cart_at_their_prices_as_after_a_granted_add(shop
     [answer] = shop.tell(Command("o1/release", shop.now, to_cart()))
     assert answer.outcome == Released(order_id="o1", version=5)
     assert (answer.cart.revision, answer.cart.lines) == (5, (line("MUG", 3), line("TEAPOT", 2)))
-    assert answer.cart.expires_at == shop.now + RULES.idle
+    assert answer.cart.expires_at == shop.now + RULES.idle_timeout
     assert shop.reserved["o1"].state == "CANCELLED"
     assert shop.stock("TEAPOT") == (10, 2, 0)
     shop.check()
@@ -365,7 +365,7 @@ def test_a_failed_commit_is_refused_and_its_redrive_hears_the_same(
     assert shop.ask(Fail(user_id="ann", command=command), "c") == refused("failed")
     [again] = shop.tell(Command("c", NOON, request_))
     assert (again.outcome, again.replayed) == (refused("failed"), True)
-    assert "address" not in shop.log["ann", "c"].content, "and no personal data is kept of it"
+    assert "address" not in shop.log["ann", "c"].fingerprint, "and no personal data is kept of it"
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_a_failed_commit_is_refused_and_its_redrive_hears_the_same(
 def test_a_checkout_that_makes_no_sense_can_be_noted(shop: Shop, command: dict[str, Any]) -> None:
     fail = Fail(user_id="ann", command={"type": "holdfast.cart.checkout", **command})
     assert shop.ask(fail, "c") == refused("failed")
-    assert content(fail) == {"type": "checkout", "order_id": "o1"}
+    assert fingerprint(fail) == {"type": "checkout", "order_id": "o1"}
 
 
 @pytest.mark.parametrize(
@@ -389,4 +389,4 @@ def test_a_checkout_that_makes_no_sense_can_be_noted(shop: Shop, command: dict[s
 )
 def test_a_commit_is_of_a_cart_or_of_some_lines(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"version|lines|quantity"):
-        REQUEST_VOCABULARY.types[Commit.TYPE].model_validate({"user_id": "ann", **data})
+        REQUEST_REGISTRY.types[Commit.TYPE].model_validate({"user_id": "ann", **data})

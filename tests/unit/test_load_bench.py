@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from load.bench import chart, report
 from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
-from load.bench.hop import Answer, _drained
+from load.bench.hop import TimedOutcome, _summarize_drain
 from load.bench.machine import busy_seconds, cpu_seconds, rss_bytes
-from load.bench.rounds import Figures, others_fault, ratio
-from load.bench.trust import Distrust, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
+from load.bench.rounds import SideResult, compute_ratio, interference_reason
+from load.bench.trust import Inconclusive, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
 
 STEADY = [Pair(20, 10), Pair(22, 11), Pair(27, 9)]
 
@@ -39,7 +39,7 @@ def test_three_steady_pairs_make_a_ratio() -> None:
 )
 def test_what_drifts_or_is_faulty_makes_a_sentence_instead(pairs: list[Pair], why: str) -> None:
     found = compare(pairs)
-    assert isinstance(found, Distrust)
+    assert isinstance(found, Inconclusive)
     assert "could not be trusted" in found.reason
     assert why in found.reason
 
@@ -103,11 +103,11 @@ def three(ours: float, base: float, **more: Any) -> dict[str, Any]:
 
 
 def test_a_row_is_divided_by_its_base() -> None:
-    found = ratio(three(9, 3), LATENCY.rows[0])
+    found = compute_ratio(three(9, 3), LATENCY.rows[0])
     assert isinstance(found, Ratio)
     assert found.spread.median == 3
-    late = ratio(three(9, 3, faults={"p50@10": "late"}), LATENCY.rows[0])
-    assert isinstance(late, Distrust)
+    late = compute_ratio(three(9, 3, faults={"p50@10": "late"}), LATENCY.rows[0])
+    assert isinstance(late, Inconclusive)
 
 
 def test_the_page_has_a_table_a_ratio_or_the_reason_there_is_none(tmp_path: Path) -> None:
@@ -139,24 +139,24 @@ def test_every_experiment_is_about_figures_with_names_of_their_own() -> None:
 
 
 def test_values_are_kept_to_five_digits() -> None:
-    told = Figures()
-    told.note("a", 1234.5678, "late")
-    assert (told.values, told.faults) == ({"a": 1234.6}, {"a": "late"})
+    told = SideResult()
+    told.add("a", 1234.5678, "late")
+    assert (told.values, told.invalid_reasons) == ({"a": 1234.6}, {"a": "late"})
 
 
 def test_charts_of_nothing_and_of_odd_names_are_still_pictures() -> None:
     for svg in (
-        chart.lines("a < b & c", "x", "y", {}),
-        chart.lines("t", "x", "y", {"<s>": [(10, Spread(1, 0.5, 2)), (0, Spread(0, 0, 0))]}),
-        chart.bars("t", "u", {}),
-        chart.bars("t", "u", {"g": {"a&b": Spread(3, 2, 4)}}),
+        chart.render_line_chart("a < b & c", "x", "y", {}),
+        chart.render_line_chart("t", "x", "y", {"<s>": [(10, Spread(1, 0.5, 2)), (0, Spread(0, 0, 0))]}),
+        chart.render_bar_chart("t", "u", {}),
+        chart.render_bar_chart("t", "u", {"g": {"a&b": Spread(3, 2, 4)}}),
     ):
         assert ET.fromstring(svg).tag.endswith("svg")
 
 
 def test_a_busy_machine_cannot_be_measured_on() -> None:
-    assert others_fault(0.0) is None
-    assert "other programs used 1000.00 cores" in str(others_fault(1000.0))
+    assert interference_reason(0.0) is None
+    assert "other programs used 1000.00 cores" in str(interference_reason(1000.0))
 
 
 def test_the_processor_time_of_a_child_that_has_ended_still_counts() -> None:
@@ -174,9 +174,9 @@ def test_the_processor_time_of_a_child_that_has_ended_still_counts() -> None:
 
 
 def test_answers_before_the_last_worker_was_ready_do_not_count() -> None:
-    answers = [Answer("held", 100 + second) for second in range(10)]
-    one = _drained(answers, {"held": 10}, begun=99, ready=5, workers=1)
-    assert (one.counted, one.seconds, one.first_seconds) == (10, 9, 1)
-    two = _drained(answers, {"held": 10}, begun=99, ready=5, workers=2)
-    assert (two.counted, two.seconds) == (6, 5)
-    assert two.holds_a_second == pytest.approx(1.2)
+    answers = [TimedOutcome("held", 100 + second) for second in range(10)]
+    one = _summarize_drain(answers, {"held": 10}, begun=99, ready=5, workers=1)
+    assert (one.granted, one.seconds, one.first_seconds) == (10, 9, 1)
+    two = _summarize_drain(answers, {"held": 10}, begun=99, ready=5, workers=2)
+    assert (two.granted, two.seconds) == (6, 5)
+    assert two.holds_per_second == pytest.approx(1.2)

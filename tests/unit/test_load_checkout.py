@@ -2,7 +2,7 @@
 
 import pytest
 
-from load.bench.checkout import STAGES, _been_through
+from load.bench.checkout import STAGES, _reached_stages
 from load.bench.experiments import CHECKOUT
 from load.bench.rounds import OURS
 
@@ -22,12 +22,12 @@ def order(status: str) -> dict[str, str]:
     ],
 )
 def test_a_status_stands_for_all_that_came_before_it(status: str, stages: list[str]) -> None:
-    assert list(_been_through(order(status))) == stages
+    assert list(_reached_stages(order(status))) == stages
 
 
 def test_what_is_no_order_is_no_stage() -> None:
-    assert not _been_through({"type": "pending", "id": "c1"})
-    assert not _been_through({"type": "refused", "id": "c1", "reason": "cart_changed"})
+    assert not _reached_stages({"type": "pending", "id": "c1"})
+    assert not _reached_stages({"type": "refused", "id": "c1", "reason": "cart_changed"})
 
 
 def test_each_stage_is_divided_by_the_sum_of_its_hops_and_commits() -> None:

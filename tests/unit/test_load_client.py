@@ -11,14 +11,14 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from load.client import Shopper
 from load.protocol import SUBPROTOCOL
-from load.shop import Guest, Shop, ShopAwayError, TurnedAwayError
+from load.shop import ConnectionRejectedError, Guest, ShopClient, ShopUnavailableError
 
 Line = Callable[[web.WebSocketResponse, web.Request], Awaitable[None]]
 GUEST = Guest("user-1", "first-token", "2026-11-21T03:24:41.118Z")
 
 
 @asynccontextmanager
-async def edge(*lines: Line) -> AsyncIterator[Shop]:
+async def edge(*lines: Line) -> AsyncIterator[ShopClient]:
     """A shop whose first sockets go as `lines` say, and all others as the last of them."""
     calls = 0
 
@@ -41,7 +41,7 @@ async def edge(*lines: Line) -> AsyncIterator[Shop]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        async with Shop(f"http://127.0.0.1:{runner.addresses[0][1]}", chance=lambda: 0.0) as shop:
+        async with ShopClient(f"http://127.0.0.1:{runner.addresses[0][1]}", chance=lambda: 0.0) as shop:
             yield shop
     finally:
         await runner.cleanup()
@@ -72,9 +72,9 @@ async def grant_everything(socket: web.WebSocketResponse, _: web.Request) -> Non
 
 async def test_an_add_is_answered() -> None:
     async with edge(grant_everything) as shop, Shopper(shop, GUEST) as shopper:
-        answer = await shopper.ask("add", product="A", quantity=1)
+        answer = await shopper.request("add", product="A", quantity=1)
         assert answer["type"] == "held"
-        assert (shopper.conversation.version, shopper.conversation.lines) == (1, {"A": 1})
+        assert (shopper.state.version, shopper.state.lines) == (1, {"A": 1})
 
 
 async def test_the_credentials_and_the_subprotocol_are_sent() -> None:
@@ -114,7 +114,8 @@ async def test_after_a_cut_it_resumes_and_says_again_what_the_shop_does_not_know
 
     async with edge(cut, remember) as shop, Shopper(shop, GUEST, chance=lambda: 0.0) as shopper:
         answers = await asyncio.gather(
-            shopper.ask("add", id_="a1", product="A", quantity=1), shopper.ask("add", id_="b2", product="A", quantity=1)
+            shopper.request("add", id_="a1", product="A", quantity=1),
+            shopper.request("add", id_="b2", product="A", quantity=1),
         )
         assert [(answer["id"], answer["version"]) for answer in answers] == [("a1", 1), ("b2", 2)]
         assert [(frame["type"], frame["unresolved"]) for frame in resumed] == [("resume", ["a1", "b2"])]
@@ -138,7 +139,7 @@ async def test_a_shop_that_hangs_up_on_the_resume_is_called_again() -> None:
 
     lines = [cut, *[overloaded] * 5, answer_all]
     async with edge(*lines) as shop, Shopper(shop, GUEST, chance=lambda: 0.0) as shopper:
-        assert (await shopper.ask("add", product="A", quantity=1))["type"] == "held"
+        assert (await shopper.request("add", product="A", quantity=1))["type"] == "held"
 
 
 async def test_an_expired_token_is_renewed_before_the_next_call() -> None:
@@ -162,11 +163,11 @@ async def test_a_line_that_is_closed_for_good_ends_what_waits() -> None:
         await socket.close(code=4403)
 
     async with edge(forbid) as shop, Shopper(shop, GUEST) as shopper:
-        with pytest.raises(TurnedAwayError, match="4403"):
-            await shopper.ask("add", product="A", quantity=1)
+        with pytest.raises(ConnectionRejectedError, match="4403"):
+            await shopper.request("add", product="A", quantity=1)
 
 
 async def test_no_shop_is_said_in_one_sentence() -> None:
-    async with Shop("http://127.0.0.1:1") as shop:
-        with pytest.raises(ShopAwayError, match=r"no shop answers at http://127\.0\.0\.1:1 "):
-            await shop.guest()
+    async with ShopClient("http://127.0.0.1:1") as shop:
+        with pytest.raises(ShopUnavailableError, match=r"no shop answers at http://127\.0\.0\.1:1 "):
+            await shop.create_guest()

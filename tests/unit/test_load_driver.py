@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from load.driver import Crowd, drive, saturate
-from load.figures import ANSWER_SECONDS, Histogram, Measured, driver_fault, lines_of
-from load.schedule import Baskets, instants, shoppers_needed, usual_shoppers
-from load.wire import Peer
+from load.driver import ShopperPool, run_closed_loop, run_open_loop
+from load.figures import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement, driver_invalid_reason, format_measurement
+from load.schedule import RequestMix, default_shoppers, send_times, shoppers_needed
+from load.wire import RawServerConnection
 
 
 def test_constant_arrivals_are_equally_far_apart() -> None:
-    assert [*instants(4, 1.5, "constant", random.random)] == [0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    assert [*send_times(4, 1.5, "constant", random.random)] == [0, 0.25, 0.5, 0.75, 1.0, 1.25]
 
 
 def test_random_arrivals_have_the_rate_and_end_in_time() -> None:
     dice = random.Random(1)
-    found = [*instants(100, 50, "poisson", dice.random)]
+    found = [*send_times(100, 50, "poisson", dice.random)]
     assert all(earlier < later for earlier, later in pairwise(found))
     assert min(found) > 0
     assert max(found) < 50
@@ -35,35 +35,35 @@ def test_random_arrivals_have_the_rate_and_end_in_time() -> None:
 )
 def test_the_limits_say_how_many_shoppers_it_takes(rate: float, seconds: float, limit: int | None, needed: int) -> None:
     assert shoppers_needed(rate, seconds, limit) == needed
-    assert usual_shoppers(rate, seconds, limit) >= max(needed, 10)
+    assert default_shoppers(rate, seconds, limit) >= max(needed, 10)
 
 
 def test_the_shoppers_who_come_by_themselves_are_enough_for_a_long_run() -> None:
     """Each may make 100 changes per minute, and none makes more."""
     for rate in (1, 17, 50, 500):
-        busiest = rate * 3600 / usual_shoppers(rate, 3600, 100)
+        busiest = rate * 3600 / default_shoppers(rate, 3600, 100)
         assert busiest <= 100 + 100 * 60
 
 
 def test_a_mixed_basket_stays_small_and_takes_out_what_it_put_in() -> None:
     dice = random.Random(1)
-    baskets = Baskets(2, ["A", "B", "C", "D"], mixed=True, choose=dice.randrange)
+    baskets = RequestMix(2, ["A", "B", "C", "D"], mixed=True, choose=dice.randrange)
     inside: list[str] = []
     for _ in range(100):
-        kind, product = baskets.next(1)
+        kind, product = baskets.next_request(1)
         if kind == "add":
             inside.append(product)
         else:
             assert product == inside.pop(0)
-        assert len(inside) <= Baskets.LINES
+        assert len(inside) <= RequestMix.MAX_LINES
 
 
 def test_a_basket_that_only_adds_keeps_to_three_lines() -> None:
     dice = random.Random(1)
-    baskets = Baskets(1, [f"P{n}" for n in range(100)], mixed=False, choose=dice.randrange)
-    asked = [baskets.next(0) for _ in range(50)]
+    baskets = RequestMix(1, [f"P{n}" for n in range(100)], mixed=False, choose=dice.randrange)
+    asked = [baskets.next_request(0) for _ in range(50)]
     assert {kind for kind, _ in asked} == {"add"}
-    assert len({product for _, product in asked}) <= Baskets.LINES
+    assert len({product for _, product in asked}) <= RequestMix.MAX_LINES
 
 
 def test_percentiles_are_those_of_what_was_recorded() -> None:
@@ -79,11 +79,11 @@ def test_percentiles_are_those_of_what_was_recorded() -> None:
 
 
 def test_a_late_or_busy_driver_says_so() -> None:
-    assert driver_fault(0.9, 0.39) is None
-    assert "late" in str(driver_fault(1.1, 0.1))
-    assert "busy" in str(driver_fault(0.1, 0.41))
-    measured = Measured(10, 1, 1, core=0.8)
-    assert any("not valid" in line for line in lines_of(measured.as_json()))
+    assert driver_invalid_reason(0.9, 0.39) is None
+    assert "late" in str(driver_invalid_reason(1.1, 0.1))
+    assert "busy" in str(driver_invalid_reason(0.1, 0.41))
+    measured = Measurement(10, 1, 1, core_share=0.8)
+    assert any("not valid" in line for line in format_measurement(measured.as_json()))
 
 
 class Counter:
@@ -95,7 +95,7 @@ class Counter:
         self.hangs_up = False
         self.heard: list[Mapping[str, Any]] = []
 
-    def hear(self, peer: Peer, text: bytes) -> None:
+    def hear(self, peer: RawServerConnection, text: bytes) -> None:
         if self.hangs_up:
             peer.close()
             return
@@ -108,18 +108,18 @@ class Counter:
 
 
 @asynccontextmanager
-async def crowd_at(shop: Counter, number: int) -> AsyncIterator[Crowd]:
-    peers: list[Peer] = []
+async def crowd_at(shop: Counter, number: int) -> AsyncIterator[ShopperPool]:
+    peers: list[RawServerConnection] = []
 
-    def peer() -> Peer:
-        peers.append(Peer(shop.hear))
+    def peer() -> RawServerConnection:
+        peers.append(RawServerConnection(shop.hear))
         return peers[-1]
 
     server = await asyncio.get_running_loop().create_server(peer, "127.0.0.1", 0)
-    crowd = Crowd()
-    await crowd.enter(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", [{}] * number)
+    crowd = ShopperPool()
+    await crowd.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", [{}] * number)
     yield crowd
-    crowd.leave()
+    crowd.close()
     for each in peers:
         each.close()
     server.close()
@@ -127,15 +127,15 @@ async def crowd_at(shop: Counter, number: int) -> AsyncIterator[Crowd]:
     await asyncio.sleep(0.05)  # the transports' own ends
 
 
-def adds(number: int) -> Baskets:
-    return Baskets(number, ["A"], mixed=False, choose=lambda _: 0)
+def adds(number: int) -> RequestMix:
+    return RequestMix(number, ["A"], mixed=False, choose=lambda _: 0)
 
 
 async def test_every_request_is_sent_answered_and_counted_once() -> None:
     shop = Counter({"type": "held"})
     async with crowd_at(shop, 3) as crowd:
-        plan = [*instants(200, 0.2, "constant", random.random)]
-        measured = await drive(crowd, adds(3), plan, rate=200, seconds=0.2)
+        plan = [*send_times(200, 0.2, "constant", random.random)]
+        measured = await run_open_loop(crowd, adds(3), plan, rate=200, seconds=0.2)
     assert (measured.sent, measured.outcomes, measured.lost) == (40, {"held": 40}, 0)
     assert len(measured.latency) == len(measured.lateness) == 40
     assert len({frame["id"] for frame in shop.heard}) == 40
@@ -143,13 +143,13 @@ async def test_every_request_is_sent_answered_and_counted_once() -> None:
 
 
 async def test_what_nobody_answers_is_lost_and_counts_as_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("load.driver.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
     async with crowd_at(Counter({"type": "held"}, every=2), 1) as crowd:
-        measured = await drive(crowd, adds(1), [0, 0.01, 0.02, 0.03], rate=100, seconds=0.04)
+        measured = await run_open_loop(crowd, adds(1), [0, 0.01, 0.02, 0.03], rate=100, seconds=0.04)
     assert (measured.outcomes, measured.lost) == ({"held": 2}, 2)
-    assert measured.latency.at(100) == pytest.approx(200, rel=0.01)
+    assert measured.latency.percentile(100) == pytest.approx(200, rel=0.01)
     assert not measured.as_json()["ok"]
-    assert ANSWER_SECONDS == 10
+    assert ANSWER_TIMEOUT_SECONDS == 10
 
 
 async def test_errors_are_no_goodput_and_a_refusal_says_why() -> None:
@@ -158,24 +158,24 @@ async def test_errors_are_no_goodput_and_a_refusal_says_why() -> None:
         ({"type": "refused", "reason": "out_of_stock"}, "refused out_of_stock"),
     ):
         async with crowd_at(Counter(answer), 1) as crowd:
-            measured = await drive(crowd, adds(1), [0, 0.05], rate=20, seconds=0.2)
+            measured = await run_open_loop(crowd, adds(1), [0, 0.05], rate=20, seconds=0.2)
         assert measured.outcomes == {name: 2}
-        assert measured.in_time == (0 if answer["type"] == "error" else 2)
+        assert measured.answered_in_time == (0 if answer["type"] == "error" else 2)
 
 
 async def test_a_line_that_is_cut_is_told_and_what_it_carried_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("load.driver.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
     shop = Counter(None)
     shop.hangs_up = True
     async with crowd_at(shop, 2) as crowd:
-        measured = await drive(crowd, adds(2), [0, 0.05, 0.1], rate=20, seconds=0.15)
-    assert (measured.cut, measured.lost) == (2, 3)
+        measured = await run_open_loop(crowd, adds(2), [0, 0.05, 0.1], rate=20, seconds=0.15)
+    assert (measured.lost_connections, measured.lost) == (2, 3)
     assert not measured.as_json()["ok"]
 
 
 async def test_a_closed_loop_never_has_more_in_flight_than_it_may() -> None:
     shop = Counter({"type": "held"})
     async with crowd_at(shop, 2) as crowd:
-        measured = await saturate(crowd, adds(2), in_flight=5, seconds=0.2)
+        measured = await run_closed_loop(crowd, adds(2), in_flight=5, seconds=0.2)
     assert measured.sent == measured.outcomes["held"] > 5
     assert not measured.lost

@@ -4,16 +4,16 @@ from collections import Counter
 
 import pytest
 
-from inventory_service.derive import catalogue_of
-from load.measuring import DEFAULT_DAY
-from load.orders import Day, OrdersError, read_day
-from load.replay import Demand
+from inventory_service.derive import catalogue_csv
+from load.measuring import DEFAULT_ORDER_FILE
+from load.orders import OrderFile, OrderFileError, read_order_file
+from load.replay import ProductTotals
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 
 
-def day_of(*lines: str) -> Day:
-    return read_day([HEADER, *lines])
+def day_of(*lines: str) -> OrderFile:
+    return read_order_file([HEADER, *lines])
 
 
 def line(invoice: str = "1", code: str = "10001", name: str = "A", units: object = 1, price: str = "1.00") -> str:
@@ -22,20 +22,20 @@ def line(invoice: str = "1", code: str = "10001", name: str = "A", units: object
 
 def test_an_invoice_is_a_shopper_whose_lines_are_spread_over_its_minute() -> None:
     day = day_of(line(units=2), line(code="10002"), line("2", units=3).replace("8:26", "9:26"))
-    first, second = day.visits
-    assert [(want.at, want.product, want.quantity) for want in first.wants] == [(0, "10001", 2), (30, "10002", 1)]
-    assert [want.at for want in second.wants] == [3600]
+    first, second = day.shoppers
+    assert [(want.at, want.product, want.quantity) for want in first.adds] == [(0, "10001", 2), (30, "10002", 1)]
+    assert [want.at for want in second.adds] == [3600]
     assert day.seconds == 3600
 
 
 def test_lines_of_one_product_in_one_invoice_are_one_demand() -> None:
-    (visit,) = day_of(line(units=2), line(units=3)).visits
-    assert [want.quantity for want in visit.wants] == [5]
+    (visit,) = day_of(line(units=2), line(units=3)).shoppers
+    assert [want.quantity for want in visit.adds] == [5]
 
 
 def test_a_demand_that_no_frame_can_hold_is_asked_in_several() -> None:
-    (visit,) = day_of(line(units=2500)).visits
-    assert [want.quantity for want in visit.wants] == [999, 999, 502]
+    (visit,) = day_of(line(units=2500)).shoppers
+    assert [want.quantity for want in visit.adds] == [999, 999, 502]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_demand_that_no_frame_can_hold_is_asked_in_several() -> None:
 )
 def test_fees_returns_cancellations_and_nameless_lines_are_skipped(skipped: str) -> None:
     day = day_of(skipped, line())
-    assert (len(day.visits), day.skipped) == (1, 1)
+    assert (len(day.shoppers), day.skipped_lines) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def test_fees_returns_cancellations_and_nameless_lines_are_skipped(skipped: str)
     ],
 )
 def test_a_file_that_is_none_is_refused_with_its_line(lines: list[str], why: str) -> None:
-    with pytest.raises(OrdersError, match=why):
-        read_day(lines)
+    with pytest.raises(OrderFileError, match=why):
+        read_order_file(lines)
 
 
 def test_the_shipped_day_asks_for_what_the_catalogue_was_made_of() -> None:
     """Two rules in two places, which must stay one: the products of the day are the products of the catalogue."""
-    with DEFAULT_DAY.open(encoding="utf-8-sig", newline="") as file:
-        day = read_day(file)
-    asked = Counter(want.product for visit in day.visits for want in visit.wants)
-    catalogue = [row.split(",")[0] for row in catalogue_of(DEFAULT_DAY).splitlines()[1:]]
+    with DEFAULT_ORDER_FILE.open(encoding="utf-8-sig", newline="") as file:
+        day = read_order_file(file)
+    asked = Counter(want.product for visit in day.shoppers for want in visit.adds)
+    catalogue = [row.split(",")[0] for row in catalogue_csv(DEFAULT_ORDER_FILE).splitlines()[1:]]
     assert sorted(asked) == catalogue
-    assert (len(day.visits), day.skipped) == (63, 13)
+    assert (len(day.shoppers), day.skipped_lines) == (63, 13)
 
 
 def test_a_product_adds_up_only_when_all_was_answered_and_the_books_agree() -> None:
-    assert Demand(5, 3, Counter(out_of_stock=2), 0, 3).adds_up
-    assert not Demand(5, 3, Counter(out_of_stock=1), 1, 3).adds_up
-    assert not Demand(5, 3, Counter(out_of_stock=2), 0, 4).adds_up
-    assert not Demand(5, 5, Counter(out_of_stock=1), 0, 5).adds_up
+    assert ProductTotals(5, 3, Counter(out_of_stock=2), 0, 3).is_balanced
+    assert not ProductTotals(5, 3, Counter(out_of_stock=1), 1, 3).is_balanced
+    assert not ProductTotals(5, 3, Counter(out_of_stock=2), 0, 4).is_balanced
+    assert not ProductTotals(5, 5, Counter(out_of_stock=1), 0, 5).is_balanced

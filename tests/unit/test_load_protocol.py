@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from load.protocol import MAX_UNRESOLVED, Again, Conversation, Frame, backoff, call_again
+from load.protocol import MAX_UNRESOLVED, ClientState, Frame, Reconnect, backoff_seconds, plan_reconnect
 
 Cart = dict[str, int]
 
 
-def conversation() -> Conversation:
+def conversation() -> ClientState:
     numbers: Iterator[int] = count()
-    return Conversation(lambda: f"own-{next(numbers)}")
+    return ClientState(lambda: f"own-{next(numbers)}")
 
 
 def cart_frame(version: int, lines: Cart, **more: Any) -> dict[str, Any]:
@@ -68,48 +68,48 @@ def test_lost_doubled_and_reordered_frames_leave_the_right_cart(
     asked: list[Frame] = []
     for frame in line:
         before = client.version
-        asked += client.hear(frame).send
+        asked += client.apply(frame).send
         assert client.version >= before
         assert client.lines == carts[client.version]  # the view is always a cart that was once true
         answers = data.draw(st.booleans())
         if asked and answers:  # the shop answers when it likes, perhaps with an older cart
             newest = data.draw(st.integers(0, len(history)))
-            asked += client.hear(cart_frame(newest, carts[newest], id=asked.pop(0)["id"])).send
+            asked += client.apply(cart_frame(newest, carts[newest], id=asked.pop(0)["id"])).send
             assert client.lines == carts[client.version]
         assert client.version >= before
     while asked:
-        asked += client.hear(cart_frame(len(history), carts[-1], id=asked.pop(0)["id"])).send
+        asked += client.apply(cart_frame(len(history), carts[-1], id=asked.pop(0)["id"])).send
     assert (client.version, client.lines) == (len(history), carts[-1])
 
 
 def test_a_jump_asks_for_the_cart_once_and_keeps_the_old_view() -> None:
     client = conversation()
-    assert [frame["type"] for frame in client.hear(told(("held", "A", 1), 2)).send] == ["cart"]
-    assert client.hear(told(("held", "A", 5), 3)).send == []
+    assert [frame["type"] for frame in client.apply(told(("held", "A", 1), 2)).send] == ["cart"]
+    assert client.apply(told(("held", "A", 5), 3)).send == []
     assert (client.version, client.lines) == (0, {})
-    assert client.hear(cart_frame(3, {"A": 5}, id="own-0")).send == []
+    assert client.apply(cart_frame(3, {"A": 5}, id="own-0")).send == []
     assert (client.version, client.lines) == (3, {"A": 5})
 
 
 def test_a_cart_older_than_what_was_told_is_asked_for_again() -> None:
     client = conversation()
-    client.hear(told(("held", "A", 5), 3))
-    assert [frame["type"] for frame in client.hear(cart_frame(2, {"A": 4}, id="own-0")).send] == ["cart"]
+    client.apply(told(("held", "A", 5), 3))
+    assert [frame["type"] for frame in client.apply(cart_frame(2, {"A": 4}, id="own-0")).send] == ["cart"]
 
 
-def said(client: Conversation, id_: str, type_: str = "add") -> Frame:
+def said(client: ClientState, id_: str, type_: str = "add") -> Frame:
     frame = {"id": id_, "type": type_, "product": "A", "quantity": 1}
-    client.say(frame)
+    client.record_sent(frame)
     return frame
 
 
 def test_an_id_is_settled_by_its_first_outcome() -> None:
     client = conversation()
     said(client, "a1")
-    assert client.hear({"type": "pending", "id": "a1"}).settled == []
+    assert client.apply({"type": "pending", "id": "a1"}).settled == []
     outcome = {"type": "refused", "id": "a1", "product": "A", "reason": "out_of_stock"}
-    assert client.hear(outcome).settled == [("a1", outcome)]
-    assert client.hear(outcome).settled == []
+    assert client.apply(outcome).settled == [("a1", outcome)]
+    assert client.apply(outcome).settled == []
     assert client.version == 0
 
 
@@ -117,29 +117,29 @@ def test_an_id_is_settled_by_its_first_outcome() -> None:
 def test_a_frame_that_may_have_been_accepted_is_said_again(code: str) -> None:
     client = conversation()
     frame = said(client, "a1")
-    step = client.hear({"type": "error", "id": "a1", "code": code, "detail": "", "retry_after": 2})
-    assert (step.later, step.settled) == ([(frame, 2.0)], [])
+    step = client.apply({"type": "error", "id": "a1", "code": code, "detail": "", "retry_after": 2})
+    assert (step.resend, step.settled) == ([(frame, 2.0)], [])
 
 
 def test_an_error_that_is_final_settles() -> None:
     client = conversation()
     said(client, "a1")
     error = {"type": "error", "id": "a1", "code": "id_reused", "detail": ""}
-    assert client.hear(error).settled == [("a1", error)]
+    assert client.apply(error).settled == [("a1", error)]
 
 
 def test_resume_as_the_contract_tells_it() -> None:
     client = conversation()
-    client.hear(cart_frame(7, {"85123A": 1}))
+    client.apply(cart_frame(7, {"85123A": 1}))
     said(client, "a1")
     unknown = said(client, "b2", "set")
     resume = client.resume()
     assert resume == {"id": "own-0", "type": "resume", "version": 7, "unresolved": ["a1", "b2"]}
-    client.hear(cart_frame(9, {"85123A": 2}, id="own-0"))
+    client.apply(cart_frame(9, {"85123A": 2}, id="own-0"))
     held = {"type": "held", "id": "a1", "product": "85123A", "quantity": 2, "line_quantity": 2, "version": 8}
-    assert [id_ for id_, _ in client.hear(held).settled] == ["a1"]
+    assert [id_ for id_, _ in client.apply(held).settled] == ["a1"]
     assert client.lines == {"85123A": 2}  # version 8 is below 9: it only settles
-    assert client.hear({"type": "resumed", "id": "own-0", "pending": [], "unknown": ["b2"]}).send == [unknown]
+    assert client.apply({"type": "resumed", "id": "own-0", "pending": [], "unknown": ["b2"]}).send == [unknown]
 
 
 def test_what_is_pending_is_waited_for_and_what_did_not_fit_is_said_again() -> None:
@@ -148,7 +148,7 @@ def test_what_is_pending_is_waited_for_and_what_did_not_fit_is_said_again() -> N
         said(client, f"r{number}")
     resume = client.resume()
     assert len(resume["unresolved"]) == MAX_UNRESOLVED
-    step = client.hear({"type": "resumed", "id": resume["id"], "pending": resume["unresolved"], "unknown": []})
+    step = client.apply({"type": "resumed", "id": resume["id"], "pending": resume["unresolved"], "unknown": []})
     assert [frame["id"] for frame in step.send] == [f"r{MAX_UNRESOLVED}", f"r{MAX_UNRESOLVED + 1}"]
 
 
@@ -157,26 +157,26 @@ def test_reads_are_asked_again_after_a_cut() -> None:
     check = said(client, "c1", "check")
     resume = client.resume()
     assert resume["unresolved"] == []
-    assert client.hear({"type": "resumed", "id": resume["id"], "pending": [], "unknown": []}).send == [check]
+    assert client.apply({"type": "resumed", "id": resume["id"], "pending": [], "unknown": []}).send == [check]
 
 
 @pytest.mark.parametrize("code", [1003, 1007, 1009, 4400, 4403])
 def test_some_closes_are_for_good(code: int) -> None:
-    assert call_again(code, "", attempt=0, chance=0.5) is None
+    assert plan_reconnect(code, "", attempt=0, chance=0.5) is None
 
 
 @pytest.mark.parametrize("code", [1013, 4410, 4429])
 def test_an_overloaded_shop_says_when(code: int) -> None:
-    assert call_again(code, "retry_after=7", attempt=3, chance=0.5) == Again(7.0)
-    assert call_again(code, "busy", attempt=0, chance=0.5) == Again(5.5)
+    assert plan_reconnect(code, "retry_after=7", attempt=3, chance=0.5) == Reconnect(7.0)
+    assert plan_reconnect(code, "busy", attempt=0, chance=0.5) == Reconnect(5.5)
 
 
 def test_an_expired_token_is_renewed_first() -> None:
-    assert call_again(4401, "", attempt=0, chance=0.5) == Again(0.0, new_token=True)
+    assert plan_reconnect(4401, "", attempt=0, chance=0.5) == Reconnect(0.0, new_token=True)
 
 
 @given(st.integers(0, 1000), st.floats(0, 1, exclude_max=True))
 def test_lost_lines_are_called_again_with_full_jitter_up_to_thirty_seconds(attempt: int, chance: float) -> None:
-    again = call_again(1006, "", attempt=attempt, chance=chance)
+    again = plan_reconnect(1006, "", attempt=attempt, chance=chance)
     assert again is not None
-    assert again.seconds == backoff(attempt, chance) <= min(30.0, 0.5 * 2 ** min(attempt, 10))
+    assert again.seconds == backoff_seconds(attempt, chance) <= min(30.0, 0.5 * 2 ** min(attempt, 10))

@@ -17,13 +17,13 @@ def _no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     def consumer(_: Settings) -> None:
         pytest.fail("nothing is to be read")
 
-    monkeypatch.setattr(topic_reader, topic_reader.partitions.__name__, partitions)
-    monkeypatch.setattr(topic_reader, topic_reader.consumer.__name__, consumer)
+    monkeypatch.setattr(topic_reader, topic_reader.list_partitions.__name__, partitions)
+    monkeypatch.setattr(topic_reader, topic_reader.open_consumer.__name__, consumer)
 
 
 async def test_a_shop_without_dead_letter_topics_has_no_dead_letters() -> None:
-    assert await letters.overview(Settings()) == letters.Letters((), 0)
+    assert await letters.load_dead_letters(Settings()) == letters.DeadLetterList((), 0)
 
 
 async def test_nothing_is_read_for_no_dead_letters() -> None:
-    assert [each async for each in letters.contents(Settings(), [])] == []
+    assert [each async for each in letters.read_contents(Settings(), [])] == []

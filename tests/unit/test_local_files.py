@@ -33,7 +33,7 @@ def test_the_root_is_the_variable_or_the_nearest_above_or_a_new_one(
 
 def test_secrets_are_created_once_and_readable_by_this_user_only(tmp_path: Path) -> None:
     root = Root(tmp_path / "root")
-    root.make()
+    root.create()
     first = root.secrets()
     assert root.secrets() == first
     assert len({first.postgres, first.redis, first.signing}) == 3
@@ -43,7 +43,7 @@ def test_secrets_are_created_once_and_readable_by_this_user_only(tmp_path: Path)
 
 def test_missing_secrets_of_an_existing_database_are_not_created_again(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
-    with pytest.raises(errors.Fault, match="put it back"):
+    with pytest.raises(errors.StackError, match="put it back"):
         Root(tmp_path).secrets()
 
 
@@ -55,14 +55,14 @@ def test_a_damaged_state_file_counts_as_empty(content: str, tmp_path: Path) -> N
 
 def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
     root = Root(tmp_path)
-    root.make()
-    with root.hold() as acquired:
+    root.create()
+    with root.acquire_lock() as acquired:
         assert acquired
-        assert root.held()
-        assert root.holder() == os.getpid()
-        with root.hold(patience=0.1) as other:
+        assert root.has_supervisor()
+        assert root.supervisor_pid() == os.getpid()
+        with root.acquire_lock(timeout=0.1) as other:
             assert not other
-    assert not root.held()
+    assert not root.has_supervisor()
 
 
 def test_without_a_shop_a_command_ends_with_one_sentence(
@@ -70,18 +70,18 @@ def test_without_a_shop_a_command_ends_with_one_sentence(
 ) -> None:
     monkeypatch.setenv("HOLDFAST_ROOT", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        state.running()
+        state.require_running()
     assert ended.value.code == 1
     assert capsys.readouterr() == ("", "holdfast: no shop runs here: start one with `holdfast up`\n")
 
 
 def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
     root = Root(tmp_path / 'it\'s $HOME `x` "q"')
-    root.make()
+    root.create()
     url = f"postgresql://holdfast:{root.secrets().postgres}@127.0.0.1:5/holdfast"
     root.save({"http": "http://127.0.0.1:1", "kafka": "k:2", "postgres": url, "redis": "redis://r", "limits": "on"})
-    with root.hold():
-        lines = show.environment(root)
+    with root.acquire_lock():
+        lines = show.shell_exports(root)
     shown = subprocess.run(
         ["sh", "-c", f'{lines}\nprintf %s "$HOLDFAST_ROOT"'], capture_output=True, text=True, check=True
     )
@@ -89,33 +89,35 @@ def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
 
 
 def test_the_lock_file_has_one_version_of_kafka_and_a_hash_for_every_jar() -> None:
-    locked = tomllib.loads(jars.LOCK.read_text())["dependencies"]
+    locked = tomllib.loads(jars.LOCK_FILE.read_text())["dependencies"]
     assert len({entry["version"] for entry in locked if entry["groupId"] == "org.apache.kafka"}) == 1
     assert all(len(entry["sha256"]) == 64 for entry in locked)
-    assert len({jar.place for jar in jars.locked()}) == len(locked)
+    assert len({jar.path for jar in jars.load_lock_file()}) == len(locked)
 
 
 def test_neither_the_lock_file_nor_the_settings_name_a_registry() -> None:
-    for file in (jars.LOCK, jars.LOCK.with_name("jgo.toml"), *kafka.CONF.iterdir()):
+    for file in (jars.LOCK_FILE, jars.LOCK_FILE.with_name("jgo.toml"), *kafka.CONFIG_FOLDER.iterdir()):
         assert "://" not in file.read_text(), file
 
 
 def test_a_dead_letter_with_two_mebibytes_fits_into_a_message() -> None:
     settings = dict(
-        line.split("=", 1) for line in (kafka.CONF / "server.properties").read_text().splitlines() if "=" in line
+        line.split("=", 1)
+        for line in (kafka.CONFIG_FOLDER / "server.properties").read_text().splitlines()
+        if "=" in line
     )
     assert 2 << 20 < int(settings["message.max.bytes"]) <= int(settings["socket.request.max.bytes"])
 
 
 def test_an_operating_system_error_becomes_an_error_with_a_remedy() -> None:
-    full = errors.explain(OSError(errno.ENOSPC, "No space left"), "/data")
+    full = errors.convert_os_error(OSError(errno.ENOSPC, "No space left"), "/data")
     assert (full.code, "make room" in str(full)) == (6, True)
-    forbidden = errors.explain(PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data")
+    forbidden = errors.convert_os_error(PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data")
     assert (forbidden.code, "/data/x" in str(forbidden)) == (7, True)
-    assert errors.explain(OSError(errno.EIO, "I/O error"), "/data").code == 1
-    from_output = errors.explain_output("initdb: could not write: No space left on device", "/data")
+    assert errors.convert_os_error(OSError(errno.EIO, "I/O error"), "/data").code == 1
+    from_output = errors.convert_output("initdb: could not write: No space left on device", "/data")
     assert isinstance(from_output, errors.DiskFull)
-    assert errors.explain_output("all is well", "/data") is None
+    assert errors.convert_output("all is well", "/data") is None
 
 
 def test_an_event_is_decoded_as_it_was_encoded() -> None:
@@ -129,17 +131,17 @@ def test_a_long_log_is_rotated_and_its_last_lines_are_found(tmp_path: Path) -> N
     with log.open("a") as writer:
         writer.write("old\n" * 100)
         writer.flush()
-        supervisor.shorten(log, limit=100)
+        supervisor.rotate_log(log, max_bytes=100)
         writer.write("new\n\nnewest\n")
     assert log.read_text() == "new\n\nnewest\n"
-    assert supervisor.tail(log, 2) == ["new", "newest"]
+    assert supervisor.last_lines(log, 2) == ["new", "newest"]
     assert (tmp_path / "edge.log.1").read_text() == "old\n" * 100
-    assert supervisor.tail(tmp_path / "none.log", 5) == []
+    assert supervisor.last_lines(tmp_path / "none.log", 5) == []
 
 
 def test_the_pid_file_of_a_zombie_does_not_prevent_postgres_from_starting(tmp_path: Path) -> None:
     root = Root(tmp_path)
-    root.make()
+    root.create()
     postgres = Postgres(root, 0, Secrets("p", "r", "s"))
     postgres.cluster.mkdir(parents=True)
     (postgres.cluster / "PG_VERSION").write_text("18")
@@ -160,9 +162,9 @@ def test_a_process_is_found_by_its_environment(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={"HOLDFAST_STATE_DIR": given}
     ) as child:
-        found = processes.by_environment("HOLDFAST_STATE_DIR", lambda value: value == given)
+        found = processes.find_by_environment("HOLDFAST_STATE_DIR", lambda value: value == given)
         assert [process.pid for process in found] == [child.pid]
-        assert processes.memory(processes.families([child.pid])[child.pid]) > 0
-        processes.end(found)
-        assert not processes.alive(found[0])
-        assert processes.memory(processes.families([child.pid])[child.pid]) == 0
+        assert processes.resident_bytes(processes.process_trees([child.pid])[child.pid]) > 0
+        processes.terminate(found)
+        assert not processes.is_alive(found[0])
+        assert processes.resident_bytes(processes.process_trees([child.pid])[child.pid]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.local import claims, outside, plan, probes, services
-from infrastructure.local.errors import NoAnswer, PortTaken, WrongUse
+from infrastructure.local.errors import PortInUse, ServerUnavailable, UsageError
 from infrastructure.local.events import Event
 from infrastructure.local.state import Root
 
@@ -21,26 +21,26 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_are_parsed_by_name() -> None:
-    one_each = {kind.name: 1 for kind in services.KINDS}
-    assert services.workers("") == one_each
-    assert services.workers("inventory=2, cart=3") == one_each | {"cart": 3, "inventory": 2}
+    one_each = {kind.name: 1 for kind in services.SERVICE_TYPES}
+    assert services.parse_workers("") == one_each
+    assert services.parse_workers("inventory=2, cart=3") == one_each | {"cart": 3, "inventory": 2}
 
 
 @pytest.mark.parametrize(
     "option", ["edge=2", "provider=2", "carts=2", "cart", "cart=", "cart=0", "cart=17", "cart=-1", "cart=²", "=2"]
 )
 def test_invalid_numbers_of_workers_are_wrong_use(option: str) -> None:
-    with pytest.raises(WrongUse, match="--workers"):
-        services.workers(option)
+    with pytest.raises(UsageError, match="--workers"):
+        services.parse_workers(option)
 
 
 def test_a_port_is_the_previous_one_or_a_free_one() -> None:
     notes: list[Event] = []
     before = probes.free_port()
-    assert plan.choose("http", {"http": before}, notes.append) == before
+    assert plan.reserve_port("http", {"http": before}, notes.append) == before
     assert not notes
     with socket.create_server(("127.0.0.1", before)):
-        other = plan.choose("http", {"http": before}, notes.append)
+        other = plan.reserve_port("http", {"http": before}, notes.append)
     assert other != before
     assert f"port {before} is taken by" in notes[0].text
     assert notes[0].text.endswith(f"http uses {other}")
@@ -49,84 +49,84 @@ def test_a_port_is_the_previous_one_or_a_free_one() -> None:
 def test_a_requested_port_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = probes.free_port()
     monkeypatch.setenv("HOLDFAST_KAFKA_PORT", str(asked))
-    assert plan.choose("kafka", {"kafka": 1}, print) == asked
-    with socket.create_server(("127.0.0.1", asked)), pytest.raises(PortTaken, match="HOLDFAST_KAFKA_PORT"):
-        plan.choose("kafka", {}, print)
+    assert plan.reserve_port("kafka", {"kafka": 1}, print) == asked
+    with socket.create_server(("127.0.0.1", asked)), pytest.raises(PortInUse, match="HOLDFAST_KAFKA_PORT"):
+        plan.reserve_port("kafka", {}, print)
 
 
 @pytest.mark.parametrize("asked", ["0", "65536", "kafka", "-1", "\uff19"])
 def test_a_port_must_be_a_port(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_KAFKA_PORT", asked)
-    with pytest.raises(WrongUse, match="must be a port"):
-        plan.choose("kafka", {}, print)
+    with pytest.raises(UsageError, match="must be a port"):
+        plan.reserve_port("kafka", {}, print)
 
 
 def test_a_port_is_reserved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is reserved and not yet listened on is not given to a worker."""
     asked, other = probes.free_port(), probes.free_port()
-    assert plan.choose("http", {"http": asked}, print) == asked
+    assert plan.reserve_port("http", {"http": asked}, print) == asked
     candidates = iter((asked, other))
     monkeypatch.setattr(probes, "free_port", lambda: next(candidates))
-    assert claims.free_port() == other
+    assert claims.reserve_free_port() == other
 
 
 def test_two_shops_that_start_together_choose_different_ports() -> None:
     chosen = probes.free_port()
     other = f"from infrastructure.local import claims; print(claims.claim({chosen}), flush=True); input()"
     argv, pipe = [sys.executable, "-c", other], subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=os.environ | services.search_path(), text=True) as shop:
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=os.environ | services.python_path(), text=True) as shop:
         assert shop.stdout is not None
         assert shop.stdout.readline() == "True\n"
-        assert not probes.taken(chosen)
-        assert plan.choose("http", {"http": chosen}, lambda _: None) != chosen
+        assert not probes.is_port_in_use(chosen)
+        assert plan.reserve_port("http", {"http": chosen}, lambda _: None) != chosen
         shop.kill()
-    assert plan.choose("http", {"http": chosen}, lambda _: None) == chosen
+    assert plan.reserve_port("http", {"http": chosen}, lambda _: None) == chosen
 
 
 def test_a_port_in_closing_connections_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
-            assert probes.taken(port)
+            assert probes.is_port_in_use(port)
             accepted.close()
             client.recv(1)
-    assert not probes.taken(port)
+    assert not probes.is_port_in_use(port)
 
 
 def test_the_addresses_of_holdfast_env_are_not_external_servers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = Root(tmp_path / "root")
-    root.make()
-    first = plan.make(root, plan.Options(infra_only=True), print)
+    root.create()
+    first = plan.make_plan(root, plan.UpOptions(infra_only=True), print)
     root.save({"ports": first.ports, **first.addresses})
-    for name, variable in outside.VARIABLES.items():
+    for name, variable in outside.ADDRESS_VARIABLES.items():
         monkeypatch.setenv(variable, first.addresses[name])
-    again = plan.make(root, plan.Options(infra_only=True), print)
-    assert not again.outside
+    again = plan.make_plan(root, plan.UpOptions(infra_only=True), print)
+    assert not again.external
     assert again.addresses == first.addresses
-    assert [part.name for part in again.parts] == ["kafka", "postgres", "redis"]
+    assert [part.name for part in again.servers] == ["kafka", "postgres", "redis"]
 
 
 def test_limits_cannot_be_disabled_in_production(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOLDFAST_PROFILE", "production")
-    with pytest.raises(WrongUse, match="production"):
-        plan.make(Root(tmp_path), plan.Options(limits=False), print)
+    with pytest.raises(UsageError, match="production"):
+        plan.make_plan(Root(tmp_path), plan.UpOptions(limits=False), print)
 
 
 def test_addresses_are_parsed_as_clients_parse_them() -> None:
     assert outside.endpoints("kafka", "one:9093, two") == [("one", 9093), ("two", 9092)]
     assert outside.endpoints("postgres", "postgresql://me:p%40ss@db/shop") == [("db", 5432)]
     assert outside.endpoints("redis", "redis://:secret@[::1]:7000/0") == [("::1", 7000)]
-    with pytest.raises(NoAnswer, match="HOLDFAST_KAFKA"):
+    with pytest.raises(ServerUnavailable, match="HOLDFAST_KAFKA"):
         outside.endpoints("kafka", "host:port")
 
 
 def test_a_shown_address_has_no_password() -> None:
-    assert outside.plain("postgres", "postgresql://me:secret@db:5433/shop?sslmode=require") == (
+    assert outside.without_password("postgres", "postgresql://me:secret@db:5433/shop?sslmode=require") == (
         "postgresql://me@db:5433/shop?sslmode=require"
     )
-    assert outside.plain("redis", "redis://:secret@cache/0") == "redis://cache/0"
+    assert outside.without_password("redis", "redis://:secret@cache/0") == "redis://cache/0"
 
 
 @pytest.mark.parametrize("name", ["kafka", "postgres", "redis"])
@@ -137,8 +137,8 @@ def test_an_unreachable_server_is_one_sentence_without_a_password(name: str) -> 
         "postgres": f"postgresql://me:secret@127.0.0.1:{port}/shop",
         "redis": f"redis://:secret@127.0.0.1:{port}/0",
     }[name]
-    with pytest.raises(NoAnswer) as caught:
-        outside.check(name, address)
+    with pytest.raises(ServerUnavailable) as caught:
+        outside.require_usable(name, address)
     assert "start that server or correct the address" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,30 +13,30 @@ from rich.console import Console
 
 from infrastructure import metrics
 from infrastructure.local import lag, processes, top_tool, vitals
-from infrastructure.local.vitals import ALL, Counts, Look, Reading
+from infrastructure.local.vitals import ALL, Counts, Sample, Snapshot
 
 PLACES = [TopicPartition("carts", 0), TopicPartition("carts", 1), TopicPartition("stock", 0)]
 
 
 def test_lag_is_the_number_of_uncommitted_records() -> None:
     end = dict(zip(PLACES, (10, 7, 5), strict=True))
-    assert lag.behind(dict(zip(PLACES, (10, 4, 0), strict=True)), {}, end) == {"carts": 3, "stock": 5}
+    assert lag.records_behind(dict(zip(PLACES, (10, 4, 0), strict=True)), {}, end) == {"carts": 3, "stock": 5}
 
 
 def test_in_a_partition_without_a_commit_every_record_counts() -> None:
     end = dict(zip(PLACES, (10, 7, 5), strict=True))
     first = dict(zip(PLACES, (0, 3, 0), strict=True))
-    assert lag.behind({PLACES[0]: 9, PLACES[2]: 5}, first, end) == {"carts": 1 + 4, "stock": 0}
+    assert lag.records_behind({PLACES[0]: 9, PLACES[2]: 5}, first, end) == {"carts": 1 + 4, "stock": 0}
 
 
 def test_a_commit_after_the_end_was_read_is_not_a_negative_lag() -> None:
-    assert lag.behind({PLACES[0]: 12}, {}, {PLACES[0]: 10}) == {"carts": 0}
+    assert lag.records_behind({PLACES[0]: 12}, {}, {PLACES[0]: 10}) == {"carts": 0}
 
 
 def test_a_counter_that_fell_was_reset() -> None:
     before = {("records", ALL): 10.0, ("outcomes", "held"): 5.0}
     after = {("records", ALL): 4.0, ("outcomes", "held"): 7.0, ("outcomes", "refused"): 1.0}
-    assert vitals.gained(before, after) == {
+    assert vitals.counter_increases(before, after) == {
         ("records", ALL): 4.0,
         ("outcomes", "held"): 2.0,
         ("outcomes", "refused"): 1.0,
@@ -45,22 +45,24 @@ def test_a_counter_that_fell_was_reset() -> None:
 
 def test_cpu_time_counts_the_processes_that_still_run() -> None:
     before = {(1, 0.5): 10.0, (2, 0.5): 3.0}
-    assert vitals.worked(before, {(1, 0.5): 10.25, (3, 0.9): 0.5}) == pytest.approx(0.75)
-    assert vitals.worked(before, {(2, 7.0): 0.125}) == pytest.approx(0.125), "a pid that another process has by now"
+    assert vitals.cpu_seconds_used(before, {(1, 0.5): 10.25, (3, 0.9): 0.5}) == pytest.approx(0.75)
+    assert vitals.cpu_seconds_used(before, {(2, 7.0): 0.125}) == pytest.approx(0.125), (
+        "a pid that another process has by now"
+    )
 
 
 def test_the_figures_are_parsed_from_the_services_metrics() -> None:
     """Metrics without a figure are ignored."""
-    before = vitals.counted(generate_latest().decode())
+    before = vitals.parse_counts(generate_latest().decode())
     metrics.OUTCOMES.labels("held", "").inc(2)
     metrics.OUTCOMES.labels("refused", "sold_out").inc()
     metrics.OUTCOMES.labels("refused", "too_many").inc()
     metrics.RECORDS.labels("carts", "add").inc(3)
     metrics.EDGE_OUTCOME_SECONDS.observe(0.25)
-    after = vitals.counted(generate_latest().decode())
+    after = vitals.parse_counts(generate_latest().decode())
     assert before is not None
     assert after is not None
-    assert {key: value for key, value in vitals.gained(before, after).items() if value} == {
+    assert {key: value for key, value in vitals.counter_increases(before, after).items() if value} == {
         ("outcomes", ALL): 4.0,
         ("outcomes", "held"): 2.0,
         ("outcomes", "refused"): 2.0,
@@ -73,8 +75,8 @@ def test_the_figures_are_parsed_from_the_services_metrics() -> None:
 def test_foreign_metrics_have_no_figures_and_a_malformed_page_has_no_counts() -> None:
     registry = CollectorRegistry()
     Counter("foreign", "a metric of another program", registry=registry).inc()
-    assert vitals.counted(generate_latest(registry).decode()) == {}
-    assert vitals.counted("<html>{") is None
+    assert vitals.parse_counts(generate_latest(registry).decode()) == {}
+    assert vitals.parse_counts("<html>{") is None
 
 
 def test_a_process_is_found_with_all_its_descendants() -> None:
@@ -83,23 +85,23 @@ def test_a_process_is_found_with_all_its_descendants() -> None:
         assert parent.stdout is not None
         parent.stdout.readline()
         (grandchild,) = psutil.Process(parent.pid).children()
-        found = processes.families([parent.pid, 1 << 30])
+        found = processes.process_trees([parent.pid, 1 << 30])
         assert [process.pid for process in found[parent.pid]] == [parent.pid, grandchild.pid]
         assert found[1 << 30] == []
-        assert {pid for pid, _ in processes.cpu(found[parent.pid])} == {parent.pid, grandchild.pid}
+        assert {pid for pid, _ in processes.cpu_times(found[parent.pid])} == {parent.pid, grandchild.pid}
         parent.communicate(b"\n")
 
 
-def sample_of(at: float, services: dict[str, tuple[int, float, Counts | None]]) -> Reading:
+def sample_of(at: float, services: dict[str, tuple[int, float, Counts | None]]) -> Snapshot:
     """Return a sample of processes: pid, seconds of CPU time and counters of each."""
     entries: dict[str, dict[str, Any]] = {
         name: {"state": "ready", "pid": pid, "restarts": 1, "rss_bytes": 3 << 20, "metrics": "m"}
         for name, (pid, _, _) in services.items()
     }
     looks = {
-        name: Look(at, pid, {(pid, 0.0): cpu} if pid else {}, counts) for name, (pid, cpu, counts) in services.items()
+        name: Sample(at, pid, {(pid, 0.0): cpu} if pid else {}, counts) for name, (pid, cpu, counts) in services.items()
     }
-    return Reading(at, {"http": "http://here", "state": "ready", "services": entries}, looks)
+    return Snapshot(at, {"http": "http://here", "state": "ready", "services": entries}, looks)
 
 
 EDGE = {("http_requests", ALL): 100.0, ("http_requests", "200"): 100.0, ("wait", "sum"): 9.0, ("wait", "count"): 30.0}
@@ -133,7 +135,7 @@ def test_two_samples_make_rates_per_second() -> None:
     assert report["rates"]["http_requests"] == {ALL: 5.0, "503": 5.0}
     assert report["rates"]["outcomes"] == {ALL: 3.0, "held": 3.0}
     assert report["rates"]["dead_letters"] == {ALL: 0.0}
-    assert report["rates"].keys() == vitals.FIGURES.keys()
+    assert report["rates"].keys() == vitals.RATE_METRICS.keys()
     assert report["outcome_ms"] == pytest.approx(100.0)
     assert {name: entry["cpu_percent"] for name, entry in report["services"].items()} == {
         "edge": 50.0,
@@ -180,7 +182,7 @@ def rendered(report: dict[str, Any], width: int) -> str:
     """Return the table for a terminal of this width, without its padding."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
     with console.capture() as captured:
-        console.print(top_tool.view({"time": "2026-11-21T08:24:04.325Z", **report}, width))
+        console.print(top_tool.render({"time": "2026-11-21T08:24:04.325Z", **report}, width))
     return "\n".join(" ".join(line.split()) for line in captured.get().splitlines())
 
 

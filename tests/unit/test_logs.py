@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.logs import JsonFormatter, Sparing
+from infrastructure.logs import JsonFormatter, RateLimitFilter
 
 
 class Log:
@@ -19,7 +19,7 @@ class Log:
         self.stream = io.StringIO()
         self.handler = logging.StreamHandler(self.stream)
         self.handler.setFormatter(JsonFormatter("cart", "cart-1"))
-        self.handler.addFilter(Sparing(("aiokafka", "infrastructure.broker"), lambda: self.now))
+        self.handler.addFilter(RateLimitFilter(("aiokafka", "infrastructure.broker"), lambda: self.now))
 
     def __getitem__(self, name: str) -> logging.Logger:
         logger = logging.getLogger(name)
@@ -77,5 +77,5 @@ def test_messages_that_never_repeat_are_logged_and_soon_forgotten(log: Log) -> N
         log["aiokafka"].warning(f"generation {number}")
     assert len(log.lines()) == 1000
     sparing = log.handler.filters[0]
-    assert isinstance(sparing, Sparing)
+    assert isinstance(sparing, RateLimitFilter)
     assert len(sparing._seen) <= 256

@@ -36,9 +36,7 @@ def test_the_histories_are_eventful() -> None:
     for world in worlds:
         world.run()
     answers = [
-        inventory.RESPONSE_VOCABULARY.parse(event)
-        for world in worlds
-        for event in world.topics[inventory.RESPONSES.name]
+        inventory.RESPONSE_REGISTRY.parse(event) for world in worlds for event in world.topics[inventory.RESPONSES.name]
     ]
     kinds = {answer.outcome.type for answer in answers} | {"replayed" for answer in answers if answer.replayed}
     assert kinds >= {"held", "refused", "removed", "expired", "snapshot", "replayed"}
@@ -49,47 +47,47 @@ def test_the_histories_are_eventful() -> None:
     assert len(shared) > 50, "both shoppers use the same ids"
 
 
-class LogWithoutUsers(dict[states.Key, states.Entry]):
+class LogWithoutUsers(dict[states.LogKey, states.LogEntry]):
     """A log by id alone: shoppers with the same id share an entry."""
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(_without_the_user(key))
 
-    def __getitem__(self, key: states.Key) -> states.Entry:
+    def __getitem__(self, key: states.LogKey) -> states.LogEntry:
         return super().__getitem__(_without_the_user(key))
 
-    def __setitem__(self, key: states.Key, entry: states.Entry) -> None:
+    def __setitem__(self, key: states.LogKey, entry: states.LogEntry) -> None:
         super().__setitem__(_without_the_user(key), entry)
 
-    def get(self, key: states.Key, default: Any = None) -> Any:
+    def get(self, key: states.LogKey, default: Any = None) -> Any:
         return super().get(_without_the_user(key), default)
 
 
-def _without_the_user(key: Any) -> states.Key:
+def _without_the_user(key: Any) -> states.LogKey:
     _, id_ = key
     return "", id_
 
 
-def without_the_log(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+def without_the_log(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
     return model.fold(dataclasses.replace(state, log={}), batch)
 
 
-def without_the_guard(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
-    with patch.object(states.Shelf, "available", property(lambda _: 1_000_000)):
+def without_the_guard(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
+    with patch.object(states.StockLevel, "available", property(lambda _: 1_000_000)):
         return model.fold(state, batch)
 
 
-def without_raising_revisions(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
-    before = {user: holder.revision for user, holder in state.holders.items()}
+def without_raising_revisions(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
+    before = {user: holder.revision for user, holder in state.carts.items()}
     answers = model.fold(state, batch)
-    for user, holder in state.holders.items():
+    for user, holder in state.carts.items():
         holder.revision = before[user]
     return answers
 
 
-def expiring_whatever_is_knocked_at(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+def expiring_whatever_is_knocked_at(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
     with patch.object(model, "is_due", lambda holder, _: bool(holder.lines)):
-        ids = {user: f"expiry-{user}-{holder.revision}" for user, holder in state.holders.items()}
+        ids = {user: f"expiry-{user}-{holder.revision}" for user, holder in state.carts.items()}
         early = dataclasses.replace(state, expiry_ids=ids)
         knocks = [command for command in batch if isinstance(command.request, inventory.Expire)]
         if knocks:
@@ -97,24 +95,24 @@ def expiring_whatever_is_knocked_at(state: states.State, batch: list[states.Comm
     return model.fold(state, batch)
 
 
-def committing_without_a_revision(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
+def committing_without_a_revision(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
     def change(state: states.State, user: str, decision: states.Decision) -> None:
         _CHANGED(state, user, decision)
         if isinstance(decision.outcome, inventory.Committed):
-            state.holders[user].revision -= 1
+            state.carts[user].revision -= 1
 
     with patch.object(model, "_change_cart", change):
         return model.fold(state, batch)
 
 
-def selling_what_is_sold(state: states.State, batch: list[states.Command]) -> list[states.Answer]:
-    def step(state: states.State, holder: states.Holder, request: orders.Step) -> states.Decision:
-        known = state.reserved.get(request.order_id)
+def selling_what_is_sold(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
+    def step(state: states.State, holder: states.CartState, request: orders.OrderStep) -> states.Decision:
+        known = state.order_holds.get(request.order_id)
         if known and known.state == "COMMITTED" and isinstance(request, inventory.Sell):
-            state.reserved[request.order_id] = known._replace(state="PENDING")
+            state.order_holds[request.order_id] = known._replace(state="PENDING")
         return _STEPPED(state, holder, request)
 
-    with patch.object(orders, "step", step):
+    with patch.object(orders, "decide_step", step):
         return model.fold(state, batch)
 
 
@@ -130,8 +128,8 @@ def _silent_about_old_news(state: cart_model.Cart, id_: str, decided: inventory.
     return None if decided.replayed else _TOLD(state, id_, decided)
 
 
-_TAKEN, _TOLD = cart_model.taken, cart_model.told
-_CHANGED, _STEPPED = model._change_cart, orders.step
+_TAKEN, _TOLD = cart_model.apply_decision, cart_model.to_response
+_CHANGED, _STEPPED = model._change_cart, orders.decide_step
 
 PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "the stock guard is off": (Rules(fold=without_the_guard), None),
@@ -148,10 +146,16 @@ PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "reads are answered before a snapshot": (Rules(confirm=False, lost_writes=0.3), None),
     "a stale cart is taken": (
         Rules(faults=frozenset({"replay"})),
-        lambda: patch.object(cart_model, "taken", _taking_everything),
+        lambda: patch.object(cart_model, "apply_decision", _taking_everything),
     ),
-    "an outcome leaves its request pending": (Rules(), lambda: patch.object(cart_model, "taken", _never_settling)),
-    "a repeated outcome is not told": (Rules(), lambda: patch.object(cart_model, "told", _silent_about_old_news)),
+    "an outcome leaves its request pending": (
+        Rules(),
+        lambda: patch.object(cart_model, "apply_decision", _never_settling),
+    ),
+    "a repeated outcome is not told": (
+        Rules(),
+        lambda: patch.object(cart_model, "to_response", _silent_about_old_news),
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from infrastructure import dead_letters
 from infrastructure.envelope import Envelope
 from infrastructure.topics import Topic
 from notification_service import messages as notices
-from notification_service.agents import Notices
+from notification_service.agents import NotificationAgents
 from notification_service.store import Store
 from tests.testkit.notifications import event
 
@@ -50,18 +50,20 @@ async def told(row: dict[str, Any]) -> list[tuple[Topic, Envelope]]:
     async def connect() -> NoReturn:
         raise AssertionError("there is no need of a store")
 
-    await Notices(Store(connect), publish, lambda topic: f"shop.{topic.name}", lambda: NOW).tell(row, 1)
+    await NotificationAgents(Store(connect), publish, lambda topic: f"shop.{topic.name}", lambda: NOW).publish_outcome(
+        row, 1
+    )
     return found
 
 
 async def redriven(row: dict[str, Any]) -> tuple[str, Envelope, notices.Request]:
     """The letter of a notice that failed: its id, and what its redrive sends, as the worker reads that."""
     (topic, letter), (events, outcome) = await told(row)
-    assert (topic, events, outcome.type) == (notices.REQUESTS.dead_letters, notices.EVENTS, notices.Failed.TYPE)
-    read = dead_letters.read(letter.encode())
-    assert isinstance(read, dead_letters.Letter)
+    assert (topic, events, outcome.type) == (notices.REQUESTS.dead_letter_topic, notices.EVENTS, notices.Failed.TYPE)
+    read = dead_letters.decode(letter.encode())
+    assert isinstance(read, dead_letters.DeadLetter)
     sent = Envelope.decode(read.original.key, read.original.value)
-    return letter.id, sent, notices.REQUEST_VOCABULARY.parse(sent)
+    return letter.id, sent, notices.REQUEST_REGISTRY.parse(sent)
 
 
 async def test_the_letter_of_a_notice_is_its_request_and_says_what_it_redrives() -> None:

@@ -13,12 +13,12 @@ import pytest
 from infrastructure.health import HealthServer
 from infrastructure.pump import Done
 from notification_service.catcher.mailbox import Mailbox
-from notification_service.catcher.pages import Pages
+from notification_service.catcher.pages import MailPages
 from notification_service.email.mail import SmtpPort, compose
-from notification_service.push.frames import frame_event
-from notification_service.sms.simulated import masked
-from notification_service.teller import Book, Notice, NotWanted, Teller, Undeliverable
-from notification_service.words import words
+from notification_service.push.frames import notice_event
+from notification_service.sms.simulated import mask_number
+from notification_service.teller import ContactLookup, NoRecipientError, Notice, Sender, UndeliverableError
+from notification_service.words import render
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SENDER = "Holdfast <shop@shop.example>"
@@ -41,7 +41,7 @@ def row(**more: Any) -> dict[str, Any]:
 
 
 def notice(**more: Any) -> Notice:
-    return Notice.of(row(**more))
+    return Notice.from_row(row(**more))
 
 
 # ---- the mail -------------------------------------------------------------------------------------------------------
@@ -74,18 +74,18 @@ def test_no_title_makes_a_header() -> None:
 
 @pytest.mark.parametrize("address", ["a,b@mail.example", "ann@", "@", "<ann@mail.example>", "a\x00b@mail.example"])
 def test_what_is_no_address_is_not_tried(address: str) -> None:
-    with pytest.raises(Undeliverable):
+    with pytest.raises(UndeliverableError):
         compose(notice(), SENDER, address)
 
 
 @pytest.mark.parametrize("url", ["http://mail.example", "smtp://", "mail.example:25"])
 def test_a_mail_server_has_an_smtp_address(url: str) -> None:
     with pytest.raises(ValueError, match="HOLDFAST_SMTP_URL"):
-        SmtpPort(url, SENDER, Book(_nobody), seconds=1)
+        SmtpPort(url, SENDER, ContactLookup(_nobody), seconds=1)
 
 
 def test_an_smtp_address_holds_a_name_and_a_password() -> None:
-    port = SmtpPort("smtps://a%40b:p%3Ass@mail.example", SENDER, Book(_nobody), seconds=1)
+    port = SmtpPort("smtps://a%40b:p%3Ass@mail.example", SENDER, ContactLookup(_nobody), seconds=1)
     assert (port.host, port.port, port.encrypted, port.user, port.password) == (
         "mail.example",
         465,
@@ -101,7 +101,7 @@ async def _nobody(_: str, __: object) -> list[tuple[Any, ...]]:
 
 async def test_who_is_not_known_yet_is_looked_up_again() -> None:
     with pytest.raises(LookupError):
-        await Book(_nobody)(notice())
+        await ContactLookup(_nobody)(notice())
 
 
 # ---- the other channels ---------------------------------------------------------------------------------------------
@@ -111,15 +111,15 @@ async def test_who_is_not_known_yet_is_looked_up_again() -> None:
     ("number", "shown"), [("+44 20 7946 0123", "•••••••••123"), ("112", "•••112"), ("0113 496-0999", "••••••••999")]
 )
 def test_a_number_is_told_by_its_end_alone(number: str, shown: str) -> None:
-    assert masked(number) == shown
+    assert mask_number(number) == shown
 
 
 def test_a_push_is_the_same_event_for_the_same_notice() -> None:
-    first, second = (frame_event(notice(channel="push")) for _ in range(2))
+    first, second = (notice_event(notice(channel="push")) for _ in range(2))
     assert (first.id, first.subject, first.data) == (second.id, second.subject, second.data)
     assert first.data["title"] == "Ça va?"
     assert first.data["cause"] == "order/o-1/5"
-    assert "cause" not in frame_event(notice(cause="c" * 65)).data, "it would be too long for a frame"
+    assert "cause" not in notice_event(notice(cause="c" * 65)).data, "it would be too long for a frame"
 
 
 # ---- the processor --------------------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ class Moody:
         self.error = error
         self.taken: list[str] = []
 
-    async def hand_over(self, notice: Notice) -> None:
+    async def send(self, notice: Notice) -> None:
         if self.error:
             raise self.error
         self.taken.append(notice.notice_id)
 
 
 async def settled(port: Moody, attempt: int, **more: Any) -> dict[str, Any]:
-    verdict = await Teller(port, attempts=3, seconds=1)(row(**more), attempt)
+    verdict = await Sender(port, attempts=3, seconds=1)(row(**more), attempt)
     assert isinstance(verdict, Done)
     return dict(verdict.columns)
 
@@ -160,11 +160,11 @@ async def test_an_attempt_that_fails_is_made_again_until_it_was_the_last() -> No
 
 
 async def test_what_is_refused_for_good_is_not_tried_twice() -> None:
-    assert (await settled(Moody(Undeliverable("550 no such user")), 1))["status"] == "failed"
+    assert (await settled(Moody(UndeliverableError("550 no such user")), 1))["status"] == "failed"
 
 
 async def test_what_is_not_wanted_or_too_late_is_skipped_and_nobody_is_told() -> None:
-    columns = await settled(Moody(NotWanted("no_phone")), 1)
+    columns = await settled(Moody(NoRecipientError("no_phone")), 1)
     assert (columns["status"], columns["reason"], columns["told_at"]) == ("skipped", "no_phone", None)
     port = Moody(None)
     columns = await settled(port, 1, too_late_at=NOW - timedelta(days=3650))
@@ -214,7 +214,7 @@ def test_mails_outlive_the_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b"Subject: =?x?q?", b"no header at all\r\n\r\nbody"])
 def test_a_strange_mail_is_shown_all_the_same(raw: bytes, mailbox: Mailbox) -> None:
     mailbox.put("", "x", raw, NOW)
-    pages = Pages(mailbox)
+    pages = MailPages(mailbox)
     for path in ("/", "/mails.json", "/mails/1", "/mails/1/html"):
         page = pages(path)
         assert page is not None
@@ -223,7 +223,7 @@ def test_a_strange_mail_is_shown_all_the_same(raw: bytes, mailbox: Mailbox) -> N
 
 async def test_the_pages_show_a_mail_and_run_nothing_of_it(mailbox: Mailbox) -> None:
     put(mailbox, "a", params={"title": "<script>alert(1)</script>", "body": "read me"})
-    server = HealthServer("127.0.0.1", 0, live=lambda: None, ready=lambda: "not yet", pages=Pages(mailbox))
+    server = HealthServer("127.0.0.1", 0, live=lambda: None, ready=lambda: "not yet", pages=MailPages(mailbox))
     await server.start()
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
@@ -255,4 +255,4 @@ async def test_the_pages_show_a_mail_and_run_nothing_of_it(mailbox: Mailbox) -> 
 
 
 def test_words_of_a_notice_are_those_of_its_row() -> None:
-    assert notice().words == words("message", row()["params"])
+    assert notice().text == render("message", row()["params"])

@@ -11,25 +11,25 @@ from cart_service import messages as cart
 from inventory_service.messages import GivenUp, Line, Money
 from notification_service.messages import CHANNELS, Prefer, Send, Template
 from notification_service.model import (
-    CARRIED_BY,
-    OLD,
-    WARNING,
-    WHY,
-    Bought,
-    Planned,
+    CANCEL_REASON_TEXTS,
+    DEFAULT_CHANNELS,
+    EXPIRY_WARNING_LEAD,
+    MAX_EVENT_AGE,
+    OrderSummary,
+    PlannedNotice,
     Preferences,
-    Watched,
-    followed,
-    listed,
-    money,
-    of_cart,
-    of_expiry,
-    of_order,
-    plan,
-    preferred,
-    says_something,
+    TrackedCart,
+    apply_preference,
+    apply_response,
+    cart_change_notice,
+    expiry_notice,
+    format_lines,
+    format_money,
+    may_change_cart,
+    order_notice,
+    plan_notices,
 )
-from notification_service.words import SMS_CHARACTERS, TEXTS, gaps, words
+from notification_service.words import SMS_CHARACTERS, TEMPLATES, placeholders, render
 from order_service import messages as orders
 from tests.testkit.notifications import event
 
@@ -59,10 +59,10 @@ messages = st.integers(1, 6).flatmap(
 )
 
 
-def told(*responses: cart.Response) -> Watched:
-    watched = Watched()
+def told(*responses: cart.Response) -> TrackedCart:
+    watched = TrackedCart()
     for response in responses:
-        watched = followed(watched, response)
+        watched = apply_response(watched, response)
     return watched
 
 
@@ -88,25 +88,32 @@ def snapshot(version: int, *lines: Line, session: str | None = None) -> cart.Sna
 
 def test_who_said_nothing_is_told_on_every_channel_that_suits() -> None:
     send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
-    assert plan(send, Preferences(), (), age=FRESH) == (Planned("email"), Planned("sms"), Planned("push"))
+    assert plan_notices(send, Preferences(), (), age=FRESH) == (
+        PlannedNotice("email"),
+        PlannedNotice("sms"),
+        PlannedNotice("push"),
+    )
 
 
 def test_what_is_not_wanted_is_stored_and_not_told() -> None:
     send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
-    assert plan(send, Preferences(sms=False), (), age=FRESH)[1] == Planned("sms", "muted")
+    assert plan_notices(send, Preferences(sms=False), (), age=FRESH)[1] == PlannedNotice("sms", "muted")
     named = send.model_copy(update={"channel": "sms"})
-    assert plan(named, Preferences(sms=False), (), age=FRESH) == (Planned("sms", "muted"),)
+    assert plan_notices(named, Preferences(sms=False), (), age=FRESH) == (PlannedNotice("sms", "muted"),)
 
 
 def test_who_was_never_reached_gets_no_mail_about_a_cart() -> None:
-    send = of_expiry("ann", NOW)
-    assert plan(send, Preferences(), (), age=FRESH) == (Planned("email", "skipped", "no_contact"), Planned("push"))
-    assert plan(send, Preferences(), ("email",), age=FRESH) == (Planned("email"), Planned("push"))
+    send = expiry_notice("ann", NOW)
+    assert plan_notices(send, Preferences(), (), age=FRESH) == (
+        PlannedNotice("email", "skipped", "no_contact"),
+        PlannedNotice("push"),
+    )
+    assert plan_notices(send, Preferences(), ("email",), age=FRESH) == (PlannedNotice("email"), PlannedNotice("push"))
 
 
 def test_old_news_are_kept_and_not_told() -> None:
     send = Send(user_id="ann", template="order_shipped", cause="c", order_id="o")
-    assert {each.reason for each in plan(send, Preferences(), (), age=OLD + FRESH)} == {"old"}
+    assert {each.reason for each in plan_notices(send, Preferences(), (), age=MAX_EVENT_AGE + FRESH)} == {"old"}
 
 
 @given(st.permutations([(True, 1), (False, 2), (True, 3)]))
@@ -114,7 +121,7 @@ def test_the_wish_that_was_accepted_last_stands_in_any_order(wishes: list[tuple[
     stands = Preferences()
     for email, minute in [*wishes, *wishes]:
         wish = Prefer(user_id="ann", email=email, sms=False, push=True)
-        stands = preferred(stands, wish, NOW + timedelta(minutes=minute))
+        stands = apply_preference(stands, wish, NOW + timedelta(minutes=minute))
     assert stands == Preferences(email=True, sms=False, push=True, since=NOW + timedelta(minutes=3))
 
 
@@ -141,41 +148,41 @@ def order_event(kind: type[orders.Event], status: str, **more: object) -> orders
     ],
 )
 def test_an_event_of_an_order_is_worth_this(happened: orders.Event, template: str | None) -> None:
-    send = of_order(happened, None)
+    send = order_notice(happened, None)
     assert (send and send.template) == template
     if send:
         assert (send.cause, send.order_id) == ("order/o-1/5", "o-1")
 
 
 def test_a_confirmation_says_what_was_bought_when_that_is_known() -> None:
-    known = Bought(listed(MUGS), "8.50 GBP")
-    send = of_order(order_event(orders.Confirmed, "confirmed"), known)
+    known = OrderSummary(format_lines(MUGS), "8.50 GBP")
+    send = order_notice(order_event(orders.Confirmed, "confirmed"), known)
     assert send is not None
-    said = words(send.template, send.params)
+    said = render(send.template, send.params)
     assert "2 x MUG, 4.25 GBP each" in said.body
     assert "Total: 8.50 GBP" in said.body
 
 
 def test_every_reason_has_its_words() -> None:
-    assert set(WHY) == set(get_args(orders.CancelReason))
+    assert set(CANCEL_REASON_TEXTS) == set(get_args(orders.CancelReason))
 
 
 # ---- carts ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_cart_is_warned_of_two_minutes_before_its_last_end() -> None:
-    assert told(held(1), held(2, 16)).warn_at(NOW) == NOW + timedelta(minutes=16) - WARNING
+    assert told(held(1), held(2, 16)).warning_time(NOW) == NOW + timedelta(minutes=16) - EXPIRY_WARNING_LEAD
 
 
 def test_an_emptied_cart_is_not_warned_of() -> None:
-    assert told(held(1), removed(2, "MUG")).warn_at(NOW) is None
-    assert told(held(1), held(2, product="TEAPOT"), removed(3, "MUG")).warn_at(NOW) is not None
-    assert told(held(1), held(2, product="TEAPOT"), removed(3)).warn_at(NOW) is None
-    assert told(held(1), snapshot(2)).warn_at(NOW) is None
+    assert told(held(1), removed(2, "MUG")).warning_time(NOW) is None
+    assert told(held(1), held(2, product="TEAPOT"), removed(3, "MUG")).warning_time(NOW) is not None
+    assert told(held(1), held(2, product="TEAPOT"), removed(3)).warning_time(NOW) is None
+    assert told(held(1), snapshot(2)).warning_time(NOW) is None
 
 
 def test_a_cart_whose_whole_life_is_shorter_than_the_warning_is_not_warned_of() -> None:
-    assert told(held(1, minutes=1)).warn_at(NOW) is None
+    assert told(held(1, minutes=1)).warning_time(NOW) is None
 
 
 @given(st.lists(messages, max_size=12))
@@ -185,25 +192,25 @@ def test_what_comes_again_or_late_changes_nothing(responses: list[cart.Held | ca
     history = [facts[version] for version in sorted(facts)]
     once = told(*history)
     for response in history:
-        assert followed(once, response) is once
+        assert apply_response(once, response) is once
 
 
 def test_only_a_change_from_elsewhere_is_worth_telling() -> None:
-    elsewhere = of_cart(snapshot(7, *MUGS))
+    elsewhere = cart_change_notice(snapshot(7, *MUGS))
     assert elsewhere is not None
     assert (elsewhere.template, elsewhere.cause) == ("cart_changed", "cart/changed/7")
-    assert of_cart(snapshot(7)) is None, "a checkout empties the cart, and its shopper hears of the order"
-    assert of_cart(snapshot(7, *MUGS, session="s")) is None
-    assert of_cart(held(7)) is None
+    assert cart_change_notice(snapshot(7)) is None, "a checkout empties the cart, and its shopper hears of the order"
+    assert cart_change_notice(snapshot(7, *MUGS, session="s")) is None
+    assert cart_change_notice(held(7)) is None
 
 
 def test_the_look_at_the_bytes_lets_through_what_the_rules_need() -> None:
     for response in (held(1), removed(2), snapshot(3, *MUGS)):
-        assert says_something(event(response, "/cart", "ann", "x").encode())
+        assert may_change_cart(event(response, "/cart", "ann", "x").encode())
     asked = snapshot(3, *MUGS, session="s")
     order = cart.Order(user_id="ann", id="x", order_id="o", status="paid", order_version=3)
     for silent in (asked, order):
-        assert not says_something(event(silent, "/cart", "ann", "x").encode())
+        assert not may_change_cart(event(silent, "/cart", "ann", "x").encode())
 
 
 # ---- in words -------------------------------------------------------------------------------------------------------
@@ -211,27 +218,27 @@ def test_the_look_at_the_bytes_lets_through_what_the_rules_need() -> None:
 
 @pytest.mark.parametrize("template", get_args(Template))
 def test_every_template_has_its_words_and_channels(template: Template) -> None:
-    assert set(CARRIED_BY[template]) <= set(CHANNELS)
-    full = words(template, {name: f"<{name}>" for name in gaps(template)})
-    assert len(full.paragraphs) == len(TEXTS[template].paragraphs)
+    assert set(DEFAULT_CHANNELS[template]) <= set(CHANNELS)
+    full = render(template, {name: f"<{name}>" for name in placeholders(template)})
+    assert len(full.paragraphs) == len(TEMPLATES[template].paragraphs)
     assert "{" not in full.title + full.body
-    assert "&lt;" in full.html or not gaps(template), "what came from outside is text, never markup"
+    assert "&lt;" in full.html or not placeholders(template), "what came from outside is text, never markup"
     assert len(full.sms) <= SMS_CHARACTERS
-    empty = words(template, {})
+    empty = render(template, {})
     assert "{" not in empty.title + empty.body
     assert empty.title
 
 
 @given(st.dictionaries(st.sampled_from(["title", "body"]), st.text()))
 def test_no_message_can_break_out_of_its_page_or_its_title(params: dict[str, str]) -> None:
-    said = words("message", params)
+    said = render("message", params)
     assert len(said.title.splitlines()) == 1
     assert said.html.count("<p ") == len(said.paragraphs)
     assert said.html.count("<h1") == 1
 
 
 def test_a_value_is_never_taken_for_a_gap() -> None:
-    assert words("message", {"title": "{body}", "body": "secret {title}"}).title == "{body}"
+    assert render("message", {"title": "{body}", "body": "secret {title}"}).title == "{body}"
 
 
 @pytest.mark.parametrize(
@@ -239,9 +246,9 @@ def test_a_value_is_never_taken_for_a_gap() -> None:
     [(849, "GBP", "8.49 GBP"), (5, "EUR", "0.05 EUR"), (849, "JPY", "849 JPY"), (1234, "KWD", "1.234 KWD")],
 )
 def test_money_in_words(amount: int, currency: str, text: str) -> None:
-    assert money(Money(amount=amount, currency=currency)) == text
+    assert format_money(Money(amount=amount, currency=currency)) == text
 
 
 def test_a_long_order_is_not_spelled_out() -> None:
-    rows = listed(MUGS * 30).splitlines()
+    rows = format_lines(MUGS * 30).splitlines()
     assert (len(rows), rows[-1]) == (21, "and 10 more")

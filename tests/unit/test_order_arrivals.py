@@ -9,8 +9,16 @@ import pytest
 from inventory_service.messages import Money
 from order_service import messages as orders
 from order_service import state
-from tests.testkit.order_bugs import PLANTED
-from tests.testkit.order_model import IDS, Scenario, World, begin, nexts, unfinished, wrong
+from tests.testkit.order_bugs import PLANTED_BUGS
+from tests.testkit.order_model import (
+    IDS,
+    Scenario,
+    SimulatedShop,
+    begin,
+    liveness_violation,
+    safety_violation,
+    successors,
+)
 
 EITHER = frozenset({"delivered", "cancelled"})
 CANCELLED = frozenset({"cancelled"})
@@ -22,22 +30,22 @@ SCENARIOS = [
     Scenario("happy"),
     Scenario("happy, with a deadline at any time", deadline=True, ends=EITHER),
     Scenario("refused", commit="cart_changed", ends=CANCELLED),
-    Scenario("refused and cancelled", commit="out_of_stock", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("refused and cancelled", commit="out_of_stock", requests=(CANCEL,), ends=CANCELLED),
     Scenario("declined", provider="declines", ends=CANCELLED),
-    Scenario("declined and cancelled", provider="declines", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("declined and cancelled", provider="declines", requests=(CANCEL,), ends=CANCELLED),
     Scenario("the provider is silent", provider="is silent", deadline=True, ends=CANCELLED),
     Scenario(
-        "the provider is silent, and cancelled", provider="is silent", asked=(CANCEL,), deadline=True, ends=CANCELLED
+        "the provider is silent, and cancelled", provider="is silent", requests=(CANCEL,), deadline=True, ends=CANCELLED
     ),
     Scenario("captured late, or voided", provider="answers late", deadline=True, ends=EITHER),
     Scenario("a wrong amount", provider="errs", ends=CANCELLED),
-    Scenario("a wrong amount, and cancelled", provider="errs", asked=(CANCEL,), ends=CANCELLED),
-    Scenario("cancelled at any point", asked=(CANCEL,), ends=EITHER),
-    Scenario("cancelled at any point, and the parcel fails", carrier="fails", asked=(CANCEL,), ends=CANCELLED),
+    Scenario("a wrong amount, and cancelled", provider="errs", requests=(CANCEL,), ends=CANCELLED),
+    Scenario("cancelled at any point", requests=(CANCEL,), ends=EITHER),
+    Scenario("cancelled at any point, and the parcel fails", carrier="fails", requests=(CANCEL,), ends=CANCELLED),
     Scenario("delivery failed", carrier="fails", ends=CANCELLED),
-    Scenario("a part refunded", asked=(REFUND,)),
-    Scenario("a part refunded, and the parcel fails", carrier="fails", asked=(REFUND,), ends=CANCELLED),
-    Scenario("asked to pay again", provider="answers late", asked=(orders.Pay(**IDS),)),
+    Scenario("a part refunded", requests=(REFUND,)),
+    Scenario("a part refunded, and the parcel fails", carrier="fails", requests=(REFUND,), ends=CANCELLED),
+    Scenario("asked to pay again", provider="answers late", requests=(orders.Pay(**IDS),)),
 ]
 
 
@@ -46,7 +54,7 @@ class Walk:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.leads_to: dict[World, list[World]] = {}
+        self.leads_to: dict[SimulatedShop, list[SimulatedShop]] = {}
         self.wrong: str | None = None
 
     def run(self) -> "Walk":
@@ -56,11 +64,11 @@ class Walk:
         while found and self.wrong is None:
             world = found.pop()
             try:
-                after = self.leads_to[world] = list(nexts(world, self.scenario))
-            except state.Stray as stray:
+                after = self.leads_to[world] = list(successors(world, self.scenario))
+            except state.UnexpectedMessage as stray:
                 self.wrong = f"stray: {stray}"
                 break
-            self.wrong = wrong(world) or (None if after else unfinished(world, self.scenario))
+            self.wrong = safety_violation(world) or (None if after else liveness_violation(world, self.scenario))
             for each in after:
                 if each not in self.leads_to:
                     self.leads_to[each] = []
@@ -97,7 +105,7 @@ def test_whatever_comes_together_ends_in_balance() -> None:
     assert sum(len(walk.leads_to) for walk in walks) > 4_000, "worlds that are different"
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+@pytest.mark.parametrize("bug", PLANTED_BUGS)
 def test_a_planted_bug_does_not_survive(bug: str) -> None:
-    with PLANTED[bug]():
+    with PLANTED_BUGS[bug]():
         assert any(Walk(scenario).run().wrong for scenario in SCENARIOS)

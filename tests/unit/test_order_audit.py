@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from infrastructure import dead_letters
-from infrastructure.audit_topics import Judged, Window
+from infrastructure.audit_topics import AuditedTopic, AuditWindow
 from infrastructure.envelope import Envelope
 from order_service import messages as orders
-from order_service.audit import Told
+from order_service.audit import TopicContents
 from tests.testkit.order_model import IDS, NOON, ORDER, PLACE
 
-WINDOW = Window(NOON, timedelta(seconds=30), timedelta(days=7))
+WINDOW = AuditWindow(NOON, timedelta(seconds=30), timedelta(days=7))
 LONG_AGO = NOON - timedelta(hours=1)
 PLACED = orders.Placed(**IDS, version=1, status="placed", request_id="c1", cart_version=4)
 OTHERWISE = PLACED.model_copy(update={"cart_version": 5})
@@ -32,34 +32,34 @@ class Topics:
     """The topics of the orders and their dead letters; all is well with the one order on them."""
 
     def __init__(self) -> None:
-        self.told = Told(
-            Judged("requests", orders.REQUEST_VOCABULARY, WINDOW),
-            Judged("events", orders.EVENT_VOCABULARY, WINDOW, ignores_unknown=True),
+        self.told = TopicContents(
+            AuditedTopic("requests", orders.REQUEST_REGISTRY, WINDOW),
+            AuditedTopic("events", orders.EVENT_REGISTRY, WINDOW, ignores_unknown=True),
         )
         self.offset = 0
         well = {"order_id": "well"}
         self.request(PLACE.model_copy(update=well))
         self.event(PLACED.model_copy(update=well))
-        self.told.stored(PLACED.model_copy(update=well))
+        self.told.compare_stored(PLACED.model_copy(update=well))
 
     def request(self, message: orders.Request, at: datetime = LONG_AGO, accepted: datetime = LONG_AGO) -> Record:
         return self.put_request(_event(message, "/cart", accepted).encode(), message.order_id, at)
 
     def put_request(self, value: bytes, key: str = ORDER, at: datetime = LONG_AGO) -> Record:
         record = self._record("requests", key.encode(), value, at)
-        self.told.request(record)
+        self.told.add_request(record)
         return record
 
     def event(self, message: orders.Event) -> None:
         event = _event(message, "/orders", LONG_AGO)
-        self.told.event(self._record("events", event.key, event.encode()))
+        self.told.add_event(self._record("events", event.key, event.encode()))
 
     def put_aside(self, record: Record) -> None:
         original = dead_letters.Record(record.topic, record.partition, record.offset, record.key, record.value)
-        letter = dead_letters.dead_letter(
+        letter = dead_letters.dead_letter_event(
             original, reason="failed", detail="", service="orders", attempts=1, now=LONG_AGO
         )
-        self.told.requests.letter(self._record("requests.dlq", letter.key, letter.encode()))
+        self.told.requests.add_dead_letter(self._record("requests.dlq", letter.key, letter.encode()))
 
     def violations(self) -> list[str]:
         return [sentence for kind in self.told.violations() for sentence in kind]
@@ -87,7 +87,7 @@ def test_what_is_told_as_it_was_stored_is_well() -> None:
     for _ in range(2):
         topics.event(PLACED)
     assert topics.violations() != [], "nothing is stored yet"
-    topics.told.stored(PLACED)
+    topics.told.compare_stored(PLACED)
     assert topics.violations() == []
 
 
@@ -105,14 +105,14 @@ def test_an_event_that_was_told_in_two_ways() -> None:
     topics = Topics()
     topics.event(PLACED)
     topics.event(OTHERWISE)
-    topics.told.stored(PLACED)
+    topics.told.compare_stored(PLACED)
     assert topics.violations() == [f"order {ORDER}: version 1 was published with two contents"]
 
 
 def test_an_event_that_was_told_otherwise_than_it_was() -> None:
     topics = Topics()
     topics.event(OTHERWISE)
-    topics.told.stored(PLACED)
+    topics.told.compare_stored(PLACED)
     assert topics.violations() == [f"order {ORDER}: version 1 was published with another content than is stored"]
 
 
@@ -120,7 +120,7 @@ def test_an_event_that_was_told_and_is_not_stored() -> None:
     topics = Topics()
     topics.event(PLACED)
     topics.event(PLACED.model_copy(update={"version": 2}))
-    topics.told.stored(PLACED)
+    topics.told.compare_stored(PLACED)
     assert topics.violations() == [f"order {ORDER}: version 2 was published, but is not stored"]
 
 

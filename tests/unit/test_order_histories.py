@@ -21,9 +21,19 @@ from hypothesis.stateful import (
 from inventory_service.messages import Money
 from order_service import messages as orders
 from order_service.model import Deadline
-from order_service.state import BrokenStream, Stray
-from tests.testkit.order_bugs import PLANTED
-from tests.testkit.order_model import EARLY, IDS, Scenario, Sent, World, begin, deliver, unfinished, wrong
+from order_service.state import BrokenStream, UnexpectedMessage
+from tests.testkit.order_bugs import PLANTED_BUGS
+from tests.testkit.order_model import (
+    EARLY,
+    IDS,
+    Scenario,
+    Sent,
+    SimulatedShop,
+    begin,
+    deliver,
+    liveness_violation,
+    safety_violation,
+)
 
 EITHER = frozenset({"delivered", "cancelled"})
 ASKED = (orders.Cancel(**IDS), orders.Pay(**IDS), orders.Refund(**IDS, amount=Money(amount=120, currency="GBP")))
@@ -35,7 +45,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = SimulatedShop()
         self.scenario = Scenario("none yet")
         self.on_their_way: list[Sent] = []
 
@@ -76,19 +86,19 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        assert wrong(self.world) is None
+        assert safety_violation(self.world) is None
 
     def teardown(self) -> None:
         for _ in range(ROUNDS):
             for sent in dict.fromkeys(self.on_their_way):
                 self.happen(sent)
                 self.on_their_way.remove(sent)
-                assert wrong(self.world) is None
-            if self.world.order is not None and self.world.order.at_rest and not self.on_their_way:
+                assert safety_violation(self.world) is None
+            if self.world.order is not None and self.world.order.is_complete and not self.on_their_way:
                 break
             self.happen(Sent("orders", "", Deadline()))
         if self.world.order is not None or self.on_their_way:
-            assert unfinished(self.world, self.scenario) is None
+            assert liveness_violation(self.world, self.scenario) is None
 
 
 SETTINGS = settings(
@@ -110,8 +120,8 @@ RARE = {"a sale in flight is not waited for"}
 """A cancellation must come in the one moment between two messages: the walk through all arrivals finds it."""
 
 
-@pytest.mark.parametrize("bug", sorted(PLANTED.keys() - RARE))
+@pytest.mark.parametrize("bug", sorted(PLANTED_BUGS.keys() - RARE))
 def test_a_planted_bug_is_caught(bug: str) -> None:
     """The rarest is found in one history of some 250, whatever the seed; ten times as many are the bound."""
-    with PLANTED[bug](), pytest.raises((AssertionError, Stray, BrokenStream)):
+    with PLANTED_BUGS[bug](), pytest.raises((AssertionError, UnexpectedMessage, BrokenStream)):
         run_state_machine_as_test(History, settings=settings(SETTINGS, max_examples=3000))

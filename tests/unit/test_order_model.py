@@ -10,18 +10,30 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from infrastructure.ids import derived
+from infrastructure.ids import derive_id
 from inventory_service import messages as inventory
 from inventory_service.messages import Money
 from order_service import messages as orders
-from order_service.agents import about_an_order, may_be_about_an_order
+from order_service.agents import may_concern_order, order_outcome
 from order_service.delivery import messages as deliveries
-from order_service.model import Came, Deadline, Handled, Rules, handle
+from order_service.model import Deadline, HandleResult, Incoming, SagaTimeouts, handle
 from order_service.payment import messages as payments
-from order_service.state import BrokenStream, Order, Stray, evolve, fold, payment_id, shipment_id
-from order_service.steps import deadline, owed
-from order_service.store import folded, read_event
-from tests.testkit.order_model import CHECKOUT, IDS, LATE, LINES, NOON, ORDER, PLACE, PRIVATE, RULES, TOTAL, USER
+from order_service.state import BrokenStream, Order, UnexpectedMessage, evolve, fold, payment_id, shipment_id
+from order_service.steps import next_commands, next_deadline
+from order_service.store import folded_row, read_event
+from tests.testkit.order_model import (
+    AFTER_PAYMENT_TIMEOUT,
+    CHECKOUT,
+    IDS,
+    LINES,
+    NOON,
+    ORDER,
+    PLACE,
+    PRIVATE,
+    RULES,
+    TOTAL,
+    USER,
+)
 
 STREAMS = Path(__file__).with_name("order_streams")
 PAYMENT: dict[str, Any] = {**IDS, "payment_id": payment_id(ORDER)}
@@ -43,8 +55,8 @@ class Given:
 
     def __init__(self, *messages: Any) -> None:
         self.state: Order | None = None
-        self.waiting: tuple[Came, ...] = ()
-        self.last = Handled(None)
+        self.waiting: tuple[Incoming, ...] = ()
+        self.last = HandleResult(None)
         self.events: list[Any] = []
         for message in messages:
             self.when(message)
@@ -52,7 +64,7 @@ class Given:
     def when(self, message: Any, request: str = "", *, user: str = USER, now: datetime = NOON) -> "Given":
         """One more comes."""
         request = request or (CHECKOUT if isinstance(message, orders.Place) or message is COMMITTED else "r")
-        self.last = handle(self.state, self.waiting, Came(ORDER, user, request, message), now=now, rules=RULES)
+        self.last = handle(self.state, self.waiting, Incoming(ORDER, user, request, message), now=now, timeouts=RULES)
         self.state, self.waiting = self.last.state, self.last.waiting
         self.events += self.last.events
         return self
@@ -68,11 +80,11 @@ class Given:
 
     def asks(self, *, late: bool = False) -> list[Any]:
         """What is owed now."""
-        return [step.message for step in owed(self.order, PRIVATE, late=late)]
+        return [step.message for step in next_commands(self.order, PRIVATE, overdue=late)]
 
     def answer(self) -> str | None:
-        [answer] = self.last.answers
-        return answer.refused
+        [answer] = self.last.replies
+        return answer.refusal
 
 
 def test_every_step_of_a_good_order_asks_for_the_next() -> None:
@@ -85,20 +97,20 @@ def test_every_step_of_a_good_order_asks_for_the_next() -> None:
     assert here.when(SOLD).asks() == [deliveries.Book(**PARCEL, address=PRIVATE.address, lines=LINES)]
     assert here.when(deliveries.Booked(**CARRIED)).asks() == []
     assert len(here.asks(late=True)) == 1
-    assert (here.when(SHIPPED).when(DELIVERED).asks(late=True), here.order.at_rest) == ([], True)
+    assert (here.when(SHIPPED).when(DELIVERED).asks(late=True), here.order.is_complete) == ([], True)
 
 
 def test_the_steps_are_asked_under_the_same_ids_whenever_they_are_asked() -> None:
-    ids = {step.request_id for step in owed(Given(*TO_PAID).order, PRIVATE)}
+    ids = {step.request_id for step in next_commands(Given(*TO_PAID).order, PRIVATE)}
     assert ids == {f"{ORDER}/sell"}
     assert all(len(id_) <= 64 for id_ in ids)
-    [again] = owed(Given(PLACE).order, PRIVATE, late=True)
+    [again] = next_commands(Given(PLACE).order, PRIVATE, overdue=True)
     assert (again.request_id, again.at) == (CHECKOUT, NOON), "as the cart asks, so that it is decided once"
 
 
 def test_without_an_address_nothing_is_booked_and_without_a_token_nothing_charged() -> None:
-    assert owed(Given(PLACE, COMMITTED).order, None) == ()
-    assert owed(Given(*TO_CONFIRMED).order, None) == ()
+    assert next_commands(Given(PLACE, COMMITTED).order, None) == ()
+    assert next_commands(Given(*TO_CONFIRMED).order, None) == ()
 
 
 def test_what_costs_nothing_is_paid() -> None:
@@ -128,7 +140,7 @@ def test_a_parcel_that_had_left_is_delivered_although_it_was_cancelled() -> None
     assert (here.answer(), here.asks()) == (None, [deliveries.CallOff(**PARCEL)])
     here.when(SHIPPED)
     assert (here.order.reason, here.order.status) == (None, "shipped")
-    assert here.when(DELIVERED).order.at_rest
+    assert here.when(DELIVERED).order.is_complete
 
 
 def test_what_is_shipped_cannot_be_cancelled() -> None:
@@ -144,7 +156,7 @@ def test_what_is_cancelled_may_be_cancelled_again() -> None:
 
 def test_a_cancellation_waits_for_the_decision_and_is_answered_then() -> None:
     here = Given(PLACE, CANCEL)
-    assert (here.last.answers, len(here.waiting)) == ((), 1)
+    assert (here.last.replies, len(here.waiting)) == ((), 1)
     assert here.when(inventory.Refused(reason="cart_changed", order_id=ORDER), CHECKOUT).told() == ["cancelled"]
     assert (here.order.reason, here.answer(), here.waiting) == ("cart_changed", None, ())
 
@@ -167,11 +179,11 @@ def test_money_is_given_back_once_and_never_more_than_there_was() -> None:
     assert here.when(refund(1, "EUR"), "c").answer() == "refund_too_large"
     assert here.when(refund(None), "d").last.events[0].amount.amount == 200  # type: ignore[union-attr]
     assert here.when(refund(1), "e").answer() == "already_refunded"
-    first, second = (step.message for step in owed(here.order, PRIVATE))
+    first, second = (step.message for step in next_commands(here.order, PRIVATE))
     for message in (first, second, first):
         given = payments.Refunded(**PAYMENT, refund_id=message.refund_id, amount=message.amount)  # type: ignore[attr-defined]
         here.when(given)
-    assert (here.order.refunded, here.order.status, here.order.at_rest) == (300, "delivered", True)
+    assert (here.order.refunded, here.order.status, here.order.is_complete) == (300, "delivered", True)
     assert Given(PLACE, COMMITTED).when(refund(1)).answer() == "not_paid"
     with pytest.raises(ValidationError):
         refund(0)
@@ -193,7 +205,7 @@ def test_another_shoppers_order_is_unknown() -> None:
 
 def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever() -> None:
     here = Given().when(CANCEL)
-    assert (here.last.answers, len(here.waiting)) == ((), 1)
+    assert (here.last.replies, len(here.waiting)) == ((), 1)
     assert Given().when(CANCEL).when(PLACE).when(COMMITTED).answer() is None
     assert here.when(Deadline()).answer() == "unknown_order"
     assert here.waiting == ()
@@ -215,15 +227,15 @@ def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever()
     ],
 )
 def test_what_cannot_be_true_is_a_stray(there: Sequence[Any], message: Any, user: str) -> None:
-    with pytest.raises(Stray):
+    with pytest.raises(UnexpectedMessage):
         Given(*there).when(message, user=user)
 
 
 def test_an_order_is_of_its_shoppers_own_request() -> None:
-    for came in (Came(ORDER, USER, "another", PLACE), Came(ORDER, "mallory", CHECKOUT, PLACE)):
-        with pytest.raises(Stray):
-            handle(None, (), came, now=NOON, rules=RULES)
-    assert derived(USER, CHECKOUT, "order") == ORDER
+    for came in (Incoming(ORDER, USER, "another", PLACE), Incoming(ORDER, "mallory", CHECKOUT, PLACE)):
+        with pytest.raises(UnexpectedMessage):
+            handle(None, (), came, now=NOON, timeouts=RULES)
+    assert derive_id(USER, CHECKOUT, "order") == ORDER
 
 
 def test_a_wrong_amount_is_given_back_as_it_was_taken() -> None:
@@ -236,12 +248,16 @@ def test_a_wrong_amount_is_given_back_as_it_was_taken() -> None:
 def test_what_is_captured_after_the_end_is_given_back_after_the_end() -> None:
     here = Given(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
     here.when(inventory.Released(order_id=ORDER, version=6))
-    assert here.order.at_rest
+    assert here.order.is_complete
     here.when(CAPTURED)
-    assert (here.told(), here.order.status, here.order.at_rest) == (["captured", "refund-asked"], "cancelled", False)
+    assert (here.told(), here.order.status, here.order.is_complete) == (
+        ["captured", "refund-asked"],
+        "cancelled",
+        False,
+    )
     [refund] = here.asks()
     here.when(payments.Refunded(**PAYMENT, refund_id=refund.refund_id, amount=refund.amount))
-    assert (here.order.at_rest, here.order.left) == (True, 0)
+    assert (here.order.is_complete, here.order.refundable) == (True, 0)
 
 
 def test_holds_that_somebody_gave_back_by_hand_cannot_be_sold() -> None:
@@ -252,37 +268,37 @@ def test_holds_that_somebody_gave_back_by_hand_cannot_be_sold() -> None:
 
 def test_patience_ends_with_a_void() -> None:
     here = Given(PLACE, COMMITTED)
-    assert here.when(Deadline(), now=LATE - timedelta(seconds=2)).told() == []
-    assert here.when(Deadline(), now=LATE).told() == ["cancelling"]
+    assert here.when(Deadline(), now=AFTER_PAYMENT_TIMEOUT - timedelta(seconds=2)).told() == []
+    assert here.when(Deadline(), now=AFTER_PAYMENT_TIMEOUT).told() == ["cancelling"]
     assert here.asks() == [payments.Void(**PAYMENT)]
-    assert here.when(Deadline(), now=LATE + timedelta(days=1)).asks() == [payments.Void(**PAYMENT)]
+    assert here.when(Deadline(), now=AFTER_PAYMENT_TIMEOUT + timedelta(days=1)).asks() == [payments.Void(**PAYMENT)]
 
 
 def test_deadlines_come_later_and_later_and_end_at_rest() -> None:
-    rules = Rules(payment_patience=timedelta(minutes=10))
+    rules = SagaTimeouts(payment_timeout=timedelta(minutes=10))
     placed = Given(PLACE).order
-    pauses = [deadline(placed, NOON, attempts, rules) for attempts in range(30)]
+    pauses = [next_deadline(placed, NOON, attempts, rules) for attempts in range(30)]
     assert [(at - NOON).total_seconds() for at in pauses if at][:6] == [30, 60, 120, 240, 480, 600]
-    assert pauses[-1] == NOON + rules.longest_pause
+    assert pauses[-1] == NOON + rules.max_retry_pause
     unpaid = Given(PLACE, COMMITTED).order
-    assert deadline(unpaid, NOON + timedelta(minutes=9), 9, rules) == NOON + timedelta(minutes=10)
-    assert deadline(unpaid, NOON + timedelta(minutes=11), 9, rules) == NOON + timedelta(minutes=11)
-    assert deadline(Given(*TO_DELIVERED).order, NOON, 0, rules) is None
+    assert next_deadline(unpaid, NOON + timedelta(minutes=9), 9, rules) == NOON + timedelta(minutes=10)
+    assert next_deadline(unpaid, NOON + timedelta(minutes=11), 9, rules) == NOON + timedelta(minutes=11)
+    assert next_deadline(Given(*TO_DELIVERED).order, NOON, 0, rules) is None
 
 
 def test_most_decisions_are_about_carts() -> None:
     cart = inventory.Cart(revision=1)
     refused = inventory.Decided(user_id=USER, outcome=inventory.Refused(reason="out_of_stock", product="P"), cart=cart)
-    assert about_an_order(refused) is None
-    assert not may_be_about_an_order(refused.model_dump_json().encode())
+    assert order_outcome(refused) is None
+    assert not may_concern_order(refused.model_dump_json().encode())
     sold = inventory.Decided(user_id=USER, outcome=SOLD, cart=cart)
-    assert about_an_order(sold) == SOLD
-    assert may_be_about_an_order(sold.model_dump_json().encode())
+    assert order_outcome(sold) == SOLD
+    assert may_concern_order(sold.model_dump_json().encode())
     for by_hand in (json.dumps(sold.model_dump(mode="json")), sold.model_dump_json(indent=1)):
-        assert may_be_about_an_order(by_hand.encode()), "an engineer's console producer"
-        assert may_be_about_an_order(by_hand.replace("order_id", "order\\u005fid").encode())
+        assert may_concern_order(by_hand.encode()), "an engineer's console producer"
+        assert may_concern_order(by_hand.replace("order_id", "order\\u005fid").encode())
     reserved = COMMITTED.model_copy(update={"purpose": "reservation"})
-    assert about_an_order(inventory.Decided(user_id=USER, outcome=reserved, cart=cart)) is None
+    assert order_outcome(inventory.Decided(user_id=USER, outcome=reserved, cart=cart)) is None
 
 
 # ---- streams --------------------------------------------------------------------------------------------------------
@@ -306,6 +322,6 @@ def test_a_recorded_stream_is_read_as_ever(file: Path) -> None:
     ]
     order = fold(events)
     assert order is not None
-    said = [str(value) if isinstance(value, datetime) else value for value in folded(order)]
+    said = [str(value) if isinstance(value, datetime) else value for value in folded_row(order)]
     assert said == recorded["read_side"]
-    assert (order.at_rest, list(order.undone)) == (recorded["at_rest"], recorded["undone"])
+    assert (order.is_complete, list(order.undone_steps)) == (recorded["at_rest"], recorded["undone"])

@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 
 from infrastructure import pump as pumps
-from infrastructure.pump import Again, Done, Failed, Handle, Pump, Row, Verdict
+from infrastructure.pump import Done, JobHandler, JobResult, JobWorker, Reschedule, Retry, Row
 from tests.testkit.memory_rows import MemoryRows
 
 
 @asynccontextmanager
-async def pumping(rows: MemoryRows, handle: Handle, **more: object) -> AsyncIterator[Pump]:
-    pump = Pump(rows, handle, **{"pauses": (0.01, 0.02), **more})  # type: ignore[arg-type]
+async def pumping(rows: MemoryRows, handle: JobHandler, **more: object) -> AsyncIterator[JobWorker]:
+    pump = JobWorker(rows, handle, **{"pauses": (0.01, 0.02), **more})  # type: ignore[arg-type]
     running = asyncio.create_task(_again_and_again(pump.run))
     try:
         yield pump
@@ -43,7 +43,7 @@ async def test_due_rows_are_handled_once_the_oldest_first() -> None:
     rows, done = MemoryRows(), list[str]()
     rows.add("a", "b", "c", "d")
 
-    async def handle(row: Row, attempt: int) -> Verdict:
+    async def handle(row: Row, attempt: int) -> JobResult:
         assert attempt == 1
         done.append(row["key"])
         return Done({"state": "done"})
@@ -58,7 +58,7 @@ async def test_concurrency_is_bounded_and_a_slow_row_delays_no_other() -> None:
     rows, in_hand, most, slow = MemoryRows(), 0, 0, asyncio.Event()
     rows.add("slow", *map(str, range(20)))
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         nonlocal in_hand, most
         in_hand += 1
         most = max(most, in_hand)
@@ -75,10 +75,10 @@ async def test_concurrency_is_bounded_and_a_slow_row_delays_no_other() -> None:
 
 
 async def test_a_wake_leases_a_new_row_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
+    monkeypatch.setattr(pumps, "POLL_SECONDS", 60.0)
     rows, done = MemoryRows(), asyncio.Event()
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         done.set()
         return Done()
 
@@ -91,13 +91,13 @@ async def test_a_wake_leases_a_new_row_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("count", [1, 20])
 async def test_further_due_rows_do_not_wait_for_the_next_poll(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pumps, "LOOK_EVERY", 60.0)
+    monkeypatch.setattr(pumps, "POLL_SECONDS", 60.0)
     rows, steps = MemoryRows(), dict[str, int]()
     rows.add(*map(str, range(count)))
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         steps[row["key"]] = steps.get(row["key"], 0) + 1
-        return Done() if steps[row["key"]] == 3 else Again(timedelta(0))
+        return Done() if steps[row["key"]] == 3 else Reschedule(timedelta(0))
 
     async with pumping(rows, handle, concurrency=2):
         await until(lambda: all(row.at is None for row in rows.rows.values()))
@@ -109,17 +109,17 @@ async def test_a_failed_row_is_retried_and_its_attempts_count_until_there_is_pro
     rows, attempts = MemoryRows(), list[int]()
     rows.add("a")
 
-    async def handle(_: Row, attempt: int) -> Verdict:
+    async def handle(_: Row, attempt: int) -> JobResult:
         attempts.append(attempt)
         if len(attempts) == 4:
-            return Again(timedelta(0), {"half": "done"})
+            return Reschedule(timedelta(0), {"half": "done"})
         if len(attempts) == 5:
             return Done()
         if how == "raises":
             raise ValueError("not today")
         if how == "takes too long":
             await asyncio.sleep(60)
-        return Failed()
+        return Retry()
 
     async with pumping(rows, handle, deadline=0.02):
         await until(lambda: rows.rows["a"].at is None)
@@ -128,7 +128,7 @@ async def test_a_failed_row_is_retried_and_its_attempts_count_until_there_is_pro
 
 
 async def test_pauses_double_up_to_a_bound() -> None:
-    pump = Pump(MemoryRows(), _nothing, pauses=(1.0, 10.0))
+    pump = JobWorker(MemoryRows(), _nothing, pauses=(1.0, 10.0))
     for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 10.0), (5000, 10.0)):
         pauses = {pump._retry_pause(attempt).total_seconds() for _ in range(100)}
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
@@ -138,7 +138,7 @@ async def test_a_row_that_becomes_due_during_an_attempt_is_handled_once_more() -
     rows, seen = MemoryRows(), list[str]()
     rows.add("a")
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         seen.append(row.get("wish", "charge"))
         if len(seen) == 1:
             rows.rows["a"].columns["wish"] = "void"
@@ -155,7 +155,7 @@ async def test_the_owner_of_an_expired_lease_changes_nothing() -> None:
     rows, first, seen = MemoryRows(), asyncio.Event(), list[int]()
     rows.add("a")
 
-    async def handle(_: Row, attempt: int) -> Verdict:
+    async def handle(_: Row, attempt: int) -> JobResult:
         seen.append(attempt)
         if attempt == 1:
             await first.wait()
@@ -174,7 +174,7 @@ async def test_rows_are_handled_after_an_outage_of_their_database() -> None:
     rows, calls = MemoryRows(), 0
     rows.add("a")
 
-    async def handle(_: Row, __: int) -> Verdict:
+    async def handle(_: Row, __: int) -> JobResult:
         nonlocal calls
         calls += 1
         rows.lost = 2  # when the result is to be written
@@ -191,7 +191,7 @@ async def test_no_more_rows_are_leased_than_the_capacity_admits() -> None:
     rows.add("a", "b", "c")
     go_on = asyncio.Event()
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         in_hand.add(row["key"])
         await go_on.wait()
         return Done()
@@ -220,7 +220,7 @@ async def test_a_stopping_worker_leases_nothing_and_interrupts_slow_attempts(
     rows, begun = MemoryRows(), list[str]()
     rows.add("quick", "endless")
 
-    async def handle(row: Row, _: int) -> Verdict:
+    async def handle(row: Row, _: int) -> JobResult:
         begun.append(row["key"])
         await asyncio.sleep(0.01 if row["key"] == "quick" else 60)
         return Done()
@@ -237,5 +237,5 @@ async def test_a_stopping_worker_leases_nothing_and_interrupts_slow_attempts(
     assert rows.rows["new"].lease is None
 
 
-async def _nothing(_: Row, __: int) -> Verdict:
+async def _nothing(_: Row, __: int) -> JobResult:
     return Done()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from infrastructure.service import PAUSES, ServiceProcess, unless
+from infrastructure.service import PAUSES, ServiceProcess, run_until_stopped
 from infrastructure.settings import Settings
 
 
@@ -49,21 +49,21 @@ async def _pauses(process: ServiceProcess, monkeypatch: pytest.MonkeyPatch, *, r
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
-        await process._forever("loop", loop)
+        await process._restart_on_failure("loop", loop)
     return pauses
 
 
 async def test_a_process_is_ready_while_its_loops_run_and_its_checks_pass(process: ServiceProcess) -> None:
     problems: list[str | None] = ["no printer"]
-    process.ready_when(lambda: problems[-1])
-    assert process.why_not_ready() == "starting or stopping"
+    process.add_readiness_check(lambda: problems[-1])
+    assert process.readiness_problem() == "starting or stopping"
     async with process._background_loops():
-        assert process.why_not_ready() == "no printer"
+        assert process.readiness_problem() == "no printer"
         problems.append(None)
-        assert process.why_not_ready() is None
+        assert process.readiness_problem() is None
         process._failing["writing"] = "OSError: full"
-        assert process.why_not_ready() == "writing: OSError: full"
-    assert process.why_not_ready() == "starting or stopping"
+        assert process.readiness_problem() == "writing: OSError: full"
+    assert process.readiness_problem() == "starting or stopping"
 
 
 async def test_a_signal_stops_the_loops_then_calls_the_closers(process: ServiceProcess) -> None:
@@ -80,8 +80,8 @@ async def test_a_signal_stops_the_loops_then_calls_the_closers(process: ServiceP
     async def close() -> None:
         events.append("closed")
 
-    process.background("loop", loop)
-    process.closing(close)
+    process.add_background_loop("loop", loop)
+    process.add_closer(close)
     working = asyncio.create_task(process.run())
     await asyncio.wait_for(running.wait(), 5)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -107,4 +107,4 @@ async def test_what_fails_before_the_stop_is_raised() -> None:
         raise OSError("planted")
 
     with pytest.raises(OSError, match="planted"):
-        await unless(asyncio.Event(), work())
+        await run_until_stopped(asyncio.Event(), work())

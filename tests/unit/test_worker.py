@@ -11,13 +11,13 @@ import pytest
 from cart_service import messages as cart
 from infrastructure import guard
 from infrastructure import worker as module
-from infrastructure.guard import Handler, Received, Transient
+from infrastructure.guard import Handler, ReceivedMessage, Transient
 from infrastructure.service import EX_TEMPFAIL
 from infrastructure.settings import Settings
 from infrastructure.worker import LEAVE_SECONDS, Worker
 from tests.unit.test_guard import requested
 
-Handle = Callable[[Sequence[Received[cart.Request]]], Awaitable[None]]
+Handle = Callable[[Sequence[ReceivedMessage[cart.Request]]], Awaitable[None]]
 GENERATION = 3
 
 
@@ -67,14 +67,14 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Worker, Callab
     def make(
         handle: Handle, max_batch: int = 100, limit: int = 0
     ) -> tuple[Worker, Callable[[Stream], Awaitable[None]]]:
-        async def fail(received: Received[cart.Request], error: Exception) -> None:
+        async def fail(received: ReceivedMessage[cart.Request], error: Exception) -> None:
             raise AssertionError(received, error)
 
         worker = Worker(Settings(prefix="t.", dead_letter_limit_per_minute=limit), "cart", topics=())
         worker.app.consumer_generation_id = GENERATION
         worker._running = True
-        handler = Handler(cart.REQUESTS, cart.REQUEST_VOCABULARY, handle, fail, max_batch=max_batch)
-        worker.agent(handler)
+        handler = Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, handle, fail, max_batch_size=max_batch)
+        worker.add_agent(handler)
         [registered] = worker.app.agents.values()
         return worker, registered.fun
 
@@ -85,7 +85,7 @@ async def test_a_batch_is_acknowledged_only_when_all_of_it_is_done(agent: Any) -
     entered, done = asyncio.Event(), asyncio.Event()
     batches: list[list[str | None]] = []
 
-    async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+    async def handle(batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
         batches.append([received.event.requestid for received in batch])
         entered.set()
         await done.wait()
@@ -106,7 +106,7 @@ async def test_a_batch_is_acknowledged_only_when_all_of_it_is_done(agent: Any) -
 async def test_events_of_an_earlier_assignment_are_neither_handled_nor_acknowledged(agent: Any) -> None:
     batches: list[list[str | None]] = []
 
-    async def handle(batch: Sequence[Received[cart.Request]]) -> None:
+    async def handle(batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
         batches.append([received.event.requestid for received in batch])
 
     stream, old = Stream("r1"), Stream("r2", generation=GENERATION - 1)
@@ -120,7 +120,7 @@ async def test_events_of_an_earlier_assignment_are_neither_handled_nor_acknowled
 async def test_a_cancelled_attempt_ends_the_process_without_acknowledging_it(agent: Any) -> None:
     entered = asyncio.Event()
 
-    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+    async def handle(_: Sequence[ReceivedMessage[cart.Request]]) -> None:
         entered.set()
         await asyncio.sleep(3600)
 
@@ -144,7 +144,7 @@ async def test_a_leaving_worker_whose_attempt_fails_ends_without_acknowledging_i
     monkeypatch.setattr(guard, "FIRST_PAUSE", 0.0)
     attempts = 0
 
-    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+    async def handle(_: Sequence[ReceivedMessage[cart.Request]]) -> None:
         nonlocal attempts
         attempts += 1
         if attempts == 2:
@@ -174,7 +174,7 @@ async def test_a_leaving_worker_at_its_dead_letter_limit_acknowledges_nothing_of
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(guard, "HOLD_SECONDS", 0.0)
 
-    async def handle(_: Sequence[Received[cart.Request]]) -> None:
+    async def handle(_: Sequence[ReceivedMessage[cart.Request]]) -> None:
         raise ValueError("a bug in this deploy")
 
     stream = Stream(*(f"r{number}" for number in range(30)))

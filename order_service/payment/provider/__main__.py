@@ -10,10 +10,10 @@ from aiohttp import web
 
 import order_service.payment.provider
 from infrastructure import logs
-from order_service.payment.provider.books import Books
-from order_service.payment.provider.server import Server
+from order_service.payment.provider.books import ProviderDatabase
+from order_service.payment.provider.server import ProviderServer
 from order_service.payment.provider.settings import Settings
-from order_service.payment.provider.webhooks import Webhooks
+from order_service.payment.provider.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ async def run(settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = Server(
-        Books(settings.provider_file),
-        Webhooks(settings.webhook_secret.get_secret_value()),
+    server = ProviderServer(
+        ProviderDatabase(settings.provider_file),
+        WebhookSender(settings.webhook_secret.get_secret_value()),
         settings.provider_key.get_secret_value(),
         late=settings.provider_late_seconds,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Outcome = tuple[Literal["captured", "declined"], int | None]
+ChargeOutcome = tuple[Literal["captured", "declined"], int | None]
 """The outcome of a charge, and the captured amount."""
 
 _SCHEMA: Final = """
@@ -32,7 +32,7 @@ class Conflict(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedCharge:
     """A requested charge; `amount` is in minor units."""
 
     key: str
@@ -44,7 +44,7 @@ class Wanted:
     webhook_url: str | None = None
 
 
-class Books:
+class ProviderDatabase:
     """The database of the provider in `file`; with `:memory:` its content is lost on `close`."""
 
     def __init__(self, file: str) -> None:
@@ -70,7 +70,9 @@ class Books:
         row = self._row(key)
         return None if row is None else row["webhook_url"]
 
-    def begin(self, requested: Wanted, outcome: Outcome | None, *, captures_at: float | None = None) -> bool:
+    def create_charge(
+        self, requested: RequestedCharge, outcome: ChargeOutcome | None, *, captures_at: float | None = None
+    ) -> bool:
         """Store a charge with its outcome, or as pending. Return False if the key is known.
 
         Raise `Conflict` if the key belongs to another charge.
@@ -93,7 +95,7 @@ class Books:
             raise Conflict("key-reused", "this key belongs to a charge of another amount or token")
         return False
 
-    def decide(self, key: str, outcome: Outcome) -> bool:
+    def settle_charge(self, key: str, outcome: ChargeOutcome) -> bool:
         """Set the outcome of a pending charge. Return False if it has one already, for example after a void."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -129,7 +131,7 @@ class Books:
                 raise Conflict("key-reused", "this key belongs to another refund")
         return {"key": key, "charge": charge, "status": "refunded", "amount": amount, "currency": row["currency"]}
 
-    def late(self) -> list[tuple[str, float]]:
+    def scheduled_captures(self) -> list[tuple[str, float]]:
         """Return the pending charges that will be captured, with the time of the capture (Unix time)."""
         rows = self._db.execute(
             "SELECT key, captures_at FROM charge WHERE captures_at IS NOT NULL ORDER BY 2"
@@ -141,7 +143,7 @@ class Books:
         rows = self._db.execute("SELECT * FROM history WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
         return [dict(row) for row in rows]
 
-    def _apply_outcome(self, key: str, outcome: Outcome) -> bool:
+    def _apply_outcome(self, key: str, outcome: ChargeOutcome) -> bool:
         status, taken = outcome
         done = self._db.execute(
             "UPDATE charge SET status = ?, taken = ?, captures_at = NULL WHERE key = ? AND status = 'pending'",

@@ -20,16 +20,16 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from infrastructure.envelope import first_fault
-from inventory_service.messages import Printable
+from infrastructure.envelope import first_error
+from inventory_service.messages import Identifier
 from order_service.messages import Token
-from order_service.payment.provider.books import Books, Conflict, Outcome, Wanted
-from order_service.payment.provider.webhooks import Webhooks
+from order_service.payment.provider.books import ChargeOutcome, Conflict, ProviderDatabase, RequestedCharge
+from order_service.payment.provider.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 
 TOKENS: Final = ("tok_approve", "tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")
-SILENT: Final = frozenset({"tok_timeout", "tok_late"})
+SILENT_TOKENS: Final = frozenset({"tok_timeout", "tok_late"})
 HANG_SECONDS: Final = 60.0
 """The time for which the connection of a client without a response is kept open."""
 
@@ -41,14 +41,14 @@ class _RequestBody(BaseModel):
 class Metadata(_RequestBody):
     """The data that the provider stores and returns uninterpreted."""
 
-    order_id: Printable | None = None
-    user_id: Printable | None = None
+    order_id: Identifier | None = None
+    user_id: Identifier | None = None
 
 
 class NewCharge(_RequestBody):
     """The body of `POST /v1/charges`."""
 
-    key: Printable
+    key: Identifier
     amount: int = Field(gt=0)
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     token: Token
@@ -59,7 +59,7 @@ class NewCharge(_RequestBody):
 class NewRefund(_RequestBody):
     """The body of `POST /v1/charges/{key}/refunds`."""
 
-    key: Printable
+    key: Identifier
     amount: int = Field(gt=0)
 
 
@@ -74,11 +74,11 @@ class Control(_RequestBody):
     """The number of next requests that fail with status 500, without any effect."""
 
 
-class Server:
+class ProviderServer:
     """The routes of the API. `late` is the delay of `tok_late`, in seconds."""
 
-    def __init__(self, books: Books, webhooks: Webhooks, key: str, *, late: float) -> None:
-        self.books = books
+    def __init__(self, books: ProviderDatabase, webhooks: WebhookSender, key: str, *, late: float) -> None:
+        self.database = books
         self.webhooks = webhooks
         self.late = late
         self.control = Control()
@@ -127,13 +127,13 @@ class Server:
         except Conflict as conflict:
             return _problem(409, conflict.type, conflict.detail)
         except ValidationError as error:
-            return _problem(422, "invalid", first_fault(error))
+            return _problem(422, "invalid", first_error(error))
 
     async def _set_control(self, request: web.Request) -> web.Response:
         try:
             self.control = Control.model_validate_json(await request.read())
         except ValidationError as error:
-            return _problem(422, "invalid", first_fault(error))
+            return _problem(422, "invalid", first_error(error))
         return web.json_response(self.control.model_dump())
 
     async def _ready(self, _: web.Request) -> web.Response:
@@ -145,7 +145,7 @@ class Server:
         body = NewCharge.model_validate_json(await request.read())
         if body.token not in TOKENS:
             return _problem(422, "unknown-token", f"{body.token!r} is not a known token")
-        requested = Wanted(
+        requested = RequestedCharge(
             key=body.key,
             amount=body.amount,
             currency=body.currency,
@@ -155,31 +155,31 @@ class Server:
             webhook_url=body.webhook_url,
         )
         late = time.time() + self.late if body.token == "tok_late" else None  # noqa: S105 - not a secret
-        if not self.books.begin(requested, _outcome(body), captures_at=late):
-            return web.json_response(self.books.charge(body.key))
+        if not self.database.create_charge(requested, _outcome(body), captures_at=late):
+            return web.json_response(self.database.charge(body.key))
         if late is not None:
             self._schedule_capture(body.key, late)
-        if body.token in SILENT:
+        if body.token in SILENT_TOKENS:
             await asyncio.sleep(HANG_SECONDS)
             return _disconnect(request)
-        charge = self.books.charge(body.key)
+        charge = self.database.charge(body.key)
         if charge is not None and body.webhook_url:
             if body.token == "tok_twice":  # noqa: S105 - not a secret
                 await self.webhooks.deliver(body.webhook_url, charge)  # it arrives before the response
-            self.webhooks.soon(body.webhook_url, charge)
+            self.webhooks.schedule(body.webhook_url, charge)
         return web.json_response(charge, status=201)
 
     async def _read(self, request: web.Request) -> web.Response:
-        charge = self.books.charge(request.match_info["key"])
+        charge = self.database.charge(request.match_info["key"])
         return _unknown() if charge is None else web.json_response(charge)
 
     async def _void(self, request: web.Request) -> web.Response:
-        charge = self.books.void(request.match_info["key"])
+        charge = self.database.void(request.match_info["key"])
         return web.json_response(charge, status=200 if charge["status"] in {"voided", "declined"} else 409)
 
     async def _refund(self, request: web.Request) -> web.Response:
         body = NewRefund.model_validate_json(await request.read())
-        refund = self.books.refund(request.match_info["key"], body.key, body.amount)
+        refund = self.database.refund(request.match_info["key"], body.key, body.amount)
         return _unknown() if refund is None else web.json_response(refund)
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -187,7 +187,7 @@ class Server:
             after, limit = int(request.query.get("after", "0")), int(request.query.get("limit", "100"))
         except ValueError:
             return _problem(422, "invalid", "after and limit must be integers")
-        return web.json_response({"items": self.books.history(after, max(1, min(limit, 1000)))})
+        return web.json_response({"items": self.database.history(after, max(1, min(limit, 1000)))})
 
     # ---- late captures ----------------------------------------------------------------------------------------------
 
@@ -198,24 +198,24 @@ class Server:
 
     async def _capture_at(self, key: str, due_at: float) -> None:
         await asyncio.sleep(max(0.0, due_at - time.time()))
-        charge = self.books.charge(key)
-        if charge is not None and self.books.decide(key, ("captured", charge["amount"])):
+        charge = self.database.charge(key)
+        if charge is not None and self.database.settle_charge(key, ("captured", charge["amount"])):
             log.info("captured late: %s", key)
-            if url := self.books.webhook_url(key):
-                self.webhooks.soon(url, self.books.charge(key) or {})
+            if url := self.database.webhook_url(key):
+                self.webhooks.schedule(url, self.database.charge(key) or {})
 
     async def _resume(self, _: web.Application) -> None:
-        for key, due_at in self.books.late():
+        for key, due_at in self.database.scheduled_captures():
             self._schedule_capture(key, due_at)
 
     async def _stop(self, _: web.Application) -> None:
         for task in self._timers:
             task.cancel()
         await self.webhooks.close()
-        self.books.close()
+        self.database.close()
 
 
-def _outcome(body: NewCharge) -> Outcome | None:
+def _outcome(body: NewCharge) -> ChargeOutcome | None:
     """Return the immediate outcome of a charge, `None` if it stays pending."""
     match body.token:
         case "tok_timeout" | "tok_late":

@@ -18,7 +18,7 @@ PAUSES: Final = (0.2, 1.0, 5.0, 20.0)
 TIMEOUT_SECONDS: Final = 2.0
 
 
-class Webhooks:
+class WebhookSender:
     """A sender of webhooks: `{"type": "charge.<status>", "created", "data": charge}`, signed with `secret`."""
 
     def __init__(self, secret: str) -> None:
@@ -26,7 +26,7 @@ class Webhooks:
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def soon(self, url: str, charge: dict[str, Any]) -> None:
+    def schedule(self, url: str, charge: dict[str, Any]) -> None:
         """Deliver in the background, with retries until accepted."""
         task = asyncio.create_task(self._deliver_with_retries(url, charge))
         self._tasks.add(task)

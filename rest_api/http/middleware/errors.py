@@ -5,7 +5,7 @@ import logging
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infrastructure.trace import child, trace_id
+from infrastructure.trace import child_traceparent, trace_id
 from rest_api.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class ErrorsMiddleware:
                 raise
             await problem.response(request_id)(scope, receive, send)
         except Exception:
-            trace = trace_id(child(HTTPConnection(scope).headers.get("traceparent")))
+            trace = trace_id(child_traceparent(HTTPConnection(scope).headers.get("traceparent")))
             log.exception("a request could not be answered", extra={"trace": trace, "requestid": request_id})
             if started:
                 raise

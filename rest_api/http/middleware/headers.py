@@ -5,7 +5,7 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rest_api.limits import WINDOW
+from rest_api.limits import WINDOW_SECONDS
 
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
@@ -50,5 +50,5 @@ def _add_headers(scope: Scope, headers: MutableHeaders) -> None:
     counted = scope["state"].get("ratelimit")
     if counted is not None:
         size, remaining, wait = counted
-        headers["RateLimit-Policy"] = f'"default";q={size};w={int(WINDOW)}'
+        headers["RateLimit-Policy"] = f'"default";q={size};w={int(WINDOW_SECONDS)}'
         headers["RateLimit"] = f'"default";r={remaining};t={wait}'
