@@ -10,30 +10,26 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from cart_service import messages as cart
 from cart_service.agents import CartAgents
 from cart_service.audit import audit, audit_partition
 from cart_service.store import CartStore
-from infrastructure import cli
-from infrastructure.audit_topics import TopicAuditor, print_report
-from infrastructure.broker import BrokerUnavailableError, ensure_topics
-from infrastructure.guard import Handler
-from infrastructure.ids import uuid7
-from infrastructure.settings import Settings
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, inventory, orders
+from contracts.ids import uuid7
+from infrastructure.audit.topic_auditor import TopicAuditor, print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.messaging.broker import BrokerUnavailableError, ensure_topics
+from infrastructure.process import cli
+from infrastructure.process.settings import Settings
 
 if TYPE_CHECKING:
-    from infrastructure.worker import Worker
+    from infrastructure.messaging.worker import Worker
 
 TOPICS = (cart.REQUESTS, cart.RESPONSES, inventory.REQUESTS, inventory.RESPONSES, orders.REQUESTS)
 
 
 def build(settings: Settings) -> Worker:
     """Build a cart worker."""
-    from infrastructure.worker import (
-        Worker,
-    )  # imported here because an audit does not need Faust, which is slow to import
+    from infrastructure.messaging.worker import Worker
 
     worker = Worker(settings, "cart", topics=TOPICS)
     process = uuid7()
@@ -62,7 +58,7 @@ def build(settings: Settings) -> Worker:
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Run the worker until it is stopped."""
-    from infrastructure.worker import ReplicaInUseError
+    from infrastructure.messaging.worker import ReplicaInUseError
 
     try:
         return await build(settings).run()

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from cart_service import messages as cart
 from cart_service.agents import SOURCE
 from cart_service.model import Cart, to_response
-from infrastructure import clock
-from infrastructure.audit_topics import (
+from contracts import cart, inventory
+from contracts.envelope import Envelope
+from infrastructure.audit.topic_auditor import (
     MAX_CLOCK_SKEW,
     AuditedTopic,
     AuditWindow,
@@ -27,10 +27,9 @@ from infrastructure.audit_topics import (
     throttled,
     truncate_violations,
 )
-from infrastructure.envelope import Envelope
-from infrastructure.history import read_topic
-from infrastructure.settings import Settings
-from inventory_service import messages as inventory
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process import clock
+from infrastructure.process.settings import Settings
 
 CHANGELOG: Final = "cart-carts-changelog"
 OUTCOMES: Final = (cart.Held, cart.Refused, cart.Removed, cart.Expired, cart.Order)

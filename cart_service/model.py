@@ -11,10 +11,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from cart_service import messages as cart
-from infrastructure.envelope import Timestamp
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, inventory, orders
+from contracts.envelope import Timestamp
 
 READ_MAX_AGE: Final = timedelta(seconds=30)
 """Reads older than this are dropped, because their clients have stopped waiting."""

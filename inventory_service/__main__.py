@@ -10,18 +10,20 @@ from typing import Final
 import uvloop
 
 import inventory_service
-from infrastructure import auditor, cli, postgres
-from infrastructure.audit_topics import print_report
-from infrastructure.auditor import TableAuditor
-from infrastructure.broker import BrokerUnavailableError
-from infrastructure.guard import Handler
-from infrastructure.locks import ContentionLocks, NoContentionLocks, RedisContentionLocks
-from inventory_service import catalogue, derive, publisher
+from contracts.inventory import PRODUCTS, REQUEST_REGISTRY, REQUESTS, RESPONSES, STOCK
+from infrastructure.audit import table_auditor
+from infrastructure.audit.table_auditor import TableAuditor
+from infrastructure.audit.topic_auditor import print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.messaging.broker import BrokerUnavailableError
+from infrastructure.process import cli
+from infrastructure.storage import postgres
+from infrastructure.storage.contention_locks import ContentionLocks, NoContentionLocks, RedisContentionLocks
+from inventory_service import build_catalogue, catalogue, publisher
 from inventory_service.agents import InventoryAgents, LockPolicy
 from inventory_service.audit import audit, find_violations
 from inventory_service.audit_topics import read_topics
 from inventory_service.expiry import ExpiryScanner
-from inventory_service.messages import PRODUCTS, REQUEST_REGISTRY, REQUESTS, RESPONSES, STOCK
 from inventory_service.publisher import Publisher
 from inventory_service.retention import RetentionJob
 from inventory_service.settings import Settings
@@ -32,7 +34,9 @@ SERVICE: Final = "inventory"
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then process requests until stopped."""
-    from infrastructure.worker import Worker  # imported here because only `run` needs Faust, which is slow to import
+    from infrastructure.messaging.worker import (
+        Worker,  # imported here because only `run` needs Faust, which is slow to import
+    )
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
@@ -65,7 +69,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
         worker.add_background_loop(
             "auditor",
             TableAuditor(
-                partial(connect, options=auditor.AUDIT_OPTIONS),
+                partial(connect, options=table_auditor.AUDIT_OPTIONS),
                 audit_as,
                 settings.audit_seconds,
                 service=SERVICE,
@@ -123,7 +127,7 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
 
 async def derive_catalogue(_: Settings, arguments: argparse.Namespace) -> int:
     """Print the catalogue file that is built from one day of order lines."""
-    print(derive.catalogue_csv(arguments.orders), end="")
+    print(build_catalogue.catalogue_csv(arguments.orders), end="")
     return 0
 
 

@@ -3,13 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from infrastructure import metrics
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.locks import ContentionLocks
-from infrastructure.topics import Topic
-from inventory_service.messages import (
+from contracts.envelope import Envelope
+from contracts.inventory import (
     RESPONSES,
     Check,
     Clear,
@@ -33,6 +28,11 @@ from inventory_service.messages import (
     Snapshot,
     Sold,
 )
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.observability import metrics
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.contention_locks import ContentionLocks
 from inventory_service.state import Command, Reply
 from inventory_service.store import BatchResult, Store
 

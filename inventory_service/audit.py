@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure.audit_topics import truncate_violations
-from infrastructure.auditor import snapshot
-from infrastructure.postgres import Connection
+from infrastructure.audit.table_auditor import snapshot
+from infrastructure.audit.topic_auditor import truncate_violations
+from infrastructure.storage.postgres import Connection
 from inventory_service.audit_topics import InventoryTopicAudit
 from inventory_service.store import QUERIES
 

@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from infrastructure import clock
-from infrastructure.audit_topics import AuditedTopic, AuditWindow, RecordPosition, format_position, position_of
-from infrastructure.history import read_topic
-from infrastructure.settings import Settings
-from inventory_service.messages import (
+from contracts.inventory import (
     REQUEST_REGISTRY,
     REQUESTS,
     RESPONSE_REGISTRY,
@@ -41,6 +37,10 @@ from inventory_service.messages import (
     Sell,
     Sold,
 )
+from infrastructure.audit.topic_auditor import AuditedTopic, AuditWindow, RecordPosition, format_position, position_of
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process import clock
+from infrastructure.process.settings import Settings
 from inventory_service.state import EXPIRY_PREFIX, ID_PREFIXES, STEP_PREFIX, LogKey
 
 OrderStepOutcome = Sold | Released | Restocked | Reservation

@@ -7,8 +7,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from infrastructure.postgres import Connection
-from inventory_service.arrays import scalar_array, text_array
+from infrastructure.storage.postgres import Connection
+from inventory_service.pg_arrays import scalar_array, text_array
 from inventory_service.store import QUERIES
 
 COLUMNS: Final = ("product_code", "name", "price", "currency", "quantity")

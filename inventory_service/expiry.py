@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from infrastructure import metrics
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.postgres import Connection
-from infrastructure.topics import Topic
-from inventory_service.arrays import scalar_array, text_array
-from inventory_service.messages import REQUESTS, Expire
+from contracts.envelope import Envelope
+from contracts.inventory import REQUESTS, Expire
+from contracts.topics import Topic
+from infrastructure.observability import metrics
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection
+from inventory_service.pg_arrays import scalar_array, text_array
 from inventory_service.store import QUERIES, expiry_id
 
 SCAN_SECONDS: Final = 0.5

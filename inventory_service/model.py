@@ -8,9 +8,7 @@ it. `now` is Postgres' clock, read once for the whole batch.
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from inventory_service import orders
-from inventory_service.content import Fingerprint, LoggedRequest, fingerprint
-from inventory_service.messages import (
+from contracts.inventory import (
     MAX_LINES,
     MAX_QUANTITY,
     Available,
@@ -40,6 +38,8 @@ from inventory_service.messages import (
     SnapshotTaken,
     Stored,
 )
+from inventory_service import order_rules
+from inventory_service.fingerprint import Fingerprint, LoggedRequest, fingerprint
 from inventory_service.state import (
     EXPIRY_PREFIX,
     CartState,
@@ -65,7 +65,7 @@ def decide(  # noqa: PLR0911 - one per request
 ) -> Decision:
     """Decide `request` for a cart that is not due; all or nothing."""
     age = state.now - accepted
-    if not -state.time_limits.max_skew <= age <= state.time_limits.max_age and not orders.has_no_age_limit(
+    if not -state.time_limits.max_skew <= age <= state.time_limits.max_age and not order_rules.has_no_age_limit(
         state, request
     ):
         if age < timedelta(0):
@@ -81,9 +81,9 @@ def decide(  # noqa: PLR0911 - one per request
             released = [*cart.lines.values()]
             return _release_lines(released, Removed(version=cart.revision + bool(released)))
         case Commit():
-            return orders.decide_commit(state, cart, request)
+            return order_rules.decide_commit(state, cart, request)
         case Sell() | ReleaseOrder() | Restock():
-            return orders.decide_step(state, cart, request)
+            return order_rules.decide_step(state, cart, request)
         case Fail():
             return Decision(_refusal(request, "failed"))
 
@@ -200,7 +200,7 @@ def _process(state: State, command: Command) -> Iterator[Reply]:
         case Lookup(ids=ids):
             yield Reply(command, command.id, _look_up(state, user, ids), cart.to_message())
         case ReadReservation(order_id=order_id):
-            yield Reply(command, command.id, orders.reservation(state, user, order_id), cart.to_message())
+            yield Reply(command, command.id, order_rules.reservation(state, user, order_id), cart.to_message())
         case Expire():  # a due cart has been expired above, under the expiry's own id
             if logged is not None:
                 yield Reply(command, command.id, logged.outcome, cart.to_message(), replayed=True)

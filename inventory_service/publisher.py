@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-from infrastructure import metrics
-from infrastructure.clock import now
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.postgres import Connection, try_lock
-from infrastructure.topics import Topic
-from inventory_service.messages import PRODUCTS, STOCK, Money, Product, Stock
+from contracts.envelope import Envelope
+from contracts.inventory import PRODUCTS, STOCK, Money, Product, Stock
+from contracts.topics import Topic
+from infrastructure.observability import metrics
+from infrastructure.process.clock import now
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, try_lock
 from inventory_service.store import QUERIES
 
 PUBLISH_SECONDS: Final = 0.25

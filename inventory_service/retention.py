@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from infrastructure import metrics
-from infrastructure.postgres import Connection
+from infrastructure.observability import metrics
+from infrastructure.storage.postgres import Connection
 from inventory_service.store import LOG_RETENTION, QUERIES
 
 RUN_SECONDS: Final = 60.0

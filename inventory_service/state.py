@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from inventory_service.content import Fingerprint
-from inventory_service.messages import (
+from contracts.inventory import (
     Cart,
     Expire,
     HoldState,
@@ -23,6 +22,7 @@ from inventory_service.messages import (
     Sell,
     StoredOutcome,
 )
+from inventory_service.fingerprint import Fingerprint
 
 EXPIRY_PREFIX: Final = "⏳"
 """Prefix of expiry ids in `request_log`. Client ids are ASCII, so no client can pre-register one to keep its cart

@@ -11,18 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from infrastructure.crashpoints import failpoint
-from infrastructure.ids import derive_id
-from infrastructure.postgres import Connection, load_queries
-from inventory_service.arrays import (
-    EMPTY_ARRAY,
-    json_array,
-    nullable_text_array,
-    outcome_array,
-    scalar_array,
-    text_array,
-)
-from inventory_service.messages import (
+from contracts.ids import derive_id
+from contracts.inventory import (
     STORED_OUTCOME_ADAPTER,
     Check,
     Clear,
@@ -39,7 +29,17 @@ from inventory_service.messages import (
     Restock,
     Sell,
 )
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, load_queries
 from inventory_service.model import fold
+from inventory_service.pg_arrays import (
+    EMPTY_ARRAY,
+    json_array,
+    nullable_text_array,
+    outcome_array,
+    scalar_array,
+    text_array,
+)
 from inventory_service.state import (
     CartState,
     Command,

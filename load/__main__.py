@@ -12,14 +12,14 @@ import psycopg
 import typer
 from rich.console import Console
 
-from load import commands, measuring
+from load import cli, holdfast_commands
 from load.chaos.command import chaos
-from load.control import MAX_CONNECTIONS, METHOD, rush_unguarded
-from load.prove import ProofResult, prove_oversell
-from load.prove_orders import orders
-from load.report import print_verdicts
-from load.shop import ConnectionRejectedError, Guest, ShopUnavailableError
+from load.chaos.prove_orders import orders
+from load.http_client import ConnectionRejectedError, Guest, ShopUnavailableError
+from load.prove_oversell import ProofResult, prove_oversell
+from load.unguarded_control import MAX_CONNECTIONS, METHOD, rush_unguarded
 from load.verdict import FindingKind, RushVerdict
+from load.verdict_table import print_verdicts
 
 MAX_BUYERS: Final = 5000
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 proofs = typer.Typer(help="Prove the shop's guarantees.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(proofs, name="prove")
-measuring.register(app)
+cli.register(app)
 app.command(
     epilog="Example: holdfast chaos --quick --seed 1. Exit status: 0 nothing broken, 1 something is, 2 usage error."
 )(chaos)
@@ -70,7 +70,7 @@ def oversell(
         else:
             _report(asyncio.run(_prove(buyers, stock)), as_json=as_json)
     except (ShopUnavailableError, ConnectionRejectedError, psycopg.OperationalError) as error:
-        measuring.exit_with_error(error)
+        cli.exit_with_error(error)
 
 
 proofs.command(epilog="Example: holdfast prove orders --orders 200. Exit status: 0 proved, 1 refuted, 2 usage error.")(
@@ -87,26 +87,26 @@ def guests(
     try:
         created = asyncio.run(_guests(number))
     except ShopUnavailableError as error:
-        measuring.exit_with_error(error)
+        cli.exit_with_error(error)
     typer.echo(
         json.dumps([asdict(guest) for guest in created]) if as_json else "\n".join(guest.token for guest in created)
     )
 
 
 async def _guests(number: int) -> Sequence[Guest]:
-    async with measuring.open_shop_client() as shop:
+    async with cli.open_shop_client() as shop:
         return await shop.create_guests(number)
 
 
 async def _prove(buyers: int, stock: int) -> ProofResult:
-    measuring.raise_descriptor_limit(buyers)
-    async with measuring.open_shop_client() as shop:
+    cli.raise_descriptor_limit(buyers)
+    async with cli.open_shop_client() as shop:
         return await prove_oversell(
             shop,
             buyers=buyers,
             stock=stock,
-            seed=commands.seed_product,
-            audit=commands.run_audit,
+            seed=holdfast_commands.seed_product,
+            audit=holdfast_commands.run_audit,
             report_progress=lambda text: typer.echo(f"… {text}", err=True),
         )
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from load.http_client import ConnectionRejectedError, Guest, ShopClient, retry_after_seconds
 from load.protocol import SUBPROTOCOL, ClientState, DelayedResend, Frame, Reconnect, backoff_seconds, plan_reconnect
-from load.shop import ConnectionRejectedError, Guest, ShopClient, retry_after_seconds
 
 ABNORMAL_CLOSE_CODE: Final = 1006
 ANSWER_TIMEOUT_SECONDS: Final = 10.0

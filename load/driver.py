@@ -17,10 +17,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from load.alarm import PreciseTimer
-from load.figures import ANSWER_TIMEOUT_SECONDS, Measurement
+from load.measurements import ANSWER_TIMEOUT_SECONDS, Measurement
+from load.precise_timer import PreciseTimer
+from load.raw_websocket import RawClientConnection, open_connection
 from load.schedule import RequestMix
-from load.wire import RawClientConnection, open_connection
 
 MAX_CONCURRENT_CONNECTS: Final = 32
 NICE_VALUE: Final = -10

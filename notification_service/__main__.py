@@ -9,24 +9,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import notification_service
-from cart_service import messages as cart
-from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import print_report
-from infrastructure.broker import BrokerUnavailableError
-from infrastructure.guard import Handler
-from infrastructure.pump import Job, JobWorker, PostgresJobRows
-from infrastructure.service import lower_priority
+from contracts import cart, orders
+from contracts.notifications import EVENTS, REQUEST_REGISTRY, REQUESTS
+from infrastructure.audit.topic_auditor import print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.messaging.broker import BrokerUnavailableError
+from infrastructure.process import cli
+from infrastructure.process.service import lower_priority
+from infrastructure.storage import job_queue, postgres
+from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
 from notification_service.agents import NotificationAgents
 from notification_service.audit import audit
-from notification_service.messages import EVENTS, REQUEST_REGISTRY, REQUESTS
 from notification_service.model import may_change_cart
+from notification_service.retention import RetentionJob
 from notification_service.settings import Settings
 from notification_service.store import MIGRATIONS, SERVICE, STORE_OPTIONS, SharedConnection, Store
-from notification_service.upkeep import RetentionJob
-from order_service import messages as orders
 
 if TYPE_CHECKING:
-    from infrastructure.worker import Worker
+    from infrastructure.messaging.worker import Worker
 
 PLACE_TYPE: Final = f'"{orders.Place.TYPE}"'.encode()
 _AT_ONCE: Final[dict[str, Any]] = {"concurrency": 50, "deadline": 3.0, "pauses": (0.2, 5.0)}
@@ -37,7 +37,9 @@ MAX_CARTS: Final = 500
 
 def build(settings: Settings) -> Worker:
     """Build a worker."""
-    from infrastructure.worker import Worker  # imported here because only `run` needs Faust, which is slow to import
+    from infrastructure.messaging.worker import (
+        Worker,  # imported here because only `run` needs Faust, which is slow to import
+    )
 
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
     store = Store(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
@@ -64,7 +66,7 @@ def build(settings: Settings) -> Worker:
             prefilter=may_change_cart,
         )
     )
-    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS))
+    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
     pumps = (
         JobWorker(
             PostgresJobRows(link, Job("cart", key="user_id")),

@@ -11,16 +11,10 @@ from typing import Any
 
 import orjson
 
-from cart_service import messages as cart
-from infrastructure import clock, trace
-from infrastructure.crashpoints import failpoint
-from infrastructure.dead_letters import Record, dead_letter_event
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.ids import derive_id
-from infrastructure.pump import Done, JobResult, Row
-from infrastructure.topics import Topic
-from notification_service.messages import (
+from contracts import cart, orders, trace_context
+from contracts.envelope import Envelope
+from contracts.ids import derive_id
+from contracts.notifications import (
     EVENTS,
     REQUESTS,
     Event,
@@ -33,6 +27,12 @@ from notification_service.messages import (
     Send,
     Sent,
 )
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.messaging.dead_letters import Record, dead_letter_event
+from infrastructure.process import clock
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.job_queue import Done, JobResult, Row
 from notification_service.model import (
     Preferences,
     TrackedCart,
@@ -43,8 +43,7 @@ from notification_service.model import (
     summarize_order,
 )
 from notification_service.store import SERVICE, ReceivedRequest, Store
-from notification_service.words import render
-from order_service import messages as orders
+from notification_service.templates import render
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
@@ -210,5 +209,5 @@ def _event(
         event_id=name,
         request_id=requestid,
         time=time,
-        traceparent=trace.child_traceparent(traceparent),
+        traceparent=trace_context.child_traceparent(traceparent),
     )

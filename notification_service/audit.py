@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure import clock, postgres
-from infrastructure.audit_topics import (
+from contracts import orders
+from contracts.notifications import REQUEST_REGISTRY, REQUESTS, Request, Send
+from infrastructure.audit.topic_auditor import (
     AuditedTopic,
     AuditWindow,
     RecordPosition,
@@ -20,13 +21,13 @@ from infrastructure.audit_topics import (
     position_of,
     truncate_violations,
 )
-from infrastructure.history import read_topic
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings
-from notification_service.messages import REQUEST_REGISTRY, REQUESTS, Request, Send
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process import clock
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
+from infrastructure.storage.postgres import Connection
 from notification_service.model import order_notice
 from notification_service.store import QUERIES, SERVICE
-from order_service import messages as orders
 
 CHECKS: Final = ("overdue_notices", "unpublished_outcomes", "inconsistent_notices", "overdue_warnings")
 Key = tuple[str, str]

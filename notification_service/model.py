@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from cart_service import messages as cart
-from inventory_service.messages import Line, Money
-from notification_service.messages import CHANNELS, Channel, Prefer, Send, Template
-from order_service import messages as orders
+from contracts import cart, orders
+from contracts.inventory import Line, Money
+from contracts.notifications import CHANNELS, Channel, Prefer, Send, Template
 
 EXPIRY_WARNING_LEAD: Final = timedelta(minutes=2)
 """How long before a cart expires its shopper is warned."""

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from infrastructure import logs, postgres, pump
-from infrastructure.daemon import BackgroundService
-from infrastructure.pump import Job, JobWorker, PostgresJobRows
-from infrastructure.service import lower_priority
-from notification_service.messages import Channel
+from contracts.notifications import Channel
+from infrastructure.observability import logs
+from infrastructure.process.background_service import BackgroundService
+from infrastructure.process.service import lower_priority
+from infrastructure.storage import job_queue, postgres
+from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
+from notification_service.sender import SEND_DEADLINE_SHARE, NoticePort, Sender
 from notification_service.settings import Settings
 from notification_service.store import MIGRATIONS, SERVICE, SharedConnection
-from notification_service.teller import SEND_DEADLINE_SHARE, NoticePort, Sender
 
 CONCURRENCY: Final = 8
 
@@ -35,7 +36,7 @@ class PortContext:
 def build(settings: Settings, channel: Channel, build_port: Callable[[PortContext], NoticePort]) -> BackgroundService:
     """Build the processor of `channel`."""
     daemon = BackgroundService(settings)
-    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS))
+    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
     port = build_port(PortContext(settings, link, daemon))
     seconds = settings.notice_seconds
     worker = JobWorker(

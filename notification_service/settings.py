@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from infrastructure.settings import Settings as Shared
+from infrastructure.process.settings import Settings as Shared
 
 
 class Settings(Shared):

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from infrastructure.crashpoints import failpoint
-from infrastructure.ids import derive_id
-from infrastructure.postgres import Connection, load_queries
-from notification_service.messages import Channel, Forget, Prefer, Request, Send
+from contracts.ids import derive_id
+from contracts.notifications import Channel, Forget, Prefer, Request, Send
+from contracts.orders import Place
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, load_queries
 from notification_service.model import (
     OrderSummary,
     PlannedNotice,
@@ -26,7 +27,6 @@ from notification_service.model import (
     apply_preference,
     plan_notices,
 )
-from order_service.messages import Place
 
 SERVICE: Final = "notifications"
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))

@@ -10,21 +10,20 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 
 import order_service
-from cart_service.messages import RESPONSES
-from infrastructure import auditor, cli, postgres
-from infrastructure.audit_topics import print_report
-from infrastructure.auditor import TableAuditor
-from infrastructure.broker import BrokerUnavailableError, ensure_topics
-from infrastructure.envelope import HEADERS, Envelope
-from infrastructure.guard import Handler
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service import upkeep
+from contracts import deliveries, inventory, orders, payments
+from contracts.cart import RESPONSES
+from contracts.envelope import HEADERS, Envelope
+from contracts.topics import Topic
+from infrastructure.audit import table_auditor
+from infrastructure.audit.table_auditor import TableAuditor
+from infrastructure.audit.topic_auditor import print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.messaging.broker import BrokerUnavailableError, ensure_topics
+from infrastructure.process import cli
+from infrastructure.storage import postgres
+from order_service import repairs
 from order_service.agents import OrderAgents, may_concern_order
 from order_service.audit import audit, checks, read_topics
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
 from order_service.settings import Settings
 from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore
 
@@ -44,7 +43,7 @@ TOPICS: Final = (
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then process orders until asked to stop."""
-    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
+    from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
@@ -85,7 +84,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     if settings.audit_seconds:
         grace = timedelta(seconds=settings.audit_grace_seconds)
         audit_as = f"{settings.schema_name(SERVICE)} auditor"
-        connected = partial(connect, options=auditor.AUDIT_OPTIONS)
+        connected = partial(connect, options=table_auditor.AUDIT_OPTIONS)
         worker.add_background_loop(
             "auditor",
             TableAuditor(connected, audit_as, settings.audit_seconds, service=SERVICE, check=checks(grace)).run,
@@ -130,7 +129,7 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
             for event in events:
                 await producer.send(settings.topic(topic), event.encode(), event.key, headers=headers)
 
-        count = await upkeep.republish(connection, publish)
+        count = await repairs.republish(connection, publish)
         await producer.flush()
     print(f"{count} events were published again; consumers keep the greatest version of each order.")
     return 0
@@ -140,7 +139,7 @@ async def rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
     """Rebuild the read side from the events. Exit with status 1 if it differed."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        differing = await upkeep.rebuild(connection, settings.timeouts)
+        differing = await repairs.rebuild(connection, settings.timeouts)
     print(*(f"order {order_id} differed from the fold of its events" for order_id in differing), sep="\n", end="")
     print(f"{len(differing)} orders were repaired" if differing else "the read side matches the events")
     return 1 if differing else 0
@@ -150,7 +149,7 @@ async def forget(settings: Settings, arguments: argparse.Namespace) -> int:
     """Erase the addresses, contacts and payment tokens of a shopper's complete orders."""
     await migrate(settings, arguments)
     async with await postgres.connect(settings, SERVICE) as connection:
-        print(f"erased the personal data of {await upkeep.erase_personal_data(connection, arguments.user)} orders")
+        print(f"erased the personal data of {await repairs.erase_personal_data(connection, arguments.user)} orders")
     return 0
 
 

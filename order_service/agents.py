@@ -10,21 +10,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from cart_service import messages as cart
-from infrastructure import clock, metrics
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope, Message
-from infrastructure.guard import ReceivedMessage
-from infrastructure.topics import Topic
-from infrastructure.trace import child_traceparent
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service.delivery import messages as deliveries
+from contracts import cart, deliveries, inventory, orders, payments
+from contracts.envelope import Envelope, Message
+from contracts.topics import Topic
+from contracts.trace_context import child_traceparent
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.observability import metrics
+from infrastructure.process import clock
+from infrastructure.process.failpoints import failpoint
+from order_service.commands import SagaCommand, next_commands
 from order_service.model import Incoming, RequestReply
 from order_service.outcomes import InventoryOutcome
-from order_service.payment import messages as payments
 from order_service.state import Order
-from order_service.steps import SagaCommand, next_commands
 from order_service.store import OrderBatch, OrderStore
 
 POLL_INTERVAL: Final = 0.5

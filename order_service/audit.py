@@ -13,8 +13,9 @@ from typing import Any, Final
 import orjson
 from psycopg.rows import dict_row
 
-from infrastructure import clock
-from infrastructure.audit_topics import (
+from contracts import orders
+from infrastructure.audit.table_auditor import TableCheck, snapshot
+from infrastructure.audit.topic_auditor import (
     AuditedTopic,
     AuditWindow,
     RecordPosition,
@@ -22,11 +23,10 @@ from infrastructure.audit_topics import (
     position_of,
     truncate_violations,
 )
-from infrastructure.auditor import TableCheck, snapshot
-from infrastructure.history import read_topic
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings
-from order_service import messages as orders
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process import clock
+from infrastructure.process.settings import Settings
+from infrastructure.storage.postgres import Connection
 from order_service.state import BrokenStream, Order, evolve
 from order_service.store import QUERIES, folded_row, read_event
 

@@ -11,15 +11,12 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from infrastructure.ids import derive_id
-from inventory_service import messages as inventory
-from inventory_service.messages import Money
-from order_service import messages as orders
+from contracts import deliveries, inventory, orders, payments
+from contracts.ids import derive_id
+from contracts.inventory import Money
+from contracts.orders import Event
 from order_service import outcomes
-from order_service.delivery import messages as deliveries
-from order_service.messages import Event
 from order_service.outcomes import InventoryOutcome
-from order_service.payment import messages as payments
 from order_service.state import EventRecorder, Order, UnexpectedMessage
 
 

@@ -6,12 +6,9 @@ in no event.
 
 from typing import Final
 
-from infrastructure.ids import derive_id
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service.delivery import messages as deliveries
-from order_service.messages import CancelReason
-from order_service.payment import messages as payments
+from contracts import deliveries, inventory, orders, payments
+from contracts.ids import derive_id
+from contracts.orders import CancelReason
 from order_service.state import EventRecorder, Order, UnexpectedMessage, payment_id, shipment_id
 
 DELIVERY_FAILED: Final = "delivery_failed"

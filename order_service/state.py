@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from infrastructure.ids import derive_id
-from inventory_service.messages import Line, Money
-from order_service.messages import (
+from contracts.ids import derive_id
+from contracts.inventory import Line, Money
+from contracts.orders import (
     Booked,
     Cancelled,
     Cancelling,

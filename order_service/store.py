@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from infrastructure.crashpoints import failpoint
-from infrastructure.postgres import Connection, load_queries
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service.messages import EVENT_REGISTRY, Address, Contact, Event, Payment
+from contracts import inventory, orders
+from contracts.orders import EVENT_REGISTRY, Address, Contact, Event, Payment
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, load_queries
+from order_service.commands import PersonalData, next_deadline
 from order_service.model import (
     Deadline,
     FollowUpRequest,
@@ -29,7 +29,6 @@ from order_service.model import (
     request_key,
 )
 from order_service.state import Order, evolve
-from order_service.steps import PersonalData, next_deadline
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")

@@ -16,38 +16,34 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from cart_service import messages as cart
-from infrastructure import logs
-from infrastructure.broker import ensure_topics
-from infrastructure.health import HealthServer
-from infrastructure.postgres import migrate
-from inventory_service import messages as inventory
-from notification_service import messages as notices
-from order_service import messages as orders
-from order_service.delivery import messages as deliveries
-from order_service.insights import messages as learnt
-from order_service.payment import messages as payments
-from rest_api.admission import Admission
+from contracts import cart, deliveries, inventory, orders, payments
+from contracts import insights as learnt
+from contracts import notifications as notices
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.observability import logs
+from infrastructure.process.health import HealthServer
+from infrastructure.storage.postgres import migrate
 from rest_api.app import create_app
-from rest_api.edge import AppState
-from rest_api.gateway import KafkaGateway
-from rest_api.hub import ConnectionManager
-from rest_api.identity import Authenticator
-from rest_api.insights import InsightReadModel
-from rest_api.limiter import AddressLimiter
-from rest_api.notices import NoticeReadModel
-from rest_api.order_projection import OrderProjector
-from rest_api.order_requests import orders_closed
-from rest_api.order_store import OrderStore
-from rest_api.projection import CatalogueReadModel
-from rest_api.provider_watch import PaymentStatus
-from rest_api.routes_notifications import resolve_preferences
-from rest_api.routes_pages import unready_reason
+from rest_api.http.commands.orders import orders_closed
+from rest_api.http.dependencies import AppState
+from rest_api.http.routers.notifications import resolve_preferences
+from rest_api.http.routers.pages import unready_reason
+from rest_api.kafka.gateway import KafkaGateway
+from rest_api.read_models.catalogue import CatalogueReadModel
+from rest_api.read_models.insights import InsightReadModel
+from rest_api.read_models.notices import NoticeReadModel
+from rest_api.read_models.orders.projector import OrderProjector
+from rest_api.read_models.orders.queries import OrderStore
+from rest_api.read_models.payment_status import PaymentStatus
+from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, Store
+from rest_api.security.address_limiter import AddressLimiter
+from rest_api.security.admission import Admission
+from rest_api.security.authentication import Authenticator
 from rest_api.server import Server, bind
 from rest_api.settings import EdgeSettings
-from rest_api.shopper import UserLimits
-from rest_api.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, Store
-from rest_api.ticker import StockBroadcaster
+from rest_api.websocket.connections import ConnectionManager
+from rest_api.websocket.stock_broadcaster import StockBroadcaster
+from rest_api.websocket.user_state import UserLimits
 
 log = logging.getLogger("rest_api")
 

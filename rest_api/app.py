@@ -9,42 +9,42 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 
-from rest_api import (
-    routes_analytics,
-    routes_cart,
-    routes_catalogue,
-    routes_notifications,
-    routes_orders,
-    routes_pages,
-    routes_related,
-    routes_reservations,
-    routes_seed,
-    routes_session,
-    routes_webhooks,
-)
-from rest_api.edge import AppState
+from rest_api.http.dependencies import AppState
+from rest_api.http.legacy_stream import LegacyStream
 from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
 from rest_api.http.middleware.headers import HeadersMiddleware
 from rest_api.http.middleware.limits import LimitsMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
-from rest_api.problems import MEDIA_TYPE, Problem, ProblemDocument, json_pointer, request_id
-from rest_api.seed_stream import LegacyStream
-from rest_api.stream import StreamEndpoint
+from rest_api.http.routers import (
+    analytics,
+    cart,
+    catalogue,
+    legacy,
+    notifications,
+    orders,
+    pages,
+    related_products,
+    reservations,
+    sessions,
+    webhooks,
+)
+from rest_api.protocol.problems import MEDIA_TYPE, Problem, ProblemDocument, json_pointer, request_id
+from rest_api.websocket.endpoint import StreamEndpoint
 
 SERVER_ERROR: Final = 500
 _ROUTES: Final = (
-    routes_session,
-    routes_cart,
-    routes_catalogue,
-    routes_related,
-    routes_orders,
-    routes_reservations,
-    routes_analytics,
-    routes_notifications,
-    routes_webhooks,
-    routes_pages,
+    sessions,
+    cart,
+    catalogue,
+    related_products,
+    orders,
+    reservations,
+    analytics,
+    notifications,
+    webhooks,
+    pages,
 )
 _PAYMENT_TOKEN_PATHS: Final = {("body", "payment", "token"), ("body", "token")}
 """The places of payment tokens in bodies: of an order, and of a repeated payment."""
@@ -82,7 +82,7 @@ def create_app(edge: AppState) -> FastAPI:
     stream = StreamEndpoint(edge.connections, edge.authenticator, edge.address_limiter, ping=edge.settings.ping_seconds)
     app.router.routes.append(WebSocketRoute("/v1/stream", stream))
     if edge.settings.profile == "local":
-        app.include_router(routes_seed.router)
+        app.include_router(legacy.router)
         app.router.routes.append(WebSocketRoute("/cart/update-product", LegacyStream(edge)))
     app.add_exception_handler(Problem, _handle_problem)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)

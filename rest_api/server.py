@@ -26,11 +26,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from infrastructure import metrics
-from infrastructure.ids import uuid7
+from contracts.ids import uuid7
+from infrastructure.observability import metrics
 from rest_api.http.middleware.limits import MAX_HEAD_BYTES
-from rest_api.messages import MAX_FRAME_BYTES
-from rest_api.problems import MEDIA_TYPE, Problem
+from rest_api.protocol.client_frames import MAX_FRAME_BYTES
+from rest_api.protocol.problems import MEDIA_TYPE, Problem
 from rest_api.settings import EdgeSettings
 
 REQUEST_SECONDS: Final = 10.0

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from infrastructure.settings import Settings
-from rest_api.messages import PING_SECONDS
+from infrastructure.process.settings import Settings
+from rest_api.protocol.client_frames import PING_SECONDS
 
 
 class EdgeSettings(Settings):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.settings import Settings
+from infrastructure.process.settings import Settings
 from tests.testkit.servers import PARTITIONS, Servers, start
 from tests.testkit.shop import Shop
 

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from infrastructure.local import console, services, show
-from infrastructure.local import up as ups
+from infrastructure.local.commands import output, passthrough
+from infrastructure.local.commands import up as ups
 from infrastructure.local.errors import StackError
-from infrastructure.local.plan import UpOptions
 from infrastructure.local.state import NOT_RUNNING, exit_with_error, find_root, require_running
-from infrastructure.local.supervisor import last_lines
+from infrastructure.local.supervision import services
+from infrastructure.local.supervision.startup_plan import UpOptions
+from infrastructure.local.supervision.supervisor import last_lines
 
 app = typer.Typer(
     name="holdfast",
@@ -79,19 +80,19 @@ def down() -> None:
 
 
 @app.command(epilog="Example: holdfast status --json")
-def status(as_json: show.AsJson = False) -> None:
+def status(as_json: output.AsJson = False) -> None:
     """Show the processes with their state, the shop's addresses and its limits; exit code 1 when no shop runs."""
     root = find_root()
-    content = show.status(root)
+    content = output.status(root)
     supervised = root.has_supervisor()
     if content is None:
         exit_with_error(NOT_RUNNING)
     if as_json:
         typer.echo(json.dumps(content))
     elif supervised:
-        show.print_status(content)
+        output.print_status(content)
     if not supervised:
-        exit_with_error(show.explain_not_running(content))
+        exit_with_error(output.explain_not_running(content))
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
@@ -142,7 +143,7 @@ def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: b
 def env() -> None:
     """Print shell lines that export all addresses and passwords."""
     require_running()
-    typer.echo(show.shell_exports(find_root()))
+    typer.echo(output.shell_exports(find_root()))
 
 
 @app.command(
@@ -152,7 +153,7 @@ def env() -> None:
 )
 def psql(ctx: typer.Context) -> None:
     """Run psql on the shop's database; its arguments are passed through."""
-    console.exec_psql(ctx.args)
+    passthrough.exec_psql(ctx.args)
 
 
 kafka = typer.Typer(
@@ -166,10 +167,10 @@ app.add_typer(kafka, name="kafka")
 def _add_kafka_tool(tool: str) -> None:
     @kafka.command(tool, context_settings=PASS_THROUGH, add_help_option=False, help=f"Run Kafka's kafka-{tool}.")
     def run(ctx: typer.Context) -> None:
-        console.exec_kafka_tool(tool, ctx.args)
+        passthrough.exec_kafka_tool(tool, ctx.args)
 
 
-for _tool in console.KAFKA_TOOLS:
+for _tool in passthrough.KAFKA_TOOLS:
     _add_kafka_tool(_tool)
 LOCAL_COMMANDS = {"up", "down", "status", "logs", "env", "psql", "kafka"}
 """Commands that are defined here and need none of the modules that `tools` imports."""
@@ -180,9 +181,9 @@ def main() -> None:
     try:
         if not LOCAL_COMMANDS & set(sys.argv[1:2]):
             # The other commands import the shop's libraries: half a second and 30 MB that a supervisor can do without.
-            from infrastructure.local import tools
+            from infrastructure.local.commands import registry
 
-            tools.register(app)
+            registry.register(app)
         app()
     except StackError as fault:
         exit_with_error(str(fault), fault.code)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from contracts.topics import PARTITIONS
 from infrastructure.local.errors import StackError, convert_os_error
-from infrastructure.topics import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from load.alarm import PreciseTimer
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
 from load.bench.targets import pool_at_baseline
-from load.commands import seed_products
 from load.driver import ShopperPool, measurement_window
-from load.figures import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement
-from load.shop import ShopClient
-from load.visit import UNITS_PER_PRODUCT, connected_pool, load_product_codes
+from load.holdfast_commands import seed_products
+from load.http_client import ShopClient
+from load.load_run import UNITS_PER_PRODUCT, connected_pool, load_product_codes
+from load.measurements import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement
+from load.precise_timer import PreciseTimer
 
 BARE_CHAIN: Final = "bare hops and commits"
 RATE: Final = 10
@@ -81,7 +81,7 @@ async def _chain(bench: BenchContext, stage: OrderStage, shoppers: int) -> Async
     servers = bench.shop.environment
     arguments = ("--kafka", servers["HOLDFAST_KAFKA"], "--postgres", servers["HOLDFAST_POSTGRES_URL"])
     sizes = ("--hops", str(stage.hops), "--commits", str(stage.commits), "--prefix", f"bare-{stage.name}.")
-    async with pool_at_baseline("load.peers.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
+    async with pool_at_baseline("load.baselines.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
         yield pool
 
 

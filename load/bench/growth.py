@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
-from load.bench.hop import InventoryDrain
+from load.bench.inventory_drain import InventoryDrain
+from load.bench.processes import stop_process
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
-from load.bench.stack import stop_process
 
 CATALOGUES: Final = (100, 10_000, 100_000)
 CARTS: Final = (100, 1_000, 10_000)

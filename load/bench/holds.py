@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from load.bench.hop import InventoryDrain
+from load.baselines.bare_hold import CONNECTIONS, holds_per_second
+from load.bench.inventory_drain import InventoryDrain
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
 from load.bench.targets import PLAIN, Target, plain_shop_target
-from load.peers.bare_hold import CONNECTIONS, holds_per_second
 
 BARE_STATEMENT: Final = "bare statement"
 SHOPPERS: Final = 10_000

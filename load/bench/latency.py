@@ -6,9 +6,9 @@ from functools import partial
 from typing import Final
 
 from load.bench.rounds import BenchContext, Side, SideResult
+from load.bench.significance import KNEE_MS, knee, next_rate
 from load.bench.targets import Target, all_targets
-from load.bench.trust import KNEE_MS, knee, next_rate
-from load.figures import Measurement
+from load.measurements import Measurement
 
 RATES: Final = (10, 100, 500)
 QUICK_RATES: Final = (10, 50)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from load.bench import chart
 from load.bench.experiments import EXPERIMENTS
 from load.bench.rounds import OURS, BarChart, Experiment, LineChart, Record, Row, compute_ratio, summarize_figure
-from load.bench.trust import Inconclusive, Ratio, Spread, slope
+from load.bench.significance import Inconclusive, Ratio, Spread, slope
 
 HEAD: Final = """# Performance
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from load.bench import machine
-from load.bench.stack import MeasuredShop
-from load.bench.trust import Inconclusive, Pair, Ratio, Spread, compare, spread
+from load.bench.processes import MeasuredShop
+from load.bench.significance import Inconclusive, Pair, Ratio, Spread, compare, spread
 
 EXTRA_ROUNDS: Final = 2
 """Maximum number of extra rounds, used when the planned ones do not yield a trustworthy headline ratio."""

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from load.bench import report
 from load.bench.experiments import EXPERIMENTS
+from load.bench.processes import measured_shop
 from load.bench.rounds import BenchContext, run_experiment
-from load.bench.stack import measured_shop
 
 MAIN_JOB: Final = "edge,cart,inventory"
 """Services that an add-to-cart needs. The others consume the same topics and would use part of the two cores."""

@@ -12,13 +12,13 @@ from typing import Any, Final
 import orjson
 
 from load.bench.machine import cpu_seconds, rss_bytes
+from load.bench.processes import baseline_process
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
-from load.bench.stack import baseline_process
 from load.bench.targets import PLAIN
-from load.commands import seed_products
 from load.driver import ShopperPool
-from load.shop import ShopClient
-from load.visit import UNITS_PER_PRODUCT, auth_headers, load_product_codes
+from load.holdfast_commands import seed_products
+from load.http_client import ShopClient
+from load.load_run import UNITS_PER_PRODUCT, auth_headers, load_product_codes
 
 SIZES: Final = (1_000, 10_000)
 QUICK_SIZES: Final = (50, 200)
@@ -66,7 +66,7 @@ async def _measure_edge(bench: BenchContext) -> SideResult:
 async def _measure_plain_shop(bench: BenchContext) -> SideResult:
     result, pool = SideResult(), ShopperPool()
     async with baseline_process(
-        "load.peers.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]
+        "load.baselines.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]
     ) as (
         url,
         pid,

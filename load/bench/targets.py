@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from load.bench.machine import CpuMeter
+from load.bench.processes import baseline_process
 from load.bench.rounds import OURS, BenchContext
-from load.bench.stack import baseline_process
-from load.commands import seed_products
 from load.driver import ShopperPool, run_closed_loop, run_open_loop, send_from_all
-from load.figures import Measurement
+from load.holdfast_commands import seed_products
+from load.http_client import ShopClient
+from load.load_run import UNITS_PER_PRODUCT, connected_pool, load_product_codes
+from load.measurements import Measurement
 from load.schedule import RequestMix, send_times
-from load.shop import ShopClient
-from load.visit import UNITS_PER_PRODUCT, connected_pool, load_product_codes
 
 ECHO: Final = "bare echo"
 PLAIN: Final = "plain FastAPI"
@@ -80,7 +80,7 @@ async def holdfast_target(bench: BenchContext) -> AsyncIterator[Target]:
 async def echo_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the echo, over the shop's own Kafka."""
     arguments = ("--kafka", bench.shop.environment["HOLDFAST_KAFKA"], "--prefix", "bare-echo.")
-    async with pool_at_baseline("load.peers.echo", *arguments) as (pool, pid):
+    async with pool_at_baseline("load.baselines.echo", *arguments) as (pool, pid):
         yield Target(pool, load_product_codes(PRODUCTS), {**bench.shop.groups(), "service": [pid]})
 
 
@@ -88,7 +88,7 @@ async def echo_target(bench: BenchContext) -> AsyncIterator[Target]:
 async def plain_shop_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the plain shop, over the shop's own Postgres."""
     arguments = ("--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"])
-    async with pool_at_baseline("load.peers.plain_shop", *arguments) as (pool, pid):
+    async with pool_at_baseline("load.baselines.plain_shop", *arguments) as (pool, pid):
         products = [f"P{number}" for number in range(1, PRODUCTS + 1)]
         yield Target(pool, products, {**bench.shop.groups(), "service": [pid]})
 

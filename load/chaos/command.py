@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from load.chaos import rare
-from load.chaos.nemesis import FAULTS
-from load.chaos.run import ScenarioResult, run_scenario, scenario_products
+from load.chaos.checks import rare_outcomes
+from load.chaos.faults.nemesis import FAULTS
+from load.chaos.runner import ScenarioResult, run_scenario, scenario_products
 from load.chaos.scenarios import QUICK, Scenario, full_set, scenario_of
-from load.chaos.stage import ShopUnderTest
-from load.shop import ShopUnavailableError
+from load.chaos.shop_under_test import ShopUnderTest
+from load.http_client import ShopUnavailableError
 
 SHOWN_FINDINGS: Final = 12
 
@@ -105,7 +105,7 @@ def repeat_command(scenario: Scenario, seed: int) -> str:
 
 def missing_rare_outcomes(results: Sequence[ScenarioResult]) -> list[str]:
     """Return the rare outcomes that did not occur in any scenario: a set without one of them has not tested it."""
-    return [name for name in rare.RARE_OUTCOMES if not any(result.counts.get(name) for result in results)]
+    return [name for name in rare_outcomes.RARE_OUTCOMES if not any(result.counts.get(name) for result in results)]
 
 
 def _print_results(
@@ -130,7 +130,9 @@ def _print_results(
         if not result.ok:
             print_failure(result, seed)
     for name in missing:
-        typer.echo(f"did not occur in any scenario of seed {seed}: {name} ({rare.RARE_OUTCOMES[name]})", err=True)
+        typer.echo(
+            f"did not occur in any scenario of seed {seed}: {name} ({rare_outcomes.RARE_OUTCOMES[name]})", err=True
+        )
     if away:
         typer.echo(f"holdfast: {away}", err=True)
     if not as_json:

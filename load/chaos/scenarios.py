@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from load.chaos.nemesis import FAULTS
+from load.chaos.faults.nemesis import FAULTS
 
 SECONDS: Final = 12.0
 SHOPPERS: Final = 24

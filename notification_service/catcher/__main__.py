@@ -10,9 +10,9 @@ from typing import Final
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from infrastructure import cli, clock
-from infrastructure.daemon import BackgroundService
-from infrastructure.service import lower_priority
+from infrastructure.process import cli, clock
+from infrastructure.process.background_service import BackgroundService
+from infrastructure.process.service import lower_priority
 from notification_service import catcher
 from notification_service.catcher.mailbox import Mailbox
 from notification_service.catcher.pages import MailPages

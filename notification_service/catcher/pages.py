@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from infrastructure.health import HttpResponse
+from infrastructure.process.health import HttpResponse
 from notification_service.catcher.mailbox import Mail, Mailbox
 
 HTML: Final = "text/html; charset=utf-8"

@@ -5,7 +5,7 @@ import sys
 from notification_service import email
 from notification_service.email.mail import SmtpPort
 from notification_service.processor import PortContext, main
-from notification_service.teller import SEND_DEADLINE_SHARE, ContactLookup
+from notification_service.sender import SEND_DEADLINE_SHARE, ContactLookup
 
 
 def build_port(context: PortContext) -> SmtpPort:

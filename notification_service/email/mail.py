@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from notification_service.teller import ContactLookup, Notice, UndeliverableError
+from notification_service.sender import ContactLookup, Notice, UndeliverableError
 
 _DEFAULT_PORTS: Final = {"smtp": 25, "smtps": 465}
 _PERMANENT_CODES: Final = range(500, 600)

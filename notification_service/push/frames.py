@@ -10,12 +10,11 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from cart_service import messages as cart
-from infrastructure import trace
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import HEADERS, Envelope
-from infrastructure.settings import Settings
-from notification_service.teller import Notice
+from contracts import cart, trace_context
+from contracts.envelope import HEADERS, Envelope
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
+from notification_service.sender import Notice
 
 MAX_CAUSE: Final = 64
 STOP_SECONDS: Final = 2.0
@@ -37,7 +36,7 @@ def notice_event(notice: Notice) -> Envelope:
         subject=notice.user_id,
         event_id=f"{notice.user_id}/{notice.notice_id}/notice",
         time=notice.accepted_at,
-        traceparent=trace.child_traceparent(notice.traceparent),
+        traceparent=trace_context.child_traceparent(notice.traceparent),
     )
 
 

@@ -4,8 +4,8 @@ import sys
 
 from notification_service import sms
 from notification_service.processor import PortContext, main
+from notification_service.sender import ContactLookup
 from notification_service.sms.simulated import SimulatedSmsPort
-from notification_service.teller import ContactLookup
 
 
 def build_port(context: PortContext) -> SimulatedSmsPort:

@@ -7,7 +7,7 @@ import logging
 import re
 from typing import Final
 
-from notification_service.teller import ContactLookup, FetchRows, NoRecipientError, Notice
+from notification_service.sender import ContactLookup, FetchRows, NoRecipientError, Notice
 
 log = logging.getLogger(__name__)
 

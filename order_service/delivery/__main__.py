@@ -7,13 +7,14 @@ from functools import partial
 from typing import Final
 
 import order_service.delivery
-from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import print_report
-from infrastructure.guard import Handler
-from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from contracts.deliveries import EVENTS, REQUEST_REGISTRY, REQUESTS
+from infrastructure.audit.topic_auditor import print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.process import cli
+from infrastructure.storage import job_queue, postgres
+from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
 from order_service.delivery.agents import DeliveryAgents
 from order_service.delivery.audit import audit
-from order_service.delivery.messages import EVENTS, REQUEST_REGISTRY, REQUESTS
 from order_service.delivery.settings import Settings
 from order_service.delivery.store import MIGRATIONS, STORE_OPTIONS, DeliveryStore
 
@@ -24,13 +25,13 @@ ATTEMPT_SECONDS: Final = 2.0
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then deliver parcels until asked to stop."""
-    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
+    from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     store = DeliveryStore(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
     deliveries = DeliveryAgents(store, settings.carrier, worker.publish)
-    connect = partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS)
+    connect = partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS)
 
     def rows(job: str) -> PostgresJobRows:
         return PostgresJobRows(connect, Job("parcel", key="shipment_id", name=job))

@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 
 from psycopg import sql
 
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.pump import Done, JobResult, Reschedule, Row
-from infrastructure.topics import Topic
-from infrastructure.trace import child_traceparent
+from contracts.deliveries import EVENTS, Request
+from contracts.envelope import Envelope
+from contracts.topics import Topic
+from contracts.trace_context import child_traceparent
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.job_queue import Done, JobResult, Reschedule, Row
 from order_service.delivery.carrier import CarrierPort
-from order_service.delivery.messages import EVENTS, Request
 from order_service.delivery.model import (
     FINAL_STATES,
     Move,

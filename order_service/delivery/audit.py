@@ -3,8 +3,8 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from infrastructure.auditor import run_checks, snapshot
-from infrastructure.postgres import Connection
+from infrastructure.audit.table_auditor import run_checks, snapshot
+from infrastructure.storage.postgres import Connection
 from order_service.delivery.store import QUERIES
 
 CHECKS: Final = ("not_published", "not_scheduled", "overdue", "lease_out_of_range", "shipped_twice")

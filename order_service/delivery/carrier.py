@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from infrastructure.ids import derive_id
+from contracts.ids import derive_id
 from order_service.delivery.model import Booking, Parcel, Scan
 
 FAIL_MARKER: Final = "FAIL"

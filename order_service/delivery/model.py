@@ -9,18 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from order_service.delivery.messages import (
-    Book,
-    Booked,
-    CalledOff,
-    CallOff,
-    Delivered,
-    Event,
-    Failed,
-    Request,
-    Shipped,
-)
-from order_service.messages import Address
+from contracts.deliveries import Book, Booked, CalledOff, CallOff, Delivered, Event, Failed, Request, Shipped
+from contracts.orders import Address
 
 State = Literal["wanted", "booked", "shipped", "delivered", "failed", "called-off"]
 Intent = Literal["book", "call-off"]

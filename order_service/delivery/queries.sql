@@ -1,4 +1,4 @@
--- The SQL statements of delivery, by name. Those of the job queues are in infrastructure/pump.py.
+-- The SQL statements of delivery, by name. Those of the job queues are in infrastructure/storage/job_queue.py.
 
 -- name: insert_missing
 -- Insert by ascending key, as everywhere, so that two batches never deadlock.

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from infrastructure.settings import Settings as Shared
+from infrastructure.process.settings import Settings as Shared
 from order_service.delivery.carrier import SimulatedCarrier
 
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from infrastructure.envelope import Envelope, rfc3339
-from infrastructure.postgres import Connection, load_queries
-from infrastructure.pump import NOW
-from order_service.delivery.messages import Request
+from contracts.deliveries import Request
+from contracts.envelope import Envelope, rfc3339
+from contracts.orders import Address
+from infrastructure.storage.job_queue import NOW
+from infrastructure.storage.postgres import Connection, load_queries
 from order_service.delivery.model import Move, Parcel, apply_request
-from order_service.messages import Address
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")

@@ -6,10 +6,11 @@ import sys
 from functools import partial
 from typing import Final
 
-from infrastructure import cli, postgres
-from infrastructure.guard import Handler
+from contracts import orders
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.process import cli
+from infrastructure.storage import postgres
 from order_service import insights
-from order_service import messages as orders
 from order_service.insights import basket_report
 from order_service.insights.settings import Settings
 
@@ -18,11 +19,10 @@ SERVICE: Final = "insights"
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then count the events of the shop until asked to stop."""
-    from cart_service import messages as cart
-    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
+    from contracts import cart, payments
+    from contracts.insights import FIGURES, RELATED
+    from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
     from order_service.insights import agents, model, store
-    from order_service.insights.messages import FIGURES, RELATED
-    from order_service.payment import messages as payments
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)

@@ -5,15 +5,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
-from infrastructure import clock, metrics
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.postgres import Connection, try_lock
-from infrastructure.topics import Topic
-from order_service import messages as orders
+from contracts import orders
+from contracts.envelope import Envelope
+from contracts.insights import FIGURES, RELATED, Figures, Related
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.observability import metrics
+from infrastructure.process import clock
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, try_lock
 from order_service.insights import store as stores
-from order_service.insights.messages import FIGURES, RELATED, Figures, Related
 from order_service.insights.model import (
     CART_EVENTS,
     ORDER_EVENTS,

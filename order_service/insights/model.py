@@ -11,11 +11,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from typing import Final
 
-from cart_service import messages as cart
-from infrastructure.envelope import Envelope, MessageRegistry
-from order_service import messages as orders
-from order_service.insights.messages import WINDOW_LENGTHS, WindowUnit
-from order_service.payment import messages as payments
+from contracts import cart, orders, payments
+from contracts.envelope import Envelope, MessageRegistry
+from contracts.insights import WINDOW_LENGTHS, WindowUnit
 
 OrderEvent = orders.Placed | orders.Committed | orders.Confirmed | orders.Cancelled
 PaymentEvent = payments.Captured | payments.Declined | payments.Refunded

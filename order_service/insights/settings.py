@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from infrastructure.settings import Settings as Shared
+from infrastructure.process.settings import Settings as Shared
 
 
 class Settings(Shared):

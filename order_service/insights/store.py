@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import orjson
 
-from infrastructure.crashpoints import failpoint
-from infrastructure.ids import derive_id
-from infrastructure.postgres import Connection, load_queries
-from order_service import messages as orders
+from contracts import orders
+from contracts.ids import derive_id
+from contracts.insights import MAX_RELATED, Figures, Related, RelatedProduct, Takings, window_key
+from infrastructure.process.failpoints import failpoint
+from infrastructure.storage.postgres import Connection, load_queries
 from order_service.insights.baskets import rule_measures
-from order_service.insights.messages import MAX_RELATED, Figures, Related, RelatedProduct, Takings, window_key
 from order_service.insights.model import (
     Fact,
     OrderBasket,

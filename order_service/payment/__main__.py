@@ -7,18 +7,19 @@ from functools import partial
 from typing import Final
 
 import order_service.payment
-from infrastructure import cli, postgres, pump
-from infrastructure.audit_topics import print_report
-from infrastructure.breaker import CircuitBreaker, Unavailable
-from infrastructure.guard import Handler
-from infrastructure.pump import Job, JobWorker, PostgresJobRows
+from contracts.payments import EVENTS, REQUEST_REGISTRY, REQUESTS, STATE
+from infrastructure.audit.topic_auditor import print_report
+from infrastructure.messaging.batch_processor import Handler
+from infrastructure.process import cli
+from infrastructure.security.breaker import CircuitBreaker, Unavailable
+from infrastructure.storage import job_queue, postgres
+from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
 from order_service.payment.agents import PaymentAgents
 from order_service.payment.audit import audit
-from order_service.payment.client import ProviderClient
-from order_service.payment.messages import EVENTS, REQUEST_REGISTRY, REQUESTS, STATE
+from order_service.payment.provider_client import ProviderClient
+from order_service.payment.provider_monitor import ProviderMonitor
 from order_service.payment.settings import Settings
 from order_service.payment.store import MIGRATIONS, STORE_OPTIONS, PaymentStore
-from order_service.payment.watch import ProviderMonitor
 
 SERVICE: Final = "payment"
 PUBLISH_TIMEOUT: Final = 2.0
@@ -29,7 +30,7 @@ RETRY_PAUSES: Final = (0.5, 30.0)
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then process payments until asked to stop."""
-    from infrastructure.worker import Worker  # the import of Faust is slow and only this sub-command needs it
+    from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)
     store = PaymentStore(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
@@ -37,7 +38,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     breaker = CircuitBreaker(settings.provider)
     async with provider_client(settings) as provider:
         payments = PaymentAgents(store, provider, breaker, worker.publish)
-        connect = partial(postgres.connect, settings, SERVICE, options=pump.JOB_QUEUE_OPTIONS)
+        connect = partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS)
         telling = JobWorker(
             PostgresJobRows(connect, Job("step", key="key", name="tell")),
             payments.publish_outcome,

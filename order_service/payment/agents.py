@@ -6,16 +6,15 @@ one for Kafka. Each stage starts from rows that the stage before it has stored, 
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from infrastructure import metrics
-from infrastructure.breaker import BreakerOpen, CircuitBreaker, Unavailable
-from infrastructure.crashpoints import failpoint
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.pump import Done, JobResult, Retry, Row
-from infrastructure.topics import Topic
-from infrastructure.trace import child_traceparent
-from order_service.payment.client import ProviderClient
-from order_service.payment.messages import EVENTS, Request
+from contracts.envelope import Envelope
+from contracts.payments import EVENTS, Request
+from contracts.topics import Topic
+from contracts.trace_context import child_traceparent
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.observability import metrics
+from infrastructure.process.failpoints import failpoint
+from infrastructure.security.breaker import BreakerOpen, CircuitBreaker, Unavailable
+from infrastructure.storage.job_queue import Done, JobResult, Retry, Row
 from order_service.payment.model import (
     NoResponse,
     Operation,
@@ -27,6 +26,7 @@ from order_service.payment.model import (
     follow_up_call,
     is_unfinished,
 )
+from order_service.payment.provider_client import ProviderClient
 from order_service.payment.store import PaymentStore, changed_columns, operation_of
 
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]

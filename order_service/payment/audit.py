@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from infrastructure.audit_topics import truncate_violations
-from infrastructure.auditor import run_checks, snapshot
-from infrastructure.postgres import Connection
+from infrastructure.audit.table_auditor import run_checks, snapshot
+from infrastructure.audit.topic_auditor import truncate_violations
+from infrastructure.storage.postgres import Connection
 from order_service.payment.store import QUERIES
 
 CHECKS: Final = ("captured_twice", "refunded_too_much", "not_published", "not_scheduled", "lease_out_of_range")

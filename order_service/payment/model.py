@@ -9,8 +9,8 @@ came in time.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from inventory_service.messages import Money
-from order_service.payment.messages import (
+from contracts.inventory import Money
+from contracts.payments import (
     Captured,
     Charge,
     Declined,

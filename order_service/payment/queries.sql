@@ -1,4 +1,4 @@
--- The SQL statements of payment, by name. Those of the job queues are in infrastructure/pump.py.
+-- The SQL statements of payment, by name. Those of the job queues are in infrastructure/storage/job_queue.py.
 
 -- ---- storing requests
 

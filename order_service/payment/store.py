@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure.envelope import Envelope
-from infrastructure.postgres import Connection, load_queries
-from infrastructure.pump import NOW
-from inventory_service.messages import Money
-from order_service.payment.messages import Notified, Refund, Request
+from contracts.envelope import Envelope
+from contracts.inventory import Money
+from contracts.payments import Notified, Refund, Request
+from infrastructure.storage.job_queue import NOW
+from infrastructure.storage.postgres import Connection, load_queries
 from order_service.payment.model import Operation, apply_request, operation_key
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))

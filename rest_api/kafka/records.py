@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from aiokafka import ConsumerRecord
 
-from infrastructure import metrics
-from infrastructure.envelope import Envelope, Message, MessageRegistry, UndecodableError
+from contracts.envelope import Envelope, Message, MessageRegistry, UndecodableError
+from infrastructure.observability import metrics
 
 log = logging.getLogger(__name__)
 

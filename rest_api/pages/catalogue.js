@@ -1,8 +1,8 @@
 /** The catalogue on the page: search, paging, live stock, and adding to the cart. */
 
 import { byId, makeElement, setText } from "./dom.js";
-import { productArt } from "./paper.js";
-import { lineStatus, money, stockLabel } from "./words.js";
+import { productArt } from "./product_art.js";
+import { lineStatus, money, stockLabel } from "./format.js";
 
 const PAGE_SIZE = 24;
 const SEARCH_DELAY = 250; // milliseconds after the last key

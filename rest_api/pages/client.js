@@ -10,7 +10,7 @@
  */
 
 import { Cart } from "./cart.js";
-import { ProductCache } from "./shelf.js";
+import { ProductCache } from "./product_cache.js";
 
 export const SUBPROTOCOL = "holdfast.v1";
 

@@ -6,7 +6,7 @@
  */
 
 import { byId, makeElement, setText } from "./dom.js";
-import { money, orderErrorText, orderStatus, requestErrorText } from "./words.js";
+import { money, orderErrorText, orderStatus, requestErrorText } from "./format.js";
 
 const TIMEOUT = 15_000; // milliseconds, for a response
 const WAIT = 10; // seconds that the server may wait for the outcome before it responds

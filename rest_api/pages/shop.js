@@ -1,13 +1,13 @@
 /** Entry point of the shop's page: creates the client, its connection and the views, and runs the timer. */
 
-import { CartView } from "./basket.js";
+import { CartView } from "./cart_view.js";
 import { Catalogue, nameClass } from "./catalogue.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
 import { byId, makeElement, setText } from "./dom.js";
 import { Orders } from "./orders.js";
-import { Recommendations } from "./together.js";
-import { describeEvent } from "./words.js";
+import { Recommendations } from "./recommendations.js";
+import { describeEvent } from "./format.js";
 
 const TICK = 250; // milliseconds
 const RENDER_DELAY = 16; // milliseconds

@@ -11,14 +11,14 @@ from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from infrastructure import metrics
-from infrastructure.broker import ensure_fetcher_alive, stop_consumer
-from infrastructure.envelope import Envelope, MessageRegistry
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from rest_api.gateway import all_partitions
+from contracts.envelope import Envelope, MessageRegistry
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_fetcher_alive, stop_consumer
+from infrastructure.observability import metrics
+from infrastructure.process.settings import Settings
+from rest_api.kafka.gateway import all_partitions
 from rest_api.kafka.records import Check, decode_record
-from rest_api.store import ReadPosition, Store
+from rest_api.read_models.store import ReadPosition, Store
 
 log = logging.getLogger(__name__)
 

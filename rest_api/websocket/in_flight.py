@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from rest_api.admission import FORGET_SECONDS, Admission
+from rest_api.security.admission import FORGET_SECONDS, Admission
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Iterator
 
-    from cart_service import messages as cart
-    from notification_service.messages import Preferred
+    from contracts import cart
+    from contracts.notifications import Preferred
 
 STALE_SECONDS: Final = 900.0
 """After this long without an answer a request no longer counts as unanswered."""

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from load.client import Shopper
+from load.http_client import ShopClient as Edge
 from load.protocol import Frame
-from load.shop import ShopClient as Edge
 from tests.testkit.shop import Shop, product_code
 
 

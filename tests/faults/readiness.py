@@ -20,9 +20,9 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 
 from cart_service.model import Cart, cart_view
+from contracts.inventory import Line, Money
 from infrastructure.local.state import Root, Stack, find_running
-from infrastructure.settings import Settings
-from inventory_service.messages import Line, Money
+from infrastructure.process.settings import Settings
 from tests.testkit.servers import partition
 from tests.testkit.shop import Shop
 from tests.testkit.topic_client import shoppers

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from load.client import Shopper
-from load.shop import ShopClient as Edge
+from load.http_client import ShopClient as Edge
 from tests.testkit.foreign_records import USER, event
 from tests.testkit.servers import PARTITIONS, partition
 from tests.testkit.shop import Shop, product_code

@@ -1,6 +1,6 @@
 """Every process, ended or frozen between any two of its effects: nothing is lost, nothing happens twice.
 
-Each test arms one point of `infrastructure/crashpoints.py` in one process of a small real shop, shops until the process
+Each test arms one point of `infrastructure/process/failpoints.py` in one process of a small real shop, shops until the process
 has come to it, lets its successor finish, and counts everything again. A point that is never reached fails its test.
 """
 
@@ -17,16 +17,14 @@ import httpx
 import psycopg
 import pytest
 
-from cart_service import messages as cart
-from infrastructure import postgres
-from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
-from infrastructure.envelope import Envelope
-from infrastructure.history import read_topic
-from infrastructure.ids import derive_id, uuid7
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, inventory, orders
+from contracts.envelope import Envelope
+from contracts.ids import derive_id, uuid7
+from contracts.topics import Topic
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from tests.testkit import notifications as notices
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.rest_client import ADDRESS

@@ -20,16 +20,15 @@ import psycopg
 import pytest
 from redis import Redis
 
-from cart_service import messages as cart
-from infrastructure.envelope import Envelope
-from infrastructure.history import read_topic
-from infrastructure.local import claims
+from contracts import cart, inventory
+from contracts.envelope import Envelope
+from contracts.topics import Topic
 from infrastructure.local import processes as system
-from infrastructure.local.kafka import Kafka
-from infrastructure.local.parts import Server
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
+from infrastructure.local.servers import port_reservations
+from infrastructure.local.servers.kafka import Kafka
+from infrastructure.local.servers.server import Server
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.settings import Settings
 from tests.testkit.processes import PATIENCE, Processes, processes
 from tests.testkit.servers import PARTITIONS, Servers, bring, local_parts
 from tests.testkit.tcp_proxy import Mood, Proxy, proxy
@@ -41,7 +40,7 @@ class ProxiedKafka(Kafka):
 
     def __init__(self, like: Server, stack: ExitStack) -> None:
         super().__init__(like.root, like.port, like.secrets)
-        self.second = claims.reserve_free_port()
+        self.second = port_reservations.reserve_free_port()
         self.proxy = stack.enter_context(proxy(f"127.0.0.1:{self.second}"))
 
     def properties(self) -> dict[str, object]:

@@ -21,17 +21,17 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from cart_service.messages import RESPONSE_REGISTRY, RESPONSES
-from infrastructure.broker import ConsumerCrashedError, ensure_topics
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
+from contracts.cart import RESPONSE_REGISTRY, RESPONSES
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ConsumerCrashedError, ensure_topics
+from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
-from rest_api.gateway import KafkaGateway
-from rest_api.outbound import cart_request_envelope
+from rest_api.kafka.envelopes import cart_request_envelope
+from rest_api.kafka.gateway import KafkaGateway
 from rest_api.protocol.effects import Publish
 from rest_api.read_models import projector
 from rest_api.read_models.projector import Projector
-from rest_api.store import ReadPosition
+from rest_api.read_models.store import ReadPosition
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import start_local
 

@@ -25,22 +25,23 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from faust.tables import recovery
 from psycopg import AsyncConnection
 
-from cart_service import messages as cart
 from cart_service.model import RETRY_DELAYS, Cart
-from infrastructure import faust_app
-from infrastructure.broker import ensure_topics
-from infrastructure.clock import now
-from infrastructure.envelope import Envelope
-from infrastructure.history import read_topic
-from infrastructure.local import judge, probes, services
+from contracts import cart
+from contracts.envelope import Envelope
+from contracts.inventory import REQUESTS, Hold
+from contracts.topics import Topic
 from infrastructure.local.events import Event
-from infrastructure.local.keeper import Watchdog
+from infrastructure.local.servers import probes
 from infrastructure.local.state import Root
-from infrastructure.service import EX_TEMPFAIL
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from infrastructure.worker import Worker
-from inventory_service.messages import REQUESTS, Hold
+from infrastructure.local.supervision import health_tracker, services
+from infrastructure.local.supervision.watchdog import Watchdog
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.messaging.faust import app
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.messaging.worker import Worker
+from infrastructure.process.clock import now
+from infrastructure.process.service import EX_TEMPFAIL
+from infrastructure.process.settings import Settings
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.testkit.servers import PARTITIONS, Servers, partition
 from tests.testkit.tcp_proxy import Mood, proxy
@@ -187,8 +188,8 @@ class Clockwork:
 @pytest.mark.parametrize(
     ("faust", "ours"),
     [
-        (faust_app._on_recovery_completed, faust_app._without_fetching),
-        (faust_app._resume_streams, faust_app._without_fetching_either),
+        (app._on_recovery_completed, app._without_fetching),
+        (app._resume_streams, app._without_fetching_either),
     ],
     ids=["tables", "no tables"],
 )
@@ -197,7 +198,7 @@ async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: A
     after: Any = Clockwork()
     await faust(before, 1)
     assert before.done == ["resumes while the consumer fetches", "seeks", "fetches"], (
-        "Faust has mended its recovery (faust-streaming#596): remove the patch from infrastructure/faust_app.py"
+        "Faust has mended its recovery (faust-streaming#596): remove the patch from infrastructure/messaging/faust/app.py"
     )
     await ours(after, 1)
     assert after.done == ["resumes while nobody fetches", "seeks", "fetches"]
@@ -205,11 +206,11 @@ async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: A
 
 def test_every_app_has_the_recovery_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     patched = recovery.Recovery
-    monkeypatch.setattr(patched, "on_recovery_completed", faust_app._on_recovery_completed)
-    monkeypatch.setattr(patched, "_resume_streams", faust_app._resume_streams)
-    faust_app.create_app(Settings(prefix="t."), "cart")
-    assert patched.on_recovery_completed is faust_app._without_fetching
-    assert patched._resume_streams is faust_app._without_fetching_either
+    monkeypatch.setattr(patched, "on_recovery_completed", app._on_recovery_completed)
+    monkeypatch.setattr(patched, "_resume_streams", app._resume_streams)
+    app.create_app(Settings(prefix="t."), "cart")
+    assert patched.on_recovery_completed is app._without_fetching
+    assert patched._resume_streams is app._without_fetching_either
 
 
 async def test_carts_recover_whatever_lies_in_their_directory(shop: Processes, crowd: Shoppers) -> None:
@@ -749,7 +750,9 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
     fault: str, verdict: str, servers: Servers, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the supervisor itself: a worker that says it is not well, or has ended, is started again."""
-    monkeypatch.setattr(judge, "UNHEALTHY_LIMIT_SECONDS", 3.0)  # seconds: two looks of the keeper and some of ours
+    monkeypatch.setattr(
+        health_tracker, "UNHEALTHY_LIMIT_SECONDS", 3.0
+    )  # seconds: two looks of the keeper and some of ours
     told: queue.SimpleQueue[Event] = queue.SimpleQueue()
     root = Root(tmp_path / "root")
     root.create()

@@ -23,14 +23,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from confluent_kafka import Producer
 
-from infrastructure.envelope import rfc3339
-from infrastructure.history import read_topic
-from infrastructure.local.letters import DeadLetterEntry, load_dead_letters
+from contracts.envelope import rfc3339
+from infrastructure.local.commands.dead_letters import DeadLetterEntry, load_dead_letters
 from infrastructure.local.state import Root
-from infrastructure.settings import Settings
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.settings import Settings
 from load.client import Shopper
-from load.shop import Guest
-from load.shop import ShopClient as Edge
+from load.http_client import Guest
+from load.http_client import ShopClient as Edge
 from tests.testkit.foreign_records import event
 from tests.testkit.servers import PARTITIONS, partition
 from tests.testkit.shop import Shop, product_code

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from load.client import Shopper
+from load.http_client import ShopClient as Edge
 from load.protocol import Frame
-from load.shop import ShopClient as Edge
 from tests.testkit.shop import Shop
 from tests.testkit.tcp_cutter import Cutter, Direction
 

@@ -11,14 +11,13 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
-from cart_service import messages as cart
-from infrastructure import postgres
-from infrastructure.auditor import AUDIT_OPTIONS, TableAuditor
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope, Message
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
+from contracts import cart, inventory
+from contracts.envelope import Envelope, Message
+from contracts.topics import Topic
+from infrastructure.audit.table_auditor import AUDIT_OPTIONS, TableAuditor
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from inventory_service.audit import find_violations
 from tests.testkit.command import Holdfast
 from tests.testkit.inventory_store import schema

@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from cart_service.audit import audit
-from infrastructure.envelope import Envelope
-from infrastructure.history import read_topic
-from infrastructure.ids import derive_id
-from infrastructure.settings import Settings
-from order_service import messages as orders
+from contracts import orders
+from contracts.envelope import Envelope
+from contracts.ids import derive_id
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.settings import Settings
 from tests.testkit.processes import Processes, clean_up, processes, until
 from tests.testkit.rest_client import WAIT, problem, token, wanted
 from tests.testkit.servers import Servers

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from cart_service.messages import REQUESTS
-from infrastructure.broker import ensure_topics
-from infrastructure.dead_letters import DeadLetter, decode
-from infrastructure.history import read_topic
-from infrastructure.service import EX_TEMPFAIL
-from infrastructure.settings import Settings
+from contracts.cart import REQUESTS
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.messaging.dead_letters import DeadLetter, decode
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.service import EX_TEMPFAIL
+from infrastructure.process.settings import Settings
 from tests.testkit.processes import Replica, clean_up, processes, until
 from tests.testkit.servers import Servers
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
-from inventory_service.messages import Line, Money
+from contracts.deliveries import EVENTS, REQUESTS, Book, CallOff
+from contracts.inventory import Line, Money
+from contracts.orders import Address
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from order_service.delivery.carrier import FAIL_MARKER
-from order_service.delivery.messages import EVENTS, REQUESTS, Book, CallOff
-from order_service.messages import Address
 from tests.testkit.payments import Talk, audited, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers

@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from cart_service.messages import RESPONSES
+from contracts.cart import RESPONSES
 from tests.testkit.edge import SILENT, Running, running_edge
 from tests.testkit.servers import Servers
 

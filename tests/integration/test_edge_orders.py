@@ -14,15 +14,13 @@ import pytest
 from pydantic import TypeAdapter
 from websockets.sync.client import ClientConnection, connect
 
-from cart_service import messages as cart
-from infrastructure.ids import derive_id
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
-from rest_api.order_projection import OrderProjector
-from rest_api.order_store import OrderStore
-from rest_api.server_frames import Server
+from contracts import cart, deliveries, payments
+from contracts.ids import derive_id
+from rest_api.protocol.server_frames import Server
+from rest_api.read_models.orders.projector import OrderProjector
+from rest_api.read_models.orders.queries import OrderStore
+from rest_api.read_models.store import Store
 from rest_api.settings import EdgeSettings
-from rest_api.store import Store
 from tests.testkit.edge import SILENT, Running, running_edge
 from tests.testkit.fake_orders import PRICE, SCARCE
 from tests.testkit.rest_client import ADDRESS, ONE, WAIT, problem, token, until, wanted

@@ -10,10 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from infrastructure.webhooks import HEADER, sign
-from inventory_service import messages as inventory
-from order_service.payment import messages as payments
-from rest_api.routes_reservations import reservation_order_id
+from contracts import inventory, payments
+from infrastructure.security.webhooks import HEADER, sign
+from rest_api.http.routers.reservations import reservation_order_id
 from tests.testkit.edge import Running
 from tests.testkit.fake_orders import PRICE, SCARCE
 from tests.testkit.rest_client import ONE, WAIT, problem, token, until

@@ -18,9 +18,9 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from infrastructure.ids import derive_id
-from infrastructure.tokens import issue
-from inventory_service.messages import PRODUCTS, STOCK
+from contracts.ids import derive_id
+from contracts.inventory import PRODUCTS, STOCK
+from infrastructure.security.tokens import issue
 from tests.testkit.edge import SILENT, Running
 from tests.testkit.fake_orders import SCARCE
 

@@ -16,9 +16,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from infrastructure.settings import DEVELOPMENT_SECRET
-from infrastructure.tokens import issue
-from inventory_service.messages import PRODUCTS, STOCK
+from contracts.inventory import PRODUCTS, STOCK
+from infrastructure.process.settings import DEVELOPMENT_SECRET
+from infrastructure.security.tokens import issue
 from tests.testkit.edge import BRIEF, Running, running_edge
 from tests.testkit.servers import Servers
 

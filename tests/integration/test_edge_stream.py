@@ -17,10 +17,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from cart_service.messages import RESPONSES
-from infrastructure.tokens import issue
-from inventory_service.messages import PRODUCTS, STOCK
-from rest_api.server_frames import Server
+from contracts.cart import RESPONSES
+from contracts.inventory import PRODUCTS, STOCK
+from infrastructure.security.tokens import issue
+from rest_api.protocol.server_frames import Server
 from tests.testkit.edge import SILENT, Running, frame
 from tests.testkit.fake_orders import SCARCE
 

@@ -24,21 +24,19 @@ import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from cart_service import messages as cart
-from infrastructure import postgres
-from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS
-from infrastructure.envelope import Envelope, Message
-from infrastructure.ids import derive_id
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service.messages import GivenUp, Line, Money
-from order_service import messages as orders
+from contracts import cart, orders, payments
+from contracts.envelope import Envelope, Message
+from contracts.ids import derive_id
+from contracts.insights import FIGURES, FIGURES_REGISTRY, RELATED, RELATED_REGISTRY, Figures, Related
+from contracts.inventory import GivenUp, Line, Money
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from order_service.insights import agents, model, store
 from order_service.insights.baskets import rule_measures
-from order_service.insights.messages import FIGURES, FIGURES_REGISTRY, RELATED, RELATED_REGISTRY, Figures, Related
 from order_service.insights.store import MIGRATIONS, STORE_OPTIONS, InsightsStore
-from order_service.payment import messages as payments
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import PARTITIONS, Servers, partition
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from infrastructure.envelope import rfc3339
-from order_service.insights.messages import WINDOW_LENGTHS, Takings
+from contracts.envelope import rfc3339
+from contracts.insights import WINDOW_LENGTHS, Takings
 from tests.testkit.edge import Running
 from tests.testkit.insights_edge import insights_edge, related, tell_figures, tell_product, tell_related, token
 from tests.testkit.processes import until

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.settings import Settings as Shared
+from infrastructure.process.settings import Settings as Shared
 from inventory_service import catalogue
 from inventory_service.audit import audit
+from inventory_service.build_catalogue import MAX_STOCK, MIN_STOCK, catalogue_csv
 from inventory_service.catalogue import DEFAULT_FILE, CatalogueError, CatalogueItem, SeedResult, read_catalogue, seed
-from inventory_service.derive import MAX_STOCK, MIN_STOCK, catalogue_csv
 from tests.testkit.inventory_store import Schema, add, command, schema
 
 

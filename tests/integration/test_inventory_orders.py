@@ -9,10 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from infrastructure import postgres
-from infrastructure.settings import Settings as Shared
-from inventory_service.audit import audit
-from inventory_service.messages import (
+from contracts.inventory import (
     Check,
     Clear,
     Commit,
@@ -34,6 +31,9 @@ from inventory_service.messages import (
     Snapshot,
     Sold,
 )
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from inventory_service.audit import audit
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import PostgresStore, expiry_id
 from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema

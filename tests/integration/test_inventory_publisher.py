@@ -7,17 +7,8 @@ from functools import partial
 import psycopg
 import pytest
 
-from infrastructure import postgres
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.locks import NoContentionLocks
-from infrastructure.settings import Settings as Shared
-from infrastructure.topics import Topic
-from inventory_service import expiry, publisher
-from inventory_service.agents import InventoryAgents, LockPolicy
-from inventory_service.catalogue import CatalogueItem, seed
-from inventory_service.expiry import ExpiryScanner
-from inventory_service.messages import (
+from contracts.envelope import Envelope
+from contracts.inventory import (
     PRODUCT_REGISTRY,
     PRODUCTS,
     REQUEST_REGISTRY,
@@ -35,7 +26,16 @@ from inventory_service.messages import (
     Request,
     Sell,
 )
-from inventory_service.messages import Item as Wanted
+from contracts.inventory import Item as Wanted
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from infrastructure.storage.contention_locks import NoContentionLocks
+from inventory_service import expiry, publisher
+from inventory_service.agents import InventoryAgents, LockPolicy
+from inventory_service.catalogue import CatalogueItem, seed
+from inventory_service.expiry import ExpiryScanner
 from inventory_service.publisher import Publisher
 from inventory_service.store import BACKGROUND_OPTIONS, QUERIES, expiry_id
 from tests.testkit.inventory_store import Schema, Topics, add, command, schema

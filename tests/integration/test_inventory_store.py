@@ -12,10 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from infrastructure import postgres
-from infrastructure.settings import Settings as Shared
-from inventory_service.audit import audit
-from inventory_service.messages import (
+from contracts.inventory import (
     Available,
     Check,
     Clear,
@@ -37,6 +34,9 @@ from inventory_service.messages import (
     Request,
     Snapshot,
 )
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from inventory_service.audit import audit
 from inventory_service.retention import DELETE_LIMIT, delete_old_outcomes
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import QUERIES, STORE_OPTIONS, MemoryStore, PostgresStore, expiry_id

@@ -17,21 +17,13 @@ import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from infrastructure import postgres
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope
-from infrastructure.local import claims
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service.messages import (
-    REQUESTS,
-    RESPONSE_REGISTRY,
-    RESPONSES,
-    STOCK,
-    STOCK_REGISTRY,
-    Expired,
-    Removed,
-)
+from contracts.envelope import Envelope
+from contracts.inventory import REQUESTS, RESPONSE_REGISTRY, RESPONSES, STOCK, STOCK_REGISTRY, Expired, Removed
+from contracts.topics import Topic
+from infrastructure.local.servers import port_reservations
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from tests.testkit.servers import Servers, partition
 
 PATIENCE = 60
@@ -61,7 +53,7 @@ class Inventory:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Begin to run."""
-        self.port = claims.reserve_free_port()
+        self.port = port_reservations.reserve_free_port()
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "inventory_service", "run"],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from infrastructure.local import jars, probes
+from infrastructure.local.servers import jars, probes
 from tests.testkit.local_stack import INFRA, Mirror, Result, Shop, own_jars, prepare, until
 from tests.testkit.servers import Servers
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings as Shared
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage.postgres import Connection
 from inventory_service import store as stores
 from inventory_service.store import PostgresStore
 from tests.testkit.inventory_store import Schema, add, command, schema

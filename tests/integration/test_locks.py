@@ -8,10 +8,15 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from infrastructure import locks as module
-from infrastructure import metrics
-from infrastructure.locks import ACQUIRE_SECONDS, ContentionLocks, NoContentionLocks, RedisContentionLocks
-from infrastructure.settings import Settings
+from infrastructure.observability import metrics
+from infrastructure.process.settings import Settings
+from infrastructure.storage import contention_locks as module
+from infrastructure.storage.contention_locks import (
+    ACQUIRE_SECONDS,
+    ContentionLocks,
+    NoContentionLocks,
+    RedisContentionLocks,
+)
 
 Make = Callable[[], ContentionLocks]
 

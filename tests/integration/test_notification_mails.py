@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cart_service import messages as cart
-from infrastructure.crashpoints import EXIT_KILLED, VARIABLE
-from infrastructure.local.letters import DeadLetterEntry, load_dead_letters, settle
-from notification_service import messages as notices
+from contracts import cart
+from contracts import notifications as notices
+from infrastructure.local.commands.dead_letters import DeadLetterEntry, load_dead_letters, settle
+from infrastructure.process.failpoints import EXIT_KILLED, VARIABLE
 from tests.testkit.notifications import AT_WORK, HANDED_OVER, PUT_ASIDE, Order, World, asked, responses, world
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from infrastructure.tokens import issue
-from notification_service import messages as notices
+from contracts import notifications as notices
+from infrastructure.security.tokens import issue
 from tests.testkit.notifications import World, asked, world
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers

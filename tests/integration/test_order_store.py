@@ -8,14 +8,10 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from cart_service import messages as cart
-from infrastructure.settings import Settings as Shared
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service import upkeep
+from contracts import cart, deliveries, inventory, orders, payments
+from infrastructure.process.settings import Settings as Shared
+from order_service import repairs
 from order_service.audit import audit
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
 from order_service.state import UnexpectedMessage
 from order_service.store import REPLY_RETENTION
 from tests.testkit.order_store import TOTAL, Buying, Schema, deliver, received, schema
@@ -292,7 +288,7 @@ async def test_a_shopper_is_forgotten_when_the_order_is_at_rest(here: Schema) ->
     saga = here.saga()
     await deliver(saga, ANN)
     await saga.on_order_requests([Buying(request="c2").place(), Buying("bob").place()])
-    assert await upkeep.erase_personal_data(here.connection, "ann") == 1
+    assert await repairs.erase_personal_data(here.connection, "ann") == 1
     assert len(await here.rows("SELECT * FROM order_private")) == 2
     await saga.on_order_requests([ANN.place()])  # a replay brings nothing back
     assert len(await here.rows("SELECT * FROM order_private")) == 2
@@ -308,12 +304,12 @@ async def test_a_rebuilt_read_side_is_the_live_one(here: Schema) -> None:
     await saga.on_order_requests([Buying("bob").place(), Buying("cat").place()])
     await saga.on_inventory_responses([Buying("bob").committed()])
     live = await here.rows("SELECT * FROM orders ORDER BY order_id")
-    assert await upkeep.rebuild(here.connection, saga.store.timeouts) == []
+    assert await repairs.rebuild(here.connection, saga.store.timeouts) == []
     assert await here.rows("SELECT * FROM orders ORDER BY order_id") == live
     await here.connection.execute("UPDATE orders SET refunded = 5 WHERE user_id = 'ann'")
     await here.connection.execute("DELETE FROM orders WHERE user_id = 'bob'")
     assert len((await audit(here.connection, AT_ONCE))["violations"]) >= 3
-    assert await upkeep.rebuild(here.connection, saga.store.timeouts) == sorted([ANN.id, Buying("bob").id])
+    assert await repairs.rebuild(here.connection, saga.store.timeouts) == sorted([ANN.id, Buying("bob").id])
     mended = "order_id, user_id, version, status, reason, currency, total, captured, refunded, placed_at, changed_at"
     before = {row[0]: row for row in live}
     assert [row[:4] for row in await here.rows(f"SELECT {mended} FROM orders ORDER BY order_id")] == [
@@ -327,7 +323,7 @@ async def test_every_event_can_be_published_again(here: Schema) -> None:
     await deliver(saga, ANN)
     await saga.on_order_requests([Buying("bob").place()])
     first = {event.id: event.data for event in here.broker.take(orders.EVENTS)}
-    assert await upkeep.republish(here.connection, here.broker.publish) == 8
+    assert await repairs.republish(here.connection, here.broker.publish) == 8
     assert {event.id: event.data for event in here.broker.take(orders.EVENTS)} == first
 
 

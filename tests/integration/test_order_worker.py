@@ -12,18 +12,14 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from cart_service import messages as cart
-from infrastructure import postgres
-from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS
-from infrastructure.envelope import Envelope, MessageRegistry
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, deliveries, inventory, orders, payments
+from contracts.envelope import Envelope, MessageRegistry
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from order_service.__main__ import TOPICS
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
 from tests.testkit.order_store import TOTAL, Buying, received
 from tests.testkit.processes import Processes, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from infrastructure import postgres
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
+from infrastructure.storage.postgres import Connection
 from order_service.delivery import audit as deliveries
 from order_service.delivery.store import MIGRATIONS as DELIVERY
 from order_service.payment import audit as payments

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from infrastructure import postgres
-from infrastructure.broker import ensure_topics
-from infrastructure.crashpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
-from infrastructure.envelope import Message
-from infrastructure.local import claims
-from inventory_service.messages import Money
-from order_service.payment import messages
-from order_service.payment.messages import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
+from contracts import payments
+from contracts.envelope import Message
+from contracts.inventory import Money
+from contracts.payments import EVENTS, REQUESTS, STATE, Charge, Notified, Query, Refund, Void
+from infrastructure.local.servers import port_reservations
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
+from infrastructure.storage import postgres
 from order_service.payment.provider.server import ProviderServer
 from tests.testkit.payments import KEY, Talk, audited, provider, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
@@ -51,7 +51,7 @@ class Payment:
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     settings = servers.settings(partitions=MANY_PARTITIONS)
     more = {
-        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{claims.reserve_free_port()}",
+        "HOLDFAST_PROVIDER_URL": f"http://127.0.0.1:{port_reservations.reserve_free_port()}",
         "HOLDFAST_PROVIDER_KEY": KEY,
         "HOLDFAST_PROVIDER_TIMEOUT_SECONDS": "0.3",
         "HOLDFAST_AUDIT_GRACE_SECONDS": "5",
@@ -79,7 +79,7 @@ async def payment(shop: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def availability(talk: Talk) -> list[bool]:
-    return [event.data["available"] for event in talk.heard if event.type == messages.Provider.TYPE]
+    return [event.data["available"] for event in talk.heard if event.type == payments.Provider.TYPE]
 
 
 def of(order: str) -> dict[str, str]:

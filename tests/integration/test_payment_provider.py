@@ -18,11 +18,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from infrastructure.breaker import Unavailable
-from infrastructure.local import claims
-from infrastructure.webhooks import HEADER, verify
-from inventory_service.messages import Money
-from order_service.payment.client import ProviderClient
+from contracts.inventory import Money
+from infrastructure.local.servers import port_reservations
+from infrastructure.security.breaker import Unavailable
+from infrastructure.security.webhooks import HEADER, verify
 from order_service.payment.model import (
     CreateCharge,
     CreateRefund,
@@ -35,6 +34,7 @@ from order_service.payment.model import (
     VoidCharge,
 )
 from order_service.payment.provider.server import Control
+from order_service.payment.provider_client import ProviderClient
 from tests.testkit.payments import KEY, SECRET, file_in, provider
 
 TEN = Money(amount=1000, currency="GBP")
@@ -192,7 +192,7 @@ async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() ->
 
 
 def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:
-    port = claims.reserve_free_port()
+    port = port_reservations.reserve_free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
         "HOLDFAST_PROVIDER_PORT": str(port),

@@ -10,9 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from infrastructure import postgres
-from infrastructure.postgres import Connection, connect, load_queries, migrate
-from infrastructure.settings import Settings
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
+from infrastructure.storage.postgres import Connection, connect, load_queries, migrate
 
 FIRST = "CREATE TABLE apple (n int); INSERT INTO apple VALUES (1);"
 
@@ -86,8 +86,8 @@ async def test_a_killed_migration_does_not_block_the_next(
 
 def _migrating(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
     program = (
-        "import asyncio, pathlib; from infrastructure.postgres import migrate;"
-        "from infrastructure.settings import Settings;"
+        "import asyncio, pathlib; from infrastructure.storage.postgres import migrate;"
+        "from infrastructure.process.settings import Settings;"
         f"asyncio.run(migrate(Settings(), 'fruit', pathlib.Path({str(folder)!r})))"
     )
     environment = {"HOLDFAST_POSTGRES_URL": settings.postgres_url, "HOLDFAST_PREFIX": settings.prefix}

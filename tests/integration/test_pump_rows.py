@@ -8,10 +8,20 @@ from functools import partial
 
 import pytest
 
-from infrastructure import postgres, pump
-from infrastructure.postgres import Connection
-from infrastructure.pump import NOW, Done, Job, JobResult, JobRows, JobWorker, LeasedRow, PostgresJobRows, Row
-from infrastructure.settings import Settings
+from infrastructure.process.settings import Settings
+from infrastructure.storage import job_queue, postgres
+from infrastructure.storage.job_queue import (
+    NOW,
+    Done,
+    Job,
+    JobResult,
+    JobRows,
+    JobWorker,
+    LeasedRow,
+    PostgresJobRows,
+    Row,
+)
+from infrastructure.storage.postgres import Connection
 from tests.testkit.memory_rows import MemoryRows
 
 TABLE = """
@@ -58,7 +68,7 @@ class Place:
 
 
 def postgres_rows(settings: Settings) -> PostgresJobRows:
-    connect = partial(postgres.connect, settings, "work", options=pump.JOB_QUEUE_OPTIONS)
+    connect = partial(postgres.connect, settings, "work", options=job_queue.JOB_QUEUE_OPTIONS)
     return PostgresJobRows(connect, Job("work", key="key", name="do"))
 
 

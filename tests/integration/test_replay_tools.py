@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from infrastructure import dead_letters
-from infrastructure.broker import ensure_topics
-from infrastructure.dead_letters import Record, dead_letter_event
-from infrastructure.envelope import DeadLetterReason, Envelope
-from infrastructure.history import read_topic
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
+from contracts.envelope import DeadLetterReason, Envelope
+from contracts.topics import Topic
+from infrastructure.messaging import dead_letters
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.messaging.dead_letters import Record, dead_letter_event
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.settings import Settings
 from tests.testkit.command import Holdfast
 from tests.testkit.servers import PARTITIONS, Servers, partition
 from tests.testkit.tools_topic import EVENTS, EVENTS_SENT, SECRET, send

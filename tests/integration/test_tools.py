@@ -20,11 +20,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infrastructure import metrics
-from infrastructure.health import HealthServer
 from infrastructure.local.state import Root
-from infrastructure.settings import Settings
-from infrastructure.tokens import verify
+from infrastructure.observability import metrics
+from infrastructure.process.health import HealthServer
+from infrastructure.process.settings import Settings
+from infrastructure.security.tokens import verify
 from tests.testkit.command import Holdfast
 from tests.testkit.servers import PARTITIONS, Servers, partition
 from tests.testkit.tools_topic import EVENTS, EVENTS_SENT, SECRET, event, send

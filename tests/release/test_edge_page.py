@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
-from cart_service import messages as cart
+from contracts import cart
 from tests.testkit.browser import browser
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import Servers

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from order_service.insights.messages import Takings
+from contracts.insights import Takings
 from tests.testkit.browser import browser
 from tests.testkit.edge import Running
 from tests.testkit.insights_edge import insights_edge, related, tell_figures, tell_related, token

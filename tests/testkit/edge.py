@@ -21,16 +21,13 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from cart_service import messages as cart
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service.payment import messages as payments
+from contracts import cart, inventory, orders, payments
+from contracts.envelope import Envelope
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
-from rest_api.gateway import all_partitions
+from rest_api.kafka.gateway import all_partitions
 from tests.testkit.fake_orders import PRICE, SCARCE, OrderDesk, Told
 from tests.testkit.servers import Servers
 

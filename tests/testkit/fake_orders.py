@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cart_service import messages as cart
-from infrastructure.envelope import Envelope
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, inventory, orders
+from contracts.envelope import Envelope
+from contracts.topics import Topic
 
 PRICE: dict[str, Any] = {"amount": 295, "currency": "GBP"}
 SCARCE = "SCARCE"

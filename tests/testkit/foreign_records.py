@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from infrastructure.ids import uuid7
+from contracts.ids import uuid7
 
 USER = "01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7"
 

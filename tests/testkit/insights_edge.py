@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 
-from infrastructure.settings import Settings
-from infrastructure.tokens import issue
-from inventory_service.messages import PRODUCTS, STOCK, Money, Product, Stock
-from order_service.insights.messages import FIGURES, RELATED, Figures, Related, RelatedProduct, WindowUnit, window_key
+from contracts.insights import FIGURES, RELATED, Figures, Related, RelatedProduct, WindowUnit, window_key
+from contracts.inventory import PRODUCTS, STOCK, Money, Product, Stock
+from infrastructure.process.settings import Settings
+from infrastructure.security.tokens import issue
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import Servers
 

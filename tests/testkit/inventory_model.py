@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from inventory_service.messages import Commit, Hold, Item, Money, Purpose, ReleaseOrder, Request, Restock, Sell
+from contracts.inventory import Commit, Hold, Item, Money, Purpose, ReleaseOrder, Request, Restock, Sell
 from inventory_service.model import fold
 from inventory_service.state import (
     CartState,

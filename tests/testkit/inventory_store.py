@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from infrastructure import postgres
-from infrastructure.envelope import Envelope
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings as Shared
-from infrastructure.topics import Topic
+from contracts.envelope import Envelope
+from contracts.inventory import Hold, Money, Request
+from contracts.topics import Topic
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from infrastructure.storage.postgres import Connection
 from inventory_service.catalogue import CatalogueItem, seed
-from inventory_service.messages import Hold, Money, Request
 from inventory_service.settings import Settings
 from inventory_service.state import Command, Reply, StockLevel
 from inventory_service.store import MIGRATIONS, STORE_OPTIONS, MemoryStore, PostgresStore, Store

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from infrastructure.local import jars, probes
-from infrastructure.local.kafka import Kafka
-from infrastructure.local.postgres import Postgres
+from infrastructure.local.servers import jars, probes
+from infrastructure.local.servers.kafka import Kafka
+from infrastructure.local.servers.postgres import Postgres
 from infrastructure.local.state import Root
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from infrastructure.pump import NOW, LeasedRow, Row
+from infrastructure.storage.job_queue import NOW, LeasedRow, Row
 
 
 def machine_time() -> datetime:

@@ -15,16 +15,15 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from cart_service import messages as cart
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope, Message
-from infrastructure.history import read_topic
-from infrastructure.ids import uuid7
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service.messages import Line, Money
-from notification_service import messages as notices
-from order_service import messages as orders
+from contracts import cart, orders
+from contracts import notifications as notices
+from contracts.envelope import Envelope, Message
+from contracts.ids import uuid7
+from contracts.inventory import Line, Money
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.messaging.topic_history import read_topic
+from infrastructure.process.settings import Settings
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import PARTITIONS, Servers, partition
 

@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from infrastructure.ids import derive_id
-from inventory_service import messages as inventory
-from order_service import messages as orders
-from order_service import model, steps
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
+from contracts import deliveries, inventory, orders, payments
+from contracts.ids import derive_id
+from order_service import commands, model
 from order_service.state import Order, shipment_id
 
 USER: Final = "ann"
@@ -33,7 +30,7 @@ CONTACT: Final = orders.Contact(email="ann@example.org")
 PLACE: Final = orders.Place(
     **IDS, version=4, address=ADDRESS, contact=CONTACT, payment=orders.Payment(token="tok_approve")
 )
-PRIVATE: Final = steps.PersonalData.of(PLACE)
+PRIVATE: Final = commands.PersonalData.of(PLACE)
 COMMIT: Final = inventory.Commit(**IDS, version=4)
 
 
@@ -152,7 +149,7 @@ def _orders(world: SimulatedShop, sent: Sent) -> SimulatedShop:
     if handled.state is None:
         return replace(world, waiting=handled.waiting)
     news = bool(handled.events) or late or isinstance(sent.message, orders.Request)
-    owed = steps.next_commands(handled.state, PRIVATE, overdue=late) if news else ()
+    owed = commands.next_commands(handled.state, PRIVATE, overdue=late) if news else ()
     return replace(
         world,
         order=replace(handled.state, changed_at=NOON, placed_at=NOON),

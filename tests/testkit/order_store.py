@@ -7,18 +7,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from infrastructure import postgres
-from infrastructure.envelope import Envelope, Message
-from infrastructure.guard import ReceivedMessage
-from infrastructure.ids import derive_id
-from infrastructure.postgres import Connection
-from infrastructure.settings import Settings as Shared
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import deliveries, inventory, orders, payments
+from contracts.envelope import Envelope, Message
+from contracts.ids import derive_id
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from infrastructure.storage.postgres import Connection
 from order_service.agents import OrderAgents
-from order_service.delivery import messages as deliveries
-from order_service.payment import messages as payments
 from order_service.settings import Settings
 from order_service.state import payment_id, shipment_id
 from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore

@@ -13,13 +13,13 @@ from typing import Any, Final
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from infrastructure.envelope import Envelope, Message
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from order_service.payment.client import ProviderClient
-from order_service.payment.provider.books import ProviderDatabase
+from contracts.envelope import Envelope, Message
+from contracts.topics import Topic
+from infrastructure.process.settings import Settings
+from order_service.payment.provider.database import ProviderDatabase
 from order_service.payment.provider.server import ProviderServer
 from order_service.payment.provider.webhooks import WebhookSender
+from order_service.payment.provider_client import ProviderClient
 from tests.testkit.processes import PATIENCE
 
 KEY: Final = "a key for tests, long enough"

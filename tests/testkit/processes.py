@@ -23,9 +23,9 @@ import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from infrastructure.crashpoints import VARIABLE
-from infrastructure.local import claims
-from infrastructure.settings import Settings
+from infrastructure.local.servers import port_reservations
+from infrastructure.process.failpoints import VARIABLE
+from infrastructure.process.settings import Settings
 from tests.testkit.servers import Servers
 
 PATIENCE: Final = 60.0
@@ -42,7 +42,7 @@ class Replica:
         self.folder = folder
         self.environment = environment
         self.log = folder / "log"
-        self.port = claims.reserve_free_port()
+        self.port = port_reservations.reserve_free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.kept = False
         """Whether it is started again when it ends."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from infrastructure.settings import Settings
-from infrastructure.tokens import issue
+from infrastructure.process.settings import Settings
+from infrastructure.security.tokens import issue
 
 ADDRESS = {"name": "Ann", "line1": "1 High Street", "city": "York", "postal_code": "YO1 7HH", "country": "GB"}
 WAIT = {"Prefer": "wait=10"}

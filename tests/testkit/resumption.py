@@ -15,15 +15,15 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from cart_service import messages as cart
-from infrastructure.envelope import Envelope
+from contracts import cart
+from contracts.envelope import Envelope
 from load.protocol import CHANGES, OUTCOMES, ClientState, Frame
-from rest_api.hub import ConnectionManager
-from rest_api.model import Session
-from rest_api.outlet import SendQueue
 from rest_api.protocol.effects import Close
-from rest_api.shopper import UserLimits
-from rest_api.ticker import StockBroadcaster
+from rest_api.websocket.connections import ConnectionManager
+from rest_api.websocket.send_queue import SendQueue
+from rest_api.websocket.session import Session
+from rest_api.websocket.stock_broadcaster import StockBroadcaster
+from rest_api.websocket.user_state import UserLimits
 from tests.testkit import simulation
 
 USER = "ann"

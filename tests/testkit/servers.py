@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from infrastructure.broker import partition_of
-from infrastructure.local import claims, outside, processes
-from infrastructure.local.kafka import Kafka
-from infrastructure.local.postgres import Postgres
-from infrastructure.local.redis import Redis
+from infrastructure.local import processes
+from infrastructure.local.servers import external, port_reservations
+from infrastructure.local.servers.kafka import Kafka
+from infrastructure.local.servers.postgres import Postgres
+from infrastructure.local.servers.redis import Redis
 from infrastructure.local.state import Root
-from infrastructure.local.supervisor import last_lines
-from infrastructure.settings import Settings
+from infrastructure.local.supervision.supervisor import last_lines
+from infrastructure.messaging.broker import partition_of
+from infrastructure.process.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infrastructure.local.parts import Server
+    from infrastructure.local.servers.server import Server
 
 
 PARTITIONS: Final = 4
@@ -80,9 +81,9 @@ def start(root: Path) -> Iterator[Servers]:
             with start_local(root) as servers:
                 yield servers
         case "external":
-            for name, variable in outside.ADDRESS_VARIABLES.items():
-                outside.require_usable(name, os.environ[variable])
-            yield Servers(*(os.environ[variable] for variable in outside.ADDRESS_VARIABLES.values()))
+            for name, variable in external.ADDRESS_VARIABLES.items():
+                external.require_usable(name, os.environ[variable])
+            yield Servers(*(os.environ[variable] for variable in external.ADDRESS_VARIABLES.values()))
         case "containers":
             with start_containers() as servers:
                 yield servers
@@ -116,7 +117,7 @@ def local_parts(root: Path) -> list[Server]:
     """The three servers as they will be in `root`, on free ports; none is started."""
     place = Root(root.resolve())
     place.create()
-    secrets, port = place.secrets(), claims.reserve_free_port
+    secrets, port = place.secrets(), port_reservations.reserve_free_port
     unsynced = ("-c", "fsync=off", "-c", "full_page_writes=off")
     return [
         Kafka(place, port(), secrets),

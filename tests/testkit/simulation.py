@@ -14,17 +14,14 @@ from datetime import UTC, datetime, timedelta
 from types import coroutine
 from typing import Any
 
-from cart_service import messages as cart
 from cart_service.agents import CartAgents
 from cart_service.store import CartStore
-from infrastructure import ids
-from infrastructure.envelope import Envelope, Message, MessageRegistry, rfc3339
-from infrastructure.guard import ReceivedMessage
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
+from contracts import cart, ids, inventory, orders
+from contracts.envelope import Envelope, Message, MessageRegistry, rfc3339
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
 from inventory_service import model
 from inventory_service import state as states
-from order_service import messages as orders
 
 USERS = ("ann", "bob")
 PRODUCTS = ("TEAPOT", "MUG")

@@ -23,11 +23,12 @@ from typing import Any, Final
 
 from faust.tables.recovery import Recovery
 
-from cart_service import messages as cart
-from infrastructure import liveness, logs, worker
-from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
-from infrastructure.guard import Handler, ReceivedMessage, Transient
-from infrastructure.settings import Settings
+from contracts import cart
+from infrastructure.messaging import liveness, worker
+from infrastructure.messaging.batch_processor import Handler, ReceivedMessage, Transient
+from infrastructure.messaging.faust.driver import LoopConsumer, LoopConsumerThread
+from infrastructure.observability import logs
+from infrastructure.process.settings import Settings
 from tests.testkit.servers import partition
 
 

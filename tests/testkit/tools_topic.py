@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 from aiokafka import AIOKafkaProducer
 
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
+from contracts.envelope import Envelope
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
 
 EVENTS = Topic("tools.events.v1", keyed_by="user", retention=timedelta(days=7))
 SECRET = "a-secret-of-a-test-that-is-long-enough"

@@ -16,15 +16,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from pydantic import TypeAdapter
 
-from cart_service import messages as cart
-from infrastructure import postgres
-from infrastructure.broker import ensure_topics
-from infrastructure.envelope import Envelope
-from infrastructure.ids import uuid7
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
+from contracts import cart
+from contracts.envelope import Envelope
+from contracts.ids import uuid7
+from contracts.inventory import Committed, StoredOutcome
+from contracts.topics import Topic
+from infrastructure.messaging.broker import ensure_topics
+from infrastructure.process.settings import Settings
+from infrastructure.storage import postgres
 from inventory_service.audit import audit
-from inventory_service.messages import Committed, StoredOutcome
 from tests.testkit.servers import PARTITIONS, partition
 
 PATIENCE: Final = 60.0

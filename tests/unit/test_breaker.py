@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from infrastructure.breaker import BreakerOpen, CircuitBreaker, State, Unavailable
+from infrastructure.security.breaker import BreakerOpen, CircuitBreaker, State, Unavailable
 
 
 class Clock:

@@ -9,18 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cart_service import audit as of_carts
-from cart_service import messages as cart
 from cart_service import model
 from cart_service.agents import CartAgents
 from cart_service.store import CartStore
-from infrastructure.audit_topics import AuditWindow
-from infrastructure.envelope import Envelope, UndecodableError
-from infrastructure.guard import ReceivedMessage
-from infrastructure.ids import derive_id
-from infrastructure.settings import Settings
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
-from order_service import messages as orders
+from contracts import cart, inventory, orders
+from contracts.envelope import Envelope, UndecodableError
+from contracts.ids import derive_id
+from contracts.topics import Topic
+from infrastructure.audit.topic_auditor import AuditWindow
+from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.process.settings import Settings
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 GBP = inventory.Money(amount=255, currency="GBP")

@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cart_service import messages as cart
 from cart_service import model
 from cart_service.store import CartStore
-from inventory_service import messages as inventory
+from contracts import cart, inventory
 from tests.unit.test_cart_checkout import Dictionary
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from cart_service import messages as cart
 from cart_service import model
 from cart_service.agents import CartAgents
 from cart_service.store import CartStore
-from infrastructure.envelope import Envelope
-from infrastructure.guard import ReceivedMessage
-from infrastructure.ids import derive_id
-from infrastructure.topics import Topic
-from inventory_service import messages as inventory
+from contracts import cart, inventory
+from contracts.envelope import Envelope
+from contracts.ids import derive_id
+from contracts.topics import Topic
+from infrastructure.messaging.batch_processor import ReceivedMessage
 from tests.unit.test_cart_checkout import LINE, NOW, TOTAL, Dictionary
 
 END = NOW + timedelta(minutes=15)

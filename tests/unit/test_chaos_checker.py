@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 
-from load.chaos import bounds, figures
-from load.chaos.checker import check, check_holds
+from load.chaos.checks import availability, coverage
+from load.chaos.checks.checker import check, check_holds
+from load.chaos.checks.observed_state import (
+    CartView,
+    LedgerRow,
+    ObservedState,
+    PlantedRecord,
+    PublishedOutcome,
+    ReplayCheck,
+)
+from load.chaos.faults.nemesis import FAULTS
 from load.chaos.history import NEMESIS, HistoryEntry, HistoryRecorder, excerpt, read_history
-from load.chaos.nemesis import FAULTS
 from load.chaos.scenarios import QUICK, REPLAYED_FAULTS, full_set, scenario_of
-from load.chaos.truth import CartView, LedgerRow, ObservedState, PlantedRecord, PublishedOutcome, ReplayCheck
 
 TEAPOT = "TEAPOT"
 SECOND = 1_000_000_000
@@ -333,7 +340,7 @@ def test_honest_answers_are_always_possible() -> None:
     for seed in range(200):
         chance = random.Random(seed)
         history, truth = _honest(chance)
-        assert list(bounds.impossible_reports(history, truth)) == []
+        assert list(availability.impossible_reports(history, truth)) == []
 
 
 def test_a_wrong_answer_while_nothing_moves_is_never_possible() -> None:
@@ -343,7 +350,7 @@ def test_a_wrong_answer_while_nothing_moves_is_never_possible() -> None:
         lines = sum(truth.holds["total"].values())
         wrong = 100 - lines + chance.choice((-2, -1, 1, 2))
         late = [said(1000, "q", "eve", "check"), answered(1001, "q", _available(wrong), "eve", "check")]
-        assert [each.id for each in bounds.impossible_reports([*history, *late], truth)] == ["q"]
+        assert [each.id for each in availability.impossible_reports([*history, *late], truth)] == ["q"]
 
 
 def _available(number: int) -> dict[str, Any]:
@@ -385,16 +392,16 @@ def _honest(chance: random.Random) -> tuple[list[HistoryEntry], ObservedState]:
 
 def test_what_happened_is_counted() -> None:
     killed = struck(7, "ok", "kill-cart", victim="cart-1", restarts=2)
-    counts = figures.count_events([*HISTORY, killed], TRUTH)
+    counts = coverage.count_events([*HISTORY, killed], TRUTH)
     assert (counts["held"], counts["refused"], counts["known later"], counts["restarts"]) == (2, 1, 1, 2)
     assert (counts["kill-cart"], counts["dead letters"], counts["expired"]) == (1, 1, 0)
 
 
 def test_waits_are_measured() -> None:
-    assert figures.measure_waits(HISTORY) == figures.WaitTimes(silence=5.0, longest=4.0, median=1.0)
-    closed = HistoryEntry(8 * SECOND, NEMESIS, "heard", figures.CLOSING)
+    assert coverage.measure_waits(HISTORY) == coverage.WaitTimes(silence=5.0, longest=4.0, median=1.0)
+    closed = HistoryEntry(8 * SECOND, NEMESIS, "heard", coverage.CLOSING)
     history = sorted([*HISTORY, closed], key=lambda entry: entry.t_ns)
-    assert figures.measure_waits(history).silence == 4.0  # answers after the end of the load do not count
+    assert coverage.measure_waits(history).silence == 4.0  # answers after the end of the load do not count
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:

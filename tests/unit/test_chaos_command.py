@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 
 from load.__main__ import app
 from load.chaos import command
-from load.chaos.figures import WaitTimes
-from load.chaos.finding import Violation
+from load.chaos.checks.coverage import WaitTimes
+from load.chaos.checks.money import Balance
+from load.chaos.checks.violation import Violation
+from load.chaos.faults.context import Fault
+from load.chaos.faults.nemesis import FAULTS, inject
 from load.chaos.history import NEMESIS, HistoryEntry, HistoryRecorder
-from load.chaos.money import Balance
-from load.chaos.nemesis import FAULTS, inject
-from load.chaos.run import ScenarioResult, scenario_products
+from load.chaos.runner import ScenarioResult, scenario_products
 from load.chaos.scenarios import QUICK, full_set, scenario_of
-from load.chaos.scene import Fault
-from load.chaos.stage import ShopUnderTest
+from load.chaos.shop_under_test import ShopUnderTest
 
 
 def test_every_fault_is_listed_with_what_it_does() -> None:
@@ -56,7 +56,7 @@ async def test_a_fault_that_came_to_nothing_has_not_happened(
     async def act(*_: Any) -> dict[str, Any]:
         return did
 
-    monkeypatch.setattr("load.chaos.nemesis.FAULTS", {"crash": Fault("", act)})
+    monkeypatch.setattr("load.chaos.faults.nemesis.FAULTS", {"crash": Fault("", act)})
     recorder, stage = HistoryRecorder(tmp_path / "h.jsonl"), SimpleNamespace(restarts=lambda: 0)
     scene: Any = SimpleNamespace(recorder=recorder, shop=stage)
     assert await inject("crash", scene) is counts

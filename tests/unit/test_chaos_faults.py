@@ -14,11 +14,11 @@ import aiohttp
 import psutil
 import pytest
 
-from load.chaos import nemesis, order_faults, process_faults
-from load.chaos.nemesis import FAULTS
-from load.chaos.provider import PaymentProviderClient
-from load.chaos.stage import ShopUnderTest
-from load.shop import ShopUnavailableError
+from load.chaos.clients.payment_provider import PaymentProviderClient
+from load.chaos.faults import nemesis, payments, processes
+from load.chaos.faults.nemesis import FAULTS
+from load.chaos.shop_under_test import ShopUnderTest
+from load.http_client import ShopUnavailableError
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ async def test_a_kill_needs_somebody_to_be_killed(fault: str) -> None:
     ("there", "hit"), [(("it", "it"), True), ((None, "it"), False), (("it", None), False), (("it", "another"), False)]
 )
 async def test_a_zombie_was_stopped_and_went_on(there: tuple[str | None, ...], hit: bool) -> None:
-    freeze = process_faults.freeze_fault("cart", 0.0, "for no time", zombies=True)
+    freeze = processes.freeze_fault("cart", 0.0, "for no time", zombies=True)
     assert await freeze.act(scene(Hands(*there)), AIM) == {"hit": hit}
 
 
@@ -194,7 +194,7 @@ async def test_how_the_provider_is_today_is_felt(how: dict[str, Any], feels: tup
         return feels
 
     provider = SimpleNamespace(control=control, probe_refusal=refuses)
-    did = await order_faults._provider(how, 0.0, "").act(scene(SimpleNamespace(provider=provider)), {})
+    did = await payments._provider(how, 0.0, "").act(scene(SimpleNamespace(provider=provider)), {})
     assert did == {"felt": felt}
     assert told == [how, {}]  # it is as usual again
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from load.chaos import checkouts, money, rare, streams
-from load.chaos.checker import check, check_webhooks
+from load.chaos.checks import money, order_streams, rare_outcomes
+from load.chaos.checks.checker import check, check_webhooks
+from load.chaos.checks.observed_state import LedgerRow, ObservedState, OrderEvent, PaymentEvent, ProviderCharge
+from load.chaos.checks.violation import Violation
+from load.chaos.clients import checkouts
+from load.chaos.clients.payment_provider import charges_by_payment
 from load.chaos.command import missing_rare_outcomes
-from load.chaos.finding import Violation
 from load.chaos.history import NEMESIS, HistoryEntry
-from load.chaos.provider import charges_by_payment
-from load.chaos.truth import LedgerRow, ObservedState, OrderEvent, PaymentEvent, ProviderCharge
 from load.protocol import ClientState, Frame
 
 POUND = {"amount": 100, "currency": "GBP"}
@@ -135,8 +136,8 @@ HISTORY = [frame(1, "o1", 2, "committed"), frame(2, "o1", 3, "paid"), frame(3, "
 def findings(history: Sequence[HistoryEntry], truth: ObservedState) -> list[Violation]:
     return [
         *money.check_money(truth),
-        *streams.check_order_streams(history, truth),
-        *streams.check_order_versions(history),
+        *order_streams.check_order_streams(history, truth),
+        *order_streams.check_order_versions(history),
     ]
 
 
@@ -362,31 +363,31 @@ def test_a_webhook_that_a_stranger_signed_must_not_be_taken() -> None:
 
 def test_rare_ways_are_counted() -> None:
     too_late = HistoryEntry(9, "shopper-1", "fail", "cancel", user="ann", value={"problem": "order-not-cancellable"})
-    counts = +rare.count_outcomes([too_late], TRUTH)
+    counts = +rare_outcomes.count_outcomes([too_late], TRUTH)
     assert counts == {
         "orders": 4,
         "delivered": 1,
         "cancelled: declined": 1,
         "cancelled: payment_unavailable": 1,
         "cancelled: cart_changed": 1,
-        rare.LATE_CAPTURE: 1,
-        rare.DUPLICATE: 1,
-        rare.AFTER_EXPIRY: 1,
-        rare.VOID_TOO_LATE: 1,
-        rare.TO_CART: 1,
-        rare.TWO_TABS: 1,
-        rare.CART_CHANGED: 1,
-        rare.CANCELLED_LATE: 1,
+        rare_outcomes.LATE_CAPTURE: 1,
+        rare_outcomes.DUPLICATE: 1,
+        rare_outcomes.AFTER_EXPIRY: 1,
+        rare_outcomes.VOID_TOO_LATE: 1,
+        rare_outcomes.TO_CART: 1,
+        rare_outcomes.TWO_TABS: 1,
+        rare_outcomes.CART_CHANGED: 1,
+        rare_outcomes.CANCELLED_LATE: 1,
     }
 
 
 def test_a_declined_order_whose_cart_others_took_is_not_back_in_the_cart() -> None:
     taken = (*TRUTH.ledger, LedgerRow("MUG", 4, "bob", "o2/release", "release", 0, -1, 0))
-    assert not rare.count_outcomes([], dataclasses.replace(TRUTH, ledger=taken))[rare.TO_CART]
+    assert not rare_outcomes.count_outcomes([], dataclasses.replace(TRUTH, ledger=taken))[rare_outcomes.TO_CART]
 
 
 def test_a_set_of_scenarios_without_a_rare_way_says_which() -> None:
-    assert missing_rare_outcomes([]) == [*rare.RARE_OUTCOMES]
+    assert missing_rare_outcomes([]) == [*rare_outcomes.RARE_OUTCOMES]
 
 
 def test_the_providers_history_becomes_its_books() -> None:

@@ -12,16 +12,17 @@ from unittest.mock import MagicMock
 import pytest
 from aiokafka import TopicPartition
 
-from infrastructure.local.services import SERVICE_TYPES
-from load.chaos import reading, records, run
-from load.chaos.checker import check_monotonic_reads
-from load.chaos.checkouts import assign_cards
+from infrastructure.local.supervision.services import SERVICE_TYPES
+from load.chaos import collect, runner
+from load.chaos.checks.checker import check_monotonic_reads
+from load.chaos.checks.observed_state import CartView
+from load.chaos.clients.checkouts import assign_cards
+from load.chaos.clients.recording_client import RecordingClient
+from load.chaos.faults import records
 from load.chaos.history import HistoryRecorder
 from load.chaos.scenarios import Scenario
-from load.chaos.shoppers import RecordingClient
-from load.chaos.stage import ShopUnderTest
-from load.chaos.truth import CartView
-from load.shop import Guest
+from load.chaos.shop_under_test import ShopUnderTest
+from load.http_client import Guest
 
 # ---- lag ------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ def test_what_a_group_never_acknowledged_is_unread(
 ) -> None:
     others = TopicPartition("orders.requests.v1", 3)
     end = {REQUESTS: 7, DECISIONS: 2, others: 9}
-    assert reading.unread_records("cart", committed, {REQUESTS: first, DECISIONS: 0, others: 0}, end) == waiting
+    assert collect.unread_records("cart", committed, {REQUESTS: first, DECISIONS: 0, others: 0}, end) == waiting
 
 
 async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch
         worker.agent = lambda handler: found.setdefault(service, set()).add(handler.topic.name)
         return worker
 
-    monkeypatch.setattr("infrastructure.worker.Worker", built)
+    monkeypatch.setattr("infrastructure.messaging.worker.Worker", built)
     for kind in SERVICE_TYPES:
         main = importlib.import_module(f"{kind.module}.__main__")
         if "import Worker" not in inspect.getsource(main):
@@ -68,7 +69,7 @@ async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch
             await begin(*given)
         else:
             begin(*given)
-    assert found == {group: set(topics) for group, topics in reading.GROUP_TOPICS.items()}
+    assert found == {group: set(topics) for group, topics in collect.GROUP_TOPICS.items()}
 
 
 async def _nothing(*_: Any) -> int:
@@ -85,7 +86,7 @@ async def _nothing(*_: Any) -> int:
 )
 def test_a_lock_in_use_is_not_left_over(lived: int, later: bytes | None, left: bool) -> None:
     owner = None if lived == -2 else b"me"
-    assert reading.stale_locks({"lock:MUG": (owner, lived)}, {"lock:MUG": later}) == (["lock:MUG"] if left else [])
+    assert collect.stale_locks({"lock:MUG": (owner, lived)}, {"lock:MUG": later}) == (["lock:MUG"] if left else [])
 
 
 # ---- topics ---------------------------------------------------------------------------------------------------------
@@ -102,9 +103,9 @@ def test_a_response_that_nobody_can_read_is_seen() -> None:
         *(record(topic, records.DEEPLY_NESTED) for topic in records.RESPONSES),  # which was put there on purpose
         record(records.REQUESTS[0], b"hello"),  # which anybody may write
     ]
-    assert reading.undecodable_responses(kept) == []
+    assert collect.undecodable_responses(kept) == []
     bad = [record(records.RESPONSES[1], b"hello"), record(records.RESPONSES[0], good, b"bob", 6)]
-    assert reading.undecodable_responses([*kept, *bad]) == ["cart.responses.v1 3/5", "inventory.responses.v1 3/6"]
+    assert collect.undecodable_responses([*kept, *bad]) == ["cart.responses.v1 3/5", "inventory.responses.v1 3/6"]
 
 
 def test_all_that_is_put_on_topics_of_responses_is_known() -> None:
@@ -120,7 +121,7 @@ async def test_dead_letters_of_an_earlier_scenario_are_not_this_ones(monkeypatch
 
     monkeypatch.setattr(records, "read_records", kept)
     settings: Any = None
-    assert await reading.read_dead_letters(settings, {}, {REQUESTS: 5}) == {("cart.requests.v1", 3, 5)}
+    assert await collect.read_dead_letters(settings, {}, {REQUESTS: 5}) == {("cart.requests.v1", 3, 5)}
 
 
 # ---- what a client shows --------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ async def test_what_clients_show_is_copied_before_they_ask(
 ) -> None:
     stage: Any = None
     ann = witness(recorder)
-    play = run._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
+    play = runner._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
     looks: list[int] = []
 
     async def held(*_: Any) -> dict[str, CartView]:
@@ -173,11 +174,11 @@ async def test_what_clients_show_is_copied_before_they_ask(
             hear(ann, {"type": "cart", "version": 4, "lines": [{"product": "MUG", "quantity": 2}]})
         return {"ann": CartView(4, {"MUG": 2})}
 
-    monkeypatch.setattr(reading, "read_carts", held)
+    monkeypatch.setattr(collect, "read_carts", held)
     assert await play._wait_for_views([ann]) == {"ann": CartView(4, {"MUG": 2})}
     assert len(looks) == 2  # at the first it was not told yet
     hear(ann, {"type": "cart", "version": 5, "lines": []})
-    monkeypatch.setattr(run, "VIEW_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(runner, "VIEW_TIMEOUT_SECONDS", 0.3)
     assert await play._wait_for_views([ann]) == {"ann": CartView(5)}  # it never becomes what is held
     assert not [entry for entry in recorder.entries if entry.type == "invoke"]
 
@@ -194,7 +195,7 @@ async def test_a_shop_is_at_rest_when_nothing_goes_on_before_and_after_the_look_
     busy: list[bool], looks: int, monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder
 ) -> None:
     stage: Any = None
-    play = run._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
+    play = runner._ScenarioRun(stage, Scenario("calm", ()), 1, recorder, lambda _: None)
     looked = []
 
     async def restless() -> str:
@@ -225,7 +226,7 @@ async def test_a_replay_that_is_not_read_is_told(monkeypatch: pytest.MonkeyPatch
         return None, "7 by cart of cart.requests.v1"
 
     stage: Any = SimpleNamespace(audit=digest, settings=None)
-    play = run._ScenarioRun(stage, Scenario("again", (), replays_records=True), 1, recorder, lambda _: None)
+    play = runner._ScenarioRun(stage, Scenario("again", (), replays_records=True), 1, recorder, lambda _: None)
     monkeypatch.setattr(records, "replay_records", fed_back)
     monkeypatch.setattr(play, "_wait_until_quiescent", restless)
     scene: Any = SimpleNamespace(since={}, clients=[])
@@ -250,6 +251,6 @@ async def test_the_last_audit_is_in_no_hurry_only_after_zombies(
 
     stage = ShopUnderTest(tmp_path)
     monkeypatch.setattr(stage, "run_holdfast", holdfast)
-    play = run._ScenarioRun(stage, Scenario("one", faults), 1, recorder, lambda _: None)
+    play = runner._ScenarioRun(stage, Scenario("one", faults), 1, recorder, lambda _: None)
     assert await stage.audit(play._audit_grace()) == ([], "d")
     assert given.get("HOLDFAST_AUDIT_GRACE_SECONDS") == grace

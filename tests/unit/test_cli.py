@@ -5,8 +5,8 @@ import asyncio
 
 import pytest
 
-from infrastructure import cli
-from infrastructure.settings import Settings
+from infrastructure.process import cli
+from infrastructure.process.settings import Settings
 
 
 async def run(_: Settings, arguments: argparse.Namespace) -> int:

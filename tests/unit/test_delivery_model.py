@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inventory_service.messages import Line, Money
+from contracts.deliveries import Book, CalledOff, CallOff, Request
+from contracts.inventory import Line, Money
+from contracts.orders import Address
 from order_service.delivery.carrier import FAIL_MARKER, SimulatedCarrier
-from order_service.delivery.messages import Book, CalledOff, CallOff, Request
 from order_service.delivery.model import (
     FINAL_STATES,
     Booking,
@@ -22,7 +23,6 @@ from order_service.delivery.model import (
     event_of,
     next_call,
 )
-from order_service.messages import Address
 
 OF = {"order_id": "o-1", "user_id": "ann", "shipment_id": "s-1"}
 ADDRESS = Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1 1AA", country="GB")

@@ -12,19 +12,19 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cart_service import messages as cart
-from infrastructure.crashpoints import FAILPOINTS
-from infrastructure.local import cli, tools
-from infrastructure.settings import Settings
-from inventory_service import messages as inventory
+from contracts import cart, inventory
+from contracts import notifications as notices
+from infrastructure.local import cli
+from infrastructure.local.commands import registry
+from infrastructure.process.failpoints import FAILPOINTS
+from infrastructure.process.settings import Settings
 from inventory_service.settings import Settings as InventorySettings
-from notification_service import messages as notices
 from notification_service.settings import Settings as NoticeSettings
 from order_service.delivery.settings import Settings as DeliverySettings
 from order_service.payment.provider.settings import Settings as ProviderSettings
 from order_service.settings import Settings as OrderSettings
-from rest_api.messages import CLIENT_FRAMES
-from rest_api.problems import SLUGS
+from rest_api.protocol.client_frames import CLIENT_FRAMES
+from rest_api.protocol.problems import SLUGS
 from rest_api.settings import EdgeSettings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -32,6 +32,7 @@ EXAMPLE: Final = dict(re.findall(r"^#(HOLDFAST_\w+)=(.*)$", (ROOT / ".env.exampl
 
 FENCE: Final = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 PACKAGES: Final = (
+    "contracts|"
     "cart_service|examples|infrastructure|inventory_service|load|notification_service|order_service|rest_api|tests"
 )
 CODE: Final = re.compile(r"`[^`\n]+`")
@@ -83,7 +84,7 @@ def broken(page: Path) -> Iterator[str]:
 def commands() -> dict[str, set[str]]:
     """Return every sub-command of `holdfast`, each with its own sub-commands."""
     added = typer.Typer()
-    tools.register(added)
+    registry.register(added)
     found: dict[str, set[str]] = {}
     for app in (cli.app, added):
         group = get_command(app)
@@ -172,7 +173,7 @@ def test_the_contract_names_every_topic_frame_and_problem() -> None:
 
 
 def test_every_failpoint_is_documented() -> None:
-    text = (ROOT / "docs/crashpoints.md").read_text()
+    text = (ROOT / "docs/failpoints.md").read_text()
     assert {name for name in FAILPOINTS if f"`{name}`" not in text} == set()
 
 
@@ -204,6 +205,14 @@ def missing(text: str, files: set[str], tests: set[str]) -> set[str]:
             found |= {path} - names
         found |= {test} - tests - {""}
     return found
+
+
+def test_every_class_in_the_glossary_exists() -> None:
+    sources = "\n".join(file.read_text() for file in files() if file.suffix == ".py")
+    defined = set(re.findall(r"(?:class|def) (\w+)", sources))
+    rows = [line.split("|")[3] for line in (ROOT / "docs/glossary.md").read_text().splitlines() if line.count("|") == 4]
+    named = {name for row in rows for name in re.findall(r"(?<!table )(?<!package )(?<!setting )`(\w+)", row)}
+    assert named - defined == set()
 
 
 def test_no_file_mentions_a_machine_or_a_registry() -> None:

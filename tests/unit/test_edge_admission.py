@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from rest_api.admission import FORGET_SECONDS, WAIT_SECONDS, Admission
+from rest_api.security.admission import FORGET_SECONDS, WAIT_SECONDS, Admission
 from rest_api.websocket.in_flight import InFlight, Registration
 
 

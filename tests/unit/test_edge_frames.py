@@ -8,10 +8,10 @@ import orjson
 import pytest
 from jsonschema import Draft7Validator
 
-from cart_service import messages as cart
-from inventory_service.messages import BadField, Committed, GivenUp, Held, Line, Money, Refused
-from rest_api import frames, messages, server_frames
-from rest_api.asyncapi import document
+from contracts import cart
+from contracts.inventory import BadField, Committed, GivenUp, Held, Line, Money, Refused
+from rest_api.protocol import client_frames, frame_encoder, server_frames
+from rest_api.protocol.asyncapi import document
 
 AT = datetime(2026, 11, 21, 3, 40, 1, 870_000, tzinfo=UTC)
 STAMP = "2026-11-21T03:40:01.870Z"
@@ -25,7 +25,7 @@ def test_a_cart_has_names_a_total_and_pending_changes() -> None:
         lines=(Line(product="P", quantity=2, price=GBP), Line(product="Q", quantity=1, price=GBP)),
         pending=(cart.PendingRequest(id="a", type="add", product="P", quantity=1, since=AT - timedelta(hours=1)),),
     )
-    body = frames.cart_body("u1", view, {"P": "TEAPOT"}, "EUR")
+    body = frame_encoder.cart_body("u1", view, {"P": "TEAPOT"}, "EUR")
     assert body == {
         "user_id": "u1",
         "version": 9,
@@ -39,14 +39,14 @@ def test_a_cart_has_names_a_total_and_pending_changes() -> None:
             {"id": "a", "type": "add", "product": "P", "quantity": 1, "since": "2026-11-21T02:40:01.870Z"},
         ],
     }
-    frame = orjson.loads(frames.cart_frame(body, "c1"))
+    frame = orjson.loads(frame_encoder.cart_frame(body, "c1"))
     assert (frame["type"], frame["id"]) == ("cart", "c1")
-    server_frames.CartFrame.model_validate_json(frames.cart_frame(body))
+    server_frames.CartFrame.model_validate_json(frame_encoder.cart_frame(body))
 
 
 def test_the_total_of_an_empty_cart_is_zero_in_the_shops_currency() -> None:
     pending = (cart.PendingRequest(id="a", type="clear", since=AT),)
-    body = frames.cart_body("u1", cart.CartView(version=0, pending=pending), {}, "EUR")
+    body = frame_encoder.cart_body("u1", cart.CartView(version=0, pending=pending), {}, "EUR")
     assert body["total"] == {"amount": 0, "currency": "EUR"}
     assert body["expires_at"] is None
     assert body["pending"] == [{"id": "a", "type": "clear", "since": STAMP}]
@@ -86,8 +86,8 @@ def test_the_total_of_an_empty_cart_is_zero_in_the_shops_currency() -> None:
         ),
     ],
 )
-def test_an_outcome_is_encoded_as_its_frame(message: frames.OutcomeMessage, frame: dict[str, Any]) -> None:
-    assert frames.outcome(message) == orjson.dumps(frame)
+def test_an_outcome_is_encoded_as_its_frame(message: frame_encoder.OutcomeMessage, frame: dict[str, Any]) -> None:
+    assert frame_encoder.outcome(message) == orjson.dumps(frame)
 
 
 ORDER = {"type": "order", "id": "a", "order_id": "o", "status": "committed", "order_version": 2}
@@ -96,20 +96,20 @@ ORDER = {"type": "order", "id": "a", "order_id": "o", "status": "committed", "or
 def test_an_order_is_encoded_from_its_response_and_from_the_log() -> None:
     moved = cart.Order(user_id="u", id="a", order_id="o", status="cancelled", order_version=7, reason="declined")
     changed = {"status": "cancelled", "order_version": 7, "reason": "declined"}
-    assert frames.outcome(moved) == orjson.dumps({**ORDER, **changed})
+    assert frame_encoder.outcome(moved) == orjson.dumps({**ORDER, **changed})
     stored = Committed(order_id="o", purpose="order", lines=(), total=GBP, version=4)
-    assert frames.outcome(stored, "a", replayed=True) == orjson.dumps({**ORDER, "replayed": True})
+    assert frame_encoder.outcome(stored, "a", replayed=True) == orjson.dumps({**ORDER, "replayed": True})
 
 
 def test_a_pending_checkout_hides_its_command() -> None:
     commit = cart.PendingCommit(order_id="o", version=3)
     pending = cart.PendingRequest(id="a", type="checkout", since=AT, commit=commit)
-    body = frames.cart_body("u1", cart.CartView(version=0, pending=(pending,)), {}, "EUR")
+    body = frame_encoder.cart_body("u1", cart.CartView(version=0, pending=(pending,)), {}, "EUR")
     assert body["pending"] == [{"id": "a", "type": "checkout", "since": STAMP}]
 
 
 def test_a_stored_error_is_encoded_as_an_error() -> None:
-    told = frames.outcome(BadField(field="time"), "a", replayed=True)
+    told = frame_encoder.outcome(BadField(field="time"), "a", replayed=True)
     frame = server_frames.Error.model_validate_json(told)
     assert (frame.id, frame.code, frame.field) == ("a", "bad_field", "time")
 
@@ -117,25 +117,27 @@ def test_a_stored_error_is_encoded_as_an_error() -> None:
 def test_availability_of_an_unknown_product_is_null() -> None:
     message = cart.Availability(user_id="u", id="k", session="s", product="P", available=None)
     frame = {"type": "availability", "id": "k", "product": "P", "available": None}
-    assert frames.availability(message) == orjson.dumps(frame)
+    assert frame_encoder.availability(message) == orjson.dumps(frame)
 
 
 def test_a_stored_outcome_equals_the_first_frame_marked_replayed() -> None:
     seen: dict[str, Any] = {"product": "P", "quantity": 1, "line_quantity": 3, "expires_at": AT, "version": 4}
-    first = frames.outcome(cart.Held(user_id="u", id="a", **seen))
-    assert frames.outcome(Held(**seen), "a", replayed=True) == frames.mark_replayed(first)
+    first = frame_encoder.outcome(cart.Held(user_id="u", id="a", **seen))
+    assert frame_encoder.outcome(Held(**seen), "a", replayed=True) == frame_encoder.mark_replayed(first)
     refused = Refused(product="P", reason="out_of_stock", available=0, order_id="o")
     frame = {"type": "refused", "id": "a", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True}
-    assert frames.outcome(refused, "a", replayed=True) == orjson.dumps(frame)
+    assert frame_encoder.outcome(refused, "a", replayed=True) == orjson.dumps(frame)
 
 
 def test_internal_fields_are_hidden_from_notices_and_resumes() -> None:
     notice = cart.Notice(user_id="u", notice_id="n", template="t", title="T", body="é", cause="c")
     frame = {"type": "notice", "notice_id": "n", "template": "t", "title": "T", "body": "é", "cause": "c"}
-    assert frames.notice(notice) == orjson.dumps(frame)
+    assert frame_encoder.notice(notice) == orjson.dumps(frame)
     view = cart.CartView(version=1)
     resumed = cart.Resumed(user_id="u", id="r", session="s", cart=view, pending=("a",), unknown=("b",))
-    assert frames.resumed(resumed) == orjson.dumps({"type": "resumed", "id": "r", "pending": ["a"], "unknown": ["b"]})
+    assert frame_encoder.resumed(resumed) == orjson.dumps(
+        {"type": "resumed", "id": "r", "pending": ["a"], "unknown": ["b"]}
+    )
 
 
 def test_the_description_is_valid_asyncapi_3() -> None:
@@ -159,7 +161,7 @@ def test_every_reference_of_the_description_resolves() -> None:
 
 def test_every_frame_is_described() -> None:
     told = document("127.0.0.1:8080")["channels"]["stream"]["messages"]
-    assert len(told) == len(get_args(messages.Client)) + len(get_args(server_frames.Server))
+    assert len(told) == len(get_args(client_frames.Client)) + len(get_args(server_frames.Server))
     assert {"client.add", "client.checkout", "server.welcome", "server.order", "server.error"} <= told.keys()
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from infrastructure.settings import Settings
-from rest_api import gateway as module
-from rest_api.gateway import KafkaGateway
+from infrastructure.process.settings import Settings
+from rest_api.kafka import gateway as module
+from rest_api.kafka.gateway import KafkaGateway
 
 
 class Producer:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from rest_api.admission import FORGET_SECONDS, Admission
+from rest_api.security.admission import FORGET_SECONDS, Admission
 from rest_api.websocket.in_flight import MAX_AWAITED, STALE_SECONDS, InFlight, Registration, Reply
 
 NOW = 1_795_000_000.0

@@ -10,25 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cart_service import messages as cart
-from infrastructure.ids import derive_id
-from inventory_service.messages import Line, Money
-from order_service import messages as orders
-from order_service.payment.messages import Provider
-from rest_api import cursors
+from contracts import cart, orders
+from contracts.ids import derive_id
+from contracts.inventory import Line, Money
+from contracts.payments import Provider
 from rest_api.__main__ import build_state
 from rest_api.app import create_app
-from rest_api.frames import outcome
-from rest_api.messages import Checkout, order_id
-from rest_api.order_requests import refusal_problem
-from rest_api.order_view import fold_order, fold_shipment
-from rest_api.problems import SLUGS, Problem
+from rest_api.http import pagination
+from rest_api.http.commands.orders import refusal_problem
+from rest_api.protocol.client_frames import Checkout, order_id
 from rest_api.protocol.effects import Publish
-from rest_api.provider_watch import PaymentStatus
-from rest_api.server_frames import OrderFrame
+from rest_api.protocol.frame_encoder import outcome
+from rest_api.protocol.problems import SLUGS, Problem
+from rest_api.protocol.server_frames import OrderFrame
+from rest_api.read_models.orders.fold import fold_order, fold_shipment
+from rest_api.read_models.payment_status import PaymentStatus
+from rest_api.read_models.store import Store
 from rest_api.settings import EdgeSettings
-from rest_api.shopper import UserLimits, UserState
-from rest_api.store import Store
+from rest_api.websocket.user_state import UserLimits, UserState
 from tests.unit.test_edge_session import NOW, USER, a_session, a_shopper, error, send, told
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
@@ -164,18 +163,18 @@ def test_a_parcel_has_its_latest_status_whatever_the_order_of_events(steps: list
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8", exclude_characters="\0"))))
 def test_a_cursor_decodes_to_its_values(values: list[int | str]) -> None:
-    assert cursors.decode(cursors.encode(*values)) == values
+    assert pagination.decode(pagination.encode(*values)) == values
 
 
 @given(st.text(max_size=40))
 def test_a_malformed_cursor_is_a_problem(text: str) -> None:
     with contextlib.suppress(Problem):
-        assert isinstance(cursors.decode(text), list)
+        assert isinstance(pagination.decode(text), list)
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants them naive
 def test_a_cursor_keeps_a_time_exactly(at: datetime) -> None:
-    assert cursors.from_microseconds(cursors.to_microseconds(at)) == at
+    assert pagination.from_microseconds(pagination.to_microseconds(at)) == at
 
 
 @pytest.mark.parametrize("reason", cart.Refused.model_fields["reason"].annotation.__args__)  # type: ignore[union-attr]  # a Literal has arguments

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from infrastructure.envelope import Envelope, Message, UndecodableError
-from infrastructure.settings import Settings
-from inventory_service.messages import PRODUCT_REGISTRY, PRODUCTS, STOCK, STOCK_REGISTRY, Stock
+from contracts.envelope import Envelope, Message, UndecodableError
+from contracts.inventory import PRODUCT_REGISTRY, PRODUCTS, STOCK, STOCK_REGISTRY, Stock
+from infrastructure.process.settings import Settings
 from rest_api.read_models.projector import Event, Projector, Topics, newest
-from rest_api.store import ReadPosition
+from rest_api.read_models.store import ReadPosition
 
 SETTINGS = Settings(prefix="p.")
 NAME = SETTINGS.topic(STOCK)

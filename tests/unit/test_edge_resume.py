@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from cart_service import model as cart_model
 from load.protocol import ClientState, Frame
-from rest_api.model import Session
 from rest_api.websocket.in_flight import InFlight
+from rest_api.websocket.session import Session
 from tests.testkit.resumption import Cut, Fate, Schedule, Shop
 
 SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")

@@ -9,17 +9,17 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from cart_service import messages as cart
-from inventory_service.messages import Line, Money, Stored
-from inventory_service.messages import Refused as StoredRefused
-from rest_api import frames
-from rest_api.admission import Admission
-from rest_api.messages import MAX_WATCHED
-from rest_api.model import MAX_EXTRA_RESUMES, Session
+from contracts import cart
+from contracts.inventory import Line, Money, Stored
+from contracts.inventory import Refused as StoredRefused
+from rest_api.protocol import frame_encoder
+from rest_api.protocol.client_frames import MAX_WATCHED
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
-from rest_api.server_frames import Server
-from rest_api.shopper import UserLimits, UserState
+from rest_api.protocol.server_frames import Server
+from rest_api.security.admission import Admission
 from rest_api.websocket.in_flight import MAX_AWAITED, InFlight
+from rest_api.websocket.session import MAX_EXTRA_RESUMES, Session
+from rest_api.websocket.user_state import UserLimits, UserState
 
 NOW = 1_795_000_000.0
 SERVER = TypeAdapter[Any](Server)
@@ -70,7 +70,7 @@ def held(request_id: str = "a1", version: int = 1, ends: float = NOW + 900) -> c
 
 
 def outcome(session: Session, message: cart.Held) -> list[dict[str, Any]]:
-    return told(session.on_outcome(message.id, frames.outcome(message)))
+    return told(session.on_outcome(message.id, frame_encoder.outcome(message)))
 
 
 def add(session: Session, request_id: str = "a1") -> list[Effect]:
@@ -87,7 +87,7 @@ def test_a_session_begins_with_welcome_and_a_read_of_the_cart() -> None:
         "type": "welcome",
         "user_id": USER,
         "session": "s1",
-        "server_time": frames.format_time(NOW),
+        "server_time": frame_encoder.format_time(NOW),
         "ping": 20,
         "limits": {
             "changes": 100,
@@ -158,7 +158,7 @@ def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
 
 
 def test_an_unsolicited_frame_has_no_pending() -> None:
-    frame = frames.outcome(cart.Expired(user_id=USER, lines=(), version=3))
+    frame = frame_encoder.outcome(cart.Expired(user_id=USER, lines=(), version=3))
     assert told(a_session().on_outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
 
 
@@ -276,7 +276,7 @@ def test_resume_settles_the_requests_that_it_reports() -> None:
     assert session.on_acknowledged("a1") == []
     assert "a1" not in session.user.unanswered
     assert isinstance(stored.outcome, StoredRefused)
-    shown = told([frames.outcome(stored.outcome, stored.id, replayed=True), frames.resumed(message)])
+    shown = told([frame_encoder.outcome(stored.outcome, stored.id, replayed=True), frame_encoder.resumed(message)])
     assert shown == [
         {"type": "refused", "id": "a1", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True},
         {"type": "resumed", "id": "r1", "pending": [], "unknown": ["b2"]},
@@ -462,7 +462,7 @@ def test_expiring_is_sent_once_two_minutes_before() -> None:
     assert session.read_before_expiry_warning(NOW + 780) == []
     warning = shopper.take_expiry_warning(NOW + 780)
     assert warning is not None
-    assert told([warning]) == [{"type": "expiring", "expires_at": frames.format_time(NOW + 900), "version": 1}]
+    assert told([warning]) == [{"type": "expiring", "expires_at": frame_encoder.format_time(NOW + 900), "version": 1}]
     assert shopper.take_expiry_warning(NOW + 781) is None
 
 

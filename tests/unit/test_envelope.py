@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cart_service import messages as cart
-from infrastructure.envelope import MAX_VALUE_BYTES, Envelope, UndecodableError
+from contracts import cart
+from contracts.envelope import MAX_VALUE_BYTES, Envelope, UndecodableError
 
 EVENT = Envelope(
     id="ann/1/add",

@@ -16,8 +16,8 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
-from infrastructure.broker import ConsumerCrashedError
-from infrastructure.faust_driver import LoopConsumer, LoopConsumerThread
+from infrastructure.messaging.broker import ConsumerCrashedError
+from infrastructure.messaging.faust.driver import LoopConsumer, LoopConsumerThread
 
 HERE = TopicPartition("changelog", 0)
 TIMEOUT = 60.0
@@ -124,7 +124,7 @@ async def test_records_that_arrive_after_the_flow_has_stopped_are_left_for_later
 
 @pytest.mark.parametrize("change", [stop_flow, revoke])
 async def test_fausts_own_driver_still_has_the_fault(change: Any, reader: Reader) -> None:
-    """If this fails, Faust or aiokafka has fixed the bug: `_fetch_records` in infrastructure/faust_driver.py can go."""
+    """If this fails, Faust or aiokafka has fixed the bug: `_fetch_records` in infrastructure/messaging/faust/driver.py can go."""
     taking = reader.taking(AIOKafkaConsumerThread)
     await asyncio.sleep(0.01)
     change(reader)

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cart_service import messages as cart
-from infrastructure.envelope import Envelope, Message
-from inventory_service.messages import Line, Money
-from order_service import messages as orders
+from contracts import cart, orders, payments
+from contracts.envelope import Envelope, Message
+from contracts.insights import WINDOW_LENGTHS, Figures, Takings, window_key
+from contracts.inventory import Line, Money
 from order_service.insights import agents
-from order_service.insights.messages import WINDOW_LENGTHS, Figures, Takings, window_key
 from order_service.insights.model import (
     CART_EVENTS,
     ORDER_EVENTS,
@@ -28,7 +27,6 @@ from order_service.insights.model import (
     to_fact,
     windows_containing,
 )
-from order_service.payment import messages as payments
 
 NOON = datetime(2026, 11, 21, 12, 34, 56, 789000, tzinfo=UTC)
 GBP = Money(amount=250, currency="GBP")

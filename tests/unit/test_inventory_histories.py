@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from inventory_service.messages import (
+from contracts.inventory import (
     Check,
     Clear,
     Commit,

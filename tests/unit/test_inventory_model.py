@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inventory_service.messages import (
+from contracts.inventory import (
     MAX_LINES,
     MAX_QUANTITY,
     REQUESTS,

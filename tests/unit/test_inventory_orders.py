@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from inventory_service.content import fingerprint
-from inventory_service.messages import (
+from contracts.inventory import (
     MAX_LINES,
     MAX_QUANTITY,
     REQUEST_REGISTRY,
@@ -26,6 +25,7 @@ from inventory_service.messages import (
     Restocked,
     Sold,
 )
+from inventory_service.fingerprint import fingerprint
 from inventory_service.state import STEP_PREFIX, Command
 from tests.testkit.inventory_model import (
     NOON,

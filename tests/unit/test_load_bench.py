@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from load.bench import chart, report
 from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
-from load.bench.hop import TimedOutcome, _summarize_drain
+from load.bench.inventory_drain import TimedOutcome, _summarize_drain
 from load.bench.machine import busy_seconds, cpu_seconds, rss_bytes
 from load.bench.rounds import SideResult, compute_ratio, interference_reason
-from load.bench.trust import Inconclusive, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
+from load.bench.significance import Inconclusive, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
 
 STEADY = [Pair(20, 10), Pair(22, 11), Pair(27, 9)]
 

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from load.client import Shopper
+from load.http_client import ConnectionRejectedError, Guest, ShopClient, ShopUnavailableError
 from load.protocol import SUBPROTOCOL
-from load.shop import ConnectionRejectedError, Guest, ShopClient, ShopUnavailableError
 
 Line = Callable[[web.WebSocketResponse, web.Request], Awaitable[None]]
 GUEST = Guest("user-1", "first-token", "2026-11-21T03:24:41.118Z")

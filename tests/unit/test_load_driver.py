@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from load.driver import ShopperPool, run_closed_loop, run_open_loop
-from load.figures import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement, driver_invalid_reason, format_measurement
+from load.measurements import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement, driver_invalid_reason, format_measurement
+from load.raw_websocket import RawServerConnection
 from load.schedule import RequestMix, default_shoppers, send_times, shoppers_needed
-from load.wire import RawServerConnection
 
 
 def test_constant_arrivals_are_equally_far_apart() -> None:

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from inventory_service.derive import catalogue_csv
-from load.measuring import DEFAULT_ORDER_FILE
-from load.orders import OrderFile, OrderFileError, read_order_file
-from load.replay import ProductTotals
+from inventory_service.build_catalogue import catalogue_csv
+from load.cli import DEFAULT_ORDER_FILE
+from load.order_file import OrderFile, OrderFileError, read_order_file
+from load.order_replay import ProductTotals
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 

@@ -3,8 +3,8 @@
 import pytest
 from aiokafka import TopicPartition
 
-from infrastructure.local import letters, topic_reader
-from infrastructure.settings import Settings
+from infrastructure.local.commands import dead_letters, topic_reader
+from infrastructure.process.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,8 @@ def _no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_shop_without_dead_letter_topics_has_no_dead_letters() -> None:
-    assert await letters.load_dead_letters(Settings()) == letters.DeadLetterList((), 0)
+    assert await dead_letters.load_dead_letters(Settings()) == dead_letters.DeadLetterList((), 0)
 
 
 async def test_nothing_is_read_for_no_dead_letters() -> None:
-    assert [each async for each in letters.read_contents(Settings(), [])] == []
+    assert [each async for each in dead_letters.read_contents(Settings(), [])] == []

@@ -11,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infrastructure.local import errors, jars, kafka, processes, show, state, supervisor
+from infrastructure.local import errors, processes, state
+from infrastructure.local.commands import output
 from infrastructure.local.events import Event
-from infrastructure.local.postgres import Postgres
+from infrastructure.local.servers import jars, kafka
+from infrastructure.local.servers.postgres import Postgres
 from infrastructure.local.state import Root, Secrets
+from infrastructure.local.supervision import supervisor
 
 
 def test_the_root_is_the_variable_or_the_nearest_above_or_a_new_one(
@@ -81,7 +84,7 @@ def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
     url = f"postgresql://holdfast:{root.secrets().postgres}@127.0.0.1:5/holdfast"
     root.save({"http": "http://127.0.0.1:1", "kafka": "k:2", "postgres": url, "redis": "redis://r", "limits": "on"})
     with root.acquire_lock():
-        lines = show.shell_exports(root)
+        lines = output.shell_exports(root)
     shown = subprocess.run(
         ["sh", "-c", f'{lines}\nprintf %s "$HOLDFAST_ROOT"'], capture_output=True, text=True, check=True
     )

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from infrastructure.local import limits, show
-from infrastructure.local.limits import LIMITS
+from infrastructure.local.commands import output
 from infrastructure.local.state import Root
+from infrastructure.local.supervision import limits
+from infrastructure.local.supervision.limits import LIMITS
 from rest_api.settings import EdgeSettings
 
 DEFAULTS = {name: limit.default for name, limit in LIMITS.items()}
@@ -52,7 +53,7 @@ def recorded_status(root: Root, limit: str, *services: str) -> dict[str, Any]:
     known = {"state": "ready", "supervisor": 1, "limits": limit, "limit_settings": {"HOLDFAST_LIMIT_OTHERS": "60"}}
     root.save({**addresses, **known, "services": dict.fromkeys(services, entry)})
     with root.acquire_lock():
-        content = show.status(root)
+        content = output.status(root)
     assert content is not None
     return content
 
@@ -60,13 +61,13 @@ def recorded_status(root: Root, limit: str, *services: str) -> dict[str, Any]:
 def test_status_shows_every_limit_of_a_shop_with_an_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = recorded_status(Root(tmp_path), "on", "edge", "cart-1")
     assert json.loads(json.dumps(content))["limit_settings"] == DEFAULTS | {"HOLDFAST_LIMIT_OTHERS": 60}
-    show.print_status(content)
+    output.print_status(content)
     lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line}
     assert lines == {name: str(value) for name, value in content["limit_settings"].items()}
 
 
 def test_status_shows_lifted_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show.print_status(recorded_status(Root(tmp_path), "off", "edge"))
+    output.print_status(recorded_status(Root(tmp_path), "off", "edge"))
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "_LIMIT_" in line]
     assert [name for name, value in lines if value != "lifted"] == ["HOLDFAST_LIMIT_UNDER_WAY"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.logs import JsonFormatter, RateLimitFilter
+from infrastructure.observability.logs import JsonFormatter, RateLimitFilter
 
 
 class Log:
@@ -19,7 +19,7 @@ class Log:
         self.stream = io.StringIO()
         self.handler = logging.StreamHandler(self.stream)
         self.handler.setFormatter(JsonFormatter("cart", "cart-1"))
-        self.handler.addFilter(RateLimitFilter(("aiokafka", "infrastructure.broker"), lambda: self.now))
+        self.handler.addFilter(RateLimitFilter(("aiokafka", "infrastructure.messaging.broker"), lambda: self.now))
 
     def __getitem__(self, name: str) -> logging.Logger:
         logger = logging.getLogger(name)
@@ -34,7 +34,13 @@ class Log:
         return [(line["message"], line.get("repeated", 0)) for line in self.lines()]
 
 
-NAMES = ("aiokafka", "aiokafka.consumer", "aiokafkaesque", "infrastructure.broker", "infrastructure.guard")
+NAMES = (
+    "aiokafka",
+    "aiokafka.consumer",
+    "aiokafkaesque",
+    "infrastructure.messaging.broker",
+    "infrastructure.messaging.batch_processor",
+)
 
 
 @pytest.fixture
@@ -63,12 +69,12 @@ def test_messages_differ_by_text_level_and_logger(log: Log) -> None:
 
 
 def test_our_own_messages_are_logged_each_time(log: Log) -> None:
-    for name in ("infrastructure.guard", "aiokafkaesque"):
+    for name in ("infrastructure.messaging.batch_processor", "aiokafkaesque"):
         for _ in range(3):
             log[name].warning("put aside: %s", "a record")
     assert len(log.lines()) == 6
     for _ in range(3):
-        log["infrastructure.broker"].warning("waiting for Kafka")
+        log["infrastructure.messaging.broker"].warning("waiting for Kafka")
     assert len(log.lines()) == 7
 
 

@@ -12,8 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from cart_service import model as cart_model
-from inventory_service import messages as inventory
-from inventory_service import model, orders
+from contracts import inventory
+from inventory_service import model, order_rules
 from inventory_service import state as states
 from tests.testkit.simulation import Rules, World
 
@@ -106,13 +106,13 @@ def committing_without_a_revision(state: states.State, batch: list[states.Comman
 
 
 def selling_what_is_sold(state: states.State, batch: list[states.Command]) -> list[states.Reply]:
-    def step(state: states.State, holder: states.CartState, request: orders.OrderStep) -> states.Decision:
+    def step(state: states.State, holder: states.CartState, request: order_rules.OrderStep) -> states.Decision:
         known = state.order_holds.get(request.order_id)
         if known and known.state == "COMMITTED" and isinstance(request, inventory.Sell):
             state.order_holds[request.order_id] = known._replace(state="PENDING")
         return _STEPPED(state, holder, request)
 
-    with patch.object(orders, "decide_step", step):
+    with patch.object(order_rules, "decide_step", step):
         return model.fold(state, batch)
 
 
@@ -129,7 +129,7 @@ def _silent_about_old_news(state: cart_model.Cart, id_: str, decided: inventory.
 
 
 _TAKEN, _TOLD = cart_model.apply_decision, cart_model.to_response
-_CHANGED, _STEPPED = model._change_cart, orders.decide_step
+_CHANGED, _STEPPED = model._change_cart, order_rules.decide_step
 
 PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
     "the stock guard is off": (Rules(fold=without_the_guard), None),

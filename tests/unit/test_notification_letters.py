@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from infrastructure import dead_letters
-from infrastructure.envelope import Envelope
-from infrastructure.topics import Topic
-from notification_service import messages as notices
+from contracts import notifications as notices
+from contracts.envelope import Envelope
+from contracts.topics import Topic
+from infrastructure.messaging import dead_letters
 from notification_service.agents import NotificationAgents
 from notification_service.store import Store
 from tests.testkit.notifications import event

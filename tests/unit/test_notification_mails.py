@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from infrastructure.health import HealthServer
-from infrastructure.pump import Done
+from infrastructure.process.health import HealthServer
+from infrastructure.storage.job_queue import Done
 from notification_service.catcher.mailbox import Mailbox
 from notification_service.catcher.pages import MailPages
 from notification_service.email.mail import SmtpPort, compose
 from notification_service.push.frames import notice_event
+from notification_service.sender import ContactLookup, NoRecipientError, Notice, Sender, UndeliverableError
 from notification_service.sms.simulated import mask_number
-from notification_service.teller import ContactLookup, NoRecipientError, Notice, Sender, UndeliverableError
-from notification_service.words import render
+from notification_service.templates import render
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SENDER = "Holdfast <shop@shop.example>"

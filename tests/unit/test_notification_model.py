@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cart_service import messages as cart
-from inventory_service.messages import GivenUp, Line, Money
-from notification_service.messages import CHANNELS, Prefer, Send, Template
+from contracts import cart, orders
+from contracts.inventory import GivenUp, Line, Money
+from contracts.notifications import CHANNELS, Prefer, Send, Template
 from notification_service.model import (
     CANCEL_REASON_TEXTS,
     DEFAULT_CHANNELS,
@@ -29,8 +29,7 @@ from notification_service.model import (
     order_notice,
     plan_notices,
 )
-from notification_service.words import SMS_CHARACTERS, TEMPLATES, placeholders, render
-from order_service import messages as orders
+from notification_service.templates import SMS_CHARACTERS, TEMPLATES, placeholders, render
 from tests.testkit.notifications import event
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

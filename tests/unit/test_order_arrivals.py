@@ -6,8 +6,8 @@ until nothing new comes of any of them. A planted bug must not survive the same 
 
 import pytest
 
-from inventory_service.messages import Money
-from order_service import messages as orders
+from contracts import orders
+from contracts.inventory import Money
 from order_service import state
 from tests.testkit.order_bugs import PLANTED_BUGS
 from tests.testkit.order_model import (

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from infrastructure import dead_letters
-from infrastructure.audit_topics import AuditedTopic, AuditWindow
-from infrastructure.envelope import Envelope
-from order_service import messages as orders
+from contracts import orders
+from contracts.envelope import Envelope
+from infrastructure.audit.topic_auditor import AuditedTopic, AuditWindow
+from infrastructure.messaging import dead_letters
 from order_service.audit import TopicContents
 from tests.testkit.order_model import IDS, NOON, ORDER, PLACE
 

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from inventory_service.messages import Money
-from order_service import messages as orders
+from contracts import orders
+from contracts.inventory import Money
 from order_service.model import Deadline
 from order_service.state import BrokenStream, UnexpectedMessage
 from tests.testkit.order_bugs import PLANTED_BUGS

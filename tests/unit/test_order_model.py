@@ -10,16 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from infrastructure.ids import derive_id
-from inventory_service import messages as inventory
-from inventory_service.messages import Money
-from order_service import messages as orders
+from contracts import deliveries, inventory, orders, payments
+from contracts.ids import derive_id
+from contracts.inventory import Money
 from order_service.agents import may_concern_order, order_outcome
-from order_service.delivery import messages as deliveries
+from order_service.commands import next_commands, next_deadline
 from order_service.model import Deadline, HandleResult, Incoming, SagaTimeouts, handle
-from order_service.payment import messages as payments
 from order_service.state import BrokenStream, Order, UnexpectedMessage, evolve, fold, payment_id, shipment_id
-from order_service.steps import next_commands, next_deadline
 from order_service.store import folded_row, read_event
 from tests.testkit.order_model import (
     AFTER_PAYMENT_TIMEOUT,

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from inventory_service.messages import Money
-from order_service.messages import Payment, is_probable_card_number
+from contracts.inventory import Money
+from contracts.orders import Payment, is_probable_card_number
+from contracts.payments import Captured, Charge, Declined, Notified, Query, Refund, Refunded, Void, Voided
 from order_service.payment.audit import differences
-from order_service.payment.messages import Captured, Charge, Declined, Notified, Query, Refund, Refunded, Void, Voided
 from order_service.payment.model import (
     CreateCharge,
     CreateRefund,
@@ -30,7 +30,7 @@ from order_service.payment.model import (
     follow_up_call,
     is_unfinished,
 )
-from order_service.payment.provider.books import Conflict, ProviderDatabase, RequestedCharge
+from order_service.payment.provider.database import Conflict, ProviderDatabase, RequestedCharge
 
 OF = {"order_id": "o-1", "user_id": "ann", "payment_id": "p-1"}
 TEN = Money(amount=1000, currency="GBP")

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from infrastructure.service import PAUSES, ServiceProcess, run_until_stopped
-from infrastructure.settings import Settings
+from infrastructure.process.service import PAUSES, ServiceProcess, run_until_stopped
+from infrastructure.process.settings import Settings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import pytest
 
-from infrastructure.tokens import AUDIENCE, ISSUER, LEEWAY, TYPE, ExpiredToken, InvalidToken, issue, verify
+from infrastructure.security.tokens import AUDIENCE, ISSUER, LEEWAY, TYPE, ExpiredToken, InvalidToken, issue, verify
 
 SECRET = "a-secret-for-these-tests-that-is-long-enough"
 OTHER = "another-secret-for-these-tests-long-enough"

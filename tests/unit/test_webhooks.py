@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infrastructure.webhooks import TOLERANCE, BadSignature, StaleWebhook, sign, verify
+from infrastructure.security.webhooks import TOLERANCE, BadSignature, StaleWebhook, sign, verify
 
 SECRET, OTHER = "the secret of the webhooks, long enough", "another secret of webhooks, long enough"
 NOW = datetime(2026, 11, 21, 3, 24, 41, tzinfo=UTC)

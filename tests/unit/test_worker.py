@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from cart_service import messages as cart
-from infrastructure import guard
-from infrastructure import worker as module
-from infrastructure.guard import Handler, ReceivedMessage, Transient
-from infrastructure.service import EX_TEMPFAIL
-from infrastructure.settings import Settings
-from infrastructure.worker import LEAVE_SECONDS, Worker
-from tests.unit.test_guard import requested
+from contracts import cart
+from infrastructure.messaging import batch_processor
+from infrastructure.messaging import worker as module
+from infrastructure.messaging.batch_processor import Handler, ReceivedMessage, Transient
+from infrastructure.messaging.worker import LEAVE_SECONDS, Worker
+from infrastructure.process.service import EX_TEMPFAIL
+from infrastructure.process.settings import Settings
+from tests.unit.test_batch_processor import requested
 
 Handle = Callable[[Sequence[ReceivedMessage[cart.Request]]], Awaitable[None]]
 GENERATION = 3
@@ -141,7 +141,7 @@ async def test_a_leaving_worker_whose_attempt_fails_ends_without_acknowledging_i
     """The attempt is retried for some seconds first, since the dependency may recover."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(guard, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(batch_processor, "FIRST_PAUSE", 0.0)
     attempts = 0
 
     async def handle(_: Sequence[ReceivedMessage[cart.Request]]) -> None:
@@ -172,7 +172,7 @@ async def test_a_leaving_worker_at_its_dead_letter_limit_acknowledges_nothing_of
 ) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(guard, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(batch_processor, "HOLD_SECONDS", 0.0)
 
     async def handle(_: Sequence[ReceivedMessage[cart.Request]]) -> None:
         raise ValueError("a bug in this deploy")

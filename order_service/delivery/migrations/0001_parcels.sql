@@ -1,6 +1,6 @@
 -- A parcel, one row for each shipment, for ever; what became of it stands in `moves`, in order.
 
--- Two jobs are pumped on it (infrastructure/pump.py): `move`, ask the carrier at `move_at` where it is, and `tell`.
+-- Two jobs are pumped on it (infrastructure/storage/job_queue.py): `move`, ask the carrier at `move_at` where it is, and `tell`.
 CREATE TABLE parcel (
   shipment_id text PRIMARY KEY,
   order_id text NOT NULL,

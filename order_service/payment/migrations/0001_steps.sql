@@ -1,6 +1,6 @@
 -- What is asked of the provider, one row for each idempotency key, for ever: `payment_id`, or `refund_id`.
 
--- Two jobs are pumped on it (infrastructure/pump.py): `ask` the provider, and `tell` what is known.
+-- Two jobs are pumped on it (infrastructure/storage/job_queue.py): `ask` the provider, and `tell` what is known.
 CREATE TABLE step (
   key text PRIMARY KEY,
   order_id text NOT NULL,

@@ -9,8 +9,8 @@ import sys
 from aiohttp import web
 
 import order_service.payment.provider
-from infrastructure import logs
-from order_service.payment.provider.books import ProviderDatabase
+from infrastructure.observability import logs
+from order_service.payment.provider.database import ProviderDatabase
 from order_service.payment.provider.server import ProviderServer
 from order_service.payment.provider.settings import Settings
 from order_service.payment.provider.webhooks import WebhookSender

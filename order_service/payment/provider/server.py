@@ -20,10 +20,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from infrastructure.envelope import first_error
-from inventory_service.messages import Identifier
-from order_service.messages import Token
-from order_service.payment.provider.books import ChargeOutcome, Conflict, ProviderDatabase, RequestedCharge
+from contracts.envelope import first_error
+from contracts.inventory import Identifier
+from contracts.orders import Token
+from order_service.payment.provider.database import ChargeOutcome, Conflict, ProviderDatabase, RequestedCharge
 from order_service.payment.provider.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)

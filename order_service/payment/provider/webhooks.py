@@ -7,9 +7,9 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from infrastructure.clock import now
-from infrastructure.envelope import rfc3339
-from infrastructure.webhooks import HEADER, sign
+from contracts.envelope import rfc3339
+from infrastructure.process.clock import now
+from infrastructure.security.webhooks import HEADER, sign
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import logging
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infrastructure.trace import child_traceparent, trace_id
-from rest_api.problems import Problem
+from contracts.trace_context import child_traceparent, trace_id
+from rest_api.protocol.problems import Problem
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,238 @@
+"""Format of all records on topics: a CloudEvents 1.0 JSON object on one line.
+
+The value is complete: the key repeats the subject, and headers add nothing that a reader needs. Any other record raises
+`UndecodableError` with one of the contract's dead-letter reasons, and no other exception.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+
+from contracts.trace_context import child_traceparent
+
+MAX_VALUE_BYTES: Final = 64 * 1024
+HEADERS: Final = {"content-type": b"application/cloudevents+json"}
+
+DeadLetterReason = Literal[
+    "not_utf8",
+    "not_json",
+    "not_cloudevent",
+    "unknown_type",
+    "bad_data",
+    "too_big",
+    "no_key",
+    "wrong_key",
+    "wrong_source",
+    "failed",
+]
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return `moment` in UTC with milliseconds, the contract's format of a time: `2026-11-21T03:24:41.118Z`."""
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"  # without the +00:00 at the end
+
+
+Timestamp = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+"""A time in a message: read with any UTC offset, written by `rfc3339`."""
+
+
+class UndecodableError(ValueError):
+    """The record cannot be processed by any service. It is to be dead-lettered with `reason`."""
+
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: DeadLetterReason = reason
+        self.detail = detail
+
+
+class Message(BaseModel):
+    """Base of the `data` of one event type. Unknown fields are ignored, so that fields can be added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    TYPE: ClassVar[str]
+    KEY: ClassVar[str] = "user_id"
+    """Name of the field that repeats the record's key, if the message has such a field."""
+
+    def contradiction(self, event: "Envelope") -> str | None:  # noqa: ARG002 - used by subclasses
+        """Return why this message contradicts its `event`, though both are valid by themselves; `None` if not."""
+        return None
+
+
+M = TypeVar("M", bound=Message)
+
+
+MessageOrClass = Message | type[Message]
+"""Within `Envelope`, `type` is a field and cannot be written in an annotation."""
+
+
+class Envelope(BaseModel):
+    """A CloudEvents 1.0 event in structured mode.
+
+    `id` is derived from the cause, so an event that is published again has the same id. `time` is when the request was
+    first accepted, or when the decision was made. `requestid` is the client's id of the request.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str = Field(min_length=1, max_length=256)
+    source: str = Field(pattern=r"^/[a-z-]+$")
+    type: str = Field(pattern=r"^holdfast\.[a-z.-]+$")
+    subject: str = Field(min_length=1, max_length=128)
+    time: AwareDatetime
+    datacontenttype: Literal["application/json"] = "application/json"
+    traceparent: str | None = None
+    requestid: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[ -~]+$")
+    data: dict[str, Any]
+
+    @classmethod
+    def of(  # noqa: PLR0913 - one parameter for each attribute that a service may set
+        cls,
+        message: MessageOrClass,
+        *,
+        source: str,
+        cause: "Envelope | None" = None,
+        subject: str | None = None,
+        event_id: str | None = None,
+        request_id: str | None = None,
+        time: datetime | None = None,
+        traceparent: str | None = None,
+        data: dict[str, Any] | None = None,
+        exclude_none: bool = True,
+        validate: bool = True,
+    ) -> "Envelope":
+        """Return the event that carries `message`.
+
+        `cause` is the event that led to this one: its request id and its time are the defaults for `request_id` and
+        `time`, and the new event becomes a child span in its trace. Without a `cause`, `time` is required, and
+        `traceparent` is written as given.
+
+        The defaults of the other attributes: `subject` is the field of the message that repeats the record's key,
+        `event_id` is `subject/request_id/verb` with the last word of the message's type as the verb, and `data` is the
+        message as JSON, with fields that are `None` left out unless `exclude_none` is false.
+
+        Pass the message's class, with `subject` and `data`, when the data is at hand as JSON already.
+
+        Pass `validate=False` only where every attribute was validated before: it saves a tenth of the time of a batch.
+        """
+        if cause is not None:
+            request_id = request_id or cause.request_id
+            time = time or cause.time
+            traceparent = traceparent or child_traceparent(cause.traceparent)
+        if subject is None:
+            subject = getattr(message, message.KEY)
+        if event_id is None:
+            event_id = f"{subject}/{request_id}/{message.TYPE.rpartition('.')[2]}"
+        if data is None:
+            if not isinstance(message, Message):
+                raise TypeError(f"{message.__name__} is a class: pass an instance, or its data")
+            data = message.model_dump(mode="json", exclude_none=exclude_none)
+        build: Callable[..., Envelope] = cls if validate else cls.model_construct
+        return build(
+            id=event_id,
+            source=source,
+            type=message.TYPE,
+            subject=subject,
+            time=time,
+            traceparent=traceparent,
+            requestid=request_id,
+            data=data,
+        )
+
+    @property
+    def key(self) -> bytes:
+        """Key of the record: the subject in UTF-8."""
+        return self.subject.encode()
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request. Without a `requestid` it is taken from the id of the event."""
+        return self.requestid or self.id[-64:]
+
+    def encode(self) -> bytes:
+        """Return the record's value: one line of JSON without a raw TAB, on ordinary topics up to `MAX_VALUE_BYTES`."""
+        fields: dict[str, Any] = {
+            "specversion": self.specversion,
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "subject": self.subject,
+            "time": rfc3339(self.time),
+            "datacontenttype": self.datacontenttype,
+        }
+        if self.traceparent:
+            fields["traceparent"] = self.traceparent
+        if self.requestid:
+            fields["requestid"] = self.requestid
+        fields["data"] = self.data
+        return orjson.dumps(fields)
+
+    @classmethod
+    def decode(cls, key: bytes | None, value: bytes | None) -> Self:
+        """Return the event in a record. Raise `UndecodableError` with what is wrong if there is none."""
+        if not key:
+            raise UndecodableError("no_key", "the record has no key; send it with its subject as key")
+        if value is None:
+            raise UndecodableError("not_json", "the record has no value")
+        if len(value) > MAX_VALUE_BYTES:
+            raise UndecodableError("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
+        fields = _fields(value)
+        if "specversion" not in fields:  # required of others; the default is for our own events
+            raise UndecodableError("not_cloudevent", "specversion: Field required")
+        try:
+            event = cls.model_validate(fields)
+        except ValidationError as error:
+            raise UndecodableError("not_cloudevent", first_error(error)) from None
+        if event.key != key:
+            raise UndecodableError("wrong_key", f"the key is not the subject {event.subject!r}")
+        return event
+
+
+def _fields(value: bytes) -> dict[str, Any]:
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        raise UndecodableError("not_utf8", str(error)) from None
+    try:
+        fields = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise UndecodableError("not_json", str(error)) from None
+    if not isinstance(fields, dict):
+        raise UndecodableError("not_cloudevent", "a CloudEvent is a JSON object")
+    return fields
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the place and the message of the first validation error, without the rejected input."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}"
+
+
+class MessageRegistry(Generic[M]):
+    """Registry of the message types of one topic, and of the sources that may publish them."""
+
+    def __init__(self, messages: Iterable[type[M]], sources: Iterable[str]) -> None:
+        self.types: Mapping[str, type[M]] = {message.TYPE: message for message in messages}
+        self.sources = frozenset(sources)
+
+    def parse(self, event: Envelope) -> M:
+        """Return the message in `event`. Raise `UndecodableError` for an unknown type or source, or for invalid data."""
+        message = self.types.get(event.type)
+        if message is None:
+            raise UndecodableError("unknown_type", f"{event.type!r} is not one of {', '.join(sorted(self.types))}")
+        if event.source not in self.sources:
+            raise UndecodableError("wrong_source", f"{event.source!r} is not one of {', '.join(sorted(self.sources))}")
+        try:
+            parsed = message.model_validate_json(orjson.dumps(event.data))
+        except ValidationError as error:
+            raise UndecodableError("bad_data", first_error(error)) from None
+        if getattr(parsed, parsed.KEY, event.subject) != event.subject:
+            raise UndecodableError("wrong_key", f"data.{parsed.KEY} is not the subject {event.subject!r}")
+        if fault := parsed.contradiction(event):
+            raise UndecodableError("bad_data", fault)
+        return parsed

@@ -1,0 +1,1 @@
+"""Background audits of tables and topics."""

@@ -1,0 +1,14 @@
+"""Registry of the commands that work with a running shop; each module registers its own commands.
+
+`cli` calls `register` once. The commands get the shop's addresses from `reach`.
+"""
+
+import typer
+
+from infrastructure.local.commands import dlq, replay, service_commands, token, top, topics
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of every module to the app."""
+    for module in (topics, replay, dlq, service_commands, token, top):
+        module.register(app)

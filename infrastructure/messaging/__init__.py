@@ -1,0 +1,1 @@
+"""Kafka: topics, the batch processor, dead letters, workers with Faust agents."""

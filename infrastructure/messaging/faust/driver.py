@@ -1,0 +1,312 @@
+"""Faust transport whose consumer runs on the agents' own event loop; selected by broker URLs `holdfast://host:port`.
+
+Faust's own driver runs its consumer in a second thread with a second loop, and creates two tasks for each message that
+passes between them. The two loops then compete for the interpreter. Here there is one loop and no task per message;
+everything else is Faust's. docs/performance/log.md has the measured effect.
+
+The transport also keeps a consumer from stopping silently. No record is taken from Kafka's client that cannot be passed
+on, an error that ends the client's tasks ends the worker, and a worker that stops leaves its consumer group.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from inspect import isawaitable
+from typing import Any, ClassVar, Final
+
+from aiokafka.errors import ConsumerStoppedError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode.services import Service
+
+from infrastructure.messaging.broker import ensure_fetcher_alive
+from infrastructure.messaging.faust.leave_group import leave_group
+
+YIELD_EVERY: Final = 100
+"""Messages passed to agents before other tasks get a chance to run."""
+FETCH_MAX_WAIT_MS: Final = 250
+"""Time that a broker holds a fetch that finds nothing. Requests behind it on the same connection wait for it, like the
+first ones after a rebalance, which Faust's own 1500 ms would delay by as much."""
+RETRY_SECONDS: Final = 0.02
+WATCH_SECONDS: Final = 1.0
+
+
+class LoopConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer "thread" without a thread: the hooks between the two loops are plain calls."""
+
+    wait_for_shutdown = False
+    consumer: "LoopConsumer"
+
+    def __init__(self, consumer: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, **options)
+        self.completed_fetches = 0
+        """Number of completed fetches, with or without records or with an error: a sign that the client still works."""
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start on the running event loop."""
+        self._thread_started.set()
+        await self._default_start()
+
+    async def on_start(self) -> None:
+        """Connect, and begin to count fetches."""
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - aiokafka has no public way, in Faust's code neither
+        fetcher._proc_fetch_request = self._count_fetches(fetcher._proc_fetch_request)  # noqa: SLF001
+
+    async def stop(self) -> None:
+        """Stop. Does nothing if it was not started."""
+        if self._started.is_set():
+            await Service.stop(self)
+
+    async def on_stop(self) -> None:
+        """Leave the consumer group, so that the other members need not wait until the session ends."""
+        if self._consumer is not None:
+            await leave_group(self._consumer)
+            await self._consumer.stop()
+
+    def close(self) -> None:
+        """Do nothing. Faust calls it on a rebalance while the app stops, when the last commit is yet to be made."""
+
+    def set_shutdown(self) -> None:
+        """Set the shutdown event directly: there is no other loop to notify."""
+        self._shutdown.set()
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - Faust hard-codes its own value
+        return consumer
+
+    def _count_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
+        async def counted(*args: Any) -> Any:
+            try:
+                return await fetch(*args)
+            finally:
+                self.completed_fetches += 1
+
+        return counted
+
+    def _stopped_set(self) -> None:
+        self._stopped.set()
+
+    async def _stop_children(self) -> None:
+        await self._default_stop_children()
+
+    async def _stop_futures(self) -> None:
+        await self._default_stop_futures()
+
+    async def _stop_exit_stacks(self) -> None:
+        await self._default_stop_exit_stacks()
+
+    # ---- interface to Faust -----------------------------------------------------------------------------------------
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a method of Kafka's client on this loop and return its result."""
+        result = fun(*args, **kwargs)
+        return await result if isawaitable(result) else result
+
+    async def cast_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call a method of Kafka's client on this loop and discard its result."""
+        await self.call_thread(fun, *args, **kwargs)
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        """Pass the revoked partitions on to the consumer."""
+        await self.consumer.on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        """Pass the assigned partitions on to the consumer."""
+        await self.consumer.on_partitions_assigned(assigned, generation_id)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek all partitions to their committed offsets, in one request: aiokafka sends one for each partition.
+
+        Faust clears its agents' queues afterwards. Records in them of a partition without a committed offset would
+        never be read again, so such a partition is sought to its beginning.
+        """
+        consumer = self._ensure_consumer()
+        committed: dict[Any, Any] = dict.fromkeys(consumer.assignment())
+        kept = await consumer._coordinator.fetch_committed_offsets(list(committed))  # noqa: SLF001
+        for place, found in kept.items():
+            committed[place] = found.offset
+            if found.offset > 0:
+                self._seek_if_needed(place, found.offset)
+        active = self.consumer._get_active_partitions()  # noqa: SLF001
+        never = [place for place in active if place in committed and (committed[place] or 0) <= 0]
+        states = consumer._fetcher._subscriptions  # noqa: SLF001
+        never = [place for place in never if states.is_assigned(place)]
+        if read := [place for place in never if states._assigned_state(place).has_valid_position]:  # noqa: SLF001
+            for place, offset in (await consumer.beginning_offsets(read)).items():
+                self._seek_if_needed(place, offset)
+        return committed
+
+    async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
+        for place, offset in partitions.items():
+            self._seek_if_needed(place, offset)
+            if offset > 0:
+                self.consumer._read_offset[place] = offset  # noqa: SLF001
+            else:
+                self.consumer._read_offset.pop(place, None)  # noqa: SLF001
+
+    def _seek_if_needed(self, place: Any, offset: int) -> None:
+        """Seek to `offset` unless the position is there already: a seek discards prefetched records."""
+        self.consumer.in_transit.discard(place)
+        consumer = self._ensure_consumer()
+        state = consumer._subscription._assigned_state(place)  # noqa: SLF001
+        if not (state.has_valid_position and state.position == offset):
+            consumer.seek(place, offset)
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        """Return the records of `active_partitions` that are there now or arrive within `timeout` seconds.
+
+        aiokafka counts records as read when it returns them. While it waits, Faust may stop the flow or lose the
+        partitions, and would discard records that arrive then: those of a table's changelog, and of a partition without
+        a committed offset, would not be read again. So records are checked and taken in one step, without a wait.
+        """
+        fetcher = consumer._fetcher  # noqa: SLF001
+        taken = await self._take(fetcher, active_partitions, max_records)
+        if not taken:
+            with fetcher._subscriptions.fetch_context():  # noqa: SLF001
+                news = fetcher._create_fetch_waiter()  # noqa: SLF001
+                await asyncio.wait([news], timeout=timeout)
+            if news.done():
+                news.result()
+            else:
+                news.cancel()
+            taken = await self._take(fetcher, active_partitions, max_records)
+        return taken
+
+    async def _take(self, fetcher: Any, active_partitions: set[TP], max_records: int | None) -> Any:
+        if fetcher._closed:  # noqa: SLF001
+            raise ConsumerStoppedError
+        # Without partitions aiokafka would return records of all of them, and in a rebalance it would wait.
+        in_rebalance = fetcher._subscriptions.reassignment_in_progress  # noqa: SLF001
+        if not self.consumer.flow_active or not active_partitions or in_rebalance:
+            return {}
+        return await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
+
+    def wake_fetches(self) -> None:
+        """Wake waiting fetches: records that have arrived already may be taken now."""
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher  # noqa: SLF001
+            for news in fetcher._fetch_waiters:  # noqa: SLF001
+                fetcher._notify(news)  # noqa: SLF001
+
+
+class LoopConsumer(driver.Consumer):
+    """Consumer that passes messages from the fetcher to the agents one after the other, without a task for each."""
+
+    _thread: LoopConsumerThread
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.in_transit: set[TP] = set()
+        """Partitions of the records that are being passed on, except those sought meanwhile: they are read again."""
+
+    @property
+    def completed_fetches(self) -> int:
+        """Number of completed fetches: grows as long as Kafka's client tries to read."""
+        return self._thread.completed_fetches
+
+    def resume_flow(self) -> None:
+        """Allow records to be taken, and wake waiting fetches."""
+        super().resume_flow()
+        self._thread.wake_fetches()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Wake waiting fetches when an agent's full queue has room again.
+
+        The records have been fetched already, so no further event would wake them. Faust's own consumer then does
+        nothing for a second.
+        """
+        was_full = tp in self._buffered_partitions
+        super().on_buffer_drop(tp)
+        if was_full:
+            self._thread.wake_fetches()
+
+    def _new_consumer_thread(self) -> LoopConsumerThread:
+        return LoopConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _wait_next_records(
+        self,
+        timeout: float,  # noqa: ASYNC109 - Faust's signature
+    ) -> tuple[Any, set[TP] | None]:
+        """Return the next records, and the active partitions; `None` for the records if there are none.
+
+        While the flow is stopped it returns no records, and does not seek. If no partition is active, as at the end of
+        a rebalance, Faust's own consumer checks again after a second.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())
+        active = self._get_active_partitions()
+        if not (active and self.flow_active):
+            await asyncio.sleep(RETRY_SECONDS)
+            return None, active
+        records = await self._getmany(active_partitions=active, timeout=timeout) or None
+        self.in_transit = set(records or ())
+        return records, active
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        taken = 0
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await asyncio.sleep(0)
+                async for place, message in self.getmany(timeout=1.0):
+                    taken += 1
+                    if taken % YIELD_EVERY == 0:
+                        await asyncio.sleep(0)
+                    await self._pass_on(place, message)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+        finally:
+            self.set_shutdown()
+
+    async def _pass_on(self, place: Any, message: Any) -> None:
+        # The flow was stopped, or the partition sought, since the fetch. If this message were passed on after the seek,
+        # the offsets in between would count as read.
+        if not self.flow_active or place not in self.in_transit:
+            return
+        read = self._read_offset[place]
+        if read is not None and message.offset < read:
+            return
+        if read and message.offset - read > 1 and self.app.topics.acks_enabled_for(message.topic):
+            await self._add_gap(place, read + 1, message.offset)
+        try:
+            await self.callback(message)
+        except asyncio.CancelledError:
+            # A rebalance that clears a full queue cancels a waiting put. The message will be read again.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        if place in self.in_transit:  # otherwise the seek has set the offset to read from
+            self._read_offset[place] = message.offset
+
+    @Service.task
+    async def _check_client(self) -> None:
+        """Raise errors that aiokafka reports only to its own `getmany`, which Faust does not call.
+
+        A crashed fetcher reads nothing more. A coordinator with an error waits until the error is raised, and joins no
+        group until then. Both look like quiet topics.
+        """
+        while not self.should_stop:
+            await self.sleep(WATCH_SECONDS)
+            consumer = self._thread._consumer  # noqa: SLF001
+            if consumer is None or consumer._closed or self.should_stop:  # noqa: SLF001
+                continue
+            consumer._coordinator.check_errors()  # noqa: SLF001
+            ensure_fetcher_alive(consumer)
+
+
+class Transport(driver.Transport):
+    """Faust's aiokafka transport with `LoopConsumer`."""
+
+    Consumer: ClassVar[type[LoopConsumer]] = LoopConsumer

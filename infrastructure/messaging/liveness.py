@@ -1,0 +1,74 @@
+"""Liveness of a worker: the probe fails if there is work and none of it makes progress."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import faust
+
+from infrastructure.messaging.batch_processor import BatchProcessor
+from infrastructure.process.health import ProgressWatch
+
+STALL_SECONDS: Final = 30.0
+"""Seconds without progress after which a worker that has work counts as dead."""
+
+
+class LivenessProbe:
+    """Progress of one worker. Each probe compares it with the probe before."""
+
+    def __init__(self, app: faust.App, guards: Sequence[BatchProcessor[Any]]) -> None:
+        self._app = app
+        self._guards = guards
+        self.finished_batches: Counter[str] = Counter()
+        """Number of finished batches, by topic."""
+        self._stalls: dict[str, ProgressWatch] = {}
+
+    def problem(self, *, begun: bool, running: bool) -> str | None:
+        """Return a sentence about work that has made no progress for `STALL_SECONDS`; `None` if there is none.
+
+        `begun` is true once the worker has begun to start, `running` once its app runs.
+        """
+        known, self._stalls = self._stalls, {}
+        verdict = None
+        for what, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
+            stall = self._stalls[what] = known.get(what) or ProgressWatch()
+            if (seconds := stall.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
+                verdict = verdict or f"{what} for {seconds:.0f} s"
+        return verdict
+
+    def _signs(self, consumer: Any, *, begun: bool) -> Iterator[tuple[str, object, bool]]:
+        """Yield for each kind of work: a sentence for a stall, a mark that progress changes, whether there is work."""
+        generation, recovered = self._app.consumer_generation_id, self._recovered()
+        settled = generation > 0 and not self._app.rebalancing
+        assigned = consumer.assignment() if consumer else ()
+        # A table whose last record never comes would wait indefinitely, and all of the worker's partitions with it.
+        moves = (self._app.rebalancing_count, generation, recovered)
+        yield "a start, a rebalance or a recovery has stood still", moves, begun and not settled
+        # A failed fetch counts too: if Kafka is away, a restart does not help. So do attempts: while a batch is retried
+        # or held, queues fill up, and Kafka's client does not fetch a partition of which it still has records.
+        tried = (sum(guard.attempts for guard in self._guards), recovered)
+        yield "nothing was asked of Kafka", (consumer and consumer.fetches, tried), bool(settled and assigned)
+        ours = {guard.name for guard in self._guards}
+        waiting = {tp: _waits(consumer, tp) for tp in assigned if tp.topic in ours}
+        yield "records wait, but none was tried", tried, any(waiting.values())
+        # A single partition may stall while the others go on. Attempts that fail again and again are not a stall.
+        failed = {guard.name: guard.attempts - self.finished_batches[guard.name] for guard in self._guards}
+        for tp, waits in waiting.items():
+            mark = (generation, _committed(consumer, tp), failed[tp.topic])
+            yield f"records wait on {tp.topic} {tp.partition}, but none was finished", mark, waits
+
+    def _recovered(self) -> int:
+        """Return the sum of recovered offsets. It grows during a long recovery, which a restart would only prolong."""
+        tables: Any = self._app.tables
+        return sum(offset or 0 for offset in tables.recovery.active_offsets.values()) if len(tables) else 0
+
+
+def _waits(consumer: Any, tp: Any) -> bool:
+    """Return whether a partition has unacknowledged records, as far as the last fetch said."""
+    end = consumer.highwater(tp)
+    return bool(end) and (_committed(consumer, tp) or 0) < end
+
+
+def _committed(consumer: Any, tp: Any) -> int | None:
+    offset: int | None = consumer._committed_offset[tp]  # noqa: SLF001 - there is no public way
+    return offset

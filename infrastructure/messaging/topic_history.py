@@ -1,0 +1,91 @@
+"""One-off reads of topics up to their current end, for audits.
+
+They use no consumer group, so nothing is committed and no worker is disturbed.
+"""
+
+from collections.abc import AsyncGenerator, Collection
+from datetime import datetime
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from infrastructure.messaging.broker import BrokerUnavailableError
+from infrastructure.process.settings import Settings
+
+PATIENCE_SECONDS: Final = 10.0
+"""Time that the broker may take to respond."""
+MAX_POLL_RECORDS: Final = 200
+"""Records that are decoded at once: about a millisecond of work."""
+
+
+async def read_topic(
+    settings: Settings, names: Collection[str], *, partition: int | None = None, since: datetime | None = None
+) -> AsyncGenerator[Any, None]:
+    """Yield the records of the topics with these broker names. Topics that do not exist are skipped.
+
+    Reads all partitions, or only `partition` (of a topic with a single partition always that one), from the beginning
+    or from `since`, up to the end offsets at the time of the call. Records are ordered within a partition only. Each
+    has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerUnavailableError`.
+    """
+    reader = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
+    )
+    try:
+        places = await _partitions(settings, names, partition)
+        if not places:
+            return
+        await reader.start()
+        reader.assign(places)
+        ends = await reader.end_offsets(places)
+        starts = await _starts(reader, places, since) if since else await reader.beginning_offsets(places)
+        for (
+            place,
+            start,
+        ) in starts.items():  # `seek_to_beginning` would be overridden by the reset to the end after `assign`
+            reader.seek(place, start)
+        unread = {place for place in places if place in starts and starts[place] < ends[place]}
+        silent = 0.0
+        while unread:
+            batch = await reader.getmany(timeout_ms=500, max_records=MAX_POLL_RECORDS)
+            silent = 0.0 if batch else silent + 0.5
+            if silent > PATIENCE_SECONDS:
+                raise BrokerUnavailableError(f"Kafka at {settings.kafka} no longer responds")
+            for place, records in batch.items():
+                for record in records:
+                    if record.offset < ends[place]:
+                        yield record
+            for place in [place for place in unread if await reader.position(place) >= ends[place]]:
+                unread.remove(place)
+                reader.pause(place)
+    except (KafkaError, OSError) as error:
+        raise BrokerUnavailableError(f"Kafka at {settings.kafka} does not respond: {error}") from error
+    finally:
+        await reader.stop()
+
+
+async def _starts(
+    reader: AIOKafkaConsumer, places: Collection[TopicPartition], since: datetime
+) -> dict[TopicPartition, int]:
+    """Return the first offset of each partition from `since` on; partitions without such a record are left out."""
+    found = await reader.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
+    return {place: at.offset for place, at in found.items() if at}
+
+
+async def _partitions(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000), retry_backoff_ms=100
+    )
+    try:
+        await admin.start()
+        there = sorted(set(await admin.list_topics()) & set(names))
+        described = await admin.describe_topics(there) if there else []
+    finally:
+        await admin.close()
+    return [
+        TopicPartition(topic["topic"], part["partition"])
+        for topic in described
+        for part in topic["partitions"]
+        if partition is None or part["partition"] == partition % len(topic["partitions"])
+    ]

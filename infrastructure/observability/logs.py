@@ -1,0 +1,90 @@
+"""Structured logs: one JSON object per line on stderr, with the ids of request and trace.
+
+Messages that libraries repeat are limited to one per second.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from contracts.envelope import rfc3339
+from infrastructure.process.settings import Settings
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
+"""Libraries whose INFO is about their internals. aiokafka's DEBUG takes a tenth of a worker's CPU even if unprinted."""
+_REPEATING: Final = (*_CHATTY, "infrastructure.messaging.broker")
+"""Loggers that repeat a message with each attempt: ten times a second and more while Kafka is away."""
+REPEAT_SECONDS: Final = 1.0
+"""Least time between two equal messages of these loggers."""
+_REMEMBERED: Final = 256
+"""Most messages that the filter remembers."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Formatter that writes a record as one line of JSON. Each item of `extra` becomes a field."""
+
+    def __init__(self, service: str, replica: str) -> None:
+        super().__init__()
+        self.origin = {"service": service, "replica": replica}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its line end. Control characters are escaped."""
+        fields: dict[str, Any] = {
+            "time": rfc3339(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            **self.origin,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields, default=str).decode()
+
+
+class RateLimitFilter(logging.Filter):
+    """Filter that lets each message of the loggers `names` through once per second.
+
+    The next one has the number of suppressed messages in `repeated`. Messages are equal if their logger, their level
+    and their text before formatting are.
+    """
+
+    def __init__(self, names: tuple[str, ...] = _REPEATING, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._names = tuple(f"{name}." for name in names)
+        self._clock = clock
+        self._seen: dict[object, tuple[float, int]] = {}
+        """By message: when it was last let through, and how many were suppressed since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether `record` is to be logged."""
+        if not f"{record.name}.".startswith(self._names):
+            return True
+        now = self._clock()
+        same = (record.name, record.levelno, str(record.msg))
+        last, suppressed = self._seen.get(same, (-REPEAT_SECONDS, 0))
+        if now - last < REPEAT_SECONDS:
+            self._seen[same] = (last, suppressed + 1)
+            return False
+        if suppressed:
+            record.repeated = suppressed
+        if len(self._seen) >= _REMEMBERED:  # texts that were formatted before logging never repeat
+            self._seen.clear()
+        self._seen[same] = (now, 0)
+        return True
+
+
+def configure(service: str, settings: Settings) -> None:
+    """Write all log records of this process to stderr as JSON, those of libraries from WARNING on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service, settings.replica))
+    handler.addFilter(RateLimitFilter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Processes: settings, start and stop, health, the clock, failpoints, command lines."""

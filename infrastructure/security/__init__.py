@@ -1,0 +1,1 @@
+"""Tokens, signed webhooks, and the circuit breaker."""

@@ -1,0 +1,1 @@
+"""Postgres connections and migrations, the job queue, contention locks in Redis."""

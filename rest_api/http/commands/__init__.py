@@ -1,0 +1,1 @@
+"""Commands that HTTP requests send to services."""

@@ -1,0 +1,134 @@
+"""FastAPI dependencies: the parts of the edge, the authenticated user, and the rate limits."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
+from starlette.requests import HTTPConnection
+
+from infrastructure.process import clock
+from infrastructure.security.tokens import Identity
+from rest_api.protocol.problems import Problem
+from rest_api.read_models.catalogue import CatalogueReadModel
+from rest_api.read_models.insights import InsightReadModel
+from rest_api.read_models.notices import NoticeReadModel
+from rest_api.read_models.orders.projector import OrderProjector
+from rest_api.read_models.orders.queries import OrderStore
+from rest_api.read_models.payment_status import PaymentStatus
+from rest_api.read_models.store import Store
+from rest_api.security.address_limiter import AddressLimiter, enforce_limit
+from rest_api.security.authentication import SAFE_METHODS, SESSION_COOKIE, Authenticator
+from rest_api.settings import EdgeSettings
+from rest_api.websocket.connections import ConnectionManager
+
+
+@dataclass(frozen=True)
+class AppState:
+    """The application state that routes use; built once, in `__main__`."""
+
+    settings: EdgeSettings
+    connections: ConnectionManager
+    store: Store
+    catalogue: CatalogueReadModel
+    order_queries: OrderStore
+    order_projector: OrderProjector
+    payment_status: PaymentStatus
+    insights: InsightReadModel
+    notices: NoticeReadModel
+    authenticator: Authenticator
+    address_limiter: AddressLimiter
+
+
+def app_state(request: Request) -> AppState:
+    """Return the application state of a request."""
+    edge: AppState = request.app.state.edge
+    return edge
+
+
+async def _app_state(request: Request) -> AppState:
+    return app_state(request)
+
+
+_SCHEMES = (
+    Security(HTTPBearer(auto_error=False, description="a token of POST /v1/guests")),
+    Security(APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="the cookie of POST /v1/guests")),
+)
+
+
+_CHANGE_ROUTES = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
+"""Routes whose unsafe requests count as changes; the others issue tokens and tickets."""
+STAFF_ROLES = frozenset({"admin", "support"})
+"""Roles that may see the orders of all users."""
+
+
+async def authenticate(request: Request) -> Identity | None:
+    """Authenticate a request, and count it against the user's limit, or without a user against the address's."""
+    edge = app_state(request)
+    try:
+        identity = edge.authenticator.authenticate(request)
+    except Problem:
+        edge.address_limiter.count_request(request)
+        raise
+    if identity is None:
+        edge.address_limiter.count_request(request)
+        return None
+    changing = request.method not in SAFE_METHODS and request.url.path.startswith(_CHANGE_ROUTES)
+    count_user_request(edge, request, identity.user_id, changing=changing)
+    return identity
+
+
+def count_user_request(edge: AppState, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
+    """Count a request against a user's limit; raise `Problem` if it is exceeded."""
+    rules, user = edge.connections.user_limits, edge.connections.user_state(user_id)
+    allowance, size = (user.change_allowance, rules.changes) if changing else (user.other_allowance, rules.others)
+    if allowance is not None and size is not None:
+        enforce_limit(connection, allowance, size, clock.now().timestamp())
+
+
+async def authenticate_optional(request: Request) -> Identity | None:
+    """Authenticate a request to a public route. An invalid cookie is ignored, because its holder cannot remove it."""
+    if "authorization" in request.headers:
+        return await authenticate(request)
+    try:
+        return await authenticate(request)
+    except Problem as problem:
+        if problem.slug == "rate-limited":
+            raise
+        return None
+
+
+async def authenticate_new_guest(request: Request) -> Identity | None:
+    """Authenticate a request for a guest token, from an allowed origin only."""
+    app_state(request).authenticator.check_origin(request)
+    return await authenticate_optional(request)
+
+
+async def require_user(request: Request) -> Identity:
+    """Authenticate a request; raise `Problem` if it has no credentials."""
+    identity = await authenticate(request)
+    if identity is None:
+        raise Problem("unauthenticated", "no token; get one from POST /v1/guests")
+    return identity
+
+
+def _require_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
+    async def holder(request: Request) -> Identity:
+        identity = await require_user(request)
+        if identity.roles.isdisjoint(roles):
+            raise Problem("forbidden", f"the role {' or '.join(roles)} is required")
+        return identity
+
+    return holder
+
+
+AppStateDep = Annotated[AppState, Depends(_app_state)]
+NewGuest = Annotated[Identity | None, Depends(authenticate_new_guest)]
+OptionalUser = Annotated[Identity | None, Depends(authenticate_optional)]
+CurrentUser = Annotated[Identity, Depends(require_user)]
+AdminUser = Annotated[Identity, Depends(_require_role("admin"))]
+StaffUser = Annotated[Identity, Depends(_require_role(*sorted(STAFF_ROLES)))]
+ServiceUser = Annotated[Identity, Depends(_require_role("service"))]
+SECURITY_DEPENDENCIES = list(_SCHEMES)
+"""Dependencies of a router, so that the OpenAPI document says how to authenticate."""

@@ -1,0 +1,239 @@
+"""Idempotent execution of HTTP commands: claim the key, send the request, wait for the answer.
+
+A request with an `Idempotency-Key` is claimed in the edge's schema before it is sent, so that a repeat finds the claim:
+answered (the same answer is returned), open (409), or made for another content (422). The id on the topics is derived
+from the key, so even a claim that is taken over cannot be executed twice.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+from fastapi import Response
+
+from contracts import cart
+from contracts.ids import derive_id, uuid7
+from infrastructure.process.failpoints import failpoint
+from rest_api.http.dependencies import AppState
+from rest_api.kafka.envelopes import cart_request_envelope
+from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.protocol.effects import Publish
+from rest_api.protocol.problems import Problem
+from rest_api.read_models.store import UNAVAILABLE_ERRORS, IdempotencyRecord
+from rest_api.websocket.connections import ConnectionManager
+from rest_api.websocket.in_flight import Registration, Reply
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS: Final = 30
+MAX_KEY_LENGTH: Final = 255
+ACCEPTED: Final = 202
+CLAIM_TIMEOUT_SECONDS: Final = 10.0
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
+
+
+class Command(Protocol):
+    """A command over HTTP. `execute` executes it; the methods are the parts in which commands differ."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The content in a normal form; two requests with one idempotency key are the same if it is equal."""
+
+    @property
+    def reply_to_user(self) -> str:
+        """The user under whose key the answer arrives."""
+
+    def request_id(self, key: str) -> str:
+        """Return the id on the topics of the request with this idempotency key."""
+
+    async def check(self, edge: AppState, request_id: str) -> None:
+        """Raise `Problem` if the request cannot succeed; called before it is sent for the first time."""
+
+    async def send(self, edge: AppState, request_id: str) -> bool:
+        """Send the request; False if Kafka did not acknowledge it in time."""
+
+    def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
+        """Return the body of a 202 response, and its `Location`."""
+
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:
+        """Return the body of a 200 response, or raise the `Problem` that the answer stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CartCommand:
+    """A command to a cart. `method` and `route` are the scope of its idempotency key."""
+
+    user_id: str
+    verb: str
+    command: dict[str, Any]
+    method: str
+    route: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The command as sorted JSON."""
+        return orjson.dumps({"type": self.verb, **self.command}, option=orjson.OPT_SORT_KEYS).decode()
+
+    @property
+    def reply_to_user(self) -> str:
+        """The owner of the cart."""
+        return self.user_id
+
+    def request_id(self, key: str) -> str:
+        """Return an id among those of the user, as the ids of frames are."""
+        return derive_id(self.method, self.route, key)
+
+    async def check(self, edge: AppState, request_id: str) -> None:
+        """Check nothing: only inventory knows."""
+
+    async def send(self, edge: AppState, request_id: str) -> bool:
+        """Send the command to the carts."""
+        request = Publish(request_id, self.verb, {"user_id": self.user_id, **self.command})
+        return await edge.connections.send(cart_request_envelope(self.user_id, request))
+
+    def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
+        """Return the request id, and the route of its outcome."""
+        return {"request_id": request_id}, f"/v1/cart/requests/{request_id}"
+
+    async def response_body(self, edge: AppState, answer: Reply) -> bytes:  # noqa: ARG002 - other commands need it
+        """Return the frame of the outcome; a refusal is an outcome too."""
+        return answer.frame
+
+
+async def read_from_carts(
+    hub: ConnectionManager, user_id: str, verb: str, data: dict[str, Any], *, seconds: float
+) -> cart.Response:
+    """Send a read to the carts and return the answer; raise `Problem` if none arrives within `seconds`."""
+    request_id = uuid7()
+    with hub.wait_for_reply(user_id, request_id) as answer:
+        try:
+            async with asyncio.timeout(seconds):
+                request = Publish(request_id, verb, {"user_id": user_id, "session": request_id, **data})
+                if not await hub.send(cart_request_envelope(user_id, request)):
+                    raise Problem("unavailable", "the cart service is unavailable", retry_after=RETRY_AFTER)
+                message = (await answer).message
+                assert isinstance(message, cart.Response)  # only carts answer their reads
+                return message
+        except TimeoutError:
+            raise Problem("unavailable", "the cart service does not answer", retry_after=RETRY_AFTER) from None
+
+
+async def execute(edge: AppState, user_id: str, asked: Command, *, key: str | None, prefer: str | None) -> Response:
+    """Execute a command of a user, and return 202, or with `Prefer: wait` the outcome."""
+    seconds = _wait_seconds(prefer)
+    if key is None:
+        request_id = uuid7()
+        await asked.check(edge, request_id)
+        return await send_command(edge, request_id, asked, seconds)
+    if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise Problem("bad-request", f"an Idempotency-Key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    request_id = asked.request_id(key)
+    try:
+        kept = await _claim(edge, user_id, request_id, asked, seconds)
+        if kept is not None:
+            return kept
+    except UNAVAILABLE_ERRORS:
+        raise Problem("unavailable", "idempotency keys are unavailable", retry_after=RETRY_AFTER) from None
+    try:
+        response = await send_command(edge, request_id, asked, seconds)
+    except Problem:
+        await _persist_best_effort(edge.store.release_claim(user_id, request_id))
+        raise
+    failpoint("edge.answered")
+    await _persist_best_effort(
+        edge.store.store_response(user_id, request_id, response.status_code, bytes(response.body))
+    )
+    return response
+
+
+async def _claim(edge: AppState, user_id: str, request_id: str, asked: Command, seconds: int | None) -> Response | None:
+    """Return `None` if the request is to be sent, or the answer of the first one; raise `Problem` for 409 and 422."""
+    claimed = await edge.store.claim_key(user_id, request_id, asked.fingerprint)
+    if claimed is None:
+        failpoint("edge.claimed")
+        try:
+            await asked.check(edge, request_id)
+        except Problem:
+            await _persist_best_effort(edge.store.release_claim(user_id, request_id))
+            raise
+        return None
+    if claimed.fingerprint != asked.fingerprint:
+        raise _key_reused("the first request with this key had a different content")
+    if claimed.status is not None:
+        # The first request was only accepted; to wait for its outcome now, the same request is sent again.
+        return None if claimed.status == ACCEPTED and seconds else _stored_response(claimed, request_id, asked, seconds)
+    if claimed.claim_age >= CLAIM_TIMEOUT_SECONDS and await edge.store.take_over_claim(
+        user_id, request_id, CLAIM_TIMEOUT_SECONDS
+    ):
+        return None
+    raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
+
+
+async def send_command(edge: AppState, request_id: str, asked: Command, seconds: int | None) -> Response:
+    """Send a command under this id, and return 202, or the outcome if it arrives within `seconds`."""
+    hub = edge.connections
+    if hub.fault:
+        raise Problem("unavailable", "no new requests are accepted now", retry_after=RETRY_AFTER)
+    user = hub.user_state(asked.reply_to_user)
+    match user.register(request_id, user.seen_at):
+        case Registration.TOO_MANY:
+            raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
+        case Registration.OVERLOADED:
+            raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
+    with hub.wait_for_reply(asked.reply_to_user, request_id) if seconds else contextlib.nullcontext() as answer:
+        if not await asked.send(edge, request_id):
+            user.release(request_id)
+            raise Problem(
+                "unavailable", "it is unknown if the request was accepted; send it again", retry_after=RETRY_AFTER
+            )
+        if answer is not None:
+            done, _ = await asyncio.wait([answer], timeout=seconds)
+            if done:
+                return await _outcome_response(edge, asked, answer.result(), _preference_applied(seconds))
+    body, location = asked.accepted(request_id)
+    return Response(
+        orjson.dumps(body), ACCEPTED, {"Location": location, **_preference_applied(seconds)}, "application/json"
+    )
+
+
+async def _outcome_response(edge: AppState, asked: Command, answer: Reply, headers: dict[str, str]) -> Response:
+    if isinstance(answer.message, cart.Error):
+        if answer.message.code == "id_reused":
+            raise _key_reused(answer.message.detail)
+        fault = {"pointer": f"/{answer.message.field}", "detail": answer.message.detail}
+        raise Problem("invalid", answer.message.detail, errors=[fault])
+    return Response(await asked.response_body(edge, answer), 200, headers, "application/json")
+
+
+def _stored_response(claimed: IdempotencyRecord, request_id: str, asked: Command, seconds: int | None) -> Response:
+    headers = (
+        {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else _preference_applied(seconds)
+    )
+    return Response(claimed.response, claimed.status or 200, headers, "application/json")
+
+
+def _preference_applied(seconds: int | None) -> dict[str, str]:
+    return {"Preference-Applied": f"wait={seconds}"} if seconds else {}
+
+
+def _key_reused(detail: str) -> Problem:
+    fault = {"pointer": "/idempotency-key", "detail": detail}
+    return Problem("idempotency-key-reused", detail, errors=[fault])
+
+
+async def _persist_best_effort(work: Any) -> None:
+    """Update a claim after the fact. Without Postgres it stays open, and a later request takes it over."""
+    try:
+        await work
+    except UNAVAILABLE_ERRORS as error:
+        log.warning("a claim could not be updated: %r", error)
+
+
+def _wait_seconds(prefer: str | None) -> int | None:
+    """Return the seconds to wait for an outcome: `wait=N` of a `PreferHeader` header (RFC 7240), at most 30."""
+    match = _PREFER_WAIT.search(prefer or "")
+    return min(int(match[1]), MAX_WAIT_SECONDS) or None if match else None

@@ -1,0 +1,123 @@
+"""Routes outside the API: probes, metrics, API descriptions and their viewer, problem pages, and the shop's page."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+import rest_api
+from infrastructure.observability import metrics
+from rest_api.http.dependencies import AppState, AppStateDep, app_state
+from rest_api.protocol import problems
+from rest_api.protocol.asyncapi import document
+from rest_api.protocol.problems import Problem
+
+router = APIRouter(include_in_schema=False)
+
+_PACKAGE: Final = Path(rest_api.__file__).parent
+_PAGES: Final = _PACKAGE / "pages"
+_VIEWER: Final = _PACKAGE / "vendor" / "swagger_ui"
+_PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
+_VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
+
+
+def unready_reason(edge: AppState) -> str | None:
+    """Return the reason reason the edge is not ready; `None` if it is ready."""
+    return edge.connections.fault or edge.catalogue.fault or edge.order_projector.fault
+
+
+@router.get("/livez")
+async def livez() -> Response:
+    """Report that the event loop is running."""
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+@router.get("/readyz")
+async def readyz(edge: AppStateDep) -> Response:
+    """Report whether requests are accepted, and if not, reason."""
+    reason = unready_reason(edge)
+    metrics.READY.set(reason is None)
+    body = {"status": "ok"} if reason is None else {"status": "unavailable", "detail": reason}
+    headers = {} if reason is None else {"Retry-After": "1"}
+    return Response(orjson.dumps(body), 200 if reason is None else 503, headers, "application/json")
+
+
+@router.get("/metrics")
+async def prometheus(edge: AppStateDep) -> Response:
+    """Return metrics for Prometheus. In production only the health port serves them."""
+    _not_in_production(edge)
+    return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/asyncapi.json")
+async def asyncapi(request: Request) -> Response:
+    """Describe the WebSocket's frames and the topics, as AsyncAPI 3.0."""
+    _not_in_production(app_state(request))
+    return Response(orjson.dumps(document(request.headers["host"])), media_type="application/json")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """Describe the HTTP API, as OpenAPI 3.1."""
+    _not_in_production(app_state(request))
+    return Response(orjson.dumps(request.app.openapi()), media_type="application/json")
+
+
+@router.get("/docs")
+async def docs(edge: AppStateDep) -> Response:
+    """Return the viewer of the API descriptions."""
+    _not_in_production(edge)
+    return FileResponse(_VIEWER / "index.html")
+
+
+@router.get("/docs/{name}")
+async def docs_file(edge: AppStateDep, name: str) -> Response:
+    """Return a file of the viewer."""
+    _not_in_production(edge)
+    if name not in _VIEWER_FILES:
+        raise Problem("not-found")
+    return _file(_VIEWER, name)
+
+
+@router.get("/problems/{slug}")
+async def problem_page(slug: str) -> Response:
+    """Return the page that explains a kind of problem."""
+    found = problems.explanation_page(slug)
+    if found is None:
+        raise Problem("not-found")
+    return HTMLResponse(found)
+
+
+@router.get("/")
+async def shop() -> Response:
+    """Return the shop's page."""
+    return _file(_PAGES, "index.html")
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    """Return a file of the shop's pages."""
+    if not _PAGE_FILE.fullmatch(name):
+        raise Problem("not-found")
+    return _file(_PAGES, name)
+
+
+@router.get("/v1/stream")
+async def stream_without_upgrade() -> Response:
+    """Answer a plain GET on a WebSocket route with 426."""
+    raise Problem("websocket-required", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
+def _file(folder: Path, name: str) -> Response:
+    if not (folder / name).is_file():
+        raise Problem("not-found")
+    return FileResponse(folder / name, headers={"Cache-Control": "no-cache"})
+
+
+def _not_in_production(edge: AppState) -> None:
+    if edge.settings.profile == "production":
+        raise Problem("not-found")

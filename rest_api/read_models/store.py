@@ -1,0 +1,257 @@
+"""The edge's Postgres schema: the read model of the catalogue, and idempotency keys.
+
+`order_store.py` keeps the read model of orders in the same schema, over the same pool.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from contracts.inventory import Product, Stock
+from infrastructure.process.settings import Settings
+from infrastructure.storage.postgres import TRANSIENT_ERRORS, load_queries
+
+SQL_FOLDER: Final = Path(__file__).parent
+SERVICE: Final = "edge"
+UNAVAILABLE_ERRORS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT_ERRORS, PoolTimeout)
+"""Exceptions raised when Postgres is unavailable."""
+
+_QUERIES: Final = load_queries(SQL_FOLDER / "queries.sql")
+_SORTS: Final = {
+    "code": ("code", True),
+    "name": ("name", True),
+    "-name": ("name", False),
+    "price": ("amount", True),
+    "-price": ("amount", False),
+    "available": ("available", True),
+    "-available": ("available", False),
+}
+
+ReadPosition = tuple[str, int, int]
+"""Topic, partition, and the offset of the next record to read."""
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRow:
+    """A row of the catalogue: a product with its stock."""
+
+    code: str
+    name: str
+    category: str | None
+    amount: int
+    currency: str
+    images: list[str]
+    available: int
+    version: int
+    stock_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProductFilters:
+    """Filters and sort order of a product list.
+
+    Each of `words` is a prefix of some word of the product's code or name. A filter that is `None` does not apply.
+    """
+
+    words: tuple[str, ...] | None = None
+    category: str | None = None
+    available_min: int | None = None
+    available_max: int | None = None
+    sort: str = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRecord:
+    """The record of an idempotency key that is already in use.
+
+    `claim_age` is the age of the current claim; `status` and `answer` are `None` until the request has been answered.
+    """
+
+    fingerprint: str
+    claim_age: float
+    status: int | None
+    response: bytes | None
+
+
+class Store:
+    """Queries of the edge's schema, over a small connection pool.
+
+    Call `open` before use and `close` at the end. Queries raise one of `UNAVAILABLE_ERRORS` if Postgres is unavailable.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        schema = settings.schema_name(SERVICE)
+        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
+            settings.postgres_url,
+            kwargs={
+                "autocommit": True,
+                "application_name": f"{settings.prefix}{SERVICE}/{settings.replica}",
+                "options": f'-c search_path="{schema}" -c statement_timeout=5000',
+                "connect_timeout": 5,
+            },
+            min_size=1,
+            max_size=6,
+            timeout=2.0,
+            max_waiting=256,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Start the pool, which connects and reconnects in the background."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close(timeout=2)
+
+    async def fetch_all(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """Execute one statement in a transaction of its own and return its rows."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(query, parameters)
+            return await cursor.fetchall() if cursor.description else []
+
+    # ---- the catalogue ----------------------------------------------------------------------------------------------
+
+    async def project(
+        self, products: Sequence[Product], stock: Sequence[Stock], positions: Sequence[ReadPosition]
+    ) -> None:
+        """Store products, stock levels and read positions in one transaction.
+
+        Each product may occur at most once in `products` and once in `stock`.
+        """
+        async with self.transaction() as connection:
+            if products:
+                await connection.execute(_QUERIES["put_products"], _product_columns(products))
+            if stock:
+                columns = {
+                    "code": [level.product for level in stock],
+                    "available": [level.available for level in stock],
+                    "version": [level.version for level in stock],
+                }
+                await connection.execute(_QUERIES["put_stock"], columns)
+            await put_positions(connection, positions)
+
+    async def load_stock_and_positions(
+        self, topics: Sequence[str]
+    ) -> tuple[list[ReadPosition], list[tuple[str, int, int]]]:
+        """Return the stored positions and, from the same snapshot, all stock levels (code, available, version)."""
+        async with self.transaction(isolation="REPEATABLE READ") as connection:
+            positions = await (await connection.execute(_QUERIES["positions"], {"topics": list(topics)})).fetchall()
+            levels = await (await connection.execute(_QUERIES["stock_levels"])).fetchall()
+        return [(row[0], row[1], row[2]) for row in positions], [(row[0], row[1], row[2]) for row in levels]
+
+    async def positions(self, topics: Sequence[str]) -> list[ReadPosition]:
+        """Return the stored read positions of some topics."""
+        rows = await self.fetch_all(_QUERIES["positions"], {"topics": list(topics)})
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def delete_position(self, topic: str, partition: int) -> None:
+        """Delete the read position of a partition whose topic has been recreated."""
+        await self.fetch_all(_QUERIES["forget_position"], {"topic": topic, "partition": partition})
+
+    async def product_names(self, codes: Iterable[str]) -> dict[str, str]:
+        """Return the names of products by code; unknown codes are omitted."""
+        return dict(await self.fetch_all(_QUERIES["product_names"], {"codes": list(codes)}))
+
+    async def product(self, code: str) -> ProductRow | None:
+        """Return a product; `None` if it is unknown or no longer for sale."""
+        rows = await self.fetch_all(_QUERIES["product"], {"code": code})
+        return ProductRow(*rows[0]) if rows else None
+
+    async def products(
+        self, filters: ProductFilters, *, limit: int, after: tuple[str | int, str] | None
+    ) -> list[ProductRow]:
+        """Return a page of products.
+
+        `after` is the position of the previous page's last product: the value of its sort column, and its code.
+        """
+        column, ascending = _SORTS[filters.sort]
+        above = ">" if ascending else "<"
+        conditions = {
+            "AND search @@ to_tsquery('simple', %(query)s)": filters.words is not None,
+            "AND category = %(category)s": filters.category is not None,
+            "AND available >= %(available_min)s": filters.available_min is not None,
+            "AND available <= %(available_max)s": filters.available_max is not None,
+            f"AND ({column}, code) {above} (%(value)s, %(code)s)": after is not None,
+        }
+        query = _QUERIES["products"].format(
+            column=column,
+            direction="ASC" if ascending else "DESC",
+            conditions=" ".join(condition for condition, applies in conditions.items() if applies),
+        )
+        value, code = after or (None, None)
+        parameters = {
+            # Words consist of letters and digits only, so none of them can be an operator of the query language.
+            "query": " & ".join(f"{word}:*" for word in filters.words or ()),
+            "category": filters.category,
+            "available_min": filters.available_min,
+            "available_max": filters.available_max,
+            "value": value,
+            "code": code,
+            "limit": limit,
+        }
+        return [ProductRow(*row) for row in await self.fetch_all(query, parameters)]
+
+    # ---- idempotency keys -------------------------------------------------------------------------------------------
+
+    async def claim_key(self, user_id: str, request_id: str, fingerprint: str) -> IdempotencyRecord | None:
+        """Claim an idempotency key; return `None` on success, or the existing record."""
+        key = {"user_id": user_id, "id": request_id}
+        while True:
+            if await self.fetch_all(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
+                return None
+            rows = await self.fetch_all(_QUERIES["idempotency_record"], key)
+            if rows:
+                return IdempotencyRecord(*rows[0])
+
+    async def take_over_claim(self, user_id: str, request_id: str, seconds: float) -> bool:
+        """Take over a claim that has been unanswered for `claim_age`; return False if another request was faster."""
+        found = await self.fetch_all(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
+        return bool(found)
+
+    async def release_claim(self, user_id: str, request_id: str) -> None:
+        """Make an unanswered claim available to the next request at once."""
+        await self.fetch_all(_QUERIES["release"], {"user_id": user_id, "id": request_id})
+
+    async def store_response(self, user_id: str, request_id: str, status: int, response: bytes) -> None:
+        """Store the response to the request that holds the claim."""
+        parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": response}
+        await self.fetch_all(_QUERIES["store_response"], parameters)
+
+    async def delete_old_claims(self) -> None:
+        """Delete up to 1000 claims that are older than two days, oldest first."""
+        await self.fetch_all(_QUERIES["delete_old_claims"])
+
+    @asynccontextmanager
+    async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:
+        """Open a transaction on a pooled connection, and commit it at the end of the context."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+            yield connection
+
+
+async def put_positions(connection: AsyncConnection[Row], positions: Sequence[ReadPosition]) -> None:
+    """Store read positions; call this in the transaction that stores the records read."""
+    topics, partitions, offsets = zip(*positions, strict=True)
+    columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}
+    await connection.execute(_QUERIES["put_positions"], columns)
+
+
+def _product_columns(products: Sequence[Product]) -> dict[str, list[Any]]:
+    return {
+        "code": [product.code for product in products],
+        "version": [product.version for product in products],
+        "name": [product.name for product in products],
+        "category": [product.category for product in products],
+        "amount": [product.price.amount for product in products],
+        "currency": [product.price.currency for product in products],
+        "images": [orjson.dumps(product.images).decode() for product in products],
+        "deleted": [product.deleted for product in products],
+    }

@@ -1,0 +1,84 @@
+"""Limits per client address: anonymous requests per minute, and open sockets."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from infrastructure.process import clock
+from rest_api.protocol.problems import Problem
+from rest_api.security.token_bucket import Allowance, LimitResult
+from rest_api.settings import EdgeSettings
+
+MAX_ADDRESSES: Final = 50_000
+"""Number of addresses kept; beyond it the least recently used one is dropped."""
+
+
+class AddressLimiter:
+    """The limits per address. In the local profile loopback is exempt, because all tests and load come from it."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._disabled = settings.limits == "off"
+        self._exempts_loopback = settings.profile == "local"
+        self._requests = settings.limit_anonymous
+        self._max_sockets = settings.limit_address_sockets
+        self._addresses: OrderedDict[str, Allowance] = OrderedDict()
+        self._sockets: Counter[str] = Counter()
+
+    def count_request(self, connection: HTTPConnection) -> None:
+        """Count an anonymous request; raise `Problem` if its address has exceeded the limit."""
+        address = self._limited_address(connection.scope)
+        if address is None:
+            return
+        now = clock.now().timestamp()
+        allowance = self._addresses.get(address)
+        if allowance is None:
+            allowance = self._addresses[address] = Allowance(self._requests, now)
+            if len(self._addresses) > MAX_ADDRESSES:
+                self._addresses.popitem(last=False)
+        self._addresses.move_to_end(address)
+        enforce_limit(connection, allowance, self._requests, now)
+
+    @contextmanager
+    def count_socket(self, scope: Scope) -> Iterator[bool]:
+        """Count a socket while the context is open; yield False if its address has too many."""
+        address = self._limited_address(scope)
+        if address is None:
+            yield True
+            return
+        self._sockets[address] += 1
+        try:
+            yield self._sockets[address] <= self._max_sockets
+        finally:
+            self._sockets[address] -= 1
+            if not self._sockets[address]:
+                del self._sockets[address]
+
+    def _limited_address(self, scope: Scope) -> str | None:
+        address = scope["client"][0] if scope.get("client") else ""
+        if self._disabled or (self._exempts_loopback and _is_loopback(address)):
+            return None
+        return address
+
+
+def enforce_limit(connection: HTTPConnection, allowance: Allowance, size: int, now: float) -> None:
+    """Count a request against `allowance` and record the result for the `RateLimit` header.
+
+    Raise `Problem` if the limit of `size` requests per minute is exceeded.
+    """
+    verdict = allowance.take(now)
+    wait = allowance.retry_after
+    connection.scope["state"]["ratelimit"] = (size, allowance.remaining, wait)
+    if verdict is not LimitResult.GRANTED:
+        raise Problem("rate-limited", f"more than {size} requests per minute", retry_after=wait)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,128 @@
+"""Authentication by bearer token, session cookie, or WebSocket ticket. No other module of the edge verifies any."""
+
+import logging
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.requests import HTTPConnection
+
+from contracts.ids import uuid7
+from infrastructure.process import clock
+from infrastructure.security.tokens import ExpiredToken, Identity, InvalidToken, issue, verify
+from rest_api.protocol.problems import Problem
+from rest_api.settings import EdgeSettings
+
+log = logging.getLogger(__name__)
+
+SESSION_COOKIE: Final = "holdfast_session"
+TICKET_SECONDS: Final = 30
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class Authenticator:
+    """Issues and verifies tokens and tickets."""
+
+    def __init__(self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str]) -> None:
+        self.origins = origins
+        self._settings = settings
+        self._redis = redis
+        self._secret = settings.secret.get_secret_value()
+        previous = settings.secret_previous
+        self._previous = previous.get_secret_value() if previous else None
+
+    # ---- tokens -----------------------------------------------------------------------------------------------------
+
+    def issue_guest_token(self, user_id: str | None = None) -> tuple[str, str, datetime]:
+        """Issue a token for a new guest, or for `user_id`; return the user id, the token and its expiry time."""
+        user_id = user_id or uuid7()
+        lifetime = timedelta(hours=self._settings.guest_token_hours)
+        token, expires_at = issue(self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=clock.now())
+        return user_id, token, expires_at
+
+    def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """Authenticate a request or WebSocket handshake; return `None` if it has no credentials.
+
+        Raise `Problem` if the credentials are invalid. A cookie is accepted only from an allowed page, because a
+        browser attaches it to requests of any page.
+        """
+        bearer = connection.headers.get("authorization")
+        if bearer is not None:
+            scheme, _, token = bearer.partition(" ")
+            if scheme.lower() != "bearer":
+                raise Problem("unauthenticated", "unsupported authorization scheme; use Bearer")
+            return self._verify(token.strip())
+        cookie = connection.cookies.get(SESSION_COOKIE)
+        if not cookie:
+            return None
+        method = connection.scope.get("method", "")  # a WebSocket handshake has no method
+        if method not in SAFE_METHODS and not self._from_allowed_page(connection, socket=not method):
+            raise Problem("bad-origin", "the session cookie is accepted only from an allowed Origin")
+        return self._verify(cookie)
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Raise `Problem` if an `Origin` header is not allowed, regardless of credentials."""
+        origins = connection.headers.getlist("origin")
+        if any(origin not in self.origins for origin in origins):
+            raise Problem("bad-origin", "this origin is not allowed")
+
+    def _from_allowed_page(self, connection: HTTPConnection, *, socket: bool) -> bool:
+        origins = connection.headers.getlist("origin")
+        if origins:
+            return all(origin in self.origins for origin in origins)
+        return not socket and connection.headers.get("sec-fetch-site") == "same-origin"
+
+    def _verify(self, token: str) -> Identity:
+        try:
+            return verify(self._secret, token, now=clock.now(), previous=self._previous)
+        except ExpiredToken:
+            raise Problem("token-expired", "the token has expired") from None
+        except InvalidToken as error:
+            log.info("token rejected: %s", error)
+            raise Problem("unauthenticated", "the token is not valid") from None
+
+    # ---- tickets ----------------------------------------------------------------------------------------------------
+
+    async def issue_ticket(self, identity: Identity) -> str:
+        """Issue a ticket that opens one socket for `identity` within 30 seconds; raise `Problem` if Redis is down."""
+        ticket = secrets.token_urlsafe(32)
+        holder = {
+            "user_id": identity.user_id,
+            "roles": sorted(identity.roles),
+            "expires_at": identity.expires_at.timestamp(),
+            "token_id": identity.token_id,
+        }
+        try:
+            await self._redis.set(self._key(ticket), orjson.dumps(holder), ex=TICKET_SECONDS)
+        except (RedisError, OSError, TimeoutError):
+            raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
+        return ticket
+
+    async def redeem_ticket(self, ticket: str) -> Identity:
+        """Consume a ticket and return its identity; raise `Problem` if it is malformed, used, expired or unknown."""
+        if not _TICKET.fullmatch(ticket):
+            raise Problem("unauthenticated", "malformed ticket; get one from POST /v1/ws-tickets")
+        try:
+            stored = await self._redis.getdel(self._key(ticket))
+        except (RedisError, OSError, TimeoutError):
+            raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
+        if stored is None:
+            raise Problem(
+                "token-expired",
+                "the ticket is used, older than 30 s, or unknown; get a new one from POST /v1/ws-tickets",
+            )
+        holder = orjson.loads(stored)
+        return Identity(
+            holder["user_id"],
+            frozenset(holder["roles"]),
+            datetime.fromtimestamp(holder["expires_at"], UTC),
+            holder["token_id"],
+        )
+
+    def _key(self, ticket: str) -> str:
+        return f"{self._settings.prefix}ticket:{ticket}"

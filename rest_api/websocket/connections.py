@@ -1,0 +1,300 @@
+"""The open sockets of an edge: executes what sessions ask for, and routes Kafka's responses to sockets and REST."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from contracts import cart
+from contracts.envelope import Envelope
+from contracts.topics import Topic
+from infrastructure.observability import metrics
+from infrastructure.process import clock
+from rest_api.kafka.envelopes import cart_request_envelope
+from rest_api.kafka.gateway import RETRY_AFTER, KafkaGateway, Records
+from rest_api.kafka.records import decode_record
+from rest_api.protocol import frame_encoder
+from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
+from rest_api.security.admission import Admission
+from rest_api.websocket.duplicate_filter import RecentFrames
+from rest_api.websocket.in_flight import InFlight, Reply
+from rest_api.websocket.send_queue import SendQueue
+from rest_api.websocket.session import Session
+from rest_api.websocket.stock_broadcaster import StockBroadcaster
+from rest_api.websocket.user_state import UserLimits, UserState
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_SECONDS: Final = 1.0
+FRESH_SECONDS: Final = 30.0
+"""A response older than this is marked `replayed`, unless a request here waits for it: it was sent before."""
+
+ProductNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
+"""Returns the names of products, as far as they are known."""
+OrdersClosed = Callable[[str], Awaitable[bool]]
+"""Returns True if new orders are refused (payment provider down). An order id that already exists is exempt."""
+
+
+async def orders_never_closed(_: str) -> bool:
+    """Accept every order."""
+    return False
+
+
+@dataclass(slots=True)
+class Connection:
+    """An open socket: its session and its send queue."""
+
+    session: Session
+    queue: SendQueue
+
+
+class ConnectionManager:
+    """The users and sockets of this edge.
+
+    `execute` is the only interpreter of effects, `_send` the only way to a socket, `send` and `execute` the only ways to Kafka.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that the hub joins
+        self,
+        gateway: KafkaGateway,
+        *,
+        product_names: ProductNames,
+        currency: str,
+        user_limits: UserLimits,
+        stock_broadcaster: StockBroadcaster,
+        orders_closed: OrdersClosed = orders_never_closed,
+        admission: Admission | None = None,
+    ) -> None:
+        self.product_names = product_names
+        self.orders_closed = orders_closed
+        self.currency = currency
+        self.user_limits = user_limits
+        self.stock_broadcaster = stock_broadcaster
+        self.gateway = gateway
+        self.in_flight = InFlight(admission)
+        self._users: dict[str, UserState] = {}
+        self._connections: dict[str, Connection] = {}
+        """Open sockets by session id."""
+        self._recent_frames = RecentFrames()
+
+    @property
+    def fault(self) -> str | None:
+        """The reason for which no new request is accepted; `None` while requests are accepted."""
+        return self.gateway.fault
+
+    # ---- users and sockets ------------------------------------------------------------------------------------------
+
+    def user_state(self, user_id: str) -> UserState:
+        """Return the state that the sockets and requests of a user share, created on first use."""
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = UserState(user_id, self.user_limits, clock.now().timestamp(), self.in_flight)
+        user.seen_at = clock.now().timestamp()
+        return user
+
+    async def connect(self, session: Session, outlet: SendQueue) -> None:
+        """Add an open socket and greet it. Call `disconnect` when the socket is gone, on every path."""
+        self._connections[session.id] = Connection(session, outlet)
+        metrics.EDGE_SOCKETS.inc()
+        await self.execute(session, session.open(clock.now().timestamp()))
+
+    def disconnect(self, session: Session) -> None:
+        """Remove a socket that is gone."""
+        connection = self._connections.pop(session.id, None)
+        if connection is not None:
+            metrics.EDGE_SOCKETS.dec()
+            self.stock_broadcaster.unwatch(connection.queue, None)
+            session.close()
+
+    async def execute(self, session: Session, effects: Iterable[Effect]) -> None:
+        """Execute the effects of a session in order. For a socket that is gone only requests are sent."""
+        for effect in effects:
+            connection = self._connections.get(session.id)
+            match effect:
+                case Publish():
+                    await self._publish(session, effect)
+                case bytes():
+                    self._send(session.id, [effect])
+                case Close() if connection:
+                    connection.queue.close(effect)
+                case StartWatching() if connection:
+                    self.stock_broadcaster.watch(connection.queue, effect.products)
+                case StopWatching() if connection:
+                    self.stock_broadcaster.unwatch(connection.queue, effect.products)
+
+    async def _publish(self, session: Session, request: Publish) -> None:
+        def done(acknowledged: bool) -> None:  # noqa: FBT001 - the broker's yes or no
+            if acknowledged:
+                to_send = session.on_acknowledged(request.request_id)
+            else:
+                to_send = session.on_unacknowledged(request.request_id, RETRY_AFTER)
+            self._send(session.id, to_send)
+
+        user_id = session.user.user_id
+        if request.verb == "checkout" and await self.orders_closed(request.data["order_id"]):
+            refused = cart.Refused(user_id=user_id, id=request.request_id, reason="payment_unavailable")
+            self._send(session.id, session.on_outcome(request.request_id, frame_encoder.outcome(refused)))
+            self.in_flight.detach(user_id, request.request_id, session.id)
+            return
+        await self.gateway.publish(cart_request_envelope(user_id, request), done)
+
+    def _send(self, session_id: str, to_send: Iterable[bytes]) -> None:
+        """Send frames to a socket, unless it is gone."""
+        connection = self._connections.get(session_id)
+        if connection is not None:
+            for frame in to_send:
+                connection.queue.put(frame.decode())
+
+    def _broadcast(self, user: UserState, frame: bytes) -> None:
+        for session_id in user.sessions:
+            self._send(session_id, [frame])
+
+    # ---- REST requests ----------------------------------------------------------------------------------------------
+
+    def wait_for_reply(self, user_id: str, request_id: str) -> "AbstractContextManager[asyncio.Future[Reply]]":
+        """Return a context with a future for the answer to a request. Enter it before the request is sent."""
+        self.user_state(user_id)
+        return self.in_flight.wait(user_id, request_id, asyncio.get_running_loop().create_future())
+
+    async def send(self, event: Envelope, topic: Topic = cart.REQUESTS) -> bool:
+        """Send a request to a service; False if Kafka did not acknowledge it in time."""
+        sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self.gateway.publish(
+            event, lambda acknowledged: None if sent.done() else sent.set_result(acknowledged), topic
+        )
+        return await sent
+
+    # ---- responses --------------------------------------------------------------------------------------------------
+
+    async def dispatch_responses(self, records: Records) -> None:
+        """Route the responses of one poll to their users. Responses to users who are not here are not even decoded."""
+        messages: list[tuple[UserState, cart.Response, bool]] = []
+        horizon = clock.now().timestamp() - FRESH_SECONDS
+        for record in records:
+            user = self._users.get(record.key.decode(errors="replace")) if record.key else None
+            if user is None:
+                continue
+            decoded = decode_record(record, cart.RESPONSE_REGISTRY)
+            if decoded is not None:
+                event, message = decoded
+                messages.append((user, message, event.time.timestamp() < horizon))
+        views = [message.cart for _, message, _ in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
+        codes = {line.product for view in views for line in view.lines}
+        names = await self.product_names(codes) if codes else {}
+        for user, message, old in messages:
+            try:
+                self._dispatch_response(user, message, names, old=old)
+            except Exception:  # the next response belongs to another user
+                log.exception("a response could not be delivered")
+
+    def _dispatch_response(
+        self, user: UserState, message: cart.Response, names: Mapping[str, str], *, old: bool
+    ) -> None:
+        match message:
+            case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
+                self._send_outcome(user, message, old=old)
+            case cart.Snapshot():
+                user.observe_cart(message.cart)
+                self._send_snapshot(user, message, names, old=old or message.replayed)
+            case cart.Availability():
+                self._answer_read(user, message.session, message.id, message, [frame_encoder.availability(message)])
+            case cart.Resumed():
+                user.observe_cart(message.cart)
+                self._send_resumed(user, message, names)
+            case cart.Error():
+                for session in self._open_sessions(user):
+                    self._send(session.id, session.on_rejected(message))
+                self.in_flight.settle(user.user_id, message.id, Reply(message))
+            case cart.OrderRefused() | cart.Reservation():
+                self.in_flight.settle(user.user_id, message.id, Reply(message))
+            case cart.Notice():
+                self._broadcast(user, self._mark_if_repeated(user, frame_encoder.notice(message), old=old))
+
+    def _open_sessions(self, user: UserState) -> list[Session]:
+        return [self._connections[session_id].session for session_id in user.sessions]
+
+    def _mark_if_repeated(self, user: UserState, frame: bytes, *, old: bool) -> bytes:
+        """Return a frame for all sockets of a user, marked `replayed` if it is `old` or was sent before."""
+        is_repeat = self._recent_frames.seen(user.user_id, frame, clock.now().timestamp())
+        return frame_encoder.mark_replayed(frame) if old or is_repeat else frame
+
+    def _send_outcome(self, user: UserState, message: frame_encoder.OutcomeMessage, *, old: bool) -> None:
+        frame = frame_encoder.outcome(message)
+        user.observe_cart(message)
+        request_id = None if isinstance(message, cart.Expired) else message.id
+        since = None if request_id is None else self.in_flight.accepted_at(user.user_id, request_id)
+        if not message.replayed:
+            frame = self._mark_if_repeated(user, frame, old=old and since is None)
+        if since is not None:
+            metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, clock.now().timestamp() - since))
+        for session in self._open_sessions(user):
+            self._send(session.id, session.on_outcome(request_id, frame))
+        if request_id is not None:
+            self.in_flight.settle(user.user_id, request_id, Reply(message, frame))
+
+    def _send_snapshot(self, user: UserState, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
+        body = frame_encoder.cart_body(user.user_id, message.cart, names, self.currency)
+        if message.session is None:
+            self._broadcast(user, self._mark_if_repeated(user, frame_encoder.cart_frame(body), old=old))
+            return
+        request_id = message.id or ""
+        connection = self._connection(user, message.session)
+        if connection is not None and request_id == f"{message.session}/end":
+            self._answer_read(user, message.session, request_id, message, [])
+            self._warn_of_expiry(user)
+            return
+        shown = connection.session.client_id(request_id) if connection else request_id
+        self._answer_read(user, message.session, request_id, message, [frame_encoder.cart_frame(body, shown)])
+
+    def _send_resumed(self, user: UserState, message: cart.Resumed, names: Mapping[str, str]) -> None:
+        connection = self._connection(user, message.session)
+        if connection is not None:
+            connection.session.on_resumed(message)
+        body = frame_encoder.cart_body(user.user_id, message.cart, names, self.currency)
+        outcomes = [
+            frame_encoder.outcome(stored.outcome, stored.id, replayed=True)
+            for stored in message.outcomes
+            if isinstance(stored.outcome, frame_encoder.ShownOutcome)
+        ]
+        to_send = [frame_encoder.cart_frame(body, message.id), *outcomes, frame_encoder.resumed(message)]
+        self._answer_read(user, message.session, message.id, message, to_send)
+
+    def _connection(self, user: UserState, session_id: str) -> Connection | None:
+        """Return the socket with this session id, if it is one of this user's."""
+        return self._connections[session_id] if session_id in user.sessions else None
+
+    def _answer_read(
+        self, user: UserState, session_id: str, request_id: str, message: cart.Response, to_send: list[bytes]
+    ) -> None:
+        """Answer a read: to the session that sent it, or to the REST request that did."""
+        connection = self._connection(user, session_id)
+        if connection is not None:
+            self._send(session_id, connection.session.on_read_answered(request_id, to_send))
+        self.in_flight.resolve(user.user_id, request_id, Reply(message, to_send[0] if to_send else b""))
+
+    def resolve_reply(self, user_id: str, request_id: str, answer: Reply) -> None:
+        """Give a REST request an answer that did not come from `cart.responses`."""
+        self.in_flight.resolve(user_id, request_id, answer)
+
+    def _warn_of_expiry(self, user: UserState) -> None:
+        frame = user.take_expiry_warning(clock.now().timestamp())
+        if frame is not None:
+            self._broadcast(user, frame)
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    async def run_sweeps(self) -> None:
+        """Run indefinitely: once per second wake due sessions, warn of carts about to expire, and drop idle users."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_SECONDS)
+            now = clock.now().timestamp()
+            for session in [each.session for each in self._connections.values() if each.session.next_wakeup <= now]:
+                await self.execute(session, session.tick(now))
+            for user in [user for user in self._users.values() if user.needs_expiry_warning(now)]:
+                for session in self._open_sessions(user)[:1]:  # none if the last socket left while another was served
+                    await self.execute(session, session.read_before_expiry_warning(now))
+            for user_id, user in list(self._users.items()):
+                if user.is_idle(now):
+                    del self._users[user_id]
