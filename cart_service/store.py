@@ -15,7 +15,7 @@ _NO_PENDING = b'"pending":[]'
 
 
 class Table(Protocol):
-    """Bytes by key, implemented by `infrastructure.messaging.faust.app.PartitionedTable` and by a dictionary in tests."""
+    """Bytes by key, implemented by `PartitionedTable` of `infrastructure.messaging`, and by a dictionary in tests."""
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value that was set last, or `None`."""

@@ -6,5 +6,5 @@
 | `ids` | time-ordered ids, and ids derived from their cause |
 | `topics` | names, keys, retention and settings of topics |
 | `trace_context` | W3C trace context |
-| `cart`, `inventory`, `orders`, `payments`, `deliveries`, `insights`, `notifications` | the messages and topics of one service |
+| `cart`, `inventory`, `orders`, `payments`, `deliveries`, `insights`, `notifications` | messages and topics of each |
 """

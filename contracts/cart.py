@@ -201,7 +201,7 @@ class CartView(_Value):
 
 
 class Snapshot(_Response):
-    """The answer to `QueryCharge`; without `session`, the full cart for every socket, after a change without a frame type."""
+    """The answer to `Read`; without `session`, the full cart for every socket, after a change without a frame type."""
 
     TYPE: ClassVar[str] = "holdfast.cart.snapshot"
     id: Identifier | None = None

@@ -221,7 +221,7 @@ class MessageRegistry(Generic[M]):
         self.sources = frozenset(sources)
 
     def parse(self, event: Envelope) -> M:
-        """Return the message in `event`. Raise `UndecodableError` for an unknown type or source, or for invalid data."""
+        """Return the message in `event`. Raise `UndecodableError` for an unknown type or source, or invalid data."""
         message = self.types.get(event.type)
         if message is None:
             raise UndecodableError("unknown_type", f"{event.type!r} is not one of {', '.join(sorted(self.types))}")

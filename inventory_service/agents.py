@@ -43,8 +43,9 @@ FinalOutcome = Held | Refused | Removed | Expired | Committed | Sold | Released 
 class LockPolicy:
     """Policy that decides which products of a batch need a contention lock.
 
-    A product needs a lock if a request takes more than `lock_above` units, or would leave fewer than `lock_remaining`. The policy
-    uses the stock that this worker saw last, which may be old: the lock only reduces contention and never decides.
+    A product needs a lock if a request takes more than `lock_above` units, or would leave fewer than `lock_remaining`.
+    The policy uses the stock that this worker saw last, which may be old: the lock only reduces contention and never
+    decides.
     """
 
     def __init__(self, lock_above: int, lock_remaining: int) -> None:

@@ -35,8 +35,8 @@ over."""
 class Publisher:
     """Publisher of stock and products.
 
-    `connect` returns a connection with `PUBLISHER_OPTIONS`, whose session holds the advisory lock `name`; `publish` returns after
-    the acknowledgements.
+    `connect` returns a connection with `PUBLISHER_OPTIONS`, whose session holds the advisory lock `name`; `publish`
+    returns after the acknowledgements.
     """
 
     def __init__(

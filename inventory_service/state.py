@@ -212,7 +212,7 @@ class StockDelta(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The outcome of a request and its effects. Changes of `line_changes` are changes of the cart and raise its revision."""
+    """Outcome of a request and its effects. Each change in `line_changes` raises the cart's revision."""
 
     outcome: StoredOutcome
     line_changes: tuple[LineChange, ...] = ()

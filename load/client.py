@@ -162,7 +162,7 @@ class Shopper:
         )
 
     def _retry_after_error(self, error: Exception, attempt: int) -> Reconnect:
-        """Return how to reconnect after a failed connection attempt; raise `ConnectionRejectedError` if it is pointless."""
+        """Return how to reconnect after a failed attempt; raise `ConnectionRejectedError` if that is pointless."""
         if isinstance(error, InvalidStatus):
             status, headers = error.response.status_code, error.response.headers
             if status == 401:  # noqa: PLR2004 - an HTTP status

@@ -36,7 +36,7 @@ class FrameHandler(Protocol):
 
 
 class ShopperPool:
-    """Shoppers on open sockets, numbered from 0. `on_frame` is called with their frames; without it frames are dropped."""
+    """Shoppers on open sockets, numbered from 0. Their frames are passed to `on_frame`, or dropped if it is `None`."""
 
     def __init__(self) -> None:
         self.connections: list[RawClientConnection] = []
@@ -193,7 +193,7 @@ async def run_closed_loop(crowd: ShopperPool, baskets: RequestMix, *, in_flight:
 
 @contextmanager
 def measurement_window(crowd: ShopperPool, hear: FrameHandler, measured: Measurement) -> Iterator[None]:
-    """Call `on_frame` with all frames of one run, with high priority and existing objects exempt from garbage collection.
+    """Pass all frames of one run to `hear`, with high priority and existing objects exempt from garbage collection.
 
     On exit `measured` has the driver's share of a core and the number of connections lost.
     """

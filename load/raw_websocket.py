@@ -1,8 +1,8 @@
 """Minimal WebSockets for measuring: frames in and out of a socket without a task, queue or stream in between.
 
-`RawClientConnection` is a client and `RawServerConnection` a server. Both drive the sans-I/O protocol of `websockets` directly from the transport, so
-that the driver's own cost per frame is small compared with the latency it measures. Unlike `client.Shopper`, a lost
-connection stays lost and is counted.
+`RawClientConnection` is a client and `RawServerConnection` a server. Both drive the sans-I/O protocol of `websockets`
+directly from the transport, so that the driver's own cost per frame is small compared with the latency it measures.
+Unlike `client.Shopper`, a lost connection stays lost and is counted.
 """
 
 import asyncio

@@ -82,7 +82,7 @@ class NoticePort(Protocol):
     """Destination of the notices of one channel."""
 
     async def send(self, notice: Notice) -> None:
-        """Hand over a notice. Raises `UndeliverableError`, `NoRecipientError`, or any other error to have it retried."""
+        """Hand over a notice. Raise `UndeliverableError`, `NoRecipientError`, or another error to have it retried."""
         ...
 
 

@@ -87,7 +87,7 @@ class OrderAgents:
             await self.handle_batch([incoming for incoming, _ in relevant], traces)
 
     async def handle_batch(self, batch: Sequence[Incoming], traces: Mapping[str, str | None]) -> None:
-        """Handle a batch in one transaction, then publish the results. Raise `UnexpectedMessage` and the errors of the store."""
+        """Handle a batch in one transaction, then publish. Raise `UnexpectedMessage` or an error of the store."""
         results = await self.store.transact(batch)
         failpoint("orders.committed")
         outbox: Outbox = {}

@@ -84,7 +84,7 @@ class TopicContents:
             )
 
     def violations(self) -> list[list[str]]:
-        """Return the violations as sentences, grouped by kind. Call `compare_stored` for every event of the store before."""
+        """Return the violations as sentences, grouped by kind. First call `compare_stored` for every stored event."""
         letters = self.requests.dead_letters
         return [
             self.requests.missing_dead_letters(),

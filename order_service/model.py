@@ -113,7 +113,10 @@ def handle(
     timeouts: SagaTimeouts,
     stored_replies: StoredReplies = NO_STORED_REPLIES,
 ) -> HandleResult:
-    """Apply one message, then the waiting messages that it makes applicable. Raise `UnexpectedMessage` for an impossible one."""
+    """Apply one message, then the waiting messages that it makes applicable.
+
+    Raise `UnexpectedMessage` if the message is impossible in this state.
+    """
     if isinstance(incoming.message, FollowUpRequest) and request_key(incoming) in stored_replies:
         # A refused request might be possible by now, but its sender has the reply and no longer expects an effect.
         repeated = RequestReply(incoming, state, stored_replies[request_key(incoming)], replayed=True)

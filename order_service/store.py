@@ -84,7 +84,7 @@ class OrderBatch:
 
 
 class OrderStore:
-    """The event store of one agent. `connect` must return a connection with `STORE_OPTIONS`; it is called again on error.
+    """Event store of one agent. `connect` must return a connection with `STORE_OPTIONS`; it is called again on error.
 
     If a method raises, its transaction may or may not have committed. Calling it again with the same arguments is safe.
     """

@@ -58,8 +58,8 @@ async def run_checks(
 class TableAuditor:
     """Background auditor of a service's tables. Among all replicas one process at a time runs it.
 
-    `connect` returns a connection with `AUDIT_OPTIONS`, whose session takes the advisory lock `name`. The pause between two
-    audits is at least `every` seconds.
+    `connect` returns a connection with `AUDIT_OPTIONS`, whose session takes the advisory lock `name`. The pause between
+    two audits is at least `every` seconds.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class Root:
         return self.path / "run" / name
 
     def create(self) -> None:
-        """Create the directories that are missing, accessible to this user only. Raises `PermissionDenied` or `DiskFull`."""
+        """Create missing directories, accessible to this user only. Raise `PermissionDenied` or `DiskFull`."""
         try:
             for folder in (self.path, self.path / "logs", self.path / "run"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from infrastructure.messaging.dead_letters import Record, dead_letter_event
 from infrastructure.observability import metrics
 from infrastructure.process.clock import now
 from infrastructure.process.failpoints import failpoint
+from infrastructure.process.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ class ReceivedMessage(Generic[M]):
 class Handler(Generic[M]):
     """How a service handles one topic.
 
-    `handle` gets batches in order. `on_permanent_failure` gets a record that failed permanently, after it was dead-lettered, together
-    with the error. Errors of the types in `transient_errors` are retried, in addition to those of Kafka and the network.
+    `handle` gets batches in order. `on_permanent_failure` gets a record that failed permanently, after it was
+    dead-lettered, together with the error. Errors of the types in `transient_errors` are retried, in addition to those
+    of Kafka and the network.
 
     `prefilter` is for a service that needs few records of a busy topic: a cheap check of a record's bytes, before it is
     decoded. Records for which it is false are skipped. It may be true for too many records, never for too few.
@@ -74,34 +76,35 @@ class Handler(Generic[M]):
 class BatchProcessor(Generic[M]):
     """At-least-once batch processor of one topic: no record is lost, and no bad record blocks its partition.
 
-    `name` is the broker's name of the topic. `on_shutdown` is called after each failed attempt, and while a batch is held:
-    it must end the process if the app stops and the attempt takes too long, so that another process reads the records.
+    `on_shutdown` is called after each failed attempt, and while a batch is held: it must end the process if the app
+    stops and the attempt takes too long, so that another process reads the records. Without `limit`, the dead-letter
+    limit is that of the settings.
     """
 
     def __init__(
         self,
         handler: Handler[M],
+        settings: Settings,
         *,
         service: str,
-        name: str,
-        partitions: int,
         send: SendRecord,
         on_shutdown: Callable[[], None],
         limit: DeadLetterLimit | None = None,
     ) -> None:
         self.handler = handler
         self.service = service
-        self.name = name
-        self.partitions = partitions
+        self.name = settings.topic(handler.topic)
+        """The broker's name of the topic."""
+        self.partitions = settings.partitions_of(handler.topic)
         self.send = send
         self.on_shutdown = on_shutdown
-        self.limit = limit or DeadLetterLimit(0, 1.0)
+        self.limit = limit or DeadLetterLimit(settings.dead_letter_limit_per_minute, settings.dead_letter_limit_share)
         self.retried = (Transient, TimeoutError, KafkaError, OSError, *handler.transient_errors)
         self.attempts = 0
-        """Number of attempts so far: tells the liveness probe a stalled dependency from a stalled process."""
+        """Number of attempts so far, by which the liveness probe distinguishes a retry from a stall."""
         self._held: str | None = None
         """Why the batch in hand is held at the dead-letter limit; `None` if it is not."""
-        metrics.DEAD_LETTER_PAUSED.labels(name).set(0)
+        metrics.DEAD_LETTER_PAUSED.labels(self.name).set(0)
 
     def readiness_problem(self) -> str | None:
         """Return a sentence if records are held at the dead-letter limit, else `None`."""
@@ -109,9 +112,9 @@ class BatchProcessor(Generic[M]):
 
     async def __call__(self, records: Sequence[Record]) -> None:
         """Process `records`, and return when all of them may be acknowledged. Raises only if cancelled."""
-        wanted = [record for record in records if self._passes_prefilter(record)]
-        self.limit.count_seen(len(wanted))
-        batch = [received for record in wanted if (received := await self._read(record))]
+        relevant = [record for record in records if self._passes_prefilter(record)]
+        self.limit.count_seen(len(relevant))
+        batch = [received for record in relevant if (received := await self._read(record))]
         if not batch:
             return
         originals = {(record.partition, record.offset): record for record in records}
@@ -133,8 +136,8 @@ class BatchProcessor(Generic[M]):
         await self._attempt(lambda: self.handler.on_permanent_failure(received, error))
 
     def _passes_prefilter(self, record: Record) -> bool:
-        wanted = self.handler.prefilter
-        if wanted is None or record.value is None or wanted(record.value):
+        prefilter = self.handler.prefilter
+        if prefilter is None or record.value is None or prefilter(record.value):
             return True
         self.attempts += 1  # for the liveness probe: skipping a record is progress too
         return False
@@ -160,10 +163,10 @@ class BatchProcessor(Generic[M]):
     async def _dead_letter(self, record: Record, reason: DeadLetterReason, detail: str, attempts: int = 1) -> None:
         if self.limit.reached:
             await self._hold(reason, detail)
-        letter = dead_letter_event(
+        dead_letter = dead_letter_event(
             record, reason=reason, detail=detail, service=self.service, attempts=attempts, now=now()
         ).encode()
-        await self._until_done(lambda: self.send(f"{self.name}.dlq", record.key, letter))
+        await self._until_done(lambda: self.send(f"{self.name}.dlq", record.key, dead_letter))
         failpoint("guard.put_aside")
         self.limit.count_dead_letter()
         metrics.DEAD_LETTERS.labels(self.name, reason).inc()

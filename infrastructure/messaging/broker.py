@@ -85,8 +85,8 @@ def partition_of(key: bytes, partitions: int) -> int:
 async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:
     """Create those of `topics` that do not exist; return when every partition of all of them has a leader.
 
-    Raises `BrokerUnavailableError` if the broker does not respond within `wait` seconds, and `PartitionCountError` if a topic
-    exists with another number of partitions than the settings say.
+    Raises `BrokerUnavailableError` if the broker does not respond within `wait` seconds, and `PartitionCountError` if a
+    topic exists with another number of partitions than the settings say.
     """
     try:
         async with asyncio.timeout(wait):

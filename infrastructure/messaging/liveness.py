@@ -10,29 +10,29 @@ from infrastructure.messaging.batch_processor import BatchProcessor
 from infrastructure.process.health import ProgressWatch
 
 STALL_SECONDS: Final = 30.0
-"""Seconds without progress after which a worker that has work counts as dead."""
+"""Seconds without progress after which a worker that has work counts as stalled."""
 
 
 class LivenessProbe:
     """Progress of one worker. Each probe compares it with the probe before."""
 
-    def __init__(self, app: faust.App, guards: Sequence[BatchProcessor[Any]]) -> None:
+    def __init__(self, app: faust.App, batch_processors: Sequence[BatchProcessor[Any]]) -> None:
         self._app = app
-        self._guards = guards
+        self._batch_processors = batch_processors
         self.finished_batches: Counter[str] = Counter()
         """Number of finished batches, by topic."""
-        self._stalls: dict[str, ProgressWatch] = {}
+        self._watches: dict[str, ProgressWatch] = {}
 
     def problem(self, *, begun: bool, running: bool) -> str | None:
         """Return a sentence about work that has made no progress for `STALL_SECONDS`; `None` if there is none.
 
         `begun` is true once the worker has begun to start, `running` once its app runs.
         """
-        known, self._stalls = self._stalls, {}
+        previous, self._watches = self._watches, {}
         verdict = None
         for what, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
-            stall = self._stalls[what] = known.get(what) or ProgressWatch()
-            if (seconds := stall.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
+            watch = self._watches[what] = previous.get(what) or ProgressWatch()
+            if (seconds := watch.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
                 verdict = verdict or f"{what} for {seconds:.0f} s"
         return verdict
 
@@ -46,13 +46,16 @@ class LivenessProbe:
         yield "a start, a rebalance or a recovery has stood still", moves, begun and not settled
         # A failed fetch counts too: if Kafka is away, a restart does not help. So do attempts: while a batch is retried
         # or held, queues fill up, and Kafka's client does not fetch a partition of which it still has records.
-        tried = (sum(guard.attempts for guard in self._guards), recovered)
+        tried = (sum(processor.attempts for processor in self._batch_processors), recovered)
         yield "nothing was asked of Kafka", (consumer and consumer.fetches, tried), bool(settled and assigned)
-        ours = {guard.name for guard in self._guards}
+        ours = {processor.name for processor in self._batch_processors}
         waiting = {tp: _waits(consumer, tp) for tp in assigned if tp.topic in ours}
         yield "records wait, but none was tried", tried, any(waiting.values())
         # A single partition may stall while the others go on. Attempts that fail again and again are not a stall.
-        failed = {guard.name: guard.attempts - self.finished_batches[guard.name] for guard in self._guards}
+        failed = {
+            processor.name: processor.attempts - self.finished_batches[processor.name]
+            for processor in self._batch_processors
+        }
         for tp, waits in waiting.items():
             mark = (generation, _committed(consumer, tp), failed[tp.topic])
             yield f"records wait on {tp.topic} {tp.partition}, but none was finished", mark, waits

@@ -25,7 +25,6 @@ from contracts.envelope import HEADERS, Envelope, Message
 from contracts.topics import Topic
 from infrastructure.messaging.batch_processor import BatchProcessor, Handler
 from infrastructure.messaging.broker import ensure_topics, partition_of
-from infrastructure.messaging.dead_letter_limit import DeadLetterLimit
 from infrastructure.messaging.dead_letters import Record
 from infrastructure.messaging.faust.app import PartitionedTable, create_app
 from infrastructure.messaging.liveness import LivenessProbe
@@ -49,8 +48,9 @@ class ReplicaInUseError(RuntimeError):
 class Worker(ServiceProcess):
     """One replica of a service that consumes topics.
 
-    Build it, register handlers with `add_agent` and loops, checks and closers as in `ServiceProcess`, then call `run` once.
-    `topics` are the topics that the service publishes to: they are created at the start, like those of its agents.
+    Build it, register handlers with `add_agent` and loops, checks and closers as in `ServiceProcess`, then call `run`
+    once. `topics` are the topics that the service publishes to: they are created at the start, like those of its
+    agents.
     """
 
     def __init__(self, settings: Settings, service: str, *, topics: Sequence[Topic]) -> None:
@@ -73,18 +73,15 @@ class Worker(ServiceProcess):
         """Process `handler.topic`: in order, in batches of the records at hand, acknowledged after their effects."""
         name = self.settings.topic(handler.topic)
         self.topics += [handler.topic, handler.topic.dead_letter_topic]
-        limit = DeadLetterLimit(self.settings.dead_letter_limit_per_minute, self.settings.dead_letter_limit_share)
-        guard = BatchProcessor(
+        processor = BatchProcessor(
             handler,
+            self.settings,
             service=self.service,
-            name=name,
-            partitions=self.settings.partitions_of(handler.topic),
             send=self._send_raw,
             on_shutdown=self._enforce_leave_deadline,
-            limit=limit,
         )
-        self._batch_processors.append(guard)
-        self.add_readiness_check(guard.readiness_problem)
+        self._batch_processors.append(processor)
+        self.add_readiness_check(processor.readiness_problem)
         source = self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
         async def consume(stream: Any) -> None:
@@ -95,7 +92,7 @@ class Worker(ServiceProcess):
                     drained.append(queue.get_nowait())
                 events = [first, *(event for event in drained if self._is_current(event))]
                 try:
-                    await guard([_record(event) for event in events])
+                    await processor([_record(event) for event in events])
                     self._liveness.finished_batches[name] += 1
                 except BaseException:  # cancelled in an attempt: returning would acknowledge the batch
                     log.exception("stopped in the middle of an attempt; exiting without acknowledging it")

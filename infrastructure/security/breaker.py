@@ -31,8 +31,8 @@ class BreakerOpen(Exception):
 class CircuitBreaker:
     """Circuit breaker in front of one dependency. Its state is that of this process; `clock` returns seconds.
 
-    `pauses` are the first and the longest pause while it is open. `on_change` is called whenever `available` changes, for
-    example to wake a job queue.
+    `pauses` are the first and the longest pause while it is open. `on_change` is called whenever `available` changes,
+    for example to wake a job queue.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Contention locks in Redis: while many requests compete for the last few units, batches go to Postgres one at a time.
 
-They only reduce contention. Correctness never depends on them: the row lock and the CHECK in Postgres decide. If a
-lock is not free within `ACQUIRE_SECONDS`, or Redis is down, slow, flushed or paused, the batch proceeds without it. That costs
-time, at most `ACQUIRE_SECONDS`, never correctness.
+They only reduce contention. Correctness never depends on them: the row lock and the CHECK in Postgres decide. If a lock
+is not free within `ACQUIRE_SECONDS`, or Redis is down, slow, flushed or paused, the batch proceeds without it. That
+costs time, at most `ACQUIRE_SECONDS`, never correctness.
 """
 
 import asyncio

@@ -12,8 +12,8 @@ Besides its own columns, the table has three columns for each job (here the job 
     CREATE INDEX … ON the_table (due_at) WHERE due_at IS NOT NULL
 
 To add work, insert a row with `due_at = now()`. To repeat work, set `due_at` to `now()` at any time: if the row is
-leased, it is due again after the attempt in hand. Call `JobWorker.wake` after the commit to avoid a wait for the next poll.
-Work is done at least once: a process may crash after the effect and before the row says so.
+leased, it is due again after the attempt in hand. Call `JobWorker.wake` after the commit to avoid a wait for the next
+poll. Work is done at least once: a process may crash after the effect and before the row says so.
 
     async def deliver(row: Row, attempt: int) -> Verdict:
         if attempt > 8:
@@ -133,7 +133,10 @@ class JobRows(Protocol):
 
 
 class PostgresJobRows:
-    """Rows of a Postgres table. `connect` returns a connection with `JOB_QUEUE_OPTIONS`; it is called again if that is lost."""
+    """Rows of a Postgres table.
+
+    `connect` returns a connection with `JOB_QUEUE_OPTIONS`; it is called again if that connection is lost.
+    """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], job: Job) -> None:
         self.connect = connect
@@ -192,8 +195,8 @@ class JobWorker:
     """Worker of a job queue: passes due rows to `handle`, `concurrency` at a time, each for up to `deadline` seconds.
 
     An attempt that returns `Retry`, raises or takes too long is retried after a pause with jitter, which doubles from
-    the first of `pauses` to the second. `capacity` returns how many attempts may run at this moment, for example those that
-    a circuit breaker admits. `on_finished` is called after each result that was written.
+    the first of `pauses` to the second. `capacity` returns how many attempts may run at this moment, for example those
+    that a circuit breaker admits. `on_finished` is called after each result that was written.
     """
 
     def __init__(  # noqa: PLR0913 - each has a default that is right for most

@@ -1,7 +1,7 @@
 """Baseline: one statement that takes a unit if available and records its holder, as fast as Postgres can.
 
-`find_pgbench`, which is written in C and comes with the packaged Postgres, sends the prepared statement over 1, 4, 8 and 16
-connections in turn; the best result counts. A Python driver would be a weaker baseline: it spends more time on a
+`pgbench`, which is written in C and comes with the packaged Postgres, sends the prepared statement over 1, 4, 8
+and 16 connections in turn; the best result counts. A Python driver would be a weaker baseline: it spends more time on a
 statement than Postgres does.
 """
 

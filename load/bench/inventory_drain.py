@@ -194,7 +194,7 @@ class InventoryDrain:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _verify_tables(self, outcomes: Mapping[str, int]) -> None:
-        """Verify in Postgres that every request is in the log and that stock equals holds; raise `InventoryDrainError` if not."""
+        """Raise `InventoryDrainError` unless every request is in the log and the held units equal the holds."""
         schema = sql.Identifier(self.settings.schema_name("inventory"))
         query = sql.SQL(
             "SELECT (SELECT count(*) FROM {0}.request_log), (SELECT sum(held) FROM {0}.inventory)"

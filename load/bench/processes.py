@@ -67,7 +67,8 @@ class MeasuredShop:
 async def measured_shop(services: str) -> AsyncIterator[MeasuredShop]:
     """Run `holdfast up --no-limits --only SERVICES` in a temporary directory; stop and remove it on exit.
 
-    Inside the context this process's environment is that of the shop. Raise `ShopUnavailableError` if the shop does not start.
+    Inside the context this process's environment is that of the shop. Raise `ShopUnavailableError` if the shop does not
+    start.
     """
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:

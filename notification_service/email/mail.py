@@ -61,8 +61,8 @@ class SmtpPort:
     async def send(self, notice: Notice) -> None:
         """Send the mail of a notice; returns after the server has accepted it.
 
-        Raises `UndeliverableError` if the server permanently rejects the mail or the recipient. Raises another error if the
-        server is down, busy, or rejects the sender. No error contains the address, because errors are logged and
+        Raises `UndeliverableError` if the server permanently rejects the mail or the recipient. Raises another error if
+        the server is down, busy, or rejects the sender. No error contains the address, because errors are logged and
         published.
         """
         recipient = (await self.contacts(notice)).email

@@ -35,7 +35,8 @@ class DeliveryStore:
     async def store_requests(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
         """Store a batch of requests, in order and in one transaction.
 
-        Raise `ShipmentConflict` if a shipment belongs to another order, or an error of Postgres; nothing is stored then.
+        Raise `ShipmentConflict` if a shipment belongs to another order, or an error of Postgres; nothing is stored
+        then.
         """
         try:
             connection = self._connection = self._connection or await self.connect()

@@ -223,12 +223,8 @@ async def _store_new_keys(connection: Connection, by_key: Mapping[str, Fact | Sh
     if not by_key:
         return []
     keys = sorted(by_key)
-    until = [_stored_until(by_key[key]) for key in keys]
+    until = [by_key[key].stored_until for key in keys]
     return [key for (key,) in await _rows(connection, "insert_keys", {"keys": keys, "until": until})]
-
-
-def _stored_until(remembered: Fact | ShopperInWindow) -> datetime:
-    return remembered.stored_until if isinstance(remembered, Fact) else remembered.stored_until
 
 
 async def _save_baskets(connection: Connection, changed: Mapping[str, tuple[OrderBasket, OrderBasket]]) -> None:

@@ -49,8 +49,8 @@ class PaymentStore:
     async def store_requests(self, batch: Sequence[tuple[Request, Envelope]]) -> None:
         """Store a batch of requests, in order and in one transaction.
 
-        `Notified` for an unknown payment is ignored. Raise `OperationConflict` if a key belongs to another order or payment,
-        or an error of Postgres; nothing is stored then.
+        `Notified` for an unknown payment is ignored. Raise `OperationConflict` if a key belongs to another order or
+        payment, or an error of Postgres; nothing is stored then.
         """
         async with self._one_at_a_time:
             try:

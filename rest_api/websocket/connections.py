@@ -53,7 +53,8 @@ class Connection:
 class ConnectionManager:
     """The users and sockets of this edge.
 
-    `execute` is the only interpreter of effects, `_send` the only way to a socket, `send` and `execute` the only ways to Kafka.
+    `execute` is the only interpreter of effects, `_send` the only way to a socket, `send` and `execute` the only ways
+    to Kafka.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that the hub joins

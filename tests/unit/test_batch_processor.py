@@ -13,6 +13,7 @@ from infrastructure.messaging.broker import partition_of
 from infrastructure.messaging.dead_letter_limit import MIN_RECORDS, DeadLetterLimit
 from infrastructure.messaging.dead_letters import Record
 from infrastructure.observability import metrics
+from infrastructure.process.settings import Settings
 from tests.unit.test_envelope import EVENT, GOLDEN, changed
 
 PARTITIONS = 24
@@ -21,7 +22,7 @@ TOPIC = cart.REQUESTS.name
 
 
 @dataclass
-class Shell:
+class HandlerSpy:
     """A handler that records its calls and the sent records, with planned failures."""
 
     handle: Callable[[Sequence[ReceivedMessage[cart.Request]]], Awaitable[None]] | None = None
@@ -30,20 +31,19 @@ class Shell:
     """Requests whose permanent failure was handled, each with the number of dead letters sent by then."""
     sent: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)
     refuse_sends: int = 0
-    left: int = 0
+    shutdown_calls: int = 0
     limit: DeadLetterLimit | None = None
-    wanted: Callable[[bytes], bool] | None = None
-    leave: Callable[[], None] | None = None
+    prefilter: Callable[[bytes], bool] | None = None
+    end_process: Callable[[], None] | None = None
 
-    def guard(self) -> BatchProcessor[cart.Request]:
-        handler = Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, self._handle, self._fail, prefilter=self.wanted)
+    def processor(self) -> BatchProcessor[cart.Request]:
+        handler = Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, self._handle, self._fail, prefilter=self.prefilter)
         return BatchProcessor(
             handler,
+            Settings(partitions=PARTITIONS),
             service="cart",
-            name=TOPIC,
-            partitions=PARTITIONS,
             send=self._send,
-            on_shutdown=self._leaving,
+            on_shutdown=self._on_shutdown,
             limit=self.limit,
         )
 
@@ -53,7 +53,7 @@ class Shell:
             await self.handle(batch)
 
     async def _fail(self, received: ReceivedMessage[cart.Request], _: Exception) -> None:
-        self.failed.append((received.event.requestid or "", len(self.letters())))
+        self.failed.append((received.event.requestid or "", len(self.dead_letters())))
 
     async def _send(self, topic: str, key: bytes | None, value: bytes) -> None:
         if self.refuse_sends:
@@ -61,12 +61,12 @@ class Shell:
             raise Transient("the broker is away")
         self.sent.append((topic, key, value))
 
-    def _leaving(self) -> None:
-        self.left += 1
-        if self.leave is not None:
-            self.leave()
+    def _on_shutdown(self) -> None:
+        self.shutdown_calls += 1
+        if self.end_process is not None:
+            self.end_process()
 
-    def letters(self) -> list[dict[str, object]]:
+    def dead_letters(self) -> list[dict[str, object]]:
         return [orjson.loads(value)["data"] for topic, _, value in self.sent if topic.endswith(".dlq")]
 
 
@@ -86,10 +86,10 @@ def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_batch_is_handled_in_order_and_once() -> None:
-    shell = Shell()
-    await shell.guard()(requested("a", "b", "c"))
-    assert shell.batches == [["a", "b", "c"]]
-    assert shell.sent == []
+    spy = HandlerSpy()
+    await spy.processor()(requested("a", "b", "c"))
+    assert spy.batches == [["a", "b", "c"]]
+    assert spy.sent == []
 
 
 async def test_a_transient_failure_is_retried_without_loss() -> None:
@@ -101,11 +101,11 @@ async def test_a_transient_failure_is_retried_without_loss() -> None:
         if attempts < 4:
             raise ConnectionResetError
 
-    shell = Shell(handle)
-    await shell.guard()(requested("a", "b"))
-    assert shell.batches == [["a", "b"]] * 4
-    assert shell.left == 3  # called after each failure
-    assert shell.letters() == []
+    spy = HandlerSpy(handle)
+    await spy.processor()(requested("a", "b"))
+    assert spy.batches == [["a", "b"]] * 4
+    assert spy.shutdown_calls == 3  # called after each failure
+    assert spy.dead_letters() == []
 
 
 async def test_one_bad_request_in_a_batch_is_found_dead_lettered_and_decided() -> None:
@@ -113,22 +113,22 @@ async def test_one_bad_request_in_a_batch_is_found_dead_lettered_and_decided() -
         if any(received.event.requestid == "bad" for received in batch):
             raise ValueError("it cannot be")
 
-    shell = Shell(handle)
-    await shell.guard()(requested("a", "bad", "c"))
-    assert shell.batches == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
-    assert shell.failed == [("bad", 1)]  # the dead letter comes first: a crash between the two loses neither
-    (letter,) = shell.letters()
-    assert letter["reason"] == "failed"
-    assert letter["detail"] == "ValueError: it cannot be"
-    assert letter["value"] == changed(requestid="bad").decode()
-    assert (letter["topic"], letter["partition"], letter["offset"]) == (TOPIC, HERE, 1)
+    spy = HandlerSpy(handle)
+    await spy.processor()(requested("a", "bad", "c"))
+    assert spy.batches == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
+    assert spy.failed == [("bad", 1)]  # the dead letter comes first: a crash between the two loses neither
+    (dead_letter,) = spy.dead_letters()
+    assert dead_letter["reason"] == "failed"
+    assert dead_letter["detail"] == "ValueError: it cannot be"
+    assert dead_letter["value"] == changed(requestid="bad").decode()
+    assert (dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) == (TOPIC, HERE, 1)
 
 
 async def test_a_record_on_a_wrong_partition_is_sent_to_its_own() -> None:
-    shell = Shell()
-    await shell.guard()([record(partition=(HERE + 1) % PARTITIONS)])
-    assert shell.batches == []
-    assert shell.sent == [(TOPIC, b"ann", GOLDEN)]
+    spy = HandlerSpy()
+    await spy.processor()([record(partition=(HERE + 1) % PARTITIONS)])
+    assert spy.batches == []
+    assert spy.sent == [(TOPIC, b"ann", GOLDEN)]
 
 
 @pytest.mark.parametrize(
@@ -142,36 +142,36 @@ async def test_a_record_on_a_wrong_partition_is_sent_to_its_own() -> None:
     ],
 )
 async def test_an_unreadable_record_is_dead_lettered_whole_and_the_next_is_handled(given: Record, reason: str) -> None:
-    shell = Shell()
-    await shell.guard()([given, *requested("a")])
-    (letter,) = shell.letters()
-    assert letter["reason"] == reason
-    assert letter["value"] == (given.value or b"").decode()
-    assert shell.sent[0][1] == given.key
-    assert shell.batches == [["a"]]
+    spy = HandlerSpy()
+    await spy.processor()([given, *requested("a")])
+    (dead_letter,) = spy.dead_letters()
+    assert dead_letter["reason"] == reason
+    assert dead_letter["value"] == (given.value or b"").decode()
+    assert spy.sent[0][1] == given.key
+    assert spy.batches == [["a"]]
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe", b"\x00" * 900_000])
 async def test_bytes_that_are_no_text_are_kept_as_base64(raw: bytes) -> None:
-    shell = Shell()
-    await shell.guard()([record(raw)])
-    (letter,) = shell.letters()
-    assert base64.b64decode(str(letter["value_base64"])) == raw
-    assert len(shell.sent[0][2]) < 2 * 1024 * 1024
+    spy = HandlerSpy()
+    await spy.processor()([record(raw)])
+    (dead_letter,) = spy.dead_letters()
+    assert base64.b64decode(str(dead_letter["value_base64"])) == raw
+    assert len(spy.sent[0][2]) < 2 * 1024 * 1024
 
 
 async def test_a_dead_letter_waits_for_the_broker() -> None:
-    shell = Shell(refuse_sends=3)
-    await shell.guard()([record(b"hello"), *requested("a")])
-    assert len(shell.letters()) == 1
-    assert shell.batches == [["a"]]
+    spy = HandlerSpy(refuse_sends=3)
+    await spy.processor()([record(b"hello"), *requested("a")])
+    assert len(spy.dead_letters()) == 1
+    assert spy.batches == [["a"]]
 
 
 async def test_the_same_record_makes_the_same_dead_letter() -> None:
-    shell = Shell()
+    spy = HandlerSpy()
     for _ in range(2):
-        await shell.guard()([record(b"hello")])
-    ids = {orjson.loads(value)["id"] for _, _, value in shell.sent}
+        await spy.processor()([record(b"hello")])
+    ids = {orjson.loads(value)["id"] for _, _, value in spy.sent}
     assert ids == {f"{TOPIC}/{HERE}/7"}
 
 
@@ -259,29 +259,29 @@ def test_records_are_counted_over_a_sliding_minute() -> None:
 
 
 async def test_at_the_limit_the_batch_is_held_and_nothing_more_is_dead_lettered() -> None:
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
-    guard = shell.guard()
-    await guard(bad(30))
-    assert guard.readiness_problem() is None
-    holding = asyncio.create_task(guard([*bad(1), *requested("a")]))
-    before = guard.attempts
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
+    processor = spy.processor()
+    await processor(bad(30))
+    assert processor.readiness_problem() is None
+    holding = asyncio.create_task(processor([*bad(1), *requested("a")]))
+    before = processor.attempts
     for _ in range(20):
         await asyncio.sleep(0)
     assert not holding.done()
-    assert len(shell.letters()) == 30
-    assert shell.batches == [], "the records behind it are held too"
-    assert shell.left > 1, "it must go on checking whether the process must end"
-    assert guard.attempts > before, "to the liveness probe, a held batch is not a stall"
+    assert len(spy.dead_letters()) == 30
+    assert spy.batches == [], "the records behind it are held too"
+    assert spy.shutdown_calls > 1, "it must go on checking whether the process must end"
+    assert processor.attempts > before, "to the liveness probe, a held batch is not a stall"
     holding.cancel()
 
 
 async def test_a_held_batch_makes_the_worker_unready_with_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
-    guard = shell.guard()
-    holding = asyncio.create_task(guard(bad(31)))
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
+    processor = spy.processor()
+    holding = asyncio.create_task(processor(bad(31)))
     for _ in range(200):
         await asyncio.sleep(0)
-    problem = guard.readiness_problem() or ""
+    problem = processor.readiness_problem() or ""
     for part in (TOPIC, "30 of 31 records", "not_json", "holdfast dlq list", "restart", "DEAD_LETTER_LIMIT_PER_MINUTE"):
         assert part in problem
     assert problem in caplog.messages
@@ -291,16 +291,16 @@ async def test_a_held_batch_makes_the_worker_unready_with_a_sentence(caplog: pyt
 
 async def test_a_held_batch_stays_held_when_its_minute_is_over() -> None:
     clock = Clock()
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=clock))
-    guard = shell.guard()
-    holding = asyncio.create_task(guard(bad(31)))
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=clock))
+    processor = spy.processor()
+    holding = asyncio.create_task(processor(bad(31)))
     for _ in range(200):
         await asyncio.sleep(0)
     clock.seconds += 3600
     for _ in range(200):
         await asyncio.sleep(0)
     assert not holding.done()
-    assert len(shell.letters()) == 30
+    assert len(spy.dead_letters()) == 30
     holding.cancel()
 
 
@@ -308,40 +308,40 @@ async def test_a_handler_that_fails_on_everything_reaches_the_limit_too() -> Non
     async def handle(_: object) -> None:
         raise ValueError("a bug")
 
-    shell = Shell(handle, limit=DeadLetterLimit(30, 0.5, clock=Clock()))
-    guard = shell.guard()
-    holding = asyncio.create_task(guard(requested(*(str(number) for number in range(40)))))
+    spy = HandlerSpy(handle, limit=DeadLetterLimit(30, 0.5, clock=Clock()))
+    processor = spy.processor()
+    holding = asyncio.create_task(processor(requested(*(str(number) for number in range(40)))))
     for _ in range(1000):
         await asyncio.sleep(0)
     assert not holding.done()
-    assert len(shell.letters()) == len(shell.failed) == 30
-    assert "a bug" in (guard.readiness_problem() or "")
+    assert len(spy.dead_letters()) == len(spy.failed) == 30
+    assert "a bug" in (processor.readiness_problem() or "")
     holding.cancel()
 
 
 async def test_bad_records_among_good_traffic_do_not_reach_the_limit() -> None:
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=Clock()))
     for _ in range(10):
-        await shell.guard()([*requested(*(str(number) for number in range(20))), *bad(10)])
-    assert len(shell.letters()) == 100
+        await spy.processor()([*requested(*(str(number) for number in range(20))), *bad(10)])
+    assert len(spy.dead_letters()) == 100
 
 
 async def test_records_that_the_prefilter_skips_do_not_count_for_the_share() -> None:
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()), wanted=lambda value: value == b"hello")
-    guard = shell.guard()
-    holding = asyncio.create_task(guard([*requested(*(str(number) for number in range(100))), *bad(31)]))
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=Clock()), prefilter=lambda value: value == b"hello")
+    processor = spy.processor()
+    holding = asyncio.create_task(processor([*requested(*(str(number) for number in range(100))), *bad(31)]))
     for _ in range(400):
         await asyncio.sleep(0)
     assert not holding.done()
-    assert guard.readiness_problem()
+    assert processor.readiness_problem()
     holding.cancel()
 
 
 async def test_a_process_that_must_end_does_not_acknowledge_a_held_batch() -> None:
-    def leave() -> None:
+    def end_process() -> None:
         raise EndedError
 
-    shell = Shell(limit=DeadLetterLimit(30, 0.5, clock=Clock()), leave=leave)
+    spy = HandlerSpy(limit=DeadLetterLimit(30, 0.5, clock=Clock()), end_process=end_process)
     with pytest.raises(EndedError):
-        await shell.guard()(bad(31))
-    assert len(shell.letters()) == 30
+        await spy.processor()(bad(31))
+    assert len(spy.dead_letters()) == 30

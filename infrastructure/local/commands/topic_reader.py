@@ -121,7 +121,7 @@ async def open_admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminCl
 
 
 async def list_partitions(settings: Settings) -> dict[str, list[TopicPartition]]:
-    """Return the partitions of each of this shop's topics, by name. Raises `StackError` if the broker does not answer."""
+    """Return the partitions of each of this shop's topics, by name. Raise `StackError` if the broker is unavailable."""
     async with open_admin_client(settings) as admin:
         names = [
             name
@@ -134,7 +134,7 @@ async def list_partitions(settings: Settings) -> dict[str, list[TopicPartition]]
 
 
 async def find_partitions(settings: Settings, topic: str) -> list[TopicPartition]:
-    """Return the partitions of a topic, named with or without the shop's prefix. Raises `UsageError` or `StackError`."""
+    """Return the partitions of a topic, named with or without the shop's prefix. Raise `UsageError` or `StackError`."""
     existing = await list_partitions(settings)
     return existing[_full_name(settings, topic, existing)]
 

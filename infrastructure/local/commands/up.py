@@ -37,7 +37,7 @@ REPORT_OPTION = "--report-to"
 
 
 def run_supervisor(root: Root, options: UpOptions, emit: EventSink) -> int:
-    """Run the supervisor until it is stopped; return the exit code. A `StackError` is reported as an event, never raised."""
+    """Run the supervisor until it is stopped; return the exit code. Report a `StackError` as an event; never raise."""
     try:
         root.create()
         # A supervisor that is stopping releases the lock as its last step, so wait for it.
@@ -144,8 +144,8 @@ def start_detached(root: Root, arguments: list[str]) -> int:
         return 130
     finally:
         printer.close()
-    last_lines = " / ".join(last_lines(root.log_file("supervisor"), 3))
-    message = f"the supervisor ended before all was ready: run `holdfast up` again (its log ends: {last_lines})"
+    excerpt = " / ".join(last_lines(root.log_file("supervisor"), 3))
+    message = f"the supervisor ended before all was ready: run `holdfast up` again (its log ends: {excerpt})"
     printer(Event("failed", text=message))
     return 1
 

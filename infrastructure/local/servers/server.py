@@ -45,7 +45,10 @@ def package_missing(what: str, package: str) -> Unsupported:
 def run_setup_step(
     argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a setup command and wait for it. Raises the error that its output reports, else a `StackError` with the output."""
+    """Run a setup command and wait for it.
+
+    If it fails, raise the error that its output reports, else a `StackError` with the output.
+    """
     done = subprocess.run(
         [str(a) for a in argv],
         input=stdin,

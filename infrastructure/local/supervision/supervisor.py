@@ -189,7 +189,7 @@ class Supervisor:
                 self._emit(self._events.get_nowait())
 
     def _add_log_excerpt(self, name: str, fault: StackError) -> StackError:
-        """Return a `StackError` with the last lines of the program's log, which name the cause, added to the message."""
+        """Return a `StackError` whose message ends with the last lines of the program's log, which name the cause."""
         if fault.code != 1:
             return fault
         lines = last_lines(self.root.log_file(name), 8)

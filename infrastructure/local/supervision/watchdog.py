@@ -75,7 +75,7 @@ class Watchdog(threading.Thread):
         self.became_ready = threading.Event()
         self.stop_requested = threading.Event()
         self._start_lock = threading.Lock()
-        """Held from the check of `stop_requested` until the new process is recorded, so that none starts after a stop."""
+        """Held from the check of `stop_requested` until the new process is recorded: none starts after a stop."""
         self._process: psutil.Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
 

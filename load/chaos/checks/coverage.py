@@ -1,6 +1,7 @@
 """Count events and measure waiting times: a run without a rare event has not tested it. No I/O.
 
-`count_events` counts the events that a scenario may require; `measure_waits` measures how long shoppers waited for answers.
+`count_events` counts the events that a scenario may require; `measure_waits` measures how long shoppers waited for
+answers.
 """
 
 from collections import Counter
