@@ -31,6 +31,7 @@ from rest_api.http.routers import (
     webhooks,
 )
 from rest_api.protocol.problems import MEDIA_TYPE, Problem, ProblemDocument, json_pointer, request_id
+from rest_api.protocol.schema_names import publish_names
 from rest_api.websocket.endpoint import StreamEndpoint
 
 SERVER_ERROR: Final = 500
@@ -116,7 +117,7 @@ def create_app(edge: AppState) -> FastAPI:
     def openapi() -> dict[str, Any]:
         document = described()
         _remove_framework_errors(document)
-        return document
+        return publish_names(document)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
     return app

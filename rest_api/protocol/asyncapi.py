@@ -12,6 +12,7 @@ from contracts import notifications as notices
 from contracts.envelope import Envelope, MessageRegistry
 from contracts.topics import PARTITIONS, Topic
 from rest_api.protocol import client_frames, server_frames
+from rest_api.protocol.schema_names import publish_names
 
 _TOPICS: Final[tuple[tuple[Topic, MessageRegistry[Any], str], ...]] = (
     (cart.REQUESTS, cart.REQUEST_REGISTRY, "send"),
@@ -93,7 +94,7 @@ def _build() -> dict[str, Any]:
                 "messages": references,
             }
 
-    return {
+    described = {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Holdfast",
@@ -105,6 +106,7 @@ def _build() -> dict[str, Any]:
         "operations": operations,
         "components": {"messages": components, "schemas": schemas},
     }
+    return publish_names(described)
 
 
 def _schemas(models: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], str], dict[str, Any]]:
