@@ -47,7 +47,7 @@ class LivenessProbe:
         # A failed fetch counts too: if Kafka is away, a restart does not help. So do attempts: while a batch is retried
         # or held, queues fill up, and Kafka's client does not fetch a partition of which it still has records.
         tried = (sum(processor.attempts for processor in self._batch_processors), recovered)
-        yield "nothing was asked of Kafka", (consumer and consumer.fetches, tried), bool(settled and assigned)
+        yield "nothing was asked of Kafka", (consumer and consumer.completed_fetches, tried), bool(settled and assigned)
         ours = {processor.name for processor in self._batch_processors}
         waiting = {tp: _waits(consumer, tp) for tp in assigned if tp.topic in ours}
         yield "records wait, but none was tried", tried, any(waiting.values())

@@ -1,7 +1,8 @@
 """Every process, ended or frozen between any two of its effects: nothing is lost, nothing happens twice.
 
-Each test arms one point of `infrastructure/process/failpoints.py` in one process of a small real shop, shops until the process
-has come to it, lets its successor finish, and counts everything again. A point that is never reached fails its test.
+Each test arms one point of `infrastructure/process/failpoints.py` in one process of a small real shop, shops until the
+process has reached it, lets its successor finish, and counts everything again. A point that is never reached fails its
+test.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from tests.testkit.topic_client import Shoppers, shoppers
 MODULES = {"edge": "rest_api", "cart": "cart_service", "inventory": "inventory_service", "guard": "cart_service"}
 MIGRATION = "migrate.applied"
 PLACED = "cart.placed"
+INTEGRATION = Path(__file__).parents[1] / "integration"
 ELSEWHERE = {
     "orders": "test_order_worker.py",
     "payment": "test_payment_process.py",
@@ -227,7 +229,8 @@ def test_every_point_is_visited() -> None:
     """A point that is new is in one of these lists, or this fails; and a list's own test fails if it is not reached."""
     visited = {*AT_WORK, *AT_THE_EDGE, PLACED, MIGRATION, *notices.AT_WORK, notices.HANDED_OVER, notices.PUT_ASIDE}
     for service, file in ELSEWHERE.items():
-        assert f'for point in POINTS if point.startswith("{service}.")]' in Path(__file__).with_name(file).read_text()
+        text = (INTEGRATION / file).read_text()
+        assert f'for point in FAILPOINTS if point.startswith("{service}.")]' in text
         visited |= {point for point in FAILPOINTS if point.startswith(f"{service}.")}
     assert visited == FAILPOINTS.keys()
 
@@ -235,7 +238,7 @@ def test_every_point_is_visited() -> None:
 def test_every_point_in_the_code_is_in_the_registry() -> None:
     code = Path(__file__).parents[2]
     files = [file for room in ("*_service", "infrastructure", "rest_api") for file in code.glob(f"{room}/**/*.py")]
-    named = {name for file in files for name in re.findall(r'crashpoint\("(.+?)"\)', file.read_text())}
+    named = {name for file in files for name in re.findall(r'failpoint\("(.+?)"\)', file.read_text())}
     assert named == FAILPOINTS.keys()
 
 

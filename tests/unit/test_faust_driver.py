@@ -124,7 +124,10 @@ async def test_records_that_arrive_after_the_flow_has_stopped_are_left_for_later
 
 @pytest.mark.parametrize("change", [stop_flow, revoke])
 async def test_fausts_own_driver_still_has_the_fault(change: Any, reader: Reader) -> None:
-    """If this fails, Faust or aiokafka has fixed the bug: `_fetch_records` in infrastructure/messaging/faust/driver.py can go."""
+    """If this fails, Faust or aiokafka has fixed the bug.
+
+    Then `_fetch_records` in infrastructure/messaging/faust/driver.py can go.
+    """
     taking = reader.taking(AIOKafkaConsumerThread)
     await asyncio.sleep(0.01)
     change(reader)
@@ -142,7 +145,7 @@ async def test_records_that_arrived_while_the_flow_was_stopped_are_taken_when_it
     reader.consumer.flow_active = True
     thread: Any = LoopConsumerThread.__new__(LoopConsumerThread)
     thread._consumer = reader.kafka
-    thread.look_again()
+    thread.wake_fetches()
     assert await taking == {HERE: [0, 1, 2]}
 
 
@@ -213,7 +216,7 @@ class TakingOver:
         return list(records[HERE])
 
     async def take_over(self, offset: int) -> None:
-        await self.consumer._take_over(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic))
+        await self.consumer._pass_on(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic))
 
 
 async def test_a_partition_sought_while_a_queue_was_full_is_read_again_from_there(reader: Reader) -> None:

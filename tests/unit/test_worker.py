@@ -15,7 +15,7 @@ from infrastructure.messaging.batch_processor import Handler, ReceivedMessage, T
 from infrastructure.messaging.worker import LEAVE_SECONDS, Worker
 from infrastructure.process.service import EX_TEMPFAIL
 from infrastructure.process.settings import Settings
-from tests.unit.test_batch_processor import requested
+from tests.testkit.envelopes import requested
 
 Handle = Callable[[Sequence[ReceivedMessage[cart.Request]]], Awaitable[None]]
 GENERATION = 3
@@ -185,9 +185,9 @@ async def test_a_leaving_worker_at_its_dead_letter_limit_acknowledges_nothing_of
         nonlocal letters
         letters += 1
 
-    worker._guards[0].send = send
+    worker._batch_processors[0].send = send
     consuming = asyncio.create_task(consume(stream))
-    while not worker._guards[0].why_not_ready():
+    while not worker._batch_processors[0].readiness_problem():
         await asyncio.sleep(0)
     if leaving == "rebalancing":
         worker.app.rebalancing = True

@@ -78,7 +78,7 @@ def ensure_jars(progress: Callable[[int, int], None] = lambda _done, _total: Non
     place, jars = maven_repository(), load_lock_file()
     try:
         with ThreadPoolExecutor(MAX_DOWNLOADS) as pool:
-            intact = pool.map(lambda jar: jar.whole(place), jars)
+            intact = pool.map(lambda jar: jar.is_intact(place), jars)
             missing = [jar for jar, is_intact in zip(jars, intact, strict=True) if not is_intact]
         if missing:
             _fetch_all(missing, place, progress)
