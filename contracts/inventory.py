@@ -146,7 +146,7 @@ class Lookup(_Request):
 Purpose = Literal["order", "reservation"]
 """The owner of holds: an order of the saga, or a service that settles its reservation itself."""
 HoldState = Literal["PENDING", "COMMITTED", "CANCELLED"]
-"""State of an order's holds: the stock is held (`PENDING`), sold (`COMMITTED_VERSION`) or released (`CANCELLED`)."""
+"""State of an order's holds: the stock is held (`PENDING`), sold (`COMMITTED`) or released (`CANCELLED`)."""
 
 
 class Commit(_Request):

@@ -108,7 +108,7 @@ class Failed(_OfNotice):
 
 
 class Preferred(_OfUser):
-    """The preferences from `since` on: the answer to `PreferHeader`, also to one that a later one has superseded."""
+    """The preferences from `since` on: the answer to `Prefer`, also to one that a later one has superseded."""
 
     TYPE: ClassVar[str] = "holdfast.notifications.preferred"
     email: bool

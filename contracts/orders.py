@@ -1,7 +1,7 @@
 """Contract of the order service: requests about an order, and the events of an order.
 
 An order is a stream of events, numbered by `version` from 1 on, each with the `status` after it. Events carry ids only:
-the address and the contact appear in `RecordPosition` alone, on a topic kept for seven days.
+the address and the contact appear in `Place` alone, on a topic kept for seven days.
 """
 
 from datetime import timedelta

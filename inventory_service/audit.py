@@ -30,8 +30,9 @@ DIGESTS: Final = ("digest_of_stock", "digest_of_holds", "digest_of_reservations"
 async def audit(connection: Connection, topic_audit: InventoryTopicAudit | None = None) -> dict[str, Any]:
     """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
 
-    The digest is a SHA-256 over stock, holds and decisions without their times, so that no replay changes it. `told` is
-    the audit of the topics. Read the topics before this call: the snapshot then contains everything that they report.
+    The digest is a SHA-256 over stock, holds and decisions without their times, so that no replay changes it.
+    `topic_audit` is the audit of the topics. Read the topics before this call: the snapshot then contains everything
+    that they report.
     """
     async with snapshot(connection):
         violations = await find_violations(connection)

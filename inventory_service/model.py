@@ -1,8 +1,8 @@
 """The rules of holding stock: the effects of a batch of requests on carts and stock.
 
 All functions are pure, and work on a `State` that the store has locked and read. `fold` decides requests in the order
-of arrival. For each request, `decide` (or `orders`, for requests about orders) makes a decision and `evolve` applies
-it. `now` is Postgres' clock, read once for the whole batch.
+of arrival. For each request, `decide` (or `order_rules`, for requests about orders) makes a decision and `evolve`
+applies it. `now` is Postgres' clock, read once for the whole batch.
 """
 
 from collections.abc import Iterable, Iterator

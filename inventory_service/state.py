@@ -1,6 +1,6 @@
 """The types of the rules: stock, carts, holds of orders, and the changes that a batch makes to them.
 
-`model` decides about carts and `orders` about orders; both return a `Decision`.
+`model` decides about carts and `order_rules` about orders; both return a `Decision`.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class TimeLimits:
     max_lifetime: timedelta = timedelta(minutes=60)
     """Maximum lifetime of a cart after its first hold."""
     max_age: timedelta = timedelta(days=7)
-    """Maximum age of a request that is not in the log; an older one is refused as `just_expired`."""
+    """Maximum age of a request that is not in the log; an older one is refused as `expired`."""
     max_skew: timedelta = timedelta(minutes=5)
     """Maximum distance of a request's time into the future; a greater one is refused as `bad_field`."""
 

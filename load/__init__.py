@@ -1,9 +1,9 @@
 """Load driver, proofs, benchmarks and fault lab.
 
 Everything but the fault lab is a client of the public contract: shoppers have tokens and sockets like any other client.
-Three places also read the database, to compare it with the answers: `ledger` and `bench/inventory_hop` check totals in
-the schema `inventory`, and `unguarded_control` writes to a scratch schema of its own. The benchmarks and the fault lab
-start shops through `infrastructure.local`. The fault lab (`chaos`) kills processes and reads any schema and topic.
+Three places also read the database, to compare it with the answers: `ledger` and `bench/inventory_drain` check totals
+in the schema `inventory`, and `unguarded_control` writes to a scratch schema of its own. The benchmarks and the fault
+lab start shops through `infrastructure.local`. The fault lab (`chaos`) kills processes and reads any schema and topic.
 
 | module | purpose |
 |---|---|

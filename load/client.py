@@ -1,6 +1,6 @@
 """WebSocket client of one shopper: sends frames, receives outcomes, and reconnects by the rules of the contract.
 
-`UserState` reconnects with jitter, resumes, resends requests that the shop does not know, and gives up where a retry is
+`Shopper` reconnects with jitter, resumes, resends requests that the shop does not know, and gives up where a retry is
 not allowed.
 """
 

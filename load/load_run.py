@@ -32,7 +32,7 @@ class LoadProfile:
 
 @dataclass(frozen=True, slots=True)
 class ProgressReporter:
-    """Progress callbacks of a load run: `stage(name, total)`, then `advance()` for each unit of work."""
+    """Progress callbacks of a load run: `begin(name, total)`, then `advance()` for each unit of work."""
 
     begin: Callable[[str, int], None] = lambda _name, _total: None
     advance: Callable[[], None] = lambda: None

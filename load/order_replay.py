@@ -97,7 +97,7 @@ async def replay_orders(
 ) -> ReplayResult:
     """Replay `day` at `pace` times its own pace.
 
-    `granted` returns the units per product ever granted to some users; `said` is called after every answer.
+    `granted` returns the units per product ever granted to some users; `on_answer` is called after every answer.
     """
     begun = time.perf_counter()
     products: defaultdict[str, ProductTotals] = defaultdict(ProductTotals)

@@ -114,7 +114,7 @@ async def prove_oversell(
     audit: Audit,
     report_progress: Callable[[str], None] = lambda _: None,
 ) -> ProofResult:
-    """Send `buyers` shoppers for `stock` units; `tell` is called with a sentence at each step.
+    """Send `buyers` shoppers for `stock` units; `report_progress` is called with a sentence at each step.
 
     Raise `ShopUnavailableError` if there is no shop to test.
     """

@@ -32,7 +32,7 @@ SERVICE: Final = "notifications"
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 STORE_OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=3s -c idle_in_transaction_session_timeout=5s -c jit=off"
-"""Server settings for the connection of `InsightsStore`."""
+"""Server settings for the connection of `Store`."""
 
 Connect = Callable[[], Awaitable[Connection]]
 

@@ -1,7 +1,7 @@
 """The order service: an event-sourced saga from a cart to a delivered parcel, with compensation on failure.
 
-`model.py`, `outcomes.py` and `steps.py` are the pure saga, `state.py` is the fold of an order's events, `store.py` the
-event store, `agents.py` the Kafka shell, `audit.py` the consistency check and `upkeep.py` the repair commands. The
+`model.py`, `outcomes.py` and `commands.py` are the pure saga, `state.py` is the fold of an order's events, `store.py`
+the event store, `agents.py` the Kafka shell, `audit.py` the consistency check and `repairs.py` the repair commands. The
 packages `payment`, `delivery` and `insights` are services of their own.
 
 Owns: the order streams (schema `orders`). Consumes: `orders.requests`, `inventory.responses`, `payments.events`,

@@ -50,7 +50,7 @@ class TopicContents:
     events: AuditedTopic[orders.Event]
     """The reader of `orders.events`."""
     place_requests: dict[str, RecordPosition] = field(default_factory=dict)
-    """The record of each `RecordPosition` request, by order id."""
+    """The record of each `Place` request, by order id."""
     published: dict[tuple[str, int], bytes] = field(default_factory=dict)
     """The hash of each published event, by order id and version."""
     differing: list[str] = field(default_factory=list)

@@ -29,7 +29,7 @@ class PersonalData(NamedTuple):
 
     @classmethod
     def of(cls, place: Place) -> "PersonalData":
-        """Return the personal data in a `RecordPosition` request."""
+        """Return the personal data in a `Place` request."""
         return cls(place.address, place.contact, place.payment)
 
 

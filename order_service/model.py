@@ -2,7 +2,7 @@
 
 `handle` is the entry point: from an order, its waiting (early) messages and one more message it computes events,
 replies and the messages that still wait. A message without news results in no event. Commands to other services are
-not decided here: `steps.owed` computes them from the folded state, so they can be sent again at any time.
+not decided here: `commands.next_commands` computes them from the folded state, so they can be sent again at any time.
 """
 
 from collections.abc import Mapping, Sequence

@@ -164,8 +164,8 @@ AuditPartition = Callable[[int, AuditWindow], Awaitable[list[str]]]
 class TopicAuditor:
     """Background auditor of a service's topics, one partition at a time. Each replica audits its own partitions.
 
-    A partition is audited again after `ROUND * every` seconds, or later if there is much to read. Each audit covers the
-    records of two such rounds, so a violation is logged twice, and counted in the metric as long.
+    A partition is audited again after `ROUND_FACTOR * every` seconds, or later if there is much to read. Each audit
+    covers the records of two such rounds, so a violation is logged twice, and counted in the metric as long.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ def send_signal(processes: Iterable[psutil.Process], number: int) -> None:
 
 
 def wait_until_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait up to `patience` seconds for the processes to end; return those that are still alive.
+    """Wait up to `timeout` seconds for the processes to end; return those that are still alive.
 
     Zombies count as gone: in a container without an init process, which reaps no orphans, they stay indefinitely.
     """
@@ -135,7 +135,7 @@ def wait_until_gone(processes: Iterable[psutil.Process], timeout: float) -> list
 
 
 def terminate(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, timeout: float = 5.0) -> None:
-    """Send the processes a signal, wait up to `patience` seconds, then kill the remaining ones and their children."""
+    """Send the processes a signal, wait up to `timeout` seconds, then kill the remaining ones and their children."""
     processes = list(processes)
     # A stopped process receives the signal only after SIGCONT.
     send_signal(processes, number)

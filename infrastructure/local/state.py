@@ -2,7 +2,7 @@
 
 | in `.holdfast/` (0700) | |
 |---|---|
-| `lock_file` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
+| `lock` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
 | `stack.json` | addresses, ports and the state of every process |
 | `secrets.json` | passwords and the token-signing secret, created once |
 | `logs/<name>.log` | output of a process |
@@ -134,7 +134,7 @@ class Root:
     def acquire_lock(self, timeout: float = 1.0) -> Iterator[bool]:
         """Hold the lock of this root's supervisor; yield False if another process has it.
 
-        `patience` (seconds) is long enough for a process that only tests the lock at this moment, and for a child of a
+        `timeout` (seconds) is long enough for a process that only tests the lock at this moment, and for a child of a
         killed supervisor that inherited the lock and has not called exec yet.
         """
         with self.lock_file.open("a") as stream:

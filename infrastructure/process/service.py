@@ -1,6 +1,6 @@
 """Scaffold of a service process: signals, health endpoints, background loops, closers and a bounded stop.
 
-`worker.py` adds the agents of a Faust app, `daemon.py` is a process that has background loops only.
+`messaging/worker.py` adds the agents of a Faust app, `background_service.py` is a process with background loops only.
 """
 
 import asyncio

@@ -15,15 +15,17 @@ To add work, insert a row with `due_at = now()`. To repeat work, set `due_at` to
 leased, it is due again after the attempt in hand. Call `JobWorker.wake` after the commit to avoid a wait for the next
 poll. Work is done at least once: a process may crash after the effect and before the row says so.
 
-    async def deliver(row: Row, attempt: int) -> Verdict:
+    async def deliver(row: Row, attempt: int) -> JobResult:
         if attempt > 8:
             return Done({"state": "failed"})     # the handler decides when to give up
         await send(row["body"])                  # an exception or a timeout: retried after a pause
         return Done({"state": "sent"})           # columns are set in the statement that ends the lease
 
-    pump = Pump(PostgresRows(connect, Job("notice", key="notice_id")), deliver)  # connect with `JOB_QUEUE_OPTIONS`
-    worker.background("pump", pump.run)
-    worker.closing(pump.close)
+    notices = JobWorker(PostgresJobRows(connect, Job("notice", key="notice_id")), deliver)
+    worker.add_background_loop("notices", notices.run)
+    worker.add_closer(notices.close)
+
+The connections of `connect` need the server settings `JOB_QUEUE_OPTIONS`.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ _TPS: Final = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 
 
 class PgbenchError(RuntimeError):
-    """`find_pgbench` is missing or failed; the message has the details."""
+    """`pgbench` is missing or failed; the message has the details."""
 
 
 async def holds_per_second(

@@ -94,7 +94,7 @@ async def measured_shop(services: str) -> AsyncIterator[MeasuredShop]:
 
 
 async def run_holdfast(*arguments: str) -> tuple[int, str, str]:
-    """Run a `run_holdfast` command and return its exit status, standard output and standard error."""
+    """Run a `holdfast` command and return its exit status, standard output and standard error."""
     return await run_command([sys.executable, "-m", "infrastructure.local", *arguments], {})
 
 

@@ -2,7 +2,7 @@
 
 The simulated carrier is deterministic and has no memory: its results follow from the time of the booking. A parcel is
 shipped `ship` after its booking and delivered `deliver` after that. If the name or the second line of its address is
-`FAIL_MARKER`, the delivery fails and the parcel returns.
+`FAIL`, the delivery fails and the parcel returns.
 """
 
 from collections.abc import Sequence

@@ -47,7 +47,7 @@ class Parcel:
     intent: Intent = "book"
     """The last request of the order service."""
     address: Address | None = None
-    """The delivery address, `None` before `ContactLookup` arrives and after the parcel has reached a final state."""
+    """The delivery address, `None` before `Book` arrives and after the parcel has reached a final state."""
     state: State = "wanted"
     """The state after the last move, `wanted` before the first one."""
     carrier: str | None = None

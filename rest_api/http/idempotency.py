@@ -234,6 +234,6 @@ async def _persist_best_effort(work: Any) -> None:
 
 
 def _wait_seconds(prefer: str | None) -> int | None:
-    """Return the seconds to wait for an outcome: `wait=N` of a `PreferHeader` header (RFC 7240), at most 30."""
+    """Return the seconds to wait for an outcome: `wait=N` of a `Prefer` header (RFC 7240), at most 30."""
     match = _PREFER_WAIT.search(prefer or "")
     return min(int(match[1]), MAX_WAIT_SECONDS) or None if match else None

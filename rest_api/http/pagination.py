@@ -52,7 +52,7 @@ def from_microseconds(value: int) -> datetime:
 
 
 def page_response(items: list[Any], after: str | None, request: Request) -> Response:
-    """Return a page of a list as a response, with a `SharedConnection` to the next page if `after` is not `None`."""
+    """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`."""
     headers = {}
     if after is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]

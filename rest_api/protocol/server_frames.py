@@ -1,6 +1,7 @@
 """The server frames of `GET /v1/stream`.
 
-`frames.py` encodes them. These models describe them in the AsyncAPI and OpenAPI documents, and check them in tests.
+`frame_encoder.py` encodes them. These models describe them in the AsyncAPI and OpenAPI documents, and check them in
+tests.
 """
 
 from typing import Literal

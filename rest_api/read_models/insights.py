@@ -33,7 +33,10 @@ class RelatedRow:
 
 
 class InsightReadModel:
-    """The consumer of two topics, and their rows in the edge's schema. Queries raise `store.AWAY` without Postgres."""
+    """Consumer of two topics, and queries of their rows in the edge's schema.
+
+    Queries raise one of `store.UNAVAILABLE_ERRORS` if Postgres is unavailable.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._store = store

@@ -20,7 +20,10 @@ OnPreferences = Callable[[str, str, Preferred], None]
 
 
 class NoticeReadModel:
-    """The consumer of one topic, and its rows in the edge's schema. Queries raise `store.AWAY` without Postgres."""
+    """Consumer of one topic, and queries of its rows in the edge's schema.
+
+    Queries raise one of `store.UNAVAILABLE_ERRORS` if Postgres is unavailable.
+    """
 
     def __init__(self, settings: Settings, store: Store, on_preferences: OnPreferences) -> None:
         self._store = store

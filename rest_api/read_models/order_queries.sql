@@ -48,7 +48,7 @@ SELECT order_id, user_id, version, status, reason, lines, total, refunded, creat
   FROM placed_order WHERE order_id = %(order_id)s;
 
 -- name: orders
--- One page of orders, newest first. `order_store.py` fills in the braces from a fixed table.
+-- One page of orders, newest first. `orders/queries.py` fills in the braces from a fixed table.
 SELECT order_id, user_id, version, status, reason, lines, total, refunded, created_at, updated_at
   FROM placed_order WHERE true {conditions}
  ORDER BY created_at DESC, order_id DESC

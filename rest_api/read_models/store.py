@@ -1,6 +1,6 @@
 """The edge's Postgres schema: the read model of the catalogue, and idempotency keys.
 
-`order_store.py` keeps the read model of orders in the same schema, over the same pool.
+`orders/queries.py` keeps the read model of orders in the same schema, over the same pool.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -212,7 +212,7 @@ class Store:
                 return IdempotencyRecord(*rows[0])
 
     async def take_over_claim(self, user_id: str, request_id: str, seconds: float) -> bool:
-        """Take over a claim that has been unanswered for `claim_age`; return False if another request was faster."""
+        """Take over a claim that has been unanswered for `seconds`; return False if another request was faster."""
         found = await self.fetch_all(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
         return bool(found)
 

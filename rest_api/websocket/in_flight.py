@@ -88,7 +88,7 @@ class InFlight:
     Obligations of the callers:
 
     - Call `register` before a request is sent, and send the request only if the result is `ACCEPTED`. The session does
-      it for frames, `changes.send` for REST requests.
+      it for frames, `idempotency.send_command` for REST requests.
     - Call `acknowledge` when Kafka has the request, and before an outcome is sent to a socket: True means that the
       socket is owed `pending` first.
     - Call `release` on every path on which a registered request was perhaps not sent: it stops counting, and its late

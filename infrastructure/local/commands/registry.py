@@ -1,6 +1,6 @@
 """Registry of the commands that work with a running shop; each module registers its own commands.
 
-`cli` calls `register` once. The commands get the shop's addresses from `reach`.
+`cli` calls `register` once. The commands get the shop's addresses from `connection`.
 """
 
 import typer

@@ -24,7 +24,7 @@ class Redis(Server):
         config = self.data_dir / "redis.conf"
         config.touch(mode=0o600)
         folder = str(self.data_dir).replace("\\", "\\\\").replace('"', '\\"')
-        # `set-proc-title no`: the command line must keep the path by which `left` recognises the process.
+        # `set-proc-title no`: the command line must keep the path by which `find_processes` recognises the process.
         config.write_text(
             f'bind {LOOPBACK}\nport {self.port}\ndir "{folder}"\nrequirepass {self.secrets.redis}\n'
             'set-proc-title no\nappendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'

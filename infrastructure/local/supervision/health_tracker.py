@@ -68,7 +68,7 @@ class HealthTracker:
 
     @property
     def state(self) -> str:
-        """State as `holdfast status` prints it: `starting`, `ready_since` or `degraded`."""
+        """State as `holdfast status` prints it: `starting`, `ready` or `degraded`."""
         if self.ready_since is not None:
             return "ready"
         return "degraded" if self.has_been_ready else "starting"

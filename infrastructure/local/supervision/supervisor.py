@@ -273,7 +273,7 @@ def last_lines(log: Path, lines: int) -> list[str]:
 
 
 def rotate_log(log: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Copy a log that is longer than `limit` to `<name>.log.1` and truncate it.
+    """Copy a log that is longer than `max_bytes` to `<name>.log.1` and truncate it.
 
     The writer keeps its file open: because it appends, it goes on at the beginning of the truncated file.
     """

@@ -99,7 +99,7 @@ class Watchdog(threading.Thread):
             self.stop_requested.wait(RESTART_DELAYS[min(self.failures, len(RESTART_DELAYS)) - 1])
 
     def stop(self, timeout: float) -> None:
-        """Send the program its stop signal, wait up to `patience` seconds, then kill it."""
+        """Send the program its stop signal, wait up to `timeout` seconds, then kill it."""
         self.stop_requested.set()
         with self._start_lock:
             # `find_processes` also finds a setup step (initdb) that runs at this moment.

@@ -1,6 +1,6 @@
 """Choices of how shoppers check out: valid and failing cards, twice at once, with an old version, with cancellation.
 
-Choices only, all drawn from `chance`; `shoppers` carries them out.
+Choices only, all drawn from `chance`; `recording_client` carries them out.
 """
 
 import random

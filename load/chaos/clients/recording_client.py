@@ -261,7 +261,7 @@ class RecordingClient:
         self._record_client_reads()
 
     def _record_client_reads(self) -> None:
-        """Record the `read_cart` requests that the client is about to send by itself, as required after a gap."""
+        """Record the `cart` requests that the client is about to send by itself, as required after a gap."""
         for id_, frame in self.shopper.state.unresolved.items():
             if frame["type"] == "cart" and id_ not in self.requests:
                 self.requests[id_] = frame

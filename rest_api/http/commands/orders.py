@@ -1,4 +1,4 @@
-"""Commands on orders that arrive over HTTP; `changes.perform` executes them."""
+"""Commands on orders that arrive over HTTP; `idempotency.execute` executes them."""
 
 import hashlib
 import logging

@@ -45,7 +45,7 @@ class OrderStepRecord:
 class OrderStore:
     """Queries of orders and their events, over the pool of the edge's store.
 
-    Methods raise one of `store.AWAY` if Postgres is unavailable.
+    Methods raise one of `store.UNAVAILABLE_ERRORS` if Postgres is unavailable.
     """
 
     def __init__(self, store: Store) -> None:
