@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from infrastructure.process.settings import Settings
@@ -54,6 +55,11 @@ def shop() -> Iterator[Shop]:
             yield running
         finally:
             running.down()
+
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("holdfast", deadline=None)
+hypothesis.settings.load_profile("holdfast")
 
 
 def pytest_configure() -> None:

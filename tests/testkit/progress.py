@@ -116,11 +116,12 @@ class Progress:
         if not self.expected or self.finished != self.expected:
             return
         seconds = {file: round(taken, 1) for file, taken in self.seconds.items()}
-        assert self.config.cache is not None
-        self.config.cache.set(FILES, {**_cached(self.config, FILES), **seconds})
-        if exitstatus == 0:
+        cache = getattr(self.config, "cache", None)
+        if cache is not None:
+            cache.set(FILES, {**_cached(self.config, FILES), **seconds})
+        if cache is not None and exitstatus == 0:
             run = {"seconds": round(time.monotonic() - self.began), "date": datetime.now(UTC).date().isoformat()}
-            self.config.cache.set(RUNS, {**_cached(self.config, RUNS), _arguments(self.config): run})
+            cache.set(RUNS, {**_cached(self.config, RUNS), _arguments(self.config): run})
         if self.config.option.record_durations:
             RECORDED.write_text(json.dumps(dict(sorted({**_recorded(), **seconds}.items())), indent=1) + "\n")
 
@@ -180,7 +181,8 @@ def _arguments(config: pytest.Config) -> str:
 
 
 def _cached(config: pytest.Config, key: str) -> dict[str, Any]:
-    found = config.cache.get(key, {}) if config.cache is not None else {}
+    cache = getattr(config, "cache", None)  # missing with `-p no:cacheprovider`
+    found = cache.get(key, {}) if cache is not None else {}
     return found if isinstance(found, dict) else {}
 
 
