@@ -198,7 +198,8 @@ async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: A
     after: Any = Clockwork()
     await faust(before, 1)
     assert before.done == ["resumes while the consumer fetches", "seeks", "fetches"], (
-        "Faust has mended its recovery (faust-streaming#596): remove the patch from infrastructure/messaging/faust/app.py"
+        "Faust has fixed its recovery (faust-streaming#596): remove the patch from "
+        "infrastructure/messaging/faust/app.py"
     )
     await ours(after, 1)
     assert after.done == ["resumes while nobody fetches", "seeks", "fetches"]

@@ -20,7 +20,8 @@ DRIVE: Final = """async ([saved, steps]) => {
     const { Client } = await import("/static/client.js");
     let ids = 0;
     const client = new Client(() => `i${++ids}`, saved);
-    client.products.store([{ code: "TEAPOT", name: "Teapot", price: { amount: 1250, currency: "GBP" }, available: 10 }]);
+    const price = { amount: 1250, currency: "GBP" };
+    client.products.store([{ code: "TEAPOT", name: "Teapot", price, available: 10 }]);
     const sent = [], events = [];
     for (const [step, ...given] of steps) {
         client[step](...given);
@@ -29,8 +30,8 @@ DRIVE: Final = """async ([saved, steps]) => {
     }
     const lines = client.lines().map(({ product, state, held, quantity }) => [product, state, held, quantity]);
     const refusals = client.lines().map((line) => line.refusal?.reason);
-    return { sent, events, lines, refusals, version: client.version, left: client.timeLeft(60_000), saved: client.persistentState(),
-             available: client.products.available("TEAPOT") };
+    return { sent, events, lines, refusals, version: client.version, left: client.timeLeft(60_000),
+             saved: client.persistentState(), available: client.products.available("TEAPOT") };
 }"""
 AFTER_CLOSE: Final = """async ([code, reason, failures, chance]) => {
     const { afterClose } = await import("/static/connection.js");

@@ -1,6 +1,6 @@
 """A checkout as the cart sees it: what it keeps, asks and tells, and that its audit follows."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,11 +19,8 @@ from contracts.topics import Topic
 from infrastructure.audit.topic_auditor import AuditWindow
 from infrastructure.messaging.batch_processor import ReceivedMessage
 from infrastructure.process.settings import Settings
+from tests.testkit.cart_fixtures import LINE, NOW, TOTAL, MemoryTable
 
-NOW = datetime(2026, 11, 21, tzinfo=UTC)
-GBP = inventory.Money(amount=255, currency="GBP")
-LINE = inventory.Line(product="TEAPOT", quantity=2, price=GBP)
-TOTAL = inventory.Money(amount=510, currency="GBP")
 ITEMS = (inventory.Item(product="TEAPOT", quantity=2),)
 ORDER = derive_id("ann", "r1", "order")
 SOLD_OUT = inventory.Refused(reason="out_of_stock", order_id=ORDER)
@@ -152,29 +149,13 @@ def test_in_whatever_order_they_come_the_last_cart_stays(outcomes: list[inventor
 # ---- the shell ------------------------------------------------------------------------------------------------------
 
 
-class Dictionary:
-    """A table that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.kept: dict[bytes, bytes] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.kept.get(key)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.kept[key] = value
-
-    def items(self) -> list[tuple[bytes, bytes]]:
-        return list(self.kept.items())
-
-
-class Shop:
-    """The agents, and what they sent."""
+class AgentRun:
+    """The cart agents, with the events that they published."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Envelope]] = []
         self.now = NOW
-        self.agents = CartAgents(CartStore(Dictionary()), self.publish, lambda: "g1", lambda: self.now)
+        self.agents = CartAgents(CartStore(MemoryTable()), self.publish, lambda: "g1", lambda: self.now)
 
     async def publish(self, topic: Topic, events: Any) -> None:
         self.sent += [(topic.name, event) for event in events]
@@ -198,7 +179,7 @@ class Shop:
 
 
 async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id() -> None:
-    shop = Shop()
+    shop = AgentRun()
     await shop.request(checkout())
     (place, commit) = shop.take()
     assert (place[0], place[1].subject, place[1].source) == (orders.REQUESTS.name, ORDER, "/cart")
@@ -209,7 +190,7 @@ async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id
 
 
 async def test_only_inventory_is_asked_again() -> None:
-    shop = Shop()
+    shop = AgentRun()
     await shop.request(checkout(items=ITEMS))
     first = shop.take()[1][1]
     shop.now += timedelta(seconds=6)
@@ -219,7 +200,7 @@ async def test_only_inventory_is_asked_again() -> None:
 
 
 async def test_what_is_pending_and_makes_no_sense_keeps_nobody_else_from_being_asked_for() -> None:
-    shop = Shop()
+    shop = AgentRun()
     senseless = model.Cart(pending=(cart.PendingRequest(id="odd", type="checkout", since=NOW),))
     shop.agents.carts.put("abe", model.Cart(), senseless)  # by another's hand: a checkout knows what it asks for
     await shop.request(checkout(items=ITEMS))
@@ -232,7 +213,7 @@ async def test_what_is_pending_and_makes_no_sense_keeps_nobody_else_from_being_a
 
 
 async def test_one_that_fails_for_good_is_decided_and_its_order_begins_so_that_it_can_end() -> None:
-    shop = Shop()
+    shop = AgentRun()
     message = checkout()
     event = await shop.request(message)
     shop.take()

@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -7,10 +7,7 @@ from hypothesis import strategies as st
 from cart_service import model
 from cart_service.store import CartStore
 from contracts import cart, inventory
-from tests.unit.test_cart_checkout import Dictionary
-
-NOW = datetime(2026, 11, 21, tzinfo=UTC)
-GBP = inventory.Money(amount=255, currency="GBP")
+from tests.testkit.cart_fixtures import GBP, NOW, MemoryTable
 
 
 def line(product: str = "TEAPOT", quantity: int = 2) -> inventory.Line:
@@ -172,7 +169,7 @@ def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
 
 def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
     pending = model.add_pending(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
-    table = Dictionary()
+    table = MemoryTable()
     table.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}
     carts = CartStore(table)
     assert list(carts.pending_requests()) == [("bob", "r1")]
@@ -185,7 +182,7 @@ def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
 
 
 def test_a_cart_that_the_table_does_not_take_is_kept_until_it_does() -> None:
-    class Full(Dictionary):
+    class Full(MemoryTable):
         full = True
 
         def put(self, key: bytes, value: bytes) -> None:

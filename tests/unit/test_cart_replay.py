@@ -13,7 +13,7 @@ from contracts.envelope import Envelope
 from contracts.ids import derive_id
 from contracts.topics import Topic
 from infrastructure.messaging.batch_processor import ReceivedMessage
-from tests.unit.test_cart_checkout import LINE, NOW, TOTAL, Dictionary
+from tests.testkit.cart_fixtures import LINE, NOW, TOTAL, MemoryTable
 
 END = NOW + timedelta(minutes=15)
 ADD = cart.Add(user_id="ann", product="TEAPOT", quantity=2)
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, *, pending: bool) -> None:
         self.told: list[dict[str, Any]] = []
-        carts, kept = CartStore(Dictionary()), model.Cart(revision=3)
+        carts, kept = CartStore(MemoryTable()), model.Cart(revision=3)
         carts.put("ann", model.Cart(), model.add_pending(kept, "r1", ADD, accepted=NOW) if pending else kept)
         self.agents = CartAgents(carts, self.publish, lambda: "g1", lambda: NOW)
 

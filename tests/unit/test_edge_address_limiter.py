@@ -8,11 +8,10 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from infrastructure.process import clock
-from rest_api.__main__ import build_state
 from rest_api.app import create_app
-from rest_api.http.dependencies import AppState
 from rest_api.security.address_limiter import MAX_ADDRESSES, AddressLimiter
 from rest_api.settings import EdgeSettings
+from tests.testkit.edge_session import make_app_state
 
 FAR, ALSO_FAR = "203.0.113.9", "2001:db8::9"
 
@@ -55,15 +54,10 @@ def from_address(address: str) -> HTTPConnection:
     return HTTPConnection({"type": "http", "client": (address, 1), "state": {}})
 
 
-def the_edge() -> AppState:
-    """An edge whose parts have not started."""
-    return build_state(EdgeSettings(), 8080)[0]
-
-
 async def test_an_address_without_a_user_may_send_300_requests_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     instant = clock.now()
     monkeypatch.setattr(clock, "now", lambda: instant)  # however busy the machine is
-    app = create_app(the_edge())
+    app = create_app(make_app_state())
 
     def client(address: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, client=(address, 40000))

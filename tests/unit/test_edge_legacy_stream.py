@@ -9,7 +9,7 @@ import pytest
 from uvicorn.protocols.utils import ClientDisconnected
 
 from rest_api.http import legacy_stream
-from tests.unit.test_edge_address_limiter import the_edge
+from tests.testkit.edge_session import make_app_state
 
 SCOPE: dict[str, Any] = {"type": "websocket", "headers": [(b"user-id", b"ann")], "state": {}}
 
@@ -36,7 +36,7 @@ class Client:
 async def test_a_silent_client_gets_an_error_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legacy_stream, "FIRST_FRAME_SECONDS", 0.01)
     client = Client(leaves=False)
-    await legacy_stream.LegacyStream(the_edge())(SCOPE, client.receive, client.send)
+    await legacy_stream.LegacyStream(make_app_state())(SCOPE, client.receive, client.send)
     assert [message["type"] for message in client.heard] == ["websocket.accept", "websocket.send", "websocket.close"]
     answer = json.loads(client.heard[1]["text"])
     assert answer.keys() == {"request_id", "status_code", "message", "cart"}
@@ -45,5 +45,5 @@ async def test_a_silent_client_gets_an_error_and_is_closed(monkeypatch: pytest.M
 
 async def test_a_client_that_disconnects_is_sent_nothing() -> None:
     client = Client(leaves=True)
-    await legacy_stream.LegacyStream(the_edge())(SCOPE, client.receive, client.send)
+    await legacy_stream.LegacyStream(make_app_state())(SCOPE, client.receive, client.send)
     assert [message["type"] for message in client.heard] == ["websocket.accept"]

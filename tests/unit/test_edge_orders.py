@@ -28,7 +28,7 @@ from rest_api.read_models.payment_status import PaymentStatus
 from rest_api.read_models.store import Store
 from rest_api.settings import EdgeSettings
 from rest_api.websocket.user_state import UserLimits, UserState
-from tests.unit.test_edge_session import NOW, USER, a_session, a_shopper, error, send, told
+from tests.testkit.edge_session import NOW, USER, error, frames_of, make_session, make_user, send
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
 GBP = Money(amount=255, currency="GBP")
@@ -49,7 +49,7 @@ CHECKOUT: dict[str, Any] = {
 
 
 def test_a_checkout_derives_the_order_id_from_its_own() -> None:
-    (asked,) = send(a_session(), **CHECKOUT, unheard_of=1)
+    (asked,) = send(make_session(), **CHECKOUT, unheard_of=1)
     order = derive_id(USER, "c1", "order")
     data = {name: CHECKOUT[name] for name in ("version", "address", "contact", "payment")}
     assert asked == Publish("c1", "checkout", {"user_id": USER, "order_id": order, **data})
@@ -77,7 +77,7 @@ def test_a_checkout_derives_the_order_id_from_its_own() -> None:
     ],
 )
 def test_an_invalid_checkout_is_an_error(change: dict[str, Any], code: str, field: str | None) -> None:
-    session = a_session(UserState(USER, UserLimits(tokens=frozenset({"tok_approve"})), NOW))
+    session = make_session(UserState(USER, UserLimits(tokens=frozenset({"tok_approve"})), NOW))
     frame = {name: value for name, value in {**CHECKOUT, **change}.items() if value is not None}
     found = error(session.receive(json.dumps(frame), NOW))
     assert (found["code"], found.get("field")) == (code, field)
@@ -86,26 +86,26 @@ def test_an_invalid_checkout_is_an_error(change: dict[str, Any], code: str, fiel
 
 def test_without_a_list_any_token_is_accepted() -> None:
     frame = {**CHECKOUT, "payment": {"token": "pm_1"}}
-    assert isinstance(send(a_session(), **frame)[0], Publish)
+    assert isinstance(send(make_session(), **frame)[0], Publish)
     assert EdgeSettings(payment_tokens="").accepted_payment_tokens() is None
 
 
 def test_a_checkout_counts_as_a_change() -> None:
     assert Checkout.CHANGES
-    session = a_session(a_shopper(changes=1))
+    session = make_session(make_user(changes=1))
     send(session, **CHECKOUT)
     assert error(send(session, **{**CHECKOUT, "id": "c2"}))["code"] == "rate_limited"
 
 
 def test_the_order_is_the_outcome_and_later_steps_go_to_all_sockets() -> None:
-    shopper = a_shopper()
-    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    shopper = make_user()
+    asking, looking = make_session(shopper), make_session(shopper, "s2")
     send(asking, **CHECKOUT)
     first = cart.Order(user_id=USER, id="c1", order_id="o1", status="committed", order_version=2)
-    assert [frame["type"] for frame in told(asking.on_outcome("c1", outcome(first)))] == ["pending", "order"]
+    assert [frame["type"] for frame in frames_of(asking.on_outcome("c1", outcome(first)))] == ["pending", "order"]
     paid = first.model_copy(update={"status": "paid", "order_version": 3})
     for session in (asking, looking):
-        (frame,) = told(session.on_outcome("c1", outcome(paid)))
+        (frame,) = frames_of(session.on_outcome("c1", outcome(paid)))
         assert OrderFrame.model_validate(frame).status == "paid"
 
 

@@ -1,13 +1,11 @@
 """The session of a socket, frame by frame, without I/O."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
-from pydantic import TypeAdapter
 
 from contracts import cart
 from contracts.inventory import Line, Money, Stored
@@ -15,46 +13,13 @@ from contracts.inventory import Refused as StoredRefused
 from rest_api.protocol import frame_encoder
 from rest_api.protocol.client_frames import MAX_WATCHED
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
-from rest_api.protocol.server_frames import Server
 from rest_api.security.admission import Admission
 from rest_api.websocket.in_flight import MAX_AWAITED, InFlight
 from rest_api.websocket.session import MAX_EXTRA_RESUMES, Session
 from rest_api.websocket.user_state import UserLimits, UserState
+from tests.testkit.edge_session import NOW, USER, error, frames_of, make_session, make_user, send
 
-NOW = 1_795_000_000.0
-SERVER = TypeAdapter[Any](Server)
-USER = "u1"
 NO_QUANTITIES: tuple[Any, ...] = (0, -1, 1000, 1.0, 1.5, True, "3", None, [], 2**63, 2**64, 1e308)
-
-
-def a_shopper(**rules: Any) -> UserState:
-    return UserState(USER, UserLimits(**rules), NOW)
-
-
-def a_session(shopper: UserState | None = None, name: str = "s1", *, opened: bool = True) -> Session:
-    session = Session(name, shopper or a_shopper(), expires_at=NOW + 3600)
-    if opened:
-        session.open(NOW)
-        session.on_read_answered(f"{name}/cart", [])
-    return session
-
-
-def send(session: Session, now: float = NOW, **frame: Any) -> list[Effect]:
-    return session.receive(orjson.dumps(frame).decode(), now)
-
-
-def told(effects: Sequence[Effect]) -> list[dict[str, Any]]:
-    """Return the frames among some effects, each validated against its model."""
-    found = [orjson.loads(effect) for effect in effects if isinstance(effect, bytes)]
-    for frame in found:
-        SERVER.validate_json(orjson.dumps(frame), strict=True)
-    return found
-
-
-def error(effects: Sequence[Effect]) -> dict[str, Any]:
-    (frame,) = told(effects)
-    assert frame["type"] == "error"
-    return frame
 
 
 def held(request_id: str = "a1", version: int = 1, ends: float = NOW + 900) -> cart.Held:
@@ -70,7 +35,7 @@ def held(request_id: str = "a1", version: int = 1, ends: float = NOW + 900) -> c
 
 
 def outcome(session: Session, message: cart.Held) -> list[dict[str, Any]]:
-    return told(session.on_outcome(message.id, frame_encoder.outcome(message)))
+    return frames_of(session.on_outcome(message.id, frame_encoder.outcome(message)))
 
 
 def add(session: Session, request_id: str = "a1") -> list[Effect]:
@@ -81,9 +46,9 @@ def add(session: Session, request_id: str = "a1") -> list[Effect]:
 
 
 def test_a_session_begins_with_welcome_and_a_read_of_the_cart() -> None:
-    session = a_session(opened=False)
+    session = make_session(opened=False)
     welcome, ask = session.open(NOW)
-    assert told([welcome])[0] == {
+    assert frames_of([welcome])[0] == {
         "type": "welcome",
         "user_id": USER,
         "session": "s1",
@@ -102,19 +67,19 @@ def test_a_session_begins_with_welcome_and_a_read_of_the_cart() -> None:
 
 
 def test_welcome_has_the_ping_interval() -> None:
-    session = Session("s1", a_shopper(), expires_at=NOW + 3600, ping=7)
-    assert told(session.open(NOW))[0]["ping"] == 7
+    session = Session("s1", make_user(), expires_at=NOW + 3600, ping=7)
+    assert frames_of(session.open(NOW))[0]["ping"] == 7
 
 
 def test_the_first_cart_has_no_id() -> None:
-    session = a_session(opened=False)
+    session = make_session(opened=False)
     session.open(NOW)
     assert session.client_id("s1/cart") is None
     assert session.client_id("c1") == "c1"
 
 
 def test_the_first_read_of_the_cart_is_retried() -> None:
-    session = a_session(opened=False)
+    session = make_session(opened=False)
     session.open(NOW)
     assert session.tick(NOW + 4) == []
     assert session.next_wakeup == NOW + 5
@@ -126,7 +91,7 @@ def test_the_first_read_of_the_cart_is_retried() -> None:
 
 
 def test_the_first_read_of_the_cart_is_retried_without_an_acknowledgement() -> None:
-    session = a_session(opened=False)
+    session = make_session(opened=False)
     session.open(NOW)
     assert session.on_unacknowledged("s1/cart", 2) == []
     assert len(session.tick(NOW)) == 1
@@ -136,22 +101,22 @@ def test_the_first_read_of_the_cart_is_retried_without_an_acknowledgement() -> N
 
 
 def test_a_change_is_sent_then_pending_then_its_outcome() -> None:
-    session = a_session()
+    session = make_session()
     assert add(session) == [Publish("a1", "add", {"user_id": USER, "product": "P", "quantity": 2})]
-    assert told(session.on_acknowledged("a1")) == [{"type": "pending", "id": "a1"}]
+    assert frames_of(session.on_acknowledged("a1")) == [{"type": "pending", "id": "a1"}]
     assert [frame["type"] for frame in outcome(session, held())] == ["held"]
 
 
 def test_an_outcome_before_the_acknowledgement_sends_pending_first() -> None:
-    session = a_session()
+    session = make_session()
     add(session)
     assert [frame["type"] for frame in outcome(session, held())] == ["pending", "held"]
     assert session.on_acknowledged("a1") == []
 
 
 def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
-    shopper = a_shopper()
-    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    shopper = make_user()
+    asking, looking = make_session(shopper), make_session(shopper, "s2")
     add(asking)
     assert [frame["type"] for frame in outcome(looking, held())] == ["held"]
     assert looking.on_acknowledged("a1") == []
@@ -159,11 +124,11 @@ def test_an_outcome_reaches_the_other_socket_without_a_pending() -> None:
 
 def test_an_unsolicited_frame_has_no_pending() -> None:
     frame = frame_encoder.outcome(cart.Expired(user_id=USER, lines=(), version=3))
-    assert told(a_session().on_outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
+    assert frames_of(make_session().on_outcome(None, frame)) == [{"type": "expired", "lines": [], "version": 3}]
 
 
 def test_a_repeated_frame_is_published_again() -> None:
-    session = a_session()
+    session = make_session()
     assert add(session) == add(session)
     session.on_acknowledged("a1")
     assert session.on_acknowledged("a1") == []
@@ -187,13 +152,13 @@ def test_a_repeated_frame_is_published_again() -> None:
     ],
 )
 def test_each_frame_becomes_a_request_to_the_carts(frame: dict[str, Any], verb: str, data: dict[str, Any]) -> None:
-    assert send(a_session(), id="x", **frame) == [Publish("x", verb, {"user_id": USER, **data})]
+    assert send(make_session(), id="x", **frame) == [Publish("x", verb, {"user_id": USER, **data})]
     parsed = cart.REQUEST_REGISTRY.types[f"holdfast.cart.{verb}"]
     parsed.model_validate_json(orjson.dumps({"user_id": USER, **data}))
 
 
 def test_the_frames_trace_goes_along() -> None:
-    (request,) = send(a_session(), id="x", type="cart", traceparent="00-ab")
+    (request,) = send(make_session(), id="x", type="cart", traceparent="00-ab")
     assert isinstance(request, Publish)
     assert request.traceparent == "00-ab"
 
@@ -202,7 +167,7 @@ def test_the_frames_trace_goes_along() -> None:
 
 
 def test_an_unacknowledged_change_is_unavailable_and_never_refused() -> None:
-    session = a_session()
+    session = make_session()
     add(session)
     frame = error(session.on_unacknowledged("a1", 2))
     assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "unavailable", 2)
@@ -211,7 +176,7 @@ def test_an_unacknowledged_change_is_unavailable_and_never_refused() -> None:
 
 
 def test_an_unacknowledged_read_is_unavailable_once() -> None:
-    session = a_session()
+    session = make_session()
     send(session, id="c1", type="cart")
     assert error(session.on_unacknowledged("c1", 2))["code"] == "unavailable"
     assert session.on_unacknowledged("c1", 2) == []
@@ -219,7 +184,7 @@ def test_an_unacknowledged_read_is_unavailable_once() -> None:
 
 
 def test_the_number_of_awaited_changes_is_bounded() -> None:
-    session = a_session(a_shopper(changes=None))
+    session = make_session(make_user(changes=None))
     for number in range(MAX_AWAITED + 1):
         add(session, f"a{number}")
         session.on_unacknowledged(f"a{number}", 2)
@@ -231,8 +196,8 @@ def test_the_number_of_awaited_changes_is_bounded() -> None:
 
 
 def test_a_read_is_answered_once_and_only_to_its_socket() -> None:
-    shopper = a_shopper()
-    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    shopper = make_user()
+    asking, looking = make_session(shopper), make_session(shopper, "s2")
     send(asking, id="c1", type="cart")
     assert looking.on_read_answered("c1", [b"x"]) == []
     assert asking.on_read_answered("c1", [b"x", b"y"]) == [b"x", b"y"]
@@ -241,7 +206,7 @@ def test_a_read_is_answered_once_and_only_to_its_socket() -> None:
 
 
 def test_a_read_without_an_answer_is_unavailable() -> None:
-    session = a_session()
+    session = make_session()
     send(session, id="c1", type="cart")
     assert session.next_wakeup == NOW + 10
     frame = error(session.tick(NOW + 10))
@@ -250,14 +215,14 @@ def test_a_read_without_an_answer_is_unavailable() -> None:
 
 
 def test_two_sockets_may_use_one_id_for_their_reads() -> None:
-    shopper = a_shopper()
-    for session in (a_session(shopper), a_session(shopper, "s2")):
+    shopper = make_user()
+    for session in (make_session(shopper), make_session(shopper, "s2")):
         send(session, id="c1", type="cart")
     assert len(shopper.unanswered) == 2
 
 
 def test_a_closed_socket_drops_its_reads_but_not_its_changes() -> None:
-    session = a_session()
+    session = make_session()
     send(session, id="c1", type="cart")
     add(session)
     session.close()
@@ -266,7 +231,7 @@ def test_a_closed_socket_drops_its_reads_but_not_its_changes() -> None:
 
 
 def test_resume_settles_the_requests_that_it_reports() -> None:
-    session = a_session()
+    session = make_session()
     add(session)
     stored = Stored(id="a1", outcome=StoredRefused(product="P", reason="out_of_stock", available=0))
     message = cart.Resumed(
@@ -276,7 +241,7 @@ def test_resume_settles_the_requests_that_it_reports() -> None:
     assert session.on_acknowledged("a1") == []
     assert "a1" not in session.user.unanswered
     assert isinstance(stored.outcome, StoredRefused)
-    shown = told([frame_encoder.outcome(stored.outcome, stored.id, replayed=True), frame_encoder.resumed(message)])
+    shown = frames_of([frame_encoder.outcome(stored.outcome, stored.id, replayed=True), frame_encoder.resumed(message)])
     assert shown == [
         {"type": "refused", "id": "a1", "product": "P", "reason": "out_of_stock", "available": 0, "replayed": True},
         {"type": "resumed", "id": "r1", "pending": [], "unknown": ["b2"]},
@@ -288,8 +253,8 @@ def test_resume_settles_the_requests_that_it_reports() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "NaN", '{"id":1e400}', "[" * 10_000, '"\\ud800"', "{'id':1}"])
 def test_a_frame_that_is_not_json_closes_the_socket(text: str) -> None:
-    frame, close = a_session().receive(text, NOW)
-    assert told([frame])[0]["code"] == "bad_json"
+    frame, close = make_session().receive(text, NOW)
+    assert frames_of([frame])[0]["code"] == "bad_json"
     assert close == Close(4400, "bad_json")
 
 
@@ -333,7 +298,7 @@ def test_a_frame_that_is_not_json_closes_the_socket(text: str) -> None:
     ],
 )
 def test_an_invalid_frame_is_an_error_and_the_socket_stays(frame: object, code: str, field: str | None) -> None:
-    session = a_session()
+    session = make_session()
     answer = error(session.receive(json.dumps(frame), NOW))
     assert answer["code"] == code
     assert answer.get("field") == field
@@ -343,12 +308,12 @@ def test_an_invalid_frame_is_an_error_and_the_socket_stays(frame: object, code: 
 
 
 def test_a_frame_may_name_its_own_user() -> None:
-    assert isinstance(send(a_session(), id="x", type="clear", user_id=USER)[0], Publish)
+    assert isinstance(send(make_session(), id="x", type="clear", user_id=USER)[0], Publish)
 
 
 def test_a_rejection_goes_only_to_the_socket_that_sent_the_request() -> None:
-    shopper = a_shopper()
-    asking, looking = a_session(shopper), a_session(shopper, "s2")
+    shopper = make_user()
+    asking, looking = make_session(shopper), make_session(shopper, "s2")
     add(asking)
     message = cart.Error(user_id=USER, id="a1", code="id_reused", detail="used before")
     assert error(asking.on_rejected(message))["code"] == "id_reused"
@@ -356,7 +321,7 @@ def test_a_rejection_goes_only_to_the_socket_that_sent_the_request() -> None:
 
 
 def test_a_rejected_read_names_the_invalid_field() -> None:
-    session = a_session()
+    session = make_session()
     send(session, id="k", type="check", product="P")
     frame = error(session.on_rejected(cart.Error(user_id=USER, id="k", code="bad_field", detail="ahead", field="time")))
     assert (frame["code"], frame["field"]) == ("bad_field", "time")
@@ -367,8 +332,8 @@ def test_a_rejected_read_names_the_invalid_field() -> None:
 
 
 def test_64_requests_may_be_unanswered_on_all_sockets_of_a_user() -> None:
-    shopper = a_shopper()
-    one, two = a_session(shopper), a_session(shopper, "s2")
+    shopper = make_user()
+    one, two = make_session(shopper), make_session(shopper, "s2")
     for number in range(64):
         assert isinstance(add(one if number % 2 else two, f"a{number}")[0], Publish)
     assert error(add(one, "b"))["code"] == "too_many"
@@ -379,8 +344,8 @@ def test_64_requests_may_be_unanswered_on_all_sockets_of_a_user() -> None:
 
 
 def test_a_client_at_its_limit_may_still_resume() -> None:
-    shopper = a_shopper()
-    session = a_session(shopper)
+    shopper = make_user()
+    session = make_session(shopper)
     for number in range(64):
         add(session, f"a{number}")
     for number in range(MAX_EXTRA_RESUMES):
@@ -391,25 +356,25 @@ def test_a_client_at_its_limit_may_still_resume() -> None:
 
 
 def test_stale_requests_no_longer_count() -> None:
-    session = a_session(a_shopper(unanswered=1))
+    session = make_session(make_user(unanswered=1))
     add(session)
     assert error(add(session, "b"))["code"] == "too_many"
     assert isinstance(send(session, NOW + 901, id="b", type="clear")[0], Publish)
 
 
 def test_frames_past_the_limit_are_refused_and_past_its_double_close_the_socket() -> None:
-    session = a_session(a_shopper(changes=3))
+    session = make_session(make_user(changes=3))
     assert all(isinstance(add(session)[0], Publish) for _ in range(3))
     for _ in range(3):
         frame = error(add(session))
         assert (frame["id"], frame["code"], frame["retry_after"]) == ("a1", "rate_limited", 20)
     told_last, close = add(session)
-    assert told([told_last])[0]["code"] == "rate_limited"
+    assert frames_of([told_last])[0]["code"] == "rate_limited"
     assert close == Close(4429, "retry_after=20")
 
 
 def test_reads_and_invalid_frames_have_a_separate_limit() -> None:
-    session = a_session(a_shopper(changes=1, others=2))
+    session = make_session(make_user(changes=1, others=2))
     add(session)
     assert error(send(session, id="x", type="nonsense"))["code"] == "unknown_type"
     assert isinstance(send(session, id="x", type="cart")[0], Publish)
@@ -417,7 +382,7 @@ def test_reads_and_invalid_frames_have_a_separate_limit() -> None:
 
 
 def test_limits_may_be_disabled() -> None:
-    session = a_session(a_shopper(changes=None, others=None, unanswered=None, sockets=None))
+    session = make_session(make_user(changes=None, others=None, unanswered=None, sockets=None))
     assert all(isinstance(add(session, f"a{number}")[0], Publish) for number in range(1000))
 
 
@@ -425,7 +390,7 @@ def test_limits_may_be_disabled() -> None:
 
 
 def test_watch_and_unwatch_some_products_or_all() -> None:
-    session = a_session()
+    session = make_session()
     assert send(session, id="w", type="watch", products=["P", "Q"]) == [StartWatching(("P", "Q"))]
     assert send(session, id="w", type="watch") == [StartWatching(None)]
     assert send(session, id="w", type="unwatch", products=["P"]) == [StopWatching(("P",))]
@@ -433,7 +398,7 @@ def test_watch_and_unwatch_some_products_or_all() -> None:
 
 
 def test_a_socket_watches_a_hundred_products_at_most() -> None:
-    session = a_session()
+    session = make_session()
     send(session, id="w", type="watch", products=[f"P{number}" for number in range(MAX_WATCHED)])
     assert error(send(session, id="w", type="watch", products=["Q"]))["field"] == "products"
     assert send(session, id="w", type="watch", products=["P1"]) == [StartWatching(("P1",))]
@@ -445,14 +410,14 @@ def test_a_socket_watches_a_hundred_products_at_most() -> None:
 
 
 def test_the_socket_is_closed_after_the_token_and_the_leeway() -> None:
-    session = a_session()
+    session = make_session()
     assert session.tick(NOW + 3629) == []
     assert session.tick(NOW + 3630) == [Close(4401, "the token has expired")]
 
 
 def test_expiring_is_sent_once_two_minutes_before() -> None:
-    shopper = a_shopper()
-    session = a_session(shopper)
+    shopper = make_user()
+    session = make_session(shopper)
     shopper.observe_cart(held(ends=NOW + 900))
     assert not shopper.needs_expiry_warning(NOW + 779)
     assert shopper.needs_expiry_warning(NOW + 780)
@@ -462,12 +427,14 @@ def test_expiring_is_sent_once_two_minutes_before() -> None:
     assert session.read_before_expiry_warning(NOW + 780) == []
     warning = shopper.take_expiry_warning(NOW + 780)
     assert warning is not None
-    assert told([warning]) == [{"type": "expiring", "expires_at": frame_encoder.format_time(NOW + 900), "version": 1}]
+    assert frames_of([warning]) == [
+        {"type": "expiring", "expires_at": frame_encoder.format_time(NOW + 900), "version": 1}
+    ]
     assert shopper.take_expiry_warning(NOW + 781) is None
 
 
 def test_the_read_before_the_warning_is_retried() -> None:
-    session = a_session()
+    session = make_session()
     session.read_before_expiry_warning(NOW)
     (again,) = session.tick(NOW + 5)
     assert isinstance(again, Publish)
@@ -475,8 +442,8 @@ def test_the_read_before_the_warning_is_retried() -> None:
 
 
 def test_a_later_expiry_is_warned_of_again() -> None:
-    shopper = a_shopper()
-    a_session(shopper)
+    shopper = make_user()
+    make_session(shopper)
     shopper.observe_cart(held(ends=NOW + 100))
     assert shopper.take_expiry_warning(NOW)
     shopper.observe_cart(held(version=2, ends=NOW + 900))
@@ -485,18 +452,18 @@ def test_a_later_expiry_is_warned_of_again() -> None:
 
 
 def test_no_warning_for_an_empty_or_expired_cart_or_without_a_socket() -> None:
-    shopper = a_shopper()
+    shopper = make_user()
     assert shopper.take_expiry_warning(NOW) is None
     shopper.observe_cart(held(ends=NOW + 60))
     assert shopper.take_expiry_warning(NOW) is None, "nobody is here"
-    a_session(shopper)
+    make_session(shopper)
     assert shopper.take_expiry_warning(NOW + 60) is None, "it is over"
     shopper.observe_cart(cart.CartView(version=1, expires_at=datetime.fromtimestamp(NOW + 60, UTC)))
     assert shopper.take_expiry_warning(NOW) is None, "it is empty"
 
 
 def test_only_newer_messages_change_the_state() -> None:
-    shopper = a_shopper()
+    shopper = make_user()
     shopper.observe_cart(held(version=5, ends=NOW + 900))
     shopper.observe_cart(held(version=4, ends=NOW + 100))
     shopper.observe_cart(cart.CartView(version=4))
@@ -514,7 +481,7 @@ def test_only_newer_messages_change_the_state() -> None:
 
 
 def test_an_idle_user_may_be_dropped() -> None:
-    shopper = a_shopper()
+    shopper = make_user()
     assert not shopper.is_idle(NOW + 60)
     assert shopper.is_idle(NOW + 121)
     shopper.register("a", NOW)
@@ -528,7 +495,7 @@ def test_an_idle_user_may_be_dropped() -> None:
 def test_an_overloaded_shop_refuses_requests_at_once() -> None:
     in_flight = InFlight(Admission(2))
     shoppers = [UserState(f"u{number}", UserLimits(), NOW, in_flight) for number in range(3)]
-    sessions = [a_session(shopper, f"s{number}") for number, shopper in enumerate(shoppers)]
+    sessions = [make_session(shopper, f"s{number}") for number, shopper in enumerate(shoppers)]
     assert all(isinstance(add(session)[0], Publish) for session in sessions[:2])
     refused = error(add(sessions[2]))
     assert (refused["code"], refused["id"], refused["retry_after"]) == ("unavailable", "a1", 1)

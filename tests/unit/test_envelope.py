@@ -1,32 +1,12 @@
 from datetime import UTC, datetime
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import cart
 from contracts.envelope import MAX_VALUE_BYTES, Envelope, UndecodableError
-
-EVENT = Envelope(
-    id="ann/1/add",
-    source="/edge",
-    type="holdfast.cart.add",
-    subject="ann",
-    time=datetime(2026, 11, 21, 3, 24, 41, 118_000, tzinfo=UTC),
-    requestid="1",
-    data={"user_id": "ann", "product": "85123A", "quantity": 2},
-)
-# As the contract prints it: what is on the wire must not change by accident.
-GOLDEN = (
-    b'{"specversion":"1.0","id":"ann/1/add","source":"/edge","type":"holdfast.cart.add","subject":"ann",'
-    b'"time":"2026-11-21T03:24:41.118Z","datacontenttype":"application/json","requestid":"1",'
-    b'"data":{"user_id":"ann","product":"85123A","quantity":2}}'
-)
-
-
-def changed(**fields: object) -> bytes:
-    return orjson.dumps({**orjson.loads(GOLDEN), **fields})
+from tests.testkit.envelopes import EVENT, GOLDEN, changed
 
 
 def test_an_event_is_one_line_of_json_and_reads_back_as_it_was() -> None:
