@@ -100,7 +100,7 @@ class Checkout(_Request):
     payment: Payment
     expect: Expect | None = None
 
-    def fault(self, event: Envelope) -> str | None:
+    def contradiction(self, event: Envelope) -> str | None:
         """Return the error in `order_id`, or `None`.
 
         No service would find an order under another id, and its stock would stay held.
