@@ -106,7 +106,7 @@ async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shopper
                 await _make_due(shop.settings, f"{users}-late-{number - 3}")
             number += 1
             await asyncio.sleep(0.1)
-    assert victim.exits[deaths:] == [EXIT_KILLED], victim.told()
+    assert victim.exits[deaths:] == [EXIT_KILLED], victim.log_tail()
     for each in range(6):  # and life goes on
         await crowd.ask(f"{users}-{each}", "remove", product="MUG")
     await crowd.settled()
@@ -131,7 +131,7 @@ async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_invent
         order_id = derive_id(user, id_, "order")
         checkout = {"order_id": order_id, "version": crowd.told[user, held][0]["version"], **DELIVERY}
         await crowd.ask(user, "checkout", id_, **checkout)
-        assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.told()
+        assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.log_tail()
         assert len(await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)) == 1
         assert await _about(shop.settings, inventory.REQUESTS, inventory.Commit, order_id) == []
 
@@ -166,7 +166,7 @@ async def test_who_dies_between_a_dead_letter_and_its_decision_leaves_both(shop:
             victim.kept = False
             assert victim.process is not None
             id_ = await crowd.ask(user, "add", product="ODD", quantity=1)
-            assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.told()
+            assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.log_tail()
             decided = await connection.execute("SELECT FROM request_log WHERE requestid = %s", [id_])
             assert decided.rowcount == 0
             assert await _letters(shop.settings, inventory.REQUESTS) == 1
@@ -199,7 +199,7 @@ async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers
         async with asyncio.timeout(PATIENCE):
             while len(victim.exits) == deaths or victim.health() != "ok":
                 await asyncio.sleep(0.05)
-        assert victim.exits[deaths:] == [EXIT_KILLED], victim.told()
+        assert victim.exits[deaths:] == [EXIT_KILLED], victim.log_tail()
         _move_claims(shop.settings, "now()")  # the start may have taken long
         answer = await client.post("/v1/cart/items", json=change)
         assert (answer.status_code, answer.headers["retry-after"]) == (409, "1"), "the first one's claim is still open"

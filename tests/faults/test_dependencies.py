@@ -31,7 +31,7 @@ from infrastructure.messaging.topic_history import read_topic
 from infrastructure.process.settings import Settings
 from tests.testkit.processes import PATIENCE, Processes, processes
 from tests.testkit.servers import PARTITIONS, Servers, bring, local_parts
-from tests.testkit.tcp_proxy import Mood, Proxy, proxy
+from tests.testkit.tcp_proxy import Proxy, ProxyFault, proxy
 from tests.testkit.topic_client import Shoppers, refused, shoppers
 
 
@@ -136,7 +136,7 @@ async def crowd(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
         await _for(1, here)
         await here.settled()
         yield here
-        assert (own.kafka.mood, own.postgres.mood, own.redis.mood) == (Mood(), Mood(), Mood())
+        assert (own.kafka.fault, own.postgres.fault, own.redis.fault) == (ProxyFault(), ProxyFault(), ProxyFault())
         await _for(1, here)
         began = time.monotonic()
         await here.settled()
@@ -174,12 +174,12 @@ async def _until_counted(shop: Processes, crowd: Shoppers, name: str, **labels: 
 
 
 @contextmanager
-def _mood(line: Proxy, mood: Mood) -> Iterator[None]:
-    line.mood = mood
+def _with_fault(line: Proxy, fault: ProxyFault) -> Iterator[None]:
+    line.fault = fault
     try:
         yield
     finally:
-        line.mood = Mood()
+        line.fault = ProxyFault()
 
 
 # ---- Redis ----------------------------------------------------------------------------------------------------------
@@ -237,12 +237,12 @@ async def test_redis_is_paused_for_longer_than_a_lock_lives(
 
 
 @pytest.mark.parametrize(
-    "mood",
-    [Mood(delay=0.1), Mood(hole=True), Mood(drop=True), Mood(refuse=True)],
+    "fault",
+    [ProxyFault(delay=0.1), ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)],
     ids=["slow", "hole", "drops", "refuses"],
 )
-async def test_redis_behind_a_bad_line(mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    with _mood(own.redis, mood):
+async def test_redis_behind_a_bad_line(fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+    with _with_fault(own.redis, fault):
         own.redis.reset()
         await _answered_without_locks(shop, crowd)
     await _until_counted(shop, crowd, LOCKS, result="held")
@@ -283,25 +283,30 @@ async def test_connections_to_postgres_are_ended_again_and_again(
 
 
 @pytest.mark.parametrize(
-    ("mood", "seconds"),
-    [(Mood(delay=0.025), 3), (Mood(hole=True), 3), (Mood(bandwidth=20_000), 3), (Mood(refuse=True), 3)],
+    ("fault", "seconds"),
+    [
+        (ProxyFault(delay=0.025), 3),
+        (ProxyFault(hole=True), 3),
+        (ProxyFault(bandwidth=20_000), 3),
+        (ProxyFault(refuse=True), 3),
+    ],
     ids=["50 ms a round trip", "black hole", "little bandwidth", "refuses"],
 )
 async def test_postgres_behind_a_bad_line(
-    mood: Mood, seconds: float, own: Dependencies, shop: Processes, crowd: Shoppers
+    fault: ProxyFault, seconds: float, own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
-    own.postgres.mood = mood
-    if mood.refuse:
+    own.postgres.fault = fault
+    if fault.refuse:
         own.postgres.reset()
     await _for(seconds, crowd)
-    own.postgres.mood = Mood()
+    own.postgres.fault = ProxyFault()
 
 
 async def test_postgres_behind_a_line_that_loses_everything(
     own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
     """No end of the line hears of it: who waits for an answer gives up by a deadline of its own, again and again."""
-    with _mood(own.postgres, Mood(drop=True)):
+    with _with_fault(own.postgres, ProxyFault(drop=True)):
         began, asked = time.monotonic(), set(crowd.sent)
         await _until_counted(shop, crowd, "holdfast_retries_total", error="TimeoutError")
         print(f"each worker gave up within {time.monotonic() - began:.1f} s of silence")
@@ -315,11 +320,11 @@ async def test_lines_to_postgres_are_reset_in_mid_transaction(
     """Whether a COMMIT arrived is unknown then; the log knows."""
 
     def resets() -> None:
-        own.postgres.mood = Mood(delay=0.02)  # so that most resets meet a transaction
+        own.postgres.fault = ProxyFault(delay=0.02)  # so that most resets meet a transaction
         for _ in range(20):
             time.sleep(0.15)
             own.postgres.reset()
-        own.postgres.mood = Mood()
+        own.postgres.fault = ProxyFault()
 
     await _while(crowd, resets, 4)
 
@@ -367,11 +372,11 @@ async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, c
 
 
 @pytest.mark.parametrize(
-    "mood", [Mood(delay=0.05), Mood(bandwidth=50_000)], ids=["100 ms a round trip", "little bandwidth"]
+    "fault", [ProxyFault(delay=0.05), ProxyFault(bandwidth=50_000)], ids=["100 ms a round trip", "little bandwidth"]
 )
-async def test_kafka_behind_a_slow_line(mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_kafka_behind_a_slow_line(fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
     """The shop goes on meanwhile: what is asked on the slow line is answered on it."""
-    with _mood(own.kafka, mood):
+    with _with_fault(own.kafka, fault):
         began = time.monotonic()
         await _for(5, crowd)
         await crowd.settled()
@@ -379,15 +384,15 @@ async def test_kafka_behind_a_slow_line(mood: Mood, own: Dependencies, shop: Pro
 
 
 @pytest.mark.parametrize(
-    "mood", [Mood(hole=True), Mood(drop=True), Mood(refuse=True)], ids=["hole", "drops", "refuses"]
+    "fault", [ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)], ids=["hole", "drops", "refuses"]
 )
 async def test_kafka_behind_a_line_that_carries_nothing(
-    mood: Mood, own: Dependencies, shop: Processes, crowd: Shoppers
+    fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
     """For longer than a session: who cannot say that he is there has lost his partitions when the line is back."""
     await crowd.settled()
-    with _mood(own.kafka, mood):
-        if mood.refuse:
+    with _with_fault(own.kafka, fault):
+        if fault.refuse:
             own.kafka.reset()
         await asyncio.sleep(1)  # what was on its way is told
         asked = set(crowd.sent)
@@ -405,7 +410,7 @@ async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
     """Whether a batch arrived is unknown then: the idempotent producer sends it again, and it counts once."""
 
     def resets() -> None:
-        with _mood(own.kafka, Mood(delay=0.02)):  # so that most resets meet something on its way
+        with _with_fault(own.kafka, ProxyFault(delay=0.02)):  # so that most resets meet something on its way
             ends = 0
             for _ in range(20):
                 time.sleep(0.15)

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import re
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -260,36 +258,21 @@ async def test_a_broker_that_is_killed_in_a_stream_of_adds_loses_none_and_double
 def test_an_edge_that_starts_while_the_broker_is_away_becomes_ready_when_it_comes(own: tuple[Running, Broker]) -> None:
     edge, broker = own
     broker.kill()
-    settings = edge.settings
-    with subprocess.Popen(
-        [sys.executable, "-m", "rest_api", "run"],
-        env={
-            "HOLDFAST_KAFKA": settings.kafka,
-            "HOLDFAST_POSTGRES_URL": settings.postgres_url,
-            "HOLDFAST_REDIS_URL": settings.redis_url,
-            "HOLDFAST_PREFIX": settings.prefix,
-            "HOLDFAST_HTTP_PORT": "0",
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        url = re.search(r"http://[^\"]+", process.stderr.readline())
-        assert url
-        with httpx.Client(base_url=url[0], trust_env=False, timeout=30) as client:
-            _until(lambda: _answers(client))
-            waiting = client.get("/readyz")
-            assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "1")
-            token = client.post("/v1/guests").json()["token"]
-            client.headers["Authorization"] = f"Bearer {token}"
-            assert client.post("/v1/cart/items", json={"product": "P", "quantity": 1}).status_code == 503
-            assert client.get("/v1/cart").status_code == 503
-            broker.restart()
-            _until_ready(client)
-            done = client.post("/v1/cart/items", json={"product": "P", "quantity": 1}, headers={"Prefer": "wait=20"})
-            assert (done.status_code, done.json()["type"]) == (200, "held")
-        process.terminate()
-        assert process.wait(15) == 0
+    replica = edge.shop.add("rest_api", "second", HOLDFAST_LIMITS="on")
+    replica.start()
+    with httpx.Client(base_url=replica.wait_for_url(), trust_env=False, timeout=30) as client:
+        _until(lambda: _answers(client))
+        waiting = client.get("/readyz")
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (503, "1")
+        token = client.post("/v1/guests").json()["token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        assert client.post("/v1/cart/items", json={"product": "P", "quantity": 1}).status_code == 503
+        assert client.get("/v1/cart").status_code == 503
+        broker.restart()
+        _until_ready(client)
+        done = client.post("/v1/cart/items", json={"product": "P", "quantity": 1}, headers={"Prefer": "wait=20"})
+        assert (done.status_code, done.json()["type"]) == (200, "held")
+    assert replica.stop() == 0
     with edge.client() as other:
         _until_ready(other)
 

@@ -44,7 +44,7 @@ from infrastructure.process.service import EX_TEMPFAIL
 from infrastructure.process.settings import Settings
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes, until
 from tests.testkit.servers import PARTITIONS, Servers, partition
-from tests.testkit.tcp_proxy import Mood, proxy
+from tests.testkit.tcp_proxy import ProxyFault, proxy
 from tests.testkit.topic_client import Shoppers, refused, shoppers
 from tests.testkit.worker_pairs import (
     HEARTBEAT,
@@ -365,8 +365,8 @@ async def test_a_second_worker_of_a_name_does_not_start_on_the_same_machine(shop
         second.start()
         assert second.process is not None
         assert second.process.wait(30) == 1
-        assert "-1 runs already" in second.told()
-        assert "set another HOLDFAST_REPLICA" in second.told()
+        assert "-1 runs already" in second.log_tail()
+        assert "set another HOLDFAST_REPLICA" in second.log_tail()
     await keep_shopping_for(1, crowd)
 
 
@@ -550,7 +550,7 @@ async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Process
     ended = time.monotonic() - began
     await shopping
     await crowd.settled()
-    assert status == 0, victim.told()
+    assert status == 0, victim.log_tail()
     _compare(f"SIGTERM {kind}, ended in {ended:.2f} s", LEFT, noise, crowd, began, theirs)
     shopping = asyncio.create_task(keep_shopping_for(5, crowd))
     began = time.monotonic()
@@ -566,7 +566,7 @@ async def test_all_are_asked_to_end_at_once(shop: Processes, crowd: Shoppers) ->
     await keep_shopping_for(2, crowd)
     shopping = asyncio.create_task(keep_shopping_for(3, crowd))
     statuses = await asyncio.gather(*(asyncio.to_thread(replica.stop) for replica in shop.replicas))
-    assert statuses == [0] * len(shop.replicas), [replica.told() for replica in shop.replicas]
+    assert statuses == [0] * len(shop.replicas), [replica.log_tail() for replica in shop.replicas]
     for replica in shop.replicas:
         replica.start()
         replica.kept = True
@@ -622,9 +622,9 @@ def _compare(
     assert max(waited, silence) <= bound + min(noise, NOISE)
 
 
-@pytest.mark.parametrize("mood", [Mood(refuse=True), Mood(hole=True)], ids=["refuses", "silent"])
+@pytest.mark.parametrize("fault", [ProxyFault(refuse=True), ProxyFault(hole=True)], ids=["refuses", "silent"])
 async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
-    mood: Mood, servers: Servers, settings: Settings, tmp_path: Path
+    fault: ProxyFault, servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
     """What is in hand can't be decided: the end is hard, and the next process reads it again.
 
@@ -639,7 +639,7 @@ async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
         worker.again()
         await _fill(settings, 0, 100)
         await _committed(here, worker)
-        between.mood = mood
+        between.fault = fault
         between.reset()
         batches = worker.metric("holdfast_batch_size_count")
         await _fill(settings, 100, 200)
@@ -648,8 +648,8 @@ async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
         began = time.monotonic()
         status = await asyncio.to_thread(worker.stop)
         print(f"SIGTERM without Postgres: status {status} after {time.monotonic() - began:.1f} s")
-        assert status == EX_TEMPFAIL, worker.told()
-        between.mood = Mood()
+        assert status == EX_TEMPFAIL, worker.log_tail()
+        between.fault = ProxyFault()
         worker.again()
         await _committed(here, worker)
         assert await _decided(settings) == (300, 300), "acknowledged, and not decided"

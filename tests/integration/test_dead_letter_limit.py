@@ -41,7 +41,7 @@ async def test_a_worker_at_its_dead_letter_limit_is_unready_and_alive_and_loses_
         other.again()  # a rebalance: it gets half of the partitions, or all if the first one had to end
         assert worker.process is not None
         if worker.process.poll() is None:
-            assert await asyncio.to_thread(worker.stop) == EX_TEMPFAIL, worker.told()
+            assert await asyncio.to_thread(worker.stop) == EX_TEMPFAIL, worker.log_tail()
         worker.again(HOLDFAST_DEAD_LETTER_LIMIT_PER_MINUTE="0")
         end = time.monotonic() + 30
         while len(await _dead_letters(settings)) < RECORDS and time.monotonic() < end:
@@ -59,7 +59,9 @@ async def _send_bad_records(settings: Settings) -> None:
 
 
 def _wait_until_held(worker: Replica) -> None:
-    until(lambda: "stopped at the dead-letter limit" in worker.health(), 20, lambda: worker.health() + worker.told())
+    until(
+        lambda: "stopped at the dead-letter limit" in worker.health(), 20, lambda: worker.health() + worker.log_tail()
+    )
 
 
 async def _dead_letters(settings: Settings) -> set[str]:

@@ -31,11 +31,11 @@ class Delivery:
     talk: Talk
 
     async def told(self, order: str, *words: str) -> None:
-        await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.told)
+        await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.log_tail)
 
     async def has_told(self, order: str, *words: str) -> None:
         """What was told of it, without its repetitions, in order; that it may be repeated is the point."""
-        await self.talk.until(lambda: [*dict.fromkeys(self.talk.of(order))] == [*words], self.process.told)
+        await self.talk.until(lambda: [*dict.fromkeys(self.talk.of(order))] == [*words], self.process.log_tail)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ async def test_before_it_is_shipped_it_may_be_called_off_and_after_it_may_not(de
     await delivery.talk.until(lambda: "shipped" in delivery.talk.of(other))
     heard = len(delivery.talk.of(other))
     await delivery.talk.say(REQUESTS, CallOff(**of(other)))
-    await delivery.talk.until(lambda: "shipped" in delivery.talk.of(other)[heard:], delivery.process.told)
+    await delivery.talk.until(lambda: "shipped" in delivery.talk.of(other)[heard:], delivery.process.log_tail)
     await delivery.has_told(other, "booked", "shipped", "delivered")
     assert delivery.talk.of(order) == ["booked", "called-off"]
 

@@ -162,32 +162,24 @@ def test_production_takes_no_development_secret_anywhere(name: str) -> None:
 
 
 @contextmanager
-def beside(edge: Running, servers: Servers) -> Iterator[str]:
+def second_edge(edge: Running) -> Iterator[str]:
     """Another edge of the same shop: its address."""
-    port = free_port()
-    environment = {
-        **servers.environment(),
-        "HOLDFAST_PREFIX": edge.settings.prefix,
-        "HOLDFAST_HTTP_PORT": str(port),
-        "HOLDFAST_REPLICA": "other",
-    }
-    with subprocess.Popen([sys.executable, "-m", "rest_api", "run"], env=environment, stderr=subprocess.DEVNULL) as two:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            with httpx.Client(transport=httpx.HTTPTransport(retries=50), trust_env=False, timeout=10) as client:
-                while client.get(f"{url}/readyz").status_code != 200:
-                    pass
-            yield url
-        finally:
-            two.terminate()
-    assert two.returncode == 0
+    replica = edge.shop.add("rest_api", "other")
+    replica.start()
+    try:
+        url = replica.wait_for_url()
+        replica.wait_ready()
+        yield url
+    finally:
+        status = replica.stop()
+    assert status == 0
 
 
 def test_two_edges_share_claims_carts_tickets_and_the_catalogue(edge: Running, servers: Servers) -> None:
     guest = edge.guest()["token"]
     code = f"T{secrets.token_hex(4)}"
     product = {"code": code, "name": "Told to both", "price": {"amount": 1, "currency": "GBP"}, "version": 1}
-    with beside(edge, servers) as url, edge.client(guest) as one:
+    with second_edge(edge) as url, edge.client(guest) as one:
         two = httpx.Client(base_url=url, headers=one.headers, trust_env=False, timeout=40)
         key = {"Idempotency-Key": "one key", "Prefer": "wait=20"}
         first, second = (

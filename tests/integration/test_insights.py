@@ -186,7 +186,7 @@ def related(told: Sequence[Told]) -> dict[str, list[tuple[str, float, float, flo
 # ---- the world ------------------------------------------------------------------------------------------------------
 
 
-class World:
+class InsightsService:
     """One process of insights, and hands on the topics and tables."""
 
     def __init__(self, shop: Processes, replica: Replica) -> None:
@@ -345,21 +345,21 @@ async def read(settings: Settings, topic: Topic) -> list[Envelope]:
 
 
 @pytest.fixture(scope="module")
-def world(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InsightsService]:
     settings = servers.settings()
     asyncio.run(postgres.migrate(settings, "orders", ROOT / "order_service" / "migrations"))
     asyncio.run(ensure_topics(settings, [orders.EVENTS, payments.EVENTS, cart.RESPONSES]))
     with processes(servers, settings, tmp_path_factory.mktemp("insights")) as shop:
         [replica] = shop.start("order_service.insights", "insights-1")
         replica.wait_ready()
-        yield World(shop, replica)
+        yield InsightsService(shop, replica)
     asyncio.run(clean_up(settings))
 
 
 # ---- the process ----------------------------------------------------------------------------------------------------
 
 
-async def test_it_counts_what_sql_counts_after_a_kill_and_a_replay(world: World) -> None:
+async def test_it_counts_what_sql_counts_after_a_kill_and_a_replay(world: InsightsService) -> None:
     told = history(1, 60)
     await world.say(told[: len(told) // 2])
     world.replica.kill()
@@ -374,7 +374,7 @@ async def test_it_counts_what_sql_counts_after_a_kill_and_a_replay(world: World)
 
 
 @pytest.mark.parametrize("point", [point for point in FAILPOINTS if point.startswith("insights.")])
-async def test_a_process_that_dies_at(point: str, world: World) -> None:
+async def test_a_process_that_dies_at(point: str, world: InsightsService) -> None:
     deaths = len(world.replica.exits)
     world.replica.arm(f"{point}:1")
     number = 0
@@ -383,14 +383,14 @@ async def test_a_process_that_dies_at(point: str, world: World) -> None:
             number += 1
             await world.say(history(list(FAILPOINTS).index(point) * 1000 + number, 6))
             await asyncio.sleep(0.1)
-    assert world.replica.exits[deaths:] == [EXIT_KILLED], world.replica.told()
+    assert world.replica.exits[deaths:] == [EXIT_KILLED], world.replica.log_tail()
     if point == "insights.published":
         await world.check_published()
     else:
         await world.check()
 
 
-async def test_what_it_says_for_prometheus_and_what_it_puts_aside(world: World) -> None:
+async def test_what_it_says_for_prometheus_and_what_it_puts_aside(world: InsightsService) -> None:
     bad = Envelope(id="b", source="/orders", type=orders.Placed.TYPE, subject="o", time=NOW, data={"order_id": "o"})
     foreign = Envelope(id="f", source="/cart", type=cart.Resumed.TYPE, subject="u", time=NOW, data={})
     old = cart.Expired(user_id="old", lines=(), version=1)
@@ -418,7 +418,7 @@ def _metrics(replica: Replica) -> str:
     return httpx.get(f"http://127.0.0.1:{replica.port}/metrics", trust_env=False).text
 
 
-async def test_all_of_it_is_published_again_on_demand(world: World) -> None:
+async def test_all_of_it_is_published_again_on_demand(world: InsightsService) -> None:
     await world.published()
     before = len(await read(world.settings, FIGURES)), len(await read(world.settings, RELATED))
     done = world.shop.run("order_service.insights", "republish")

@@ -36,7 +36,15 @@ from infrastructure.storage import postgres
 from inventory_service.audit import audit
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import PostgresStore, expiry_id
-from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
+from tests.testkit.inventory_store import (
+    InventoryStoreFixture,
+    MemoryInventory,
+    PostgresInventory,
+    Schema,
+    add,
+    command,
+    schema,
+)
 
 
 @pytest.fixture
@@ -47,13 +55,13 @@ async def real(settings: Shared) -> AsyncIterator[Schema]:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def shop(request: pytest.FixtureRequest, settings: Shared) -> AsyncIterator[Shop]:
+async def shop(request: pytest.FixtureRequest, settings: Shared) -> AsyncIterator[InventoryStoreFixture]:
     if request.param == "memory":
-        yield InMemory(TEAPOT=10, MUG=5)
+        yield MemoryInventory(TEAPOT=10, MUG=5)
     else:
         async with schema(settings) as here:
             await here.stock(TEAPOT=10, MUG=5)
-            yield InPostgres(here)
+            yield PostgresInventory(here)
             report = await audit(here.connection)
             assert [each for each in report["violations"] if "no decision" not in each] == [], (
                 "nor does the audit object"
@@ -81,13 +89,13 @@ def restock(order: str = "o1", user: str = "ann", *, shipped: bool = False) -> R
     return Restock(user_id=user, order_id=order, shipped=shipped)
 
 
-async def state(shop: Shop, order: str = "o1", user: str = "ann") -> HoldState | None:
+async def state(shop: InventoryStoreFixture, order: str = "o1", user: str = "ann") -> HoldState | None:
     read = ReadReservation(user_id=user, order_id=order, session="s")
     outcome: Reservation = await shop.ask("read", read)
     return outcome.state
 
 
-async def cart(shop: Shop, user: str = "ann") -> Reply:
+async def cart(shop: InventoryStoreFixture, user: str = "ann") -> Reply:
     [answer] = await shop.tell(command("s", Snapshot(user_id=user, session="s", epoch="e")))
     return answer
 
@@ -95,7 +103,7 @@ async def cart(shop: Shop, user: str = "ann") -> Reply:
 # ---- the suite ------------------------------------------------------------------------------------------------------
 
 
-async def test_an_order_is_held_sold_and_taken_back(shop: Shop) -> None:
+async def test_an_order_is_held_sold_and_taken_back(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 2)), command("r2", add("MUG", 1)))
     committed = await shop.ask("c", checkout(2))
     assert isinstance(committed, Committed)
@@ -111,7 +119,7 @@ async def test_an_order_is_held_sold_and_taken_back(shop: Shop) -> None:
     assert reserved.lines == committed.lines, "what was held is known for ever"
 
 
-async def test_what_came_back_from_outside_is_received(shop: Shop) -> None:
+async def test_what_came_back_from_outside_is_received(shop: InventoryStoreFixture) -> None:
     await shop.ask("c", take(MUG=5))
     await shop.tell(command("s", sell()), command("b", restock(shipped=True)))
     assert await shop.stock("MUG") == (10, 0, 5)
@@ -121,7 +129,7 @@ async def test_what_came_back_from_outside_is_received(shop: Shop) -> None:
     )
 
 
-async def test_holds_come_back_to_the_cart(shop: Shop) -> None:
+async def test_holds_come_back_to_the_cart(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 2)), command("c", checkout(1)), command("r2", add("TEAPOT", 3)))
     assert await shop.ask("o1/release", release()) == Released(order_id="o1", version=4)
     answer = await cart(shop)
@@ -133,14 +141,14 @@ async def test_holds_come_back_to_the_cart(shop: Shop) -> None:
     assert await shop.stock("TEAPOT") == (10, 0, 0)
 
 
-async def test_holds_come_back_to_the_shelves(shop: Shop) -> None:
+async def test_holds_come_back_to_the_shelves(shop: InventoryStoreFixture) -> None:
     await shop.ask("c", take(TEAPOT=10, MUG=5))
     await shop.ask("o1/release", release("shelf"))
     assert (await shop.stock("TEAPOT"), await shop.stock("MUG")) == ((10, 0, 0), (5, 0, 0))
     assert (await cart(shop)).cart.revision == 0
 
 
-async def test_all_of_it_may_happen_in_one_batch(shop: Shop) -> None:
+async def test_all_of_it_may_happen_in_one_batch(shop: InventoryStoreFixture) -> None:
     await shop.ask("r0", add("MUG", 2))
     kinds = [
         outcome.type
@@ -172,14 +180,16 @@ async def test_all_of_it_may_happen_in_one_batch(shop: Shop) -> None:
     assert (await shop.stock("TEAPOT"), await shop.stock("MUG")) == ((10, 0, 0), (5, 0, 0))
 
 
-async def test_what_was_in_the_cart_before_is_given_back_with_the_order_in_one_batch(shop: Shop) -> None:
+async def test_what_was_in_the_cart_before_is_given_back_with_the_order_in_one_batch(
+    shop: InventoryStoreFixture,
+) -> None:
     await shop.tell(command("r1", add("TEAPOT", 2)), command("r2", add("MUG", 1)))
     kinds = [each.type for each in await shop.outcomes(command("c", checkout(2)), command("f", release("shelf")))]
     assert kinds == ["committed", "released"]
     assert (await shop.stock("TEAPOT"), await shop.stock("MUG")) == ((10, 0, 0), (5, 0, 0))
 
 
-async def test_the_same_batch_again_repeats_its_outcomes(shop: Shop) -> None:
+async def test_the_same_batch_again_repeats_its_outcomes(shop: InventoryStoreFixture) -> None:
     batch = [
         command("r1", add("TEAPOT", 2)),
         command("c1", checkout(1)),
@@ -213,7 +223,7 @@ async def test_the_same_batch_again_repeats_its_outcomes(shop: Shop) -> None:
     assert {answer.replayed for answer in again} == {True}
 
 
-async def test_an_order_is_done_once_even_when_the_log_has_forgotten(shop: Shop) -> None:
+async def test_an_order_is_done_once_even_when_the_log_has_forgotten(shop: InventoryStoreFixture) -> None:
     await shop.ask("r1", add("TEAPOT", 2))
     committed = await shop.ask("c", checkout(1))
     await shop.ask("r2", add("TEAPOT", 1))
@@ -226,7 +236,7 @@ async def test_an_order_is_done_once_even_when_the_log_has_forgotten(shop: Shop)
     assert await shop.stock("TEAPOT") == (10, 1, 2)
 
 
-async def test_an_order_that_was_given_up_is_never_held(shop: Shop) -> None:
+async def test_an_order_that_was_given_up_is_never_held(shop: InventoryStoreFixture) -> None:
     await shop.ask("r1", add("TEAPOT", 2))
     assert await shop.ask("f", release()) == Released(order_id="o1", version=1)
     await shop.forget()
@@ -235,7 +245,7 @@ async def test_an_order_that_was_given_up_is_never_held(shop: Shop) -> None:
     assert (await cart(shop)).cart.revision == 1
 
 
-async def test_a_checkout_after_the_cart_expired_is_told_so(shop: Shop) -> None:
+async def test_a_checkout_after_the_cart_expired_is_told_so(shop: InventoryStoreFixture) -> None:
     await shop.ask("r1", add("TEAPOT", 2))
     await shop.pass_time(minutes=15)
     [expired, _] = await shop.tell(command("s", Snapshot(user_id="ann", session="s", epoch="e")))
@@ -245,7 +255,7 @@ async def test_a_checkout_after_the_cart_expired_is_told_so(shop: Shop) -> None:
     assert await shop.ask("c2", checkout(1)) == Refused(reason="cart_changed", order_id="o1")
 
 
-async def test_an_order_may_have_any_printable_id(shop: Shop) -> None:
+async def test_an_order_may_have_any_printable_id(shop: InventoryStoreFixture) -> None:
     odd = "o{\"\\,NULL}%s '$1"
     await shop.tell(command("c", take(odd, TEAPOT=1)), command("c2", take('"', "bob", TEAPOT=1)))
     assert await shop.ask("s", sell(odd)) == Sold(order_id=odd)

@@ -40,7 +40,15 @@ from inventory_service.audit import audit
 from inventory_service.retention import DELETE_LIMIT, delete_old_outcomes
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import QUERIES, STORE_OPTIONS, MemoryStore, PostgresStore, expiry_id
-from tests.testkit.inventory_store import InMemory, InPostgres, Schema, Shop, add, command, schema
+from tests.testkit.inventory_store import (
+    InventoryStoreFixture,
+    MemoryInventory,
+    PostgresInventory,
+    Schema,
+    add,
+    command,
+    schema,
+)
 
 # ---- the suite ------------------------------------------------------------------------------------------------------
 
@@ -53,22 +61,22 @@ async def real(settings: Shared) -> AsyncIterator[Schema]:
 
 
 @pytest.fixture(params=["memory", "postgres"])
-async def shop(request: pytest.FixtureRequest, settings: Shared) -> AsyncIterator[Shop]:
+async def shop(request: pytest.FixtureRequest, settings: Shared) -> AsyncIterator[InventoryStoreFixture]:
     if request.param == "memory":
-        yield InMemory(TEAPOT=10, MUG=5)
+        yield MemoryInventory(TEAPOT=10, MUG=5)
     else:
         async with schema(settings) as here:
             await here.stock(TEAPOT=10, MUG=5)
-            yield InPostgres(here)
+            yield PostgresInventory(here)
 
 
-async def test_holds_are_granted_while_there_is_stock(shop: Shop) -> None:
+async def test_holds_are_granted_while_there_is_stock(shop: InventoryStoreFixture) -> None:
     answers = await shop.tell(*(command(f"r{n}", add("MUG", 2, f"user {n}")) for n in range(3)))
     assert [answer.outcome.type for answer in answers] == ["held", "held", "refused"]
     assert answers[2].outcome == Refused(product="MUG", reason="out_of_stock", available=1)
 
 
-async def test_a_cart_is_the_same_after_each_batch(shop: Shop) -> None:
+async def test_a_cart_is_the_same_after_each_batch(shop: InventoryStoreFixture) -> None:
     for number in range(3):
         await shop.tell(command(f"t{number}", add("TEAPOT", 2)), command(f"m{number}", add("MUG")))
     [answer] = await shop.tell(command("s", Snapshot(user_id="ann", session="s", epoch="e")))
@@ -79,7 +87,7 @@ async def test_a_cart_is_the_same_after_each_batch(shop: Shop) -> None:
     ]
 
 
-async def test_the_same_batch_again_repeats_its_outcomes(shop: Shop) -> None:
+async def test_the_same_batch_again_repeats_its_outcomes(shop: InventoryStoreFixture) -> None:
     batch = [
         command("r1", add("TEAPOT", 2)),
         command("r2", add("MUG", 9)),
@@ -96,16 +104,16 @@ async def test_the_same_batch_again_repeats_its_outcomes(shop: Shop) -> None:
     assert await shop.ask("r2", add("MUG", 1)) == IdReused()
 
 
-async def test_a_cart_can_be_cleared_whatever_it_holds(shop: Shop) -> None:
+async def test_a_cart_can_be_cleared_whatever_it_holds(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 10)), command("r2", add("MUG", 5)))
     cleared, held = await shop.tell(command("r3", Clear(user_id="ann")), command("r4", add("TEAPOT", 10, "bob")))
     assert (cleared.outcome, cleared.cart.lines, cleared.cart.expires_at) == (Removed(version=3), (), None)
     assert held.outcome.type == "held"
 
 
-async def test_a_line_that_went_and_came_back_within_a_batch_is_a_new_line(shop: Shop) -> None:
+async def test_a_line_that_went_and_came_back_within_a_batch_is_a_new_line(shop: InventoryStoreFixture) -> None:
     await shop.ask("r1", add("TEAPOT", 2))
-    if isinstance(shop, InPostgres):
+    if isinstance(shop, PostgresInventory):
         await shop.here.connection.execute("UPDATE inventory SET price_minor = 250")
     elif isinstance(shop.store, MemoryStore):
         shop.store.stock_levels["TEAPOT"].price = Money(amount=250, currency="GBP")
@@ -114,7 +122,7 @@ async def test_a_line_that_went_and_came_back_within_a_batch_is_a_new_line(shop:
     assert [(line.quantity, line.price.amount) for line in answer.cart.lines] == [(1, 250)]
 
 
-async def test_reads_see_what_came_before_them_in_the_batch(shop: Shop) -> None:
+async def test_reads_see_what_came_before_them_in_the_batch(shop: InventoryStoreFixture) -> None:
     _, check, lookup = await shop.tell(
         command("r1", add("TEAPOT", 4)),
         command("c1", Check(user_id="ann", product="TEAPOT", session="s")),
@@ -131,7 +139,7 @@ async def test_reads_see_what_came_before_them_in_the_batch(shop: Shop) -> None:
     )
 
 
-async def test_a_due_cart_expires_before_anything_else_happens_to_it(shop: Shop) -> None:
+async def test_a_due_cart_expires_before_anything_else_happens_to_it(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 4)), command("r2", add("MUG", 5)))
     await shop.pass_time(minutes=15)
     expired, held, _, other = await shop.tell(
@@ -145,7 +153,7 @@ async def test_a_due_cart_expires_before_anything_else_happens_to_it(shop: Shop)
     assert [other.outcome.type, held.cart.revision] == ["held", 4]
 
 
-async def test_knocks_expire_a_cart_once(shop: Shop) -> None:
+async def test_knocks_expire_a_cart_once(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 4)))
     await shop.pass_time(minutes=15)
     [snapshot] = await shop.tell(command("x", Fail(user_id="ann", command={})))

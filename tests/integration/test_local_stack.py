@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from infrastructure.local.servers import jars, probes
-from tests.testkit.local_stack import INFRA, Mirror, Result, Shop, own_jars, prepare, until
+from tests.testkit.local_stack import INFRA, Mirror, Result, StubStack, own_jars, prepare, until
 from tests.testkit.servers import Servers
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Shop]:
+def empty(tmp_path: Path) -> Iterator[StubStack]:
     """A shop that never ran; afterwards nothing of it may run."""
-    shop = Shop(tmp_path)
+    shop = StubStack(tmp_path)
     with shop.afterwards:
         yield shop
         ended = shop("down")
@@ -52,7 +52,7 @@ def empty(tmp_path: Path) -> Iterator[Shop]:
 
 
 @pytest.fixture
-def shop(empty: Shop, template: Path) -> Shop:
+def shop(empty: StubStack, template: Path) -> StubStack:
     """A shop that can start at once."""
     empty.furnish(template)
     return empty
@@ -61,20 +61,20 @@ def shop(empty: Shop, template: Path) -> Shop:
 # -- the faults ---------------------------------------------------------------------------------------
 
 
-def port_taken(shop: Shop) -> Result:
+def port_taken(shop: StubStack) -> Result:
     """Somebody listens on a port that the user insists on."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         shop.env["HOLDFAST_REDIS_PORT"] = str(other.getsockname()[1])
         return shop(*INFRA)
 
 
-def already_running(shop: Shop) -> Result:
+def already_running(shop: StubStack) -> Result:
     """A second `up` in the same root."""
     assert shop(*INFRA).code == 0
     return shop("up", "--detach")
 
 
-def killed(shop: Shop, moment: Callable[[], bool]) -> Result:
+def killed(shop: StubStack, moment: Callable[[], bool]) -> Result:
     """The supervisor dies without a word."""
     process = shop.start("up", "--infra-only")
     until(moment)
@@ -83,23 +83,23 @@ def killed(shop: Shop, moment: Callable[[], bool]) -> Result:
     return Result(process.returncode, out, err)
 
 
-def killed_at_first_child(shop: Shop) -> Result:
+def killed_at_first_child(shop: StubStack) -> Result:
     """Between starting a process and noting its pid."""
     return killed(shop, lambda: any("valkey-server" in " ".join(p.cmdline()) for p in shop.ours()))
 
 
-def killed_while_preparing(shop: Shop) -> Result:
+def killed_while_preparing(shop: StubStack) -> Result:
     """While initdb works."""
     shutil.rmtree(shop.root / "postgres")
     return killed(shop, (shop.root / "postgres/new").exists)
 
 
-def killed_while_kafka_boots(shop: Shop) -> Result:
+def killed_while_kafka_boots(shop: StubStack) -> Result:
     """PostgreSQL and Redis are up, Kafka is not."""
     return killed(shop, (shop.root / "logs/kafka.log").exists)
 
 
-def half_written_download(shop: Shop) -> Result:
+def half_written_download(shop: StubStack) -> Result:
     """The line breaks in the middle of a jar, again and again."""
     mirror = Mirror("cut")
     own_jars(shop, without="kafka-clients")
@@ -111,7 +111,7 @@ def half_written_download(shop: Shop) -> Result:
     return result
 
 
-def damaged_jar(shop: Shop) -> Result:
+def damaged_jar(shop: StubStack) -> Result:
     """A jar on the disk is not the locked one, and neither is what the registry sends."""
     own_jars(shop, without="kafka-clients").write_bytes(b"rubbish")
     with Mirror("spoil").serve() as address:
@@ -121,7 +121,7 @@ def damaged_jar(shop: Shop) -> Result:
     return result
 
 
-def no_network(shop: Shop) -> Result:
+def no_network(shop: StubStack) -> Result:
     """Nothing downloaded yet, and no way out."""
     (shop.folder / "m2").mkdir()
     proxies = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
@@ -131,13 +131,13 @@ def no_network(shop: Shop) -> Result:
     return result
 
 
-def network_is_back(shop: Shop) -> None:
+def network_is_back(shop: StubStack) -> None:
     """The real jars again, as after a download."""
     shutil.rmtree(shop.folder / "m2", ignore_errors=True)
     shop.env.clear()
 
 
-def disk_full(shop: Shop) -> Result:
+def disk_full(shop: StubStack) -> Result:
     """A small disk; root can mount one, others get a limit on what they may write."""
     if not ROOT_USER:
         return file_too_large(shop)
@@ -151,7 +151,7 @@ def disk_full(shop: Shop) -> Result:
     return result
 
 
-def file_too_large(shop: Shop) -> Result:
+def file_too_large(shop: StubStack) -> Result:
     """The same in the middle of a write: no file may grow past a megabyte."""
     shutil.rmtree(shop.root / "postgres")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -162,7 +162,7 @@ def file_too_large(shop: Shop) -> Result:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def no_right_to_write(shop: Shop) -> Result:
+def no_right_to_write(shop: StubStack) -> Result:
     """The root directory belongs to somebody else."""
     shop.prefix = ORDINARY
     shop.root.chmod(0o500)
@@ -173,7 +173,7 @@ def no_right_to_write(shop: Shop) -> Result:
         shop.root.chmod(0o700)
 
 
-def server_away(shop: Shop) -> Result:
+def server_away(shop: StubStack) -> Result:
     """A server of somebody else is named, and is not there."""
     shop.env["HOLDFAST_REDIS_URL"] = f"redis://:secret@127.0.0.1:{probes.free_port()}/0"
     result = shop(*INFRA)
@@ -186,7 +186,7 @@ def server_away(shop: Shop) -> Result:
 class Fault:
     """One row: how it is caused (and taken away again), and what `holdfast up` did."""
 
-    cause: Callable[[Shop], Result]
+    cause: Callable[[StubStack], Result]
     code: int
     says: str
     java: bool = False
@@ -221,10 +221,10 @@ FAULTS = (
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.cause.__name__)
-def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: Shop, fault: Fault, servers: Servers) -> None:
+def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: StubStack, fault: Fault, servers: Servers) -> None:
     """Caused, told, taken away: then `up` works, with exactly one process of each kind."""
     if not fault.java:
-        shop.env["HOLDFAST_KAFKA"] = servers.kafka
+        shop.use_kafka(servers.kafka)
     result = fault.cause(shop)
     assert result.code == fault.code, result.err
     assert re.search(fault.says, result.err), result.err
@@ -244,7 +244,7 @@ def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: Shop, fault: Fau
 # -- a whole shop -------------------------------------------------------------------------------------
 
 
-def test_a_shop_survives_what_happens_to_its_processes(empty: Shop) -> None:
+def test_a_shop_survives_what_happens_to_its_processes(empty: StubStack) -> None:
     """Crashes and freezes are seen and repaired, whoever suffers them; everything stops in order."""
     shop, began = empty, time.monotonic()
     up = shop("up", "--detach", "--workers", "cart=2", "--no-limits")
@@ -299,7 +299,7 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: Shop) -> None:
     assert not shop.ours()
 
 
-def test_ctrl_c_stops_everything(shop: Shop) -> None:
+def test_ctrl_c_stops_everything(shop: StubStack) -> None:
     """In the foreground, with the services, within 15 seconds and without an error."""
     process = shop.start("up")
     try:
@@ -321,7 +321,7 @@ def test_ctrl_c_stops_everything(shop: Shop) -> None:
     assert not shop.ours()
 
 
-def _services(shop: Shop) -> dict[str, str]:
+def _services(shop: StubStack) -> dict[str, str]:
     try:
         return {
             name: shop.entry(name)["state"] for name in ("edge", "cart-1", "inventory-1", "kafka", "postgres", "redis")
@@ -330,7 +330,7 @@ def _services(shop: Shop) -> dict[str, str]:
         return {}
 
 
-def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: Shop) -> None:
+def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: StubStack) -> None:
     """The detaching command has the supervisor's exit code and sentence, and nothing stays behind."""
     (shop.root / "run/cart-1").mkdir(parents=True)
     (shop.root / "run/cart-1/crash").touch()
@@ -342,7 +342,7 @@ def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: Shop)
     assert not shop.ours()
 
 
-def test_a_taken_port_that_nobody_asked_for_is_exchanged(shop: Shop) -> None:
+def test_a_taken_port_that_nobody_asked_for_is_exchanged(shop: StubStack) -> None:
     """And the user is told who has it; a second shop can use the first one's servers."""
     with socket.create_server(("127.0.0.1", shop.ports["redis"])):
         result = shop(*INFRA)
@@ -350,7 +350,7 @@ def test_a_taken_port_that_nobody_asked_for_is_exchanged(shop: Shop) -> None:
     assert re.search(rf"port {shop.ports['redis']} is taken by .+ \(pid {os.getpid()}\): redis uses \d+", result.err)
     exports = dict(re.findall(r"export (\w+)=(.+)", shop("env").out))
 
-    guest = Shop(shop.folder / "guest")
+    guest = StubStack(shop.folder / "guest")
     guest.env = {name: exports[name] for name in ("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL", "HOLDFAST_REDIS_URL")}
     assert guest(*INFRA).err.count("external") == 3
     assert {entry["state"] for entry in guest.status()["services"].values()} == {"ready"}

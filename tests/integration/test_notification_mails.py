@@ -12,14 +12,23 @@ from contracts import cart
 from contracts import notifications as notices
 from infrastructure.local.commands.dead_letters import DeadLetterEntry, load_dead_letters, settle
 from infrastructure.process.failpoints import EXIT_KILLED, VARIABLE
-from tests.testkit.notifications import AT_WORK, HANDED_OVER, PUT_ASIDE, Order, World, asked, responses, world
+from tests.testkit.notifications import (
+    AT_WORK,
+    HANDED_OVER,
+    PUT_ASIDE,
+    NoticeStack,
+    Order,
+    asked,
+    notice_stack,
+    responses,
+)
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers
 
 
 @pytest.fixture(scope="module")
-def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(servers, tmp_path_factory.mktemp("notices")) as made:
+def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoticeStack]:
+    with notice_stack(servers, tmp_path_factory.mktemp("notices")) as made:
         yield made
 
 
@@ -28,7 +37,7 @@ def user() -> str:
     return f"u-{secrets.token_hex(4)}"
 
 
-async def test_a_threefold_replay_makes_one_mail_an_event(here: World, user: str) -> None:
+async def test_a_threefold_replay_makes_one_mail_an_event(here: NoticeStack, user: str) -> None:
     order = Order(user, phone="+44 20 7946 0123")
     told = order.whole()
     for _ in range(3):
@@ -59,7 +68,7 @@ async def test_a_threefold_replay_makes_one_mail_an_event(here: World, user: str
     assert {each.type for each in sent} == {notices.Sent.TYPE}
 
 
-async def test_a_payment_that_failed_is_called_that(here: World, user: str) -> None:
+async def test_a_payment_that_failed_is_called_that(here: NoticeStack, user: str) -> None:
     order = Order(user)
     await here.say(*order.declined())
     await here.settled(user, 3)
@@ -73,7 +82,7 @@ async def test_a_payment_that_failed_is_called_that(here: World, user: str) -> N
 
 
 async def test_a_dead_mail_server_holds_nothing_else_up_and_gets_everything_when_it_is_back(
-    here: World, user: str
+    here: NoticeStack, user: str
 ) -> None:
     order = Order(user, phone="0113 496 0999")
     here.catcher.stop(signal.SIGKILL)
@@ -88,7 +97,9 @@ async def test_a_dead_mail_server_holds_nothing_else_up_and_gets_everything_when
     assert [mail["copies"] for mail in here.mails(order.email)] == [1]
 
 
-async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_time(here: World, user: str) -> None:
+async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_time(
+    here: NoticeStack, user: str
+) -> None:
     order = Order(user, phone="0113 496 0999")
     here.catcher.kill(signal.SIGSTOP)
     try:
@@ -103,13 +114,13 @@ async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_t
 
 
 async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_same_mail_twice_at_most(
-    here: World, user: str
+    here: NoticeStack, user: str
 ) -> None:
     order, deaths = Order(user), len(here.email.exits)
     here.email.arm(f"{HANDED_OVER}:1")
     await here.say(*order.confirmed())
     await here.settled(user, 3)
-    assert here.email.exits[deaths:] == [EXIT_KILLED], here.email.told()
+    assert here.email.exits[deaths:] == [EXIT_KILLED], here.email.log_tail()
     [mail] = here.mails(order.email)
     assert mail["copies"] == 2, "the second has the Message-ID of the first"
     told = [each for each in await here.heard(notices.EVENTS, user) if each.data["channel"] == "email"]
@@ -117,7 +128,7 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
 
 
 @pytest.mark.timeout(300)
-async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str) -> None:
+async def test_a_worker_that_dies_at_every_point_in_turn(here: NoticeStack, user: str) -> None:
     """Each successor is armed for the next point, so that one wish, one order and one cart meet all of them."""
     order, deaths = Order(user), len(here.worker.exits)
     here.worker.arm(f"{AT_WORK[0]}:1")
@@ -139,7 +150,7 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
                 await asyncio.sleep(0.05)
     await _until(here, user, {("order_confirmed", "email"): "sent", ("cart_expiring", "push"): "sent"})
     await here.settled(user, 5)
-    assert here.worker.exits[deaths:] == [EXIT_KILLED] * len(AT_WORK), here.worker.told()
+    assert here.worker.exits[deaths:] == [EXIT_KILLED] * len(AT_WORK), here.worker.log_tail()
     mails = here.mails(order.email)
     assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
     assert {mail["copies"] for mail in mails} == {1}
@@ -148,7 +159,7 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: World, user: str)
             await asyncio.sleep(0.5)
 
 
-async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(here: World, user: str) -> None:
+async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(here: NoticeStack, user: str) -> None:
     sent, order = Order(f"{user}-sent"), Order(user)
     await here.say(*sent.confirmed())
     await here.settled(sent.user, 3)
@@ -159,7 +170,7 @@ async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(he
     try:
         await here.say(*order.confirmed())
         await here.settled(user, 3)
-        assert here.worker.exits[deaths:] == [EXIT_KILLED], here.worker.told()
+        assert here.worker.exits[deaths:] == [EXIT_KILLED], here.worker.log_tail()
         assert here.notices(user)["order_confirmed", "email"] == "failed"
         failed = [each for each in await here.heard(notices.EVENTS, user) if each.type == notices.Failed.TYPE]
         assert [each.data["channel"] for each in failed] == ["email"]
@@ -193,7 +204,7 @@ async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(he
     assert len(pushed) == 1, "what was told before is not told again"
 
 
-async def test_who_wants_no_mail_gets_none_and_the_last_wish_counts(here: World, user: str) -> None:
+async def test_who_wants_no_mail_gets_none_and_the_last_wish_counts(here: NoticeStack, user: str) -> None:
     now = datetime.now(UTC)
     await here.say(
         asked(user, notices.Prefer(user_id=user, email=False, sms=True, push=True), now),
@@ -210,7 +221,7 @@ async def test_who_wants_no_mail_gets_none_and_the_last_wish_counts(here: World,
     assert here.mails(order.email) == []
 
 
-async def test_a_cart_is_warned_of_once_at_its_last_end(here: World, user: str) -> None:
+async def test_a_cart_is_warned_of_once_at_its_last_end(here: NoticeStack, user: str) -> None:
     other = f"{user}-other"
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=2, seconds=2)
     later = soon + timedelta(seconds=1)
@@ -225,7 +236,7 @@ async def test_a_cart_is_warned_of_once_at_its_last_end(here: World, user: str) 
     assert here.notices(other) == {}
 
 
-async def test_who_is_forgotten_is_told_nothing_old_again(here: World, user: str) -> None:
+async def test_who_is_forgotten_is_told_nothing_old_again(here: NoticeStack, user: str) -> None:
     order = Order(user)
     told = order.confirmed()
     await here.say(*told)
@@ -249,7 +260,7 @@ def _held(user: str, version: int, ends: datetime) -> cart.Held:
     )
 
 
-async def _letters(here: World, user: str, count: int) -> list[DeadLetterEntry]:
+async def _letters(here: NoticeStack, user: str, count: int) -> list[DeadLetterEntry]:
     """The dead letters of a user's requests, the oldest first, when there are so many."""
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -259,13 +270,13 @@ async def _letters(here: World, user: str, count: int) -> list[DeadLetterEntry]:
             await asyncio.sleep(0.1)
 
 
-async def _until(here: World, user: str, expected: dict[tuple[str, str], str]) -> None:
+async def _until(here: NoticeStack, user: str, expected: dict[tuple[str, str], str]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not expected.items() <= here.notices(user).items():
             await asyncio.sleep(0.05)
 
 
-async def _attempts(here: World, user: str, count: int) -> None:
+async def _attempts(here: NoticeStack, user: str, count: int) -> None:
     async with asyncio.timeout(PATIENCE):
         query = "SELECT due_attempts FROM notice WHERE user_id = %s AND channel = 'email'"
         while not any(attempts >= count for (attempts,) in here.rows(query, user)):

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 
 from contracts import notifications as notices
 from infrastructure.security.tokens import issue
-from tests.testkit.notifications import World, asked, world
+from tests.testkit.notifications import NoticeStack, asked, notice_stack
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers
 
@@ -20,8 +20,8 @@ URL = "/v1/notifications"
 
 
 @pytest.fixture(scope="module")
-def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(servers, tmp_path_factory.mktemp("notices"), edge=True) as made:
+def here(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoticeStack]:
+    with notice_stack(servers, tmp_path_factory.mktemp("notices"), edge=True) as made:
         yield made
 
 
@@ -31,12 +31,12 @@ def user() -> str:
 
 
 @pytest.fixture
-async def edge(here: World) -> AsyncIterator[httpx.AsyncClient]:
+async def edge(here: NoticeStack) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=here.edge, trust_env=False, timeout=PATIENCE) as client:
         yield client
 
 
-def bearer(here: World, user: str, role: str = "customer") -> dict[str, str]:
+def bearer(here: NoticeStack, user: str, role: str = "customer") -> dict[str, str]:
     secret = here.settings.secret.get_secret_value()
     token, _ = issue(secret, user_id=user, roles=[role], lifetime=timedelta(hours=1), now=datetime.now(UTC))
     return {"Authorization": f"Bearer {token}"}
@@ -53,7 +53,7 @@ async def listed(edge: httpx.AsyncClient, headers: dict[str, str], count: int) -
             await asyncio.sleep(0.1)
 
 
-async def test_a_service_tells_somebody_something_once(here: World, edge: httpx.AsyncClient, user: str) -> None:
+async def test_a_service_tells_somebody_something_once(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
     service, shopper = bearer(here, "billing", "service"), bearer(here, user)
     wanted = {"user_id": user, "channel": "push", "params": {"title": "Hello", "body": "World"}, "cause": "news/1"}
     address = here.edge.replace("http", "ws") + "/v1/stream"
@@ -73,7 +73,7 @@ async def test_a_service_tells_somebody_something_once(here: World, edge: httpx.
     assert (await edge.post(URL, json={**wanted, "channel": "pigeon"}, headers=service)).status_code == 422
 
 
-async def test_the_same_key_is_the_same_notice(here: World, edge: httpx.AsyncClient, user: str) -> None:
+async def test_the_same_key_is_the_same_notice(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
     service = {**bearer(here, "billing", "service"), "Idempotency-Key": user}
     wanted = {"user_id": user, "channel": "push", "params": {"title": "Hello", "body": "World"}}
     first, second = [await edge.post(URL, json=wanted, headers=service) for _ in range(2)]
@@ -83,7 +83,7 @@ async def test_the_same_key_is_the_same_notice(here: World, edge: httpx.AsyncCli
     assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
 
 
-async def test_who_waits_for_preferences_has_them(here: World, edge: httpx.AsyncClient, user: str) -> None:
+async def test_who_waits_for_preferences_has_them(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
     headers = bearer(here, user)
     address = f"{URL}/preferences"
     assert (await edge.get(address, headers=headers)).json() == {"email": True, "sms": True, "push": True}
@@ -99,7 +99,9 @@ async def test_who_waits_for_preferences_has_them(here: World, edge: httpx.Async
     assert (await edge.put(address, json={"email": True}, headers=headers)).status_code == 422
 
 
-async def test_the_list_has_pages_and_forgets_with_the_service(here: World, edge: httpx.AsyncClient, user: str) -> None:
+async def test_the_list_has_pages_and_forgets_with_the_service(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
     headers = bearer(here, user)
     now = datetime.now(UTC)
     sends = [

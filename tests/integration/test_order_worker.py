@@ -1,4 +1,4 @@
-"""The running process on the real Kafka, among others that are played: killed at every point, fed twice, audited."""
+"""The running process on the real Kafka, among fakes that are played: killed at every point, fed twice, audited."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ ENDS = {"delivered", "cancelled"}
 
 
 @dataclass
-class Others:
+class FakeServices:
     """Inventory, payment and delivery, played: each step is done once, and answered twice."""
 
     settings: Settings
@@ -120,7 +120,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-async def others(shop: Processes) -> AsyncIterator[Others]:
+async def fakes(shop: Processes) -> AsyncIterator[FakeServices]:
     settings = shop.settings
     topics = {settings.topic(topic): topic for topic in (*REQUESTS, orders.EVENTS, cart.RESPONSES)}
     async with (
@@ -129,7 +129,7 @@ async def others(shop: Processes) -> AsyncIterator[Others]:
     ):
         for place in consumer.assignment():
             await consumer.position(place)
-        here = Others(settings, producer, consumer, topics)
+        here = FakeServices(settings, producer, consumer, topics)
         playing = asyncio.create_task(here.play())
         yield here
         playing.cancel()
@@ -137,9 +137,9 @@ async def others(shop: Processes) -> AsyncIterator[Others]:
             await playing
 
 
-async def _end(others: Others, shop: Processes, buyings: list[Buying]) -> None:
+async def _end(fakes: FakeServices, shop: Processes, buyings: list[Buying]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not {each.id for each in buyings} <= others.ended.keys():
+        while not {each.id for each in buyings} <= fakes.ended.keys():
             assert all(replica.process for replica in shop.replicas)
             await asyncio.sleep(0.05)
 
@@ -149,63 +149,63 @@ def audited(shop: Processes, **more: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-async def test_every_worker_dies_at_its_point_and_all_orders_end(shop: Processes, others: Others) -> None:
+async def test_every_worker_dies_at_its_point_and_all_orders_end(shop: Processes, fakes: FakeServices) -> None:
     buyings: list[Buying] = []
     async with asyncio.timeout(PATIENCE):
         while not all(replica.exits for replica in shop.replicas):
             each = Buying(f"shopper-{len(buyings)}")
             buyings.append(each)
-            await others.buy(each, "tok_decline" if len(buyings) % 4 == 3 else "tok_approve")
+            await fakes.buy(each, "tok_decline" if len(buyings) % 4 == 3 else "tok_approve")
             if len(buyings) % 10 == 0:
                 await _make_due(shop.settings)
             await asyncio.sleep(0.02)
     assert [replica.exits for replica in shop.replicas] == [[EXIT_KILLED]] * len(MINE)
-    await _end(others, shop, buyings)
+    await _end(fakes, shop, buyings)
     report = await asyncio.to_thread(audited, shop, HOLDFAST_AUDIT_GRACE_SECONDS="60")
     assert report["violations"] == []
     assert report["figures"]["money_in_flight"] == 0
-    paid = sum(status == "delivered" for status in others.ended.values())
+    paid = sum(status == "delivered" for status in fakes.ended.values())
     assert report["figures"]["money_confirmed"] == paid * TOTAL.amount
 
 
-async def test_orders_end_and_each_step_is_asked_for(shop: Processes, others: Others) -> None:
+async def test_orders_end_and_each_step_is_asked_for(shop: Processes, fakes: FakeServices) -> None:
     good = [Buying(f"good-{n}") for n in range(20)]
     poor = [Buying(f"poor-{n}") for n in range(5)]
     for each in good:
-        await others.buy(each)
+        await fakes.buy(each)
     for each in poor:
-        await others.buy(each, "tok_decline")
-    await _end(others, shop, good + poor)
-    assert Counter(others.ended[each.id] for each in good + poor) == {"delivered": 20, "cancelled": 5}
-    assert others.effects["Charge"] == 25
-    assert others.effects["Sell"] == others.effects["Book"] == 20
-    assert others.effects["ReleaseOrder"] == 5
+        await fakes.buy(each, "tok_decline")
+    await _end(fakes, shop, good + poor)
+    assert Counter(fakes.ended[each.id] for each in good + poor) == {"delivered": 20, "cancelled": 5}
+    assert fakes.effects["Charge"] == 25
+    assert fakes.effects["Sell"] == fakes.effects["Book"] == 20
+    assert fakes.effects["ReleaseOrder"] == 5
     refund = orders.Refund(**good[0].ids)
-    await others.send(orders.REQUESTS, refund, "give-it-back", times=2)
+    await fakes.send(orders.REQUESTS, refund, "give-it-back", times=2)
     async with asyncio.timeout(PATIENCE):
-        while [event.requestid for event in others.told].count("give-it-back") < 2:
+        while [event.requestid for event in fakes.told].count("give-it-back") < 2:
             await asyncio.sleep(0.05)
     async with asyncio.timeout(PATIENCE):
         while not (report := await asyncio.to_thread(audited, shop))["figures"]["money_refunded"]:
             await asyncio.sleep(0.1)
     assert report["violations"] == []
-    assert others.effects["Refund"] == 1
+    assert fakes.effects["Refund"] == 1
     figures = report["figures"]
     assert (figures["orders_under_way"], figures["money_in_flight"]) == (0, 0)
     assert figures["money_captured"] == figures["money_confirmed"] + figures["money_refunded"]
 
 
-async def test_adds_are_passed_over_and_strays_are_put_aside(shop: Processes, others: Others) -> None:
+async def test_adds_are_passed_over_and_strays_are_put_aside(shop: Processes, fakes: FakeServices) -> None:
     held = inventory.Refused(reason="out_of_stock", product="MUG")
     for number in range(50):
-        await others.send(inventory.RESPONSES, Buying(f"adds-{number}").decided(held))
+        await fakes.send(inventory.RESPONSES, Buying(f"adds-{number}").decided(held))
     stray = Buying("stray")
-    await others.send(payments.EVENTS, stray.captured())
+    await fakes.send(payments.EVENTS, stray.captured())
     forged = received(stray.place().message, "another request")
-    await others.send(orders.REQUESTS, forged)
+    await fakes.send(orders.REQUESTS, forged)
     after = Buying("after")
-    await others.buy(after)
-    await _end(others, shop, [after])
+    await fakes.buy(after)
+    await _end(fakes, shop, [after])
     found: list[dict[str, Any]] = []
     letters = [shop.settings.topic(topic.dead_letter_topic) for topic in (payments.EVENTS, orders.REQUESTS)]
     async with (

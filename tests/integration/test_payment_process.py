@@ -37,7 +37,7 @@ class Payment:
         await self.talk.say(REQUESTS, *requests)
 
     async def told(self, order: str, *words: str) -> None:
-        await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.told)
+        await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.log_tail)
 
     async def audit(self) -> dict[str, int]:
         done = await asyncio.to_thread(self.shop.run, "order_service.payment", "audit", "--json")
@@ -74,7 +74,7 @@ async def payment(shop: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
     ):
         replica = shop.replicas[0]
         here = Payment(shop, replica, server, conversation)
-        await conversation.until(lambda: availability(conversation)[-1:] == [True], replica.told)
+        await conversation.until(lambda: availability(conversation)[-1:] == [True], replica.log_tail)
         yield here
 
 
@@ -149,16 +149,16 @@ async def test_a_void_that_comes_too_late_is_answered_captured_and_the_money_goe
 ) -> None:
     payment.server.control = payment.server.control.model_copy(update={"down": True})
     await payment.say(charge(order, "tok_late"))
-    await payment.talk.until(lambda: "unknown" in payment.talk.of(order), payment.process.told)
+    await payment.talk.until(lambda: "unknown" in payment.talk.of(order), payment.process.log_tail)
     payment.server.control = payment.server.control.model_copy(update={"down": False})
-    await payment.talk.until(lambda: payment.server.database.charge(f"pay-{order}"), payment.process.told)
+    await payment.talk.until(lambda: payment.server.database.charge(f"pay-{order}"), payment.process.log_tail)
     payment.server.control = payment.server.control.model_copy(update={"down": True})
     await payment.say(Void(**of(order)))
     await payment.talk.until(lambda: captured(payment.server, order))  # while nobody can be asked
     payment.server.control = payment.server.control.model_copy(update={"down": False})
-    await payment.talk.until(lambda: "captured" in payment.talk.of(order), payment.process.told)
+    await payment.talk.until(lambda: "captured" in payment.talk.of(order), payment.process.log_tail)
     await payment.say(Refund(**of(order), refund_id=f"back-{order}", amount=TEN))
-    await payment.talk.until(lambda: payment.talk.of(order)[-1] == "refunded", payment.process.told)
+    await payment.talk.until(lambda: payment.talk.of(order)[-1] == "refunded", payment.process.log_tail)
     assert (await payment.audit())["captured_too_late"] >= 1
 
 
@@ -191,7 +191,7 @@ async def test_a_provider_that_is_away_loses_no_charge_and_stops_nobody(payment:
     orders = [f"{order}-{number}" for number in range(30)]
     for each in orders:
         await payment.say(charge(each, "tok_approve"))
-    await payment.talk.until(lambda: availability(payment.talk)[-1] is False, payment.process.told)
+    await payment.talk.until(lambda: availability(payment.talk)[-1] is False, payment.process.log_tail)
     async with aiohttp.ClientSession() as session:
         assert 'holdfast_breaker_state{breaker="simulated"} 0.0' not in await metrics(session, payment.process)
         # Requests are taken off the topic all the while.
@@ -199,9 +199,9 @@ async def test_a_provider_that_is_away_loses_no_charge_and_stops_nobody(payment:
         assert await stored(payment, f"{order}-0") == "void"
     payment.server.control = payment.server.control.model_copy(update={"down": False})
     for each in orders[1:]:
-        await payment.talk.until(lambda each=each: "captured" in payment.talk.of(each), payment.process.told)  # type: ignore[misc]
-    await payment.talk.until(lambda: payment.talk.of(orders[0])[-1] in {"voided", "captured"}, payment.process.told)
-    await payment.talk.until(lambda: availability(payment.talk)[-1] is True, payment.process.told)
+        await payment.talk.until(lambda each=each: "captured" in payment.talk.of(each), payment.process.log_tail)  # type: ignore[misc]
+    await payment.talk.until(lambda: payment.talk.of(orders[0])[-1] in {"voided", "captured"}, payment.process.log_tail)
+    await payment.talk.until(lambda: availability(payment.talk)[-1] is True, payment.process.log_tail)
     figures = await payment.audit()
     assert figures["captures"] >= 29
 
@@ -227,7 +227,7 @@ async def test_it_may_die_anywhere(payment: Payment, order: str) -> None:
     assert [victim.exits for victim in victims] == [[EXIT_KILLED]] * len(victims)
     for each, token in orders.items():
         outcome = expected.get(token, "captured")
-        await payment.talk.until(lambda e=each, o=outcome: o in payment.talk.of(e), payment.process.told)  # type: ignore[misc]
+        await payment.talk.until(lambda e=each, o=outcome: o in payment.talk.of(e), payment.process.log_tail)  # type: ignore[misc]
         assert set(payment.talk.of(each)) <= {"unknown", outcome}
     keys = [entry["key"] for entry in payment.server.database.history(0, 10_000)]
     assert len(keys) == len(set(keys)), "each key was decided once"

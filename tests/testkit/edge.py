@@ -3,23 +3,20 @@
 import asyncio
 import functools
 import json
-import os
-import re
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 
 from contracts import cart, inventory, orders, payments
 from contracts.envelope import Envelope
@@ -29,6 +26,7 @@ from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
 from rest_api.kafka.gateway import all_partitions
 from tests.testkit.fake_orders import PRICE, SCARCE, OrderDesk, Told
+from tests.testkit.processes import Processes, Replica, clean_up, processes
 from tests.testkit.servers import Servers
 
 READ = (cart.REQUESTS, inventory.REQUESTS, orders.REQUESTS, payments.REQUESTS)
@@ -259,17 +257,30 @@ def _end(lines: dict[str, int]) -> str:
 
 @dataclass
 class Running:
-    """An edge that runs, with the carts behind it."""
+    """An edge that runs, with the fake carts behind it."""
 
     url: str
-    settings: Settings
+    shop: Processes
+    replica: Replica
     carts: Carts
-    process: "subprocess.Popen[str]"
-    log: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        return self.shop.settings
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self.replica.process is not None
+        return self.replica.process
+
+    @property
+    def log(self) -> list[str]:
+        """The logged lines."""
+        return self.replica.log.read_text().splitlines()
 
     @property
     def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
+        return self.replica.port
 
     def client(self, token: str | None = None, **more: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -283,60 +294,28 @@ class Running:
 
 @contextmanager
 def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running]:
-    """An edge on a port of its own, ready, and gone afterwards with all it made."""
+    """An edge on a port that it chose, ready; gone afterwards with its topics and tables."""
     settings = servers.settings(prefix)
     carts = Carts(settings)
-    carts.start()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
-        **servers.environment(),
-        "HOLDFAST_PREFIX": prefix,
-        "HOLDFAST_HTTP_PORT": "0",
-        **more,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rest_api", "run"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    log = [process.stderr.readline()]
-    match = re.search(r"http://[^\"]+", log[0])
-    assert match, log
-    running = Running(match[0], settings, carts, process, log)
-    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))
-    reader.start()
-    try:
-        _await_ready(running)
-        yield running
-    finally:
-        process.terminate()
-        status = process.wait(15)
-        reader.join(5)
-        process.stderr.close()
-        carts.stop()
-        asyncio.run(_clean_up(settings))
+    environment = {"HOLDFAST_LIMITS": "on", "HOLDFAST_HTTP_PORT": "0", "HOLDFAST_HEALTH_PORT": "0", **more}
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-edge-") as folder,
+        processes(servers, settings, Path(folder), **environment) as shop,
+    ):
+        carts.start()
+        replica = shop.add("rest_api", "edge")
+        replica.start()
+        try:
+            running = Running(replica.wait_for_url(), shop, replica, carts)
+            replica.wait_ready()
+            yield running
+        finally:
+            status = replica.stop()
+            log = replica.log.read_text().splitlines()
+            carts.stop()
+            asyncio.run(clean_up(settings))
     assert status == 0, log[-5:]
     assert not [line for line in log if "shutdown failed" in line]
-
-
-def _await_ready(running: Running) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            if httpx.get(f"{running.url}/readyz", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            assert running.process.poll() is None, running.log
-        time.sleep(0.1)
-    raise AssertionError("the edge did not become ready: " + "".join(running.log[-20:]))
-
-
-async def _clean_up(settings: Settings) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
-    await admin.start()
-    await admin.delete_topics([settings.topic(topic) for topic in TOPICS])
-    await admin.close()
-    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("edge")}" CASCADE'.encode())
 
 
 def frame(text: str | bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ RULES = TimeLimits()
 POUND = Money(amount=100, currency="GBP")
 
 
-class Shop:
+class InventoryModel:
     """A shop in memory: carts, shelves, orders and log outlive a batch, and time passes when told."""
 
     def __init__(self, **stock: int) -> None:

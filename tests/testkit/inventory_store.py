@@ -75,7 +75,7 @@ async def schema(shared: Shared, **times: float) -> AsyncIterator[Schema]:
             await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.schema_name("inventory")}" CASCADE')
 
 
-class Shop:
+class InventoryStoreFixture:
     """A store under test, with stock in it and a clock that can be moved."""
 
     store: Store
@@ -102,7 +102,7 @@ class Shop:
         raise NotImplementedError
 
 
-class InMemory(Shop):
+class MemoryInventory(InventoryStoreFixture):
     def __init__(self, **stock: int) -> None:
         self.late = timedelta()
         price = Money(amount=100, currency="GBP")
@@ -120,7 +120,7 @@ class InMemory(Shop):
         return shelf.received, shelf.held, shelf.sold
 
 
-class InPostgres(Shop):
+class PostgresInventory(InventoryStoreFixture):
     def __init__(self, here: Schema) -> None:
         self.here = here
         self.store = here.store()

@@ -42,7 +42,7 @@ class Result:
 
 
 @dataclass
-class Shop:
+class StubStack:
     """One root directory and the environment its commands run in."""
 
     folder: Path
@@ -63,6 +63,12 @@ class Shop:
             place.mkdir(parents=True)
             (place / "__init__.py").touch()
             shutil.copy(REPOSITORY / "tests/testkit/stub_service.py", place / "__main__.py")
+
+    def use_kafka(self, address: str) -> None:
+        """Use an external broker. A root that has a port for Kafka would take the address for its own."""
+        self.env["HOLDFAST_KAFKA"] = address
+        own = {name: port for name, port in self.ports.items() if name != "kafka"}
+        (self.root / "stack.json").write_text(json.dumps({"ports": own}))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command."""
@@ -131,7 +137,7 @@ def until(test: Callable[[], bool], seconds: float = 30.0) -> float:
     return time.monotonic() - began
 
 
-def own_jars(shop: Shop, *, without: str = "") -> Path:
+def own_jars(shop: StubStack, *, without: str = "") -> Path:
     """A Maven repository of the shop's own, as links to the real one's files; returns the jar left out."""
     place, real = shop.folder / "m2", jars.maven_repository()
     left_out = place

@@ -1,4 +1,4 @@
-"""A small real world for the tests of notices: the worker, the three processors and the mail catcher as processes."""
+"""The notification worker, the three processors and the mail catcher as processes, for the tests of notices."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ GBP: Final = "GBP"
 
 
 @dataclass
-class World:
+class NoticeStack:
     """The processes, and hands on the topics and tables."""
 
     shop: Processes
@@ -163,7 +163,7 @@ class World:
 
 
 @contextmanager
-def world(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[World]:
+def notice_stack(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[NoticeStack]:
     """All but the edge, ready; or with `edge` that, the worker and push alone. Gone afterwards."""
     settings = servers.settings()
     smtp = str(free_port())
@@ -178,7 +178,7 @@ def world(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[Wor
             replicas[name].kept = True
         for name in wanted:
             replicas[name].wait_ready()
-        yield World(shop, **replicas)
+        yield NoticeStack(shop, **replicas)
     asyncio.run(clean_up(settings))
 
 

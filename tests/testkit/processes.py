@@ -1,12 +1,13 @@
-"""Services as processes that a test starts, kills and freezes, with a keeper that restarts them like a supervisor.
+"""Services as processes that a test starts, kills and freezes, with a thread that restarts them like a supervisor.
 
-`shop.py` drives the `holdfast` command instead. Each process has an environment of its own; a prefix keeps shops apart
+`shop.py` runs the `holdfast` command instead. Each process has an environment of its own; a prefix keeps shops apart
 on servers that several tests share.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ RESTART_AFTER: Final = 0.3
 
 
 class Replica:
-    """One process of a service under its stable name, with a state directory and a log of its own."""
+    """A process of a service under its stable name, with a state directory and a log of its own."""
 
     def __init__(self, module: str, name: str, folder: Path, environment: dict[str, str]) -> None:
         self.module = module
@@ -45,14 +46,14 @@ class Replica:
         self.port = port_reservations.reserve_free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.kept = False
-        """Whether it is started again when it ends."""
+        """True if the process is started again when it ends."""
         self.exits: list[int] = []
         self.arguments = ["run"]
         self.begun = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, **more: str) -> None:
-        """Begin to run; `more` stays in its environment."""
+        """Start the process; `more` stays in its environment, also over the replica's own name and ports."""
         self.environment |= more
         own = {
             "HOLDFAST_REPLICA": self.name,
@@ -63,18 +64,18 @@ class Replica:
         self.begun = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *self.arguments], env={**self.environment, **own}, stderr=log
+                [sys.executable, "-m", self.module, *self.arguments], env={**own, **self.environment}, stderr=log
             )
 
     def stop(self, number: signal.Signals = signal.SIGTERM, patience: float = 15.0) -> int:
-        """End it for now, and return its exit status."""
+        """End the process and keep it ended; return its exit status."""
         self.kept = False
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(patience)
 
     def again(self, **more: str) -> None:
-        """A new process under the same name, kept from now on; returns when it is ready."""
+        """Start a new process under the same name, kept from now on, and return when it is ready."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
         self.start(**more)
@@ -82,50 +83,64 @@ class Replica:
         self.wait_ready()
 
     def arm(self, point: str) -> None:
-        """A new process that dies, or freezes, at a point: `name:count` or `name:count:pause`."""
+        """Start a new process that crashes, or freezes, at a failpoint: `name:count` or `name:count:pause`."""
         (self.folder / f"crashed-at-{point.partition(':')[0]}").unlink(missing_ok=True)
         self.again(**{VARIABLE: point})
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal; it is brought back when it is kept."""
+        """Send the process a signal; a kept replica is started again if that ends it."""
         assert self.process is not None
         self.process.send_signal(number)
 
     @property
     def frozen(self) -> bool:
-        """Whether it is stopped, as by SIGSTOP."""
+        """True if the process is stopped, as by SIGSTOP."""
         assert self.process is not None
         return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
 
     def health(self, path: str = "/readyz") -> str:
-        """`ok`, or what its health server says is wrong; `silent` when it does not answer."""
+        """Return `ok`, the error that the health server reports, or `silent` if it does not answer."""
         try:
             answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=2)
         except httpx.TransportError:
             return "silent"
         return "ok" if answer.status_code == 200 else str(answer.json().get("detail"))
 
+    def wait_for_url(self, patience: float = PATIENCE) -> str:
+        """Return the address that the process logs first, and take its port: for a process that chose its port."""
+
+        def first_line() -> re.Match[str] | None:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log_tail()
+            return re.match(r".*?(http://[^\"]+:(\d+))[^\n]*\n", self.log.read_text(errors="replace"))
+
+        until(first_line, patience, self.log_tail)
+        match = first_line()
+        assert match is not None
+        self.port = int(match[2])
+        return match[1]
+
     def wait_ready(self, patience: float = PATIENCE) -> None:
-        """Return when it is ready for work."""
-        until(lambda: self.health() == "ok", patience, lambda: f"{self.name}: {self.health()}\n{self.told()}")
+        """Return when the process is ready for work."""
+        until(lambda: self.health() == "ok", patience, lambda: f"{self.name}: {self.health()}\n{self.log_tail()}")
 
     def metric(self, name: str, **labels: str) -> float:
-        """What it counts on `/metrics` under a name and some labels; 0 before the first."""
+        """Return the value of a metric on `/metrics`, summed over the samples with `labels`; 0 if there is none."""
         page = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False, timeout=10).text
         samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
         return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
-    def told(self, lines: int = 12) -> str:
-        """The end of its log."""
+    def log_tail(self, lines: int = 12) -> str:
+        """Return the end of the log."""
         return "\n".join(line[:400] for line in self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def messages(self) -> list[str]:
-        """What it logged, line by line."""
+        """Return the logged messages."""
         return [str(each.get("message")) for line in self.log.read_text().splitlines() if (each := _parsed(line))]
 
 
 class Processes:
-    """The processes of one shop, and the thread that brings back what ended."""
+    """The processes of one shop, and the thread that starts kept ones again."""
 
     def __init__(self, servers: Servers, settings: Settings, folder: Path, **environment: str) -> None:
         self.settings = settings
@@ -140,11 +155,11 @@ class Processes:
         }
         self.replicas: list[Replica] = []
         self._closed = threading.Event()
-        self._keeper = threading.Thread(target=self._keep)
-        self._keeper.start()
+        self._restarter = threading.Thread(target=self._restart_ended)
+        self._restarter.start()
 
     def add(self, module: str, name: str, folder: str = "", **more: str) -> Replica:
-        """A replica that is not started yet; `folder` is another machine's state directory."""
+        """Return a replica that is not started yet; `folder` is another machine's state directory."""
         replica = Replica(module, name, self.folder / (folder or name), {**self.environment, **more})
         self.replicas.append(replica)
         return replica
@@ -179,7 +194,7 @@ class Processes:
     def close(self) -> None:
         """End everything."""
         self._closed.set()
-        self._keeper.join()
+        self._restarter.join()
         for replica in self.replicas:
             if replica.process is not None and replica.process.poll() is None:
                 replica.process.kill()
@@ -188,20 +203,20 @@ class Processes:
             if replica.process is not None:
                 replica.process.wait(15)
 
-    def _keep(self) -> None:
+    def _restart_ended(self) -> None:
         while not self._closed.wait(0.05):
             for replica in list(self.replicas):
                 process = replica.process
                 if replica.kept and process is not None and (status := process.poll()) is not None:
                     replica.exits.append(status)
                     if self._closed.wait(RESTART_AFTER) or not replica.kept or replica.process is not process:
-                        continue  # a test has stopped it, or started it itself; the others are kept all the same
+                        continue  # a test has stopped or started this one itself
                     replica.start()
 
 
 @contextmanager
 def processes(servers: Servers, settings: Settings, folder: Path, **environment: str) -> Iterator[Processes]:
-    """A shop without a process yet; gone afterwards with all it made on the servers."""
+    """A shop without a process yet; all its processes are killed afterwards."""
     shop = Processes(servers, settings, folder, **environment)
     try:
         yield shop
@@ -210,7 +225,7 @@ def processes(servers: Servers, settings: Settings, folder: Path, **environment:
 
 
 async def clean_up(settings: Settings) -> None:
-    """Take the topics and schemas of a prefix away."""
+    """Delete the topics and schemas of a prefix."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka)
     await admin.start()
     try:
@@ -227,7 +242,7 @@ async def clean_up(settings: Settings) -> None:
 
 
 def until(condition: Callable[[], object], patience: float = PATIENCE, why: Callable[[], str] = str) -> None:
-    """Return when `condition` holds; an error that says `why` not, when it does not in time."""
+    """Return when `condition` holds; raise `AssertionError` with `why()` if it does not in time."""
     end = time.monotonic() + patience
     while not condition():
         if time.monotonic() > end:

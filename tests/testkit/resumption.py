@@ -124,7 +124,7 @@ class Kafka:
 
     fault = None
 
-    def __init__(self, world: simulation.World, fates: Iterator[Fate]) -> None:
+    def __init__(self, world: simulation.Simulation, fates: Iterator[Fate]) -> None:
         self.world = world
         self.fates = fates
         self.acknowledgements: deque[Callable[[], None]] = deque()
@@ -137,7 +137,7 @@ class Kafka:
         self.acknowledgements.append(lambda: done(fate == "kept"))
 
 
-class Shop:
+class ResumptionRun:
     """One run of the script."""
 
     def __init__(
@@ -149,7 +149,7 @@ class Shop:
         *,
         script: Iterable[tuple[str, dict[str, Any]]] = SCRIPT,
     ) -> None:
-        self.world = simulation.World(0, simulation.Rules(faults=frozenset(), lost_writes=0))
+        self.world = simulation.Simulation(0, simulation.Rules(faults=frozenset(), lost_writes=0))
         self.kafka = Kafka(self.world, iter(fates))
         self.hub = ConnectionManager(
             self.kafka,  # type: ignore[arg-type]  # of the gateway, the hub wants these two
@@ -261,7 +261,7 @@ class Shop:
 
     # ---- a run ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> "Shop":
+    def run(self) -> "ResumptionRun":
         """To the end of the script and until all is quiet."""
         ups, downs = [lambda: self._up(self.cut), lambda: self._up(self.kept)], [lambda: self._down(self.kept)]
         mine = lambda: self._down(self.cut)  # noqa: E731 - one of a list

@@ -1,8 +1,8 @@
 """The main job without a broker: the real rules of carts and inventory under a scheduler that kills, repeats and loses.
 
-A `SimulatedShop` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process is
-made of the real handlers, run step by step: an `await` is a place to be killed. Whoever looks after the orders is no
-process here: at any moment anything may be asked of any order, in any sequence. `run` says what went wrong.
+A `Simulation` runs one seed. Topics are lists, Postgres is a `State` that a commit replaces at once, and each process
+is made of the real handlers, run step by step: it can be killed at each `await`. The order service is not a process
+here: any request about any order may arrive at any time, in any sequence. `run` returns what went wrong.
 """
 
 import copy
@@ -98,7 +98,7 @@ WRITTEN = 0.5
 class Dictionary:
     """A cart table in memory, whose changelog loses some writes; empty until it is recovered."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "Simulation") -> None:
         self.world = world
         self.data: dict[bytes, bytes] = {}
         self.recovered = False
@@ -136,7 +136,7 @@ class Process:
     agents: CartAgents | None = None
 
 
-class World:
+class Simulation:
     """One shop, one seed, one history."""
 
     def __init__(self, seed: int, rules: Rules | None = None) -> None:

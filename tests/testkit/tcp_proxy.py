@@ -1,7 +1,7 @@
 """A TCP proxy that behaves badly on request: delay, drop, reset, black hole, little bandwidth.
 
 It stands between a service and one of its servers. What it does may be changed at any time, also for connections that
-are open: `proxy.mood = Mood(delay=0.05)`. It runs on a loop of its own, in a thread.
+are open: `proxy.fault = ProxyFault(delay=0.05)`. It runs on a loop of its own, in a thread.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Mood:
+class ProxyFault:
     """How bytes fare. The default passes everything on at once."""
 
     delay: float = 0.0
@@ -28,10 +28,10 @@ class Mood:
     bandwidth: float = float("inf")
     """Bytes a second, of each connection in each direction."""
     hole: bool = False
-    """Nothing comes through and nothing is refused, as behind a cut cable; held back until the mood changes."""
+    """Nothing comes through and nothing is refused, as behind a cut cable; held back until the fault changes."""
     drop: bool = False
     """What arrives is lost for good, and the line stays open and silent. A line that has lost something is cut when
-    the mood changes: nothing may come behind a gap."""
+    the fault changes: nothing may come behind a gap."""
     refuse: bool = False
     """New connections are reset at once, as by a server that is not there."""
 
@@ -43,7 +43,7 @@ class Proxy:
         self.target = target
         self.port = 0
         self.accepted = 0
-        self._mood = Mood()
+        self._fault = ProxyFault()
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
@@ -52,14 +52,14 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
 
     @property
-    def mood(self) -> Mood:
+    def fault(self) -> ProxyFault:
         """How bytes fare now."""
-        return self._mood
+        return self._fault
 
-    @mood.setter
-    def mood(self, mood: Mood) -> None:
+    @fault.setter
+    def fault(self, fault: ProxyFault) -> None:
         async def change() -> None:
-            self._mood = mood
+            self._fault = fault
             self._changed.set()
             self._changed = asyncio.Event()
 
@@ -106,7 +106,7 @@ class Proxy:
         self.accepted += 1
         self._open.add(writer)
         try:
-            if self._mood.refuse:
+            if self._fault.refuse:
                 raw: socket.socket = writer.get_extra_info("socket")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 return
@@ -132,7 +132,7 @@ class Proxy:
         async def read() -> None:
             while True:
                 piece = await reader.read(CHUNK)
-                await pieces.put((time.monotonic() + self._mood.delay, piece))
+                await pieces.put((time.monotonic() + self._fault.delay, piece))
                 if not piece:
                     return
 
@@ -141,24 +141,24 @@ class Proxy:
             while True:
                 due, piece = await pieces.get()
                 await asyncio.sleep(due - time.monotonic())
-                while self._mood.hole:
+                while self._fault.hole:
                     await self._changed.wait()
-                if self._mood.drop:
-                    while self._mood.drop:
+                if self._fault.drop:
+                    while self._fault.drop:
                         await self._changed.wait()
                     raise ConnectionResetError
                 if not piece:
                     break
                 writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(len(piece) / self._mood.bandwidth)
+                await asyncio.sleep(len(piece) / self._fault.bandwidth)
         if writer.can_write_eof():
             writer.write_eof()
 
 
 @contextmanager
 def proxy(address: str) -> Iterator[Proxy]:
-    """A proxy before `host:port`, in good mood."""
+    """A proxy before `host:port`, in good fault."""
     host, _, port = address.rpartition(":")
     here = Proxy((host, int(port)))
     here.start()

@@ -8,19 +8,19 @@ from cart_service import model as cart_model
 from load.protocol import ClientState, Frame
 from rest_api.websocket.in_flight import InFlight
 from rest_api.websocket.session import Session
-from tests.testkit.resumption import Cut, Fate, Schedule, Shop
+from tests.testkit.resumption import Cut, Fate, ResumptionRun, Schedule
 
 SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")
 UNDER_WAY = [(up, down) for up in (False, True) for down in (False, True)]
 
 
 def faults(schedule: Schedule, *cuts: Cut) -> list[str]:
-    return list(Shop(schedule, cuts).run().faults())
+    return list(ResumptionRun(schedule, cuts).run().faults())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_resume_after_a_cut_at_every_frame(schedule: Schedule) -> None:
-    whole = Shop(schedule).run()
+    whole = ResumptionRun(schedule).run()
     assert list(whole.faults()) == []
     assert whole.cut.on_line >= 29, "or there would be few places to cut"
     # The frames of the first line and what follows on the second: a cut at 0 is before the first of them.
@@ -38,7 +38,7 @@ FATES: st.SearchStrategy[list[Fate]] = st.lists(st.sampled_from(("kept", "kept",
 @settings(max_examples=300, deadline=None)
 def test_resume_after_random_cuts_and_unacknowledged_sends(cuts: list[Cut], fates: list[Fate], seed: int) -> None:
     # Five sockets a user: those that the edge does not know to be gone count.
-    shop = Shop("random", [cut for cut in cuts if cut.after <= 30][:4], fates, seed)
+    shop = ResumptionRun("random", [cut for cut in cuts if cut.after <= 30][:4], fates, seed)
     try:
         shop.run()
     except AssertionError as error:
@@ -55,7 +55,7 @@ def view_after_a_removal_sent_again() -> tuple[int, dict[str, int]]:
         clear,
         {"id": "c3", "type": "add", "product": "MUG", "quantity": 2},
     )
-    shop = Shop(script=[("cut", frame) for frame in frames]).run()
+    shop = ResumptionRun(script=[("cut", frame) for frame in frames]).run()
     assert (shop.cut.conversation.version, shop.cut.conversation.lines) == (3, {"MUG": 2})
     shop.cut.send(clear)
     shop.all_but_inventory()
@@ -78,7 +78,7 @@ def exhaustive(schedule: Schedule) -> list[str]:
     for after in range(33):
         for up, down in UNDER_WAY:
             try:
-                shop = Shop(schedule, [Cut(after, up, down)]).run()
+                shop = ResumptionRun(schedule, [Cut(after, up, down)]).run()
             except AssertionError as error:
                 return [str(error)]
             shop.cuts.clear()

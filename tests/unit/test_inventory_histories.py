@@ -35,12 +35,12 @@ from contracts.inventory import (
 )
 from inventory_service.fingerprint import fingerprint
 from inventory_service.state import EXPIRY_PREFIX, Command, Reply
-from tests.testkit.inventory_model import NOON, Shop, add, commit, restock, sell, take, to_cart, to_shelf
+from tests.testkit.inventory_model import NOON, InventoryModel, add, commit, restock, sell, take, to_cart, to_shelf
 
 
-def _shop() -> Shop:
+def _shop() -> InventoryModel:
     """Two shoppers have something in their carts already, so that there is something to be ordered."""
-    shop = Shop(TEAPOT=7, MUG=9, TRAY=3)
+    shop = InventoryModel(TEAPOT=7, MUG=9, TRAY=3)
     shop.tell(*(Command("begun", NOON, add(product, 2, user)) for product, user in (("TEAPOT", "ann"), ("MUG", "bob"))))
     return shop
 
@@ -53,7 +53,7 @@ class Checkout(NamedTuple):
     behind: int
     expect: int | None
 
-    def now(self, shop: Shop) -> Commit:
+    def now(self, shop: InventoryModel) -> Commit:
         return commit(max(0, shop.holders[self.user].revision - self.behind), self.order, self.user, self.expect)
 
 
@@ -102,7 +102,7 @@ STEPS = st.lists(
 """Requests with an id (few, so that they come twice), the minutes since the last, and whether a batch ends there."""
 
 
-def _play(shop: Shop, steps: Sequence[Step]) -> History:
+def _play(shop: InventoryModel, steps: Sequence[Step]) -> History:
     """What happened: for each batch its answers, grouped by the command that brought them about."""
     history: History = []
     batch: list[Command] = []
@@ -117,7 +117,7 @@ def _play(shop: Shop, steps: Sequence[Step]) -> History:
     return history
 
 
-def _tell(shop: Shop, batch: list[Command]) -> list[tuple[Command, list[Reply]]]:
+def _tell(shop: InventoryModel, batch: list[Command]) -> list[tuple[Command, list[Reply]]]:
     answers = shop.tell(*batch)
     return [(command, [answer for answer in answers if answer.command is command]) for command in batch]
 

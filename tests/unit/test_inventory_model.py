@@ -32,13 +32,13 @@ from contracts.inventory import (
 from inventory_service.settings import Settings
 from inventory_service.state import Command
 from inventory_service.store import LOG_RETENTION, expiry_id
-from tests.testkit.inventory_model import NOON, POUND, RULES, Shop, add, make
+from tests.testkit.inventory_model import NOON, POUND, RULES, InventoryModel, add, make
 
 # ---- grants and refusals --------------------------------------------------------------------------------------------
 
 
 def test_an_add_holds_more_of_a_product_and_the_answer_carries_the_whole_cart() -> None:
-    shop = Shop(TEAPOT=10, MUG=10)
+    shop = InventoryModel(TEAPOT=10, MUG=10)
     shop.ask(add("TEAPOT", 2), "r1")
     [answer] = shop.tell(Command("r2", NOON, add("TEAPOT", 3)))
     until = NOON + RULES.idle_timeout
@@ -49,7 +49,7 @@ def test_an_add_holds_more_of_a_product_and_the_answer_carries_the_whole_cart() 
 
 
 def test_a_request_is_granted_wholly_or_not_at_all() -> None:
-    shop = Shop(TEAPOT=4)
+    shop = InventoryModel(TEAPOT=4)
     shop.ask(add("TEAPOT", 3, "bob"), "r1")
     assert shop.ask(add("TEAPOT", 2), "r2") == Refused(product="TEAPOT", reason="out_of_stock", available=1)
     assert shop.lines() == {}
@@ -58,7 +58,7 @@ def test_a_request_is_granted_wholly_or_not_at_all() -> None:
 
 
 def test_a_product_that_is_not_there_or_no_longer_for_sale_is_unknown() -> None:
-    shop = Shop(TEAPOT=4)
+    shop = InventoryModel(TEAPOT=4)
     shop.ask(make("TEAPOT", 3), "r1")
     shop.shelves["TEAPOT"].for_sale = False
     unknown = Refused(product="TEAPOT", reason="unknown_product")
@@ -70,7 +70,7 @@ def test_a_product_that_is_not_there_or_no_longer_for_sale_is_unknown() -> None:
 
 
 def test_a_line_and_a_cart_have_limits() -> None:
-    shop = Shop(TEAPOT=5000, **{f"P{number}": 1 for number in range(MAX_LINES)})
+    shop = InventoryModel(TEAPOT=5000, **{f"P{number}": 1 for number in range(MAX_LINES)})
     shop.ask(add("TEAPOT", MAX_QUANTITY), "r1")
     assert shop.ask(add("TEAPOT", 1), "r2") == Refused(product="TEAPOT", reason="limit")
     answers = shop.tell(*(Command(f"p{number}", NOON, add(f"P{number}", 1)) for number in range(MAX_LINES)))
@@ -80,14 +80,14 @@ def test_a_line_and_a_cart_have_limits() -> None:
 
 
 def test_a_lower_set_is_granted_even_when_nothing_is_left() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 5), "r1")
     assert shop.ask(make("TEAPOT", 2), "r2").line_quantity == 2
     assert shop.shelves["TEAPOT"].available == 3
 
 
 def test_a_line_keeps_the_price_it_was_first_granted_at() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 1), "r1")
     shop.shelves["TEAPOT"].price = Money(amount=999, currency="GBP")
     shop.ask(add("TEAPOT", 1), "r2")
@@ -98,7 +98,7 @@ def test_a_line_keeps_the_price_it_was_first_granted_at() -> None:
 
 
 def test_removing_and_clearing_are_never_refused() -> None:
-    shop = Shop(TEAPOT=5, MUG=5)
+    shop = InventoryModel(TEAPOT=5, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 1)), Command("r2", NOON, add("MUG", 1)))
     assert shop.ask(make("TEAPOT", 0), "r3") == Removed(product="TEAPOT", version=3)
     assert shop.ask(Remove(user_id="ann", product="NOPE"), "r4") == Removed(product="NOPE", version=3)
@@ -112,7 +112,7 @@ def test_removing_and_clearing_are_never_refused() -> None:
 
 
 def test_a_duplicate_repeats_the_outcome_with_the_cart_as_it_is_now() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     first = shop.ask(add("TEAPOT", 2), "r1")
     shop.ask(add("TEAPOT", 1), "r2")
     [again] = shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
@@ -122,7 +122,7 @@ def test_a_duplicate_repeats_the_outcome_with_the_cart_as_it_is_now() -> None:
 
 @pytest.mark.parametrize("other", [add("TEAPOT", 3), make("TEAPOT", 2), Remove(user_id="ann", product="TEAPOT")])
 def test_an_id_that_comes_with_another_content_does_nothing(other: Request) -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     first = shop.ask(add("TEAPOT", 2), "r1")
     assert shop.ask(other, "r1") == IdReused()
     assert shop.lines() == {"TEAPOT": 2}
@@ -130,13 +130,13 @@ def test_an_id_that_comes_with_another_content_does_nothing(other: Request) -> N
 
 
 def test_two_shoppers_may_use_the_same_id() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 1, "ann"), "r1")
     assert shop.ask(add("TEAPOT", 2, "bob"), "r1").line_quantity == 2
 
 
 def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     old = NOON - RULES.max_age - timedelta(seconds=1)
     refused = Refused(product="TEAPOT", reason="expired")
     assert shop.ask(add("TEAPOT", 1), "r1", accepted=old) == refused
@@ -146,7 +146,7 @@ def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
 
 
 def test_a_hold_that_comes_again_when_it_is_old_is_answered_as_long_as_it_is_known_and_changes_nothing() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     hold = Command("r1", NOON, add("TEAPOT", 2))
     [held] = shop.tell(hold)
     shop.later(days=8)
@@ -162,7 +162,7 @@ def test_a_hold_that_comes_again_when_it_is_old_is_answered_as_long_as_it_is_kno
 
 
 def test_a_request_from_the_future_is_an_error_and_stays_one_when_its_time_has_come() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     too_soon = NOON + timedelta(minutes=5, seconds=1)
     for later in (timedelta(0), timedelta(minutes=1), timedelta(days=1)):
         shop.now = NOON + later
@@ -173,7 +173,7 @@ def test_a_request_from_the_future_is_an_error_and_stays_one_when_its_time_has_c
 
 @pytest.mark.parametrize("kind", ["holdfast.inventory.hold", "holdfast.cart.add"])
 def test_a_failed_command_is_refused_and_its_redrive_hears_the_same(kind: str) -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     command = {"type": kind, "user_id": "ann", "mode": "add", "product": "TEAPOT", "quantity": 2}
     failed = Refused(product="TEAPOT", reason="failed")
     assert shop.ask(Fail(user_id="ann", command=command), "r1") == failed
@@ -183,7 +183,7 @@ def test_a_failed_command_is_refused_and_its_redrive_hears_the_same(kind: str) -
 
 
 def test_a_failure_that_comes_after_the_decision_changes_nothing() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     held = shop.ask(add("TEAPOT", 2), "r1")
     command = {"type": "holdfast.inventory.hold", "mode": "add", "product": "TEAPOT", "quantity": 2}
     [answer] = shop.tell(Command("r1", NOON, Fail(user_id="ann", command=command)))
@@ -195,7 +195,7 @@ def test_a_failure_that_comes_after_the_decision_changes_nothing() -> None:
     [{}, {"type": "holdfast.cart.add", "product": "a\0b", "quantity": 10**30}, {"type": ["x"], "product": {}}],
 )
 def test_nonsense_that_failed_can_be_noted(command: dict[str, Any]) -> None:
-    shop = Shop()
+    shop = InventoryModel()
     assert shop.ask(Fail(user_id="ann", command=command), "r1") == Refused(reason="failed")
     assert set(shop.log["ann", "r1"].fingerprint) == {"type"}
 
@@ -211,7 +211,7 @@ def test_requests_are_remembered_longer_than_any_topic_keeps_them() -> None:
 
 
 def test_reads_answer_in_order_and_leave_no_trace() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     check = Check(user_id="ann", product="TEAPOT", session="s")
     answers = shop.tell(
         Command("c1", NOON, check),
@@ -235,7 +235,7 @@ def test_reads_answer_in_order_and_leave_no_trace() -> None:
 
 
 def test_each_grant_extends_the_cart_but_never_past_the_longest() -> None:
-    shop = Shop(TEAPOT=50)
+    shop = InventoryModel(TEAPOT=50)
     seen = []
     for number in range(6):
         seen.append(shop.ask(add("TEAPOT", 1), f"r{number}").expires_at - NOON)
@@ -257,7 +257,7 @@ def test_each_grant_extends_the_cart_but_never_past_the_longest() -> None:
     ids=str,
 )
 def test_refusals_removals_and_reads_do_not_extend(request_: Request) -> None:
-    shop = Shop(TEAPOT=5, MUG=5)
+    shop = InventoryModel(TEAPOT=5, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 1)), Command("r2", NOON, add("MUG", 1)))
     before = shop.holders["ann"].expires_at
     shop.later(minutes=1)
@@ -267,7 +267,7 @@ def test_refusals_removals_and_reads_do_not_extend(request_: Request) -> None:
 
 
 def test_a_set_to_the_same_quantity_is_a_grant_of_its_own() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=1)
     held = shop.ask(make("TEAPOT", 2), "r2")
@@ -276,7 +276,7 @@ def test_a_set_to_the_same_quantity_is_a_grant_of_its_own() -> None:
 
 
 def test_an_emptied_cart_has_no_end_and_a_new_one_begins_anew() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=14)
     shop.ask(Remove(user_id="ann", product="TEAPOT"), "r2")
@@ -297,7 +297,7 @@ def test_an_emptied_cart_has_no_end_and_a_new_one_begins_anew() -> None:
     ids=str,
 )
 def test_whatever_meets_a_due_cart_expires_it_first(request_: Request) -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
     shop.later(minutes=15)
     expired, answer = shop.tell(Command("r2", shop.now, request_))
@@ -308,7 +308,7 @@ def test_whatever_meets_a_due_cart_expires_it_first(request_: Request) -> None:
 
 
 def test_a_duplicate_that_meets_a_due_cart_expires_it_too() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     held = shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=15)
     expired, answer = shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
@@ -317,7 +317,7 @@ def test_a_duplicate_that_meets_a_due_cart_expires_it_too() -> None:
 
 
 def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
     knock = Command(expiry_id("ann", due, 1), due, Expire(user_id="ann", due=due))
     assert shop.tell(knock) == [], "not due yet"
@@ -332,7 +332,7 @@ def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
 
 
 def test_a_knock_for_a_cart_that_has_shrunk_meanwhile_expires_it_under_its_own_id() -> None:
-    shop = Shop(TEAPOT=5, MUG=5)
+    shop = InventoryModel(TEAPOT=5, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 2)), Command("r2", NOON, add("MUG", 1)))
     due = NOON + RULES.idle_timeout
     knocks = [Command(expiry_id("ann", due, revision), due, Expire(user_id="ann", due=due)) for revision in (2, 3)]
@@ -344,7 +344,7 @@ def test_a_knock_for_a_cart_that_has_shrunk_meanwhile_expires_it_under_its_own_i
 
 
 def test_carts_that_are_due_at_the_same_instant_expire_each_for_itself() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     ids = set()
     for number in range(2):
         shop.now = NOON  # the clock was set back
@@ -357,7 +357,7 @@ def test_carts_that_are_due_at_the_same_instant_expire_each_for_itself() -> None
 
 
 def test_nobody_can_take_the_id_of_a_coming_expiry() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
     shop.ask(Remove(user_id="ann", product="NOPE"), expiry_id("ann", due, 1))
     shop.later(minutes=15)
@@ -367,7 +367,7 @@ def test_nobody_can_take_the_id_of_a_coming_expiry() -> None:
 
 
 def test_a_failed_request_leaves_even_a_due_cart_alone() -> None:
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=15)
     fail = Fail(user_id="ann", command={"type": "holdfast.cart.clear"})
@@ -377,6 +377,6 @@ def test_a_failed_request_leaves_even_a_due_cart_alone() -> None:
 
 def test_the_times_can_be_set() -> None:
     rules = Settings(hold_minutes=1, hold_longest_minutes=2).time_limits
-    shop = Shop(TEAPOT=5)
+    shop = InventoryModel(TEAPOT=5)
     shop.rules = rules
     assert shop.ask(add("TEAPOT", 1), "r1").expires_at == NOON + timedelta(minutes=1)

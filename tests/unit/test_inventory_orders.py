@@ -30,7 +30,7 @@ from inventory_service.state import STEP_PREFIX, Command
 from tests.testkit.inventory_model import (
     NOON,
     RULES,
-    Shop,
+    InventoryModel,
     add,
     commit,
     make,
@@ -51,9 +51,9 @@ def refused(reason: Any, **more: Any) -> Refused:
 
 
 @pytest.fixture
-def shop() -> Shop:
+def shop() -> InventoryModel:
     """Ann has two teapots and a mug in her cart, at revision 2."""
-    shop = Shop(TEAPOT=10, MUG=5)
+    shop = InventoryModel(TEAPOT=10, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 2)), Command("r2", NOON, add("MUG", 1)))
     return shop
 
@@ -61,7 +61,7 @@ def shop() -> Shop:
 # ---- commit ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_moves_the_whole_cart_to_the_order_at_its_granted_prices(shop: Shop) -> None:
+def test_a_commit_moves_the_whole_cart_to_the_order_at_its_granted_prices(shop: InventoryModel) -> None:
     shop.shelves["TEAPOT"].price = Money(amount=999, currency="GBP")
     before = (shop.stock("TEAPOT"), shop.shelves["TEAPOT"].version, len(shop.ledger))
     [answer] = shop.tell(Command("c", NOON, commit(2)))
@@ -77,14 +77,14 @@ def test_a_commit_moves_the_whole_cart_to_the_order_at_its_granted_prices(shop: 
     shop.check()
 
 
-def test_an_order_keeps_its_holds_when_the_cart_would_have_expired(shop: Shop) -> None:
+def test_an_order_keeps_its_holds_when_the_cart_would_have_expired(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     shop.later(hours=3)
     assert shop.ask(add("MUG", 1), "r3").version == 4
     assert shop.stock("TEAPOT") == (10, 2, 0)
 
 
-def test_a_cart_that_changed_or_is_empty_is_not_ordered(shop: Shop) -> None:
+def test_a_cart_that_changed_or_is_empty_is_not_ordered(shop: InventoryModel) -> None:
     assert shop.ask(commit(1), "c1") == refused("cart_changed")
     assert shop.ask(commit(3), "c2") == refused("cart_changed")
     shop.ask(Clear(user_id="ann"), "r3")
@@ -95,13 +95,13 @@ def test_a_cart_that_changed_or_is_empty_is_not_ordered(shop: Shop) -> None:
     assert shop.holders["ann"].revision == 3
 
 
-def test_of_two_tabs_that_check_out_one_makes_an_order(shop: Shop) -> None:
+def test_of_two_tabs_that_check_out_one_makes_an_order(shop: InventoryModel) -> None:
     first, second = shop.tell(Command("tab 1", NOON, commit(2, "o1")), Command("tab 2", NOON, commit(2, "o2")))
     assert isinstance(first.outcome, Committed)
     assert second.outcome == Refused(reason="cart_changed", order_id="o2")
 
 
-def test_another_total_than_was_seen_is_refused(shop: Shop) -> None:
+def test_another_total_than_was_seen_is_refused(shop: InventoryModel) -> None:
     assert shop.ask(commit(2, expect=299), "c1") == refused("total_changed")
     assert shop.ask(take(TEAPOT=1, expect=299), "c2") == refused("total_changed")
     dollars = Commit(user_id="ann", order_id="o1", version=2, expect=Money(amount=300, currency="USD"))
@@ -109,7 +109,7 @@ def test_another_total_than_was_seen_is_refused(shop: Shop) -> None:
     assert shop.ask(commit(2, expect=300), "c4").version == 3
 
 
-def test_a_checkout_that_meets_its_cart_due_expires_it_and_is_told_so(shop: Shop) -> None:
+def test_a_checkout_that_meets_its_cart_due_expires_it_and_is_told_so(shop: InventoryModel) -> None:
     shop.later(minutes=15)
     expired, answer = shop.tell(Command("c", shop.now, commit(2)))
     assert isinstance(expired.outcome, Expired)
@@ -117,7 +117,7 @@ def test_a_checkout_that_meets_its_cart_due_expires_it_and_is_told_so(shop: Shop
     assert shop.stock("TEAPOT") == (10, 0, 0)
 
 
-def test_a_checkout_right_after_the_cart_expired_is_told_so_whoever_found_it_due(shop: Shop) -> None:
+def test_a_checkout_right_after_the_cart_expired_is_told_so_whoever_found_it_due(shop: InventoryModel) -> None:
     shop.later(minutes=15)
     shop.tell(Command("s", shop.now, ReadReservation(user_id="ann", order_id="o", session="s")))
     assert shop.holders["ann"].revision == 3
@@ -128,7 +128,7 @@ def test_a_checkout_right_after_the_cart_expired_is_told_so_whoever_found_it_due
     assert shop.ask(commit(2), "c4") == refused("cart_changed"), "and has begun another"
 
 
-def test_lines_are_taken_from_the_shelves_at_todays_prices_and_leave_the_cart_alone(shop: Shop) -> None:
+def test_lines_are_taken_from_the_shelves_at_todays_prices_and_leave_the_cart_alone(shop: InventoryModel) -> None:
     shop.shelves["MUG"].price = Money(amount=250, currency="GBP")
     outcome = shop.ask(take(TEAPOT=3, MUG=4), "c")
     assert outcome.lines == (line("MUG", 4, 250), line("TEAPOT", 3))
@@ -140,7 +140,7 @@ def test_lines_are_taken_from_the_shelves_at_todays_prices_and_leave_the_cart_al
     shop.check()
 
 
-def test_lines_are_taken_wholly_or_not_at_all(shop: Shop) -> None:
+def test_lines_are_taken_wholly_or_not_at_all(shop: InventoryModel) -> None:
     assert shop.ask(take(TEAPOT=8, MUG=5), "c1") == refused("out_of_stock", product="MUG", available=4)
     assert shop.ask(take(TEAPOT=1, NOPE=1), "c2") == refused("unknown_product", product="NOPE")
     shop.shelves["TEAPOT"].for_sale = False
@@ -148,7 +148,7 @@ def test_lines_are_taken_wholly_or_not_at_all(shop: Shop) -> None:
     assert (shop.stock("TEAPOT"), shop.reserved) == ((10, 2, 0), {})
 
 
-def test_what_has_two_currencies_has_no_total_and_makes_no_order(shop: Shop) -> None:
+def test_what_has_two_currencies_has_no_total_and_makes_no_order(shop: InventoryModel) -> None:
     shop.shelves["MUG"].price = Money(amount=1, currency="JPY")
     assert shop.ask(take(TEAPOT=1, MUG=1), "c") == refused("failed")
     assert shop.reserved == {}
@@ -157,7 +157,7 @@ def test_what_has_two_currencies_has_no_total_and_makes_no_order(shop: Shop) -> 
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_that_is_asked_again_is_answered_the_same(shop: Shop) -> None:
+def test_a_commit_that_is_asked_again_is_answered_the_same(shop: InventoryModel) -> None:
     first = shop.ask(commit(2), "c")
     [again] = shop.tell(Command("c", NOON, commit(2)))
     assert (again.outcome, again.replayed) == (first, True)
@@ -166,13 +166,13 @@ def test_a_commit_that_is_asked_again_is_answered_the_same(shop: Shop) -> None:
     assert shop.ask(commit(2, "o2"), "r1") == IdReused(order_id="o2"), "so that whoever waits for it knows"
 
 
-def test_lines_in_another_order_are_the_same_request(shop: Shop) -> None:
+def test_lines_in_another_order_are_the_same_request(shop: InventoryModel) -> None:
     first = shop.ask(take(TEAPOT=1, MUG=1), "c")
     [again] = shop.tell(Command("c", NOON, take(MUG=1, TEAPOT=1)))
     assert (again.outcome, again.replayed) == (first, True)
 
 
-def test_an_order_is_taken_once_even_when_the_log_has_forgotten(shop: Shop) -> None:
+def test_an_order_is_taken_once_even_when_the_log_has_forgotten(shop: InventoryModel) -> None:
     first = shop.ask(commit(2), "c")
     shop.ask(add("MUG", 1), "r3")
     shop.forget()
@@ -183,7 +183,7 @@ def test_an_order_is_taken_once_even_when_the_log_has_forgotten(shop: Shop) -> N
     shop.check()
 
 
-def test_an_order_of_another_shopper_is_nobodys(shop: Shop) -> None:
+def test_an_order_of_another_shopper_is_nobodys(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     shop.ask(add("MUG", 1, "bob"), "r1")
     assert shop.ask(commit(1, "o1", "bob"), "c") == refused("failed")
@@ -195,7 +195,7 @@ def test_an_order_of_another_shopper_is_nobodys(shop: Shop) -> None:
     shop.check()
 
 
-def test_a_commit_comes_too_late_like_any_change_and_its_steps_never_do(shop: Shop) -> None:
+def test_a_commit_comes_too_late_like_any_change_and_its_steps_never_do(shop: InventoryModel) -> None:
     old = NOON - RULES.max_age - timedelta(seconds=1)
     assert shop.ask(commit(2), "c1", accepted=old) == refused("expired")
     assert shop.ask(commit(2), "c2", accepted=NOON + timedelta(minutes=6)).type == "bad_field"
@@ -204,7 +204,7 @@ def test_a_commit_comes_too_late_like_any_change_and_its_steps_never_do(shop: Sh
     assert shop.ask(restock(), "o1/restock", accepted=NOON + timedelta(days=1)) == Restocked(order_id="o1")
 
 
-def test_no_client_can_take_the_id_of_a_step(shop: Shop) -> None:
+def test_no_client_can_take_the_id_of_a_step(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     shop.ask(Remove(user_id="ann", product="NOPE"), "o1/sell")
     assert shop.ask(sell(), "o1/sell") == Sold(order_id="o1")
@@ -215,7 +215,7 @@ def test_no_client_can_take_the_id_of_a_step(shop: Shop) -> None:
 # ---- what comes after it --------------------------------------------------------------------------------------------
 
 
-def test_what_is_held_is_sold_once(shop: Shop) -> None:
+def test_what_is_held_is_sold_once(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     for id_ in ("o1/sell", "o1/sell", "another"):
         [answer] = shop.tell(Command(id_, NOON, sell()))
@@ -226,7 +226,7 @@ def test_what_is_held_is_sold_once(shop: Shop) -> None:
     shop.check()
 
 
-def test_holds_come_back_to_the_cart_at_their_prices_as_after_a_granted_add(shop: Shop) -> None:
+def test_holds_come_back_to_the_cart_at_their_prices_as_after_a_granted_add(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     shop.shelves["TEAPOT"].price = Money(amount=999, currency="GBP")
     shop.later(minutes=30)
@@ -242,7 +242,7 @@ def test_holds_come_back_to_the_cart_at_their_prices_as_after_a_granted_add(shop
 
 
 def test_what_the_cart_has_no_room_for_is_free() -> None:
-    shop = Shop(TEAPOT=3000, MUG=5, **{f"P{number}": 1 for number in range(MAX_LINES)})
+    shop = InventoryModel(TEAPOT=3000, MUG=5, **{f"P{number}": 1 for number in range(MAX_LINES)})
     shop.tell(Command("r1", NOON, add("TEAPOT", MAX_QUANTITY - 1)), Command("r2", NOON, add("MUG", 5)))
     shop.ask(commit(2), "c")
     shop.ask(add("TEAPOT", 3), "r3")
@@ -258,7 +258,7 @@ def test_what_the_cart_has_no_room_for_is_free() -> None:
 
 
 def test_a_release_without_any_room_leaves_the_cart_as_it_is() -> None:
-    shop = Shop(TEAPOT=3000)
+    shop = InventoryModel(TEAPOT=3000)
     shop.ask(add("TEAPOT", 5), "r1")
     shop.ask(commit(1), "c")
     until = shop.ask(add("TEAPOT", MAX_QUANTITY), "r2").expires_at
@@ -268,7 +268,7 @@ def test_a_release_without_any_room_leaves_the_cart_as_it_is() -> None:
     shop.check()
 
 
-def test_holds_come_back_to_the_shelves(shop: Shop) -> None:
+def test_holds_come_back_to_the_shelves(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     assert shop.ask(to_shelf(), "o1/release") == Released(order_id="o1", version=3)
     assert (shop.stock("TEAPOT"), shop.lines(), shop.holders["ann"].revision) == ((10, 0, 0), {}, 3)
@@ -278,7 +278,7 @@ def test_holds_come_back_to_the_shelves(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("shipped", "left"), [(False, (10, 0, 0)), (True, (12, 0, 2))])
-def test_what_was_sold_is_stock_again(shop: Shop, shipped: bool, left: tuple[int, int, int]) -> None:
+def test_what_was_sold_is_stock_again(shop: InventoryModel, shipped: bool, left: tuple[int, int, int]) -> None:
     shop.ask(commit(2), "c")
     shop.ask(sell(), "o1/sell")
     for id_ in ("o1/restock", "o1/restock", "another"):
@@ -288,7 +288,7 @@ def test_what_was_sold_is_stock_again(shop: Shop, shipped: bool, left: tuple[int
     shop.check()
 
 
-def test_what_the_state_does_not_allow_is_answered_by_the_state(shop: Shop) -> None:
+def test_what_the_state_does_not_allow_is_answered_by_the_state(shop: InventoryModel) -> None:
     lines = (line("MUG", 1), line("TEAPOT", 2))
     assert shop.ask(sell(), "s0") == Reservation(order_id="o1", state=None)
     assert shop.ask(restock(), "b0") == Reservation(order_id="o1", state=None)
@@ -303,7 +303,7 @@ def test_what_the_state_does_not_allow_is_answered_by_the_state(shop: Shop) -> N
     shop.check()
 
 
-def test_a_release_that_comes_before_its_commit_closes_the_order(shop: Shop) -> None:
+def test_a_release_that_comes_before_its_commit_closes_the_order(shop: InventoryModel) -> None:
     assert shop.ask(to_cart(), "o1/release") == Released(order_id="o1", version=2)
     assert shop.ask(commit(2), "c") == refused("failed")
     assert shop.ask(sell(), "o1/sell") == Reservation(order_id="o1", state="CANCELLED")
@@ -314,7 +314,7 @@ def test_a_release_that_comes_before_its_commit_closes_the_order(shop: Shop) -> 
     assert shop.ask(commit(2, "o2"), "c2").version == 3
 
 
-def test_a_reservation_is_read_in_order_and_leaves_no_trace(shop: Shop) -> None:
+def test_a_reservation_is_read_in_order_and_leaves_no_trace(shop: InventoryModel) -> None:
     read = ReadReservation(user_id="ann", order_id="o1", session="s")
     none, _, pending, _, sold = shop.tell(
         Command("a", NOON, read),
@@ -360,7 +360,7 @@ ADDRESS = {"name": "Ann", "line1": "1 Quay", "city": "Ayr", "postal_code": "1", 
     ids=["inventory's", "inventory's, with lines", "the cart's", "the cart's, with items"],
 )
 def test_a_failed_commit_is_refused_and_its_redrive_hears_the_same(
-    shop: Shop, command: dict[str, Any], request_: Commit
+    shop: InventoryModel, command: dict[str, Any], request_: Commit
 ) -> None:
     assert shop.ask(Fail(user_id="ann", command=command), "c") == refused("failed")
     [again] = shop.tell(Command("c", NOON, request_))
@@ -371,7 +371,7 @@ def test_a_failed_commit_is_refused_and_its_redrive_hears_the_same(
 @pytest.mark.parametrize(
     "command", [{"order_id": "o1"}, {"order_id": "o1", "version": 1e30, "items": 7}, {"order_id": "o1", "expect": [1]}]
 )
-def test_a_checkout_that_makes_no_sense_can_be_noted(shop: Shop, command: dict[str, Any]) -> None:
+def test_a_checkout_that_makes_no_sense_can_be_noted(shop: InventoryModel, command: dict[str, Any]) -> None:
     fail = Fail(user_id="ann", command={"type": "holdfast.cart.checkout", **command})
     assert shop.ask(fail, "c") == refused("failed")
     assert fingerprint(fail) == {"type": "checkout", "order_id": "o1"}

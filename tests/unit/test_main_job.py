@@ -15,7 +15,7 @@ from cart_service import model as cart_model
 from contracts import inventory
 from inventory_service import model, order_rules
 from inventory_service import state as states
-from tests.testkit.simulation import Rules, World
+from tests.testkit.simulation import Rules, Simulation
 
 SEEDS = range(150)
 
@@ -27,12 +27,12 @@ WITHOUT_ZOMBIES = frozenset({"kill", "replay", "expire"})
 @pytest.mark.parametrize("lost_writes", [0.0, 0.05, 0.3])
 def test_every_history_ends_well(lost_writes: float, faults: frozenset[str]) -> None:
     rules = Rules(lost_writes=lost_writes, faults=faults)
-    bad = {seed: wrong for seed in SEEDS if (wrong := World(seed, rules).run())}
+    bad = {seed: wrong for seed in SEEDS if (wrong := Simulation(seed, rules).run())}
     assert bad == {}
 
 
 def test_the_histories_are_eventful() -> None:
-    worlds = [World(seed) for seed in range(50)]
+    worlds = [Simulation(seed) for seed in range(50)]
     for world in worlds:
         world.run()
     answers = [
@@ -164,12 +164,12 @@ def test_a_planted_bug_is_caught(bug: str) -> None:
     rules, plant = PLANTED[bug]
     for seed in SEEDS:
         if plant is None:
-            faults = World(seed, rules).run()
+            faults = Simulation(seed, rules).run()
         else:
             with plant():  # type: ignore[attr-defined]
-                faults = World(seed, rules).run()
+                faults = Simulation(seed, rules).run()
         if faults:
-            assert World(seed, Rules(faults=rules.faults, lost_writes=rules.lost_writes)).run() == []
+            assert Simulation(seed, Rules(faults=rules.faults, lost_writes=rules.lost_writes)).run() == []
             return
     pytest.fail(f"{len(SEEDS)} histories ran well although {bug}")
 
@@ -179,7 +179,7 @@ def test_a_log_without_users_tells_one_what_another_was_granted() -> None:
 
     def mixed_up(bug: str) -> list[str]:
         rules, _ = PLANTED[bug]
-        findings = (finding for seed in SEEDS[:30] for finding in World(seed, rules).run())
+        findings = (finding for seed in SEEDS[:30] for finding in Simulation(seed, rules).run())
         return [finding for finding in findings if "was told what another was granted" in finding]
 
     assert mixed_up("the user is left out of the log's key")

@@ -47,7 +47,7 @@ TO_CONFIRMED: list[Any] = [*TO_PAID, SOLD]
 TO_DELIVERED: list[Any] = [*TO_CONFIRMED, deliveries.Booked(**CARRIED), SHIPPED, DELIVERED]
 
 
-class Given:
+class OrderScenario:
     """An order to which these messages have come, each under a request id of its own."""
 
     def __init__(self, *messages: Any) -> None:
@@ -58,7 +58,7 @@ class Given:
         for message in messages:
             self.when(message)
 
-    def when(self, message: Any, request: str = "", *, user: str = USER, now: datetime = NOON) -> "Given":
+    def when(self, message: Any, request: str = "", *, user: str = USER, now: datetime = NOON) -> "OrderScenario":
         """One more comes."""
         request = request or (CHECKOUT if isinstance(message, orders.Place) or message is COMMITTED else "r")
         self.last = handle(self.state, self.waiting, Incoming(ORDER, user, request, message), now=now, timeouts=RULES)
@@ -85,7 +85,7 @@ class Given:
 
 
 def test_every_step_of_a_good_order_asks_for_the_next() -> None:
-    here = Given(PLACE)
+    here = OrderScenario(PLACE)
     assert here.asks() == [], "the cart has asked inventory"
     assert here.asks(late=True) == [inventory.Commit(order_id=ORDER, user_id=USER, version=4)]
     assert here.when(COMMITTED).asks() == [payments.Charge(**PAYMENT, amount=TOTAL, token="tok_approve")]
@@ -98,21 +98,21 @@ def test_every_step_of_a_good_order_asks_for_the_next() -> None:
 
 
 def test_the_steps_are_asked_under_the_same_ids_whenever_they_are_asked() -> None:
-    ids = {step.request_id for step in next_commands(Given(*TO_PAID).order, PRIVATE)}
+    ids = {step.request_id for step in next_commands(OrderScenario(*TO_PAID).order, PRIVATE)}
     assert ids == {f"{ORDER}/sell"}
     assert all(len(id_) <= 64 for id_ in ids)
-    [again] = next_commands(Given(PLACE).order, PRIVATE, overdue=True)
+    [again] = next_commands(OrderScenario(PLACE).order, PRIVATE, overdue=True)
     assert (again.request_id, again.at) == (CHECKOUT, NOON), "as the cart asks, so that it is decided once"
 
 
 def test_without_an_address_nothing_is_booked_and_without_a_token_nothing_charged() -> None:
-    assert next_commands(Given(PLACE, COMMITTED).order, None) == ()
-    assert next_commands(Given(*TO_CONFIRMED).order, None) == ()
+    assert next_commands(OrderScenario(PLACE, COMMITTED).order, None) == ()
+    assert next_commands(OrderScenario(*TO_CONFIRMED).order, None) == ()
 
 
 def test_what_costs_nothing_is_paid() -> None:
     free = COMMITTED.model_copy(update={"total": Money(amount=0, currency="GBP")})
-    here = Given(PLACE).when(free, CHECKOUT)
+    here = OrderScenario(PLACE).when(free, CHECKOUT)
     assert here.told() == ["committed", "captured"]
     assert here.asks() == [inventory.Sell(**IDS)]
     here.when(CANCEL).when(SOLD).when(inventory.Restocked(order_id=ORDER))
@@ -120,20 +120,20 @@ def test_what_costs_nothing_is_paid() -> None:
 
 
 def test_the_shelf_gets_a_cancelled_order_and_the_cart_a_declined_one() -> None:
-    declined = Given(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
+    declined = OrderScenario(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
     assert declined.asks() == [inventory.ReleaseOrder(**IDS, to="cart")]
-    cancelled = Given(PLACE, COMMITTED, CANCEL, payments.Voided(**PAYMENT))
+    cancelled = OrderScenario(PLACE, COMMITTED, CANCEL, payments.Voided(**PAYMENT))
     assert cancelled.asks() == [inventory.ReleaseOrder(**IDS, to="shelf")]
 
 
 @pytest.mark.parametrize(("before", "shipped"), [([CANCEL, deliveries.CalledOff(**PARCEL)], False), ([], True)])
 def test_only_what_was_shipped_comes_back_as_a_delivery(before: Sequence[Any], shipped: bool) -> None:
-    here = Given(*TO_CONFIRMED, *(before or [SHIPPED, deliveries.Failed(**PARCEL, reason="nobody there")]))
+    here = OrderScenario(*TO_CONFIRMED, *(before or [SHIPPED, deliveries.Failed(**PARCEL, reason="nobody there")]))
     assert here.asks() == [inventory.Restock(**IDS, shipped=shipped)]
 
 
 def test_a_parcel_that_had_left_is_delivered_although_it_was_cancelled() -> None:
-    here = Given(*TO_CONFIRMED, CANCEL)
+    here = OrderScenario(*TO_CONFIRMED, CANCEL)
     assert (here.answer(), here.asks()) == (None, [deliveries.CallOff(**PARCEL)])
     here.when(SHIPPED)
     assert (here.order.reason, here.order.status) == (None, "shipped")
@@ -142,17 +142,17 @@ def test_a_parcel_that_had_left_is_delivered_although_it_was_cancelled() -> None
 
 def test_what_is_shipped_cannot_be_cancelled() -> None:
     for there in (TO_DELIVERED[:-1], TO_DELIVERED):
-        here = Given(*there, CANCEL)
+        here = OrderScenario(*there, CANCEL)
         assert (here.answer(), here.told()) == ("not_cancellable", [])
 
 
 def test_what_is_cancelled_may_be_cancelled_again() -> None:
-    here = Given(PLACE, COMMITTED, CANCEL, CANCEL)
+    here = OrderScenario(PLACE, COMMITTED, CANCEL, CANCEL)
     assert (here.answer(), here.told()) == (None, [])
 
 
 def test_a_cancellation_waits_for_the_decision_and_is_answered_then() -> None:
-    here = Given(PLACE, CANCEL)
+    here = OrderScenario(PLACE, CANCEL)
     assert (here.last.replies, len(here.waiting)) == ((), 1)
     assert here.when(inventory.Refused(reason="cart_changed", order_id=ORDER), CHECKOUT).told() == ["cancelled"]
     assert (here.order.reason, here.answer(), here.waiting) == ("cart_changed", None, ())
@@ -160,7 +160,7 @@ def test_a_cancellation_waits_for_the_decision_and_is_answered_then() -> None:
 
 def test_an_id_that_was_used_for_something_else_ends_the_order_in_either_order_of_arrival() -> None:
     reused = inventory.IdReused(order_id=ORDER)
-    for story in (Given(PLACE).when(reused, CHECKOUT), Given().when(reused, CHECKOUT).when(PLACE)):
+    for story in (OrderScenario(PLACE).when(reused, CHECKOUT), OrderScenario().when(reused, CHECKOUT).when(PLACE)):
         assert (story.order.status, story.order.reason, story.waiting) == ("cancelled", "failed", ())
 
 
@@ -168,7 +168,7 @@ def test_money_is_given_back_once_and_never_more_than_there_was() -> None:
     def refund(amount: int | None, currency: str = "GBP") -> orders.Refund:
         return orders.Refund(**IDS, amount=None if amount is None else Money(amount=amount, currency=currency))
 
-    here = Given(*TO_DELIVERED).when(refund(100), "a")
+    here = OrderScenario(*TO_DELIVERED).when(refund(100), "a")
     assert here.told() == ["refund-asked"]
     assert here.when(refund(100), "a").told() == [], "the same request again"
     assert here.answer() is None
@@ -181,32 +181,32 @@ def test_money_is_given_back_once_and_never_more_than_there_was() -> None:
         given = payments.Refunded(**PAYMENT, refund_id=message.refund_id, amount=message.amount)  # type: ignore[attr-defined]
         here.when(given)
     assert (here.order.refunded, here.order.status, here.order.is_complete) == (300, "delivered", True)
-    assert Given(PLACE, COMMITTED).when(refund(1)).answer() == "not_paid"
+    assert OrderScenario(PLACE, COMMITTED).when(refund(1)).answer() == "not_paid"
     with pytest.raises(ValidationError):
         refund(0)
 
 
 def test_paying_twice_is_refused_and_paying_again_asks_again() -> None:
-    here = Given(PLACE, COMMITTED, orders.Pay(**IDS))
+    here = OrderScenario(PLACE, COMMITTED, orders.Pay(**IDS))
     assert (here.answer(), here.told(), len(here.asks())) == (None, [], 1)
-    assert Given(*TO_PAID, orders.Pay(**IDS)).answer() == "already_paid"
+    assert OrderScenario(*TO_PAID, orders.Pay(**IDS)).answer() == "already_paid"
 
 
 def test_another_shoppers_order_is_unknown() -> None:
     for message in (CANCEL, orders.Refund(**IDS), orders.Pay(**IDS)):
-        assert Given(*TO_PAID).when(message, user="mallory").answer() == "unknown_order"
+        assert OrderScenario(*TO_PAID).when(message, user="mallory").answer() == "unknown_order"
     for message in (orders.Refund(**IDS), orders.Pay(**IDS)):
-        assert Given().when(message).answer() == "unknown_order"
-    assert Given().when(CANCEL, user="mallory").when(PLACE).answer() == "unknown_order"
+        assert OrderScenario().when(message).answer() == "unknown_order"
+    assert OrderScenario().when(CANCEL, user="mallory").when(PLACE).answer() == "unknown_order"
 
 
 def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever() -> None:
-    here = Given().when(CANCEL)
+    here = OrderScenario().when(CANCEL)
     assert (here.last.replies, len(here.waiting)) == ((), 1)
-    assert Given().when(CANCEL).when(PLACE).when(COMMITTED).answer() is None
+    assert OrderScenario().when(CANCEL).when(PLACE).when(COMMITTED).answer() is None
     assert here.when(Deadline()).answer() == "unknown_order"
     assert here.waiting == ()
-    overtaken = Given().when(COMMITTED).when(CANCEL).when(Deadline())
+    overtaken = OrderScenario().when(COMMITTED).when(CANCEL).when(Deadline())
     assert [type(each.message) for each in overtaken.waiting] == [inventory.Committed]
 
 
@@ -225,7 +225,7 @@ def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever()
 )
 def test_what_cannot_be_true_is_a_stray(there: Sequence[Any], message: Any, user: str) -> None:
     with pytest.raises(UnexpectedMessage):
-        Given(*there).when(message, user=user)
+        OrderScenario(*there).when(message, user=user)
 
 
 def test_an_order_is_of_its_shoppers_own_request() -> None:
@@ -236,14 +236,14 @@ def test_an_order_is_of_its_shoppers_own_request() -> None:
 
 
 def test_a_wrong_amount_is_given_back_as_it_was_taken() -> None:
-    here = Given(PLACE, COMMITTED, CAPTURED.model_copy(update={"amount": Money(amount=299, currency="GBP")}))
+    here = OrderScenario(PLACE, COMMITTED, CAPTURED.model_copy(update={"amount": Money(amount=299, currency="GBP")}))
     assert here.told() == ["cancelling", "captured", "refund-asked"]
     [refund] = here.asks()
     assert (here.order.reason, here.order.status, refund.amount.amount) == ("wrong_amount", "committed", 299)
 
 
 def test_what_is_captured_after_the_end_is_given_back_after_the_end() -> None:
-    here = Given(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
+    here = OrderScenario(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
     here.when(inventory.Released(order_id=ORDER, version=6))
     assert here.order.is_complete
     here.when(CAPTURED)
@@ -258,13 +258,13 @@ def test_what_is_captured_after_the_end_is_given_back_after_the_end() -> None:
 
 
 def test_holds_that_somebody_gave_back_by_hand_cannot_be_sold() -> None:
-    here = Given(*TO_PAID, inventory.Reservation(order_id=ORDER, state="CANCELLED"))
+    here = OrderScenario(*TO_PAID, inventory.Reservation(order_id=ORDER, state="CANCELLED"))
     assert here.told() == ["cancelling", "undone", "refund-asked"]
     assert here.order.reason == "failed"
 
 
 def test_patience_ends_with_a_void() -> None:
-    here = Given(PLACE, COMMITTED)
+    here = OrderScenario(PLACE, COMMITTED)
     assert here.when(Deadline(), now=AFTER_PAYMENT_TIMEOUT - timedelta(seconds=2)).told() == []
     assert here.when(Deadline(), now=AFTER_PAYMENT_TIMEOUT).told() == ["cancelling"]
     assert here.asks() == [payments.Void(**PAYMENT)]
@@ -273,14 +273,14 @@ def test_patience_ends_with_a_void() -> None:
 
 def test_deadlines_come_later_and_later_and_end_at_rest() -> None:
     rules = SagaTimeouts(payment_timeout=timedelta(minutes=10))
-    placed = Given(PLACE).order
+    placed = OrderScenario(PLACE).order
     pauses = [next_deadline(placed, NOON, attempts, rules) for attempts in range(30)]
     assert [(at - NOON).total_seconds() for at in pauses if at][:6] == [30, 60, 120, 240, 480, 600]
     assert pauses[-1] == NOON + rules.max_retry_pause
-    unpaid = Given(PLACE, COMMITTED).order
+    unpaid = OrderScenario(PLACE, COMMITTED).order
     assert next_deadline(unpaid, NOON + timedelta(minutes=9), 9, rules) == NOON + timedelta(minutes=10)
     assert next_deadline(unpaid, NOON + timedelta(minutes=11), 9, rules) == NOON + timedelta(minutes=11)
-    assert next_deadline(Given(*TO_DELIVERED).order, NOON, 0, rules) is None
+    assert next_deadline(OrderScenario(*TO_DELIVERED).order, NOON, 0, rules) is None
 
 
 def test_most_decisions_are_about_carts() -> None:
@@ -302,13 +302,13 @@ def test_most_decisions_are_about_carts() -> None:
 
 
 def test_a_stream_with_a_gap_is_broken() -> None:
-    events = [(event, NOON) for event in Given(*TO_DELIVERED).events]
-    assert fold(events) == Given(*TO_DELIVERED).order
+    events = [(event, NOON) for event in OrderScenario(*TO_DELIVERED).events]
+    assert fold(events) == OrderScenario(*TO_DELIVERED).order
     for broken in (events[1:], events[:2] + events[3:], [*events[:2], events[1]], [events[0], events[0]]):
         with pytest.raises(BrokenStream):
             fold(broken)
     with pytest.raises(BrokenStream):
-        evolve(replace(Given(PLACE).order, order_id="another"), events[1][0], NOON)
+        evolve(replace(OrderScenario(PLACE).order, order_id="another"), events[1][0], NOON)
 
 
 @pytest.mark.parametrize("file", sorted(STREAMS.glob("*.json")), ids=lambda file: file.stem)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.testkit.tcp_proxy import Mood, Proxy, proxy
+from tests.testkit.tcp_proxy import Proxy, ProxyFault, proxy
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_in_good_mood_everything_passes_in_order(between: Proxy) -> None:
 
 def test_a_delay_is_there_and_back(between: Proxy) -> None:
     with _line(between) as line:
-        between.mood = Mood(delay=0.1)
+        between.fault = ProxyFault(delay=0.1)
         got, took = _ask(line, b"x")
         assert got == b"x"
         assert took >= 0.2
@@ -75,7 +75,7 @@ def test_a_delay_is_there_and_back(between: Proxy) -> None:
 
 def test_little_bandwidth_takes_long(between: Proxy) -> None:
     with _line(between) as line:
-        between.mood = Mood(bandwidth=50_000)
+        between.fault = ProxyFault(bandwidth=50_000)
         _, took = _ask(line, b"x" * 5_000)
         _, again = _ask(line, b"x" * 5_000)
         assert took + again >= 0.1
@@ -84,7 +84,7 @@ def test_little_bandwidth_takes_long(between: Proxy) -> None:
 def test_a_black_hole_keeps_what_it_gets_until_it_closes(between: Proxy) -> None:
     with _line(between) as line:
         _ask(line, b"x")
-        between.mood = Mood(hole=True)
+        between.fault = ProxyFault(hole=True)
         line.sendall(b"late")
         line.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -95,7 +95,7 @@ def test_a_black_hole_keeps_what_it_gets_until_it_closes(between: Proxy) -> None
             with pytest.raises(TimeoutError):
                 other.recv(1)
         line.settimeout(10)
-        between.mood = Mood()
+        between.fault = ProxyFault()
         assert line.recv(4) == b"late"
 
 
@@ -110,10 +110,10 @@ def test_a_reset_breaks_what_is_open_and_nothing_else(between: Proxy) -> None:
 
 
 def test_who_is_refused_is_reset(between: Proxy) -> None:
-    between.mood = Mood(refuse=True)
+    between.fault = ProxyFault(refuse=True)
     with pytest.raises(ConnectionResetError), _line(between) as line:
         line.recv(1)
-    between.mood = Mood()
+    between.fault = ProxyFault()
     with _line(between) as line:
         assert _ask(line, b"y")[0] == b"y"
 
@@ -121,12 +121,12 @@ def test_who_is_refused_is_reset(between: Proxy) -> None:
 def test_what_is_dropped_is_lost_and_its_line_is_cut_when_the_mood_changes(between: Proxy) -> None:
     with _line(between) as line:
         _ask(line, b"x")
-        between.mood = Mood(drop=True)
+        between.fault = ProxyFault(drop=True)
         line.sendall(b"lost")
         line.settimeout(0.3)
         with pytest.raises(TimeoutError):
             line.recv(1)
-        between.mood = Mood()
+        between.fault = ProxyFault()
         line.settimeout(10)
         with suppress(ConnectionResetError):
             assert line.recv(1) == b"", "nothing comes behind a gap"

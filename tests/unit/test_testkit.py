@@ -29,7 +29,7 @@ def unused_fixtures(source: str) -> set[str]:
     wanted = {argument.arg for function in functions for argument in (*function.args.args, *function.args.kwonlyargs)}
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("usefixtures"):
-            wanted |= {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
+            wanted |= {str(argument.value) for argument in call.args if isinstance(argument, ast.Constant)}
     return {function.name for function in functions if _is_local_fixture(function)} - wanted
 
 
