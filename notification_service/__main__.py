@@ -44,49 +44,49 @@ def build(settings: Settings) -> Worker:
     worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
     store = Store(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
     notices = NotificationAgents(store, worker.publish, settings.topic)
-    given: dict[str, Any] = {"fail": notices.on_permanent_failure, "transient": postgres.TRANSIENT_ERRORS}
-    worker.add_agent(Handler(REQUESTS, REQUEST_REGISTRY, notices.on_requests, **given))
+    handler = partial(
+        Handler, on_permanent_failure=notices.on_permanent_failure, transient_errors=postgres.TRANSIENT_ERRORS
+    )
+    worker.add_agent(handler(REQUESTS, REQUEST_REGISTRY, notices.on_requests))
     worker.add_agent(
-        Handler(
+        handler(
             orders.REQUESTS,
             orders.REQUEST_REGISTRY,
             notices.on_order_requests,
-            **given,
             prefilter=lambda value: PLACE_TYPE in value,
         )
     )
-    worker.add_agent(Handler(orders.EVENTS, orders.EVENT_REGISTRY, notices.on_order_events, **given))
+    worker.add_agent(handler(orders.EVENTS, orders.EVENT_REGISTRY, notices.on_order_events))
     worker.add_agent(
-        Handler(
+        handler(
             cart.RESPONSES,
             cart.RESPONSE_REGISTRY,
             notices.on_cart_responses,
-            **given,
             max_batch_size=MAX_CARTS,
             prefilter=may_change_cart,
         )
     )
-    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
-    pumps = (
+    connection = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
+    workers = (
         JobWorker(
-            PostgresJobRows(link, Job("cart", key="user_id")),
+            PostgresJobRows(connection, Job("cart", key="user_id")),
             notices.request_expiry_warning,
             name="warnings",
             **_AT_ONCE,
         ),
         JobWorker(
-            PostgresJobRows(link, Job("notice", key="notice_id", name="told")),
+            PostgresJobRows(connection, Job("notice", key="notice_id", name="told")),
             notices.publish_outcome,
             name="outcomes",
             **_AT_ONCE,
         ),
     )
-    for each in pumps:
+    for each in workers:
         worker.add_background_loop(each.name, each.run)
         worker.add_closer(each.close)
-    worker.add_background_loop("retention", RetentionJob(link, settings.contact_days).run)
+    worker.add_background_loop("retention", RetentionJob(connection, settings.contact_days).run)
     worker.add_closer(store.close)
-    worker.add_closer(link.close)
+    worker.add_closer(connection.close)
     return worker
 
 
