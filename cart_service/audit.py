@@ -114,19 +114,21 @@ class CartTopicAudit:
     def violations_by_kind(self) -> list[list[str]]:
         """Return the violations as sentences, in one list per kind."""
         waiting = {
-            key: place for key, place in self.request_positions.items() if place not in self.requests.dead_letters
+            key: position
+            for key, position in self.request_positions.items()
+            if position not in self.requests.dead_letters
         }
         return [
             self.requests.missing_dead_letters(),
             self.decisions.missing_dead_letters(),
             [
-                f"request {id_} of {user} ({format_position(place)}) has no outcome"
-                for (user, id_), place in waiting.items()
+                f"request {id_} of {user} ({format_position(position)}) has no outcome"
+                for (user, id_), position in waiting.items()
                 if (user, id_) not in self.expected_responses
             ],
             [
-                f"request {id_} of {user} ({format_position(place)}) was decided, but no response was published"
-                for (user, id_), place in waiting.items()
+                f"request {id_} of {user} ({format_position(position)}) was decided, but no response was published"
+                for (user, id_), position in waiting.items()
                 if (user, id_) in self.expected_responses and (user, id_) not in self.answered_requests
             ],
             self.contradictions,
@@ -141,8 +143,8 @@ class CartTopicAudit:
                 for id_ in ids
             ],
             [
-                f"the stored cart of {key.decode(errors='replace')} ({place}) is invalid"
-                for key, place in self.invalid_carts.items()
+                f"the stored cart of {key.decode(errors='replace')} ({position}) is invalid"
+                for key, position in self.invalid_carts.items()
             ],
         ]
 

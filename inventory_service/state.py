@@ -168,9 +168,9 @@ class State:
     """
 
 
-def is_due(holder: CartState, now: datetime) -> bool:
+def is_due(cart: CartState, now: datetime) -> bool:
     """True if the cart has reached its expiry time."""
-    return holder.expires_at is not None and holder.expires_at <= now
+    return cart.expires_at is not None and cart.expires_at <= now
 
 
 def truncate_to_milliseconds(time: datetime) -> datetime:

@@ -61,10 +61,10 @@ def load(
     lost.
     """
     arrivals: Arrivals = "poisson" if poisson else "constant"
-    wish = LoadProfile(rate, seconds, shoppers, products, arrivals)
+    profile = LoadProfile(rate, seconds, shoppers, products, arrivals)
     try:
-        with _progress() as telling:
-            measured = uvloop.run(_connect_and_run(wish, telling))
+        with _progress() as progress:
+            measured = uvloop.run(_connect_and_run(profile, progress))
     except TooFewShoppersError as error:
         exit_with_error(error, 2)
     except UNAVAILABLE_ERRORS as error:
@@ -74,10 +74,10 @@ def load(
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-async def _connect_and_run(wish: LoadProfile, telling: ProgressReporter) -> Measurement:
-    raise_descriptor_limit(wish.shoppers or 50_000)
+async def _connect_and_run(profile: LoadProfile, progress: ProgressReporter) -> Measurement:
+    raise_descriptor_limit(profile.shoppers or 50_000)
     async with open_shop_client() as open_shop:
-        return await run_load(open_shop, wish, seed=holdfast_commands.seed_products, progress=telling)
+        return await run_load(open_shop, profile, seed=holdfast_commands.seed_products, progress=progress)
 
 
 def shoppers(
@@ -104,8 +104,8 @@ def shoppers(
     except (OrderFileError, UnicodeDecodeError) as error:
         exit_with_error(f"{file}: {error}", 2)
     try:
-        with _progress() as telling:
-            outcome = uvloop.run(_replay(day, pace, telling))
+        with _progress() as progress:
+            outcome = uvloop.run(_replay(day, pace, progress))
     except* UNAVAILABLE_ERRORS as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
@@ -118,11 +118,11 @@ def shoppers(
     raise typer.Exit(0 if outcome.ok else 1)
 
 
-async def _replay(day: OrderFile, pace: float, telling: ProgressReporter) -> ReplayResult:
+async def _replay(day: OrderFile, pace: float, progress: ProgressReporter) -> ReplayResult:
     raise_descriptor_limit(len(day.shoppers))
     settings = Settings()
     wants = sum(len(each.adds) for each in day.shoppers)
-    telling.begin(f"{len(day.shoppers)} shoppers, {day.seconds / pace:.0f} s", wants)
+    progress.begin(f"{len(day.shoppers)} shoppers, {day.seconds / pace:.0f} s", wants)
     async with open_shop_client() as open_shop:
         return await replay_orders(
             open_shop,
@@ -130,7 +130,7 @@ async def _replay(day: OrderFile, pace: float, telling: ProgressReporter) -> Rep
             pace=pace,
             granted_units=lambda users: ledger.granted_units(settings, users),
             audit=holdfast_commands.run_audit,
-            on_answer=telling.advance,
+            on_answer=progress.advance,
         )
 
 

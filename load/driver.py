@@ -49,16 +49,16 @@ class ShopperPool:
         self,
         url: str,
         headers: Sequence[Mapping[str, str]],
-        entered: Callable[[], None] = lambda: None,
+        on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         """Open one more connection to `url` for each of `headers`; raise `OSError` if one fails."""
         slots = asyncio.Semaphore(MAX_CONCURRENT_CONNECTS)
 
         async def connect_one(number: int, each: Mapping[str, str]) -> RawClientConnection:
             async with slots:
-                line = await open_connection(url, each, lambda text: self._on_text(number, text), self._on_closed)
-            entered()
-            return line
+                connection = await open_connection(url, each, lambda text: self._on_text(number, text), self._on_closed)
+            on_connected()
+            return connection
 
         first = len(self.connections)
         self.connections += await asyncio.gather(
@@ -68,8 +68,8 @@ class ShopperPool:
     def close(self) -> None:
         """Close all connections."""
         self._closing = True
-        for line in self.connections:
-            line.close()
+        for connection in self.connections:
+            connection.close()
 
     def _on_text(self, number: int, text: bytes) -> None:
         if self.on_frame is not None:
@@ -82,17 +82,17 @@ class ShopperPool:
 class _Run:
     """Requests in flight of one run, and the results of the others."""
 
-    def __init__(self, crowd: ShopperPool, baskets: RequestMix, measured: Measurement) -> None:
-        self.crowd = crowd
+    def __init__(self, pool: ShopperPool, baskets: RequestMix, measured: Measurement) -> None:
+        self.pool = pool
         self.baskets = baskets
         self.measured = measured
         self.name = secrets.token_hex(4)
         self.waiting: dict[str, float] = {}
         self.sending = True
-        self.settled = asyncio.Event()
-        self.answered: Callable[[int], None] = lambda _shopper: None
+        self.all_answered = asyncio.Event()
+        self.on_answer: Callable[[int], None] = lambda _shopper: None
 
-    def ask(self, number: int, shopper: int, due: float) -> None:
+    def send_request(self, number: int, shopper: int, due: float) -> None:
         """Send request `number` for a shopper; `due` is its intended send time."""
         kind, product = self.baskets.next_request(shopper)
         id_ = f"{self.name}-{number}"
@@ -102,9 +102,9 @@ class _Run:
         self.waiting[id_] = due
         self.measured.sent += 1
         with suppress(ConnectionError):  # the request then stays unanswered and counts as lost
-            self.crowd.connections[shopper].send(orjson.dumps(frame))
+            self.pool.connections[shopper].send(orjson.dumps(frame))
 
-    def hear(self, shopper: int, frame: Mapping[str, Any]) -> None:
+    def on_frame(self, shopper: int, frame: Mapping[str, Any]) -> None:
         """Record an answer."""
         kind = frame["type"]
         if kind in NON_OUTCOME_TYPES:
@@ -123,18 +123,20 @@ class _Run:
             self.measured.outcomes[outcome] += 1
             self.measured.latency.record(elapsed)
             self.measured.answered_in_time += self.sending
-        self.answered(shopper)
+        self.on_answer(shopper)
         if not self.waiting and not self.sending:
-            self.settled.set()
+            self.all_answered.set()
 
     async def end(self) -> None:
         """Wait up to ten seconds for requests in flight, and count the rest as lost."""
         self.sending = False
-        self.answered = lambda _shopper: None
+        self.on_answer = lambda _shopper: None
         if self.waiting:
             last = max(self.waiting.values())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.settled.wait(), max(0.0, last + ANSWER_TIMEOUT_SECONDS - perf_counter()))
+                await asyncio.wait_for(
+                    self.all_answered.wait(), max(0.0, last + ANSWER_TIMEOUT_SECONDS - perf_counter())
+                )
         for _ in self.waiting:
             self._count_lost()
         self.waiting.clear()
@@ -145,7 +147,7 @@ class _Run:
 
 
 async def run_open_loop(
-    crowd: ShopperPool,
+    pool: ShopperPool,
     baskets: RequestMix,
     instants: Sequence[float],
     *,
@@ -154,102 +156,102 @@ async def run_open_loop(
     on_sent: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """Send one request at each of `instants` (seconds from now, ascending), round-robin over the shoppers."""
-    measured = Measurement(rate, seconds, len(crowd.connections))
-    run = _Run(crowd, baskets, measured)
-    alarm = PreciseTimer()
-    with measurement_window(crowd, run.hear, measured):
-        begun = perf_counter()
+    measured = Measurement(rate, seconds, len(pool.connections))
+    run = _Run(pool, baskets, measured)
+    timer = PreciseTimer()
+    with measurement_window(pool, run.on_frame, measured):
+        started = perf_counter()
         try:
             for number, instant in enumerate(instants):
-                due = begun + instant
-                await alarm.sleep_until(due)
+                due = started + instant
+                await timer.sleep_until(due)
                 measured.lateness.record(max(0.0, perf_counter() - due))
-                run.ask(number, number % len(crowd.connections), due)
+                run.send_request(number, number % len(pool.connections), due)
                 on_sent()
-            await alarm.sleep_until(begun + seconds)
-            measured.seconds = perf_counter() - begun  # slightly more if the driver could not keep up
+            await timer.sleep_until(started + seconds)
+            measured.seconds = perf_counter() - started  # slightly more if the driver could not keep up
         finally:
-            alarm.close()
+            timer.close()
         await run.end()
     return measured
 
 
-async def run_closed_loop(crowd: ShopperPool, baskets: RequestMix, *, in_flight: int, seconds: float) -> Measurement:
+async def run_closed_loop(pool: ShopperPool, baskets: RequestMix, *, in_flight: int, seconds: float) -> Measurement:
     """Keep `in_flight` requests unanswered for `seconds`: each answer triggers the next request.
 
     Latencies of a closed loop mean little; its goodput is the maximum throughput.
     """
-    measured = Measurement(0.0, seconds, len(crowd.connections))
-    run = _Run(crowd, baskets, measured)
-    with measurement_window(crowd, run.hear, measured):
+    measured = Measurement(0.0, seconds, len(pool.connections))
+    run = _Run(pool, baskets, measured)
+    with measurement_window(pool, run.on_frame, measured):
         numbers = iter(range(1 << 62))
-        run.answered = lambda shopper: run.ask(next(numbers), shopper, perf_counter())
+        run.on_answer = lambda shopper: run.send_request(next(numbers), shopper, perf_counter())
         for each in range(in_flight):
-            run.ask(next(numbers), each % len(crowd.connections), perf_counter())
+            run.send_request(next(numbers), each % len(pool.connections), perf_counter())
         await asyncio.sleep(seconds)
         await run.end()
     return measured
 
 
 @contextmanager
-def measurement_window(crowd: ShopperPool, hear: FrameHandler, measured: Measurement) -> Iterator[None]:
-    """Pass all frames of one run to `hear`, with high priority and existing objects exempt from garbage collection.
+def measurement_window(pool: ShopperPool, on_frame: FrameHandler, measured: Measurement) -> Iterator[None]:
+    """Pass all frames of one run to `on_frame`, with high priority and existing objects exempt from garbage collection.
 
     On exit `measured` has the driver's share of a core and the number of connections lost.
     """
-    crowd.on_frame = hear
+    pool.on_frame = on_frame
     gc.collect()
     gc.freeze()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(nice, NICE_VALUE))
-    cut, begun, cpu_before = crowd.lost_connections, perf_counter(), time.process_time()
+    lost_before, started, cpu_before = pool.lost_connections, perf_counter(), time.process_time()
     try:
         yield
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
         gc.unfreeze()
-        crowd.on_frame = None
-        measured.core_share = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - begun)
-        measured.lost_connections = crowd.lost_connections - cut
+        pool.on_frame = None
+        measured.core_share = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - started)
+        measured.lost_connections = pool.lost_connections - lost_before
 
 
-async def send_from_all(crowd: ShopperPool, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:
+async def send_from_all(pool: ShopperPool, frame: Mapping[str, Any], *, seconds: float = 30.0) -> int:
     """Send `frame` from every shopper, outside any measurement, and return how many got no answer."""
     waiting: set[str] = set()
     done = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
+    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
         if frame["type"] != "pending":
             waiting.discard(frame.get("id") or "")
             if not waiting:
                 done.set()
 
-    crowd.on_frame = hear
-    for number, line in enumerate(crowd.connections):
+    pool.on_frame = on_frame
+    for number, connection in enumerate(pool.connections):
         id_ = f"settle-{secrets.token_hex(4)}-{number}"
         waiting.add(id_)
         with suppress(ConnectionError):
-            line.send(orjson.dumps({"id": id_, **frame}))
+            connection.send(orjson.dumps({"id": id_, **frame}))
     with suppress(TimeoutError):
         await asyncio.wait_for(done.wait(), seconds if waiting else 0)
-    crowd.on_frame = None
+    pool.on_frame = None
     return len(waiting)
 
 
 async def wait_for_first_frame(
-    crowd: ShopperPool, open_lines: Callable[[], Awaitable[None]], type_: str
+    pool: ShopperPool, connect: Callable[[], Awaitable[None]], type_: str
 ) -> Mapping[str, Any]:
-    """Connect by `open_lines` and return the first frame of `type_` received; raise `TimeoutError` if none arrives."""
+    """Call `connect` and return the first frame of `type_` received; raise `TimeoutError` if none arrives."""
     received: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
+    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - from any shopper
         if frame["type"] == type_ and not received.done():
             received.set_result(frame)
 
-    crowd.on_frame = hear
+    pool.on_frame = on_frame
     try:
-        await open_lines()
+        await connect()
         return await asyncio.wait_for(received, ANSWER_TIMEOUT_SECONDS)
     finally:
-        crowd.on_frame = None
+        pool.on_frame = None

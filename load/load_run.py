@@ -45,35 +45,36 @@ def load_product_codes(number: int) -> list[str]:
 
 async def run_load(
     shop: ShopClient,
-    wish: LoadProfile,
+    profile: LoadProfile,
     *,
     seed: Callable[[Mapping[str, int]], Awaitable[None]],
     progress: ProgressReporter,
 ) -> Measurement:
     """Connect shoppers and measure. Raise `TooFewShoppersError` before sending if the rate limits forbid it."""
     progress.begin("products", 1)
-    if wish.products is None:
+    if profile.products is None:
         products = await products_on_sale(shop)
     else:
-        products = load_product_codes(wish.products)
+        products = load_product_codes(profile.products)
         await seed(dict.fromkeys(products, UNITS_PER_PRODUCT))
         await shop.wait_until_listed(products[-1])
     async with connected_pool(shop, [await shop.create_guest()], progress) as (pool, limits):
-        number = wish.shoppers or default_shoppers(wish.rate, wish.seconds, limits)
-        needed = shoppers_needed(wish.rate, wish.seconds, limits)
+        number = profile.shoppers or default_shoppers(profile.rate, profile.seconds, limits)
+        needed = shoppers_needed(profile.rate, profile.seconds, limits)
         if number < needed:
             raise TooFewShoppersError(
-                f"{number} shoppers are too few: {wish.rate:g} changes per second for {wish.seconds:g} s need {needed}."
+                f"{number} shoppers are too few: {profile.rate:g} changes per second for {profile.seconds:g} s need"
+                f" {needed}."
                 f" Each may make {limits} per minute: use --shoppers {needed}, or start the shop with --no-limits"
             )
         progress.begin("shoppers connect", number - 1)
         await pool.connect(shop.stream_url, auth_headers(await shop.create_guests(number - 1)), progress.advance)
         rng = random.Random(number)  # noqa: S311 - the same choices every time, so that runs are comparable
         baskets = RequestMix(number, products, mixed=True, choose=rng.randrange)
-        plan = [*send_times(wish.rate, wish.seconds, wish.arrivals, rng.random)]
-        progress.begin(f"{wish.rate:g} changes per second", len(plan))
+        plan = [*send_times(profile.rate, profile.seconds, profile.arrivals, rng.random)]
+        progress.begin(f"{profile.rate:g} changes per second", len(plan))
         measured = await run_open_loop(
-            pool, baskets, plan, rate=wish.rate, seconds=wish.seconds, on_sent=progress.advance
+            pool, baskets, plan, rate=profile.rate, seconds=profile.seconds, on_sent=progress.advance
         )
         progress.begin("carts are cleared", 1)
         await send_from_all(pool, {"type": "clear"})

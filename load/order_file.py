@@ -53,7 +53,7 @@ class OrderFile:
     @property
     def seconds(self) -> float:
         """Time from the first to the last frame, at the pace of the file."""
-        return max((want.at for visit in self.shoppers for want in visit.adds), default=0.0)
+        return max((add.at for shopper in self.shoppers for add in shopper.adds), default=0.0)
 
 
 def read_order_file(lines: Iterable[str]) -> OrderFile:
@@ -86,20 +86,20 @@ def read_order_file(lines: Iterable[str]) -> OrderFile:
             "no order in the file: every line is a fee, a return, a cancellation, or has no name or price"
         )
     begin = min(when for when, _ in demands.values())
-    visits = [
+    shoppers = [
         PlannedShopper(invoice, _spread((when - begin).total_seconds(), products))
         for invoice, (when, products) in demands.items()
     ]
-    return OrderFile(tuple(visits), skipped)
+    return OrderFile(tuple(shoppers), skipped)
 
 
 def _spread(minute: float, products: dict[str, int]) -> tuple[PlannedAdd, ...]:
-    asked = [
+    adds = [
         (product, min(MAX_UNITS_PER_FRAME, units - before))
         for product, units in products.items()
         for before in range(0, units, MAX_UNITS_PER_FRAME)
     ]
     return tuple(
-        PlannedAdd(minute + MINUTE * number / len(asked), product, quantity)
-        for number, (product, quantity) in enumerate(asked)
+        PlannedAdd(minute + MINUTE * number / len(adds), product, quantity)
+        for number, (product, quantity) in enumerate(adds)
     )

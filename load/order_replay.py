@@ -97,59 +97,59 @@ async def replay_orders(
 ) -> ReplayResult:
     """Replay `day` at `pace` times its own pace.
 
-    `granted` returns the units per product ever granted to some users; `on_answer` is called after every answer.
+    `granted_units` returns the units per product ever granted to some users; `on_answer` is called after every answer.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     products: defaultdict[str, ProductTotals] = defaultdict(ProductTotals)
     guests = await shop.create_guests(len(day.shoppers))
     opening = time.monotonic() + CONNECT_LEAD_SECONDS
     async with asyncio.TaskGroup() as group:
-        for visit, guest in zip(day.shoppers, guests, strict=True):
+        for plan, guest in zip(day.shoppers, guests, strict=True):
             group.create_task(
-                _replay_shopper(shop, guest, visit, opening=opening, pace=pace, products=products, said=on_answer)
+                _replay_shopper(shop, guest, plan, opening=opening, pace=pace, products=products, on_answer=on_answer)
             )
     ledger = await granted_units([guest.user_id for guest in guests])
     for product in ledger.keys() | products.keys():
         products[product].in_ledger = ledger.get(product, 0)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     return ReplayResult(len(guests), day.skipped_lines, pace, seconds, products, await audit())
 
 
 async def _replay_shopper(  # noqa: PLR0913 - a shopper, its plan, and where the answers go
     shop: ShopClient,
     guest: Guest,
-    visit: PlannedShopper,
+    plan: PlannedShopper,
     *,
     opening: float,
     pace: float,
     products: defaultdict[str, ProductTotals],
-    said: Callable[[], None],
+    on_answer: Callable[[], None],
 ) -> None:
     """Replay one shopper: send each frame at its time, whether or not the previous one has been answered."""
 
-    async def add(shopper: Shopper, want: PlannedAdd) -> None:
-        demand = products[want.product]
-        demand.requested += want.quantity
+    async def add(shopper: Shopper, planned: PlannedAdd) -> None:
+        demand = products[planned.product]
+        demand.requested += planned.quantity
         try:
             answer = await shopper.request(
-                "add", product=want.product, quantity=want.quantity, seconds=ANSWER_TIMEOUT_SECONDS
+                "add", product=planned.product, quantity=planned.quantity, seconds=ANSWER_TIMEOUT_SECONDS
             )
         except TimeoutError:
-            demand.unanswered += want.quantity
+            demand.unanswered += planned.quantity
         else:
             if answer["type"] == "held":
                 demand.accepted += answer["quantity"]
             else:
-                demand.refused[answer.get("reason") or f"error {answer.get('code')}"] += want.quantity
-        said()
+                demand.refused[answer.get("reason") or f"error {answer.get('code')}"] += planned.quantity
+        on_answer()
 
     async with AsyncExitStack() as stack:
-        await _sleep_until(opening + visit.adds[0].at / pace - CONNECT_LEAD_SECONDS)
+        await _sleep_until(opening + plan.adds[0].at / pace - CONNECT_LEAD_SECONDS)
         shopper = await stack.enter_async_context(Shopper(shop, guest))
         async with asyncio.TaskGroup() as group:
-            for want in visit.adds:
-                await _sleep_until(opening + want.at / pace)
-                group.create_task(add(shopper, want))
+            for planned in plan.adds:
+                await _sleep_until(opening + planned.at / pace)
+                group.create_task(add(shopper, planned))
 
 
 async def _sleep_until(instant: float) -> None:

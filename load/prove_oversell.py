@@ -63,14 +63,14 @@ class Buyer:
 
     def __init__(self, shop: ShopClient, guest: Guest) -> None:
         self.answers: defaultdict[str, list[Frame]] = defaultdict(list)
-        self.shopper = Shopper(shop, guest, listener=self._hear)
+        self.shopper = Shopper(shop, guest, listener=self._on_frame)
 
     @property
     def user_id(self) -> str:
         """Owner of the cart."""
         return self.shopper.guest.user_id
 
-    def _hear(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if frame.get("id") and (frame["type"] in OUTCOMES or frame["type"] == "error"):
             self.answers[frame["id"]].append(frame)
 
@@ -118,7 +118,7 @@ async def prove_oversell(
 
     Raise `ShopUnavailableError` if there is no shop to test.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     product = f"PROOF-{secrets.token_hex(4).upper()}"
     run = _ProofRun(shop, product, audit)
     report_progress(f"{stock} units of {product}")
@@ -139,7 +139,7 @@ async def prove_oversell(
         report_progress("all carts are emptied")
         after = await run.empty([*staying, *late_holders], stock)
     after += await run.audit_findings()
-    return ProofResult(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - begun)
+    return ProofResult(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)

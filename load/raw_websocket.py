@@ -26,9 +26,9 @@ MAX_FRAME_BYTES: Final = 1 << 20
 class _RawWebSocket(asyncio.Protocol):
     """WebSocket endpoint that converts between bytes and frames."""
 
-    def __init__(self, protocol: Protocol, hear: Callable[[bytes], None]) -> None:
+    def __init__(self, protocol: Protocol, on_message: Callable[[bytes], None]) -> None:
         self._protocol = protocol
-        self._hear = hear
+        self._on_message = on_message
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,7 +42,7 @@ class _RawWebSocket(asyncio.Protocol):
             if not isinstance(event, Frame):
                 self._on_handshake(event)
             elif event.opcode is Opcode.TEXT:
-                self._hear(bytes(event.data))
+                self._on_message(bytes(event.data))
         self._flush()
 
     def send(self, text: bytes) -> None:
@@ -73,18 +73,18 @@ class _RawWebSocket(asyncio.Protocol):
 
 
 class RawClientConnection(_RawWebSocket):
-    """Client end of one socket. `hear` is called with each text frame, `cut` once when the socket is closed."""
+    """Client end of one socket. It calls `on_message` with each text frame, and `on_close` once when it is closed."""
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]
+        self, url: str, headers: Mapping[str, str], on_message: Callable[[bytes], None], on_close: Callable[[], None]
     ) -> None:
         offered = [Subprotocol(SUBPROTOCOL)]  # a minimal server selects none, which is fine
         client = ClientProtocol(parse_uri(url), subprotocols=offered, max_size=MAX_FRAME_BYTES)
-        super().__init__(client, hear)
+        super().__init__(client, on_message)
         self._client = client
         self._headers = headers
-        self._cut = cut
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_close = on_close
+        self.handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the upgrade request."""
@@ -96,37 +96,39 @@ class RawClientConnection(_RawWebSocket):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report that the socket is closed."""
-        if not self.opened.done():
-            self.opened.set_exception(exc or ConnectionResetError("closed during the handshake"))
-        self._cut()
+        if not self.handshake.done():
+            self.handshake.set_exception(exc or ConnectionResetError("closed during the handshake"))
+        self._on_close()
 
     def _on_handshake(self, event: Any) -> None:
-        if isinstance(event, Response) and not self.opened.done():
+        if isinstance(event, Response) and not self.handshake.done():
             if event.status_code == SWITCHING_PROTOCOLS and self._client.handshake_exc is None:
-                self.opened.set_result(None)
+                self.handshake.set_result(None)
             else:
-                self.opened.set_exception(
+                self.handshake.set_exception(
                     ConnectionRefusedError(f"the WebSocket upgrade was rejected with {event.status_code}")
                 )
 
 
 async def open_connection(
-    url: str, headers: Mapping[str, str], hear: Callable[[bytes], None], cut: Callable[[], None]
+    url: str, headers: Mapping[str, str], on_message: Callable[[bytes], None], on_close: Callable[[], None]
 ) -> RawClientConnection:
     """Return an open connection to `url` (`ws://host:port/path`); raise `OSError` if that fails."""
     uri = parse_uri(url)
     loop = asyncio.get_running_loop()
-    _, line = await loop.create_connection(lambda: RawClientConnection(url, headers, hear, cut), uri.host, uri.port)
-    await line.opened
-    return line
+    _, connection = await loop.create_connection(
+        lambda: RawClientConnection(url, headers, on_message, on_close), uri.host, uri.port
+    )
+    await connection.handshake
+    return connection
 
 
 class RawServerConnection(_RawWebSocket):
-    """Server end of one socket, which accepts any upgrade. `hear` is called with this peer and each text frame."""
+    """Server end of one socket, which accepts any upgrade. It calls `on_message` with itself and each text frame."""
 
-    def __init__(self, hear: Callable[["RawServerConnection", bytes], None]) -> None:
+    def __init__(self, on_message: Callable[["RawServerConnection", bytes], None]) -> None:
         server = ServerProtocol(max_size=MAX_FRAME_BYTES)
-        super().__init__(server, lambda text: hear(self, text))
+        super().__init__(server, lambda text: on_message(self, text))
         self._server = server
 
     def _on_handshake(self, event: Any) -> None:

@@ -58,15 +58,15 @@ class RequestMix:
         self._products = products
         self._mixed = mixed
         self._choose = choose
-        self._asked: list[list[str]] = [[] for _ in range(shoppers)]
+        self._requested: list[list[str]] = [[] for _ in range(shoppers)]
 
     def next_request(self, shopper: int) -> tuple[str, str]:
         """Return `("add" | "remove", product)` for the shopper of this number."""
-        asked = self._asked[shopper]
-        if len(asked) < self.MAX_LINES:
-            asked.append(self._products[self._choose(len(self._products))])
-            return "add", asked[-1]
+        requested = self._requested[shopper]
+        if len(requested) < self.MAX_LINES:
+            requested.append(self._products[self._choose(len(self._products))])
+            return "add", requested[-1]
         if self._mixed:
-            return "remove", asked.pop(0)
-        asked.append(asked.pop(0))
-        return "add", asked[-1]
+            return "remove", requested.pop(0)
+        requested.append(requested.pop(0))
+        return "add", requested[-1]

@@ -129,21 +129,22 @@ def judge_rush(
 
 def _answer_findings(attempt: Attempt, contents: Sequence[Frame], product: str) -> list[Finding]:
     """Return the findings about the answers to one request."""
-    who = f"{attempt.user_id} {attempt.request_id}"
+    attempt_name = f"{attempt.user_id} {attempt.request_id}"
     if not contents:
-        return [Finding(FindingKind.UNANSWERED, f"{who}: no answer")]
+        return [Finding(FindingKind.UNANSWERED, f"{attempt_name}: no answer")]
     findings = []
     if len(contents) > 1:
         types = " and ".join(str(answer["type"]) for answer in contents)
-        findings.append(Finding(FindingKind.CONTRADICTED, f"{who}: contradictory answers {types}"))
+        findings.append(Finding(FindingKind.CONTRADICTED, f"{attempt_name}: contradictory answers {types}"))
     if len(attempt.answers) < attempt.due:
         findings.append(
             Finding(
-                FindingKind.REPEAT_UNANSWERED, f"{who}: sent {attempt.due} times, answered {len(attempt.answers)} times"
+                FindingKind.REPEAT_UNANSWERED,
+                f"{attempt_name}: sent {attempt.due} times, answered {len(attempt.answers)} times",
             )
         )
     findings += [
-        Finding(FindingKind.WRONG_ANSWER, f"{who}: {dict(answer)}")
+        Finding(FindingKind.WRONG_ANSWER, f"{attempt_name}: {dict(answer)}")
         for answer in contents
         if not _is_right(answer, product)
     ]

@@ -80,8 +80,8 @@ class NotificationAgents:
 
     async def on_order_requests(self, batch: Sequence[ReceivedMessage[orders.Request]]) -> None:
         """Store the contacts of new orders."""
-        places = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Place)]
-        await self.store.store_contacts(places)
+        orders_placed = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Place)]
+        await self.store.store_contacts(orders_placed)
 
     async def on_order_events(self, batch: Sequence[ReceivedMessage[orders.Event]]) -> None:
         """Request the notices that events of orders are worth."""
@@ -138,7 +138,7 @@ class NotificationAgents:
         """Publish the outcome of a notice. The request of a notice that failed permanently is dead-lettered first."""
         if row["status"] == "failed" and row["request"] is not None:
             position = (self.topic_name(REQUESTS), row["partition"], row["record_offset"])
-            letter = dead_letter_event(
+            dead_letter = dead_letter_event(
                 Record(*position, row["user_id"].encode(), _redrivable_request(row)),
                 reason="failed",
                 detail=f"{row['channel']}: {row['reason']}",
@@ -146,7 +146,7 @@ class NotificationAgents:
                 attempts=max(row["tries"], 1),
                 now=row["settled_at"],
             )
-            await self.publish(REQUESTS.dead_letter_topic, [letter])
+            await self.publish(REQUESTS.dead_letter_topic, [dead_letter])
             failpoint("notifications.put_aside")
         if row["status"] in {"sent", "failed"}:
             await self.publish(EVENTS, [_outcome(row)])

@@ -85,7 +85,7 @@ class TopicContents:
 
     def violations(self) -> list[list[str]]:
         """Return the violations as sentences, grouped by kind. First call `compare_stored` for every stored event."""
-        letters = self.requests.dead_letters
+        dead_letters = self.requests.dead_letters
         return [
             self.requests.missing_dead_letters(),
             self.differing,
@@ -96,7 +96,7 @@ class TopicContents:
             [
                 f"order {order_id} ({format_position(place)}) was requested, but does not exist"
                 for order_id, place in self.place_requests.items()
-                if place not in letters
+                if place not in dead_letters
             ],
         ]
 

@@ -71,29 +71,29 @@ TOPICS: Final = (
 
 def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
     """Return the state of an edge that listens on `port`, not started, and the Redis client to close in the end."""
-    store, ticker = Store(settings), StockBroadcaster()
+    store, stock_broadcaster = Store(settings), StockBroadcaster()
     order_store = OrderStore(store)
-    projection = CatalogueReadModel(settings, store, ticker)
-    hub = ConnectionManager(
+    catalogue = CatalogueReadModel(settings, store, stock_broadcaster)
+    connections = ConnectionManager(
         KafkaGateway(settings),
-        product_names=projection.product_names,
+        product_names=catalogue.product_names,
         currency=settings.currency,
         user_limits=_user_limits(settings),
-        stock_broadcaster=ticker,
+        stock_broadcaster=stock_broadcaster,
         orders_closed=lambda order_id: orders_closed(edge, order_id),
         admission=Admission(settings.limit_under_way),
     )
     redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
     edge = AppState(
         settings,
-        hub,
+        connections,
         store,
-        projection,
+        catalogue,
         order_store,
         OrderProjector(settings, store, order_store),
         PaymentStatus(settings, store, patience=timedelta(seconds=settings.provider_patience_seconds)),
         InsightReadModel(settings, store),
-        NoticeReadModel(settings, store, lambda *told: resolve_preferences(edge, *told)),
+        NoticeReadModel(settings, store, lambda *preferences: resolve_preferences(edge, *preferences)),
         Authenticator(settings, redis, settings.accepted_origins(port)),
         AddressLimiter(settings),
     )
@@ -103,12 +103,12 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
 def build_app(settings: EdgeSettings, port: int) -> FastAPI:
     """Return the application of an edge that listens on `port`; it starts the parts and is ready once they are."""
     edge, redis = build_state(settings, port)
-    store, hub, gateway = edge.store, edge.connections, edge.connections.gateway
+    store, connections, gateway = edge.store, edge.connections, edge.connections.gateway
 
-    async def start_parts() -> None:
+    async def start_components() -> None:
         """Wait for Kafka and Postgres, then read responses and feed the read models."""
         await ensure_topics(settings, TOPICS)
-        await gateway.start(hub.dispatch_responses)
+        await gateway.start(connections.dispatch_responses)
         await migrate(settings, SERVICE, MIGRATIONS)
         await store.open()
         gc.collect()
@@ -119,8 +119,8 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             loops.create_task(_run_forever("the read model of payment availability", edge.payment_status.run))
             loops.create_task(_run_forever("the read model of insights", edge.insights.run))
             loops.create_task(_run_forever("the read model of notices", edge.notices.run))
-            loops.create_task(_run_forever("the sweep", hub.run_sweeps))
-            loops.create_task(_run_forever("the stock broadcaster", hub.stock_broadcaster.run))
+            loops.create_task(_run_forever("the sweep", connections.run_sweeps))
+            loops.create_task(_run_forever("the stock broadcaster", connections.stock_broadcaster.run))
             loops.create_task(_run_forever("the retention of idempotency keys", lambda: _run_retention(store)))
 
     @asynccontextmanager
@@ -130,7 +130,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
         )
         if settings.profile == "production":
             await health.start()
-        work = asyncio.create_task(_run_forever("starting", start_parts))
+        work = asyncio.create_task(_run_forever("starting", start_components))
         try:
             yield
         finally:

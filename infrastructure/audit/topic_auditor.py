@@ -116,9 +116,9 @@ class AuditedTopic(Generic[M]):
     def missing_dead_letters(self) -> list[str]:
         """Return a violation for each unreadable record that is not among the dead letters."""
         return [
-            f"{format_position(place)} can't be read ({reason}) and is not among the dead letters"
-            for place, reason in self.unreadable.items()
-            if place not in self.dead_letters
+            f"{format_position(position)} can't be read ({reason}) and is not among the dead letters"
+            for position, reason in self.unreadable.items()
+            if position not in self.dead_letters
         ]
 
 
@@ -127,9 +127,9 @@ def position_of(record: Any) -> RecordPosition:
     return record.topic, record.partition, record.offset
 
 
-def format_position(place: RecordPosition) -> str:
+def format_position(position: RecordPosition) -> str:
     """Return a position in the notation of dead letters: `topic/partition/offset`."""
-    return "/".join(map(str, place))
+    return "/".join(map(str, position))
 
 
 async def throttled(records: AsyncIterator[Any], readers: Mapping[str, Callable[[Any], None]]) -> None:

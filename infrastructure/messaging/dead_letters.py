@@ -51,7 +51,7 @@ def dead_letter_event(
     record: Record, *, reason: DeadLetterReason, detail: str, service: str, attempts: int, now: datetime
 ) -> Envelope:
     """Return the event to publish on `<topic>.dlq` for `record`. The same record always gets the same id."""
-    place = f"{record.topic}/{record.partition}/{record.offset}"
+    position = f"{record.topic}/{record.partition}/{record.offset}"
     data: dict[str, Any] = {
         "topic": record.topic,
         "partition": record.partition,
@@ -63,20 +63,20 @@ def dead_letter_event(
         "service": service,
         "attempts": attempts,
     }
-    subject = record.key.decode(errors="replace")[:128] if record.key else place
-    return Envelope(id=place, source=f"/{service}", type=DEAD_LETTER_TYPE, subject=subject, time=now, data=data)
+    subject = record.key.decode(errors="replace")[:128] if record.key else position
+    return Envelope(id=position, source=f"/{service}", type=DEAD_LETTER_TYPE, subject=subject, time=now, data=data)
 
 
-def settled_event(letter: Envelope, how: Settlement, now: datetime) -> Envelope:
-    """Return the mark that `letter` is settled, to be published on the topic of the dead letter."""
-    place = {name: letter.data[name] for name in ("topic", "partition", "offset")}
+def settled_event(dead_letter: Envelope, how: Settlement, now: datetime) -> Envelope:
+    """Return the mark that `dead_letter` is settled, to be published on the topic of the dead letter."""
+    position = {name: dead_letter.data[name] for name in ("topic", "partition", "offset")}
     return Envelope(
-        id=f"{letter.id}/settled",
+        id=f"{dead_letter.id}/settled",
         source="/holdfast",
         type=SETTLED_TYPE,
-        subject=letter.subject,
+        subject=dead_letter.subject,
         time=now,
-        data={**place, "how": how},
+        data={**position, "how": how},
     )
 
 
@@ -85,11 +85,11 @@ def decode(value: bytes | None) -> DeadLetter | SettledMark | None:
     try:
         event = Envelope.model_validate(orjson.loads(value or b""))
         data = event.data
-        place = (str(data["topic"]), int(data["partition"]), int(data["offset"]))
+        position = (str(data["topic"]), int(data["partition"]), int(data["offset"]))
         if event.type == DEAD_LETTER_TYPE:
-            return DeadLetter(event, Record(*place, _bytes(data, "key"), _bytes(data, "value")))
+            return DeadLetter(event, Record(*position, _bytes(data, "key"), _bytes(data, "value")))
         if event.type == SETTLED_TYPE:
-            return SettledMark("/".join(map(str, place)), str(data["how"]))
+            return SettledMark("/".join(map(str, position)), str(data["how"]))
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
         pass  # other programs can write to the topic too
     return None

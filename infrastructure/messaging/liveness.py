@@ -30,10 +30,10 @@ class LivenessProbe:
         """
         previous, self._watches = self._watches, {}
         verdict = None
-        for what, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
-            watch = self._watches[what] = previous.get(what) or ProgressWatch()
+        for stall, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
+            watch = self._watches[stall] = previous.get(stall) or ProgressWatch()
             if (seconds := watch.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
-                verdict = verdict or f"{what} for {seconds:.0f} s"
+                verdict = verdict or f"{stall} for {seconds:.0f} s"
         return verdict
 
     def _signs(self, consumer: Any, *, begun: bool) -> Iterator[tuple[str, object, bool]]:

@@ -33,32 +33,30 @@ async def read_topic(
         bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
     )
     try:
-        places = await _partitions(settings, names, partition)
-        if not places:
+        partitions = await _partitions(settings, names, partition)
+        if not partitions:
             return
         await reader.start()
-        reader.assign(places)
-        ends = await reader.end_offsets(places)
-        starts = await _starts(reader, places, since) if since else await reader.beginning_offsets(places)
-        for (
-            place,
-            start,
-        ) in starts.items():  # `seek_to_beginning` would be overridden by the reset to the end after `assign`
-            reader.seek(place, start)
-        unread = {place for place in places if place in starts and starts[place] < ends[place]}
+        reader.assign(partitions)
+        ends = await reader.end_offsets(partitions)
+        starts = await _starts(reader, partitions, since) if since else await reader.beginning_offsets(partitions)
+        # `seek_to_beginning` would be overridden by the reset to the end after `assign`.
+        for tp, start in starts.items():
+            reader.seek(tp, start)
+        unread = {tp for tp in partitions if tp in starts and starts[tp] < ends[tp]}
         silent = 0.0
         while unread:
             batch = await reader.getmany(timeout_ms=500, max_records=MAX_POLL_RECORDS)
             silent = 0.0 if batch else silent + 0.5
             if silent > PATIENCE_SECONDS:
                 raise BrokerUnavailableError(f"Kafka at {settings.kafka} no longer responds")
-            for place, records in batch.items():
+            for tp, records in batch.items():
                 for record in records:
-                    if record.offset < ends[place]:
+                    if record.offset < ends[tp]:
                         yield record
-            for place in [place for place in unread if await reader.position(place) >= ends[place]]:
-                unread.remove(place)
-                reader.pause(place)
+            for tp in [tp for tp in unread if await reader.position(tp) >= ends[tp]]:
+                unread.remove(tp)
+                reader.pause(tp)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"Kafka at {settings.kafka} does not respond: {error}") from error
     finally:
@@ -66,11 +64,11 @@ async def read_topic(
 
 
 async def _starts(
-    reader: AIOKafkaConsumer, places: Collection[TopicPartition], since: datetime
+    reader: AIOKafkaConsumer, partitions: Collection[TopicPartition], since: datetime
 ) -> dict[TopicPartition, int]:
     """Return the first offset of each partition from `since` on; partitions without such a record are left out."""
-    found = await reader.offsets_for_times(dict.fromkeys(places, int(since.timestamp() * 1000)))
-    return {place: at.offset for place, at in found.items() if at}
+    found = await reader.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+    return {partition: at.offset for partition, at in found.items() if at}
 
 
 async def _partitions(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:

@@ -120,15 +120,15 @@ class Worker(ServiceProcess):
         name, partitions = self.settings.topic(topic), self.settings.partitions_of(topic)
         sent = []
         for event in events:
-            place = partition_of(event.key, partitions)  # cached, unlike aiokafka's
-            sent.append(await self.app.producer.send(name, event.key, event.encode(), place, None, HEADERS))
+            partition = partition_of(event.key, partitions)  # cached, unlike aiokafka's
+            sent.append(await self.app.producer.send(name, event.key, event.encode(), partition, None, HEADERS))
         for acknowledged in sent:
             await acknowledged
 
     def assigned_partitions(self, topic: Topic) -> set[int]:
         """Return the partitions of `topic` that are assigned to this replica now."""
         name = self.settings.topic(topic)
-        return {place.partition for place in self.app.consumer.assignment() if place.topic == name}
+        return {partition.partition for partition in self.app.consumer.assignment() if partition.topic == name}
 
     @property
     def generation(self) -> str:

@@ -254,9 +254,9 @@ class JobWorker:
             return
         lease = self.deadline + min(self.deadline, LEASE_MARGIN_SECONDS)
         lease_end = time.monotonic() + lease
-        taken = await self.rows.lease(free, timedelta(seconds=lease))
-        self._has_more = len(taken) == free
-        for leased in taken:
+        leased_rows = await self.rows.lease(free, timedelta(seconds=lease))
+        self._has_more = len(leased_rows) == free
+        for leased in leased_rows:
             task = asyncio.create_task(self._attempt(leased, lease_end))
             self._tasks.add(task)
             task.add_done_callback(self._on_done)
@@ -275,12 +275,12 @@ class JobWorker:
 
     async def _attempt(self, leased: LeasedRow, lease_end: float) -> None:
         with metrics.JOB_SECONDS.labels(self.name).time():
-            verdict = await self._handle(leased)
-        written = await self._finish(leased, verdict, lease_end)
-        metrics.JOB_ATTEMPTS.labels(self.name, _RESULTS[type(verdict)] if written else "lost").inc()
+            result = await self._handle(leased)
+        written = await self._finish(leased, result, lease_end)
+        metrics.JOB_ATTEMPTS.labels(self.name, _RESULTS[type(result)] if written else "lost").inc()
         if written and self.on_finished is not None:
             self.on_finished()
-        if isinstance(verdict, Reschedule) and not verdict.after:
+        if isinstance(result, Reschedule) and not result.after:
             self.wake()
 
     async def _handle(self, leased: LeasedRow) -> JobResult:
@@ -294,9 +294,9 @@ class JobWorker:
             log.warning("%s: attempt %d at %s failed: %s", self.name, leased.attempt, leased.key, reason)
             return Retry()
 
-    async def _finish(self, leased: LeasedRow, verdict: JobResult, lease_end: float) -> bool:
+    async def _finish(self, leased: LeasedRow, result: JobResult, lease_end: float) -> bool:
         """Write the result, and retry until the lease expires: the database may be away for a moment."""
-        match verdict:
+        match result:
             case Done():
                 after, attempts = None, 0
             case Reschedule(after=after):
@@ -307,7 +307,7 @@ class JobWorker:
                 after, attempts = self._retry_pause(leased.attempt), leased.attempt
         while time.monotonic() < lease_end:
             try:
-                if await self.rows.finish(leased, after, attempts=attempts, columns=verdict.columns):
+                if await self.rows.finish(leased, after, attempts=attempts, columns=result.columns):
                     return True
                 break
             except TRANSIENT_ERRORS as error:

@@ -33,15 +33,15 @@ class Echo:
     def __init__(self, producer: AIOKafkaProducer, topics: list[str]) -> None:
         self.producer = producer
         self.topics = topics
-        self.peers: dict[bytes, RawServerConnection] = {}
+        self.connections: dict[bytes, RawServerConnection] = {}
         self.keys: dict[RawServerConnection, bytes] = {}
 
-    def enqueue(self, peer: RawServerConnection, text: bytes) -> None:
+    def enqueue(self, connection: RawServerConnection, text: bytes) -> None:
         """Queue a received frame for the first topic."""
-        key = self.keys.get(peer)
+        key = self.keys.get(connection)
         if key is None:
-            key = self.keys[peer] = b"%d" % len(self.keys)
-            self.peers[key] = peer
+            key = self.keys[connection] = b"%d" % len(self.keys)
+            self.connections[key] = connection
         self.queue.put_nowait((key, text))
 
     async def send_to_first_topic(self) -> None:
@@ -66,13 +66,13 @@ class Echo:
 
     def reply(self, key: bytes, text: bytes) -> None:
         """Send the frame back to its socket."""
-        peer = self.peers.get(key)
-        if peer is not None:
+        connection = self.connections.get(key)
+        if connection is not None:
             # `"type":"held"` in front: of two equal names JSON parsers take the last, so the request's own is renamed.
             try:
-                peer.send(b'{"type":"held",' + text[1:].replace(b'"type"', b'"asked"', 1))
+                connection.send(b'{"type":"held",' + text[1:].replace(b'"type"', b'"asked"', 1))
             except ConnectionError:
-                del self.peers[key]
+                del self.connections[key]
 
 
 StoreBatch = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]

@@ -103,9 +103,9 @@ async def _measure_chains(bench: BenchContext, chains: Mapping[OrderStage, Shopp
     result = SideResult()
     for stage, pool in chains.items():
         names = [stage.name]
-        measured_stage = await _measure(bench, pool, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - called at once
-        result.values |= measured_stage.values
-        result.invalid_reasons |= measured_stage.invalid_reasons
+        stage_result = await _measure(bench, pool, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - called at once
+        result.values |= stage_result.values
+        result.invalid_reasons |= stage_result.invalid_reasons
     return result
 
 
@@ -116,7 +116,7 @@ def _reached_stages(frame: Mapping[str, Any]) -> Sequence[str]:
 async def _measure(
     bench: BenchContext,
     pool: ShopperPool,
-    ask: FrameBuilder,
+    build_frame: FrameBuilder,
     reached: Callable[[Mapping[str, Any]], Sequence[str]],
     names: Sequence[str],
 ) -> SideResult:
@@ -128,7 +128,7 @@ async def _measure(
     measured = Measurement(RATE, bench.seconds, len(pool.connections))
     done = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id identifies the shopper
+    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id identifies the shopper
         now, id_ = perf_counter(), frame.get("id") or ""
         for name in open_stages.get(id_, set()).intersection(reached(frame)):
             open_stages[id_].discard(name)
@@ -136,27 +136,27 @@ async def _measure(
         if len(due) == len(pool.connections) and not any(open_stages.values()):
             done.set()
 
-    alarm = PreciseTimer()
-    with measurement_window(pool, hear, measured):
-        begun = perf_counter()
+    timer = PreciseTimer()
+    with measurement_window(pool, on_frame, measured):
+        started = perf_counter()
         try:
-            for shopper, line in enumerate(pool.connections):
+            for shopper, connection in enumerate(pool.connections):
                 id_ = f"{run}-{shopper}"
-                due[id_], open_stages[id_] = begun + shopper / RATE, set(names)
-                await alarm.sleep_until(due[id_])
+                due[id_], open_stages[id_] = started + shopper / RATE, set(names)
+                await timer.sleep_until(due[id_])
                 measured.lateness.record(max(0.0, perf_counter() - due[id_]))
                 with suppress(ConnectionError):  # the order then reaches no stage and is counted as such
-                    line.send(orjson.dumps({"id": id_, **ask(shopper)}))
+                    connection.send(orjson.dumps({"id": id_, **build_frame(shopper)}))
         finally:
-            alarm.close()
+            timer.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
     result = SideResult()
     for name in names:
         lost = sum(name in waiting for waiting in open_stages.values())
-        fault = measured.invalid_reason or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
-        result.add(f"{name}_p50", latency[name].percentile(50), fault)
-        result.add(f"{name}_p99", latency[name].percentile(99), fault)
+        invalid_reason = measured.invalid_reason or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
+        result.add(f"{name}_p50", latency[name].percentile(50), invalid_reason)
+        result.add(f"{name}_p99", latency[name].percentile(99), invalid_reason)
     return result
 
 
@@ -165,16 +165,16 @@ async def _fill_carts(pool: ShopperPool, products: Sequence[str]) -> dict[int, i
     versions: dict[int, int] = {}
     done = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:
+    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:
         if frame["type"] == "held":
             versions[shopper] = frame["version"]
             if len(versions) == len(pool.connections):
                 done.set()
 
-    pool.on_frame = hear
-    for shopper, line in enumerate(pool.connections):
+    pool.on_frame = on_frame
+    for shopper, connection in enumerate(pool.connections):
         frame = {"id": secrets.token_hex(8), "type": "add", "product": products[shopper % len(products)], "quantity": 1}
-        line.send(orjson.dumps(frame))
+        connection.send(orjson.dumps(frame))
     await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
     pool.on_frame = None
     return versions

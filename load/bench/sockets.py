@@ -86,42 +86,42 @@ async def _measure_plain_shop(bench: BenchContext) -> SideResult:
 
 async def _measure_push(result: SideResult, pool: ShopperPool, edge: int, product: str) -> None:
     """Let all shoppers watch one product and one buy it; measure the time until the last watcher is informed."""
-    seen: list[int] = [-1] * len(pool.connections)
+    versions: list[int] = [-1] * len(pool.connections)
     newest = -1
     waiting = len(pool.connections)
     all_informed = asyncio.Event()
 
-    def hear(shopper: int, frame: Mapping[str, Any]) -> None:
+    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:
         nonlocal waiting
         if frame["type"] == "stock" and frame["product"] == product and frame["version"] > newest:
-            waiting -= seen[shopper] <= newest
-            seen[shopper] = max(seen[shopper], frame["version"])
+            waiting -= versions[shopper] <= newest
+            versions[shopper] = max(versions[shopper], frame["version"])
             if not waiting:
                 all_informed.set()
 
-    pool.on_frame = hear
+    pool.on_frame = on_frame
     try:
-        for number, line in enumerate(pool.connections):
-            line.send(orjson.dumps({"id": f"watch-{number}", "type": "watch", "products": [product]}))
+        for number, connection in enumerate(pool.connections):
+            connection.send(orjson.dumps({"id": f"watch-{number}", "type": "watch", "products": [product]}))
         await asyncio.wait_for(all_informed.wait(), PUSH_SECONDS)
         await asyncio.sleep(REST_SECONDS)
         times: list[float] = []
         used, missed = cpu_seconds([edge]), 0
         for number in range(PUSHES):
-            newest, waiting = max(seen), len(pool.connections)
+            newest, waiting = max(versions), len(pool.connections)
             all_informed.clear()
-            begun = perf_counter()
+            started = perf_counter()
             pool.connections[0].send(
                 orjson.dumps({"id": f"push-{number}-{newest}", "type": "add", "product": product, "quantity": 1})
             )
             with suppress(TimeoutError):
                 await asyncio.wait_for(all_informed.wait(), PUSH_SECONDS)
             missed += waiting
-            times.append(perf_counter() - begun)
+            times.append(perf_counter() - started)
             await asyncio.sleep(1.0)
-        fault = f"{missed} of {PUSHES * len(pool.connections)} pushes did not arrive" if missed else None
-        result.add("push_ms", 1000 * median(times), fault)
-        result.add("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, fault)
+        invalid_reason = f"{missed} of {PUSHES * len(pool.connections)} pushes did not arrive" if missed else None
+        result.add("push_ms", 1000 * median(times), invalid_reason)
+        result.add("push_cpu_ms", 1000 * (cpu_seconds([edge]) - used) / PUSHES, invalid_reason)
         result.add("watchers", len(pool.connections))
     finally:
         pool.on_frame = None

@@ -68,9 +68,9 @@ class TopicRecords(NamedTuple):
     payments: Sequence[PaymentEvent]
 
 
-async def read_inventory_tables(stage: ShopUnderTest, users: Sequence[str], products: Sequence[str]) -> InventoryTables:
+async def read_inventory_tables(shop: ShopUnderTest, users: Sequence[str], products: Sequence[str]) -> InventoryTables:
     """Return inventory's rows about `users` and `products`, from one database snapshot."""
-    async with stage.postgres() as connection, connection.transaction():
+    async with shop.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         ledger = await connection.execute(
             "SELECT product_code, version, user_id, requestid, cause, received, held, sold"
@@ -95,9 +95,9 @@ async def read_inventory_tables(stage: ShopUnderTest, users: Sequence[str], prod
     return InventoryTables(changes, holds, order_holds, revisions, log)
 
 
-async def read_carts(stage: ShopUnderTest, users: Sequence[str]) -> dict[str, CartView]:
+async def read_carts(shop: ShopUnderTest, users: Sequence[str]) -> dict[str, CartView]:
     """Return each shopper's cart and revision in Postgres; an empty one for shoppers that never had one."""
-    async with stage.postgres() as connection, connection.transaction():
+    async with shop.postgres() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         revisions = await _revisions(connection, users)
         held = await connection.execute(
@@ -213,13 +213,13 @@ async def read_dead_letters(
 ) -> frozenset[tuple[str, int, int]]:
     """Return the original positions of dead letters written after `letters`, of records after `since`."""
     written = [json.loads(record.value or b"{}")["data"] for record in await records.read_records(settings, letters)]
-    places = ((dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) for dead_letter in written)
-    return frozenset(place for place in places if place[2] >= since.get(TopicPartition(place[0], place[1]), 0))
+    positions = ((dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) for dead_letter in written)
+    return frozenset(each for each in positions if each[2] >= since.get(TopicPartition(each[0], each[1]), 0))
 
 
-async def find_stale_locks(stage: ShopUnderTest) -> list[str]:
+async def find_stale_locks(shop: ShopUnderTest) -> list[str]:
     """Return the Redis locks without expiry, and those held by the same owner for longer than a lock lives."""
-    async with stage.redis() as redis:
+    async with shop.redis() as redis:
         first = {key.decode(): (await redis.get(key), await redis.pttl(key)) async for key in redis.scan_iter("lock:*")}
         if not first:
             return []

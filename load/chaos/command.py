@@ -57,7 +57,7 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
     chosen = seed if seed is not None else secrets.randbelow(10_000)
     scenarios = [scenario_of(fault, seconds)] if fault else list(QUICK) if quick else full_set(chosen)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-chaos-"))
-    began = time.monotonic()
+    started = time.monotonic()
     results: list[ScenarioResult] = []
     away = None
     try:
@@ -66,7 +66,7 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
         away = f"{error}; repeat: {repeat_command(scenarios[len(results)], chosen)}"
     missing = [] if fault or away else missing_rare_outcomes(results)
     ok = not (missing or away) and all(result.ok for result in results)
-    _print_results(results, chosen, time.monotonic() - began, missing, away=away, as_json=as_json)
+    _print_results(results, chosen, time.monotonic() - started, missing, away=away, as_json=as_json)
     if ok and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -75,24 +75,24 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
 
 
 async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: list[ScenarioResult]) -> None:
-    stage = ShopUnderTest(folder / "root")
+    shop = ShopUnderTest(folder / "root")
     console = Console(stderr=True, highlight=False)
     try:
-        await stage.start(sys.stderr)
-        await stage.seed({code: units for each in scenarios for code, units in scenario_products(each).items()})
+        await shop.start(sys.stderr)
+        await shop.seed({code: units for each in scenarios for code, units in scenario_products(each).items()})
         for number, scenario in enumerate(scenarios, 1):
-            place = f"{number}/{len(scenarios)} {scenario.name}"
-            console.print(f"… {place}", style="dim")
-            tell = partial(_print_progress, console, place)
-            result = await run_scenario(stage, scenario, seed=seed, folder=folder, report_progress=tell)
+            label = f"{number}/{len(scenarios)} {scenario.name}"
+            console.print(f"… {label}", style="dim")
+            report_progress = partial(_print_progress, console, label)
+            result = await run_scenario(shop, scenario, seed=seed, folder=folder, report_progress=report_progress)
             results.append(result)
             console.print(f"  {'ok' if result.ok else 'FAILED'} after {result.seconds:.0f} s", style="dim")
     finally:
-        await stage.stop()
+        await shop.stop()
 
 
-def _print_progress(console: Console, place: str, text: str) -> None:
-    console.print(f"  {place}: {text}", style="dim")
+def _print_progress(console: Console, label: str, text: str) -> None:
+    console.print(f"  {label}: {text}", style="dim")
 
 
 def repeat_command(scenario: Scenario, seed: int) -> str:

@@ -57,13 +57,13 @@ class HistoryRecorder:
         self.path = path
         self.entries: list[HistoryEntry] = []
         self._clock = clock
-        self._began = clock()
+        self._started = clock()
         self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
         self._file.write(json.dumps({"wall": datetime.now(UTC).isoformat(), "t_ns": 0}) + "\n")
 
     def record(self, proc: str, type_: EntryType, f: str, **fields: Any) -> None:
         """Append an entry with the current time."""
-        entry = HistoryEntry(self._clock() - self._began, proc, type_, f, **fields)
+        entry = HistoryEntry(self._clock() - self._started, proc, type_, f, **fields)
         self.entries.append(entry)
         self._file.write(entry.encode() + "\n")
 

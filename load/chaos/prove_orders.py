@@ -83,17 +83,17 @@ def orders(
 
 
 async def _prove(scenario: Scenario, seed: int, folder: Path) -> ScenarioResult:
-    stage = ShopUnderTest(folder / "root")
+    shop = ShopUnderTest(folder / "root")
     try:
         settings = " ".join(f"{name}={value}" for name, value in SHORT_DEADLINES.items())
         typer.echo(f"… starting a temporary shop: {settings}", err=True)
-        await stage.start(sys.stderr)
-        await stage.seed(scenario_products(scenario))
+        await shop.start(sys.stderr)
+        await shop.seed(scenario_products(scenario))
         return await run_scenario(
-            stage, scenario, seed=seed, folder=folder, report_progress=lambda text: typer.echo(f"… {text}", err=True)
+            shop, scenario, seed=seed, folder=folder, report_progress=lambda text: typer.echo(f"… {text}", err=True)
         )
     finally:
-        await stage.stop()
+        await shop.stop()
 
 
 def _show(console: Console, result: ScenarioResult) -> None:

@@ -104,14 +104,14 @@ def scenario_products(scenario: Scenario) -> dict[str, int]:
 
 
 async def run_scenario(
-    stage: ShopUnderTest, scenario: Scenario, *, seed: int, folder: Path, report_progress: ReportProgress
+    shop: ShopUnderTest, scenario: Scenario, *, seed: int, folder: Path, report_progress: ReportProgress
 ) -> ScenarioResult:
     """Run one scenario in a running shop that has its products, and return the result."""
-    began = time.monotonic()
+    started = time.monotonic()
     name = re.sub(r"[^a-z0-9]+", "-", scenario.name)
     recorder = HistoryRecorder(folder / f"{name}.jsonl")
     try:
-        state = await _ScenarioRun(stage, scenario, seed, recorder, report_progress).run()
+        state = await _ScenarioRun(shop, scenario, seed, recorder, report_progress).run()
     finally:
         recorder.close()
     history = recorder.entries
@@ -127,7 +127,7 @@ async def run_scenario(
         dict(sorted(counts.items())),
         coverage.measure_waits(history),
         sum(entry.type == "invoke" and entry.proc.startswith("shopper") for entry in history),
-        time.monotonic() - began,
+        time.monotonic() - started,
         state.rest_seconds,
         recorder.path,
         money.sum_balance(state),
@@ -135,11 +135,11 @@ async def run_scenario(
     )
 
 
-async def _carts(witnesses: Sequence[RecordingClient]) -> list[Mapping[str, Any] | None]:
+async def _carts(clients: Sequence[RecordingClient]) -> list[Mapping[str, Any] | None]:
     """Return every shopper's cart. One written by a zombie is retried five seconds after it was found."""
     end = time.monotonic() + PENDING_TIMEOUT_SECONDS
     while True:
-        carts = await asyncio.gather(*(witness.read_cart(10) for witness in witnesses))
+        carts = await asyncio.gather(*(client.read_cart(10) for client in clients))
         if time.monotonic() > end or not any(cart and cart["pending"] for cart in carts):
             return carts
         await asyncio.sleep(1)
@@ -149,45 +149,50 @@ class _ScenarioRun:
     """Run of one scenario."""
 
     def __init__(
-        self, stage: ShopUnderTest, scenario: Scenario, seed: int, recorder: HistoryRecorder, tell: ReportProgress
+        self,
+        shop: ShopUnderTest,
+        scenario: Scenario,
+        seed: int,
+        recorder: HistoryRecorder,
+        report_progress: ReportProgress,
     ) -> None:
-        self.stage, self.scenario, self.recorder, self.tell = stage, scenario, recorder, tell
+        self.shop, self.scenario, self.recorder, self.report_progress = shop, scenario, recorder, report_progress
         # Seeded by faults and seed: a scenario behaves the same alone as within a set.
         self.chance = random.Random(f"{seed} {' '.join(scenario.faults)}")  # noqa: S311 - reproducible, not secret
         self.products = list(scenario_products(scenario))
 
     async def run(self) -> ObservedState:
         await self._ready()
-        settings = self.stage.settings
+        settings = self.shop.settings
         since = await records.end_offsets(settings)
-        letters = await records.end_offsets(settings, collect.DEAD_LETTER_TOPICS)
-        async with ShopClient(self.stage.stack.http, chance=lambda: self.chance.random() / BACKOFF_DIVISOR) as shop:
-            guests = await shop.create_guests(self.scenario.shoppers)
+        dead_letter_offsets = await records.end_offsets(settings, collect.DEAD_LETTER_TOPICS)
+        async with ShopClient(self.shop.stack.http, chance=lambda: self.chance.random() / BACKOFF_DIVISOR) as http:
+            guests = await http.create_guests(self.scenario.shoppers)
             cards = assign_cards(self.chance)
             chances = [random.Random(self.chance.random()) for _ in guests]  # noqa: S311 - reproducible, not secret
-            witnesses = [
-                RecordingClient(f"shopper-{number}", shop, guest, self.recorder, chance, cards)
+            clients = [
+                RecordingClient(f"shopper-{number}", http, guest, self.recorder, chance, cards)
                 for number, (guest, chance) in enumerate(zip(guests, chances, strict=True))
             ]
             try:
-                await asyncio.gather(*(witness.shopper.__aenter__() for witness in witnesses))
-                scene = FaultContext(self.stage, self.recorder, witnesses, self.products, self.chance, since)
-                await self._run_load_and_faults(scene)
-                rest_seconds, restless = await self._wait_until_quiescent(witnesses)
-                replay = await self._replay_records(scene) if self.scenario.replays_records else None
-                shown = await self._wait_for_views(witnesses)
-                carts = await _carts(witnesses)
+                await asyncio.gather(*(client.shopper.__aenter__() for client in clients))
+                context = FaultContext(self.shop, self.recorder, clients, self.products, self.chance, since)
+                await self._run_load_and_faults(context)
+                rest_seconds, restless = await self._wait_until_quiescent(clients)
+                replay = await self._replay_records(context) if self.scenario.replays_records else None
+                shown = await self._wait_for_views(clients)
+                carts = await _carts(clients)
             finally:
-                await asyncio.gather(*(witness.close() for witness in witnesses))
-            self.tell("collecting state")
-            users = [witness.user for witness in witnesses]
+                await asyncio.gather(*(client.close() for client in clients))
+            self.report_progress("collecting state")
+            users = [client.user for client in clients]
             (from_topics, orders), (violations, digest) = await asyncio.gather(
-                self._topics_and_orders(shop, witnesses, since), self.stage.audit(self._audit_grace())
+                self._topics_and_orders(http, clients, since), self.shop.audit(self._audit_grace())
             )
         unanswered = [
             f"{user} cannot read the cart: no answer" for user, cart in zip(users, carts, strict=True) if cart is None
         ]
-        tables = await collect.read_inventory_tables(self.stage, users, self.products)
+        tables = await collect.read_inventory_tables(self.shop, users, self.products)
         return ObservedState(
             ledger=tables.ledger,
             holds=tables.holds,
@@ -201,13 +206,13 @@ class _ScenarioRun:
             events=from_topics.events,
             payments=from_topics.payments,
             orders=orders,
-            charges=charges_by_payment(await self.stage.provider.history(), set(orders)),
-            planted=scene.planted,
-            dead_letters=await collect.read_dead_letters(settings, letters, since),
+            charges=charges_by_payment(await self.shop.provider.history(), set(orders)),
+            planted=context.planted,
+            dead_letters=await collect.read_dead_letters(settings, dead_letter_offsets, since),
             carts={user: cart for user, cart in zip(users, carts, strict=True) if cart is not None},
             client_carts=shown,
             audit=[*violations, *unanswered],
-            locks=await collect.find_stale_locks(self.stage),
+            locks=await collect.find_stale_locks(self.shop),
             replay=ReplayCheck(replay.records, replay.digest_before, digest, replay.rest_seconds, replay.unrest_reason)
             if replay
             else None,
@@ -217,43 +222,41 @@ class _ScenarioRun:
 
     async def _ready(self) -> None:
         end = time.monotonic() + QUIESCENCE_TIMEOUT_SECONDS
-        while self.stage.unready_services():
+        while self.shop.unready_services():
             if time.monotonic() > end:
-                raise ShopUnavailableError(
-                    f"the shop under test did not recover: {await self.stage.describe_unready()}"
-                )
+                raise ShopUnavailableError(f"the shop under test did not recover: {await self.shop.describe_unready()}")
             await asyncio.sleep(0.2)
 
-    async def _run_load_and_faults(self, scene: FaultContext) -> None:
+    async def _run_load_and_faults(self, context: FaultContext) -> None:
         """Run load and faults; return when the last fault has ended."""
         if self.scenario.checkouts:
-            await self._run_checkouts(scene)
+            await self._run_checkouts(context)
             return
         closing = asyncio.Event()
-        shopping = [asyncio.create_task(witness.shop_until(self.products, closing)) for witness in scene.clients]
+        shopping = [asyncio.create_task(client.shop_until(self.products, closing)) for client in context.clients]
         end = time.monotonic() + self.scenario.seconds
         try:
             await asyncio.sleep(WARM_SECONDS)
-            await asyncio.gather(*(self._repeat_fault(name, scene, end) for name in self.scenario.faults))
+            await asyncio.gather(*(self._repeat_fault(name, context, end) for name in self.scenario.faults))
             await asyncio.sleep(max(COOL_SECONDS, end - time.monotonic()))
         finally:
             closing.set()
             self.recorder.record(NEMESIS, "heard", coverage.CLOSING)
             await asyncio.gather(*shopping)
 
-    async def _run_checkouts(self, scene: FaultContext) -> None:
+    async def _run_checkouts(self, context: FaultContext) -> None:
         """Run the given number of checkouts at a steady rate, and faults for as long as that takes."""
         tickets = list(range(self.scenario.checkouts))
-        pause = len(scene.clients) / self.scenario.rate
+        pause = len(context.clients) / self.scenario.rate
         buying = asyncio.gather(
-            *(witness.check_out_repeatedly(self.products, tickets, pause) for witness in scene.clients)
+            *(client.check_out_repeatedly(self.products, tickets, pause) for client in context.clients)
         )
 
         async def repeat_until_done(name: str) -> None:
             await asyncio.sleep(WARM_SECONDS)
-            while not buying.done() or 0 < scene.turns < len(self.stage.services()):
-                await inject(name, scene)
-                self.tell(f"{name}; {len(tickets)} checkouts to go")
+            while not buying.done() or 0 < context.turns < len(self.shop.services()):
+                await inject(name, context)
+                self.report_progress(f"{name}; {len(tickets)} checkouts to go")
                 wait = FAULTS[name].mean_pause * (1 if name in scenarios.ROUND_ROBIN_FAULTS else OTHER_FAULTS_FACTOR)
                 await asyncio.sleep(self.chance.uniform(0.5, 1.5) * wait)
 
@@ -263,12 +266,12 @@ class _ScenarioRun:
             buying.cancel()
         self.recorder.record(NEMESIS, "heard", coverage.CLOSING)
 
-    async def _repeat_fault(self, name: str, scene: FaultContext, end: float) -> None:
+    async def _repeat_fault(self, name: str, context: FaultContext, end: float) -> None:
         """Inject a fault until the time is over, and at least until it took effect once."""
         pause, done = FAULTS[name].mean_pause, False
         while True:
-            self.tell(name)
-            done = await inject(name, scene) or done
+            self.report_progress(name)
+            done = await inject(name, context) or done
             wait = self.chance.uniform(0.5, 1.5) * pause
             over = time.monotonic() + wait - end
             if over > -COOL_SECONDS if done else over > EXTRA_RETRY_SECONDS:
@@ -276,50 +279,50 @@ class _ScenarioRun:
             await asyncio.sleep(wait)
 
     async def _wait_until_quiescent(
-        self, witnesses: Sequence[RecordingClient], patience: float = QUIESCENCE_TIMEOUT_SECONDS
+        self, clients: Sequence[RecordingClient], timeout_seconds: float = QUIESCENCE_TIMEOUT_SECONDS
     ) -> tuple[float | None, str]:
         """Wait until the shop is quiescent; return the seconds it took (`None` if it never was) and the last reason.
 
         Clients that reconnect and orders in progress are also waited for, but their time does not count as the shop's.
         """
-        self.tell("waiting until quiescent")
-        began, why = time.monotonic(), ""
+        self.report_progress("waiting until quiescent")
+        started, reason = time.monotonic(), ""
         rest_seconds: float | None = None
-        while (passed := time.monotonic() - began) < (
-            patience if rest_seconds is None else max(patience, ORDERS_TIMEOUT_SECONDS)
+        while (passed := time.monotonic() - started) < (
+            timeout_seconds if rest_seconds is None else max(timeout_seconds, ORDERS_TIMEOUT_SECONDS)
         ):
             # Check before and after: work that ends while the lag is read has produced records that the lag does not
             # include.
-            busy, problem = await self._is_busy(witnesses), await self._unrest_reason()
-            busy = busy or await self._is_busy(witnesses)
+            busy, problem = await self._is_busy(clients), await self._unrest_reason()
+            busy = busy or await self._is_busy(clients)
             if problem and not (busy and rest_seconds is not None):
-                why, rest_seconds = problem, None
+                reason, rest_seconds = problem, None
             elif rest_seconds is None:
                 rest_seconds = passed
             if not problem and not busy:
                 break
             await asyncio.sleep(0.1)
-        return rest_seconds, why
+        return rest_seconds, reason
 
-    async def _is_busy(self, witnesses: Sequence[RecordingClient]) -> bool:
+    async def _is_busy(self, clients: Sequence[RecordingClient]) -> bool:
         """Return True if shoppers, their orders or the consequences of these are still in progress."""
-        if any(witness.is_busy for witness in witnesses):
+        if any(client.is_busy for client in clients):
             return True
         try:
-            return bool(await self.stage.count_open_work())
+            return bool(await self.shop.count_open_work())
         except PostgresError:
             return True
 
-    async def _wait_for_views(self, witnesses: Sequence[RecordingClient]) -> dict[str, CartView]:
+    async def _wait_for_views(self, clients: Sequence[RecordingClient]) -> dict[str, CartView]:
         """Return the cart shown by each client, once all equal Postgres or after a timeout.
 
         No request is sent meanwhile: its answer would deliver updates that the client should have received before.
         """
         end = time.monotonic() + VIEW_TIMEOUT_SECONDS
-        users = [witness.user for witness in witnesses]
+        users = [client.user for client in clients]
         while True:
-            held = await collect.read_carts(self.stage, users)
-            shown = {witness.user: witness.cart_view for witness in witnesses}
+            held = await collect.read_carts(self.shop, users)
+            shown = {client.user: client.cart_view for client in clients}
             if shown == held or time.monotonic() > end:
                 return shown
             await asyncio.sleep(0.2)
@@ -329,14 +332,14 @@ class _ScenarioRun:
         return None if self.scenario.has_zombies else GRACE_SECONDS
 
     async def _topics_and_orders(
-        self, shop: ShopClient, witnesses: Sequence[RecordingClient], since: records.Offsets
+        self, http: ShopClient, clients: Sequence[RecordingClient], since: records.Offsets
     ) -> tuple[collect.TopicRecords, dict[str, Mapping[str, Any]]]:
-        users = frozenset(witness.user for witness in witnesses)
-        from_topics = await collect.read_topics(self.stage.settings, since, users)
-        return from_topics, await self._orders(shop, witnesses, from_topics.events)
+        users = frozenset(client.user for client in clients)
+        from_topics = await collect.read_topics(self.shop.settings, since, users)
+        return from_topics, await self._orders(http, clients, from_topics.events)
 
     async def _orders(
-        self, shop: ShopClient, witnesses: Sequence[RecordingClient], events: Sequence[OrderEvent]
+        self, http: ShopClient, clients: Sequence[RecordingClient], events: Sequence[OrderEvent]
     ) -> dict[str, Mapping[str, Any]]:
         """Return every order as its shopper reads it, once all are as new as their events or after a timeout."""
         newest: dict[str, int] = {}
@@ -344,8 +347,8 @@ class _ScenarioRun:
             newest[event.order] = max(event.version, newest.get(event.order, 0))
         end = time.monotonic() + VIEW_TIMEOUT_SECONDS
         while True:
-            tokens = [witness.shopper.guest.token for witness in witnesses]
-            lists = await asyncio.gather(*(shop.list_all("/v1/orders?limit=100", token) for token in tokens))
+            tokens = [client.shopper.guest.token for client in clients]
+            lists = await asyncio.gather(*(http.list_all("/v1/orders?limit=100", token) for token in tokens))
             read = {order["order_id"]: order for each in lists for order in each}
             behind = [
                 order for order, version in newest.items() if read.get(order, {}).get("order_version", 0) < version
@@ -355,23 +358,23 @@ class _ScenarioRun:
             await asyncio.sleep(0.5)
 
     async def _unrest_reason(self) -> str:
-        if self.stage.unready_services() and (unready := await self.stage.describe_unready()):
+        if self.shop.unready_services() and (unready := await self.shop.describe_unready()):
             return unready
         try:
-            lag = await collect.read_lag(self.stage.settings)
+            lag = await collect.read_lag(self.shop.settings)
         except Exception as error:  # noqa: BLE001 - a restarting broker makes its clients raise anything
             return f"the lag is unknown ({type(error).__name__})"
         behind = ", ".join(f"{number} by {consumer}" for consumer, number in lag.items())
         return f"records not committed: {behind}" if lag else ""
 
-    async def _replay_records(self, scene: FaultContext) -> ReplayCheck:
+    async def _replay_records(self, context: FaultContext) -> ReplayCheck:
         """Replay all records and wait until they are consumed. The digest afterwards is not known yet."""
-        self.tell("replaying all records")
-        _, digest = await self.stage.audit()
+        self.report_progress("replaying all records")
+        _, digest = await self.shop.audit()
         self.recorder.record(NEMESIS, "invoke", "replay", value={"all": True})
-        number = await records.replay_records(self.stage.settings, scene.since)
+        number = await records.replay_records(self.shop.settings, context.since)
         self.recorder.record(NEMESIS, "ok", "replay", value={"replayed": number})
         rest_seconds, restless = await self._wait_until_quiescent(
-            scene.clients, QUIESCENCE_TIMEOUT_SECONDS + number / MIN_REPLAY_RATE
+            context.clients, QUIESCENCE_TIMEOUT_SECONDS + number / MIN_REPLAY_RATE
         )
         return ReplayCheck(number, digest, "", rest_seconds, restless)

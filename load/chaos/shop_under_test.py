@@ -101,8 +101,8 @@ class ShopUnderTest:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of commands on this shop, without any variable that refers to another shop."""
-        ours = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_") or k in INHERITED_VARIABLES}
-        return {**ours, **services.python_path(), "HOLDFAST_ROOT": str(self.root.path), "NO_COLOR": "1"}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_") or k in INHERITED_VARIABLES}
+        return {**inherited, **services.python_path(), "HOLDFAST_ROOT": str(self.root.path), "NO_COLOR": "1"}
 
     async def seed(self, stock: Mapping[str, int]) -> None:
         """Add new products to the shop."""
@@ -174,10 +174,10 @@ class ShopUnderTest:
         reasons, services = [], self.services()
         for name in self.unready_services():
             metrics = services[name].get("metrics")
-            why = "no reason given"
+            reason = "no reason given"
             if metrics:
-                _, why = await asyncio.to_thread(probes.http_get, metrics.replace("/metrics", "/readyz"))
-            reasons.append(f"{name} not ready ({why[:300]})")
+                _, reason = await asyncio.to_thread(probes.http_get, metrics.replace("/metrics", "/readyz"))
+            reasons.append(f"{name} not ready ({reason[:300]})")
         return ", ".join(reasons)
 
     def restarts(self) -> int:
@@ -244,15 +244,15 @@ class ShopUnderTest:
 class ExtraWorker:
     """Worker that is started and stopped outside the supervisor."""
 
-    def __init__(self, stage: ShopUnderTest, kind: str, name: str, more: Mapping[str, str]) -> None:
-        self.stage, self.name, self.more = stage, name, more
+    def __init__(self, shop: ShopUnderTest, kind: str, name: str, more: Mapping[str, str]) -> None:
+        self.shop, self.name, self.more = shop, name, more
         self._kind = next(each for each in services.SERVICE_TYPES if each.name == kind)
         self._child: subprocess.Popen[bytes] | None = None
         self._port = 0
 
     def start(self) -> None:
         """Start the process without waiting until it is ready."""
-        folder = self.stage.root.service_dir(self.name)
+        folder = self.shop.root.service_dir(self.name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._port = probes.free_port()
         own = {
@@ -264,14 +264,14 @@ class ExtraWorker:
             "HOLDFAST_PROFILE": "local",
             **self.more,
         }
-        with self.stage.root.log_file(self.name).open("ab") as log:
+        with self.shop.root.log_file(self.name).open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", self._kind.module, "run"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env={**self.stage.environment(), **self.stage.stack.environment(), **own},
+                env={**self.shop.environment(), **self.shop.stack.environment(), **own},
                 start_new_session=True,
             )
 

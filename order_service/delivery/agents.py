@@ -81,9 +81,9 @@ class DeliveryAgents:
         failpoint("delivery.answered")
         await self.publish(EVENTS, [_envelope(parcel, move, row) for move in parcel.moves[row["told"] :]])
         failpoint("delivery.told")
-        # A repeated request may have reset `told` meanwhile: then all moves are published again.
-        told = sql.SQL("CASE WHEN tell_at = {} THEN {} ELSE told END").format(row["tell_at"], len(parcel.moves))
-        return Done({"told": told})
+        # A repeated request may have reset the column `told` meanwhile: then all moves are published again.
+        published = sql.SQL("CASE WHEN tell_at = {} THEN {} ELSE told END").format(row["tell_at"], len(parcel.moves))
+        return Done({"told": published})
 
 
 def _envelope(parcel: Parcel, move: Move, row: Row) -> Envelope:

@@ -39,13 +39,13 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     async with provider_client(settings) as provider:
         payments = PaymentAgents(store, provider, breaker, worker.publish)
         connect = partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS)
-        telling = JobWorker(
+        outcomes = JobWorker(
             PostgresJobRows(connect, Job("step", key="key", name="tell")),
             payments.publish_outcome,
             name="payment.tell",
             deadline=PUBLISH_TIMEOUT,
         )
-        asking = JobWorker(
+        operations = JobWorker(
             PostgresJobRows(connect, Job("step", key="key", name="ask")),
             payments.execute_operation,
             name="payment.ask",
@@ -53,15 +53,15 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
             deadline=3 * settings.provider_timeout_seconds,  # a charge, a query, and a margin
             pauses=RETRY_PAUSES,
             capacity=lambda: breaker.capacity(settings.provider_concurrency),
-            on_finished=telling.wake,
+            on_finished=outcomes.wake,
         )
 
-        def stored() -> None:
-            asking.wake()
-            telling.wake()
+        def wake_workers() -> None:
+            operations.wake()
+            outcomes.wake()
 
-        payments.on_stored = stored
-        breaker.on_change = asking.wake
+        payments.on_stored = wake_workers
+        breaker.on_change = operations.wake
         worker.add_agent(
             Handler(
                 REQUESTS,
@@ -71,11 +71,11 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
                 transient_errors=postgres.TRANSIENT_ERRORS,
             )
         )
-        worker.add_background_loop("asking", asking.run)
-        worker.add_background_loop("telling", telling.run)
-        watch = ProviderMonitor(settings.provider, provider, breaker, store, worker.publish)
-        worker.add_background_loop("watch", watch.run)
-        for close in (asking.close, telling.close, store.close):
+        worker.add_background_loop("asking", operations.run)
+        worker.add_background_loop("telling", outcomes.run)
+        monitor = ProviderMonitor(settings.provider, provider, breaker, store, worker.publish)
+        worker.add_background_loop("watch", monitor.run)
+        for close in (operations.close, outcomes.close, store.close):
             worker.add_closer(close)
         return await worker.run()
 

@@ -114,13 +114,13 @@ async def require_user(request: Request) -> Identity:
 
 
 def _require_role(*roles: str) -> Callable[[Request], Awaitable[Identity]]:
-    async def holder(request: Request) -> Identity:
+    async def require_role(request: Request) -> Identity:
         identity = await require_user(request)
         if identity.roles.isdisjoint(roles):
             raise Problem("forbidden", f"the role {' or '.join(roles)} is required")
         return identity
 
-    return holder
+    return require_role
 
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]

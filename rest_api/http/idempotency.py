@@ -105,15 +105,15 @@ class CartCommand:
 
 
 async def read_from_carts(
-    hub: ConnectionManager, user_id: str, verb: str, data: dict[str, Any], *, seconds: float
+    connections: ConnectionManager, user_id: str, verb: str, data: dict[str, Any], *, seconds: float
 ) -> cart.Response:
     """Send a read to the carts and return the answer; raise `Problem` if none arrives within `seconds`."""
     request_id = uuid7()
-    with hub.wait_for_reply(user_id, request_id) as answer:
+    with connections.wait_for_reply(user_id, request_id) as answer:
         try:
             async with asyncio.timeout(seconds):
                 request = Publish(request_id, verb, {"user_id": user_id, "session": request_id, **data})
-                if not await hub.send(cart_request_envelope(user_id, request)):
+                if not await connections.send(cart_request_envelope(user_id, request)):
                     raise Problem("unavailable", "the cart service is unavailable", retry_after=RETRY_AFTER)
                 message = (await answer).message
                 assert isinstance(message, cart.Response)  # only carts answer their reads
@@ -122,24 +122,24 @@ async def read_from_carts(
             raise Problem("unavailable", "the cart service does not answer", retry_after=RETRY_AFTER) from None
 
 
-async def execute(edge: AppState, user_id: str, asked: Command, *, key: str | None, prefer: str | None) -> Response:
+async def execute(edge: AppState, user_id: str, command: Command, *, key: str | None, prefer: str | None) -> Response:
     """Execute a command of a user, and return 202, or with `Prefer: wait` the outcome."""
     seconds = _wait_seconds(prefer)
     if key is None:
         request_id = uuid7()
-        await asked.check(edge, request_id)
-        return await send_command(edge, request_id, asked, seconds)
+        await command.check(edge, request_id)
+        return await send_command(edge, request_id, command, seconds)
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise Problem("bad-request", f"an Idempotency-Key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
-    request_id = asked.request_id(key)
+    request_id = command.request_id(key)
     try:
-        kept = await _claim(edge, user_id, request_id, asked, seconds)
+        kept = await _claim(edge, user_id, request_id, command, seconds)
         if kept is not None:
             return kept
     except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "idempotency keys are unavailable", retry_after=RETRY_AFTER) from None
     try:
-        response = await send_command(edge, request_id, asked, seconds)
+        response = await send_command(edge, request_id, command, seconds)
     except Problem:
         await _persist_best_effort(edge.store.release_claim(user_id, request_id))
         raise
@@ -150,22 +150,26 @@ async def execute(edge: AppState, user_id: str, asked: Command, *, key: str | No
     return response
 
 
-async def _claim(edge: AppState, user_id: str, request_id: str, asked: Command, seconds: int | None) -> Response | None:
+async def _claim(
+    edge: AppState, user_id: str, request_id: str, command: Command, seconds: int | None
+) -> Response | None:
     """Return `None` if the request is to be sent, or the answer of the first one; raise `Problem` for 409 and 422."""
-    claimed = await edge.store.claim_key(user_id, request_id, asked.fingerprint)
+    claimed = await edge.store.claim_key(user_id, request_id, command.fingerprint)
     if claimed is None:
         failpoint("edge.claimed")
         try:
-            await asked.check(edge, request_id)
+            await command.check(edge, request_id)
         except Problem:
             await _persist_best_effort(edge.store.release_claim(user_id, request_id))
             raise
         return None
-    if claimed.fingerprint != asked.fingerprint:
+    if claimed.fingerprint != command.fingerprint:
         raise _key_reused("the first request with this key had a different content")
     if claimed.status is not None:
         # The first request was only accepted; to wait for its outcome now, the same request is sent again.
-        return None if claimed.status == ACCEPTED and seconds else _stored_response(claimed, request_id, asked, seconds)
+        return (
+            None if claimed.status == ACCEPTED and seconds else _stored_response(claimed, request_id, command, seconds)
+        )
     if claimed.claim_age >= CLAIM_TIMEOUT_SECONDS and await edge.store.take_over_claim(
         user_id, request_id, CLAIM_TIMEOUT_SECONDS
     ):
@@ -173,19 +177,21 @@ async def _claim(edge: AppState, user_id: str, request_id: str, asked: Command, 
     raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
 
 
-async def send_command(edge: AppState, request_id: str, asked: Command, seconds: int | None) -> Response:
+async def send_command(edge: AppState, request_id: str, command: Command, seconds: int | None) -> Response:
     """Send a command under this id, and return 202, or the outcome if it arrives within `seconds`."""
-    hub = edge.connections
-    if hub.fault:
+    connections = edge.connections
+    if connections.fault:
         raise Problem("unavailable", "no new requests are accepted now", retry_after=RETRY_AFTER)
-    user = hub.user_state(asked.reply_to_user)
+    user = connections.user_state(command.reply_to_user)
     match user.register(request_id, user.seen_at):
         case Registration.TOO_MANY:
             raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
         case Registration.OVERLOADED:
             raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
-    with hub.wait_for_reply(asked.reply_to_user, request_id) if seconds else contextlib.nullcontext() as answer:
-        if not await asked.send(edge, request_id):
+    with (
+        connections.wait_for_reply(command.reply_to_user, request_id) if seconds else contextlib.nullcontext() as answer
+    ):
+        if not await command.send(edge, request_id):
             user.release(request_id)
             raise Problem(
                 "unavailable", "it is unknown if the request was accepted; send it again", retry_after=RETRY_AFTER
@@ -193,25 +199,25 @@ async def send_command(edge: AppState, request_id: str, asked: Command, seconds:
         if answer is not None:
             done, _ = await asyncio.wait([answer], timeout=seconds)
             if done:
-                return await _outcome_response(edge, asked, answer.result(), _preference_applied(seconds))
-    body, location = asked.accepted(request_id)
+                return await _outcome_response(edge, command, answer.result(), _preference_applied(seconds))
+    body, location = command.accepted(request_id)
     return Response(
         orjson.dumps(body), ACCEPTED, {"Location": location, **_preference_applied(seconds)}, "application/json"
     )
 
 
-async def _outcome_response(edge: AppState, asked: Command, answer: Reply, headers: dict[str, str]) -> Response:
+async def _outcome_response(edge: AppState, command: Command, answer: Reply, headers: dict[str, str]) -> Response:
     if isinstance(answer.message, cart.Error):
         if answer.message.code == "id_reused":
             raise _key_reused(answer.message.detail)
-        fault = {"pointer": f"/{answer.message.field}", "detail": answer.message.detail}
-        raise Problem("invalid", answer.message.detail, errors=[fault])
-    return Response(await asked.response_body(edge, answer), 200, headers, "application/json")
+        error = {"pointer": f"/{answer.message.field}", "detail": answer.message.detail}
+        raise Problem("invalid", answer.message.detail, errors=[error])
+    return Response(await command.response_body(edge, answer), 200, headers, "application/json")
 
 
-def _stored_response(claimed: IdempotencyRecord, request_id: str, asked: Command, seconds: int | None) -> Response:
+def _stored_response(claimed: IdempotencyRecord, request_id: str, command: Command, seconds: int | None) -> Response:
     headers = (
-        {"Location": asked.accepted(request_id)[1]} if claimed.status == ACCEPTED else _preference_applied(seconds)
+        {"Location": command.accepted(request_id)[1]} if claimed.status == ACCEPTED else _preference_applied(seconds)
     )
     return Response(claimed.response, claimed.status or 200, headers, "application/json")
 
@@ -221,8 +227,8 @@ def _preference_applied(seconds: int | None) -> dict[str, str]:
 
 
 def _key_reused(detail: str) -> Problem:
-    fault = {"pointer": "/idempotency-key", "detail": detail}
-    return Problem("idempotency-key-reused", detail, errors=[fault])
+    error = {"pointer": "/idempotency-key", "detail": detail}
+    return Problem("idempotency-key-reused", detail, errors=[error])
 
 
 async def _persist_best_effort(work: Any) -> None:

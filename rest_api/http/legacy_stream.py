@@ -92,10 +92,10 @@ class LegacyStream:
         )
 
     async def _execute(self, user_id: str, update_id: str, update: LegacyRequest) -> tuple[int, str]:
-        hub, product = self._edge.connections, update.product.product_code
+        connections, product = self._edge.connections, update.product.product_code
         if update.quantity == 0:
             availability = await idempotency.read_from_carts(
-                hub, user_id, "check", {"product": product}, seconds=RESPONSE_SECONDS
+                connections, user_id, "check", {"product": product}, seconds=RESPONSE_SECONDS
             )
             assert isinstance(availability, cart.Availability)
             available = availability.available

@@ -168,5 +168,5 @@ def _pending(request: cart.PendingRequest) -> dict[str, Any]:
 
 def cart_frame(body: Mapping[str, Any], request_id: str | None = None) -> bytes:
     """Return the body of a cart as a frame, with the id of the request that it answers, if it answers one."""
-    asked = {} if request_id is None else {"id": request_id}
-    return orjson.dumps({"type": "cart", **asked, **body})
+    request_field = {} if request_id is None else {"id": request_id}
+    return orjson.dumps({"type": "cart", **request_field, **body})

@@ -26,9 +26,9 @@ class Admission:
     `now` is in seconds of any one clock.
     """
 
-    def __init__(self, room: int | None) -> None:
-        """`room` is the number of requests always allowed in flight, however slow the shop; `None` lifts the limit."""
-        self._room = room
+    def __init__(self, capacity: int | None) -> None:
+        """`capacity` is the number of requests that are always allowed in flight; `None` lifts the limit."""
+        self._capacity = capacity
         self._answered = 0
         self._pace: deque[tuple[float, int]] = deque()
         """Samples of `_answered`, oldest first."""
@@ -36,15 +36,15 @@ class Admission:
     @property
     def is_limited(self) -> bool:
         """True if requests can be refused at all."""
-        return self._room is not None
+        return self._capacity is not None
 
     def has_room(self, in_flight: int, now: float) -> bool:
         """Return True if one more request may be sent while `in_flight` requests have no answer yet."""
-        if self._room is None:
+        if self._capacity is None:
             return True
         self._sample(now)
         pace = (self._answered - self._pace[0][1]) / WINDOW_SECONDS
-        return in_flight < max(self._room, pace * WAIT_SECONDS)
+        return in_flight < max(self._capacity, pace * WAIT_SECONDS)
 
     def count_answer(self) -> None:
         """Count an admitted request that was answered, or given up."""

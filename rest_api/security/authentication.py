@@ -91,14 +91,14 @@ class Authenticator:
     async def issue_ticket(self, identity: Identity) -> str:
         """Issue a ticket that opens one socket for `identity` within 30 seconds; raise `Problem` if Redis is down."""
         ticket = secrets.token_urlsafe(32)
-        holder = {
+        identity_fields = {
             "user_id": identity.user_id,
             "roles": sorted(identity.roles),
             "expires_at": identity.expires_at.timestamp(),
             "token_id": identity.token_id,
         }
         try:
-            await self._redis.set(self._key(ticket), orjson.dumps(holder), ex=TICKET_SECONDS)
+            await self._redis.set(self._key(ticket), orjson.dumps(identity_fields), ex=TICKET_SECONDS)
         except (RedisError, OSError, TimeoutError):
             raise Problem("unavailable", "tickets are unavailable", retry_after=2) from None
         return ticket
@@ -116,12 +116,12 @@ class Authenticator:
                 "token-expired",
                 "the ticket is used, older than 30 s, or unknown; get a new one from POST /v1/ws-tickets",
             )
-        holder = orjson.loads(stored)
+        identity_fields = orjson.loads(stored)
         return Identity(
-            holder["user_id"],
-            frozenset(holder["roles"]),
-            datetime.fromtimestamp(holder["expires_at"], UTC),
-            holder["token_id"],
+            identity_fields["user_id"],
+            frozenset(identity_fields["roles"]),
+            datetime.fromtimestamp(identity_fields["expires_at"], UTC),
+            identity_fields["token_id"],
         )
 
     def _key(self, ticket: str) -> str:

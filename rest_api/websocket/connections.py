@@ -95,9 +95,9 @@ class ConnectionManager:
         user.seen_at = clock.now().timestamp()
         return user
 
-    async def connect(self, session: Session, outlet: SendQueue) -> None:
+    async def connect(self, session: Session, send_queue: SendQueue) -> None:
         """Add an open socket and greet it. Call `disconnect` when the socket is gone, on every path."""
-        self._connections[session.id] = Connection(session, outlet)
+        self._connections[session.id] = Connection(session, send_queue)
         metrics.EDGE_SOCKETS.inc()
         await self.execute(session, session.open(clock.now().timestamp()))
 

@@ -34,11 +34,11 @@ class StreamEndpoint:
     """The ASGI application of the route; one call serves one socket until it closes."""
 
     def __init__(
-        self, hub: ConnectionManager, identities: Authenticator, limiter: AddressLimiter, *, ping: int
+        self, connections: ConnectionManager, identities: Authenticator, limiter: AddressLimiter, *, ping: int
     ) -> None:
         """`ping` is the number of seconds between pings, which `welcome` reports."""
         self._ping = ping
-        self._hub = hub
+        self._connections = connections
         self._identities = identities
         self._limiter = limiter
 
@@ -54,9 +54,9 @@ class StreamEndpoint:
             return
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
         with self._limiter.count_socket(scope) as free:
-            user = self._hub.user_state(identity.user_id)
+            user = self._connections.user_state(identity.user_id)
             most = user.limits.sockets
-            if self._hub.fault is not None:
+            if self._connections.fault is not None:
                 await _close_unserved(send, receive, RETRY_AFTER)
             elif not free or (most is not None and len(user.sessions) >= most):
                 await _close_unserved(send, receive, 5)
@@ -84,32 +84,32 @@ class StreamEndpoint:
         return identity
 
     async def _serve(self, session: Session, receive: Receive, send: Send) -> None:
-        hub = self._hub
-        outlet = SendQueue(send, hub.stock_broadcaster.stock_frame)
-        outlet.start()
+        connections = self._connections
+        send_queue = SendQueue(send, connections.stock_broadcaster.stock_frame)
+        send_queue.start()
         try:
-            await hub.connect(session, outlet)
+            await connections.connect(session, send_queue)
             while (message := await receive())["type"] == "websocket.receive":
                 metrics.EDGE_FRAMES_IN.inc()
                 text = message.get("text")
                 if text is None:
-                    outlet.close(Close(1003, "frames are text"))
+                    send_queue.close(Close(1003, "frames are text"))
                     continue
-                await self._receive_frame(session, outlet, text)
+                await self._receive_frame(session, send_queue, text)
                 await asyncio.sleep(0)  # many frames may have arrived at once: let other tasks run
         finally:
-            hub.disconnect(session)
-            outlet.stop()
+            connections.disconnect(session)
+            send_queue.stop()
 
-    async def _receive_frame(self, session: Session, outlet: SendQueue, text: str) -> None:
-        if outlet.is_closing:
+    async def _receive_frame(self, session: Session, send_queue: SendQueue, text: str) -> None:
+        if send_queue.is_closing:
             return
         try:
-            await self._hub.execute(session, session.receive(text, clock.now().timestamp()))
+            await self._connections.execute(session, session.receive(text, clock.now().timestamp()))
         except Exception:
             trace = trace_id(child_traceparent(None))
             log.exception("a frame could not be handled", extra={"trace": trace})
-            outlet.put(frame_encoder.error(None, "internal", "internal error", trace_id=trace).decode())
+            send_queue.put(frame_encoder.error(None, "internal", "internal error", trace_id=trace).decode())
 
 
 def _subprotocol(offered: list[str]) -> str | None:

@@ -101,8 +101,8 @@ class Session:
         refusal = self._check_rate(request_id, now, changes=model is not None and model.CHANGES)
         if refusal:
             return refusal
-        asked = self._parse(request_id, model, fields)
-        return [asked] if isinstance(asked, bytes) else self._execute(asked, now)
+        request = self._parse(request_id, model, fields)
+        return [request] if isinstance(request, bytes) else self._execute(request, now)
 
     def _parse(self, request_id: str | None, model: type[Client] | None, fields: dict[str, Any]) -> Client | bytes:
         """Return the request in a frame, or the error frame that says what is wrong with it."""
@@ -129,45 +129,47 @@ class Session:
         refusal = frame_encoder.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
         return [refusal] if verdict is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
 
-    def _execute(self, asked: Client, now: float) -> list[Effect]:
-        match asked:
+    def _execute(self, request: Client, now: float) -> list[Effect]:
+        match request:
             case Watch():
-                return self._start_watching(asked)
+                return self._start_watching(request)
             case Unwatch():
-                self._watched = self._watched.difference(asked.products) if asked.products else set()
-                return [StopWatching(asked.products)]
-            case Checkout() if not self.user.limits.accepts_token(asked.payment.token):
-                return [frame_encoder.error(asked.id, "bad_field", "unknown payment token", field="payment.token")]
-        resumes = isinstance(asked, Resume)
+                self._watched = self._watched.difference(request.products) if request.products else set()
+                return [StopWatching(request.products)]
+            case Checkout() if not self.user.limits.accepts_token(request.payment.token):
+                return [frame_encoder.error(request.id, "bad_field", "unknown payment token", field="payment.token")]
+        resumes = isinstance(request, Resume)
         match self.user.register(
-            asked.id,
+            request.id,
             now,
             session=self.id,
-            read_until=None if asked.CHANGES else now + READ_TIMEOUT_SECONDS,
+            read_until=None if request.CHANGES else now + READ_TIMEOUT_SECONDS,
             # A client that reconnects at its limit must still be able to `resume`.
             spare=MAX_EXTRA_RESUMES if resumes else 0,
             is_guarded=not resumes,
         ):
             case Registration.TOO_MANY:
                 return [
-                    frame_encoder.error(asked.id, "too_many", f"{self.user.limits.unanswered} requests are unanswered")
+                    frame_encoder.error(
+                        request.id, "too_many", f"{self.user.limits.unanswered} requests are unanswered"
+                    )
                 ]
             case Registration.OVERLOADED:
-                return [frame_encoder.error(asked.id, "unavailable", OVERLOADED_DETAIL, retry_after=RETRY_AFTER)]
-        verb, data = _cart_command(self.user.user_id, asked)
-        if not asked.CHANGES:
+                return [frame_encoder.error(request.id, "unavailable", OVERLOADED_DETAIL, retry_after=RETRY_AFTER)]
+        verb, data = _cart_command(self.user.user_id, request)
+        if not request.CHANGES:
             data["session"] = self.id
-        return [Publish(asked.id, verb, {"user_id": self.user.user_id, **data}, asked.traceparent)]
+        return [Publish(request.id, verb, {"user_id": self.user.user_id, **data}, request.traceparent)]
 
-    def _start_watching(self, asked: Watch) -> list[Effect]:
-        if asked.products is None:
+    def _start_watching(self, request: Watch) -> list[Effect]:
+        if request.products is None:
             return [StartWatching(None)]
-        watched = self._watched.union(asked.products)
+        watched = self._watched.union(request.products)
         if len(watched) > MAX_WATCHED:
             detail = f"a socket watches {MAX_WATCHED} products at most, or all"
-            return [frame_encoder.error(asked.id, "bad_field", detail, field="products")]
+            return [frame_encoder.error(request.id, "bad_field", detail, field="products")]
         self._watched = watched
-        return [StartWatching(asked.products)]
+        return [StartWatching(request.products)]
 
     # ---- acknowledgements --------------------------------------------------------------------------------------------
 
@@ -202,10 +204,10 @@ class Session:
     def on_rejected(self, message: cart.Error) -> list[bytes]:
         """Return the error for a request that cannot be decided, if this socket sent it."""
         user_id = self.user.user_id
-        asked = self._in_flight.settle_read(user_id, message.id, self.id)
-        asked |= self._in_flight.is_awaited(user_id, message.id, self.id)
+        awaited = self._in_flight.settle_read(user_id, message.id, self.id)
+        awaited |= self._in_flight.is_awaited(user_id, message.id, self.id)
         more = {"field": message.field} if message.field else {}
-        return [frame_encoder.error(message.id, message.code, message.detail, **more)] if asked else []
+        return [frame_encoder.error(message.id, message.code, message.detail, **more)] if awaited else []
 
     def on_read_answered(self, request_id: str, answer: list[bytes]) -> list[bytes]:
         """Return the frames that answer a read of this socket; none if it no longer waits for the answer."""
@@ -248,14 +250,14 @@ class Session:
         return request_id.startswith(f"{self.id}/")
 
 
-def _cart_command(user_id: str, asked: Client) -> tuple[str, dict[str, Any]]:
-    match asked:
+def _cart_command(user_id: str, request: Client) -> tuple[str, dict[str, Any]]:
+    match request:
         case Resume():
-            return "lookup", {"ids": list(dict.fromkeys(asked.unresolved))}
+            return "lookup", {"ids": list(dict.fromkeys(request.unresolved))}
         case Checkout():
-            return "checkout", {"order_id": order_id(user_id, asked.id), **asked.command()}
-    verb = "read" if asked.type == "cart" else asked.type
-    return verb, {name: getattr(asked, name) for name in ("product", "quantity") if hasattr(asked, name)}
+            return "checkout", {"order_id": order_id(user_id, request.id), **request.command()}
+    verb = "read" if request.type == "cart" else request.type
+    return verb, {name: getattr(request, name) for name in ("product", "quantity") if hasattr(request, name)}
 
 
 def _readable_id(fields: dict[str, Any]) -> str | None:

@@ -45,29 +45,29 @@ class StockBroadcaster:
             frame = self._frames[product] = frame_encoder.stock(product, *level).decode()
         return frame
 
-    def watch(self, outlet: SendQueue, products: tuple[str, ...] | None) -> None:
+    def watch(self, send_queue: SendQueue, products: tuple[str, ...] | None) -> None:
         """Send the stock of these products, or of all, to a socket, now and whenever it changes."""
         if products is None:
-            self._watch_all.add(outlet)
-            outlet.send_stock(sorted(self._stock))
+            self._watch_all.add(send_queue)
+            send_queue.send_stock(sorted(self._stock))
             return
         for product in products:
-            self._watchers[product].add(outlet)
-        self._watched[outlet].update(products)
-        outlet.send_stock(products)
+            self._watchers[product].add(send_queue)
+        self._watched[send_queue].update(products)
+        send_queue.send_stock(products)
 
-    def unwatch(self, outlet: SendQueue, products: tuple[str, ...] | None) -> None:
+    def unwatch(self, send_queue: SendQueue, products: tuple[str, ...] | None) -> None:
         """Stop sending the stock of these products, or of any, to a socket."""
-        outlet.drop_stock(products)
+        send_queue.drop_stock(products)
         if products is None:
-            self._watch_all.discard(outlet)
-            products = tuple(self._watched.pop(outlet, ()))
-        elif outlet in self._watched:
-            self._watched[outlet].difference_update(products)
+            self._watch_all.discard(send_queue)
+            products = tuple(self._watched.pop(send_queue, ()))
+        elif send_queue in self._watched:
+            self._watched[send_queue].difference_update(products)
         for product in products:
             watchers = self._watchers.get(product)
             if watchers is not None:
-                watchers.discard(outlet)
+                watchers.discard(send_queue)
                 if not watchers:
                     del self._watchers[product]
 
@@ -77,9 +77,9 @@ class StockBroadcaster:
             await self._changes_pending.wait()
             self._changes_pending.clear()
             changed, self._changed = self._changed, {}
-            for outlet in self._watch_all:
-                outlet.send_stock(changed)
+            for send_queue in self._watch_all:
+                send_queue.send_stock(changed)
             for product in changed:
-                for outlet in self._watchers.get(product, ()):
-                    outlet.send_stock((product,))
+                for send_queue in self._watchers.get(product, ()):
+                    send_queue.send_stock((product,))
             await asyncio.sleep(INTERVAL_SECONDS)

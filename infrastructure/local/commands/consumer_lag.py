@@ -26,9 +26,9 @@ def records_behind(committed: Offsets, first: Offsets, end: Offsets) -> dict[str
     In a partition without a committed offset every record counts.
     """
     waiting: dict[str, int] = {}
-    for place in sorted(end):
-        since = committed.get(place, first.get(place, 0))
-        waiting[place.topic] = waiting.get(place.topic, 0) + max(0, end[place] - since)
+    for partition in sorted(end):
+        since = committed.get(partition, first.get(partition, 0))
+        waiting[partition.topic] = waiting.get(partition.topic, 0) + max(0, end[partition] - since)
     return waiting
 
 
@@ -65,8 +65,8 @@ class LagReader:
         committed: dict[str, Offsets] = {}
         for name in names:
             known = await admin.list_consumer_group_offsets(name)
-            committed[name] = {place: found.offset for place, found in known.items()}
-        topics = sorted({place.topic for places in committed.values() for place in places})
+            committed[name] = {partition: found.offset for partition, found in known.items()}
+        topics = sorted({partition.topic for partitions in committed.values() for partition in partitions})
         described = await admin.describe_topics(topics) if topics else []
         every = [TopicPartition(each["topic"], part["partition"]) for each in described for part in each["partitions"]]
         first, end = await reader.beginning_offsets(every), await reader.end_offsets(every)
@@ -75,5 +75,5 @@ class LagReader:
 
 def _of_known_topics(known: Offsets, end: Offsets) -> Offsets:
     """Return the end offsets of all partitions of the topics that occur in `known`."""
-    topics = {place.topic for place in known}
-    return {place: offset for place, offset in end.items() if place.topic in topics}
+    topics = {partition.topic for partition in known}
+    return {partition: offset for partition, offset in end.items() if partition.topic in topics}

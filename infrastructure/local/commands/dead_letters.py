@@ -77,16 +77,16 @@ class DeadLetterList:
 async def load_dead_letters(settings: Settings) -> DeadLetterList:
     """Read all dead-letter topics once. Raises `StackError` if the broker does not answer."""
     topics = await topic_reader.list_partitions(settings)
-    places = [p for name, partitions in topics.items() if name.endswith(DEAD_LETTER_SUFFIX) for p in partitions]
-    if not places:
+    partitions = [p for name, partitions in topics.items() if name.endswith(DEAD_LETTER_SUFFIX) for p in partitions]
+    if not partitions:
         # A consumer that stops without having waited for the broker raises CancelledError (aiokafka).
         return DeadLetterList((), 0)
     entries: dict[str, DeadLetterEntry] = {}
     marks: dict[str, str] = {}
-    strange = 0
+    unreadable = 0
     async with topic_reader.open_consumer(settings) as reader:
-        reader.assign(places)
-        starts, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
+        reader.assign(partitions)
+        starts, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
         async for record in topic_reader.read_range(reader, starts, ends):
             match decode(record.value):
                 case DeadLetter(event, original):
@@ -106,9 +106,9 @@ async def load_dead_letters(settings: Settings) -> DeadLetterList:
                 case SettledMark(id_, how):
                     marks[id_] = how
                 case None:
-                    strange += 1
+                    unreadable += 1
     found = (replace(entry, settled=marks.get(entry.id)) for entry in entries.values())
-    return DeadLetterList(tuple(sorted(found, key=lambda entry: entry.time)), strange)
+    return DeadLetterList(tuple(sorted(found, key=lambda entry: entry.time)), unreadable)
 
 
 async def read_contents(
@@ -117,17 +117,17 @@ async def read_contents(
     """Yield the complete dead letters of `entries` one by one, because each may have two megabytes."""
     if not entries:
         return
-    wanted = {entry.position: entry for entry in entries}
-    places = list({place for place, _ in wanted})
-    starts = {p: min(offset for place, offset in wanted if place == p) for p in places}
-    ends = {p: max(offset for place, offset in wanted if place == p) + 1 for p in places}
+    by_position = {entry.position: entry for entry in entries}
+    partitions = list({partition for partition, _ in by_position})
+    starts = {p: min(offset for partition, offset in by_position if partition == p) for p in partitions}
+    ends = {p: max(offset for partition, offset in by_position if partition == p) + 1 for p in partitions}
     async with topic_reader.open_consumer(settings) as reader:
-        reader.assign(places)
+        reader.assign(partitions)
         async for record in topic_reader.read_range(reader, starts, ends):
-            entry = wanted.get((TopicPartition(record.topic, record.partition), record.offset))
-            letter = decode(record.value)
-            if entry is not None and isinstance(letter, DeadLetter):
-                yield entry, letter
+            entry = by_position.get((TopicPartition(record.topic, record.partition), record.offset))
+            dead_letter = decode(record.value)
+            if entry is not None and isinstance(dead_letter, DeadLetter):
+                yield entry, dead_letter
 
 
 async def settle(settings: Settings, entries: Sequence[DeadLetterEntry], how: Settlement) -> int:
@@ -141,11 +141,11 @@ async def settle(settings: Settings, entries: Sequence[DeadLetterEntry], how: Se
         return done
     async with open_writer(settings) as out:
         waiting: list[tuple[str, Envelope]] = []
-        async for entry, letter in read_contents(settings, entries):
+        async for entry, dead_letter in read_contents(settings, entries):
             if how == "redriven":
-                original = letter.original
+                original = dead_letter.original
                 await out.send(entry.topic, original.key, original.value, partition=original.partition)
-            waiting.append((entry.topic, letter.event))
+            waiting.append((entry.topic, dead_letter.event))
             done += 1
             if len(waiting) >= BATCH_SIZE:
                 await _send_marks(out, waiting, how)
@@ -153,10 +153,10 @@ async def settle(settings: Settings, entries: Sequence[DeadLetterEntry], how: Se
     return done
 
 
-async def _send_marks(out: TopicWriter, letters: list[tuple[str, Envelope]], how: Settlement) -> None:
+async def _send_marks(out: TopicWriter, dead_letters: list[tuple[str, Envelope]], how: Settlement) -> None:
     await out.flush()
-    for topic, letter in letters:
-        mark = settled_event(letter, how, clock.now())
+    for topic, dead_letter in dead_letters:
+        mark = settled_event(dead_letter, how, clock.now())
         await out.send(topic + DEAD_LETTER_SUFFIX, mark.key, mark.encode(), partition=0)
     await out.flush()
-    letters.clear()
+    dead_letters.clear()

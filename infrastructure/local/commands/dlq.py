@@ -52,9 +52,9 @@ def list_(
 ) -> None:
     """Count the dead letters by topic and reason, with the times of the oldest and the newest."""
     settings = connection.settings("HOLDFAST_KAFKA")
-    letters = asyncio.run(load_dead_letters(settings))
+    dead_letters = asyncio.run(load_dead_letters(settings))
     groups: dict[tuple[str, str], list[DeadLetterEntry]] = {}
-    for entry in _matching(letters, DeadLetterFilter(topic, reason, key=key), settings):
+    for entry in _matching(dead_letters, DeadLetterFilter(topic, reason, key=key), settings):
         if with_settled or not entry.settled:
             groups.setdefault((entry.topic, entry.reason), []).append(entry)
     rows = [
@@ -67,7 +67,7 @@ def list_(
         }
         for (group_topic, group_reason), entries in sorted(groups.items())
     ]
-    _warn_of_unreadable(letters)
+    _warn_of_unreadable(dead_letters)
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -105,8 +105,8 @@ async def _show(settings: Settings, entries: Sequence[DeadLetterEntry], *, as_js
     if not entries and not as_json:
         typer.echo(NONE_UNSETTLED)
         return
-    async for entry, letter in read_contents(settings, entries):
-        fields = _as_json(entry, letter)
+    async for entry, dead_letter in read_contents(settings, entries):
+        fields = _as_json(entry, dead_letter)
         if as_json:
             typer.echo(json.dumps(fields, ensure_ascii=False))
             continue
@@ -118,9 +118,9 @@ async def _show(settings: Settings, entries: Sequence[DeadLetterEntry], *, as_js
         typer.echo("")
 
 
-def _as_json(entry: DeadLetterEntry, letter: DeadLetter) -> dict[str, Any]:
+def _as_json(entry: DeadLetterEntry, dead_letter: DeadLetter) -> dict[str, Any]:
     """Return a dead letter's fields, with the original value decoded as `decode_value` does."""
-    event, original = letter.event, letter.original
+    event, original = dead_letter.event, dead_letter.original
     position = {"topic": original.topic, "partition": original.partition, "offset": original.offset}
     cause = {name: event.data.get(name) for name in ("reason", "detail", "service", "attempts")}
     return {
@@ -169,35 +169,39 @@ def drop(
 
 def _settle(choice: DeadLetterFilter, how: Settlement, *, again: bool, as_json: bool) -> None:
     settings = connection.settings("HOLDFAST_KAFKA")
-    letters = asyncio.run(load_dead_letters(settings))
-    known = _require_matching(letters, choice, settings)
-    entries = [entry for entry in known if again or not entry.settled]
+    dead_letters = asyncio.run(load_dead_letters(settings))
+    matching = _require_matching(dead_letters, choice, settings)
+    entries = [entry for entry in matching if again or not entry.settled]
     done = asyncio.run(settle(settings, entries, how))
-    _warn_of_unreadable(letters)
+    _warn_of_unreadable(dead_letters)
     if as_json:
         topics = Counter(entry.topic for entry in entries)
-        typer.echo(json.dumps({how: done, "settled_before": len(known) - len(entries), "topics": topics}))
+        typer.echo(json.dumps({how: done, "settled_before": len(matching) - len(entries), "topics": topics}))
         return
-    before = len(known) - len(entries)
+    before = len(matching) - len(entries)
     hint = f"; {before} settled before" + (" (--again includes them)" if how == "redriven" else "")
     typer.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
 
 
-def _matching(letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
-    return [entry for entry in letters.entries if choice.matches(entry, settings.prefix)]
+def _matching(dead_letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
+    return [entry for entry in dead_letters.entries if choice.matches(entry, settings.prefix)]
 
 
-def _require_matching(letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
+def _require_matching(
+    dead_letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings
+) -> list[DeadLetterEntry]:
     """Return the dead letters that match, settled or not. Raises `StackError` if a filter is given and none matches."""
-    found = _matching(letters, choice, settings)
+    found = _matching(dead_letters, choice, settings)
     if not found and not choice.matches_all:
         raise StackError("no dead letter matches; `holdfast dlq list --settled` counts all dead letters")
     return found
 
 
-def _warn_of_unreadable(letters: DeadLetterList) -> None:
-    if letters.unreadable:
-        typer.echo(f"{letters.unreadable} records on the dead-letter topics are not dead letters; ignored", err=True)
+def _warn_of_unreadable(dead_letters: DeadLetterList) -> None:
+    if dead_letters.unreadable:
+        typer.echo(
+            f"{dead_letters.unreadable} records on the dead-letter topics are not dead letters; ignored", err=True
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -83,14 +83,14 @@ def take_snapshot(root: Root) -> Snapshot | None:
 
     The processes are sampled in parallel: any number of frozen ones delays the result by one second.
     """
-    began, status = time.monotonic(), output.status(root)
+    started, status = time.monotonic(), output.status(root)
     if status is None:
         return None
     services: dict[str, dict[str, Any]] = status["services"]
     families = processes.process_trees(entry["pid"] for entry in services.values() if entry["pid"])
     with ThreadPoolExecutor(max(1, len(services))) as pool:
-        looks = list(pool.map(lambda entry: _take_sample(entry, families.get(entry["pid"], [])), services.values()))
-    return Snapshot(began, status, dict(zip(services, looks, strict=True)))
+        samples = list(pool.map(lambda entry: _take_sample(entry, families.get(entry["pid"], [])), services.values()))
+    return Snapshot(started, status, dict(zip(services, samples, strict=True)))
 
 
 def _take_sample(entry: Mapping[str, Any], family: Iterable[psutil.Process]) -> Sample:
@@ -154,7 +154,9 @@ def compare(before: Snapshot | None, after: Snapshot, lag: Lag | None) -> dict[s
         "services": services,
         "lag": lag,
         "rates": _rates(gains) if before else None,
-        "sockets": int(sum(look.counts.get(("sockets", ALL), 0) for look in after.samples.values() if look.counts)),
+        "sockets": int(
+            sum(sample.counts.get(("sockets", ALL), 0) for sample in after.samples.values() if sample.counts)
+        ),
         "outcome_ms": _mean_wait_ms(gains),
     }
 

@@ -150,14 +150,14 @@ def start_detached(root: Root, arguments: list[str]) -> int:
     return 1
 
 
-def _wait_for_other(root: Root, printer: EventSink, patience: float = 300.0) -> int:
+def _wait_for_other(root: Root, printer: EventSink, timeout: float = 300.0) -> int:
     """Wait until the shop that another supervisor runs is ready, and print its addresses; return the exit code."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + timeout
     while root.has_supervisor() and root.load().get("state") != "ready" and time.monotonic() < end:
         time.sleep(0.2)
     if root.load().get("state") != "ready":
-        why = root.load().get("failure", "it was stopped")
-        message = f"the shop that was starting here did not become ready ({why}): run `holdfast up` again"
+        reason = root.load().get("failure", "it was stopped")
+        message = f"the shop that was starting here did not become ready ({reason}): run `holdfast up` again"
         printer(Event("failed", text=message))
         return 1
     output.print_addresses(root)
@@ -182,14 +182,14 @@ def run_reporting(root: Root, options: UpOptions, descriptor: int) -> int:
 def down(root: Root) -> int:
     """Stop all programs of this root, including those of a killed supervisor; return 0 even if nothing runs."""
     printer = output.ProgressPrinter(root)
-    began = time.monotonic()
+    started = time.monotonic()
     if root.has_supervisor():
         pid = root.supervisor_pid() or int(root.load().get("supervisor") or 0)
         with contextlib.suppress(psutil.Error):
             supervisor = [psutil.Process(pid)] if pid else []
             processes.send_signal(supervisor, signal.SIGTERM)
             processes.send_signal(supervisor, signal.SIGCONT)
-        while root.has_supervisor() and time.monotonic() - began < 16.0:  # noqa: PLR2004 - seconds; a supervisor needs less
+        while root.has_supervisor() and time.monotonic() - started < 16.0:  # noqa: PLR2004 - seconds; a supervisor needs less
             time.sleep(0.05)
         if root.has_supervisor() and pid:
             processes.kill(psutil.Process(pid))
@@ -206,5 +206,5 @@ def down(root: Root) -> int:
         state.update(state="stopped", supervisor=0, services={})
         with contextlib.suppress(StackError):
             root.save(state)
-    printer(Event("down", seconds=time.monotonic() - began))
+    printer(Event("down", seconds=time.monotonic() - started))
     return 0

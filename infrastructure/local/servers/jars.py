@@ -75,16 +75,16 @@ def ensure_jars(progress: Callable[[int, int], None] = lambda _done, _total: Non
     `progress(done, total)` counts downloads. It is not called if there is nothing to download.
     Raises `DownloadFailed`, `ChecksumMismatch`, `DiskFull` or `PermissionDenied`.
     """
-    place, jars = maven_repository(), load_lock_file()
+    folder, jars = maven_repository(), load_lock_file()
     try:
         with ThreadPoolExecutor(MAX_DOWNLOADS) as pool:
-            intact = pool.map(lambda jar: jar.is_intact(place), jars)
+            intact = pool.map(lambda jar: jar.is_intact(folder), jars)
             missing = [jar for jar, is_intact in zip(jars, intact, strict=True) if not is_intact]
         if missing:
-            _fetch_all(missing, place, progress)
+            _fetch_all(missing, folder, progress)
     except OSError as error:
-        raise convert_os_error(error, place) from error
-    return [place / jar.path for jar in jars]
+        raise convert_os_error(error, folder) from error
+    return [folder / jar.path for jar in jars]
 
 
 def jar_paths() -> list[Path]:
@@ -101,7 +101,7 @@ def _registries() -> list[str]:
     return [str(url).rstrip("/") for url in MavenContext().remote_repos.values()]
 
 
-def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], None]) -> None:
+def _fetch_all(jars: Iterable[Jar], folder: Path, progress: Callable[[int, int], None]) -> None:
     """Download the jars, `MAX_DOWNLOADS` at a time; raise the error of the first one that fails."""
     import requests
     from requests.adapters import HTTPAdapter
@@ -116,7 +116,7 @@ def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], 
         def fetch(jar: Jar) -> None:
             nonlocal done
             try:
-                _fetch(jar, place, session, registries, cancelled)
+                _fetch(jar, folder, session, registries, cancelled)
             except BaseException:
                 cancelled.set()
                 raise
@@ -132,30 +132,32 @@ def _fetch_all(jars: Iterable[Jar], place: Path, progress: Callable[[int, int], 
             job.result()
 
 
-def _fetch(jar: Jar, place: Path, session: requests.Session, registries: list[str], cancelled: threading.Event) -> None:
+def _fetch(
+    jar: Jar, folder: Path, session: requests.Session, registries: list[str], cancelled: threading.Event
+) -> None:
     """Download one jar with retries; raise the error of the last attempt. Return early if `cancelled` is set."""
-    fault: StackError | None = None
+    last_error: StackError | None = None
     for pause in (0.0, *RETRY_DELAYS):
         if cancelled.wait(pause):
             return
         for registry in registries:
             try:
-                _fetch_once(jar, place, session, f"{registry}/{jar.path}")
+                _fetch_once(jar, folder, session, f"{registry}/{jar.path}")
             except StackError as error:
-                if isinstance(fault, ChecksumMismatch) and isinstance(error, ChecksumMismatch):
+                if isinstance(last_error, ChecksumMismatch) and isinstance(error, ChecksumMismatch):
                     # Damaged twice: the registry or a proxy sends wrong content, so a retry does not help.
                     raise
-                fault = error
+                last_error = error
             else:
                 return
-    assert fault is not None
-    raise fault
+    assert last_error is not None
+    raise last_error
 
 
-def _fetch_once(jar: Jar, place: Path, session: requests.Session, url: str) -> None:
+def _fetch_once(jar: Jar, folder: Path, session: requests.Session, url: str) -> None:
     import requests
 
-    target = place / jar.path
+    target = folder / jar.path
     target.parent.mkdir(parents=True, exist_ok=True)
     # The name contains process and thread, so that concurrent `up` commands never write to the same file.
     part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")

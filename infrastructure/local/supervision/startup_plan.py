@@ -82,10 +82,10 @@ def make_plan(
         server = server_class(root, previous_ports.get(name, DEFAULT_PORTS[name]), root.secrets())
         if isinstance(server, Kafka):
             server.progress = lambda done, total: emit(Event("jars", done=done, total=total))
-        asked = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
+        requested = os.environ.get(f"HOLDFAST_{name.upper()}_PORT", "")
         # A port held by this root's own server is usable: the process is adopted, or terminated first.
         own_server = (
-            name in previous_ports and asked in ("", str(previous_ports[name])) and bool(server.find_processes())
+            name in previous_ports and requested in ("", str(previous_ports[name])) and bool(server.find_processes())
         )
         server.port = plan.ports[name] = (
             previous_ports[name] if own_server else reserve_port(name, previous_ports, emit)
@@ -98,29 +98,29 @@ def make_plan(
                 f"--workers {name}={number} is more than the {plan.partitions} partitions of this shop's topics:"
                 f" ask for {plan.partitions} at most, as the others would have no work"
             )
-    asked_for = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
-    wanted = [kind for kind in asked_for if _can_run(kind, emit)]
-    has_edge = any(kind.serves_http for kind in wanted)
+    selected = [] if options.infra_only else [kind for kind in kinds if not options.only or kind.name in options.only]
+    kinds_to_run = [kind for kind in selected if _can_run(kind, emit)]
+    has_edge = any(kind.serves_http for kind in kinds_to_run)
     plan.ports["http"] = (
         reserve_port("http", previous_ports, emit) if has_edge else previous_ports.get("http", DEFAULT_PORTS["http"])
     )
     plan.http = f"http://{LOOPBACK}:{plan.ports['http']}"
     workers = [
         (kind, f"{kind.name}-{number}" if kind.scalable else kind.name)
-        for kind in wanted
+        for kind in kinds_to_run
         for number in range(1, (options.workers.get(kind.name, 1) if kind.scalable else 1) + 1)
     ]
     ports = [
         plan.ports["http"] if kind.serves_http else _reserve_health_port(name, previous_ports, plan.ports)
         for kind, name in workers
     ]
-    if any(kind.module == services.MAILBOX_MODULE for kind in wanted):
+    if any(kind.module == services.MAILBOX_MODULE for kind in kinds_to_run):
         _reserve_health_port("smtp", previous_ports, plan.ports)
     settings = _service_settings(root, plan, limits=options.limits)
     for (kind, name), port in zip(workers, ports, strict=True):
         plan.workers.append(services.WorkerProcess(root, kind, name, port, settings))
     loaded = catalogue_database(plan) == before.get("seeded")
-    plan.seed = not loaded and any(kind.module == services.SEED_MODULE for kind in wanted)
+    plan.seed = not loaded and any(kind.module == services.SEED_MODULE for kind in kinds_to_run)
     return plan
 
 
@@ -135,15 +135,15 @@ def reserve_port(name: str, previous_ports: Mapping[str, int], emit: EventSink) 
     Raises `PortInUse` if the port in HOLDFAST_<NAME>_PORT is in use, `UsageError` if the variable is not a port.
     """
     variable = f"HOLDFAST_{name.upper()}_PORT"
-    if asked := os.environ.get(variable):
-        if not asked.isascii() or not asked.isdigit() or not 0 < int(asked) < 1 << 16:
-            raise UsageError(f"{variable} must be a port (1 to 65535), not {asked!r}")
-        if not port_reservations.reserve_if_free(int(asked)):
+    if requested := os.environ.get(variable):
+        if not requested.isascii() or not requested.isdigit() or not 0 < int(requested) < 1 << 16:
+            raise UsageError(f"{variable} must be a port (1 to 65535), not {requested!r}")
+        if not port_reservations.reserve_if_free(int(requested)):
             raise PortInUse(
-                f"port {asked} is taken by {probes.port_owner(int(asked))}: stop that program, or choose another"
-                f" with {variable}, or unset it to get a free one"
+                f"port {requested} is taken by {probes.port_owner(int(requested))}: stop that program, or choose"
+                f" another with {variable}, or unset it to get a free one"
             )
-        return int(asked)
+        return int(requested)
     previous, default = previous_ports.get(name, DEFAULT_PORTS[name]), DEFAULT_PORTS[name]
     if port_reservations.reserve_if_free(previous):
         return previous
@@ -156,32 +156,32 @@ def reserve_port(name: str, previous_ports: Mapping[str, int], emit: EventSink) 
     return port
 
 
-def _reserve_health_port(name: str, previous_ports: Mapping[str, int], given: dict[str, int]) -> int:
-    """Reserve the previous port, else a free one; record it in `given` and return it."""
+def _reserve_health_port(name: str, previous_ports: Mapping[str, int], ports: dict[str, int]) -> int:
+    """Reserve the previous port, else a free one; record it in `ports` and return it."""
     port = previous_ports.get(name, 0)
-    usable = port and port not in given.values() and port_reservations.reserve_if_free(port)
-    given[name] = port if usable else port_reservations.reserve_free_port()
-    return given[name]
+    usable = port and port not in ports.values() and port_reservations.reserve_if_free(port)
+    ports[name] = port if usable else port_reservations.reserve_free_port()
+    return ports[name]
 
 
 def _partitions(root: Root, before: Mapping[str, Any]) -> int:
     """Return the number that the topics of this root were made with, else HOLDFAST_PARTITIONS, else the default."""
-    asked = os.environ.get("HOLDFAST_PARTITIONS", "")
-    if asked and not (asked.isascii() and asked.isdigit() and 1 <= int(asked) <= MOST_PARTITIONS):
-        raise UsageError(f"HOLDFAST_PARTITIONS must be a number from 1 to {MOST_PARTITIONS}, not {asked!r}")
-    kept = int(before.get("partitions", asked or PARTITIONS))
-    if asked and int(asked) != kept:
+    requested = os.environ.get("HOLDFAST_PARTITIONS", "")
+    if requested and not (requested.isascii() and requested.isdigit() and 1 <= int(requested) <= MOST_PARTITIONS):
+        raise UsageError(f"HOLDFAST_PARTITIONS must be a number from 1 to {MOST_PARTITIONS}, not {requested!r}")
+    partitions = int(before.get("partitions", requested or PARTITIONS))
+    if requested and int(requested) != partitions:
         raise UsageError(
-            f"HOLDFAST_PARTITIONS is {asked}, and the topics of this shop have {kept} partitions, which cannot change:"
-            f" unset it, or remove {root.path} and start again"
+            f"HOLDFAST_PARTITIONS is {requested}, and the topics of this shop have {partitions} partitions, which"
+            f" cannot change: unset it, or remove {root.path} and start again"
         )
-    return kept
+    return partitions
 
 
 def _external_address(name: str, before: Mapping[str, Any]) -> str | None:
     """Return the address of an external server; `None` if unset, or if it is this root's own (from `holdfast env`)."""
-    given = os.environ.get(outside.ADDRESS_VARIABLES[name])
-    return given if given and not (given == before.get(name) and name in before.get("ports", {})) else None
+    address = os.environ.get(outside.ADDRESS_VARIABLES[name])
+    return address if address and not (address == before.get(name) and name in before.get("ports", {})) else None
 
 
 def _can_run(kind: services.ServiceType, emit: EventSink) -> bool:

@@ -88,10 +88,10 @@ class Supervisor:
                 self.save()
                 self._emit(Event("up", seconds=time.monotonic() - began))
                 self._watch()
-        except StackError as fault:
-            code = fault.code
-            self._state["failure"] = str(fault)
-            self._emit(Event("failed", text=str(fault), code=code))
+        except StackError as error:
+            code = error.code
+            self._state["failure"] = str(error)
+            self._emit(Event("failed", text=str(error), code=code))
         finally:
             self._stop()
         return code
@@ -181,20 +181,20 @@ class Supervisor:
                 }:
                     os.waitpid(child.pid, os.WNOHANG)
 
-    def _forward_events(self, patience: float) -> None:
-        """Forward the queued events of the watchdogs from this thread; wait up to `patience` seconds for the first."""
+    def _forward_events(self, timeout: float) -> None:
+        """Forward the queued events of the watchdogs from this thread; wait up to `timeout` seconds for the first."""
         with contextlib.suppress(queue.Empty):
-            self._emit(self._events.get(timeout=patience))
+            self._emit(self._events.get(timeout=timeout))
             while True:
                 self._emit(self._events.get_nowait())
 
-    def _add_log_excerpt(self, name: str, fault: StackError) -> StackError:
+    def _add_log_excerpt(self, name: str, error: StackError) -> StackError:
         """Return a `StackError` whose message ends with the last lines of the program's log, which name the cause."""
-        if fault.code != 1:
-            return fault
+        if error.code != 1:
+            return error
         lines = last_lines(self.root.log_file(name), 8)
         excerpt = "".join(f"\n  {line}" for line in lines)
-        return StackError(f"{fault}; see `holdfast logs {name}`" + (f", which ends with:{excerpt}" if excerpt else ""))
+        return StackError(f"{error}; see `holdfast logs {name}`" + (f", which ends with:{excerpt}" if excerpt else ""))
 
     def _seed(self) -> None:
         """Load the shipped catalogue with retries; sets `_seeding` to the result."""
@@ -252,9 +252,9 @@ class Supervisor:
         self.save()
         self._emit(Event("down", seconds=time.monotonic() - began))
 
-    def _stop_all(self, programs: Iterable[Monitor], patience: float) -> None:
-        patience = 0.2 if self.skip_grace_period.is_set() else max(patience, 1.0)
-        threads = [threading.Thread(target=monitor.stop, args=(patience,)) for monitor in programs]
+    def _stop_all(self, programs: Iterable[Monitor], timeout: float) -> None:
+        timeout = 0.2 if self.skip_grace_period.is_set() else max(timeout, 1.0)
+        threads = [threading.Thread(target=monitor.stop, args=(timeout,)) for monitor in programs]
         for thread in threads:
             thread.start()
         for thread in threads:

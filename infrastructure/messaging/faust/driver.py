@@ -125,35 +125,35 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         """
         consumer = self._ensure_consumer()
         committed: dict[Any, Any] = dict.fromkeys(consumer.assignment())
-        kept = await consumer._coordinator.fetch_committed_offsets(list(committed))  # noqa: SLF001
-        for place, found in kept.items():
-            committed[place] = found.offset
+        stored = await consumer._coordinator.fetch_committed_offsets(list(committed))  # noqa: SLF001
+        for partition, found in stored.items():
+            committed[partition] = found.offset
             if found.offset > 0:
-                self._seek_if_needed(place, found.offset)
+                self._seek_if_needed(partition, found.offset)
         active = self.consumer._get_active_partitions()  # noqa: SLF001
-        never = [place for place in active if place in committed and (committed[place] or 0) <= 0]
+        never = [partition for partition in active if partition in committed and (committed[partition] or 0) <= 0]
         states = consumer._fetcher._subscriptions  # noqa: SLF001
-        never = [place for place in never if states.is_assigned(place)]
-        if read := [place for place in never if states._assigned_state(place).has_valid_position]:  # noqa: SLF001
-            for place, offset in (await consumer.beginning_offsets(read)).items():
-                self._seek_if_needed(place, offset)
+        never = [partition for partition in never if states.is_assigned(partition)]
+        if read := [partition for partition in never if states._assigned_state(partition).has_valid_position]:  # noqa: SLF001
+            for partition, offset in (await consumer.beginning_offsets(read)).items():
+                self._seek_if_needed(partition, offset)
         return committed
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
-        for place, offset in partitions.items():
-            self._seek_if_needed(place, offset)
+        for partition, offset in partitions.items():
+            self._seek_if_needed(partition, offset)
             if offset > 0:
-                self.consumer._read_offset[place] = offset  # noqa: SLF001
+                self.consumer._read_offset[partition] = offset  # noqa: SLF001
             else:
-                self.consumer._read_offset.pop(place, None)  # noqa: SLF001
+                self.consumer._read_offset.pop(partition, None)  # noqa: SLF001
 
-    def _seek_if_needed(self, place: Any, offset: int) -> None:
+    def _seek_if_needed(self, partition: Any, offset: int) -> None:
         """Seek to `offset` unless the position is there already: a seek discards prefetched records."""
-        self.consumer.in_transit.discard(place)
+        self.consumer.in_transit.discard(partition)
         consumer = self._ensure_consumer()
-        state = consumer._subscription._assigned_state(place)  # noqa: SLF001
+        state = consumer._subscription._assigned_state(partition)  # noqa: SLF001
         if not (state.has_valid_position and state.position == offset):
-            consumer.seek(place, offset)
+            consumer.seek(partition, offset)
 
     async def _fetch_records(
         self,
@@ -169,8 +169,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         a committed offset, would not be read again. So records are checked and taken in one step, without a wait.
         """
         fetcher = consumer._fetcher  # noqa: SLF001
-        taken = await self._take(fetcher, active_partitions, max_records)
-        if not taken:
+        records = await self._take(fetcher, active_partitions, max_records)
+        if not records:
             with fetcher._subscriptions.fetch_context():  # noqa: SLF001
                 news = fetcher._create_fetch_waiter()  # noqa: SLF001
                 await asyncio.wait([news], timeout=timeout)
@@ -178,8 +178,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
                 news.result()
             else:
                 news.cancel()
-            taken = await self._take(fetcher, active_partitions, max_records)
-        return taken
+            records = await self._take(fetcher, active_partitions, max_records)
+        return records
 
     async def _take(self, fetcher: Any, active_partitions: set[TP], max_records: int | None) -> Any:
         if fetcher._closed:  # noqa: SLF001
@@ -252,15 +252,15 @@ class LoopConsumer(driver.Consumer):
         return records, active
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        taken = 0
+        count = 0
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                async for place, message in self.getmany(timeout=1.0):
-                    taken += 1
-                    if taken % YIELD_EVERY == 0:
+                async for partition, message in self.getmany(timeout=1.0):
+                    count += 1
+                    if count % YIELD_EVERY == 0:
                         await asyncio.sleep(0)
-                    await self._pass_on(place, message)
+                    await self._pass_on(partition, message)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -270,16 +270,16 @@ class LoopConsumer(driver.Consumer):
         finally:
             self.set_shutdown()
 
-    async def _pass_on(self, place: Any, message: Any) -> None:
+    async def _pass_on(self, partition: Any, message: Any, /) -> None:
         # The flow was stopped, or the partition sought, since the fetch. If this message were passed on after the seek,
         # the offsets in between would count as read.
-        if not self.flow_active or place not in self.in_transit:
+        if not self.flow_active or partition not in self.in_transit:
             return
-        read = self._read_offset[place]
+        read = self._read_offset[partition]
         if read is not None and message.offset < read:
             return
         if read and message.offset - read > 1 and self.app.topics.acks_enabled_for(message.topic):
-            await self._add_gap(place, read + 1, message.offset)
+            await self._add_gap(partition, read + 1, message.offset)
         try:
             await self.callback(message)
         except asyncio.CancelledError:
@@ -287,8 +287,8 @@ class LoopConsumer(driver.Consumer):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        if place in self.in_transit:  # otherwise the seek has set the offset to read from
-            self._read_offset[place] = message.offset
+        if partition in self.in_transit:  # otherwise the seek has set the offset to read from
+            self._read_offset[partition] = message.offset
 
     @Service.task
     async def _check_client(self) -> None:

@@ -244,20 +244,20 @@ class RecordingClient:
         type_of_frame = frame.get("type", "")
         if type_of_frame == "welcome":
             self._session = frame["session"]
-        asked = self.requests.get(frame.get("id") or "")
+        request = self.requests.get(frame.get("id") or "")
         if type_of_frame == "order":
             self._add_order(frame["order_id"])
-        if asked is None:
+        if request is None:
             if type_of_frame in OUTCOMES or type_of_frame in {"cart", "expired", "resumed"}:
                 self._record_frame("heard", type_of_frame, frame)
         elif (type_of_frame == "error" and frame["code"] not in RETRYABLE_CODES) or frame.get(
             "reason"
         ) == "payment_unavailable":
             self.open_requests.discard(frame["id"])
-            self._record_frame("ok" if type_of_frame == "order" else "fail", asked["type"], frame, asked)
+            self._record_frame("ok" if type_of_frame == "order" else "fail", request["type"], frame, request)
         elif type_of_frame in OUTCOMES or type_of_frame in {"availability", "cart"}:
             self.open_requests.discard(frame["id"])
-            self._record_frame("ok", asked["type"], frame, asked)
+            self._record_frame("ok", request["type"], frame, request)
         self._record_client_reads()
 
     def _record_client_reads(self) -> None:
@@ -274,14 +274,14 @@ class RecordingClient:
             if (after := checkouts.cancel_delay(self.chance)) is not None:
                 self._start_task(self._cancel(order, after))
 
-    def _record_frame(self, type_: Any, f: str, frame: Frame, asked: Frame | None = None) -> None:
+    def _record_frame(self, type_: Any, f: str, frame: Frame, request: Frame | None = None) -> None:
         self.recorder.record(
             self.name,
             type_,
             f,
             id=frame.get("id"),
             user=self.user,
-            product=(asked or frame).get("product"),
+            product=(request or frame).get("product"),
             session=self._session,
             value=dict(frame),
         )

@@ -33,33 +33,35 @@ MARKER_KEY: Final = "chaos:mark"
 """Redis key that shows whether a flush took effect."""
 
 
-async def inject(name: str, scene: FaultContext) -> bool:
+async def inject(name: str, context: FaultContext) -> bool:
     """Inject one fault and record it. False (recorded as `info`) if it had no effect or another fault was in the way.
 
     The effect is a dict of numbers, names and booleans; the fault took effect only if none of them is false or empty.
     """
     fault = FAULTS[name]
-    aim = fault.choose_target(scene)
-    scene.recorder.record(NEMESIS, "invoke", name, value=aim)
-    before = scene.shop.restarts()
+    aim = fault.choose_target(context)
+    context.recorder.record(NEMESIS, "invoke", name, value=aim)
+    before = context.shop.restarts()
     try:
-        effect = await fault.act(scene, aim)
+        effect = await fault.act(context, aim)
     except EXPECTED_ERRORS as error:
-        scene.recorder.record(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
+        context.recorder.record(NEMESIS, "info", name, value={**aim, "error": f"{type(error).__name__}: {error}"})
         return False
     took_effect = all(effect.values())
-    restarts = scene.shop.restarts() - before
-    scene.recorder.record(NEMESIS, "ok" if took_effect else "info", name, value={**aim, **effect, "restarts": restarts})
+    restarts = context.shop.restarts() - before
+    context.recorder.record(
+        NEMESIS, "ok" if took_effect else "info", name, value={**aim, **effect, "restarts": restarts}
+    )
     return took_effect
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------
 
 
-async def _cut_postgres(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+async def _cut_postgres(context: FaultContext, _: Mapping[str, Any]) -> Effect:
     cut = 0
-    async with scene.shop.postgres() as connection:
-        for _again in range(5):
+    async with context.shop.postgres() as connection:
+        for _attempt in range(5):
             cursor = await connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -69,19 +71,19 @@ async def _cut_postgres(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
     return {"cut": cut}
 
 
-async def _flush(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-    gone = 0
-    async with scene.shop.redis() as redis:
-        for _again in range(10):
+async def _flush(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+    flushed = 0
+    async with context.shop.redis() as redis:
+        for _attempt in range(10):
             await redis.set(MARKER_KEY, "here", px=10_000)
             await redis.flushall()
-            gone += await redis.get(MARKER_KEY) is None
+            flushed += await redis.get(MARKER_KEY) is None
             await asyncio.sleep(0.1)
-    return {"flushed": gone}
+    return {"flushed": flushed}
 
 
-async def _pause(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-    async with scene.shop.redis() as redis:
+async def _pause(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+    async with context.shop.redis() as redis:
         await redis.client_pause(int(SHORT_SECONDS * 1000))
         silent = False
         try:
@@ -93,8 +95,8 @@ async def _pause(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
     return {"silent": silent}
 
 
-async def _expire(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    async with scene.shop.postgres() as connection:
+async def _expire(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    async with context.shop.postgres() as connection:
         done = await connection.execute(
             # Ordered by user, the lock order of all transactions.
             "WITH locked AS (SELECT user_id FROM inventory.holder WHERE user_id = ANY(%s) AND expires_at IS NOT NULL"
@@ -108,35 +110,35 @@ async def _expire(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
 # ---- connections ----------------------------------------------------------------------------------------------------
 
 
-async def _cut_clients(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    cut = sum(witness.abort() for witness in scene.clients if witness.user in aim["cut"])
-    hasty_clients = scene.sample_clients(0.1)
-    for witness in hasty_clients:
-        await asyncio.wait_for(witness.send_and_abort(scene.products), 10)
+async def _cut_clients(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    cut = sum(client.abort() for client in context.clients if client.user in aim["cut"])
+    hasty_clients = context.sample_clients(0.1)
+    for client in hasty_clients:
+        await asyncio.wait_for(client.send_and_abort(context.products), 10)
     return {"were open": cut, "hasty": len(hasty_clients)}
 
 
-async def _slow_readers(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-    slow_readers = scene.sample_clients(0.5)
-    await send_without_reading([(witness.shop.url, witness.shopper.guest.token) for witness in slow_readers])
+async def _slow_readers(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+    slow_readers = context.sample_clients(0.5)
+    await send_without_reading([(client.shop.url, client.shopper.guest.token) for client in slow_readers])
     return {"deaf": len(slow_readers)}
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
-async def _duplicate(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-    return {"repeated": await records.duplicate_requests(scene.shop.settings, SHORT_SECONDS)}
+async def _duplicate(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+    return {"repeated": await records.duplicate_requests(context.shop.settings, SHORT_SECONDS)}
 
 
-async def _replay(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-    return {"replayed": await records.replay_records(scene.shop.settings, scene.since)}
+async def _replay(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+    return {"replayed": await records.replay_records(context.shop.settings, context.since)}
 
 
-async def _poison(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    settings = scene.shop.settings
-    scene.planted += await records.write_poison(settings, aim["in the way of"], scene.chance)
-    return {"astray": await records.write_to_wrong_partition(settings, aim["in the way of"], scene.products)}
+async def _poison(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    settings = context.shop.settings
+    context.planted += await records.write_poison(settings, aim["in the way of"], context.chance)
+    return {"astray": await records.write_to_wrong_partition(settings, aim["in the way of"], context.products)}
 
 
 FAULTS: Final[Mapping[str, Fault]] = {
@@ -154,13 +156,13 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "poison": Fault(
         "invalid records in front of valid ones",
         _poison,
-        lambda scene: {"in the way of": [witness.user for witness in scene.sample_clients(0.1)]},
+        lambda context: {"in the way of": [client.user for client in context.sample_clients(0.1)]},
         ("dead letters",),
     ),
     "cut-clients": Fault(
         "connections aborted with open requests; some shoppers never reconnect",
         _cut_clients,
-        lambda scene: {"cut": [witness.user for witness in scene.sample_clients(0.4)]},
+        lambda context: {"cut": [client.user for client in context.sample_clients(0.4)]},
         ("resumed",),
         mean_pause=1.0,
     ),
@@ -168,7 +170,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "expire": Fault(
         "carts expired while they are being changed",
         _expire,
-        lambda scene: {"users": [witness.user for witness in scene.sample_clients(0.3)]},
+        lambda context: {"users": [client.user for client in context.sample_clients(0.3)]},
         ("expired",),
         mean_pause=1.0,
     ),

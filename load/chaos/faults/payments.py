@@ -16,8 +16,8 @@ YESTERDAY: Final = 86_400.0
 
 
 def _provider(how: Mapping[str, Any], seconds: float, about: str) -> Fault:
-    async def act(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
-        provider = scene.shop.provider
+    async def act(context: FaultContext, _: Mapping[str, Any]) -> Effect:
+        provider = context.shop.provider
         await provider.control(**how)
         try:
             (refused, waited), _ended = await asyncio.gather(provider.probe_refusal(), asyncio.sleep(seconds))
@@ -28,22 +28,22 @@ def _provider(how: Mapping[str, Any], seconds: float, about: str) -> Fault:
     return Fault(about, act)
 
 
-async def _webhooks(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+async def _webhooks(context: FaultContext, _: Mapping[str, Any]) -> Effect:
     """Resend webhooks of past decisions in random order; one in five is a day old, one in five is forged."""
-    provider, url = scene.shop.provider, scene.shop.webhook_url
-    user_of = {order: witness.user for witness in scene.clients for order in witness.orders}
+    provider, url = context.shop.provider, context.shop.webhook_url
+    user_of = {order: client.user for client in context.clients for order in client.orders}
     history = [entry for entry in await provider.history() if entry["order_id"] in user_of]
     responses: Counter[str] = Counter()
-    for number, entry in enumerate(scene.chance.sample(history, min(len(history), WEBHOOKS))):
+    for number, entry in enumerate(context.chance.sample(history, min(len(history), WEBHOOKS))):
         late, forged = YESTERDAY if number % 5 == 3 else 0.0, number % 5 == 4  # noqa: PLR2004 - one in five each
         status = await provider.send_webhook(url, entry, user_of[entry["order_id"]], late=late, forged=forged)
         responses[f"{'stale' if late else 'forged' if forged else 'good'} {status}"] += 1
     return {"told": responses.total(), **responses}
 
 
-async def _replay(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+async def _replay(context: FaultContext, _: Mapping[str, Any]) -> Effect:
     topics = {*records.ORDER_REQUESTS, *records.ORDER_EVENTS}
-    return {"replayed": await records.replay_records(scene.shop.settings, scene.since, topics)}
+    return {"replayed": await records.replay_records(context.shop.settings, context.since, topics)}
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

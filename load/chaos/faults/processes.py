@@ -23,22 +23,22 @@ SAGA_SERVICES: Final = ("cart", "inventory", "orders", "payment")
 
 def choose_one(kind: str) -> Callable[[FaultContext], Effect]:
     """Return a target function that chooses one process of a kind at random."""
-    return lambda scene: {"victim": choose(scene.shop.workers_of(kind), scene.chance)}
+    return lambda context: {"victim": choose(context.shop.workers_of(kind), context.chance)}
 
 
 def signal_fault(kind: str, number: signal.Signals, about: str) -> Fault:
     """Return a fault that sends a terminating signal to one process of a kind; the supervisor restarts it."""
 
-    async def act(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-        return await _signal_and_wait(scene, aim["victim"], number)
+    async def act(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+        return await _signal_and_wait(context, aim["victim"], number)
 
     return Fault(about, act, choose_one(kind), ("restarts",))
 
 
-async def _signal_and_wait(scene: FaultContext, victim: str, number: signal.Signals) -> Effect:
+async def _signal_and_wait(context: FaultContext, victim: str, number: signal.Signals) -> Effect:
     """Signal a process and wait for its successor. The effect has whether it was hit and whether it is missing."""
-    old = scene.shop.signal(victim, number)
-    back = await scene.shop.wait_until_replaced(victim, old)
+    old = context.shop.signal(victim, number)
+    back = await context.shop.wait_until_replaced(victim, old)
     return {"hit": old is not None, **_missing([] if back else [victim])}
 
 
@@ -50,41 +50,41 @@ def _missing(names: Sequence[str]) -> Effect:
 def freeze_fault(kind: str, seconds: float, about: str, *, zombies: bool = False) -> Fault:
     """Return a fault that stops one process of a kind for a time and then resumes it."""
 
-    async def act(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-        return await _freeze_and_resume(scene, aim["victim"], seconds)
+    async def act(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+        return await _freeze_and_resume(context, aim["victim"], seconds)
 
     return Fault(about, act, choose_one(kind), makes_zombies=zombies)
 
 
-async def _freeze_and_resume(scene: FaultContext, victim: str, seconds: float) -> Effect:
+async def _freeze_and_resume(context: FaultContext, victim: str, seconds: float) -> Effect:
     """Stop a process for a time and resume it."""
-    async with scene.shop.supervisor_frozen():
-        stopped = scene.shop.signal(victim, signal.SIGSTOP)
+    async with context.shop.supervisor_frozen():
+        stopped = context.shop.signal(victim, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            resumed = scene.shop.signal(victim, signal.SIGCONT)
-    back = await scene.shop.wait_until_replaced(victim, None)
+            resumed = context.shop.signal(victim, signal.SIGCONT)
+    back = await context.shop.wait_until_replaced(victim, None)
     return {"hit": stopped is not None and stopped == resumed, **_missing([] if back else [victim])}
 
 
-def _next_in_turn(scene: FaultContext) -> Effect:
-    return {"victim": scene.next_process()}
+def _next_in_turn(context: FaultContext) -> Effect:
+    return {"victim": context.next_process()}
 
 
-async def _kill_next(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    return await _signal_and_wait(scene, aim["victim"], signal.SIGKILL)
+async def _kill_next(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    return await _signal_and_wait(context, aim["victim"], signal.SIGKILL)
 
 
-async def _freeze_next(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    return await _freeze_and_resume(scene, aim["victim"], SHORT_SECONDS)
+async def _freeze_next(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    return await _freeze_and_resume(context, aim["victim"], SHORT_SECONDS)
 
 
-async def _rolling_restart(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+async def _rolling_restart(context: FaultContext, _: Mapping[str, Any]) -> Effect:
     async def one_by_one(names: Sequence[str]) -> list[Effect]:
-        return [await _signal_and_wait(scene, name, signal.SIGTERM) for name in names]
+        return [await _signal_and_wait(context, name, signal.SIGTERM) for name in names]
 
-    kinds = [scene.shop.workers_of(kind.name) for kind in SERVICE_TYPES]
+    kinds = [context.shop.workers_of(kind.name) for kind in SERVICE_TYPES]
     each = {
         name: effect
         for names, done in zip(kinds, await asyncio.gather(*map(one_by_one, kinds)), strict=True)
@@ -94,57 +94,57 @@ async def _rolling_restart(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
     return {"restarted": [name for name, effect in each.items() if effect["hit"]], **_missing(missing)}
 
 
-async def _rebalance_storm(scene: FaultContext, _: Mapping[str, Any]) -> Effect:
+async def _rebalance_storm(context: FaultContext, _: Mapping[str, Any]) -> Effect:
     joined = {}
     for kind in SAGA_SERVICES:
-        extra = scene.shop.extra_worker(kind, number=8)
-        extra.start()
+        worker = context.shop.extra_worker(kind, number=8)
+        worker.start()
         try:
-            joined[f"{kind} joined"] = await extra.wait_until_ready()
+            joined[f"{kind} joined"] = await worker.wait_until_ready()
             await asyncio.sleep(2)
         finally:
-            await extra.stop(signal.SIGKILL)
+            await worker.stop(signal.SIGKILL)
     return joined
 
 
-async def _clock_skew(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
-    extra = scene.shop.extra_worker(aim["kind"], number=7, HOLDFAST_CLOCK_SKEW_SECONDS=str(aim["seconds"]))
-    extra.start()
+async def _clock_skew(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
+    worker = context.shop.extra_worker(aim["kind"], number=7, HOLDFAST_CLOCK_SKEW_SECONDS=str(aim["seconds"]))
+    worker.start()
     try:
-        ready = await extra.wait_until_ready()
+        ready = await worker.wait_until_ready()
         await asyncio.sleep(4)
     finally:
-        await extra.stop(signal.SIGTERM)
+        await worker.stop(signal.SIGTERM)
     return {"ready": ready}
 
 
-def _aim_skew(scene: FaultContext) -> Effect:
+def _aim_skew(context: FaultContext) -> Effect:
     return {
-        "kind": scene.chance.choice(SAGA_SERVICES),
-        "seconds": scene.chance.choice((-SKEW_SECONDS, SKEW_SECONDS)),
+        "kind": context.chance.choice(SAGA_SERVICES),
+        "seconds": context.chance.choice((-SKEW_SECONDS, SKEW_SECONDS)),
     }
 
 
-async def _crash(scene: FaultContext, aim: Mapping[str, Any]) -> Effect:
+async def _crash(context: FaultContext, aim: Mapping[str, Any]) -> Effect:
     """Start a worker that exits at a failpoint, and a successor that recovers from the state it left."""
     kind = aim["point"].partition(".")[0]
-    first = scene.shop.extra_worker(kind, number=6, HOLDFAST_CRASHPOINT=f"{aim['point']}:{aim['count']}")
+    first = context.shop.extra_worker(kind, number=6, HOLDFAST_CRASHPOINT=f"{aim['point']}:{aim['count']}")
     first.start()
     await first.wait_until_ready()
     status = await first.wait_for_exit(6)
     if status != EXIT_KILLED:
         await first.stop(signal.SIGTERM)
         return {"crashed": False}
-    second = scene.shop.extra_worker(kind, number=6)
+    second = context.shop.extra_worker(kind, number=6)
     second.start()
     followed = await second.wait_until_ready()
     await second.stop(signal.SIGTERM)
     return {"crashed": True, "followed": followed}
 
 
-def _aim_crash(scene: FaultContext) -> Effect:
+def _aim_crash(context: FaultContext) -> Effect:
     points = [name for name in FAILPOINTS if name.partition(".")[0] in (*SAGA_SERVICES, "delivery")]
-    return {"point": choose(points, scene.chance), "count": scene.chance.randint(1, 5)}
+    return {"point": choose(points, context.chance), "count": context.chance.randint(1, 5)}
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

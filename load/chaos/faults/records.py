@@ -68,9 +68,9 @@ async def read_records(settings: Settings, since: Offsets) -> list[topic_reader.
 async def replay_records(settings: Settings, since: Offsets, topics: Collection[str] = TOPICS) -> int:
     """Append all records after `since` to their own partitions again, in order, and return how many."""
     # Each record once: those of an earlier replay are there twice, and would double with every replay.
-    places = {partition: offset for partition, offset in since.items() if partition.topic in topics}
+    starts = {partition: offset for partition, offset in since.items() if partition.topic in topics}
     records = {
-        (record.topic, record.key, record.value): record for record in reversed(await read_records(settings, places))
+        (record.topic, record.key, record.value): record for record in reversed(await read_records(settings, starts))
     }
     async with _producer(settings) as producer:
         sent = [await _resend(producer, record) for record in reversed(records.values())]

@@ -77,8 +77,8 @@ class Control(_RequestBody):
 class ProviderServer:
     """The routes of the API. `late` is the delay of `tok_late`, in seconds."""
 
-    def __init__(self, books: ProviderDatabase, webhooks: WebhookSender, key: str, *, late: float) -> None:
-        self.database = books
+    def __init__(self, database: ProviderDatabase, webhooks: WebhookSender, key: str, *, late: float) -> None:
+        self.database = database
         self.webhooks = webhooks
         self.late = late
         self.control = Control()
