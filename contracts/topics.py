@@ -48,7 +48,7 @@ class Topic:
                 "min.cleanable.dirty.ratio": "0.1",
                 "max.compaction.lag.ms": "60000",
             }
-        # An ordinary topic also accepts records that are far too big for us: dead-lettered, they tell their sender why.
+        # An ordinary topic also accepts records that are too big for the services; the dead letter gives the reason.
         limit = MAX_DEAD_LETTER_BYTES if self.name.endswith(".dlq") else MAX_FOREIGN_BYTES
         return {
             "cleanup.policy": "delete",

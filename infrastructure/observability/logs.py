@@ -19,7 +19,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
 """Libraries whose INFO is about their internals. aiokafka's DEBUG takes a tenth of a worker's CPU even if unprinted."""
 _REPEATING: Final = (*_CHATTY, "infrastructure.messaging.broker")
-"""Loggers that repeat a message with each attempt: ten times a second and more while Kafka is away."""
+"""Loggers that repeat a message with each attempt: at least ten times per second while Kafka is unavailable."""
 REPEAT_SECONDS: Final = 1.0
 """Least time between two equal messages of these loggers."""
 _REMEMBERED: Final = 256

@@ -1,4 +1,4 @@
--- An order is its events; everything else here can be computed from them, or is work in hand.
+-- The state of an order follows from its events. All other tables can be computed from them, or contain work in hand.
 
 -- The event store. The key is the optimistic lock: of two writers that saw the same version, one fails.
 CREATE TABLE order_event (
@@ -17,9 +17,9 @@ END $$;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON order_event FOR EACH ROW EXECUTE FUNCTION append_only();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON order_event FOR EACH STATEMENT EXECUTE FUNCTION append_only();
 
--- The read side, one row an order, and the row that is locked while one is decided. Version 0: something was said of an
--- order that is not placed yet. Amounts are minor units. From `due_at` on it is work in hand, and not folded from events:
--- `published` is the version up to which the topics know.
+-- The read side: one row per order, which is locked while a message about the order is handled. Version 0: a message
+-- about an order that is not placed yet. Amounts are in minor units. The columns from `due_at` on are work in hand and
+-- are not folded from events. `published` is the last version on the topics.
 CREATE TABLE orders (
   order_id text PRIMARY KEY,
   user_id text NOT NULL,
@@ -41,7 +41,7 @@ CREATE INDEX orders_of_user ON orders (user_id);
 CREATE INDEX orders_due ON orders (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX orders_unpublished ON orders (changed_at) WHERE published < version;
 
--- What no event tells, so that it can be erased: where the parcel goes, how its shopper is reached, a payment token.
+-- Personal data, which no event contains, so that it can be erased: address, contact and payment token.
 CREATE TABLE order_private (
   order_id text PRIMARY KEY,
   address jsonb NOT NULL,
@@ -49,7 +49,7 @@ CREATE TABLE order_private (
   payment jsonb NOT NULL
 );
 
--- Messages that came too early: a decision before its order was placed, a cancellation before the decision.
+-- Messages that arrived too early: a decision before its order was placed, a cancellation before the decision.
 CREATE TABLE waiting (
   order_id text NOT NULL,
   request_id text NOT NULL,

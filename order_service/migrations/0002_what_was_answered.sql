@@ -1,5 +1,5 @@
--- What a request about an order was answered; `refused` is null for one that was accepted. A refusal leaves no event, and
--- what was not possible then may be possible when the request is delivered again.
+-- The reply to each request about an order; `refused` is null if it was accepted. The reply is stored because a refusal
+-- results in no event, and a request that was refused may be possible when its record is delivered again.
 CREATE TABLE answered (
   order_id text NOT NULL,
   user_id text NOT NULL,

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 ACK_TIMEOUT_SECONDS: Final = 3.0
 PROBE_INTERVAL_SECONDS: Final = 1.0
 RETRY_AFTER: Final = 2
-"""Seconds after which clients are told to retry while the broker is unavailable."""
+"""Seconds after which clients should retry while the broker is unavailable."""
 
 AckCallback = Callable[[bool], None]
 """Called exactly once: with True if Kafka acknowledged the record, with False if it did not in time."""

@@ -2,7 +2,7 @@
  * Keeps one WebSocket to the shop open: renews the session, reconnects, and tests whether the connection is alive.
  *
  * The session is an HttpOnly cookie that `POST /v1/guests` sets or renews; no script ever holds a token. Browsers do not
- * tell a page why a socket was refused, so after a socket that never opened the session is renewed first. Browsers do
+ * report to a page why a socket was refused, so after a socket that never opened the session is renewed first. They do
  * not report dead connections either, so a quiet connection is probed with a small request.
  */
 

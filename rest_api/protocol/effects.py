@@ -1,4 +1,4 @@
-"""The effects that a session asks the hub to carry out. `bytes` is one too: a frame to send. Pure."""
+"""Effects that a session returns for the connection manager to execute; `bytes` is a frame to send. No I/O."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -32,11 +32,11 @@ class Event:
     topic: Topic
     envelope: Envelope
     message: Any
-    """The message, of one of the types in the topic's vocabulary."""
+    """The message, of one of the types in the topic's registry."""
 
 
 Topics = Mapping[Topic, MessageRegistry[Any]]
-"""The topics to read, with the messages that may stand on each."""
+"""The topics to read, each with the messages that it may contain."""
 Apply = Callable[[Sequence[Event], Sequence[ReadPosition]], Awaitable[None]]
 """Stores some events in order, and with them the positions after them; there may be positions without events."""
 
@@ -153,7 +153,7 @@ class Versioned(Protocol):
 
     @property
     def version(self) -> int:
-        """Its version."""
+        """Version of the message."""
 
 
 V = TypeVar("V", bound=Versioned)

@@ -15,13 +15,13 @@ WINDOW_SECONDS: Final = 2.0
 SAMPLE_SECONDS: Final = 0.1
 """Seconds between two samples of the number of answers."""
 FORGET_SECONDS: Final = 30.0
-"""After this long without an answer a request takes no room: it may have been lost with the process that had it."""
+"""After this long without an answer a request no longer counts as in flight: it may have been lost with a process."""
 RETRY_AFTER: Final = 1
-"""Seconds after which a refused client is told to retry."""
+"""Seconds after which a refused client should retry."""
 
 
 class Admission:
-    """Decides if there is room for one more request. `InFlight` counts the requests and calls it.
+    """Admission control: decides if one more request may be sent. `InFlight` counts the requests and calls it.
 
     `now` is in seconds of any one clock.
     """

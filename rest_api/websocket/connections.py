@@ -57,7 +57,7 @@ class ConnectionManager:
     to Kafka.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts that the hub joins
+    def __init__(  # noqa: PLR0913 - the parts that the connection manager joins
         self,
         gateway: KafkaGateway,
         *,

@@ -93,8 +93,8 @@ class InFlight:
       socket is owed `pending` first.
     - Call `release` on every path on which a registered request was perhaps not sent: it stops counting, and its late
       outcome still reaches the sockets and futures.
-    - Call `settle` once the answer is there. Only the hub does, after it sent the answer to the sockets. Reads are
-      settled by `settle_read`.
+    - Call `settle` once the answer is there. Only the connection manager does, after it sent the answer to the sockets.
+      Reads are settled by `settle_read`.
     - Enter `wait` before the request is sent; on exit the future is removed, answered or not.
     - Call `close` when a socket is gone.
     """

@@ -1,6 +1,7 @@
--- A parcel, one row for each shipment, for ever; what became of it stands in `moves`, in order.
-
--- Two jobs are pumped on it (infrastructure/storage/job_queue.py): `move`, ask the carrier at `move_at` where it is, and `tell`.
+-- One row for each shipment, never deleted. `moves` contains the states of the parcel, in order.
+--
+-- The table is the queue of two jobs (infrastructure/storage/job_queue.py): `move` queries the carrier at `move_at`,
+-- and `tell` publishes new moves.
 CREATE TABLE parcel (
   shipment_id text PRIMARY KEY,
   order_id text NOT NULL,
@@ -8,13 +9,13 @@ CREATE TABLE parcel (
   requestid text,
   traceparent text,
   wish text NOT NULL CHECK (wish IN ('book', 'call-off')),
-  address jsonb,  -- until nobody needs it any more
+  address jsonb,  -- null once the parcel has reached a final state
   state text NOT NULL DEFAULT 'wanted'
     CHECK (state IN ('wanted', 'booked', 'shipped', 'delivered', 'failed', 'called-off')),
   carrier text,
   tracking text,
   booked_at timestamptz,
-  -- [{"to": state, "at": time, "reason"?}]: what orders are told, one event each.
+  -- [{"to": state, "at": time, "reason"?}]: each is published as one event. `told` is the number of published ones.
   moves jsonb NOT NULL DEFAULT '[]',
   told int NOT NULL DEFAULT 0,
   wanted_at timestamptz NOT NULL DEFAULT now(),

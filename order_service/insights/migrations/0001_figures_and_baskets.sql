@@ -1,4 +1,5 @@
--- What has been counted already, by the hash of its natural key; forgotten when it can no longer come again.
+-- Facts that have been counted, by the hash of their natural keys. A row is deleted once its fact can no longer be
+-- delivered again.
 CREATE TABLE counted (
     key   uuid PRIMARY KEY,
     until timestamptz NOT NULL
@@ -6,7 +7,7 @@ CREATE TABLE counted (
 
 CREATE INDEX counted_until ON counted (until);
 
--- The figures of each window that something happened in. `currency` is empty for what is no money.
+-- The figures of each window with at least one fact. `currency` is empty for figures that are not amounts of money.
 CREATE TABLE tally (
     by       text NOT NULL CHECK (by IN ('minute', 'hour', 'day')),
     start    timestamptz NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE tally (
     PRIMARY KEY (by, start, figure, currency)
 ) WITH (fillfactor = 70);
 
--- A window's `version` grows with each change of its tallies; up to `told` it has been published.
+-- A window's `version` grows with each change of its tallies. `told` is the version that was published last.
 CREATE TABLE tally_window (
     by      text NOT NULL,
     start   timestamptz NOT NULL,
@@ -27,14 +28,14 @@ CREATE TABLE tally_window (
 
 CREATE INDEX tally_window_untold ON tally_window (start) WHERE told < version;
 
--- Each order as a basket, for ever: from these rows everything below could be counted again.
+-- Each order as a basket, never deleted: the tables below can be computed from these rows.
 CREATE TABLE basket (
     order_id  text PRIMARY KEY,
     products  text[],
     cancelled boolean NOT NULL DEFAULT false
 );
 
--- How many baskets count: committed, not cancelled. One row.
+-- The number of baskets that count: committed and not cancelled. One row.
 CREATE TABLE basket_total (
     one    boolean PRIMARY KEY DEFAULT true CHECK (one),
     orders bigint NOT NULL
@@ -42,8 +43,8 @@ CREATE TABLE basket_total (
 
 INSERT INTO basket_total (orders) VALUES (0);
 
--- In how many of them a product is. `changes` grows with each change of what is bought together with it; up to
--- `told` it has been published, last as `version`, when there were `told_of` orders.
+-- The number of counted baskets with a product. `changes` grows with each change of its pairs. `told` is the value of
+-- `changes` that was published last, as `version`, when there were `told_of` orders.
 CREATE TABLE bought (
     product text PRIMARY KEY,
     orders  bigint NOT NULL,
@@ -55,7 +56,7 @@ CREATE TABLE bought (
 
 CREATE INDEX bought_untold ON bought (product) WHERE told < changes;
 
--- In how many of them two products are; the pair in the order of their codes.
+-- The number of counted baskets with both products of a pair, in the order of their codes.
 CREATE TABLE bought_together (
     first  text COLLATE "C" NOT NULL,
     second text COLLATE "C" NOT NULL CHECK (first < second),

@@ -1,6 +1,7 @@
--- What is asked of the provider, one row for each idempotency key, for ever: `payment_id`, or `refund_id`.
-
--- Two jobs are pumped on it (infrastructure/storage/job_queue.py): `ask` the provider, and `tell` what is known.
+-- Operations at the provider: one row for each idempotency key (`payment_id` or `refund_id`), never deleted.
+--
+-- The table is the queue of two jobs (infrastructure/storage/job_queue.py): `ask` sends the operation to the provider,
+-- and `tell` publishes its outcome.
 CREATE TABLE step (
   key text PRIMARY KEY,
   order_id text NOT NULL,
@@ -8,18 +9,18 @@ CREATE TABLE step (
   payment_id text NOT NULL,
   requestid text,
   traceparent text,
-  -- What is wanted of it; a void outweighs a charge, and a charge a question.
+  -- The intent: a void takes precedence over a charge, and a charge over a query.
   wish text NOT NULL CHECK (wish IN ('query', 'charge', 'void', 'refund')),
   amount bigint,
   currency text,
-  token text,  -- until the outcome is known
-  -- What the provider has said.
+  token text,  -- null once the outcome is known
+  -- The outcome that the provider reported.
   state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'captured', 'declined', 'voided', 'refunded')),
   settled_amount bigint,
   settled_currency text,
   reason text,
   wanted_at timestamptz NOT NULL DEFAULT now(),
-  doubted_at timestamptz,  -- since when it may have been made or not
+  doubted_at timestamptz,  -- the time since which the outcome is unknown
   settled_at timestamptz,
   told text,
   ask_at timestamptz,
@@ -36,7 +37,7 @@ CREATE INDEX step_ask ON step (ask_at) WHERE ask_at IS NOT NULL;
 CREATE INDEX step_tell ON step (tell_at) WHERE tell_at IS NOT NULL;
 CREATE INDEX step_order ON step (order_id);
 
--- Whether the provider can be reached; `version` grows with each change.
+-- The availability of the provider; `version` grows with each change.
 CREATE TABLE provider (
   provider text PRIMARY KEY,
   available boolean NOT NULL,

@@ -11,7 +11,10 @@ _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "
 
 
 class RequestMetricsMiddleware:
-    """Records method, status and duration, whatever becomes of a request; put it outside of the error handling."""
+    """Middleware that counts every request by method and status, and measures its duration.
+
+    It must be outside of the error handling, to count failed requests too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,5 +1,5 @@
--- The read model of the catalogue, fed from two topics that may tell of a product in either order: `version` 0 is a
--- product of which only the stock is known yet, `stock_version` 0 one of which only the catalogue has spoken.
+-- The read model of the catalogue, from two topics whose records may arrive in either order. `version` is 0 while only
+-- the stock of a product is known, and `stock_version` is 0 while only its catalogue entry is known.
 CREATE TABLE product (
     code          text PRIMARY KEY,
     version       bigint NOT NULL DEFAULT 0,
@@ -11,7 +11,7 @@ CREATE TABLE product (
     deleted       boolean NOT NULL DEFAULT false,
     available     integer NOT NULL DEFAULT 0,
     stock_version bigint NOT NULL DEFAULT 0,
-    -- Words as a search has them: letters and digits, whatever stands between.
+    -- The words of code and name: runs of letters and digits.
     search        tsvector GENERATED ALWAYS AS (
         to_tsvector('simple', regexp_replace(code || ' ' || name, '[^[:alnum:]]+', ' ', 'g'))) STORED
 );
@@ -22,7 +22,7 @@ CREATE INDEX product_by_amount ON product (amount, code) WHERE version > 0 AND N
 CREATE INDEX product_by_available ON product (available, code) WHERE version > 0 AND NOT deleted;
 CREATE INDEX product_by_category ON product (category, code) WHERE version > 0 AND NOT deleted;
 
--- How far each partition of those topics is in `product`: written in the same transaction.
+-- The position up to which each partition of those topics is in `product`, written in the same transaction.
 CREATE TABLE position (
     topic       text NOT NULL,
     partition   integer NOT NULL,
@@ -30,7 +30,7 @@ CREATE TABLE position (
     PRIMARY KEY (topic, partition)
 );
 
--- Who used an idempotency key for what, and what was answered.
+-- Idempotency keys: the user, the fingerprint of the request, and the response.
 CREATE TABLE claim (
     user_id     text NOT NULL,
     id          text NOT NULL,

@@ -1,5 +1,5 @@
--- The read model of orders, fed from three topics. An order's row is folded from its events whenever one of them comes,
--- so it does not matter in which order, or how often, they do.
+-- The read model of orders, from three topics. An order's row is folded again from all its events whenever one arrives,
+-- so neither their order nor repeats matter.
 CREATE TABLE order_event (
     order_id text NOT NULL,
     version  bigint NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE order_event (
     PRIMARY KEY (order_id, version)
 );
 
--- What payments and deliveries told of an order: `kind` is the service.
+-- Events of payments and deliveries by order; `kind` is the service.
 CREATE TABLE order_step (
     order_id text NOT NULL,
     kind     text NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE order_step (
     PRIMARY KEY (order_id, kind, event_id)
 );
 
--- `version` 0 is an order that this edge has asked for and that no event has told of yet.
+-- `version` 0 is an order that this edge has requested and that has no event yet.
 CREATE TABLE placed_order (
     order_id   text PRIMARY KEY,
     user_id    text NOT NULL,

@@ -1,4 +1,4 @@
--- What the insights have learnt, fed from two compacted topics; the greatest version of each stands.
+-- The read model of the insights, from two compacted topics; the greatest version of each row is kept.
 CREATE TABLE related (
     product text PRIMARY KEY,
     version bigint NOT NULL,

@@ -1,4 +1,4 @@
--- What shoppers were told, fed from `notifications.events`; the last outcome of a notice stands.
+-- The read model of notices, from `notifications.events`; the last outcome of each notice is kept.
 CREATE TABLE notice (
     notice_id   text PRIMARY KEY,
     user_id     text NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE notice (
 );
 CREATE INDEX notice_of_user ON notice (user_id, accepted_at DESC, notice_id DESC);
 
--- On which channels; whoever has no row is told on all.
+-- The channels that each user wants; a user without a row gets notices on all channels.
 CREATE TABLE notice_preference (
     user_id text PRIMARY KEY,
     email   boolean NOT NULL,
