@@ -63,7 +63,7 @@ def producer(shop: Shop) -> Producer:
 @pytest.mark.parametrize(
     ("topic", "reason", "key", "value"), BAD, ids=[f"{topic}-{reason}" for topic, reason, *_ in BAD]
 )
-def test_a_bad_record_is_put_aside_with_its_reason(
+def test_a_bad_record_is_dead_lettered_with_its_reason(
     shop: Shop, producer: Producer, topic: str, reason: str, key: bytes | None, value: bytes
 ) -> None:
     placed: list[tuple[int | None, int | None]] = []

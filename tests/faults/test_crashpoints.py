@@ -89,7 +89,7 @@ def _victim(shop: Processes, point: str) -> Replica:
 
 
 @pytest.mark.parametrize("point", AT_WORK)
-async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_that_crashes_at(point: str, shop: Processes, crowd: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
     victim.arm(f"{point}:2")
@@ -115,9 +115,7 @@ async def test_a_worker_that_dies_at(point: str, shop: Processes, crowd: Shopper
         assert await _letters(shop.settings) >= number - 1, "each of them is in the dead letters"
 
 
-async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_inventory_does_not(
-    shop: Processes, crowd: Shoppers
-) -> None:
+async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop: Processes, crowd: Shoppers) -> None:
     """It comes to the point in every batch; here the batch is a checkout, and nothing else."""
     victim, user, id_ = _victim(shop, PLACED), f"buyer-{secrets.token_hex(2)}", uuid7()
     held = await crowd.ask(user, "add", product="MUG", quantity=2)
@@ -155,7 +153,7 @@ async def test_a_cart_worker_that_dies_when_orders_know_of_a_checkout_and_invent
         shop.replicas.remove(seller)
 
 
-async def test_who_dies_between_a_dead_letter_and_its_decision_leaves_both(shop: Processes, crowd: Shoppers) -> None:
+async def test_a_crash_between_a_dead_letter_and_its_decision_loses_neither(shop: Processes, crowd: Shoppers) -> None:
     """The letter comes first: what is decided does not fail again, and would leave none."""
     victim, user = _victim(shop, "inventory.locked"), f"odd-{secrets.token_hex(2)}"
     planted = "ADD CONSTRAINT planted CHECK (product_code <> 'ODD') NOT VALID"
@@ -182,7 +180,7 @@ async def test_who_dies_between_a_dead_letter_and_its_decision_leaves_both(shop:
 
 
 @pytest.mark.parametrize("point", AT_THE_EDGE)
-async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_an_edge_that_crashes_at(point: str, shop: Processes, crowd: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
     victim.arm(f"{point}:1")
@@ -213,7 +211,7 @@ async def test_an_edge_that_dies_at(point: str, shop: Processes, crowd: Shoppers
     await crowd.check()
 
 
-def test_a_migration_that_dies_before_its_commit_is_made_by_the_next(shop: Processes, servers: Servers) -> None:
+def test_a_migration_that_crashes_before_its_commit_is_made_by_the_next(shop: Processes, servers: Servers) -> None:
     settings = _settings(servers)
     with processes(servers, settings, shop.folder / "migration") as here:
         died = here.run("inventory_service", "migrate", **{VARIABLE: f"{MIGRATION}:1"})

@@ -328,7 +328,7 @@ async def test_carts_recover_without_the_changelog_records_that_are_missing(
         worker.wait_ready()
 
 
-async def test_what_was_pending_is_asked_again_by_who_looks_for_it_while_he_recovers(
+async def test_a_worker_that_is_recovering_retries_pending_requests(
     servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
     """A table that takes seconds to recover, and a clock that ticks meanwhile; nobody else would ever ask."""
@@ -465,7 +465,7 @@ async def _generations(shop: Processes) -> dict[str, int]:
 # ---- ends: how long shoppers wait -----------------------------------------------------------------------------------
 
 
-async def test_a_write_to_a_table_that_fails_is_told_and_made_again(
+async def test_a_failed_write_to_a_table_is_reported_and_repeated(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(asyncio, "set_event_loop_policy", lambda _: None)  # a process's own, and this one is ours
@@ -574,7 +574,7 @@ async def test_all_are_asked_to_end_at_once(shop: Processes, crowd: Shoppers) ->
     await crowd.settled()
 
 
-async def test_who_is_asked_to_end_makes_room_at_once_and_the_last_one_keeps_the_place(
+async def test_a_stopped_worker_leaves_its_group_at_once_and_the_last_one_does_not(
     shop: Processes, crowd: Shoppers
 ) -> None:
     """The others need not wait for the session's end; and whom nobody can take over from is not missed."""

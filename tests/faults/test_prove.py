@@ -14,7 +14,7 @@ def test_the_shop_cannot_sell_what_it_does_not_have(shop: Shop) -> None:
     assert first["repeats"] >= 100  # the patient half at least is answered a second time
 
 
-def test_without_the_guard_it_oversells_five_times_of_five(shop: Shop) -> None:
+def test_without_the_stock_check_it_oversells_five_times_of_five(shop: Shop) -> None:
     for _ in range(5):
         control = json.loads(shop.holdfast("prove", "oversell", "--control", "--json").stdout)
         assert control["oversold"] is True

@@ -428,9 +428,7 @@ def failing(history: History, table: str, check: str) -> Iterator[psycopg.Connec
             database.execute(f"ALTER TABLE {table} DROP CONSTRAINT planted".encode())
 
 
-async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gone(
-    history: History, tmp_path: Path
-) -> None:
+async def test_a_permanent_failure_keeps_its_answer_after_the_cause_is_gone(history: History, tmp_path: Path) -> None:
     shop, product = history.shop, product_code("FAILS")
     shop.seed([(product, "Cannot be held", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
@@ -456,9 +454,7 @@ async def test_what_failed_for_good_keeps_its_answer_also_after_the_cause_is_gon
         assert (await shopper.request("add", id_="f1", product=product, quantity=2))["reason"] == "failed"
 
 
-async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
-    history: History, tmp_path: Path
-) -> None:
+async def test_a_redrive_executes_a_failed_request_once_its_cause_is_gone(history: History, tmp_path: Path) -> None:
     """What is owed to an order is not refused for good: the letter has all that is needed to do it."""
     shop, product = history.shop, product_code("STUCK")
     shop.seed([(product, "Cannot be sold", 100, 5)], tmp_path)
@@ -484,7 +480,7 @@ async def test_what_failed_for_good_is_done_by_a_redrive_once_its_cause_is_gone(
         assert [each.settled for each in await history.letters(user)] == ["redriven"]
 
 
-async def test_what_cannot_be_read_is_put_aside_again(history: History) -> None:
+async def test_an_unreadable_redriven_record_is_dead_lettered_again(history: History) -> None:
     holdfast = history.shop.holdfast
     async with Edge(history.shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
         user = shopper.guest.user_id

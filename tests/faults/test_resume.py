@@ -23,7 +23,7 @@ SWEEP: dict[Direction, list[int]] = {
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-async def test_cut_after_any_byte_the_view_is_that_of_who_was_never_cut(
+async def test_a_client_that_was_cut_after_any_byte_shows_what_an_uncut_one_shows(
     shop: Shop, tmp_path: Path, direction: Direction
 ) -> None:
     teapot, mug = (f"CUT-{secrets.token_hex(4).upper()}" for _ in range(2))

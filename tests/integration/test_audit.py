@@ -54,7 +54,7 @@ async def send(settings: Settings, topic: Topic, source: str, message: Message) 
         await producer.stop()
 
 
-async def test_requests_that_nobody_works_on_are_told_by_both_audits(holdfast: Holdfast, settings: Settings) -> None:
+async def test_unhandled_requests_are_reported_by_both_audits(holdfast: Holdfast, settings: Settings) -> None:
     await ensure_topics(settings, [cart.REQUESTS, inventory.REQUESTS])
     async with schema(settings):
 
@@ -118,7 +118,7 @@ def shop(servers: Servers, settings: Settings, tmp_path: Path) -> Iterator[Proce
         yield here
 
 
-async def test_the_topics_are_audited_beside_the_shop_by_who_works_on_them(shop: Processes) -> None:
+async def test_the_topics_are_audited_in_the_background_by_their_service(shop: Processes) -> None:
     """While nobody decides, the one carts' worker that has ann's partition misses an outcome; then there is one."""
     [*carts] = shop.start("cart_service", "cart-1", "cart-2")
     for worker in carts:
@@ -151,7 +151,7 @@ MEND = {
 }
 
 
-async def test_the_books_are_audited_beside_the_shop_by_who_keeps_them(shop: Processes) -> None:
+async def test_the_tables_are_audited_in_the_background_by_their_service(shop: Processes) -> None:
     workers = {
         "inventory": shop.start("inventory_service", "inventory-1")[0],
         "orders": shop.start("order_service", "orders-1")[0],

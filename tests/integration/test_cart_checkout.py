@@ -82,7 +82,7 @@ def test_two_tabs_that_check_out_at_the_same_instant_make_one_order(client: http
     problem(refused, 409, "cart-changed")
 
 
-def test_what_can_be_wrong_with_a_cart(client: httpx.Client) -> None:
+def test_faults_of_a_cart_are_found(client: httpx.Client) -> None:
     problem(client.post("/v1/orders", json=wanted(version=0), headers=WAIT), 409, "cart-empty")
     version = fill(client)
     problem(client.post("/v1/orders", json=wanted(version=version + 1), headers=WAIT), 409, "cart-changed")
@@ -119,7 +119,7 @@ def test_a_reservation_is_held_then_let_go_or_sold(shop: Processes) -> None:
 
 
 @pytest.mark.parametrize("point", ["cart.placed", "cart.taken"])
-def test_a_cart_worker_that_dies_in_a_checkout(shop: Processes, client: httpx.Client, point: str) -> None:
+def test_a_cart_worker_that_crashes_in_a_checkout(shop: Processes, client: httpx.Client, point: str) -> None:
     worker = next(replica for replica in shop.replicas if replica.module == "cart_service")
     version = fill(client)
     deaths = len(worker.exits)

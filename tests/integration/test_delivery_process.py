@@ -74,9 +74,7 @@ def book(order: str, address: Address = ADDRESS) -> Book:
     return Book(**of(order), address=address, lines=LINES)
 
 
-async def test_a_parcel_is_booked_shipped_and_delivered_and_told_again_when_asked_again(
-    delivery: Delivery, order: str
-) -> None:
+async def test_a_parcel_is_booked_shipped_and_delivered_once_and_answered_again(delivery: Delivery, order: str) -> None:
     await delivery.talk.say(REQUESTS, book(order))
     await delivery.told(order, "booked", "shipped", "delivered")
     first = list(delivery.talk.heard)
@@ -87,7 +85,7 @@ async def test_a_parcel_is_booked_shipped_and_delivered_and_told_again_when_aske
     assert {event.data["tracking"] for event in told if "tracking" in event.data} == {first[-3].data["tracking"]}
 
 
-async def test_one_that_nobody_takes_comes_back(delivery: Delivery, order: str) -> None:
+async def test_an_undeliverable_parcel_is_returned(delivery: Delivery, order: str) -> None:
     await delivery.talk.say(REQUESTS, book(order, ADDRESS.model_copy(update={"line2": FAIL_MARKER})))
     await delivery.told(order, "booked", "shipped", "failed")
 

@@ -190,7 +190,7 @@ def test_200_sockets_that_read_nothing(edge: Running) -> None:
         until(lambda: metric(edge, "holdfast_edge_sockets") == 0)
 
 
-def test_a_flood_of_pings_whose_pongs_nobody_reads(edge: Running) -> None:
+def test_a_flood_of_pings_with_unread_pongs(edge: Running) -> None:
     ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True) * 100
     with deaf(edge, edge.guest()["token"]) as line, bounded(edge):
         assert _is_cut_off(line, ping), "reset, or nothing is taken any more"
@@ -206,7 +206,7 @@ def _is_cut_off(line: socket.socket, flood: bytes) -> bool:
     return False
 
 
-def test_an_answer_that_nobody_reads_waits_in_the_file_not_in_memory(edge: Running) -> None:
+def test_an_unread_answer_waits_in_the_file_not_in_memory(edge: Running) -> None:
     ask = f"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: 127.0.0.1:{edge.port}\r\n\r\n".encode()
     with ExitStack() as lines, bounded(edge):
         for _ in range(50):
@@ -257,7 +257,7 @@ def _has_at_most(process: psutil.Process, descriptors: int) -> bool:
     return bool(process.num_fds() <= descriptors)
 
 
-def test_who_answers_no_ping_is_told_4408_and_who_does_stays(impatient: Running) -> None:
+def test_a_client_that_answers_no_ping_is_closed_with_4408(impatient: Running) -> None:
     assert b'"ping":1' in ended_after_close(impatient)
 
     async def stays() -> None:
@@ -323,7 +323,7 @@ def test_floods_of_connections_are_closed_at_their_deadlines(edge: Running) -> N
 # ---- who may not in, and who says too much --------------------------------------------------------------------------
 
 
-def test_a_thousand_handshakes_of_nobody(edge: Running) -> None:
+def test_a_thousand_handshakes_without_a_token(edge: Running) -> None:
     async def knock() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
         writer.write(handshake(edge, None))
@@ -404,7 +404,7 @@ async def test_more_reads_than_the_limit_are_refused_and_past_its_double_the_soc
     assert heard["cart"] > 0
 
 
-async def test_who_has_all_he_may_unanswered_can_still_come_back(edge: Running) -> None:
+async def test_a_user_at_the_limit_of_unanswered_requests_can_reconnect(edge: Running) -> None:
     token = (await asyncio.to_thread(edge.guest))["token"]
     ids = [f"s{number}" for number in range(64)]
     async with shopper(edge, token) as line:

@@ -205,7 +205,7 @@ CARD = "4242424242424242"
 @pytest.mark.parametrize(
     "token", ["tok_nonsense", NOT_A_CARD, "TOK_APPROVE", CARD, "4242 4242 4242 4242", "", "x" * 65, "tok\n"]
 )
-def test_a_payment_token_that_nobody_knows(client: httpx.Client, token: str) -> None:
+def test_an_unknown_payment_token(client: httpx.Client, token: str) -> None:
     places = {
         "/payment/token": client.post("/v1/orders", json=wanted(payment={"token": token})),
         "/token": client.post(f"/v1/orders/{placed(client)}/payments", json={"token": token}),
@@ -215,7 +215,7 @@ def test_a_payment_token_that_nobody_knows(client: httpx.Client, token: str) -> 
         assert [error["pointer"] for error in found["errors"]] == [place]
 
 
-def test_a_card_number_is_neither_told_nor_written_down(client: httpx.Client, edge: Running) -> None:
+def test_a_card_number_is_neither_sent_nor_logged(client: httpx.Client, edge: Running) -> None:
     body = wanted(payment={"token": CARD})
     for _ in range(2):
         response = client.post("/v1/orders", json=body, headers={"Idempotency-Key": "card"})
@@ -305,7 +305,7 @@ def test_an_order_its_events_its_payments_and_its_parcel(client: httpx.Client, e
     assert (payment["type"], payment["payment_id"], payment["amount"]) == ("captured", "pay-1", PRICE)
 
 
-def test_what_was_told_twice_or_of_another_kind_changes_nothing(client: httpx.Client, edge: Running) -> None:
+def test_repeated_and_unknown_events_change_nothing(client: httpx.Client, edge: Running) -> None:
     order_id = placed(client)
     told = edge.carts.desk.event(order_id, "cancelled", "cancelled", reason="declined")
     for _ in range(2):
@@ -334,7 +334,7 @@ def test_an_order_is_cancelled_once(client: httpx.Client, edge: Running) -> None
 
 
 @pytest.mark.parametrize("wait", [{}, WAIT])
-def test_what_is_shipped_is_not_cancelled(client: httpx.Client, edge: Running, wait: dict[str, str]) -> None:
+def test_a_shipped_order_is_not_cancelled(client: httpx.Client, edge: Running, wait: dict[str, str]) -> None:
     order_id = placed(client)
     at_version(client, order_id, move(edge, order_id, "shipped", "shipped", shipment_id="s", carrier="c", tracking="t"))
     problem(client.post(f"/v1/orders/{order_id}/cancel", headers=wait), 409, "order-not-cancellable")
@@ -422,7 +422,7 @@ def test_no_route_of_orders_or_reservations_lacks_a_row(client: httpx.Client) ->
 
 
 @pytest.mark.parametrize(("method", "path", "body", "answers"), ROUTES, ids=[f"{row[0]} {row[1]}" for row in ROUTES])
-def test_who_may_do_what(
+def test_roles_and_their_permissions(
     edge: Running, people: dict[str, str], method: str, path: str, body: Any, answers: dict[str, int]
 ) -> None:
     with edge.client(people["owner"]) as owner:
@@ -510,7 +510,7 @@ def test_a_checkout_that_is_refused(line: Line) -> None:
     assert line.hear("refused") == {"type": "refused", "id": "c1", "reason": "cart_changed", "available": None}
 
 
-def test_a_payment_token_that_nobody_knows_on_a_frame(line: Line) -> None:
+def test_an_unknown_payment_token_on_a_frame(line: Line) -> None:
     line.say(id="c1", type="checkout", **wanted(payment={"token": "tok_nonsense"}))
     error = line.hear("error")
     assert (error["id"], error["code"], error["field"]) == ("c1", "bad_field", "payment.token")

@@ -33,7 +33,7 @@ def reserved(service: httpx.Client, **more: Any) -> str:
 # ---- reservations ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_reserved_is_held_then_sold(service: httpx.Client, edge: Running) -> None:
+def test_a_reservation_is_held_then_sold(service: httpx.Client, edge: Running) -> None:
     accepted = service.post("/v1/reservations", json={"items": ONE})
     assert accepted.status_code == 202
     address = accepted.headers["location"]
@@ -53,14 +53,14 @@ def test_what_is_reserved_is_held_then_sold(service: httpx.Client, edge: Running
     }
 
 
-def test_what_is_let_go_is_cancelled(service: httpx.Client) -> None:
+def test_a_released_reservation_is_cancelled(service: httpx.Client) -> None:
     name = reserved(service)
     assert service.delete(f"/v1/reservations/{name}", headers=WAIT).json()["state"] == "CANCELLED"
     assert service.delete(f"/v1/reservations/{name}", headers=WAIT).status_code == 200
     problem(service.post(f"/v1/reservations/{name}/commit", headers=WAIT), 409, "reservation-settled")
 
 
-def test_what_cannot_be_had_is_not_reserved(service: httpx.Client) -> None:
+def test_unavailable_stock_is_not_reserved(service: httpx.Client) -> None:
     items = [*ONE, {"product": SCARCE, "quantity": 1}]
     found = problem(service.post("/v1/reservations", json={"items": items}, headers=WAIT), 409, "out-of-stock")
     assert found["detail"] == f"{SCARCE}: 0 available"
@@ -81,7 +81,7 @@ def test_a_service_has_names_of_its_own(service: httpx.Client, edge: Running) ->
     assert service.get(f"/v1/reservations/{name}").json()["state"] == "PENDING"
 
 
-def test_what_was_never_reserved(service: httpx.Client) -> None:
+def test_an_unknown_reservation_is_not_found(service: httpx.Client) -> None:
     problem(service.get("/v1/reservations/none"), 404, "not-found")
     problem(service.delete("/v1/reservations/none", headers=WAIT), 404, "not-found")
 
@@ -146,7 +146,7 @@ def test_a_webhook_has_the_provider_asked_however_often_it_comes(edge: Running) 
 @pytest.mark.parametrize(
     "header", ["", "nonsense", "t=1,v1=00", "v1=00", f"t={'9' * 13},v1=00", "t=1", "t=\xb2,v1=\xe9"]
 )
-def test_a_webhook_that_nobody_signed(edge: Running, header: str) -> None:
+def test_an_unsigned_webhook(edge: Running, header: str) -> None:
     found = send(edge, notification(), header)
     assert problem(found, 401, "bad-signature")["instance"]
 

@@ -71,7 +71,7 @@ def test_a_guest_who_comes_back_is_the_same(client: httpx.Client, visitor: httpx
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/cart"), ("DELETE", "/v1/cart"), ("POST", "/v1/ws-tickets")])
-def test_what_needs_a_token(visitor: httpx.Client, edge: Running, method: str, path: str) -> None:
+def test_routes_that_require_a_token(visitor: httpx.Client, edge: Running, method: str, path: str) -> None:
     response = visitor.request(method, path)
     problem(response, 401, "unauthenticated")
     assert response.headers["www-authenticate"].startswith("Bearer")
@@ -233,7 +233,7 @@ def test_bodies_of_other_kinds_and_sizes(client: httpx.Client) -> None:
     problem(client.post("/v1/cart/items", content=chunks(), headers=kind), 413, "too-large")
 
 
-def test_what_is_not_there(client: httpx.Client) -> None:
+def test_unknown_resources_are_not_found(client: httpx.Client) -> None:
     problem(client.get("/v1/nothing"), 404, "not-found")
     response = client.patch("/v1/cart")
     problem(response, 405, "method-not-allowed")
@@ -294,7 +294,7 @@ def test_a_request_whose_first_answer_is_open(edge: Running, client: httpx.Clien
         assert first.result().status_code == 202
 
 
-def test_a_claim_that_nobody_answers_is_taken_over_under_the_same_id(edge: Running) -> None:
+def test_an_unanswered_claim_is_taken_over_under_the_same_id(edge: Running) -> None:
     guest = edge.guest()
     name = derive_id("POST", "/v1/cart/items", "lost")
     row = (guest["user_id"], name, '{"product":"P","quantity":2,"type":"add"}')
@@ -366,7 +366,7 @@ def _codes(client: httpx.Client, **query: Any) -> list[str]:
     return [item["code"] for item in response.json()["items"]]
 
 
-def test_a_product_has_its_stock_in_whatever_order_they_were_told(visitor: httpx.Client, shelf: str) -> None:
+def test_a_product_and_its_stock_may_arrive_in_any_order(visitor: httpx.Client, shelf: str) -> None:
     for number in (6, 7):
         product = visitor.get(f"/v1/products/{shelf}-{number:02}").json()
         assert (product["available"], product["category"]) == (number, shelf)
@@ -601,7 +601,7 @@ def raw(edge: Running, sent: bytes) -> bytes:
         ),
     ],
 )
-def test_what_is_no_request_is_refused_and_the_line_closed(edge: Running, head: bytes, status: int) -> None:
+def test_a_malformed_request_is_refused_and_its_connection_closed(edge: Running, head: bytes, status: int) -> None:
     answer = raw(edge, head + b"GET /test HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 %d" % status) or (status == 400 and answer.startswith(b"HTTP/1.1 501"))
     assert b"application/problem+json" in answer
@@ -626,7 +626,7 @@ def test_head_asks_for_nothing_where_get_does_not(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "ok"}, "the line is still in step"
 
 
-def test_who_takes_too_long_to_ask_is_cut_off(edge: Running) -> None:
+def test_a_client_that_sends_its_request_too_slowly_is_disconnected(edge: Running) -> None:
     whole = (
         f"POST /v1/cart/items HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {edge.guest()['token']}\r\n"
         "Content-Type: application/json\r\nContent-Length: 9\r\n\r\nx"
@@ -675,13 +675,13 @@ def test_one_request_over_a_socket_of_its_own(edge: Running, by_header: bool) ->
     assert (gone["status_code"], gone["message"], gone["cart"]["lines"]) == (200, "removed", [])
 
 
-def test_that_socket_is_no_page(visitor: httpx.Client) -> None:
+def test_the_legacy_socket_is_not_an_http_page(visitor: httpx.Client) -> None:
     response = visitor.get("/cart/update-product", headers={"User-ID": "u"})
     problem(response, 426, "websocket-required")
     assert response.headers["upgrade"] == "websocket"
 
 
-def test_who_asks_over_such_sockets_has_the_limits_of_a_user(edge: Running) -> None:
+def test_requests_over_legacy_sockets_count_toward_the_users_limits(edge: Running) -> None:
     user = f"seed-{secrets.token_hex(4)}"
     token = issue(
         edge.settings.secret.get_secret_value(),

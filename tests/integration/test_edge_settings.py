@@ -213,7 +213,7 @@ def test_two_edges_share_claims_carts_tickets_and_the_catalogue(edge: Running, s
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_cart_that_nears_its_end_is_told_so_on_every_socket_once(edge: Running) -> None:
+def test_every_socket_gets_one_expiry_warning(edge: Running) -> None:
     guest = edge.guest()["token"]
     with stream(edge.url, guest) as one, stream(edge.url, guest) as two:
         for line in (one, two):

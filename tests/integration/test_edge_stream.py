@@ -153,7 +153,7 @@ async def test_a_ticket_opens_one_socket(edge: Running) -> None:
 
 
 @pytest.mark.parametrize("ticket", ["short", "x" * 44, "!" * 43])
-async def test_what_is_no_ticket(edge: Running, ticket: str) -> None:
+async def test_an_invalid_ticket_is_refused(edge: Running, ticket: str) -> None:
     assert await refused(edge, subprotocols=["holdfast.v1", f"ticket.{ticket}"]) == (401, "unauthenticated")
 
 
@@ -162,7 +162,7 @@ async def test_two_tickets_are_one_too_many(edge: Running) -> None:
     assert await refused(edge, subprotocols=offered) == (401, "unauthenticated")
 
 
-async def test_nobody_an_expired_and_a_forged_token_are_refused(edge: Running) -> None:
+async def test_missing_expired_and_forged_tokens_are_refused(edge: Running) -> None:
     assert await refused(edge) == (401, "unauthenticated")
     assert await refused(edge, token=signed(edge, ago=timedelta(hours=2))) == (401, "token-expired")
     assert await refused(edge, token=signed(edge, secret="x" * 40)) == (401, "unauthenticated")
@@ -257,7 +257,7 @@ async def test_every_change_and_every_read(edge: Running) -> None:
         ]
 
 
-async def test_after_a_cut_resume_tells_what_became_of_everything(edge: Running) -> None:
+async def test_after_a_disconnect_resume_returns_every_outcome(edge: Running) -> None:
     guest = edge.guest()
     async with shopper(edge, guest["token"]) as line:
         await send(line, id="a1", type="add", product="P", quantity=2)
@@ -272,7 +272,7 @@ async def test_after_a_cut_resume_tells_what_became_of_everything(edge: Running)
     assert end == {"type": "resumed", "id": "r1", "pending": ["a2"], "unknown": ["b2"]}
 
 
-async def test_a_response_that_is_put_on_its_topic_again_is_told_with_the_mark(edge: Running) -> None:
+async def test_a_response_that_is_published_again_is_sent_with_the_replay_mark(edge: Running) -> None:
     guest = edge.guest()
     async with shopper(edge, guest["token"]) as line:
         await send(line, id="a1", type="add", product="P", quantity=2)
@@ -327,7 +327,7 @@ async def test_a_hundred_changes_a_minute_then_refused_then_closed(edge: Running
 # ---- stock ----------------------------------------------------------------------------------------------------------
 
 
-async def test_watch_tells_at_once_and_as_it_changes(edge: Running) -> None:
+async def test_watch_sends_stock_at_once_and_on_changes(edge: Running) -> None:
     code = f"W{secrets.token_hex(4)}"
 
     def put(available: int, version: int) -> None:
@@ -404,7 +404,7 @@ async def test_a_flood_of_fragments(edge: Running) -> None:
         assert (await closed(line))[0] == 1009
 
 
-async def test_who_reads_nothing_is_closed_and_others_are_served(edge: Running) -> None:
+async def test_a_client_that_reads_nothing_is_closed_and_others_are_served(edge: Running) -> None:
     token = edge.guest()["token"]
     deaf = socket.create_connection(("127.0.0.1", edge.port))
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

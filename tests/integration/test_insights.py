@@ -374,7 +374,7 @@ async def test_it_counts_what_sql_counts_after_a_kill_and_a_replay(world: Insigh
 
 
 @pytest.mark.parametrize("point", [point for point in FAILPOINTS if point.startswith("insights.")])
-async def test_a_process_that_dies_at(point: str, world: InsightsService) -> None:
+async def test_a_process_that_crashes_at(point: str, world: InsightsService) -> None:
     deaths = len(world.replica.exits)
     world.replica.arm(f"{point}:1")
     number = 0
@@ -390,7 +390,7 @@ async def test_a_process_that_dies_at(point: str, world: InsightsService) -> Non
         await world.check()
 
 
-async def test_what_it_says_for_prometheus_and_what_it_puts_aside(world: InsightsService) -> None:
+async def test_metrics_and_dead_letters_of_insights(world: InsightsService) -> None:
     bad = Envelope(id="b", source="/orders", type=orders.Placed.TYPE, subject="o", time=NOW, data={"order_id": "o"})
     foreign = Envelope(id="f", source="/cart", type=cart.Resumed.TYPE, subject="u", time=NOW, data={})
     old = cart.Expired(user_id="old", lines=(), version=1)
@@ -509,7 +509,7 @@ async def test_a_wholesale_order_is_counted_by_parts(connect: Any, monkeypatch: 
     await keeping.close()
 
 
-async def test_lists_are_told_again_when_there_are_many_more_orders(connect: Any) -> None:
+async def test_lists_are_published_again_after_many_more_orders(connect: Any) -> None:
     price = Money(amount=1, currency="GBP")
 
     def order(number: int, *products: str) -> orders.Committed:

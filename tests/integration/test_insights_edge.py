@@ -144,7 +144,7 @@ def test_figures_by_window(client: httpx.Client, edge: Running) -> None:
         ({"after": "WyJ4Il0"}, 400),
     ],
 )
-def test_what_cannot_be_asked(query: dict[str, str], status: int, client: httpx.Client, edge: Running) -> None:
+def test_invalid_queries_are_refused(query: dict[str, str], status: int, client: httpx.Client, edge: Running) -> None:
     answer = client.get("/v1/analytics/orders", params=query, headers=token("support", edge.settings))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"

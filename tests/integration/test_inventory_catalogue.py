@@ -103,7 +103,7 @@ def test_a_faulty_file_is_refused_with_the_line_of_the_fault(text: str, told: st
     assert told in str(caught.value)
 
 
-def test_all_faults_are_told_and_prices_are_exact(tmp_path: Path) -> None:
+def test_all_faults_are_reported_and_prices_are_exact(tmp_path: Path) -> None:
     file = tmp_path / "c.csv"
     file.write_text("﻿" + HEADER + "A,a,x,GBP,x\nB,,1,GBP,1\n", encoding="utf-8")
     with pytest.raises(CatalogueError) as caught:

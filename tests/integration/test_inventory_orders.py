@@ -119,7 +119,7 @@ async def test_an_order_is_held_sold_and_taken_back(shop: InventoryStoreFixture)
     assert reserved.lines == committed.lines, "what was held is known for ever"
 
 
-async def test_what_came_back_from_outside_is_received(shop: InventoryStoreFixture) -> None:
+async def test_returned_goods_are_received_stock(shop: InventoryStoreFixture) -> None:
     await shop.ask("c", take(MUG=5))
     await shop.tell(command("s", sell()), command("b", restock(shipped=True)))
     assert await shop.stock("MUG") == (10, 0, 5)
@@ -141,7 +141,7 @@ async def test_holds_come_back_to_the_cart(shop: InventoryStoreFixture) -> None:
     assert await shop.stock("TEAPOT") == (10, 0, 0)
 
 
-async def test_holds_come_back_to_the_shelves(shop: InventoryStoreFixture) -> None:
+async def test_released_holds_return_to_stock(shop: InventoryStoreFixture) -> None:
     await shop.ask("c", take(TEAPOT=10, MUG=5))
     await shop.ask("o1/release", release("shelf"))
     assert (await shop.stock("TEAPOT"), await shop.stock("MUG")) == ((10, 0, 0), (5, 0, 0))
@@ -180,7 +180,7 @@ async def test_all_of_it_may_happen_in_one_batch(shop: InventoryStoreFixture) ->
     assert (await shop.stock("TEAPOT"), await shop.stock("MUG")) == ((10, 0, 0), (5, 0, 0))
 
 
-async def test_what_was_in_the_cart_before_is_given_back_with_the_order_in_one_batch(
+async def test_a_cart_and_its_order_are_released_in_one_batch(
     shop: InventoryStoreFixture,
 ) -> None:
     await shop.tell(command("r1", add("TEAPOT", 2)), command("r2", add("MUG", 1)))
@@ -245,7 +245,7 @@ async def test_an_order_that_was_given_up_is_never_held(shop: InventoryStoreFixt
     assert (await cart(shop)).cart.revision == 1
 
 
-async def test_a_checkout_after_the_cart_expired_is_told_so(shop: InventoryStoreFixture) -> None:
+async def test_a_checkout_after_the_cart_expired_is_refused_as_expired(shop: InventoryStoreFixture) -> None:
     await shop.ask("r1", add("TEAPOT", 2))
     await shop.pass_time(minutes=15)
     [expired, _] = await shop.tell(command("s", Snapshot(user_id="ann", session="s", epoch="e")))
@@ -429,7 +429,7 @@ class DiesAfterTheCommit(PostgresStore):
 
 
 @pytest.mark.parametrize("killed", [DiesBeforeWriting, DiesAfterTheCommit])
-async def test_a_step_at_which_the_process_dies_is_done_once(real: Schema, killed: type[PostgresStore]) -> None:
+async def test_a_step_at_which_the_process_crashes_is_done_once(real: Schema, killed: type[PostgresStore]) -> None:
     live: list[tuple[str, Request]] = [
         ("r1", add("TEAPOT", 3)),
         ("c", checkout(1)),

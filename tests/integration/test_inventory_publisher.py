@@ -63,7 +63,7 @@ def told(topics: Topics) -> list[tuple[str, int, int]]:
     return [(each.product, each.version, each.available) for each in stock]
 
 
-async def test_everything_is_told_once_and_then_what_changes(shop: Schema) -> None:
+async def test_everything_is_sent_once_and_then_only_changes(shop: Schema) -> None:
     topics, store = Topics(), shop.store()
     one = voice(shop, topics)
     await one.publish_changes(shop.connection)
@@ -130,7 +130,7 @@ async def test_the_next_publisher_goes_on_where_the_last_one_stored(shop: Schema
     assert told(topics) == [("MUG", 2, 4)]
 
 
-async def test_a_publisher_that_died_before_it_stored_its_position_tells_again(shop: Schema) -> None:
+async def test_a_publisher_that_crashed_before_it_stored_its_position_publishes_again(shop: Schema) -> None:
     class Gone(Topics):
         async def publish(self, topic: object, events: object) -> None:
             raise ConnectionError(topic, events)
@@ -152,7 +152,7 @@ async def test_all_of_it_can_be_asked_for_again(shop: Schema) -> None:
     assert await one.publish_changes(shop.connection) == 0
 
 
-async def test_a_dump_restored_on_another_cluster_is_told_from_the_beginning(shop: Schema) -> None:
+async def test_a_dump_restored_on_another_cluster_is_published_from_the_beginning(shop: Schema) -> None:
     await shop.connection.execute("UPDATE publisher SET position = '1000000000000'")
     topics = Topics()
     await voice(shop, topics).publish_changes(shop.connection)
@@ -224,7 +224,7 @@ async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
     assert await shop.rows("SELECT * FROM hold") == []
 
 
-async def test_a_cart_that_a_request_found_due_is_told_of_also_when_that_was_never_answered(shop: Schema) -> None:
+async def test_the_expiry_of_a_cart_is_published_even_if_its_request_was_not_answered(shop: Schema) -> None:
     """Whoever decides dies before anybody is told; the request is delivered again, and knows only its own outcome."""
     topics, store = Topics(), shop.store()
     inventory = InventoryAgents(store, NoContentionLocks(), topics.publish, LockPolicy(5, 5))
@@ -297,7 +297,7 @@ async def test_the_agent_answers_in_the_words_of_the_contract(shop: Schema) -> N
         await inventory.on_requests([asked("holdfast.inventory.clear", None)])
 
 
-async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> None:
+async def test_steps_of_an_order_are_answered_and_published(shop: Schema) -> None:
     topics = Topics()
     inventory = InventoryAgents(shop.store(), NoContentionLocks(), topics.publish, LockPolicy(5, 5))
 
@@ -327,7 +327,7 @@ async def test_what_is_done_for_an_order_is_told_and_published(shop: Schema) -> 
     assert topics.take(RESPONSES) == [], "what is owed to an order is asked again until it is done"
 
 
-async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) -> None:
+async def test_a_failure_of_postgres_reaches_the_batch_processor_unchanged(shop: Schema) -> None:
     async def refuse() -> postgres.Connection:
         raise psycopg.OperationalError("connection refused")
 
@@ -340,7 +340,7 @@ async def test_a_failure_of_postgres_reaches_the_guard_as_it_is(shop: Schema) ->
     assert topics.take(RESPONSES) == [], "nothing is decided"
 
 
-async def test_what_is_told_is_committed(shop: Schema) -> None:
+async def test_only_committed_decisions_are_published(shop: Schema) -> None:
     """Another connection sees it, at the moment at which it is told."""
     seen: list[tuple[list[str], list[tuple[str, int]]]] = []
 
@@ -369,7 +369,7 @@ def _received(id_: str, request: Request) -> ReceivedMessage[Request]:
     return ReceivedMessage(event, request, 0, 0)
 
 
-def test_the_crowd_queues_for_many_or_for_the_last_few() -> None:
+def test_contention_locks_apply_to_many_requests_or_the_last_units() -> None:
     crowd = LockPolicy(lock_above=5, lock_remaining=5)
     crowd.available_seen = {"PLENTY": 100, "FEW": 7}
     assert crowd.products_to_lock([add("PLENTY", 5)]) == set()

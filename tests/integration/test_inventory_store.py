@@ -153,7 +153,7 @@ async def test_a_due_cart_expires_before_anything_else_happens_to_it(shop: Inven
     assert [other.outcome.type, held.cart.revision] == ["held", 4]
 
 
-async def test_knocks_expire_a_cart_once(shop: InventoryStoreFixture) -> None:
+async def test_expiry_requests_expire_a_cart_once(shop: InventoryStoreFixture) -> None:
     await shop.tell(command("r1", add("TEAPOT", 4)))
     await shop.pass_time(minutes=15)
     [snapshot] = await shop.tell(command("x", Fail(user_id="ann", command={})))
@@ -283,7 +283,7 @@ async def test_a_lost_connection_is_replaced(real: Schema) -> None:
     assert answer.outcome.type == "held"
 
 
-async def test_a_stopped_worker_holds_nobody_up_for_long(real: Schema) -> None:
+async def test_a_stopped_worker_does_not_delay_shoppers_for_long(real: Schema) -> None:
     """As by SIGSTOP between the trips: the session lives, holds its locks and says nothing."""
     stopped = await postgres.connect(real.settings, "inventory", options=STORE_OPTIONS)
     await real.store().transact([command("r0", add("TEAPOT"))])
@@ -302,7 +302,7 @@ async def test_a_stopped_worker_holds_nobody_up_for_long(real: Schema) -> None:
     await stopped.close()
 
 
-async def test_what_can_never_work_is_not_tried_for_ever(real: Schema) -> None:
+async def test_permanent_errors_are_not_retried(real: Schema) -> None:
     await real.connection.execute("UPDATE inventory SET held = received WHERE product_code = 'MUG'")
     await real.connection.execute("INSERT INTO hold VALUES ('ann', 'MUG', 9, 100, 'GBP')")  # more than the stock says
     store = real.store()

@@ -124,7 +124,7 @@ async def outside(settings: Settings) -> AsyncIterator[Outside]:
         yield Outside(settings, producer, consumer)
 
 
-async def test_every_request_has_one_outcome_whatever_dies(
+async def test_every_request_has_one_outcome_under_any_crash(
     servers: Servers, settings: Settings, outside: Outside, tmp_path: Path
 ) -> None:
     inventory = Inventory(servers, settings)
@@ -185,7 +185,7 @@ async def test_every_request_has_one_outcome_whatever_dies(
         assert [process.wait(10) for process in running[1:]] == [0, 0], inventory.log.read_text()
 
 
-async def test_a_request_that_can_not_be_acted_on_is_put_aside_and_the_next_is_answered(
+async def test_a_request_that_cannot_be_handled_is_dead_lettered_and_the_next_answered(
     servers: Servers, settings: Settings, outside: Outside
 ) -> None:
     inventory = Inventory(servers, settings)
@@ -242,7 +242,9 @@ async def test_a_process_is_ready_when_it_has_its_partitions(servers: Servers, s
         (["--help"], 0, ""),
     ],
 )
-def test_wrong_use_is_told(arguments: list[str], code: int, told: str, servers: Servers, settings: Settings) -> None:
+def test_wrong_use_is_reported(
+    arguments: list[str], code: int, told: str, servers: Servers, settings: Settings
+) -> None:
     done = Inventory(servers, settings).command(*arguments)
     assert done.returncode == code
     assert told in done.stderr

@@ -342,7 +342,7 @@ def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: StubS
     assert not shop.ours()
 
 
-def test_a_taken_port_that_nobody_asked_for_is_exchanged(shop: StubStack) -> None:
+def test_a_port_in_use_is_replaced_unless_it_was_requested(shop: StubStack) -> None:
     """And the user is told who has it; a second shop can use the first one's servers."""
     with socket.create_server(("127.0.0.1", shop.ports["redis"])):
         result = shop(*INFRA)

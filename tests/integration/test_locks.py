@@ -70,7 +70,7 @@ async def test_nothing_to_lock_is_nothing_to_wait_for(any_locks: ContentionLocks
         assert held
 
 
-async def test_what_fails_inside_comes_out_as_it_is(any_locks: ContentionLocks) -> None:
+async def test_an_error_inside_a_lock_is_raised_unchanged(any_locks: ContentionLocks) -> None:
     with pytest.raises(KeyError):
         async with any_locks.hold({"A"}):
             raise KeyError
@@ -117,7 +117,7 @@ async def test_a_timeout_that_the_client_swallows_is_one_all_the_same(
     assert tries < 3
 
 
-async def test_a_crowd_goes_through_one_after_the_other(make: Callable[[], RedisContentionLocks]) -> None:
+async def test_contending_batches_go_through_one_after_the_other(make: Callable[[], RedisContentionLocks]) -> None:
     inside, most, got = 0, 0, 0
 
     async def go() -> None:
@@ -177,7 +177,7 @@ async def silent() -> AsyncIterator[str]:
         await writer.wait_closed()
 
 
-async def test_a_silent_redis_is_gone_without_and_not_asked_again_at_once(silent: str) -> None:
+async def test_without_an_answer_from_redis_locks_are_skipped_for_a_while(silent: str) -> None:
     locks = RedisContentionLocks(silent, "x.")
     away, asked = counted("away"), metrics.LOCK_SECONDS._sum.get()
     for _ in range(50):
@@ -224,7 +224,7 @@ async def test_a_redis_that_goes_while_a_lock_is_held_is_no_trouble(
         locks._release_script = redis.register_script("error('gone')")
 
 
-async def test_a_redis_that_does_not_let_go_keeps_nobody_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redis_that_hangs_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     locks = RedisContentionLocks("redis://127.0.0.1:1/0", "t.")
 
     async def late() -> None:

@@ -113,9 +113,7 @@ async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_t
     assert len(here.mails(order.email)) == 1
 
 
-async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_same_mail_twice_at_most(
-    here: NoticeStack, user: str
-) -> None:
+async def test_a_crash_before_a_mail_is_marked_sent_repeats_it_once_at_most(here: NoticeStack, user: str) -> None:
     order, deaths = Order(user), len(here.email.exits)
     here.email.arm(f"{HANDED_OVER}:1")
     await here.say(*order.confirmed())
@@ -128,7 +126,7 @@ async def test_who_is_killed_between_the_servers_answer_and_the_mark_sends_the_s
 
 
 @pytest.mark.timeout(300)
-async def test_a_worker_that_dies_at_every_point_in_turn(here: NoticeStack, user: str) -> None:
+async def test_a_worker_that_crashes_at_every_failpoint_in_turn(here: NoticeStack, user: str) -> None:
     """Each successor is armed for the next point, so that one wish, one order and one cart meet all of them."""
     order, deaths = Order(user), len(here.worker.exits)
     here.worker.arm(f"{AT_WORK[0]}:1")
@@ -159,7 +157,7 @@ async def test_a_worker_that_dies_at_every_point_in_turn(here: NoticeStack, user
             await asyncio.sleep(0.5)
 
 
-async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(here: NoticeStack, user: str) -> None:
+async def test_a_failed_mail_is_sent_once_by_a_redrive_and_by_no_replay(here: NoticeStack, user: str) -> None:
     sent, order = Order(f"{user}-sent"), Order(user)
     await here.say(*sent.confirmed())
     await here.settled(sent.user, 3)
@@ -204,7 +202,7 @@ async def test_what_fails_for_good_is_sent_once_by_a_redrive_and_by_no_replay(he
     assert len(pushed) == 1, "what was told before is not told again"
 
 
-async def test_who_wants_no_mail_gets_none_and_the_last_wish_counts(here: NoticeStack, user: str) -> None:
+async def test_a_user_without_mail_gets_no_mail_and_the_last_preference_counts(here: NoticeStack, user: str) -> None:
     now = datetime.now(UTC)
     await here.say(
         asked(user, notices.Prefer(user_id=user, email=False, sms=True, push=True), now),
@@ -236,7 +234,7 @@ async def test_a_cart_is_warned_of_once_at_its_last_end(here: NoticeStack, user:
     assert here.notices(other) == {}
 
 
-async def test_who_is_forgotten_is_told_nothing_old_again(here: NoticeStack, user: str) -> None:
+async def test_a_forgotten_user_gets_no_old_notices(here: NoticeStack, user: str) -> None:
     order = Order(user)
     told = order.confirmed()
     await here.say(*told)

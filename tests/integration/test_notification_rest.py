@@ -53,7 +53,7 @@ async def listed(edge: httpx.AsyncClient, headers: dict[str, str], count: int) -
             await asyncio.sleep(0.1)
 
 
-async def test_a_service_tells_somebody_something_once(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
+async def test_a_service_sends_a_notice_once(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
     service, shopper = bearer(here, "billing", "service"), bearer(here, user)
     wanted = {"user_id": user, "channel": "push", "params": {"title": "Hello", "body": "World"}, "cause": "news/1"}
     address = here.edge.replace("http", "ws") + "/v1/stream"
@@ -83,7 +83,9 @@ async def test_the_same_key_is_the_same_notice(here: NoticeStack, edge: httpx.As
     assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
 
 
-async def test_who_waits_for_preferences_has_them(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:
+async def test_preferences_are_returned_to_a_waiting_client(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
     headers = bearer(here, user)
     address = f"{URL}/preferences"
     assert (await edge.get(address, headers=headers)).json() == {"email": True, "sms": True, "push": True}

@@ -33,7 +33,7 @@ async def balanced(here: Schema) -> dict[str, object]:
     return dict(report["figures"])
 
 
-async def test_an_order_goes_all_the_way_and_tells_of_it(here: Schema) -> None:
+async def test_a_whole_order_and_its_notices(here: Schema) -> None:
     saga = here.saga()
     await deliver(saga, ANN)
     assert await here.types(ANN.id) == WHOLE_LIFE
@@ -103,7 +103,7 @@ async def test_a_cancellation_of_an_order_that_never_comes_is_answered_at_last(h
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
-async def test_what_was_refused_stays_refused_when_it_is_delivered_again(here: Schema, *, together: bool) -> None:
+async def test_a_refused_request_stays_refused_on_redelivery(here: Schema, *, together: bool) -> None:
     saga = here.saga()
     refund, stranger = received(orders.Refund(**ANN.ids), "x1"), received(orders.Cancel(**ANN.ids), "x2")
     await saga.on_order_requests([stranger])
@@ -125,7 +125,7 @@ async def test_what_was_refused_stays_refused_when_it_is_delivered_again(here: S
     assert "refund-asked" in await here.types(ANN.id), "another request is another matter"
 
 
-async def test_what_was_accepted_is_answered_again_as_such(here: Schema) -> None:
+async def test_an_accepted_request_is_answered_again_on_redelivery(here: Schema) -> None:
     saga, cancel = here.saga(), received(orders.Cancel(**ANN.ids), "x1")
     await saga.on_order_requests([ANN.place()])
     await saga.on_inventory_responses([ANN.committed()])
@@ -179,7 +179,7 @@ async def test_a_forged_order_and_a_strangers_message_are_not_taken(here: Schema
     assert (answer.subject, answer.data["reason"]) == ("mallory", "unknown_order")
 
 
-async def test_what_was_committed_and_not_told_is_told_when_it_comes_again(here: Schema) -> None:
+async def test_unpublished_events_are_published_on_redelivery(here: Schema) -> None:
     saga = here.saga()
     await saga.on_order_requests([ANN.place()])
     here.broker.take(orders.EVENTS)
@@ -195,7 +195,7 @@ async def test_what_was_committed_and_not_told_is_told_when_it_comes_again(here:
     assert here.broker.kinds(orders.EVENTS) == []
 
 
-async def test_what_was_committed_and_not_told_is_told_at_last_if_it_never_comes_again(here: Schema) -> None:
+async def test_unpublished_events_are_published_without_redelivery(here: Schema) -> None:
     saga = here.saga()
     await saga.on_order_requests([ANN.place()])
     here.broker.away = True
@@ -273,7 +273,7 @@ async def test_many_agents_work_on_the_same_orders_and_each_thing_happens_once(h
     assert (figures["orders_delivered"], figures["money_captured"]) == (12, 12 * 300)
 
 
-async def test_who_decides_on_an_old_version_fails(here: Schema) -> None:
+async def test_a_decision_on_an_old_version_fails(here: Schema) -> None:
     await deliver(here.saga(), ANN)
     with pytest.raises(psycopg.errors.UniqueViolation):
         await here.connection.execute(

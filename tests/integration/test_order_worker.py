@@ -149,7 +149,7 @@ def audited(shop: Processes, **more: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-async def test_every_worker_dies_at_its_point_and_all_orders_end(shop: Processes, fakes: FakeServices) -> None:
+async def test_every_worker_crashes_at_its_failpoint_and_all_orders_end(shop: Processes, fakes: FakeServices) -> None:
     buyings: list[Buying] = []
     async with asyncio.timeout(PATIENCE):
         while not all(replica.exits for replica in shop.replicas):
@@ -195,7 +195,7 @@ async def test_orders_end_and_each_step_is_asked_for(shop: Processes, fakes: Fak
     assert figures["money_captured"] == figures["money_confirmed"] + figures["money_refunded"]
 
 
-async def test_adds_are_passed_over_and_strays_are_put_aside(shop: Processes, fakes: FakeServices) -> None:
+async def test_adds_are_skipped_and_unexpected_messages_are_dead_lettered(shop: Processes, fakes: FakeServices) -> None:
     held = inventory.Refused(reason="out_of_stock", product="MUG")
     for number in range(50):
         await fakes.send(inventory.RESPONSES, Buying(f"adds-{number}").decided(held))

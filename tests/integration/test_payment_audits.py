@@ -61,7 +61,7 @@ WELL = f"('a', 'o', 'ann', 'a', 'charge', 'captured', 10, 'GBP', {LONG_AGO}, 'ca
         (["('b', 'p', 'ann', 'b', 'charge', 'open', NULL, NULL, NULL, NULL, now(), 'infinity')"], "is leased until"),
     ],
 )
-async def test_what_is_wrong_with_payments_is_found(payment: Connection, planted: list[str], found: str) -> None:
+async def test_faults_of_payments_are_found(payment: Connection, planted: list[str], found: str) -> None:
     await payment.execute(f"{STEP} {WELL}".encode())
     report = await payments.audit(payment, GRACE)
     assert (report["ok"], report["figures"]["captured"]) == (True, 10)
@@ -73,7 +73,7 @@ async def test_what_is_wrong_with_payments_is_found(payment: Connection, planted
     assert wrong["digest"] != report["digest"]
 
 
-async def test_a_provider_that_remembers_otherwise_is_told_of(payment: Connection) -> None:
+async def test_a_provider_that_disagrees_is_reported(payment: Connection) -> None:
     await payment.execute(f"{STEP} {WELL}".encode())
     entry = {"key": "a", "charge": "a", "type": "captured", "amount": 10, "order_id": "o"}
     assert (await payments.audit(payment, GRACE, [entry]))["ok"]
@@ -94,7 +94,7 @@ SENT = f"""('a', 'o', 'ann', 'book', 'delivered', 'T', '[{{"to": "booked"}}]', 1
         ("('b', 'p', 'ann', 'book', 'booked', 'T', '[]', 0, now(), now(), 'infinity')", "is leased until"),
     ],
 )
-async def test_what_is_wrong_with_parcels_is_found(delivery: Connection, planted: str, found: str) -> None:
+async def test_faults_of_parcels_are_found(delivery: Connection, planted: str, found: str) -> None:
     await delivery.execute(f"{PARCEL} {SENT}".encode())
     report = await deliveries.audit(delivery, GRACE)
     assert (report["violations"], report["figures"]["delivered"]) == ([], 1)

@@ -99,7 +99,7 @@ def order() -> str:
     return f"o-{secrets.token_hex(4)}"
 
 
-async def test_approved_is_captured_once_and_told_again_when_asked_again(payment: Payment, order: str) -> None:
+async def test_an_approved_payment_is_captured_once_and_answered_again(payment: Payment, order: str) -> None:
     await payment.say(charge(order, "tok_approve"))
     await payment.told(order, "captured")
     await payment.say(charge(order, "tok_approve"), Query(**of(order)))
@@ -121,14 +121,14 @@ async def test_declined_and_one_whose_token_is_unknown(payment: Payment, order: 
     await payment.told(order, "declined", "voided")
 
 
-async def test_a_wrong_amount_is_told_as_it_was_taken(payment: Payment, order: str) -> None:
+async def test_a_wrong_amount_is_published_as_it_was_captured(payment: Payment, order: str) -> None:
     await payment.say(charge(order, "tok_wrong_amount"), charge(f"{order}-2", "tok_twice"))
     await payment.told(order, "captured")
     await payment.told(f"{order}-2", "captured")
     assert (amounts(payment.talk, order), amounts(payment.talk, f"{order}-2")) == ([999], [1000])
 
 
-async def test_a_timeout_is_asked_about_told_once_and_voided(payment: Payment, order: str) -> None:
+async def test_a_timeout_is_queried_published_once_and_voided(payment: Payment, order: str) -> None:
     await payment.say(charge(order, "tok_timeout"))
     await payment.told(order, "unknown")
     await payment.say(Void(**of(order)))
@@ -186,7 +186,7 @@ async def test_a_question_about_nothing_is_answered_and_waits_for_its_charge(pay
     assert payment.talk.of(f"{order}-nobody") == []
 
 
-async def test_a_provider_that_is_away_loses_no_charge_and_stops_nobody(payment: Payment, order: str) -> None:
+async def test_an_absent_provider_loses_no_charge_and_blocks_no_other_order(payment: Payment, order: str) -> None:
     payment.server.control = payment.server.control.model_copy(update={"down": True})
     orders = [f"{order}-{number}" for number in range(30)]
     for each in orders:

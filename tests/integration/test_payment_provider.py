@@ -163,7 +163,7 @@ async def test_a_wrong_key_is_ours_to_mend_and_no_outcome() -> None:
                 await client.execute(STEP, create("tok_approve"))
 
 
-async def test_what_makes_no_sense_is_no_outcome() -> None:
+async def test_an_answer_that_makes_no_sense_is_not_an_outcome() -> None:
     async with (
         listener([{"status": "captured"}, {"status": "eaten"}]) as (url, _),
         ProviderClient(url, KEY, timeout=1) as client,

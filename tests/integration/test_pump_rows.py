@@ -89,7 +89,7 @@ async def place(request: pytest.FixtureRequest, settings: Settings, connection: 
     await rows.close()
 
 
-async def test_what_is_due_is_leased_once_the_longest_due_first(place: Place) -> None:
+async def test_due_rows_are_leased_once_the_longest_due_first(place: Place) -> None:
     await place.add("a", "b", "c")
     first = await place.take(2)
     assert sorted(leased.key for leased in first) == ["a", "b"]

@@ -113,7 +113,7 @@ async def test_between_two_times_and_between_two_offsets(holdfast: Holdfast, set
     assert await listed("--from", "1000") == set()
 
 
-async def test_what_lies_astray_or_has_no_key(holdfast: Holdfast, settings: Settings) -> None:
+async def test_misplaced_records_and_records_without_a_key(holdfast: Holdfast, settings: Settings) -> None:
     await ensure_topics(settings, [EVENTS])
     user = b"user-1"
     astray, keyless = (partition(user) + 1) % PARTITIONS, (partition(user) + 2) % PARTITIONS
@@ -208,7 +208,7 @@ async def counts(holdfast: Holdfast, *words: str) -> dict[str, int]:
     return {row["reason"]: row["count"] for row in await run(holdfast, "dlq", "list", *words)}
 
 
-async def test_letters_are_counted_by_topic_and_reason(
+async def test_dead_letters_are_counted_by_topic_and_reason(
     holdfast: Holdfast, settings: Settings, letters: list[str]
 ) -> None:
     rows = {row["reason"]: row for row in await run(holdfast, "dlq", "list")}
@@ -230,7 +230,7 @@ async def test_letters_are_counted_by_topic_and_reason(
     assert complaint == "1 records on the dead-letter topics are not dead letters; ignored\n"
 
 
-async def test_a_letter_can_be_read(holdfast: Holdfast, letters: list[str]) -> None:
+async def test_a_dead_letter_can_be_read(holdfast: Holdfast, letters: list[str]) -> None:
     event = EVENTS_SENT[4]
     for words in (["--id", letters[3]], ["--id", "r4"], ["--id", event.id], ["--key", "user-4"]):
         told = await run(holdfast, "dlq", "show", *words)
@@ -265,7 +265,7 @@ async def test_a_redrive_puts_the_original_back_once(
     assert len(await lying(settings, EVENTS)) == 6
 
 
-async def test_what_is_dropped_is_settled_and_not_sent(
+async def test_a_dropped_dead_letter_is_settled_and_not_sent(
     holdfast: Holdfast, settings: Settings, letters: list[str]
 ) -> None:
     assert (await run(holdfast, "dlq", "drop", "--key", "user-1"))["dropped"] == 1
@@ -276,7 +276,7 @@ async def test_what_is_dropped_is_settled_and_not_sent(
     assert await lying(settings, EVENTS) == []
 
 
-async def test_the_mark_stands_beside_its_letter_under_its_key(
+async def test_a_settlement_has_the_partition_and_key_of_its_dead_letter(
     holdfast: Holdfast, settings: Settings, letters: list[str]
 ) -> None:
     await run(holdfast, "dlq", "drop", "--id", letters[3])
@@ -287,7 +287,7 @@ async def test_the_mark_stands_beside_its_letter_under_its_key(
 
 
 @pytest.mark.parametrize("command", ["show", "redrive", "drop"])
-async def test_a_letter_that_is_not_there_is_a_sentence_and_status_1(
+async def test_an_unknown_dead_letter_is_a_sentence_and_status_1(
     holdfast: Holdfast, letters: list[str], command: str
 ) -> None:
     status, answer, complaint = await asyncio.to_thread(holdfast, "dlq", command, "--id", "no-such")

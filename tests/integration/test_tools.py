@@ -147,7 +147,7 @@ def test_a_server_that_does_not_answer_is_one_sentence(alone: Holdfast, command:
 
 
 @pytest.mark.parametrize("how", ["--help", "--help=variables", "-?", "--version", "-V"])
-def test_psql_tells_of_itself_without_a_shop(alone: Holdfast, how: str) -> None:
+def test_psql_shows_its_help_without_a_shop(alone: Holdfast, how: str) -> None:
     child = alone.start("psql", how)
     answer, complaint = child.communicate(timeout=60)
     assert (child.returncode, complaint) == (0, b"")
@@ -174,7 +174,7 @@ def test_logs_follow_until_they_are_interrupted(alone: Holdfast) -> None:
     assert (*child.communicate(timeout=30), child.returncode) == (b"", b"", 0)
 
 
-def test_topics_tells_this_shops_topics_and_no_others(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
+def test_topics_lists_only_this_shops_topics(holdfast: Holdfast, sent: list[str], prefix: str) -> None:
     status, answer, _ = holdfast("topics", "--json")
     (topic,) = json.loads(answer)
     assert status == 0
@@ -184,7 +184,7 @@ def test_topics_tells_this_shops_topics_and_no_others(holdfast: Holdfast, sent: 
     assert f"{prefix}tools.events.v1" in holdfast("topics")[1]
 
 
-def test_tail_tells_records_in_their_order_as_the_console_consumer_does(holdfast: Holdfast, sent: list[str]) -> None:
+def test_tail_prints_records_in_the_order_of_the_console_consumer(holdfast: Holdfast, sent: list[str]) -> None:
     assert holdfast("tail", "tools.events.v1") == (0, "".join(f"{line}\n" for line in sent), "")
 
 
@@ -210,7 +210,7 @@ def test_tail_for_machines_has_the_place(holdfast: Holdfast, sent: list[str], pr
     assert all({"partition", "offset", "timestamp", "key"} <= line.keys() for line in lines)
 
 
-async def test_tail_tells_what_is_no_event(holdfast: Holdfast, settings: Settings) -> None:
+async def test_tail_prints_records_that_are_not_events(holdfast: Holdfast, settings: Settings) -> None:
     async def run(how: str) -> str:
         status, answer, _ = await asyncio.to_thread(holdfast, "tail", "tools.events.v1", how)
         assert status == 0
@@ -311,7 +311,7 @@ async def acknowledge(settings: Settings, group: str, key: bytes) -> int:
         await reader.stop()
 
 
-async def test_top_tells_processes_lag_and_rates(
+async def test_top_shows_processes_lag_and_rates(
     watched: tuple[Holdfast, ExitStack], settings: Settings, sent: list[str], prefix: str
 ) -> None:
     holdfast, _ = watched
@@ -343,7 +343,7 @@ async def test_top_without_a_terminal_is_one_table(
     assert f"{prefix}readers" in answer
 
 
-async def test_top_without_kafka_tells_the_rest(watched: tuple[Holdfast, ExitStack]) -> None:
+async def test_top_without_kafka_shows_the_rest(watched: tuple[Holdfast, ExitStack]) -> None:
     holdfast, _ = watched
     file = holdfast.folder / "root" / "stack.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"kafka": "127.0.0.1:1"}))
@@ -441,7 +441,7 @@ def test_a_file_that_is_no_catalogue_is_refused_with_the_services_own_status(hol
 
 
 @pytest.mark.parametrize(("buyers", "stock"), [(2, 1), (17, 16), (200, 25), (40, 39), (33, 1)])
-def test_without_the_guard_it_always_oversells(holdfast: Holdfast, buyers: int, stock: int) -> None:
+def test_without_the_stock_check_it_always_oversells(holdfast: Holdfast, buyers: int, stock: int) -> None:
     command = ("prove", "oversell", "--control", "--json", "--buyers", str(buyers), "--stock", str(stock))
     status, answer, _ = holdfast(*command)
     told = json.loads(answer)

@@ -80,7 +80,7 @@ async def test_an_order_is_bought_followed_and_cancelled(page: Page, edge: Runni
     await expect(order.get_by_role("button")).to_be_hidden()
 
 
-async def test_what_is_on_its_way_is_not_cancelled(page: Page, edge: Running) -> None:
+async def test_an_order_in_delivery_is_not_cancelled(page: Page, edge: Running) -> None:
     await page.get_by_role("button", name="Buy it").click()
     order = page.locator(".order")
     await expect(order).to_have_attribute("data-status", "committed")

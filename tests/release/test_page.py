@@ -300,7 +300,7 @@ async def buy(page: Page, product: str, word: str, *, pays: str) -> Locator:
     return order
 
 
-async def test_what_is_bought_is_paid_packed_and_sent(page: Page, product: str, word: str) -> None:
+async def test_an_order_is_paid_packed_and_sent(page: Page, product: str, word: str) -> None:
     order = await buy(page, product, word, pays="tok_approve")
     await expect(page.locator("#cart-empty")).to_be_visible()
     await expect(order).to_have_attribute("data-status", re.compile("confirmed|shipped|delivered"))
@@ -321,9 +321,7 @@ async def test_a_payment_that_is_declined_brings_the_cart_back(page: Page, produ
 # ---- cuts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_decided_and_asked_during_a_cut_is_there_once_afterwards(
-    page: Page, product: str, word: str
-) -> None:
+async def test_changes_during_a_disconnect_appear_once_afterwards(page: Page, product: str, word: str) -> None:
     line = await Line.of(page)
     await visit(page, word)
     line.hold_back()
@@ -340,7 +338,7 @@ async def test_what_was_decided_and_asked_during_a_cut_is_there_once_afterwards(
     assert await held_by_shop(page) == {product: 5}
 
 
-async def test_what_is_undecided_outlives_a_reload(page: Page, product: str, word: str) -> None:
+async def test_undecided_requests_outlive_a_reload(page: Page, product: str, word: str) -> None:
     line = await Line.of(page)
     await visit(page, word)
     await line.cut()

@@ -118,7 +118,7 @@ async def test_a_leap_asks_for_the_cart_once_and_settles_the_request(page: Page)
     assert (told["version"], told["lines"]) == (3, [["TEAPOT", "held", 3, 3]])
 
 
-async def test_what_is_not_above_ours_only_settles_its_request(page: Page) -> None:
+async def test_an_outcome_of_an_old_version_only_settles_its_request(page: Page) -> None:
     told = await drive(page, welcome(), cart(5, ("TEAPOT", 7)), add(), held("i1", 2, 5), held("i1", 2, 5))
     assert (told["version"], told["lines"], told["saved"]) == (5, [["TEAPOT", "held", 7, 7]], None)
 
@@ -128,7 +128,7 @@ async def test_outcomes_that_swap_end_at_the_same_cart(page: Page) -> None:
     assert (told["version"], told["lines"]) == (2, [["TEAPOT", "held", 2, 2]])
 
 
-async def test_a_cart_that_is_older_than_ours_is_ignored_and_one_older_than_heard_of_asked_again(page: Page) -> None:
+async def test_an_old_cart_is_ignored_and_requested_again_if_a_newer_one_exists(page: Page) -> None:
     old = await drive(page, welcome(), cart(4, ("TEAPOT", 4)), cart(3, ("TEAPOT", 3)))
     assert (old["version"], old["lines"]) == (4, [["TEAPOT", "held", 4, 4]])
     lag = await drive(page, *LIVE, held("x", 5, 5), cart(4, ("TEAPOT", 4), id="i1"), ("tick", 1000))
@@ -167,7 +167,7 @@ async def test_a_removal_hides_its_line_at_once_and_an_empty_cart_has_no_clock(p
     assert (gone["lines"], gone["version"], gone["left"]) == ([], 2, None)
 
 
-async def test_what_another_page_asked_for_is_shown_until_its_outcome(page: Page) -> None:
+async def test_a_request_of_another_page_is_shown_until_its_outcome(page: Page) -> None:
     pending = {"id": "x", "type": "add", "product": "TEAPOT", "quantity": 2, "since": START}
     told = await drive(page, welcome(), cart(1, ("TEAPOT", 1), pending=(pending,)))
     assert told["lines"] == [["TEAPOT", "pending", 1, 3]]
@@ -175,7 +175,7 @@ async def test_what_another_page_asked_for_is_shown_until_its_outcome(page: Page
     assert told["lines"] == [["TEAPOT", "held", 3, 3]]
 
 
-async def test_an_expired_cart_is_empty_and_told_once(page: Page) -> None:
+async def test_an_expired_cart_is_empty_and_reported_once(page: Page) -> None:
     expired = frame("expired", lines=[{"product": "TEAPOT", "quantity": 2}], version=2)
     told = await drive(page, welcome(), cart(1, ("TEAPOT", 2)), expired, expired)
     assert (told["lines"], told["version"], told["left"]) == ([], 2, None)
@@ -227,7 +227,7 @@ async def test_after_a_cut_the_old_view_stays_and_only_the_unknown_is_sent_again
     assert (told["version"], told["lines"][0]) == (9, ["TEAPOT", "held", 2, 2])
 
 
-async def test_what_the_shop_says_nothing_of_is_sent_again(page: Page) -> None:
+async def test_an_unknown_request_is_sent_again(page: Page) -> None:
     told = await drive(
         page,
         *LIVE,
@@ -240,7 +240,7 @@ async def test_what_the_shop_says_nothing_of_is_sent_again(page: Page) -> None:
     assert [each["id"] for each in told["sent"][-1]] == ["i1"]
 
 
-async def test_what_is_asked_while_resuming_is_sent_after_it(page: Page) -> None:
+async def test_requests_made_while_resuming_are_sent_afterwards(page: Page) -> None:
     back = (*LIVE, ("handleDisconnect",), welcome(), add())
     assert (await drive(page, *back))["sent"][-1] == []
     told = await drive(page, *back, cart(0, id="i1"), frame("resumed", id="i1", pending=[], unknown=[]))
@@ -263,7 +263,7 @@ async def test_another_shopper_inherits_nothing(page: Page) -> None:
     assert [event["type"] for event in told["events"]] == ["new_user"]
 
 
-async def test_what_was_perhaps_not_accepted_is_sent_again_unchanged(page: Page) -> None:
+async def test_a_request_that_may_be_lost_is_sent_again_unchanged(page: Page) -> None:
     for code in ("unavailable", "rate_limited", "too_many"):
         error = frame("error", id="i1", code=code, detail="", retry_after=2)
         told = await drive(page, *LIVE, add(2), error, ("tick", 1999), ("tick", 2000), ("tick", 9999))
@@ -271,7 +271,7 @@ async def test_what_was_perhaps_not_accepted_is_sent_again_unchanged(page: Page)
         assert told["lines"] == [["TEAPOT", "pending", 0, 2]]
 
 
-async def test_what_can_never_be_accepted_is_settled(page: Page) -> None:
+async def test_a_request_that_can_never_be_accepted_is_settled(page: Page) -> None:
     told = await drive(page, *LIVE, add(2), frame("error", id="i1", code="bad_quantity", detail=""))
     assert (told["saved"], told["refusals"]) == (None, ["bad_quantity"])
 

@@ -25,7 +25,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 @pytest.mark.timeout(500)
-def test_a_clean_clone_is_a_running_shop_and_its_first_minute_goes_as_it_is_told(tmp_path: Path) -> None:
+def test_the_readmes_first_minute_works_in_a_clean_clone(tmp_path: Path) -> None:
     """`make up`, and then all commands in one shell, in their order, as whoever has just cloned it would."""
     clone = tmp_path / "holdfast"
     subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)

@@ -60,7 +60,7 @@ def told(outcome: inventory.Outcome, request_id: str = "r1", **more: Any) -> car
 
 
 @pytest.mark.parametrize("wanted", CHECKOUTS)
-def test_the_same_is_asked_again_and_nothing_personal_is_kept(wanted: cart.Checkout) -> None:
+def test_a_retry_equals_the_request_and_nothing_personal_is_stored(wanted: cart.Checkout) -> None:
     state = model.add_pending(model.Cart(), "r1", wanted, accepted=NOW)
     kept = state.model_dump_json()
     (pending,) = model.Cart.model_validate_json(kept).pending
@@ -69,7 +69,7 @@ def test_the_same_is_asked_again_and_nothing_personal_is_kept(wanted: cart.Check
         assert personal not in kept
 
 
-def test_the_order_is_told_all_and_inventory_what_it_needs() -> None:
+def test_orders_get_the_whole_checkout_and_inventory_only_its_part() -> None:
     wanted = CHECKOUTS[1]
     place = model.to_order_request(wanted)
     assert {name: getattr(place, name) for name in orders.Place.model_fields} == {
@@ -80,7 +80,7 @@ def test_the_order_is_told_all_and_inventory_what_it_needs() -> None:
     )
 
 
-def test_how_it_is_asked_for_is_nobody_elses_affair() -> None:
+def test_the_intended_command_is_not_part_of_the_cart_view() -> None:
     state = model.add_pending(model.Cart(), "r1", checkout(items=ITEMS), accepted=NOW)
     (pending,) = model.cart_view(state).pending
     assert (pending.id, pending.type, pending.commit) == ("r1", "checkout", None)
@@ -107,7 +107,7 @@ RESERVED: list[tuple[inventory.Outcome, str | None]] = [
 
 
 @pytest.mark.parametrize(("outcome", "state"), RESERVED)
-def test_a_service_is_told_of_its_reservation(outcome: inventory.Outcome, state: str | None) -> None:
+def test_a_service_gets_the_state_of_its_reservation(outcome: inventory.Outcome, state: str | None) -> None:
     found = told(outcome, session="s")
     assert isinstance(found, cart.Reservation)
     assert (found.reservation_id, found.state, found.session) == (ORDER, state, "s")
@@ -115,7 +115,7 @@ def test_a_service_is_told_of_its_reservation(outcome: inventory.Outcome, state:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome, _ in RESERVED[1:]])
-def test_of_an_orders_own_steps_nobody_is_told(outcome: inventory.Outcome) -> None:
+def test_steps_of_an_order_are_not_sent_to_the_shopper(outcome: inventory.Outcome) -> None:
     assert told(outcome, f"{ORDER}/sell") is None
 
 
@@ -123,7 +123,7 @@ def test_of_an_orders_own_steps_nobody_is_told(outcome: inventory.Outcome) -> No
     ("outcome", "request_id"),
     [(committed(), "r1"), (inventory.Released(order_id=ORDER, version=4), f"{ORDER}/release")],
 )
-def test_a_cart_that_an_order_took_or_gave_back_is_told_whole(outcome: inventory.Outcome, request_id: str) -> None:
+def test_a_cart_that_a_checkout_or_release_changed_is_sent_in_full(outcome: inventory.Outcome, request_id: str) -> None:
     before = model.Cart(revision=3, lines=(LINE,))
     for replayed in (False, True):  # whoever decided first may have died before anybody heard of it
         news = decided(outcome, replayed=replayed)
@@ -178,7 +178,7 @@ class AgentRun:
         return sent
 
 
-async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id() -> None:
+async def test_a_checkout_goes_to_orders_first_then_to_inventory_under_one_id() -> None:
     shop = AgentRun()
     await shop.request(checkout())
     (place, commit) = shop.take()
@@ -189,7 +189,7 @@ async def test_a_checkout_is_told_to_orders_first_then_to_inventory_under_one_id
     inventory.REQUEST_REGISTRY.parse(Envelope.decode(commit[1].key, commit[1].encode()))
 
 
-async def test_only_inventory_is_asked_again() -> None:
+async def test_only_the_request_to_inventory_is_retried() -> None:
     shop = AgentRun()
     await shop.request(checkout(items=ITEMS))
     first = shop.take()[1][1]
@@ -199,7 +199,7 @@ async def test_only_inventory_is_asked_again() -> None:
     assert (topic, again.data, again.requestid) == (inventory.REQUESTS.name, first.data, "r1")
 
 
-async def test_what_is_pending_and_makes_no_sense_keeps_nobody_else_from_being_asked_for() -> None:
+async def test_a_senseless_pending_request_does_not_block_other_retries() -> None:
     shop = AgentRun()
     senseless = model.Cart(pending=(cart.PendingRequest(id="odd", type="checkout", since=NOW),))
     shop.agents.carts.put("abe", model.Cart(), senseless)  # by another's hand: a checkout knows what it asks for
@@ -272,7 +272,7 @@ def test_a_checkout_is_a_request_with_one_outcome() -> None:
     assert faults(kept) == []
 
 
-def test_an_order_that_was_decided_in_one_way_and_told_in_another_is_found() -> None:
+def test_an_order_that_was_decided_and_published_differently_is_found() -> None:
     kept = books()
     kept.add_request(record(checkout(), "/edge"))
     kept.add_decision(record(decided(SOLD_OUT), "/inventory"))
@@ -280,7 +280,7 @@ def test_an_order_that_was_decided_in_one_way_and_told_in_another_is_found() -> 
     assert "answered differently from its decision" in faults(kept)[0]
 
 
-def test_a_checkout_of_another_order_than_its_own_is_put_aside() -> None:
+def test_a_checkout_with_a_foreign_order_id_is_undecodable() -> None:
     fields = {"id": "e1", "source": "/edge", "type": cart.Checkout.TYPE, "subject": "ann", "time": NOW}
     event = Envelope(**fields, requestid="r1", data=checkout().model_dump(mode="json"))
     assert cart.REQUEST_REGISTRY.parse(event) == checkout()

@@ -49,13 +49,13 @@ def test_a_request_is_noted_once() -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES[1:])
-def test_what_is_asked_to_go_is_gone_at_once(change: cart.Change) -> None:
+def test_a_removed_line_is_hidden_at_once(change: cart.Change) -> None:
     state = model.apply_decision(model.Cart(), "r0", decided(1, line()))
     assert model.cart_view(state).lines == (line(),)
     assert model.cart_view(model.add_pending(state, "r1", change, accepted=NOW)).lines == ()
 
 
-def test_what_is_asked_for_is_not_there_before_it_is_granted() -> None:
+def test_an_added_line_is_not_shown_before_it_is_granted() -> None:
     assert model.cart_view(model.add_pending(model.Cart(), "r1", CHANGES[0], accepted=NOW)).lines == ()
 
 
@@ -102,11 +102,11 @@ def test_each_outcome_has_its_own_response(outcome: inventory.Outcome, response:
 
 
 @pytest.mark.parametrize("outcome", [each for each, _ in OUTCOMES[6:]])
-def test_a_read_without_a_session_is_told_to_nobody(outcome: inventory.Outcome) -> None:
+def test_a_read_without_a_session_is_not_delivered(outcome: inventory.Outcome) -> None:
     assert model.to_response(model.Cart(), "r1", decided(2, outcome=outcome)) is None
 
 
-def test_who_comes_back_learns_what_is_decided_pending_and_unknown() -> None:
+def test_a_client_that_resumes_gets_decided_pending_and_unknown_requests() -> None:
     state = model.add_pending(
         model.apply_decision(model.Cart(), "r0", decided(1, line())), "r2", CHANGES[0], accepted=NOW
     )
@@ -123,7 +123,7 @@ def test_reads_are_given_up_after_thirty_seconds() -> None:
     assert not model.is_fresh(NOW, now=NOW + timedelta(seconds=31))
 
 
-def test_what_stays_pending_is_asked_again_less_and_less_often() -> None:
+def test_pending_requests_are_retried_less_and_less_often() -> None:
     reminders = model.RetrySchedule()
     reminders.add("ann", "r1", now=NOW)
     asked = []
@@ -142,7 +142,7 @@ def test_reminders_are_bounded_a_round() -> None:
     assert rounds == [100, 100, 50, 0]
 
 
-def test_lines_that_an_old_removal_hid_and_that_are_seen_again_are_told() -> None:
+def test_lines_that_reappear_after_an_old_removal_are_sent() -> None:
     kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
     old = inventory.Removed(version=3)
     before = model.add_pending(kept, "r1", CHANGES[3], accepted=NOW)
@@ -157,7 +157,7 @@ def test_lines_that_an_old_removal_hid_and_that_are_seen_again_are_told() -> Non
     assert model.unhides_lines(before, model.apply_decision(before, "r2", refused), refused)
 
 
-def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
+def test_an_immediate_removal_is_sent_as_its_outcome_only() -> None:
     kept = model.Cart(revision=9, expires_at=NOW + timedelta(minutes=15), lines=(line("MUG"), line()))
     before = model.add_pending(kept, "r1", CHANGES[2], accepted=NOW)
     done = decided(10, line("MUG"), outcome=inventory.Removed(product="TEAPOT", version=10))
@@ -167,7 +167,7 @@ def test_a_removal_that_is_done_now_is_told_by_its_outcome_alone() -> None:
     assert not model.unhides_lines(after, model.apply_decision(after, "r1", twice), twice)
 
 
-def test_a_kept_cart_that_cannot_be_read_is_empty_and_stops_nobody() -> None:
+def test_an_unreadable_stored_cart_is_empty_and_blocks_no_other() -> None:
     pending = model.add_pending(model.Cart(), "r1", cart.Add(user_id="bob", product="MUG", quantity=1), accepted=NOW)
     table = MemoryTable()
     table.kept = {b"ann": b"\xff\xfe", b"bob": pending.model_dump_json().encode()}

@@ -66,7 +66,7 @@ class Worker:
         (committed("order"), True),
     ],
 )
-async def test_a_decision_is_told_once_as_news(outcome: inventory.Outcome, pending: bool) -> None:
+async def test_a_decision_is_published_once_without_the_replay_mark(outcome: inventory.Outcome, pending: bool) -> None:
     worker = Worker(pending=pending)
     assert [await worker.hear(outcome) for _ in range(3)] == [False, True, True]
 
@@ -74,7 +74,7 @@ async def test_a_decision_is_told_once_as_news(outcome: inventory.Outcome, pendi
 @pytest.mark.parametrize(
     "outcome", [refused(), committed("reservation", "job"), refused("job"), inventory.Sold(order_id="job")]
 )
-async def test_what_nothing_is_known_of_is_told_as_it_came(outcome: inventory.Outcome) -> None:
+async def test_an_unknown_decision_is_published_with_its_own_mark(outcome: inventory.Outcome) -> None:
     worker = Worker(pending=False)
     assert [await worker.hear(outcome, revision=3) for _ in range(2)] == [False, False]
 

@@ -310,7 +310,7 @@ def test_holds_that_are_right_are_not_found() -> None:
     assert list(check_holds(*then_ordered(1))) == []  # changes of the line by an order are not a violation
 
 
-def test_a_good_record_is_not_put_aside_where_nobody_sends_bad_ones() -> None:
+def test_a_good_record_is_not_dead_lettered_without_bad_ones() -> None:
     assert check(HISTORY, TRUTH, clean=True) == []
     history, truth = but(dead_letters=TRUTH.dead_letters | {("cart.requests.v1", 3, 8)})
     assert check(history, truth) == []
@@ -318,7 +318,7 @@ def test_a_good_record_is_not_put_aside_where_nobody_sends_bad_ones() -> None:
 
 
 @pytest.mark.parametrize(("second", "ended"), [(13, 20), (20, 30), (74, 80)])
-def test_who_may_be_kept_by_another_fault_is_not_missed(second: float, ended: float) -> None:
+def test_a_process_that_another_fault_may_delay_is_not_missing(second: float, ended: float) -> None:
     missing = [struck(14, "invoke", "kill-cart"), struck(75, "info", "kill-cart", missing=["cart-1"])]
     between = [struck(second, "invoke", "kill-kafka"), struck(ended, "ok", "kill-kafka")]
     history = sorted([*HISTORY, *missing, *between], key=lambda entry: entry.t_ns)
@@ -327,7 +327,7 @@ def test_who_may_be_kept_by_another_fault_is_not_missed(second: float, ended: fl
     assert [finding.detail for finding in check(gentle, TRUTH)] == ["cart-1 did not become ready again after kill-cart"]
 
 
-def test_what_a_zombie_reads_late_is_ignored() -> None:
+def test_late_reads_of_a_zombie_are_ignored() -> None:
     history, truth = BROKEN["a read older than what was told before"][1]()
     assert check(history, truth, zombies=True) == []
 
@@ -390,7 +390,7 @@ def _honest(chance: random.Random) -> tuple[list[HistoryEntry], ObservedState]:
 # ---- figures, history, scenarios ------------------------------------------------------------------------------------
 
 
-def test_what_happened_is_counted() -> None:
+def test_outcomes_are_counted() -> None:
     killed = struck(7, "ok", "kill-cart", victim="cart-1", restarts=2)
     counts = coverage.count_events([*HISTORY, killed], TRUTH)
     assert (counts["held"], counts["refused"], counts["known later"], counts["restarts"]) == (2, 1, 1, 2)

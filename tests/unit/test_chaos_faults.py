@@ -37,7 +37,7 @@ def stage_of(folder: Path, monkeypatch: pytest.MonkeyPatch, state: str, pid: int
     return stage
 
 
-def test_only_who_lives_can_be_hit(
+def test_only_live_processes_can_be_hit(
     sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = stage_of(tmp_path, monkeypatch, "ready", sleeper.pid)
@@ -55,7 +55,7 @@ def test_only_who_lives_can_be_hit(
 @pytest.mark.parametrize(
     ("state", "pid", "replaced"), [("ready", 8, True), ("ready", 7, False), ("restarting", 8, False)]
 )
-async def test_who_is_not_replaced_is_told(
+async def test_a_process_that_is_not_replaced_is_reported(
     state: str, pid: int, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, old = stage_of(tmp_path, monkeypatch, state, pid), SimpleNamespace(pid=7)
@@ -107,7 +107,7 @@ async def test_a_zombie_was_stopped_and_went_on(there: tuple[str | None, ...], h
     assert await freeze.act(scene(Hands(*there)), AIM) == {"hit": hit}
 
 
-async def test_a_rolling_restart_names_who_was_restarted() -> None:
+async def test_a_rolling_restart_names_the_restarted_processes() -> None:
     act = FAULTS["rolling-restart"].act
     assert await act(scene(Hands("it", None)), {}) == {"restarted": ["edge-1"]}
     assert await act(scene(Hands(None, None)), {}) == {"restarted": []}
@@ -152,7 +152,7 @@ class Memory:
 
 
 @pytest.mark.parametrize(("fault", "fact"), [("flush-redis", "flushed"), ("pause-redis", "silent")])
-async def test_what_redis_was_told_is_seen(fault: str, fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commands_to_redis_are_observed(fault: str, fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nemesis, "SHORT_SECONDS", 0.1)
     for obeys in (True, False):
         memory = Memory(obeys=obeys)
@@ -199,7 +199,7 @@ async def test_how_the_provider_is_today_is_felt(how: dict[str, Any], feels: tup
     assert told == [how, {}]  # it is as usual again
 
 
-async def test_who_is_not_there_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_absent_provider_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = PaymentProviderClient("http://127.0.0.1:1", "key", "secret")
     with pytest.raises(aiohttp.ClientConnectorError):
         await provider.probe_refusal()

@@ -141,7 +141,7 @@ def findings(history: Sequence[HistoryEntry], truth: ObservedState) -> list[Viol
     ]
 
 
-def test_nothing_is_wrong_with_right_books() -> None:
+def test_a_correct_ledger_has_no_findings() -> None:
     assert findings(HISTORY, TRUTH) == []
     assert money.sum_balance(TRUTH) == money.Balance(captured=200, confirmed=100, refunded=100, in_flight=0)
 
@@ -328,7 +328,7 @@ BROKEN: dict[str, tuple[str, Callable[[], Books]]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_wrong_is_found_and_nothing_else(what: str) -> None:
+def test_faults_are_found_and_nothing_else(what: str) -> None:
     invariant, broken = BROKEN[what]
     found = {finding.invariant for finding in findings(*broken())}
     # An order that does not end, or loses an event, has its money and its stock in the wrong place as well.
@@ -341,7 +341,7 @@ def test_the_checker_of_chaos_asks_all_of_this() -> None:
         assert invariant in {finding.invariant for finding in check(*broken())}
 
 
-def test_an_order_that_is_told_again_may_be_old() -> None:
+def test_a_republished_order_may_be_old() -> None:
     for again in (frame(4, "o1", 6, "shipped", replayed=True), frame(4, "o1", 3, "paid")):
         assert findings([*HISTORY, again], TRUTH) == []
     late = [*HISTORY, frame(4, "o1", 6, "shipped")]
@@ -390,7 +390,7 @@ def test_a_set_of_scenarios_without_a_rare_way_says_which() -> None:
     assert missing_rare_outcomes([]) == [*rare_outcomes.RARE_OUTCOMES]
 
 
-def test_the_providers_history_becomes_its_books() -> None:
+def test_the_providers_history_becomes_its_ledger() -> None:
     history = [
         {"seq": 1, "charge": "pay-o1", "key": "pay-o1", "type": "captured", "amount": 100, "order_id": "o1"},
         {"seq": 2, "charge": "pay-o3", "key": "pay-o3", "type": "captured", "amount": 100, "order_id": "o3"},

@@ -41,7 +41,7 @@ REQUESTS, DECISIONS = TopicPartition("cart.requests.v1", 3), TopicPartition("inv
     ],
     ids=["all read", "some not", "never any of a topic", "never anything", "some are gone", "all are gone"],
 )
-def test_what_a_group_never_acknowledged_is_unread(
+def test_records_without_a_committed_offset_are_unread(
     committed: dict[TopicPartition, int], first: int, waiting: dict[str, int]
 ) -> None:
     others = TopicPartition("orders.requests.v1", 3)
@@ -96,7 +96,7 @@ def record(topic: str, value: bytes, key: bytes = b"ann", offset: int = 5) -> An
     return SimpleNamespace(topic=topic, partition=3, offset=offset, key=key, value=value)
 
 
-def test_a_response_that_nobody_can_read_is_seen() -> None:
+def test_an_undecodable_response_is_found() -> None:
     good = json.dumps(records.foreign_event("ann", "cart.held")).encode()
     kept = [
         *(record(topic, good) for topic in records.TOPICS),
@@ -147,7 +147,7 @@ def hear(ann: RecordingClient, frame: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("version", "right"), [(3, True), (4, True), (2, False)])
-def test_a_cart_that_the_client_asks_for_by_itself_is_held_to_what_was_told_before(
+def test_a_requested_cart_must_agree_with_earlier_outcomes(
     version: int, right: bool, recorder: HistoryRecorder
 ) -> None:
     ann = witness(recorder)
@@ -160,7 +160,7 @@ def test_a_cart_that_the_client_asks_for_by_itself_is_held_to_what_was_told_befo
     assert ann.cart_view.version == version
 
 
-async def test_what_clients_show_is_copied_before_they_ask(
+async def test_the_view_of_a_client_is_copied_before_its_request(
     monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder
 ) -> None:
     stage: Any = None
@@ -215,7 +215,7 @@ async def test_a_shop_is_at_rest_when_nothing_goes_on_before_and_after_the_look_
 # ---- replays and audits ---------------------------------------------------------------------------------------------
 
 
-async def test_a_replay_that_is_not_read_is_told(monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder) -> None:
+async def test_an_unread_replay_is_reported(monkeypatch: pytest.MonkeyPatch, recorder: HistoryRecorder) -> None:
     async def digest(*_: Any) -> tuple[list[str], str]:
         return [], "d"
 

@@ -37,7 +37,7 @@ def words(parcel: Parcel) -> list[str]:
     return [move.to for move in parcel.moves]
 
 
-def test_a_parcel_is_booked_once_and_what_is_known_is_told_again() -> None:
+def test_a_parcel_is_booked_once_and_its_events_are_published_again() -> None:
     first = apply_request(NEW, BOOK)
     assert (first.must_call_carrier, first.must_republish, next_call(first.parcel)) == (True, False, "book")
     again = apply_request(first.parcel, BOOK)

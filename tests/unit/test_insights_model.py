@@ -87,7 +87,7 @@ CANCELLED = orders.Cancelled(order_id="o1", user_id="u1", version=4, status="can
     ],
     ids=lambda value: value.TYPE if isinstance(value, Message) else "",
 )
-def test_what_an_event_adds(message: Event, counts: dict[str, int], money: dict[tuple[str, str], int]) -> None:
+def test_figures_that_an_event_adds(message: Event, counts: dict[str, int], money: dict[tuple[str, str], int]) -> None:
     found = told(message)
     assert found is not None
     assert (found.counts, found.money, found.at) == (counts, money, NOON)
@@ -176,7 +176,7 @@ def test_numbers_do_not_depend_on_the_order_of_arrival(shifts: list[int], seed: 
     assert len(days) <= 3
 
 
-def test_who_orders_was_there_too() -> None:
+def test_a_user_who_orders_counts_as_a_visitor() -> None:
     found = told(committed("A"))
     assert found is not None
     assert Counter(each.figure for each in shoppers_in_windows([found])) == {"shoppers": 3, "buyers": 3}
@@ -251,7 +251,7 @@ def test_baskets_are_counted_once_and_taken_out_when_cancelled(history: Sequence
     assert all(number >= 0 for number in (*products.values(), *pairs.values()))
 
 
-def test_what_stays_as_it_was_adds_nothing() -> None:
+def test_an_unchanged_state_adds_nothing() -> None:
     basket = OrderBasket().apply(committed("A", "B"))
     news = count_changes([(basket, basket.apply(committed("A", "B"))), (OrderBasket(), OrderBasket().apply(CANCELLED))])
     assert (news.orders, dict(news.products), dict(news.pairs)) == (0, {}, {})

@@ -145,7 +145,7 @@ def test_a_request_that_comes_too_late_is_refused_once_and_for_all() -> None:
     assert shop.ask(add("TEAPOT", 1), "r2", accepted=NOON - RULES.max_age).version == 1
 
 
-def test_a_hold_that_comes_again_when_it_is_old_is_answered_as_long_as_it_is_known_and_changes_nothing() -> None:
+def test_an_old_hold_is_answered_from_the_log_and_changes_nothing() -> None:
     shop = InventoryModel(TEAPOT=5)
     hold = Command("r1", NOON, add("TEAPOT", 2))
     [held] = shop.tell(hold)
@@ -275,7 +275,7 @@ def test_a_set_to_the_same_quantity_is_a_grant_of_its_own() -> None:
     assert (shop.shelves["TEAPOT"].version, len(shop.ledger)) == (2, 1), "but nothing happens to the stock"
 
 
-def test_an_emptied_cart_has_no_end_and_a_new_one_begins_anew() -> None:
+def test_an_emptied_cart_has_no_expiry_and_a_new_one_starts_again() -> None:
     shop = InventoryModel(TEAPOT=5)
     shop.ask(add("TEAPOT", 2), "r1")
     shop.later(minutes=14)
@@ -316,7 +316,7 @@ def test_a_duplicate_that_meets_a_due_cart_expires_it_too() -> None:
     assert (answer.outcome, answer.replayed, answer.cart.lines) == (held, True, ())
 
 
-def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
+def test_an_expiry_request_expires_a_due_cart_and_is_then_answered_the_same() -> None:
     shop = InventoryModel(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
     knock = Command(expiry_id("ann", due, 1), due, Expire(user_id="ann", due=due))
@@ -331,7 +331,7 @@ def test_a_knock_expires_a_due_cart_and_is_then_answered_the_same() -> None:
     assert (stale.outcome, stale.cart.revision) == (first.outcome, 3), "an old knock spares the next cart"
 
 
-def test_a_knock_for_a_cart_that_has_shrunk_meanwhile_expires_it_under_its_own_id() -> None:
+def test_an_expiry_request_for_a_changed_cart_expires_it_under_its_own_id() -> None:
     shop = InventoryModel(TEAPOT=5, MUG=5)
     shop.tell(Command("r1", NOON, add("TEAPOT", 2)), Command("r2", NOON, add("MUG", 1)))
     due = NOON + RULES.idle_timeout
@@ -356,7 +356,7 @@ def test_carts_that_are_due_at_the_same_instant_expire_each_for_itself() -> None
     assert len({row.key for row in shop.ledger}) == 4
 
 
-def test_nobody_can_take_the_id_of_a_coming_expiry() -> None:
+def test_no_client_can_take_the_id_of_a_coming_expiry() -> None:
     shop = InventoryModel(TEAPOT=5)
     due = shop.ask(add("TEAPOT", 2), "r1").expires_at
     shop.ask(Remove(user_id="ann", product="NOPE"), expiry_id("ann", due, 1))

@@ -109,7 +109,7 @@ def test_another_total_than_was_seen_is_refused(shop: InventoryModel) -> None:
     assert shop.ask(commit(2, expect=300), "c4").version == 3
 
 
-def test_a_checkout_that_meets_its_cart_due_expires_it_and_is_told_so(shop: InventoryModel) -> None:
+def test_a_checkout_of_a_due_cart_expires_it_and_is_refused_as_expired(shop: InventoryModel) -> None:
     shop.later(minutes=15)
     expired, answer = shop.tell(Command("c", shop.now, commit(2)))
     assert isinstance(expired.outcome, Expired)
@@ -117,7 +117,7 @@ def test_a_checkout_that_meets_its_cart_due_expires_it_and_is_told_so(shop: Inve
     assert shop.stock("TEAPOT") == (10, 0, 0)
 
 
-def test_a_checkout_right_after_the_cart_expired_is_told_so_whoever_found_it_due(shop: InventoryModel) -> None:
+def test_a_checkout_right_after_the_expiry_is_refused_as_expired(shop: InventoryModel) -> None:
     shop.later(minutes=15)
     shop.tell(Command("s", shop.now, ReadReservation(user_id="ann", order_id="o", session="s")))
     assert shop.holders["ann"].revision == 3
@@ -128,7 +128,7 @@ def test_a_checkout_right_after_the_cart_expired_is_told_so_whoever_found_it_due
     assert shop.ask(commit(2), "c4") == refused("cart_changed"), "and has begun another"
 
 
-def test_lines_are_taken_from_the_shelves_at_todays_prices_and_leave_the_cart_alone(shop: InventoryModel) -> None:
+def test_lines_are_taken_from_stock_at_current_prices_and_leave_the_cart_alone(shop: InventoryModel) -> None:
     shop.shelves["MUG"].price = Money(amount=250, currency="GBP")
     outcome = shop.ask(take(TEAPOT=3, MUG=4), "c")
     assert outcome.lines == (line("MUG", 4, 250), line("TEAPOT", 3))
@@ -148,7 +148,7 @@ def test_lines_are_taken_wholly_or_not_at_all(shop: InventoryModel) -> None:
     assert (shop.stock("TEAPOT"), shop.reserved) == ((10, 2, 0), {})
 
 
-def test_what_has_two_currencies_has_no_total_and_makes_no_order(shop: InventoryModel) -> None:
+def test_a_cart_of_two_currencies_has_no_total_and_makes_no_order(shop: InventoryModel) -> None:
     shop.shelves["MUG"].price = Money(amount=1, currency="JPY")
     assert shop.ask(take(TEAPOT=1, MUG=1), "c") == refused("failed")
     assert shop.reserved == {}
@@ -157,7 +157,7 @@ def test_what_has_two_currencies_has_no_total_and_makes_no_order(shop: Inventory
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_that_is_asked_again_is_answered_the_same(shop: InventoryModel) -> None:
+def test_a_repeated_commit_gets_the_same_answer(shop: InventoryModel) -> None:
     first = shop.ask(commit(2), "c")
     [again] = shop.tell(Command("c", NOON, commit(2)))
     assert (again.outcome, again.replayed) == (first, True)
@@ -183,7 +183,7 @@ def test_an_order_is_taken_once_even_when_the_log_has_forgotten(shop: InventoryM
     shop.check()
 
 
-def test_an_order_of_another_shopper_is_nobodys(shop: InventoryModel) -> None:
+def test_another_shoppers_order_is_refused(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     shop.ask(add("MUG", 1, "bob"), "r1")
     assert shop.ask(commit(1, "o1", "bob"), "c") == refused("failed")
@@ -215,7 +215,7 @@ def test_no_client_can_take_the_id_of_a_step(shop: InventoryModel) -> None:
 # ---- what comes after it --------------------------------------------------------------------------------------------
 
 
-def test_what_is_held_is_sold_once(shop: InventoryModel) -> None:
+def test_holds_are_sold_once(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     for id_ in ("o1/sell", "o1/sell", "another"):
         [answer] = shop.tell(Command(id_, NOON, sell()))
@@ -241,7 +241,7 @@ def test_holds_come_back_to_the_cart_at_their_prices_as_after_a_granted_add(shop
     shop.check()
 
 
-def test_what_the_cart_has_no_room_for_is_free() -> None:
+def test_released_holds_that_exceed_the_carts_limit_become_free_stock() -> None:
     shop = InventoryModel(TEAPOT=3000, MUG=5, **{f"P{number}": 1 for number in range(MAX_LINES)})
     shop.tell(Command("r1", NOON, add("TEAPOT", MAX_QUANTITY - 1)), Command("r2", NOON, add("MUG", 5)))
     shop.ask(commit(2), "c")
@@ -268,7 +268,7 @@ def test_a_release_without_any_room_leaves_the_cart_as_it_is() -> None:
     shop.check()
 
 
-def test_holds_come_back_to_the_shelves(shop: InventoryModel) -> None:
+def test_released_holds_return_to_stock(shop: InventoryModel) -> None:
     shop.ask(commit(2), "c")
     assert shop.ask(to_shelf(), "o1/release") == Released(order_id="o1", version=3)
     assert (shop.stock("TEAPOT"), shop.lines(), shop.holders["ann"].revision) == ((10, 0, 0), {}, 3)
@@ -278,7 +278,7 @@ def test_holds_come_back_to_the_shelves(shop: InventoryModel) -> None:
 
 
 @pytest.mark.parametrize(("shipped", "left"), [(False, (10, 0, 0)), (True, (12, 0, 2))])
-def test_what_was_sold_is_stock_again(shop: InventoryModel, shipped: bool, left: tuple[int, int, int]) -> None:
+def test_restocked_units_are_available_again(shop: InventoryModel, shipped: bool, left: tuple[int, int, int]) -> None:
     shop.ask(commit(2), "c")
     shop.ask(sell(), "o1/sell")
     for id_ in ("o1/restock", "o1/restock", "another"):
@@ -288,7 +288,7 @@ def test_what_was_sold_is_stock_again(shop: InventoryModel, shipped: bool, left:
     shop.check()
 
 
-def test_what_the_state_does_not_allow_is_answered_by_the_state(shop: InventoryModel) -> None:
+def test_a_step_that_the_state_does_not_allow_is_answered_with_the_state(shop: InventoryModel) -> None:
     lines = (line("MUG", 1), line("TEAPOT", 2))
     assert shop.ask(sell(), "s0") == Reservation(order_id="o1", state=None)
     assert shop.ask(restock(), "b0") == Reservation(order_id="o1", state=None)

@@ -37,7 +37,7 @@ def test_three_steady_pairs_make_a_ratio() -> None:
         ([*STEADY[:2], Pair(27, 0)], "the base is zero"),
     ],
 )
-def test_what_drifts_or_is_faulty_makes_a_sentence_instead(pairs: list[Pair], why: str) -> None:
+def test_a_drifting_or_faulty_run_results_in_a_sentence(pairs: list[Pair], why: str) -> None:
     found = compare(pairs)
     assert isinstance(found, Inconclusive)
     assert "could not be trusted" in found.reason

@@ -25,7 +25,7 @@ def test_a_status_stands_for_all_that_came_before_it(status: str, stages: list[s
     assert list(_reached_stages(order(status))) == stages
 
 
-def test_what_is_no_order_is_no_stage() -> None:
+def test_a_request_without_an_order_has_no_stage() -> None:
     assert not _reached_stages({"type": "pending", "id": "c1"})
     assert not _reached_stages({"type": "refused", "id": "c1", "reason": "cart_changed"})
 

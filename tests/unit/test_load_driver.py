@@ -38,7 +38,7 @@ def test_the_limits_say_how_many_shoppers_it_takes(rate: float, seconds: float, 
     assert default_shoppers(rate, seconds, limit) >= max(needed, 10)
 
 
-def test_the_shoppers_who_come_by_themselves_are_enough_for_a_long_run() -> None:
+def test_the_default_shoppers_are_enough_for_a_long_run() -> None:
     """Each may make 100 changes per minute, and none makes more."""
     for rate in (1, 17, 50, 500):
         busiest = rate * 3600 / default_shoppers(rate, 3600, 100)
@@ -142,7 +142,7 @@ async def test_every_request_is_sent_answered_and_counted_once() -> None:
     assert measured.as_json()["ok"]
 
 
-async def test_what_nobody_answers_is_lost_and_counts_as_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unanswered_request_is_lost_and_counts_as_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
     async with crowd_at(Counter({"type": "held"}, every=2), 1) as crowd:
         measured = await run_open_loop(crowd, adds(1), [0, 0.01, 0.02, 0.03], rate=100, seconds=0.04)
@@ -163,7 +163,7 @@ async def test_errors_are_no_goodput_and_a_refusal_says_why() -> None:
         assert measured.answered_in_time == (0 if answer["type"] == "error" else 2)
 
 
-async def test_a_line_that_is_cut_is_told_and_what_it_carried_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_connection_is_reported_and_its_frames_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
     shop = Counter(None)
     shop.hangs_up = True

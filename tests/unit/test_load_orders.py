@@ -75,7 +75,7 @@ def test_the_shipped_day_asks_for_what_the_catalogue_was_made_of() -> None:
     assert (len(day.shoppers), day.skipped_lines) == (63, 13)
 
 
-def test_a_product_adds_up_only_when_all_was_answered_and_the_books_agree() -> None:
+def test_a_product_adds_up_only_if_all_was_answered_and_the_ledger_agrees() -> None:
     assert ProductTotals(5, 3, Counter(out_of_stock=2), 0, 3).is_balanced
     assert not ProductTotals(5, 3, Counter(out_of_stock=1), 1, 3).is_balanced
     assert not ProductTotals(5, 3, Counter(out_of_stock=2), 0, 4).is_balanced

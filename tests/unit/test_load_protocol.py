@@ -91,7 +91,7 @@ def test_a_jump_asks_for_the_cart_once_and_keeps_the_old_view() -> None:
     assert (client.version, client.lines) == (3, {"A": 5})
 
 
-def test_a_cart_older_than_what_was_told_is_asked_for_again() -> None:
+def test_a_cart_older_than_a_received_outcome_is_requested_again() -> None:
     client = conversation()
     client.apply(told(("held", "A", 5), 3))
     assert [frame["type"] for frame in client.apply(cart_frame(2, {"A": 4}, id="own-0")).send] == ["cart"]
@@ -128,7 +128,7 @@ def test_an_error_that_is_final_settles() -> None:
     assert client.apply(error).settled == [("a1", error)]
 
 
-def test_resume_as_the_contract_tells_it() -> None:
+def test_resume_works_as_the_contract_describes_it() -> None:
     client = conversation()
     client.apply(cart_frame(7, {"85123A": 1}))
     said(client, "a1")
@@ -142,7 +142,7 @@ def test_resume_as_the_contract_tells_it() -> None:
     assert client.apply({"type": "resumed", "id": "own-0", "pending": [], "unknown": ["b2"]}).send == [unknown]
 
 
-def test_what_is_pending_is_waited_for_and_what_did_not_fit_is_said_again() -> None:
+def test_pending_requests_are_awaited_and_rejected_ones_sent_again() -> None:
     client = conversation()
     for number in range(MAX_UNRESOLVED + 2):
         said(client, f"r{number}")
@@ -152,7 +152,7 @@ def test_what_is_pending_is_waited_for_and_what_did_not_fit_is_said_again() -> N
     assert [frame["id"] for frame in step.send] == [f"r{MAX_UNRESOLVED}", f"r{MAX_UNRESOLVED + 1}"]
 
 
-def test_reads_are_asked_again_after_a_cut() -> None:
+def test_reads_are_retried_after_a_disconnect() -> None:
     client = conversation()
     check = said(client, "c1", "check")
     resume = client.resume()

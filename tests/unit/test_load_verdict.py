@@ -85,12 +85,12 @@ def test_a_repeat_without_an_answer_is_found_out() -> None:
     assert kinds(verdict(attempts)) == {FindingKind.REPEAT_UNANSWERED}
 
 
-def test_buyers_who_share_an_id_prove_nothing() -> None:
+def test_buyers_with_one_id_prove_nothing() -> None:
     attempts = [*RIGHT[:2], replace(RIGHT[2], request_id=RIGHT[0].request_id)]
     assert kinds(verdict(attempts)) == {FindingKind.SHARED_ID}
 
 
-def test_what_the_audit_finds_refutes_a_rush() -> None:
+def test_findings_of_the_audit_refute_a_rush() -> None:
     assert kinds(verdict(RIGHT, others=[Finding(FindingKind.AUDIT, "a ghost")])) == {FindingKind.AUDIT}
 
 

@@ -174,7 +174,7 @@ def test_a_planted_bug_is_caught(bug: str) -> None:
     pytest.fail(f"{len(SEEDS)} histories ran well although {bug}")
 
 
-def test_a_log_without_users_tells_one_what_another_was_granted() -> None:
+def test_a_log_without_users_answers_one_user_with_anothers_outcome() -> None:
     """Without any log, everything is done twice, but for who asked for it: these are two bugs."""
 
     def mixed_up(bug: str) -> list[str]:

@@ -66,7 +66,7 @@ async def redriven(row: dict[str, Any]) -> tuple[str, Envelope, notices.Request]
     return letter.id, sent, notices.REQUEST_REGISTRY.parse(sent)
 
 
-async def test_the_letter_of_a_notice_is_its_request_and_says_what_it_redrives() -> None:
+async def test_a_notices_dead_letter_is_its_request_and_names_the_redriven_one() -> None:
     id_, sent, request = await redriven(row())
     assert id_ == "shop.notifications.requests.v1/6/120"
     assert request == ASKED.model_copy(update={"redrives": "6/120"})
@@ -74,7 +74,7 @@ async def test_the_letter_of_a_notice_is_its_request_and_says_what_it_redrives()
     assert sent == asked.model_copy(update={"data": {**asked.data, "redrives": "6/120"}}), "else it is as it was"
 
 
-async def test_what_was_redriven_and_fails_again_has_another_letter() -> None:
+async def test_a_redriven_notice_that_fails_again_has_another_dead_letter() -> None:
     before = ASKED.model_copy(update={"redrives": "6/120"})
     id_, _, request = await redriven(row(before, record_offset=121))
     assert id_ == "shop.notifications.requests.v1/6/121"
@@ -82,12 +82,12 @@ async def test_what_was_redriven_and_fails_again_has_another_letter() -> None:
 
 
 @pytest.mark.parametrize("status", ["sent", "failed"])
-async def test_what_was_told_or_is_forgotten_has_no_letter(status: str) -> None:
+async def test_a_sent_or_forgotten_notice_has_no_dead_letter(status: str) -> None:
     found = await told(row(None if status == "failed" else ASKED, status=status))
     assert [topic for topic, _ in found] == [notices.EVENTS]
 
 
 @pytest.mark.parametrize("place", ["", "6", "6/", "/120", "6/120/1", "six/120", "-1/120"])
-def test_what_is_redriven_is_a_place(place: str) -> None:
+def test_a_redrive_names_the_position_of_its_dead_letter(place: str) -> None:
     with pytest.raises(ValueError, match="redrives"):
         notices.Send(user_id="ann", template="message", cause="c1", redrives=place)

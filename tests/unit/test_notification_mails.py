@@ -73,7 +73,7 @@ def test_no_title_makes_a_header() -> None:
 
 
 @pytest.mark.parametrize("address", ["a,b@mail.example", "ann@", "@", "<ann@mail.example>", "a\x00b@mail.example"])
-def test_what_is_no_address_is_not_tried(address: str) -> None:
+def test_an_invalid_address_is_not_tried(address: str) -> None:
     with pytest.raises(UndeliverableError):
         compose(notice(), SENDER, address)
 
@@ -99,7 +99,7 @@ async def _nobody(_: str, __: object) -> list[tuple[Any, ...]]:
     return []
 
 
-async def test_who_is_not_known_yet_is_looked_up_again() -> None:
+async def test_an_unknown_contact_is_looked_up_again() -> None:
     with pytest.raises(LookupError):
         await ContactLookup(_nobody)(notice())
 
@@ -110,7 +110,7 @@ async def test_who_is_not_known_yet_is_looked_up_again() -> None:
 @pytest.mark.parametrize(
     ("number", "shown"), [("+44 20 7946 0123", "•••••••••123"), ("112", "•••112"), ("0113 496-0999", "••••••••999")]
 )
-def test_a_number_is_told_by_its_end_alone(number: str, shown: str) -> None:
+def test_a_phone_number_is_masked_except_for_its_end(number: str, shown: str) -> None:
     assert mask_number(number) == shown
 
 
@@ -144,7 +144,7 @@ async def settled(port: Moody, attempt: int, **more: Any) -> dict[str, Any]:
     return dict(verdict.columns)
 
 
-async def test_what_was_taken_is_sent_and_will_be_told() -> None:
+async def test_an_accepted_mail_is_sent_and_its_outcome_published() -> None:
     columns = await settled(Moody(None), 1)
     assert (columns["status"], columns["told_at"] is not None) == ("sent", True)
 
@@ -159,11 +159,11 @@ async def test_an_attempt_that_fails_is_made_again_until_it_was_the_last() -> No
     assert columns["told_at"] is not None
 
 
-async def test_what_is_refused_for_good_is_not_tried_twice() -> None:
+async def test_a_permanently_refused_mail_is_not_retried() -> None:
     assert (await settled(Moody(UndeliverableError("550 no such user")), 1))["status"] == "failed"
 
 
-async def test_what_is_not_wanted_or_too_late_is_skipped_and_nobody_is_told() -> None:
+async def test_an_unwanted_or_late_notice_is_skipped_without_an_event() -> None:
     columns = await settled(Moody(NoRecipientError("no_phone")), 1)
     assert (columns["status"], columns["reason"], columns["told_at"]) == ("skipped", "no_phone", None)
     port = Moody(None)

@@ -85,7 +85,7 @@ def snapshot(version: int, *lines: Line, session: str | None = None) -> cart.Sna
 # ---- who wants what -------------------------------------------------------------------------------------------------
 
 
-def test_who_said_nothing_is_told_on_every_channel_that_suits() -> None:
+def test_a_user_without_preferences_is_notified_on_every_channel() -> None:
     send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
     assert plan_notices(send, Preferences(), (), age=FRESH) == (
         PlannedNotice("email"),
@@ -94,14 +94,14 @@ def test_who_said_nothing_is_told_on_every_channel_that_suits() -> None:
     )
 
 
-def test_what_is_not_wanted_is_stored_and_not_told() -> None:
+def test_an_unwanted_notice_is_stored_and_not_sent() -> None:
     send = Send(user_id="ann", template="order_confirmed", cause="c", order_id="o")
     assert plan_notices(send, Preferences(sms=False), (), age=FRESH)[1] == PlannedNotice("sms", "muted")
     named = send.model_copy(update={"channel": "sms"})
     assert plan_notices(named, Preferences(sms=False), (), age=FRESH) == (PlannedNotice("sms", "muted"),)
 
 
-def test_who_was_never_reached_gets_no_mail_about_a_cart() -> None:
+def test_a_user_without_a_contact_gets_no_mail_about_a_cart() -> None:
     send = expiry_notice("ann", NOW)
     assert plan_notices(send, Preferences(), (), age=FRESH) == (
         PlannedNotice("email", "skipped", "no_contact"),
@@ -110,7 +110,7 @@ def test_who_was_never_reached_gets_no_mail_about_a_cart() -> None:
     assert plan_notices(send, Preferences(), ("email",), age=FRESH) == (PlannedNotice("email"), PlannedNotice("push"))
 
 
-def test_old_news_are_kept_and_not_told() -> None:
+def test_old_notices_are_stored_and_not_sent() -> None:
     send = Send(user_id="ann", template="order_shipped", cause="c", order_id="o")
     assert {each.reason for each in plan_notices(send, Preferences(), (), age=MAX_EVENT_AGE + FRESH)} == {"old"}
 
@@ -185,7 +185,7 @@ def test_a_cart_whose_whole_life_is_shorter_than_the_warning_is_not_warned_of() 
 
 
 @given(st.lists(messages, max_size=12))
-def test_what_comes_again_or_late_changes_nothing(responses: list[cart.Held | cart.Removed | cart.Expired]) -> None:
+def test_repeated_and_late_events_change_nothing(responses: list[cart.Held | cart.Removed | cart.Expired]) -> None:
     """Each version is one fact: its last teller in a history stands for it."""
     facts = {response.version: response for response in responses}
     history = [facts[version] for version in sorted(facts)]

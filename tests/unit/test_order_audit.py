@@ -81,7 +81,7 @@ def _event(message: orders.Request | orders.Event, source: str, at: datetime) ->
     )
 
 
-def test_what_is_told_as_it_was_stored_is_well() -> None:
+def test_events_published_as_stored_are_correct() -> None:
     topics = Topics()
     topics.request(PLACE)
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_what_is_told_as_it_was_stored_is_well() -> None:
     assert topics.violations() == []
 
 
-def test_a_request_that_can_t_be_read_and_was_not_put_aside() -> None:
+def test_an_unreadable_request_without_a_dead_letter() -> None:
     topics = Topics()
     record = topics.put_request(b"{")
     assert topics.violations() == [
@@ -101,7 +101,7 @@ def test_a_request_that_can_t_be_read_and_was_not_put_aside() -> None:
     assert topics.violations() == []
 
 
-def test_an_event_that_was_told_in_two_ways() -> None:
+def test_an_event_that_was_published_in_two_ways() -> None:
     topics = Topics()
     topics.event(PLACED)
     topics.event(OTHERWISE)
@@ -109,14 +109,14 @@ def test_an_event_that_was_told_in_two_ways() -> None:
     assert topics.violations() == [f"order {ORDER}: version 1 was published with two contents"]
 
 
-def test_an_event_that_was_told_otherwise_than_it_was() -> None:
+def test_an_event_that_was_published_differently_than_stored() -> None:
     topics = Topics()
     topics.event(OTHERWISE)
     topics.told.compare_stored(PLACED)
     assert topics.violations() == [f"order {ORDER}: version 1 was published with another content than is stored"]
 
 
-def test_an_event_that_was_told_and_is_not_stored() -> None:
+def test_a_published_event_that_is_not_stored() -> None:
     topics = Topics()
     topics.event(PLACED)
     topics.event(PLACED.model_copy(update={"version": 2}))

@@ -110,7 +110,7 @@ def test_without_an_address_nothing_is_booked_and_without_a_token_nothing_charge
     assert next_commands(OrderScenario(*TO_CONFIRMED).order, None) == ()
 
 
-def test_what_costs_nothing_is_paid() -> None:
+def test_a_free_order_is_paid() -> None:
     free = COMMITTED.model_copy(update={"total": Money(amount=0, currency="GBP")})
     here = OrderScenario(PLACE).when(free, CHECKOUT)
     assert here.told() == ["committed", "captured"]
@@ -119,7 +119,7 @@ def test_what_costs_nothing_is_paid() -> None:
     assert (here.order.status, here.told()) == ("cancelled", ["undone", "undone", "cancelled"])
 
 
-def test_the_shelf_gets_a_cancelled_order_and_the_cart_a_declined_one() -> None:
+def test_stock_gets_a_cancelled_order_and_the_cart_a_declined_one() -> None:
     declined = OrderScenario(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
     assert declined.asks() == [inventory.ReleaseOrder(**IDS, to="cart")]
     cancelled = OrderScenario(PLACE, COMMITTED, CANCEL, payments.Voided(**PAYMENT))
@@ -140,13 +140,13 @@ def test_a_parcel_that_had_left_is_delivered_although_it_was_cancelled() -> None
     assert here.when(DELIVERED).order.is_complete
 
 
-def test_what_is_shipped_cannot_be_cancelled() -> None:
+def test_a_shipped_order_cannot_be_cancelled() -> None:
     for there in (TO_DELIVERED[:-1], TO_DELIVERED):
         here = OrderScenario(*there, CANCEL)
         assert (here.answer(), here.told()) == ("not_cancellable", [])
 
 
-def test_what_is_cancelled_may_be_cancelled_again() -> None:
+def test_a_cancelled_order_may_be_cancelled_again() -> None:
     here = OrderScenario(PLACE, COMMITTED, CANCEL, CANCEL)
     assert (here.answer(), here.told()) == (None, [])
 
@@ -200,7 +200,7 @@ def test_another_shoppers_order_is_unknown() -> None:
     assert OrderScenario().when(CANCEL, user="mallory").when(PLACE).answer() == "unknown_order"
 
 
-def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever() -> None:
+def test_a_cancellation_that_overtakes_its_order_waits_for_a_limited_time() -> None:
     here = OrderScenario().when(CANCEL)
     assert (here.last.replies, len(here.waiting)) == ((), 1)
     assert OrderScenario().when(CANCEL).when(PLACE).when(COMMITTED).answer() is None
@@ -223,7 +223,7 @@ def test_a_cancellation_that_overtakes_its_order_waits_for_it_but_not_for_ever()
         (TO_CONFIRMED, SHIPPED.model_copy(update={"shipment_id": "another"}), USER),
     ],
 )
-def test_what_cannot_be_true_is_a_stray(there: Sequence[Any], message: Any, user: str) -> None:
+def test_an_impossible_message_is_unexpected(there: Sequence[Any], message: Any, user: str) -> None:
     with pytest.raises(UnexpectedMessage):
         OrderScenario(*there).when(message, user=user)
 
@@ -242,7 +242,7 @@ def test_a_wrong_amount_is_given_back_as_it_was_taken() -> None:
     assert (here.order.reason, here.order.status, refund.amount.amount) == ("wrong_amount", "committed", 299)
 
 
-def test_what_is_captured_after_the_end_is_given_back_after_the_end() -> None:
+def test_a_capture_after_the_end_is_refunded() -> None:
     here = OrderScenario(PLACE, COMMITTED, payments.Declined(**PAYMENT, reason="no"))
     here.when(inventory.Released(order_id=ORDER, version=6))
     assert here.order.is_complete

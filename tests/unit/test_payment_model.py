@@ -59,7 +59,7 @@ def test_once_a_void_is_wanted_nothing_is_charged_any_more() -> None:
         assert follow_up_call(step, VoidCharge(), KeyUnknown()) is None
 
 
-def test_what_is_settled_stays_so() -> None:
+def test_a_settled_payment_stays_settled() -> None:
     taken = apply_response(CHARGED, QueryCharge(), StatusReport("captured", TEN))
     assert event_of(taken) == Captured(**OF, amount=TEN)
     for request in (CHARGE, Void(**OF), Query(**OF)):
@@ -73,7 +73,7 @@ def test_what_is_settled_stays_so() -> None:
     assert apply_request(taken, Notified(**OF)).must_republish is False
 
 
-def test_unknown_is_told_again_for_the_same_request_only() -> None:
+def test_unknown_is_answered_again_for_the_same_request_only() -> None:
     doubted = apply_response(CHARGED, CreateCharge(TEN, "tok_approve"), NoResponse("late"))
     assert apply_request(CHARGED, CHARGE).must_republish is False
     assert apply_request(doubted, CHARGE).must_republish is True
@@ -233,5 +233,5 @@ def test_every_number_with_a_right_check_digit_looks_like_one_and_no_other(body:
 
 
 @pytest.mark.parametrize("token", ["tok_approve", "4111111111111112", "411111111111", "tok_4111111111111111", "1" * 20])
-def test_what_is_no_card_number_is_not_taken_for_one(token: str) -> None:
+def test_other_numbers_are_not_mistaken_for_card_numbers(token: str) -> None:
     assert not is_probable_card_number(token)

@@ -51,7 +51,7 @@ def _ask(line: socket.socket, what: bytes) -> tuple[bytes, float]:
     return got, time.monotonic() - began
 
 
-def test_in_good_mood_everything_passes_in_order(between: Proxy) -> None:
+def test_without_a_fault_everything_passes_in_order(between: Proxy) -> None:
     what = bytes(range(256)) * 4096
     with _line(between) as line:
         sender = threading.Thread(target=line.sendall, args=(what,))
@@ -109,7 +109,7 @@ def test_a_reset_breaks_what_is_open_and_nothing_else(between: Proxy) -> None:
         assert _ask(line, b"y")[0] == b"y"
 
 
-def test_who_is_refused_is_reset(between: Proxy) -> None:
+def test_a_refused_connection_is_reset(between: Proxy) -> None:
     between.fault = ProxyFault(refuse=True)
     with pytest.raises(ConnectionResetError), _line(between) as line:
         line.recv(1)
@@ -118,7 +118,7 @@ def test_who_is_refused_is_reset(between: Proxy) -> None:
         assert _ask(line, b"y")[0] == b"y"
 
 
-def test_what_is_dropped_is_lost_and_its_line_is_cut_when_the_mood_changes(between: Proxy) -> None:
+def test_dropped_bytes_are_lost_and_the_connection_ends_with_the_fault(between: Proxy) -> None:
     with _line(between) as line:
         _ask(line, b"x")
         between.fault = ProxyFault(drop=True)

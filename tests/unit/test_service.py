@@ -102,7 +102,7 @@ async def test_a_signal_while_the_process_begins_ends_it(process: ServiceProcess
     assert await asyncio.wait_for(working, 5) == 0
 
 
-async def test_what_fails_before_the_stop_is_raised() -> None:
+async def test_an_error_before_the_stop_is_raised() -> None:
     async def work() -> None:
         raise OSError("planted")
 
