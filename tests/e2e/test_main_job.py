@@ -1,4 +1,4 @@
-"""The main job from outside: a whole shop, real sockets, and processes that die under load."""
+"""The main job from outside: a whole shop, real sockets, and processes that crash under load."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
                 [shopper.guest.user_id],
             )
         await asyncio.to_thread(shop.until, lambda: any(frame["type"] == "expired" for frame in heard))
-        for expired in (frame for frame in heard if frame["type"] == "expired"):  # each worker may tell of it
+        for expired in (frame for frame in heard if frame["type"] == "expired"):  # each worker may report it
             assert expired["lines"] == [{"product": product, "quantity": 7}]
             assert expired["version"] == 2
         assert (await shopper.request("cart"))["lines"] == []
@@ -98,7 +98,7 @@ async def test_a_cart_that_comes_to_its_end_gives_its_units_back(shop: Shop, pro
 
 
 async def settled(shopper: Shopper) -> Frame:
-    """The cart, once nothing in it is pending: what a killed worker did not write down is asked again after 5 s."""
+    """The cart, once nothing in it is pending: what a killed worker did not write down is retried after 5 s."""
     async with asyncio.timeout(20):
         while (cart := await shopper.request("cart", seconds=30))["pending"]:
             await asyncio.sleep(0.5)

@@ -117,7 +117,7 @@ async def _not_recovered(stack: Stack, carts: int, kept: Cart) -> list[str]:
 
 
 async def _changelog(stack: Stack, carts: int, value: bytes) -> None:
-    """Each cart stands in the changelog as the cart service would have written it."""
+    """Write each cart to the changelog as the cart service would have written it."""
     producer = AIOKafkaProducer(bootstrap_servers=stack.kafka, linger_ms=20)
     await producer.start()
     try:

@@ -1,9 +1,9 @@
 """How long shoppers wait for a worker that is killed for good, and for one that is asked to end.
 
 `python -m tests.faults.silences` does both to each of two workers of carts and of inventory, under load, and prints the
-longest time in which a shopper of that worker's was told nothing, in seconds. The exit status is 1 when that is more
+longest time in which a shopper of that worker's got no answer, in seconds. The exit status is 1 when that is more
 than the target. Nothing is allowed for the machine, so it should have nothing else to do; the tests in
-`tests/faults/test_faust.py` run beside others, and have bounds that tell only whether it works at all.
+`tests/faults/test_faust.py` run beside others, and have bounds that show only whether it works at all.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ async def _measure(shop: Processes) -> tuple[dict[str, dict[str, float]], list[s
 
 
 async def _silence(shop: Processes, crowd: Shoppers, victim: Replica, number: signal.Signals) -> float:
-    """The longest that a shopper of `victim` waited, or that all of them were told nothing; it is back afterwards."""
+    """Return the longest wait of a shopper of `victim`, or silence for all of them; `victim` then runs again."""
     await keep_shopping_for(2, crowd)
     await crowd.settled()
     kind = next(kind for kind, module in MODULES.items() if module == victim.module)

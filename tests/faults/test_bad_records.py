@@ -1,4 +1,4 @@
-"""What engineers' tools put on the topics by mistake: each its own dead letter, and afterwards everything goes on."""
+"""Malformed records on the topics: each becomes a dead letter of its own, and afterwards everything goes on."""
 
 import json
 import time
@@ -36,7 +36,7 @@ BAD: list[tuple[str, str, bytes | None, bytes]] = [
 
 
 def letters(shop: Shop, topic: str) -> list[dict[str, Any]]:
-    """What lies on the dead-letter topic of `topic`."""
+    """Return the dead letters of `topic`."""
     consumer = Consumer(
         {"bootstrap.servers": shop.status()["kafka"], "group.id": "none", "fetch.message.max.bytes": 4_000_000}
     )

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "delivery": "test_delivery_process.py",
     "insights": "test_insights.py",
 }
-"""Whose tests come to every point of the registry that begins with their name."""
+"""The test file that reaches every failpoint with a prefix."""
 AT_THE_EDGE = [point for point in FAILPOINTS if point.startswith("edge.")]
 AT_WORK = [point for point in FAILPOINTS if point.startswith(("cart.", "inventory.", "guard.")) and point != PLACED]
 DELIVERY: dict[str, Any] = {
@@ -60,7 +60,8 @@ DUE = (  # Postgres' clock decides, and stands for itself: the cart is moved int
 def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """One worker of each kind, kept; all tests of this file share it, each with shoppers of its own.
 
-    Each change that takes units locks them first, so that who dies or freezes in the middle has locks in Redis, too.
+    Each change that takes units locks them first, so that a worker that crashes or freezes in the middle has locks in
+    Redis, too.
     """
     folder = tmp_path_factory.mktemp("shop")
     with processes(servers, _settings(servers), folder, HOLDFAST_LOCK_ABOVE="0") as here:
@@ -116,7 +117,7 @@ async def test_a_worker_that_crashes_at(point: str, shop: Processes, crowd: Shop
 
 
 async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop: Processes, crowd: Shoppers) -> None:
-    """It comes to the point in every batch; here the batch is a checkout, and nothing else."""
+    """Every batch reaches the point; here the batch is a checkout, and nothing else."""
     victim, user, id_ = _victim(shop, PLACED), f"buyer-{secrets.token_hex(2)}", uuid7()
     held = await crowd.ask(user, "add", product="MUG", quantity=2)
     await crowd.settled()
@@ -154,7 +155,7 @@ async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop:
 
 
 async def test_a_crash_between_a_dead_letter_and_its_decision_loses_neither(shop: Processes, crowd: Shoppers) -> None:
-    """The letter comes first: what is decided does not fail again, and would leave none."""
+    """The dead letter comes first: a decided request does not fail again, and would leave no dead letter."""
     victim, user = _victim(shop, "inventory.locked"), f"odd-{secrets.token_hex(2)}"
     planted = "ADD CONSTRAINT planted CHECK (product_code <> 'ODD') NOT VALID"
     async with await postgres.connect(shop.settings, "inventory") as connection:
@@ -270,7 +271,7 @@ async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop
 
 
 async def _about(settings: Settings, topic: Topic, message: type[Any], order_id: str) -> list[Envelope]:
-    """The messages of one kind about an order that stand on a topic."""
+    """Return the messages of one kind about an order on a topic."""
     events = [
         Envelope.decode(record.key, record.value) async for record in read_topic(settings, [settings.topic(topic)])
     ]

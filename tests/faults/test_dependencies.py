@@ -36,7 +36,7 @@ from tests.testkit.topic_client import Shoppers, refused, shoppers
 
 
 class ProxiedKafka(Kafka):
-    """A broker with a second listener: whoever comes by it is sent, for everything else too, to the proxy before it."""
+    """A broker with a second listener, which directs its clients to the proxy for every further connection."""
 
     def __init__(self, like: Server, stack: ExitStack) -> None:
         super().__init__(like.root, like.port, like.secrets)
@@ -75,7 +75,7 @@ class Dependencies:
         return stack.enter_context(proxy(f"127.0.0.1:{self.parts[name].port}"))
 
     def process(self, name: str) -> psutil.Process:
-        """The server itself; what we started may be a wrapper around it."""
+        """Return the server itself; the started process may be a wrapper around it."""
         port = self.parts[name].port
         for child in self.started:
             if child.poll() is None and system.is_listening(psutil.Process(child.pid), port):
@@ -113,7 +113,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dependencies]:
 
 @pytest.fixture(scope="module")
 def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """One cart worker, two of the inventory: the crowd locks are between them, and each change that takes wants one."""
+    """One cart worker, two of the inventory: these two contend for the locks, and each change of stock needs one."""
     settings = Settings(
         kafka=own.parts["kafka"].url(),  # the tests themselves look past the proxies
         postgres_url=own.parts["postgres"].url(),
@@ -159,7 +159,7 @@ async def _while(crowd: Shoppers, fault: Callable[[], object], seconds: float) -
 
 
 async def _counted(shop: Processes, name: str, **labels: str) -> dict[str, float]:
-    """What each worker of the inventory has counted."""
+    """Return a counter of each inventory worker."""
     workers = [replica for replica in shop.replicas if replica.module == "inventory_service"]
     return {worker.name: await asyncio.to_thread(worker.metric, name, **labels) for worker in workers}
 
@@ -305,7 +305,7 @@ async def test_postgres_behind_a_bad_line(
 async def test_postgres_behind_a_line_that_loses_everything(
     own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
-    """No end of the line hears of it: who waits for an answer gives up by a deadline of its own, again and again."""
+    """Neither end of the connection notices: a client that waits gives up by its own deadline, repeatedly."""
     with _with_fault(own.postgres, ProxyFault(drop=True)):
         began, asked = time.monotonic(), set(crowd.sent)
         await _until_counted(shop, crowd, "holdfast_retries_total", error="TimeoutError")
@@ -317,7 +317,7 @@ async def test_postgres_behind_a_line_that_loses_everything(
 async def test_lines_to_postgres_are_reset_in_mid_transaction(
     own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
-    """Whether a COMMIT arrived is unknown then; the log knows."""
+    """A reset leaves open if a COMMIT arrived; the request log has the answer."""
 
     def resets() -> None:
         own.postgres.fault = ProxyFault(delay=0.02)  # so that most resets meet a transaction
@@ -333,7 +333,7 @@ async def test_lines_to_postgres_are_reset_in_mid_transaction(
 
 
 async def test_kafka_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    """What it has acknowledged is still there; what it has not is sent again by the idempotent producer."""
+    """Acknowledged records are still there; the idempotent producer sends the others again."""
 
     def fault() -> None:
         own.kill("kafka")
@@ -394,7 +394,7 @@ async def test_kafka_behind_a_line_that_carries_nothing(
     with _with_fault(own.kafka, fault):
         if fault.refuse:
             own.kafka.reset()
-        await asyncio.sleep(1)  # what was on its way is told
+        await asyncio.sleep(1)  # outcomes in flight arrive
         asked = set(crowd.sent)
         await _for(9, crowd)
         assert crowd.sent.keys() - asked
@@ -407,7 +407,7 @@ async def test_kafka_behind_a_line_that_carries_nothing(
 async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
     own: Dependencies, shop: Processes, crowd: Shoppers
 ) -> None:
-    """Whether a batch arrived is unknown then: the idempotent producer sends it again, and it counts once."""
+    """A reset leaves open if a batch arrived: the idempotent producer sends it again, and it counts once."""
 
     def resets() -> None:
         with _with_fault(own.kafka, ProxyFault(delay=0.02)):  # so that most resets meet something on its way
@@ -449,7 +449,7 @@ async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, sh
 
 
 async def _clocks(crowd: Shoppers, topic: Topic) -> set[int]:
-    """By how many minutes the clocks of those who act on a topic are wrong, as their dead letters tell."""
+    """Return by how many minutes the clocks of a topic's senders are wrong, according to their dead letters."""
     name = crowd.settings.topic(topic)
     sent = [await crowd.producer.send_and_wait(name, b"no event", b"nobody", partition=at) for at in range(PARTITIONS)]
     places = {(record.partition, record.offset) for record in sent}

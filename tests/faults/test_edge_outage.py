@@ -1,4 +1,4 @@
-"""What shoppers see while Kafka is away, and that it passes by itself. The broker is one of this file's own."""
+"""Kafka is away: the answers that shoppers get, and the recovery without help. The broker is one of this file's own."""
 
 import asyncio
 import json
@@ -66,7 +66,7 @@ class Broker:
         self.process = psutil.Process(self._mine.pid)
 
     def stop(self) -> None:
-        """Put things back so that whoever started the first one can clean up."""
+        """Restore the state in which the fixture of the first broker can clean up."""
         if self.process.is_running():
             self.process.resume()
         if self._mine is not None:
@@ -299,7 +299,7 @@ async def test_a_producer_that_has_died_is_replaced(own: tuple[Running, Broker])
         return await sent
 
     await gateway.start(handle)
-    await gateway.start(handle)  # what begins again does not read twice
+    await gateway.start(handle)  # a restarted consumer does not read twice
     try:
         assert await publish()
         gateway._producer._sender.sender_task.cancel()
@@ -364,7 +364,7 @@ async def test_a_gateway_that_hears_nothing_any_more_reads_on_where_it_was(setti
 async def test_a_read_model_that_reads_nothing_any_more_says_so(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loop then begins again, from where the store is."""
+    """The projector's loop then starts again, from the position in the store."""
     await ensure_topics(settings, TOPICS)
     taken: list[Sequence[ReadPosition]] = []
     made: list[AIOKafkaConsumer] = []

@@ -1,4 +1,4 @@
-"""What Faust does when its world moves: recovery, membership, frozen workers, rebalances under load, ends.
+"""Faust under changes of its environment: recovery, membership, frozen workers, rebalances under load, ends.
 
 The shop has two workers of each kind. After each fault every request has exactly one outcome, the stock adds up, the
 carts equal the holds, and nothing is left uncommitted.
@@ -57,12 +57,13 @@ from tests.testkit.worker_pairs import (
 )
 
 LEFT = 3.0
-"""Those of a worker that says that it leaves. The target is one, which a machine that runs other tests beside this one
-can't promise; `python -m tests.faults.silences` holds a quiet one to it. Half a session is enough to tell: nobody takes
-over from who does not leave before the session has ended, so its shoppers would wait for as long, less a heartbeat."""
+"""Longest silence, in seconds, for the shoppers of a worker that leaves its group. The target is one second, which a
+machine that runs other tests beside this one can't promise; `python -m tests.faults.silences` holds a quiet machine to
+it. Half a session is enough to see the difference: if the worker does not leave, its partitions are free only after the
+session, and its shoppers wait for as long, less a heartbeat."""
 NOISE = 2.0
-"""What the unluckiest shopper waited before the fault is the machine's, and allowed besides, but no more than this:
-else a worker that does not leave would pass."""
+"""Seconds: the longest wait before the fault, which is the machine's, is added to the bound, up to this. With more, a
+worker that does not leave would pass."""
 TRIES = 3
 MANY_CARTS = 40_000
 """So many are not recovered within a second."""
@@ -97,7 +98,7 @@ async def crowd(shop: Processes) -> AsyncIterator[Shoppers]:
 
 
 def _rebalances(replica: Replica) -> int:
-    """How often it was told that its group is assigned anew."""
+    """Return how often the replica logged that its group is rebalancing."""
     return sum("because it is rebalancing" in message for message in replica.messages())
 
 
@@ -106,7 +107,7 @@ def _one(shop: Processes, name: str) -> Replica:
 
 
 async def _committed(shop: Processes, replica: Replica, patience: float = 30.0) -> None:
-    """Return when everything that stands on the topics of a service is committed by its group."""
+    """Return when all records on the topics of a service are committed by its group."""
     kind = next(kind for kind, module in MODULES.items() if module == replica.module)
     topics = {"cart": ("cart.requests.v1", "inventory.responses.v1"), "inventory": ("inventory.requests.v1",)}[kind]
     places = [TopicPartition(shop.settings.prefix + topic, each) for topic in topics for each in range(PARTITIONS)]
@@ -144,7 +145,7 @@ async def _noise(crowd: Shoppers) -> float:
 
 
 class Clockwork:
-    """What a recovery does to its consumer, written down; enough of Faust's parts for one call."""
+    """A record of the calls that a recovery makes on its consumer; enough of Faust's parts for one call."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -259,14 +260,14 @@ NO_CARTS: tuple[bytes | None, ...] = (
     b'"pending":[]}',  # the end of most carts
     None,
 )
-"""What may stand on a changelog and is no cart. The last one is a tombstone."""
+"""Changelog values that are not carts. The last one is a tombstone."""
 NO_SHOPPERS = (b"", b"\xff\xfe", b"\x00", b"k" * 5_000)
 
 
 async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
     servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
-    """They count as absent: what stands between them is recovered, and whose carts they were gets what they ask for."""
+    """The damaged carts count as absent: the valid ones between them are recovered, and their users can shop again."""
     changelog = Topic("cart-carts-changelog", keyed_by="user")
     await ensure_topics(settings, [changelog, REQUESTS])
     waiting = cart.PendingRequest(id="r1", type="add", product="MUG", quantity=1, since=now() - timedelta(minutes=1))
@@ -285,7 +286,7 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
             await asyncio.to_thread(replica.wait_ready)
         async with shoppers(settings) as crowd:
             crowd.ids.add("r1")
-            crowd.sent["user-0", "r1"] = time.monotonic()  # by nobody here: the worker has to ask again
+            crowd.sent["user-0", "r1"] = time.monotonic()  # by nobody here: the worker has to retry it
             for user in damaged:
                 await crowd.ask(user, "add", product="MUG", quantity=1)
             await crowd.settled()
@@ -312,7 +313,7 @@ async def test_carts_recover_without_the_changelog_records_that_are_missing(
     ends = await _ends(shop.settings, places)
     admin = AIOKafkaAdminClient(bootstrap_servers=shop.settings.kafka)
     await admin.start()
-    try:  # a compacted topic refuses it: somebody has set a retention, which the reference forbids
+    try:  # a compacted topic refuses it: an operator has set a retention, which the reference forbids
         for policy in ("delete", "compact"):
             config = ConfigResource(ConfigResourceType.TOPIC, changelog, {"cleanup.policy": policy})
             await admin.alter_configs([config])
@@ -416,9 +417,9 @@ async def test_workers_frozen_for_longer_than_their_session_wake_and_go_on(shop:
 
 @pytest.mark.timeout(300)
 async def test_rebalances_under_load(shop: Processes, crowd: Shoppers) -> None:
-    """A third worker of each kind comes, under a new name, works, and dies; its partitions wait for its session's end.
+    """A third worker of each kind joins, under a new name, works, and crashes; its partitions wait for its session.
 
-    So the group is assigned anew about every five seconds.
+    So the group is assigned again about every five seconds.
     """
     await keep_shopping_for(1, crowd)
     done = asyncio.Event()
@@ -449,7 +450,7 @@ async def test_rebalances_under_load(shop: Processes, crowd: Shoppers) -> None:
 
 
 async def _generations(shop: Processes) -> dict[str, int]:
-    """The number of each group's last generation. No question tells it; this is what the groups' coordinator keeps."""
+    """The number of each group's last generation. No request returns it; this is what the groups' coordinator keeps."""
     groups = {shop.settings.prefix + kind: kind for kind in MODULES}
     found = dict.fromkeys(MODULES, 0)
     async for record in read_topic(shop.settings, ["__consumer_offsets"]):
@@ -491,8 +492,9 @@ async def test_a_failed_write_to_a_table_is_reported_and_repeated(
 async def test_a_worker_that_is_killed_and_brought_back(kind: str, shop: Processes, crowd: Shoppers) -> None:
     """The other one goes on: the dead one's place in the group is kept for it, as long as its session lasts.
 
-    Who is ready before it has ended was in its place before. A busy machine may take longer to start a process: then
-    its partitions go to the other one and come back, which costs two rebalances and shows nothing; it is tried again.
+    A worker that is ready before the session has ended keeps its partitions. A busy machine may take longer to start a
+    process: then its partitions go to the other one and come back, which costs two rebalances and shows nothing. In
+    that case the test tries again.
     """
     victim, other = _one(shop, f"{kind}-1"), _one(shop, f"{kind}-2")
     for _ in range(TRIES):
@@ -522,7 +524,7 @@ async def _kill_and_wait(victim: Replica) -> float:
 
 @pytest.mark.parametrize("kind", MODULES)
 async def test_a_worker_that_is_killed_for_good(kind: str, shop: Processes, crowd: Shoppers) -> None:
-    """Its partitions go to the other one when its session is over."""
+    """The partitions of the frozen worker go to the other one when its session is over."""
     noise = await _noise(crowd)
     victim = _one(shop, f"{kind}-1")
     theirs = await users_of(shop, kind, victim)
@@ -539,7 +541,7 @@ async def test_a_worker_that_is_killed_for_good(kind: str, shop: Processes, crow
 
 @pytest.mark.parametrize("kind", MODULES)
 async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Processes, crowd: Shoppers) -> None:
-    """Its successor is kept away for longer than a session: who did not leave would be waited for."""
+    """The successor is kept away for longer than a session: the group would wait for a member that did not leave."""
     noise = await _noise(crowd)
     victim = _one(shop, f"{kind}-1")
     theirs = await users_of(shop, kind, victim)
@@ -613,7 +615,7 @@ def _compare(
 ) -> None:
     """Say how long shoppers have waited, and hold the victim's own to their bound.
 
-    What others waited meanwhile is no excuse: a fault that stops both workers would bring its own.
+    The waits of other shoppers are not an excuse: a fault that stops both workers would bring its own.
     """
     waited, silence = crowd.longest_wait(since, of=theirs), crowd.silence(since, of=theirs)
     others = crowd.longest_wait(since, of=lambda user: not theirs(user))
@@ -626,9 +628,9 @@ def _compare(
 async def test_asked_to_end_while_postgres_is_away_nothing_is_lost(
     fault: ProxyFault, servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
-    """What is in hand can't be decided: the end is hard, and the next process reads it again.
+    """The requests in hand can't be decided: the end is hard, and the next process reads it again.
 
-    Holds come straight from here: a cart would ask again for one that was acknowledged and dropped.
+    Holds come straight from here: a cart would retry one that was acknowledged and dropped.
     """
     url = urlsplit(servers.postgres_url)
     with proxy(f"{url.hostname}:{url.port}") as between, processes(servers, settings, tmp_path) as here:
@@ -692,7 +694,7 @@ async def _decided(settings: Settings) -> tuple[int, int]:
 async def test_two_workers_that_come_to_a_backlog_leave_nothing_of_it(
     servers: Servers, settings: Settings, tmp_path: Path
 ) -> None:
-    """One begins to drain, the other joins: queues are full and records in hand while all is assigned anew."""
+    """One begins to drain, the other joins: queues are full and records in hand while all is assigned again."""
     rounds = 3
     with processes(servers, settings, tmp_path) as here:
         here.seed(MUG=rounds * BACKLOG)
@@ -753,7 +755,7 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
     """By the supervisor itself: a worker that says it is not well, or has ended, is started again."""
     monkeypatch.setattr(
         health_tracker, "UNHEALTHY_LIMIT_SECONDS", 3.0
-    )  # seconds: two looks of the keeper and some of ours
+    )  # seconds: two looks of the watchdog and some of ours
     told: queue.SimpleQueue[Event] = queue.SimpleQueue()
     root = Root(tmp_path / "root")
     root.create()

@@ -1,8 +1,8 @@
-"""Every way to feed a topic back to itself, and to put back what was put aside: nothing that was decided changes.
+"""Every way to feed a topic back to itself, and to redrive dead letters: nothing that was decided changes.
 
-Each way is followed by an audit whose digest must be the one from before, and by a hundred new requests; then whoever
-was there before has the same cart, until the same time, and the same orders. What notices and figures make of a replay
-is seen in `tests/integration/test_notification_mails.py` and `test_insights.py`: this shop runs without them.
+Each way is followed by an audit whose digest must be the one from before, and by a hundred new requests; then each
+earlier client has the same cart, until the same time, and the same orders. The effect of a replay on notices and
+figures is seen in `tests/integration/test_notification_mails.py` and `test_insights.py`: this shop runs without them.
 """
 
 import asyncio
@@ -56,13 +56,13 @@ READ_BY = {
     "payment": ("payments.requests.v1",),
     "delivery": ("deliveries.requests.v1",),
 }
-"""Who works on which topics."""
+"""Services and the topics that they read."""
 ADDRESS = {"name": "Fay", "line1": "1 High Street", "city": "York", "postal_code": "YO1 7HH", "country": "GB"}
 
 
 @dataclass
 class History:
-    """What happened before anything is replayed."""
+    """A shop with a history of shoppers and orders, before a replay."""
 
     shop: Shop
     product: str
@@ -85,7 +85,7 @@ class History:
         return str(report["digest"])
 
     async def seen(self, guests: Collection[Guest]) -> dict[str, Any]:
-        """What shoppers see of their carts and orders, and the rows of their carts: how often changed, until when."""
+        """The carts and orders as shoppers see them, and the rows of their carts: number of changes, and expiry."""
 
         async def of(edge: Edge, guest: Guest) -> Any:
             return await edge.get("/v1/cart", guest.token), await edge.list_all("/v1/orders?limit=100", guest.token)
@@ -101,16 +101,16 @@ class History:
         return {"holders": rows, **{guest.user_id: told for guest, told in shown.items()}}
 
     async def at_rest(self) -> None:
-        """Return when the workers have read everything, also what was replayed, and nothing more comes of it."""
+        """Return when the workers have read everything, replayed records included, and publish nothing more."""
         async with self.looking() as (admin, reader), asyncio.timeout(60):
-            # A worker commits what it has read when what comes of it lies on the next topic. They lead to each
+            # A worker commits what it has read when the resulting records are on the next topic. They lead to each
             # other in rings, so one look may miss what is on its way behind it; nothing goes round twice.
             while not (await self._all_read(admin, reader) and await self._all_read(admin, reader)):
                 await asyncio.sleep(0.2)
 
     @contextlib.asynccontextmanager
     async def looking(self) -> AsyncIterator[tuple[AIOKafkaAdminClient, AIOKafkaConsumer]]:
-        """Who knows what groups have committed, and who knows where topics begin and end."""
+        """Open the clients that know committed offsets, and the beginning and end of topics."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         reader = AIOKafkaConsumer(bootstrap_servers=self.kafka)
         await admin.start()
@@ -160,7 +160,7 @@ class History:
         assert producer.flush(30) == 0
 
     async def responses(self, user: str, request_id: str) -> list[dict[str, Any]]:
-        """What inventory told about a request, again and again."""
+        """Return the answers of inventory to a request, with repetitions."""
         events = [
             json.loads(value) for key, value in await self.lying("inventory.responses.v1") if key == user.encode()
         ]
@@ -172,7 +172,7 @@ class History:
         return [entry for entry in found.entries if entry.key == user.encode()]
 
     async def until_letters(self, user: str, number: int) -> list[DeadLetterEntry]:
-        """The same, when there are so many."""
+        """Return the dead letters of a shopper's records, once there are `number`."""
         async with asyncio.timeout(30):
             while len(found := await self.letters(user)) < number:
                 await asyncio.sleep(0.1)
@@ -239,7 +239,7 @@ async def until(edge: Edge, shopper: Shopper, order_id: str, *wanted: str) -> Ma
     """The order as its shopper sees it, once it is one of `wanted`."""
     async with asyncio.timeout(60):
         while True:
-            with contextlib.suppress(LookupError):  # what was ordered over a socket is read a hop later
+            with contextlib.suppress(LookupError):  # an order from a socket is read a hop later
                 shown = await edge.get(f"/v1/orders/{order_id}", shopper.guest.token)
                 if shown["status"] in wanted:
                     return shown
@@ -281,7 +281,7 @@ async def regret(history: History, edge: Edge, shopper: Shopper) -> None:
 
 @pytest.fixture(scope="module")
 def history(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> History:
-    """A shop with a history. No cart will come to its end meanwhile: one lives for a quarter of an hour."""
+    """A shop with a history. No cart will expire meanwhile: a cart lives for a quarter of an hour."""
     database, product = shop.postgres_url, product_code("REPLAY")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
@@ -455,7 +455,7 @@ async def test_a_permanent_failure_keeps_its_answer_after_the_cause_is_gone(hist
 
 
 async def test_a_redrive_executes_a_failed_request_once_its_cause_is_gone(history: History, tmp_path: Path) -> None:
-    """What is owed to an order is not refused for good: the letter has all that is needed to do it."""
+    """A step of an order is not refused permanently: the dead letter has all that is needed to repeat the step."""
     shop, product = history.shop, product_code("STUCK")
     shop.seed([(product, "Cannot be sold", 100, 5)], tmp_path)
     async with Edge(shop.http_url) as edge, Shopper(edge, await edge.create_guest()) as shopper:
@@ -465,7 +465,7 @@ async def test_a_redrive_executes_a_failed_request_once_its_cause_is_gone(histor
             order_id = await order(history, shopper, "tok_approve", items=[{"product": product, "quantity": 2}])
             (letter,) = await history.until_letters(user, 1)
             later = "UPDATE orders.orders SET due_at = now() + interval '1 hour' WHERE order_id = %s"
-            database.execute(later, [order_id])  # orders would ask again, and so do without the redrive
+            database.execute(later, [order_id])  # orders would retry, and so do without the redrive
         about = ("failed", "inventory.requests.v1", f"{order_id}/sell")
         assert (letter.reason, letter.topic, letter.event_ids[1]) == about
         stock = "SELECT received, held, sold FROM inventory.inventory WHERE product_code = %s"

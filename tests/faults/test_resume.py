@@ -1,4 +1,4 @@
-"""Resume over the real wire: a line that is cut after byte N, for a sweep of N, on a whole shop."""
+"""Resume over the real wire: a connection that ends after byte N, for a sweep of N, on a whole shop."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The audit on real servers: requests without an outcome, and the gauges of the audit beside the shop."""
+"""The audit on real servers: requests without an outcome, and the gauges of the audit in the background."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A checkout through the real edge, carts and inventory: one cart makes one order, whoever asks and whoever dies."""
+"""A checkout through the real edge, carts and inventory: one cart makes one order, under repetitions and crashes."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ def fill(client: httpx.Client, product: str = "MUG", quantity: int = 2) -> int:
 
 
 async def told_to_orders(settings: Settings, order_id: str) -> list[Envelope]:
-    """What stands on `orders.requests` of one order."""
+    """Return the messages of one order on `orders.requests`."""
     events = [
         Envelope.decode(record.key, record.value)
         async for record in read_topic(settings, [settings.topic(orders.REQUESTS)])

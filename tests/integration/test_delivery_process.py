@@ -1,4 +1,4 @@
-"""The delivery process with real Kafka and Postgres: parcels move, are called off, fail; and it may die anywhere."""
+"""The delivery process with real Kafka and Postgres: parcels move, are called off or fail, under crashes anywhere."""
 
 import asyncio
 import secrets
@@ -34,7 +34,7 @@ class Delivery:
         await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.log_tail)
 
     async def has_told(self, order: str, *words: str) -> None:
-        """What was told of it, without its repetitions, in order; that it may be repeated is the point."""
+        """Return when the order's events are `words`, in order and without repetitions, which are allowed."""
         await self.talk.until(lambda: [*dict.fromkeys(self.talk.of(order))] == [*words], self.process.log_tail)
 
 
@@ -110,7 +110,7 @@ async def test_one_that_was_called_off_before_it_was_booked_never_is(delivery: D
 
 
 async def test_it_may_die_anywhere(delivery: Delivery, order: str) -> None:
-    """One replica for each point, beside the one that lives: whoever comes to its point dies there, and comes back."""
+    """One replica for each failpoint, beside a healthy one: each crashes at its point and is started again."""
     points = [point for point in FAILPOINTS if point.startswith("delivery.")]
     victims = [delivery.shop.add("order_service.delivery", point.replace(".", "-")) for point in points]
     for victim, point in zip(victims, points, strict=True):

@@ -29,7 +29,7 @@ from tests.testkit.servers import Servers
 
 MIB = 1024 * 1024
 MORE = 10 * MIB
-"""What a flood may cost the edge's memory, at its worst moment."""
+"""Bytes of memory that a flood may cost the edge, at its worst moment."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ async def receive(line: ClientConnection) -> dict[str, Any]:
 
 
 async def shop_a_little(edge: Running) -> None:
-    """What an honest shopper does, all of it answered."""
+    """Shop like an honest client, with every request answered."""
     async with shopper(edge) as line:
         for number in range(5):
             await line.send(json.dumps({"id": f"a{number}", "type": "add", "product": "P", "quantity": 1}))
@@ -143,7 +143,7 @@ def deaf(edge: Running, token: str) -> socket.socket:
 
 
 def ended(line: socket.socket) -> bytes:
-    """Everything until the edge hangs up."""
+    """Return all bytes until the edge closes the connection."""
     found = b""
     try:
         while part := line.recv(65536):

@@ -69,7 +69,7 @@ def cancelled(client: httpx.Client) -> str:
 
 
 def move(edge: Running, order_id: str, kind: str, status: str, **more: Any) -> int:
-    """Have the order service tell the next event of an order; its version."""
+    """Have the order service publish the next event of an order; return its version."""
     told = edge.carts.desk.event(order_id, kind, status, **more)
     edge.carts.publish(told.topic, told.source, told.kind, told.key, told.data)
     return int(told.data["version"])
@@ -559,7 +559,7 @@ async def test_made_again_from_its_topics_the_read_model_is_the_same(edge: Runni
     with psycopg.connect(settings.postgres_url, autocommit=True) as database:
 
         def tables() -> list[Any]:
-            # An order that was asked for, and that nothing has told of, is known to this edge alone.
+            # An order that was asked for, and has no event yet, is known to this edge alone.
             where = {"placed_order": "WHERE version > 0"}
             return [
                 database.execute(f'SELECT * FROM "{schema}".{name} {where.get(name, "")} ORDER BY 1, 2, 3'.encode())
@@ -568,9 +568,9 @@ async def test_made_again_from_its_topics_the_read_model_is_the_same(edge: Runni
             ]  # fmt: skip
 
         told = {order: kept["version"] for order, kept in edge.carts.desk.orders.items()}
-        until(lambda: {row[0]: row[2] for row in tables()[0]} == told)  # all that was told by any test is there
+        until(lambda: {row[0]: row[2] for row in tables()[0]} == told)  # all events of any test are there
         before = None
-        while before != (before := tables()):  # and what payments and deliveries told of it, too
+        while before != (before := tables()):  # and the events of payments and deliveries, too
             await asyncio.sleep(1)
         assert len(before[0]) >= len(made)
         database.execute(f'TRUNCATE {", ".join(f""""{schema}".{name}""" for name in (*names, "position"))}'.encode())

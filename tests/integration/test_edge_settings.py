@@ -139,7 +139,7 @@ def test_in_production_loopback_has_its_limit_too(production: tuple[Running, str
     with edge.client() as client:
         refused = next(answer for _ in range(2000) if (answer := client.get("/v1/products")).status_code != 200)
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
-        # Who has a user is counted as that, and may still come in.
+        # A client with a user counts toward the user's limit, and is still admitted.
         client.headers["Authorization"] = f"Bearer {token(NEW)}"
         assert client.get("/v1/products").status_code == 200
 

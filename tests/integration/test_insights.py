@@ -1,6 +1,6 @@
-"""The insights against real servers: each thing counted once, whatever dies, comes late, or comes again.
+"""The insights against real servers: each fact counts once, under crashes, late events and repetitions.
 
-The measure is plain SQL over the event store of the orders and over everything else that was told, which knows nothing
+The measure is plain SQL over the event store of the orders and over all other published events, which knows nothing
 of how the insights count.
 """
 
@@ -45,7 +45,7 @@ NOW = datetime.now(UTC)
 PRODUCTS = [f"P{number}" for number in range(12)]
 Told = tuple[Topic, Envelope]
 
-# The event store of the orders has their events; what payments and carts told stands beside it.
+# The event store of the orders has their events; those of payments and carts are in a table beside it.
 EXPECTED = """
 WITH event AS (SELECT DISTINCT ON (order_id, version) type, at, data FROM order_event
                UNION ALL SELECT DISTINCT ON (id) type, at, data FROM told ORDER BY 1),
@@ -80,7 +80,7 @@ SELECT by, start, what, currency, sum(amount)::bigint FROM (
 
 
 def history(seed: int, number: int) -> list[Told]:
-    """What `number` shoppers do over three days, in an order in which their events could not even have happened."""
+    """Events of `number` shoppers over three days, in an order in which they could not even have happened."""
     chance = random.Random(seed)
     told: list[Told] = []
     for shopper in range(number):
@@ -101,7 +101,7 @@ class _Visit:
     name: str
 
     def told(self) -> Iterator[Told]:
-        """What is said of it."""
+        """Return the events of one visit."""
         products = self.chance.sample(PRODUCTS, self.chance.randint(1, 4))
         yield from self._holds(products)
         if self.chance.random() < 0.3:
@@ -161,7 +161,7 @@ class _Visit:
 
 
 def related(told: Sequence[Told]) -> dict[str, list[tuple[str, float, float, float]]]:
-    """What is bought together, counted without any cunning."""
+    """Return the products that are bought together, counted in the simplest way."""
     baskets = {
         e.subject: {line["product"] for line in e.data["lines"]} for _, e in told if e.type.endswith("committed")
     }
@@ -208,7 +208,7 @@ class InsightsService:
         self.told += told
 
     def keep(self) -> None:
-        """Put all that was told into the event store, and beside it what is not of orders."""
+        """Put all published events into the event store, and those of other services into a table beside it."""
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
             connection.execute(f'SET search_path = "{self.settings.schema_name("orders")}"'.encode())
             connection.execute(
@@ -281,7 +281,7 @@ class InsightsService:
         return figures, lists
 
     async def check(self) -> None:
-        """What was counted is what SQL counts."""
+        """Assert that the figures are those that SQL counts."""
         await self.read_up()
         self.keep()
         expected = self.sql("orders", EXPECTED)
@@ -328,7 +328,7 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def read(settings: Settings, topic: Topic) -> list[Envelope]:
-    """Everything on a topic."""
+    """Return all records of a topic."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
     await consumer.start()
     try:

@@ -1,4 +1,4 @@
-"""What the edge shows of the insights: related products to everybody, figures to support."""
+"""The insights at the edge: related products for everybody, figures for support."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from tests.testkit.processes import until
 from tests.testkit.servers import Servers
 
 NOON = datetime(2026, 3, 21, 12, 0, tzinfo=UTC)
-"""Long ago: the page shows what was told of the last two days."""
+"""A time long ago: the page shows the last two days."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What is held for orders, in the store and its double; then the races, deaths and damages of the real one."""
+"""Holds of orders, in the store and its double; then the races, crashes and damages of the real one."""
 
 import asyncio
 import random
@@ -310,13 +310,13 @@ async def test_a_cart_that_comes_to_its_end_at_checkout_is_either_ordered_or_exp
             getattr(answer.outcome, "reason", answer.outcome.type) for each in told for answer in each.replies
         )
         won = [kind for kind in kinds if kind == "committed"] or ["expired"]
-        # Told as expired: by the knock, by the checkout that met it due, and as the reason of its refusal.
+        # Expired, says the expiry request, the checkout that met the cart due, and the reason of its refusal.
         assert kinds in ({"committed": 1}, {"expired": 2}, {"expired": 3}), kinds
         seen[won[0]] += 1
     assert set(seen) == {"committed", "expired"}
     held, holds = await real.one("SELECT held FROM inventory WHERE product_code = 'PLENTY'"), seen["committed"]
     assert held == holds
-    await real.connection.execute("UPDATE holder SET expires_at = NULL")  # what was moved by hand is not its concern
+    await real.connection.execute("UPDATE holder SET expires_at = NULL")  # the audit ignores manual changes
     assert (await audit(real.connection))["violations"] == []
 
 
@@ -329,7 +329,7 @@ async def test_an_order_that_two_shoppers_have_is_one_shoppers(real: Schema) -> 
             commit = command(order, take(order, user, TEAPOT=1))
             try:
                 return (await stores[user].transact([commit])).replies[0].outcome
-            except psycopg.errors.UniqueViolation:  # as the guard does: alone, once more
+            except psycopg.errors.UniqueViolation:  # as the batch processor does: alone, once more
                 return (await stores[user].transact([commit])).replies[0].outcome
 
         outcomes = await asyncio.gather(ask("ann"), ask("bob"))
@@ -377,8 +377,8 @@ async def test_workers_side_by_side_keep_every_rule_of_orders(real: Schema) -> N
         for _ in range(30):
             batch = [_random(chance, users, revisions) for _ in range(chance.randint(1, 15))]
             batch += chance.choices(batch, k=2)
-            for _ in range(chance.choice((1, 1, 2))):  # died after the commit, and does it again
-                while True:  # as the guard does
+            for _ in range(chance.choice((1, 1, 2))):  # crashed after the commit, and repeats it
+                while True:  # as the batch processor does
                     try:
                         told = (await store.transact(batch)).replies
                         break
@@ -414,14 +414,14 @@ async def test_workers_side_by_side_keep_every_rule_of_orders(real: Schema) -> N
 
 
 class DiesBeforeWriting(PostgresStore):
-    """As a process that is killed between the trips."""
+    """Crash like a process that is killed between the round trips."""
 
     async def _write(self, connection: postgres.Connection, state: State) -> None:  # noqa: ARG002 - never written
         raise psycopg.OperationalError("killed")
 
 
 class DiesAfterTheCommit(PostgresStore):
-    """As one that is killed before it can tell."""
+    """Crash like a process that is killed before it can publish."""
 
     async def _write(self, connection: postgres.Connection, state: State) -> None:
         await super()._write(connection, state)

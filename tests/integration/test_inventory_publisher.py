@@ -1,4 +1,4 @@
-"""What the inventory makes known: no commit is missed, none is held back, and there is one voice at a time."""
+"""The publisher of the inventory: no commit is missed, none is held back, and one publisher is active at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -82,7 +82,7 @@ async def test_everything_is_sent_once_and_then_only_changes(shop: Schema) -> No
 
 
 async def _a_late_commit(shop: Schema) -> tuple[Topics, list[list[tuple[str, int, int]]]]:
-    """A transaction that begins first and commits last, while others come and go; what was told after each step."""
+    """Begin a transaction first and commit it last, while others begin and end; return the records after each step."""
     topics, one, seen = Topics(), None, []
     one = voice(shop, topics)
     await one.publish_changes(shop.connection)
@@ -189,7 +189,7 @@ async def _until(condition: object) -> None:
             await asyncio.sleep(0.02)
 
 
-# ---- expiry: from the knock to the answer ---------------------------------------------------------------------------
+# ---- expiry: from the request to the answer -------------------------------------------------------------------------
 
 
 async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
@@ -225,7 +225,7 @@ async def test_a_due_cart_is_knocked_for_and_expired_once(shop: Schema) -> None:
 
 
 async def test_the_expiry_of_a_cart_is_published_even_if_its_request_was_not_answered(shop: Schema) -> None:
-    """Whoever decides dies before anybody is told; the request is delivered again, and knows only its own outcome."""
+    """A worker crashes after its decision and before its answer; the redelivered request knows only its own outcome."""
     topics, store = Topics(), shop.store()
     inventory = InventoryAgents(store, NoContentionLocks(), topics.publish, LockPolicy(5, 5))
     knocker = ExpiryScanner(
@@ -341,7 +341,7 @@ async def test_a_failure_of_postgres_reaches_the_batch_processor_unchanged(shop:
 
 
 async def test_only_committed_decisions_are_published(shop: Schema) -> None:
-    """Another connection sees it, at the moment at which it is told."""
+    """Record the stock that another connection sees at the moment of publication."""
     seen: list[tuple[list[str], list[tuple[str, int]]]] = []
 
     async def publish(_: Topic, events: Sequence[Envelope]) -> None:
@@ -356,7 +356,7 @@ async def test_only_committed_decisions_are_published(shop: Schema) -> None:
 
 
 def _received(id_: str, request: Request) -> ReceivedMessage[Request]:
-    """A request as the guard hands it over."""
+    """A request as the batch processor passes it on."""
     event = Envelope.model_construct(
         id="x",
         source="/orders",

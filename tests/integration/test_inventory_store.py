@@ -216,7 +216,7 @@ async def test_workers_side_by_side_keep_every_rule(real: Schema, shoppers: str,
         batch: list[Command] = []
 
         async def decide() -> list[Reply]:
-            while True:  # as the guard does: a busy machine may let an attempt wait too long for its locks
+            while True:  # as the batch processor does: a busy machine may let an attempt wait too long for its locks
                 try:
                     return (await store.transact(batch)).replies
                 except postgres.TRANSIENT_ERRORS:
@@ -229,7 +229,7 @@ async def test_workers_side_by_side_keep_every_rule(real: Schema, shoppers: str,
             answers += await decide()
             if chance.random() < 0.3:
                 await real.pass_time(minutes=15)
-            if chance.random() < 0.2:  # died after the commit, and does it again
+            if chance.random() < 0.2:  # crashed after the commit, and repeats it
                 again = await decide()
                 assert all(answer.replayed or answer.outcome.type in ("id_reused", "expired") for answer in again)
         return answers
@@ -253,7 +253,7 @@ async def test_workers_side_by_side_keep_every_rule(real: Schema, shoppers: str,
 
 
 class CutAfterCommit(PostgresStore):
-    """The line is cut when COMMIT has arrived and its answer has not."""
+    """The connection is lost when COMMIT has arrived and its answer has not."""
 
     async def _write(self, connection: postgres.Connection, state: State) -> None:
         await super()._write(connection, state)
@@ -284,7 +284,7 @@ async def test_a_lost_connection_is_replaced(real: Schema) -> None:
 
 
 async def test_a_stopped_worker_does_not_delay_shoppers_for_long(real: Schema) -> None:
-    """As by SIGSTOP between the trips: the session lives, holds its locks and says nothing."""
+    """As by SIGSTOP between round trips: the session lives, holds its locks and sends nothing."""
     stopped = await postgres.connect(real.settings, "inventory", options=STORE_OPTIONS)
     await real.store().transact([command("r0", add("TEAPOT"))])
     await stopped.execute("BEGIN")
@@ -392,7 +392,7 @@ def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _generic(query: str) -> bytes:
-    """Its plan is asked for with numbered parameters."""
+    """The plan is requested with numbered parameters."""
     count = iter(range(1, 20))
     names: dict[str, str] = {}
     query = re.sub(r"%\((\w+)\)s", lambda m: names.setdefault(m[1], f"${next(count)}"), query)

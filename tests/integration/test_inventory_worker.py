@@ -105,7 +105,7 @@ class Outside:
         if event.type == "holdfast.inventory.stock":
             stock = STOCK_REGISTRY.parse(event)
             known = self.stock.get(stock.product)
-            if known is None or stock.version > known.version:  # the next publisher may tell again
+            if known is None or stock.version > known.version:  # the next publisher may repeat it
                 self.stock[stock.product] = stock
         else:
             answer = RESPONSE_REGISTRY.parse(event)
@@ -164,7 +164,7 @@ async def test_every_request_has_one_outcome_under_any_crash(
         for outcomes in outside.outcomes.values():
             assert len({repr(outcome) for outcome in outcomes}) == 1, "one outcome, however often it is told"
 
-        # Left alone, every cart comes to its end and says so.
+        # Left alone, every cart expires and that is reported.
         def given_back() -> bool:
             return all(stock.held == 0 for stock in outside.stock.values())
 

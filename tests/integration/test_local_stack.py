@@ -62,7 +62,7 @@ def shop(empty: StubStack, template: Path) -> StubStack:
 
 
 def port_taken(shop: StubStack) -> Result:
-    """Somebody listens on a port that the user insists on."""
+    """Another process listens on a port that the user insists on."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         shop.env["HOLDFAST_REDIS_PORT"] = str(other.getsockname()[1])
         return shop(*INFRA)
@@ -75,7 +75,7 @@ def already_running(shop: StubStack) -> Result:
 
 
 def killed(shop: StubStack, moment: Callable[[], bool]) -> Result:
-    """The supervisor dies without a word."""
+    """The supervisor crashes without a word."""
     process = shop.start("up", "--infra-only")
     until(moment)
     process.kill()
@@ -122,7 +122,7 @@ def damaged_jar(shop: StubStack) -> Result:
 
 
 def no_network(shop: StubStack) -> Result:
-    """Nothing downloaded yet, and no way out."""
+    """No jar is downloaded yet, and the network is away."""
     (shop.folder / "m2").mkdir()
     proxies = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
     shop.env |= {"M2_REPO": str(shop.folder / "m2"), **proxies}
@@ -152,7 +152,7 @@ def disk_full(shop: StubStack) -> Result:
 
 
 def file_too_large(shop: StubStack) -> Result:
-    """The same in the middle of a write: no file may grow past a megabyte."""
+    """A full disk in the middle of a write: no file may grow past a megabyte."""
     shutil.rmtree(shop.root / "postgres")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
@@ -174,7 +174,7 @@ def no_right_to_write(shop: StubStack) -> Result:
 
 
 def server_away(shop: StubStack) -> Result:
-    """A server of somebody else is named, and is not there."""
+    """A server that is not ours is named, and is not there."""
     shop.env["HOLDFAST_REDIS_URL"] = f"redis://:secret@127.0.0.1:{probes.free_port()}/0"
     result = shop(*INFRA)
     assert "secret" not in result.err
@@ -190,7 +190,7 @@ class Fault:
     code: int
     says: str
     java: bool = False
-    """Whether Kafka has a part in it; else it is the tests' own broker, which saves the start of another."""
+    """True if Kafka has a part in the fault; else it is the tests' own broker, which saves the start of another."""
 
 
 FAULTS = (
@@ -222,7 +222,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.cause.__name__)
 def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: StubStack, fault: Fault, servers: Servers) -> None:
-    """Caused, told, taken away: then `up` works, with exactly one process of each kind."""
+    """A fault is caused, reported and removed: then `up` works, with exactly one process of each kind."""
     if not fault.java:
         shop.use_kafka(servers.kafka)
     result = fault.cause(shop)
@@ -245,7 +245,7 @@ def test_a_fault_has_an_exit_code_a_sentence_and_a_remedy(shop: StubStack, fault
 
 
 def test_a_shop_survives_what_happens_to_its_processes(empty: StubStack) -> None:
-    """Crashes and freezes are seen and repaired, whoever suffers them; everything stops in order."""
+    """Crashes and freezes of any process are seen and repaired; everything stops in order."""
     shop, began = empty, time.monotonic()
     up = shop("up", "--detach", "--workers", "cart=2", "--no-limits")
     assert up.code == 0, up.err
@@ -263,7 +263,7 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: StubStack) -> None
     psutil.Process(services["cart-1"]["pid"]).kill()
     psutil.Process(services["redis"]["pid"]).suspend()
     psutil.Process(services["edge"]["pid"]).suspend()
-    # The parent of PostgreSQL dies: its children must go before another can open the data.
+    # The parent of PostgreSQL crashes: its children must go before another can open the data.
     psutil.Process(services["postgres"]["pid"]).kill()
     hurt = ("cart-1", "redis", "edge", "postgres")
     until(lambda: all(shop.entry(name)["restarts"] == 1 for name in hurt))
@@ -343,7 +343,7 @@ def test_a_service_that_cannot_start_fails_the_up_with_its_own_words(shop: StubS
 
 
 def test_a_port_in_use_is_replaced_unless_it_was_requested(shop: StubStack) -> None:
-    """And the user is told who has it; a second shop can use the first one's servers."""
+    """The error names the owner of the port; a second shop can use the first one's servers."""
     with socket.create_server(("127.0.0.1", shop.ports["redis"])):
         result = shop(*INFRA)
     assert result.code == 0, result.err

@@ -30,7 +30,7 @@ async def here(settings: Shared) -> AsyncIterator[Schema]:
 
 
 async def meet_in_the_middle(here: Schema, first: PostgresStore, second: PostgresStore) -> list[BaseException]:
-    """Both take all three products at once; what that fails with."""
+    """Run two batches that take all three products at once; return the error of each."""
     await first.transact([command("warm", add("APPLE", user="warm"))])
     async with here.connection.transaction():
         await here.connection.execute("SELECT FROM inventory WHERE product_code = 'MELON' FOR UPDATE")
@@ -71,7 +71,7 @@ async def test_one_worker_that_locks_in_reverse_is_caught(here: Schema, monkeypa
     async def reversed_lock(connection: Connection, batch: object) -> object:
         with monkeypatch.context() as planted:
             planted.setitem(stores.QUERIES, "lock_stock", query.replace(ORDERED, REVERSED))
-            return await lock(connection, batch)  # type: ignore[arg-type]  # passed on as it came
+            return await lock(connection, batch)  # type: ignore[arg-type]  # passed on unchanged
 
     monkeypatch.setattr(wrong, "_lock_and_read", reversed_lock)
     (fault,) = await meet_in_the_middle(here, right, wrong)

@@ -1,4 +1,4 @@
-"""Crowd locks: one after the other while Redis is well, and at once without them when it isn't."""
+"""Contention locks: one after the other while Redis is well, and at once without them when it isn't."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Notices on real servers: one mail for each event, whatever is replayed, dead or slow, and whoever is killed."""
+"""Notices on real servers: one mail for each event, under replays, crashes and slow servers."""
 
 import asyncio
 import secrets
@@ -127,7 +127,7 @@ async def test_a_crash_before_a_mail_is_marked_sent_repeats_it_once_at_most(here
 
 @pytest.mark.timeout(300)
 async def test_a_worker_that_crashes_at_every_failpoint_in_turn(here: NoticeStack, user: str) -> None:
-    """Each successor is armed for the next point, so that one wish, one order and one cart meet all of them."""
+    """Each successor is armed for the next point, so that one preference, one order and one cart meet all of them."""
     order, deaths = Order(user), len(here.worker.exits)
     here.worker.arm(f"{AT_WORK[0]}:1")
     ends = datetime.now(UTC) + timedelta(hours=1)
@@ -152,7 +152,7 @@ async def test_a_worker_that_crashes_at_every_failpoint_in_turn(here: NoticeStac
     mails = here.mails(order.email)
     assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
     assert {mail["copies"] for mail in mails} == {1}
-    async with asyncio.timeout(PATIENCE):  # who died after it had warned left a lease behind, which must run out
+    async with asyncio.timeout(PATIENCE):  # a worker that crashed after a warning left a lease, which must run out
         while here.audit()["violations"]:
             await asyncio.sleep(0.5)
 
@@ -176,7 +176,7 @@ async def test_a_failed_mail_is_sent_once_by_a_redrive_and_by_no_replay(here: No
         [first] = await _letters(here, user, 1)
         assert (first.topic, first.reason) == (here.settings.topic(notices.REQUESTS), "failed")
         assert await settle(here.settings, [first], "redriven") == 1
-        first, second = await _letters(here, user, 2)  # the server is dead still: what fails again has a new letter
+        first, second = await _letters(here, user, 2)  # the server is still away: a new failure has a new dead letter
     finally:
         here.catcher.again()
         here.email.again(HOLDFAST_NOTICE_ATTEMPTS="1000")
@@ -243,7 +243,7 @@ async def test_a_forgotten_user_gets_no_old_notices(here: NoticeStack, user: str
     async with asyncio.timeout(PATIENCE):
         while here.rows("SELECT 1 FROM contact WHERE user_id = %s", user):
             await asyncio.sleep(0.1)
-    await here.say(*told)  # what is replayed does not bring them back
+    await here.say(*told)  # a replay does not bring them back
     await here.say(asked(user, notices.Send(user_id=user, template="message", channel="push", cause="c1")))
     await here.settled(user, 4)
     assert here.rows("SELECT 1 FROM contact WHERE user_id = %s", user) == []

@@ -26,7 +26,7 @@ from tests.testkit.servers import MANY_PARTITIONS, Servers
 
 PATIENCE = 60
 MINE = [point for point in FAILPOINTS if point.startswith("orders.")]
-"""Each is where one worker dies, the second time it comes there."""
+"""Failpoints; one worker crashes at each, the second time it gets there."""
 REQUESTS: dict[Topic, MessageRegistry[Any]] = {
     inventory.REQUESTS: inventory.REQUEST_REGISTRY,
     payments.REQUESTS: payments.REQUEST_REGISTRY,
@@ -54,7 +54,7 @@ class FakeServices:
             await self.producer.send_and_wait(self.settings.topic(topic), event.encode(), event.key)
 
     async def buy(self, buying: Buying, token: str = "tok_approve") -> None:
-        """What the cart sends, and what inventory answers it."""
+        """Publish the messages of the cart, and the answers of inventory."""
         await self.send(inventory.RESPONSES, buying.committed(), times=2)
         await self.send(orders.REQUESTS, buying.place(token), times=2)
 

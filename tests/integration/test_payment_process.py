@@ -207,7 +207,7 @@ async def test_an_absent_provider_loses_no_charge_and_blocks_no_other_order(paym
 
 
 async def test_it_may_die_anywhere(payment: Payment, order: str) -> None:
-    """One replica for each point, beside the one that lives: whoever comes to its point dies there, and comes back."""
+    """One replica for each failpoint, beside a healthy one: each crashes at its point and is started again."""
     points = [point for point in FAILPOINTS if point.startswith("payment.")]
     victims = [payment.shop.add("order_service.payment", point.replace(".", "-")) for point in points]
     for victim, point in zip(victims, points, strict=True):
@@ -240,7 +240,7 @@ async def metrics(session: aiohttp.ClientSession, process: Replica) -> str:
 
 
 async def stored(payment: Payment, order: str) -> str:
-    """The wish that is stored for an order's payment, once it is a void."""
+    """Return the stored intent of an order's payment, once it is a void."""
     async with await postgres.connect(payment.shop.settings, "payment") as connection, asyncio.timeout(PATIENCE):
         while True:
             cursor = await connection.execute("SELECT wish FROM step WHERE order_id = %s", (order,))

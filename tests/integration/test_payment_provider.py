@@ -238,7 +238,7 @@ def _wait(url: str) -> None:
 
 @asynccontextmanager
 async def listener(answers: list[dict[str, Any]]) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
-    """A small HTTP server that answers with `answers` in turn, the last for ever, and keeps what it was sent."""
+    """A small HTTP server that answers with `answers` in turn, the last one repeatedly, and records its requests."""
     heard: list[tuple[Any, bytes]] = []
 
     async def hear(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Migrations: applied once, in order, wholly or not at all, whoever is killed and however many come at once."""
+"""Migrations: applied once, in order, wholly or not at all, under crashes and under many processes at once."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""One suite for rows in Postgres and rows in memory, and what only the real ones show: many pumps, one winner."""
+"""One suite for rows in Postgres and rows in memory, and what only the real ones show: many workers, one winner."""
 
 import asyncio
 from collections.abc import AsyncIterator

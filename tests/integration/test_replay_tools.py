@@ -40,7 +40,7 @@ async def sent(settings: Settings) -> None:
 
 
 async def lying(settings: Settings, topic: Topic) -> list[Any]:
-    """What a topic has, in the order of its places."""
+    """Return the records of a topic, in the order of their offsets."""
     found = [record async for record in read_topic(settings, [settings.topic(topic)])]
     return sorted(found, key=lambda record: (record.partition, record.offset))
 
@@ -194,7 +194,7 @@ def letter(settings: Settings, number: int) -> Envelope:
 
 @pytest.fixture
 async def letters(settings: Settings) -> list[str]:
-    """Five letters, one of them twice, and a record that is none; the letters' ids."""
+    """Write five dead letters, one of them twice, and another record; return the dead letters' ids."""
     await ensure_topics(settings, [EVENTS, EVENTS.dead_letter_topic])
     async with producer(settings) as out:
         written = [letter(settings, number) for number in range(len(PUT_ASIDE))]

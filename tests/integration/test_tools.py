@@ -46,7 +46,7 @@ def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Iterator[Holdfast
 
 @pytest.fixture
 async def sent(settings: Settings) -> list[str]:
-    """The lines that a topic of twelve events should be told as."""
+    """Return the lines that `tail` should print for a topic of twelve events."""
     await send(settings, *((each.key, each.encode()) for each in EVENTS_SENT))
     return [f"{each.subject}\t{each.encode().decode()}" for each in EVENTS_SENT]
 
@@ -397,7 +397,7 @@ def _in_a_terminal(holdfast: Holdfast, command: str) -> tuple[subprocess.Popen[b
 
 
 def _read(screen: int) -> bytes:
-    """What the terminal shows next; nothing when the last program on it has ended."""
+    """Return the next output of the terminal; nothing when the last program on it has ended."""
     try:
         return os.read(screen, 1 << 16)
     except OSError:

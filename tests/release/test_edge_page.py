@@ -53,7 +53,7 @@ async def page(chromium: Browser, edge: Running) -> AsyncIterator[Page]:
 
 
 def move(edge: Running, order_id: str, status: str, **more: Any) -> None:
-    """The order service tells a step, on the topic of events and to the shopper's sockets."""
+    """Publish a step of the order service, on the topic of events and to the shopper's sockets."""
     told = edge.carts.desk.event(order_id, status, status, **more)
     edge.carts.publish(told.topic, told.source, told.kind, told.key, told.data)
     frame = {"id": "x", "order_id": order_id, "status": status, "order_version": told.data["version"]}

@@ -1,4 +1,4 @@
-"""What a shopper and support see of the insights in a real browser."""
+"""The pages of the insights in a real browser, for a shopper and for support."""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The shop's page in a real browser on a whole shop: what a shopper sees, also when lines are cut and processes die."""
+"""The shop's page in a real browser on a whole shop, also when connections are lost and processes crash."""
 
 import asyncio
 import re
@@ -68,7 +68,7 @@ def product(shop: Shop, word: str, tmp_path: Path) -> str:
 
 
 class Line:
-    """Stands between a page and the edge, to hold outcomes back and to cut the line at a chosen moment."""
+    """A proxy between a page and the edge that holds outcomes back and ends the connection at a chosen moment."""
 
     def __init__(self) -> None:
         self.away = False
@@ -114,7 +114,7 @@ class Line:
         await asyncio.wait_for(self._decided.wait(), PATIENCE / 1000)
 
     async def cut(self) -> None:
-        """The line is cut, with all that was held back, and nobody answers before `away` is taken back."""
+        """End the connection, with all that was held back; refuse new ones until `away` is `False`."""
         self.away = True
         self._holding = False
         self._held_back.clear()
@@ -370,7 +370,7 @@ async def test_a_browser_that_was_offline_comes_back(page: Page, product: str, w
     await visit(page, word)
     await page.context.set_offline(True)
     await add(page, product, 2)
-    # Nobody tells a browser that a line has gone silent: the page found out by itself.
+    # No event reports a silent connection to a browser: the page found out by itself.
     await expect(page.locator("#connection")).to_have_attribute("data-state", "waiting")
     await expect_line(page, product, "pending", held=0)
     await page.context.set_offline(False)

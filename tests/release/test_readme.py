@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there, and the two that everything begins with, from a clean clone."""
+"""Every command of the README, unchanged, in a clean clone; `make up` and `make test` come first."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 @pytest.mark.timeout(500)
 def test_the_readmes_first_minute_works_in_a_clean_clone(tmp_path: Path) -> None:
-    """`make up`, and then all commands in one shell, in their order, as whoever has just cloned it would."""
+    """`make up`, and then all commands in one shell, in their order, as in a new clone."""
     clone = tmp_path / "holdfast"
     subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
     clean = {

@@ -47,7 +47,7 @@ class Carts:
         self._open: dict[str, dict[str, str]] = defaultdict(dict)
         self.desk = OrderDesk()
         self.asked: list[Envelope] = []
-        """What came on other topics than the carts'."""
+        """Messages on other topics than the carts'."""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))

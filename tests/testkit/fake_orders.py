@@ -14,7 +14,7 @@ SCARCE = "SCARCE"
 
 @dataclass(frozen=True)
 class Told:
-    """What is sent to whom."""
+    """A record to send: its topic, key and content."""
 
     topic: Topic
     source: str
@@ -47,7 +47,7 @@ class OrderDesk:
         return Told(orders.EVENTS, "/orders", f"holdfast.orders.{kind}", order_id, {**head, **more})
 
     def answers(self, event: Envelope) -> Iterator[Told]:
-        """What comes of a request."""
+        """Return the records that answer a request."""
         if self.silent:
             return
         if event.type in orders.REQUEST_REGISTRY.types:

@@ -1,4 +1,4 @@
-"""An edge that is told products and insights by a test: what goes together, and the shop's figures."""
+"""An edge that gets its products and insights from a test: related products, and the shop's figures."""
 
 import secrets
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the tests of inventory's rules share: a shop in memory, and words to talk to it."""
+"""An inventory in memory for the tests of its rules, and its requests in short form."""
 
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ POUND = Money(amount=100, currency="GBP")
 
 
 class InventoryModel:
-    """A shop in memory: carts, shelves, orders and log outlive a batch, and time passes when told."""
+    """An inventory in memory: carts, stock, orders and log outlive a batch, and a test moves the clock."""
 
     def __init__(self, **stock: int) -> None:
         self.rules = RULES
@@ -76,7 +76,7 @@ class InventoryModel:
         return shelf.received, shelf.held, shelf.sold
 
     def check(self) -> None:
-        """What must be true after any history."""
+        """Assert the invariants of any history."""
         self._check_stock()
         self._check_orders()
         for holder in self.holders.values():

@@ -1,4 +1,4 @@
-"""What the tests of the inventory share: a schema of their own with some stock, and words to talk to it."""
+"""A schema with some stock for the tests of the inventory, and its requests in short form."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -42,7 +42,7 @@ class Schema:
         )
 
     async def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """Return the rows of a query."""
         return await (await self.connection.execute(query, values)).fetchall()
 
     async def one(self, query: str) -> Any:
@@ -138,7 +138,7 @@ class PostgresInventory(InventoryStoreFixture):
 
 
 def command(id_: str, request: Request, accepted: datetime | None = None) -> Command:
-    """A request as it comes now."""
+    """Return a command that is accepted now, unless `accepted` is given."""
     return Command(id_, accepted or datetime.now(UTC), request)
 
 
@@ -154,11 +154,11 @@ class Topics:
     events: list[tuple[Topic, Envelope]] = field(default_factory=list)
 
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
-        """As `Worker.publish`; what can't be encoded fails here too."""
+        """Record the events; encode them as `Worker.publish` does, so that invalid ones fail here too."""
         self.events += [(topic, Envelope.decode(event.key, event.encode())) for event in events]
 
     def take(self, topic: Topic) -> list[Envelope]:
-        """What has come on `topic` since the last time."""
+        """Return the events on `topic` since the last call."""
         taken = [event for where, event in self.events if where is topic]
         self.events = [(where, event) for where, event in self.events if where is not topic]
         return taken

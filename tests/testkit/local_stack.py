@@ -34,7 +34,7 @@ INFRA = ("up", "--detach", "--infra-only")
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -50,7 +50,7 @@ class StubStack:
     prefix: tuple[str, ...] = ()
     """Put before every command: another user, a limit."""
     afterwards: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    """What to undo when the shop is gone."""
+    """Cleanup to run when the shop is gone."""
 
     def __post_init__(self) -> None:
         """Give it a root with ports of its own, and services with nothing inside."""
@@ -92,7 +92,7 @@ class StubStack:
         return Result(process.returncode, out, err)
 
     def status(self) -> dict[str, Any]:
-        """What `status --json` says."""
+        """Return the report of `status --json`."""
         content: dict[str, Any] = json.loads(self("status", "--json").out)
         return content
 

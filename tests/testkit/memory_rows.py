@@ -1,4 +1,4 @@
-"""Rows to be pumped, in memory; they pass the suite of the real ones (`tests/integration/test_pump_rows.py`)."""
+"""Rows of a job queue in memory; they pass the suite of the real ones (`tests/integration/test_pump_rows.py`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class MemoryRows:
         return True
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection to return."""
 
     def _reach(self) -> None:
         if self.lost:

@@ -29,7 +29,7 @@ from tests.testkit.servers import PARTITIONS, Servers, partition
 
 _COME_TO = ("answered", "noted", "asked", "written", "stored", "told", "warned")
 AT_WORK = tuple(f"notifications.{what}" for what in _COME_TO)
-"""The points that a wish, an order and a cart bring the worker to, in their order."""
+"""Failpoints that a preference, an order and a cart bring the worker to, in their order."""
 HANDED_OVER = "notifications.handed_over"
 PUT_ASIDE = "notifications.put_aside"
 
@@ -41,7 +41,7 @@ QUICK: Final = {
     "HOLDFAST_AUDIT_GRACE_SECONDS": "0",
 }
 HEARD: Final = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS)
-"""Whatever the worker reads."""
+"""Topics that the worker reads."""
 KEPT: Final = ("notice", "preference", "contact", "forgotten", "sms")
 GBP: Final = "GBP"
 
@@ -77,7 +77,7 @@ class NoticeStack:
             await out.flush()
 
     async def replay(self) -> None:
-        """Write whatever stands on the topics that the worker reads onto them once more."""
+        """Write all records of the topics that the worker reads to them once more."""
         records = [
             record async for record in read_topic(self.settings, [self.settings.topic(topic) for topic in HEARD])
         ]
@@ -87,15 +87,15 @@ class NoticeStack:
             await out.flush()
 
     async def at_rest(self) -> None:
-        """Return when the worker has read everything, and everything that comes of it is told."""
+        """Return when the worker has read everything and has published all outcomes."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka)
         reader = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka)
         await admin.start()
         await reader.start()
         try:
             async with asyncio.timeout(PATIENCE):
-                # What it makes of three of the topics lies on the fourth before it says that it has read them, so one
-                # look may miss that.
+                # Records of three of the topics lead to records on the fourth before their offsets are committed, so
+                # one look may miss that.
                 while not (await self._all_read(admin, reader) and await self._all_read(admin, reader)):
                     await asyncio.sleep(0.1)
                 while self.rows("SELECT 1 FROM notice WHERE due_at IS NOT NULL OR told_at IS NOT NULL LIMIT 1"):
@@ -111,14 +111,14 @@ class NoticeStack:
         return all(ends[p] == 0 or (p in committed and committed[p].offset >= ends[p]) for p in places)
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query finds in the service's tables."""
+        """Return the rows of a query on the service's tables."""
         with psycopg.connect(self.settings.postgres_url, autocommit=True) as connection:
             connection.execute(f'SET search_path = "{self.settings.schema_name("notifications")}"'.encode())
             cursor = connection.execute(query.encode(), values)
             return cursor.fetchall() if cursor.description else []
 
     def notices(self, user: str) -> dict[tuple[str, str], str]:
-        """What became of a user's notices, by template and channel."""
+        """Return the status of a user's notices, by template and channel."""
         found = self.rows("SELECT template, channel, status FROM notice WHERE user_id = %s", user)
         return {(template, channel): status for template, channel, status in found}
 
@@ -128,12 +128,12 @@ class NoticeStack:
         return {**tables, "cart": self.rows("SELECT user_id, version, expires_at, products FROM cart ORDER BY 1")}
 
     def mails(self, to: str) -> list[dict[str, Any]]:
-        """What the catcher holds for an address."""
+        """Return the mails to an address in the dev mailbox."""
         answer = httpx.get(f"http://127.0.0.1:{self.catcher.port}/mails.json", trust_env=False, timeout=10)
         return [mail for mail in answer.json()["mails"] if mail["to"] == to]
 
     async def settled(self, user: str, count: int) -> None:
-        """Return when `count` notices of a user are stored, worked off and told of."""
+        """Return when `count` notices of a user are stored, processed and published."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 found = self.rows("SELECT status <> 'queued' AND told_at IS NULL FROM notice WHERE user_id = %s", user)
@@ -142,7 +142,7 @@ class NoticeStack:
                 await asyncio.sleep(0.1)
 
     async def stored(self, user: str, sends: int) -> None:
-        """Return when so many requests to tell a user something are on their topic, and all of them are read."""
+        """Return when so many send requests for a user are on their topic, and all of them are read."""
         async with asyncio.timeout(PATIENCE):
             while len([e for e in await self.heard(notices.REQUESTS, user) if e.type == notices.Send.TYPE]) < sends:
                 await asyncio.sleep(0.1)
@@ -152,11 +152,11 @@ class NoticeStack:
                 await asyncio.sleep(0.1)
 
     async def heard(self, topic: Topic, user: str) -> list[Envelope]:
-        """What stands on a topic for a user."""
+        """Return the events of a user on a topic."""
         return [event for event in await read(self.settings, topic) if event.subject == user]
 
     def audit(self) -> dict[str, Any]:
-        """What the audit finds."""
+        """Return the report of the audit."""
         done = self.shop.run("notification_service", "audit", "--json")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -191,7 +191,7 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def read(settings: Settings, topic: Topic) -> list[Envelope]:
-    """Everything that stands on a topic now."""
+    """Return all events of a topic."""
     async with AIOKafkaConsumer(
         settings.topic(topic), bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
     ) as consumer:
@@ -210,7 +210,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-# ---- orders and carts as their services tell of them ----------------------------------------------------------------
+# ---- events of orders and carts -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -292,7 +292,7 @@ def event(message: Message, source: str, key: str, name: str, time: datetime | N
 
 
 def responses(user: str, *told: Message) -> list[tuple[Topic, Envelope]]:
-    """What a shopper's cart answers."""
+    """Return responses of a shopper's cart."""
     return [(cart.RESPONSES, event(each, "/cart", user, f"{user}/{number}")) for number, each in enumerate(told)]
 
 

@@ -48,7 +48,7 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class SimulatedPayment:
-    """What the provider knows of one payment."""
+    """The provider's record of one payment."""
 
     status: str = "new"
     captured: int = 0
@@ -61,7 +61,7 @@ class SimulatedPayment:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens around the order, and what people ask for."""
+    """Events around the order, and requests of people."""
 
     name: str
     commit: Any = "committed"
@@ -74,7 +74,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class SimulatedShop:
-    """Everything there is at one moment."""
+    """The state of everything at one moment."""
 
     order: Order | None = None
     waiting: tuple[model.Incoming, ...] = ()
@@ -88,12 +88,12 @@ class SimulatedShop:
 
     @property
     def money(self) -> int:
-        """What the provider has captured, whatever the payment."""
+        """The amount that the provider has captured, over all payments."""
         return sum(each.captured for _, each in self.bank)
 
     @property
     def refunded(self) -> int:
-        """What it gave back."""
+        """The amount that the provider has refunded."""
         return sum(each.refunded for _, each in self.bank)
 
 
@@ -267,7 +267,7 @@ def _delivery(world: SimulatedShop, sent: Sent, scenario: Scenario) -> Simulated
 
 
 def safety_violation(world: SimulatedShop) -> str | None:  # noqa: PLR0911 - one for each wrong
-    """What is wrong with a world, at whatever moment."""
+    """Yield the faults of a state, at any moment."""
     order = world.order
     if world.captures > 1 or sum(each.captured > 0 for _, each in world.bank) > 1:
         return "two captures"
@@ -293,7 +293,7 @@ UNDOING: Final = ("delivery", "sale", "payment", "holds")
 
 
 def liveness_violation(world: SimulatedShop, scenario: Scenario) -> str | None:  # noqa: PLR0911 - one for each wrong
-    """What is wrong with a world in which every message has been delivered and says nothing new."""
+    """Yield the faults of a state in which every message is delivered and leads to nothing new."""
     order = world.order
     if order is None or not order.is_complete:
         return "it does not end"

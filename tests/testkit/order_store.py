@@ -1,4 +1,4 @@
-"""What the tests of the orders share: a schema of their own, a small broker, and words for all that can be said."""
+"""A schema and a small broker for the tests of orders, and all messages in short form."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ TOTAL = inventory.Money(amount=300, currency="GBP")
 
 @dataclass
 class Broker:
-    """Keeps what is published, in order, as it can be read again; refuses when told to."""
+    """A broker that keeps events in order, as they can be read again, and that can refuse them."""
 
     events: list[tuple[Topic, Envelope]] = field(default_factory=list)
     away: bool = False
@@ -40,7 +40,7 @@ class Broker:
         self.events += [(topic, Envelope.decode(event.key, event.encode())) for event in events]
 
     def take(self, topic: Topic) -> list[Envelope]:
-        """What has come on `topic` since the last time."""
+        """Return the events on `topic` since the last call."""
         taken = [event for where, event in self.events if where is topic]
         self.events = [(where, event) for where, event in self.events if where is not topic]
         return taken
@@ -68,7 +68,7 @@ class Schema:
         return OrderAgents(store, self.broker.publish)
 
     async def rows(self, query: str, values: Any = None) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """Return the rows of a query."""
         return await (await self.connection.execute(query, values)).fetchall()
 
     async def types(self, order_id: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the tests of payment and delivery share: a provider over real HTTP, and a talk with a service on its topics."""
+"""A payment provider over real HTTP, and a client of the topics of payment and delivery, for their tests."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ class Talk:
             await self.producer.send_and_wait(self.settings.topic(topic), event.encode(), key=event.key)
 
     def of(self, order: str) -> list[str]:
-        """What was told of an order, by its last word, in order."""
+        """Return the kinds of an order's events, in order."""
         return [event.type.rpartition(".")[2] for event in self.heard if event.subject == order]
 
     async def until(self, condition: Callable[[], object], why: Callable[[], str] | None = None) -> None:
@@ -80,7 +80,7 @@ class Talk:
             raise AssertionError(f"not in time; heard:\n{heard}\n{why() if why else ''}") from None
 
     async def listen(self, consumer: AIOKafkaConsumer) -> None:
-        """Hear for ever."""
+        """Receive events without end."""
         async for record in consumer:
             self.heard.append(Envelope.decode(record.key, record.value))
 
@@ -104,7 +104,7 @@ async def talk(settings: Settings, *topics: Topic) -> AsyncIterator[Talk]:
 
 
 def audited(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """What an audit printed; it must have found nothing wrong."""
+    """Return the report of an audit, which must have found nothing wrong."""
     assert done.stdout, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     assert (report["violations"], report["ok"], done.returncode) == ([], True, 0)

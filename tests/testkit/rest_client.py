@@ -1,4 +1,4 @@
-"""What customers of the edge say, and how its answers are looked at."""
+"""Requests of customers of the edge, and helpers to read its answers."""
 
 import secrets
 import time

@@ -1,4 +1,4 @@
-"""A shopper whose line is cut, without a network: the edge's hub and sessions, a client's rules, carts and inventory.
+"""A shopper who loses connections, without a network: sessions of the edge, a client's rules, carts and inventory.
 
 Every part is the real one, but for the line, which is two queues of frames, and Kafka, which is lists (`simulation`).
 Actors take turns; the line of the client `cut` is cut after a number of frames on it, in either direction, and what was
@@ -29,7 +29,7 @@ from tests.testkit import simulation
 USER = "ann"
 Schedule = Literal["fair", "late acknowledgements", "long line", "slow inventory", "random"]
 Fate = Literal["kept", "late", "lost"]
-"""Of a request that the edge sends: acknowledged; kept, but too late for its acknowledgement; or lost."""
+"""The fate of a request of the edge: acknowledged; kept, but too late for its acknowledgement; or lost."""
 
 SCRIPT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cut", {"id": "c1", "type": "add", "product": "TEAPOT", "quantity": 2}),
@@ -49,7 +49,7 @@ SCRIPT: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class Cut:
-    """Cut the line after `after` more frames on it; what is under way up or down is still delivered, or lost."""
+    """A disconnect after `after` more frames; frames in flight up or down are still delivered, or lost."""
 
     after: int
     up: bool = False
@@ -120,7 +120,7 @@ class Client:
 
 
 class Kafka:
-    """The gateway of the hub: records are in the topic at once, acknowledgements when their turn comes."""
+    """The connection manager's gateway: records are in the topic at once, acknowledgements when their turn comes."""
 
     fault = None
 
@@ -152,7 +152,7 @@ class ResumptionRun:
         self.world = simulation.Simulation(0, simulation.Rules(faults=frozenset(), lost_writes=0))
         self.kafka = Kafka(self.world, iter(fates))
         self.hub = ConnectionManager(
-            self.kafka,  # type: ignore[arg-type]  # of the gateway, the hub wants these two
+            self.kafka,  # type: ignore[arg-type]  # two methods of the gateway are enough
             product_names=_no_names,
             currency="GBP",
             user_limits=UserLimits(changes=None, others=None),
@@ -293,7 +293,7 @@ class ResumptionRun:
         return moved
 
     def all_but_inventory(self) -> None:
-        """Everything moves until only inventory, if anybody, has something to do."""
+        """Move everything until only inventory, if any service, has something to do."""
         moved = True
         while moved:
             moved = False
@@ -322,7 +322,7 @@ class ResumptionRun:
     # ---- the verdict ------------------------------------------------------------------------------------------------
 
     def faults(self) -> Iterator[str]:
-        """What went wrong."""
+        """Yield the faults of the run."""
         holder = self.world.postgres.holders[USER]
         truth = (holder.revision, {line.product: line.quantity for line in holder.lines.values()})
         for client in (self.cut, self.kept):

@@ -145,7 +145,7 @@ def bring(part: Server, started: list[subprocess.Popen[bytes]], patience: float 
 
 @contextlib.contextmanager
 def start_containers() -> Iterator[Servers]:
-    """The same servers as containers, for machines that have an engine."""
+    """Kafka, PostgreSQL and Redis as containers, for machines that have an engine."""
     from testcontainers.kafka import KafkaContainer
     from testcontainers.postgres import PostgresContainer
     from testcontainers.redis import RedisContainer

@@ -57,7 +57,7 @@ class Shop:
         self.holdfast("down", check=False)
 
     def status(self) -> dict[str, Any]:
-        """What `holdfast status --json` prints."""
+        """Return the report of `holdfast status --json`."""
         told: dict[str, Any] = json.loads(self.holdfast("status", "--json", check=False).stdout)
         return told
 
@@ -74,7 +74,7 @@ class Shop:
         return url
 
     def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one process, and to what it started; the supervisor brings back what dies of it."""
+        """Send a signal to one process, and to what it started; the supervisor restarts those that crash."""
         process = psutil.Process(self.status()["services"][service]["pid"])
         for each in (process, *process.children(recursive=True)):
             each.send_signal(number)

@@ -38,7 +38,7 @@ def _pause() -> Generator[None, None, None]:
 
 @dataclass
 class Rules:
-    """What a planted bug takes away, and the faults that are on."""
+    """The checks that a planted bug removes, and the faults that are on."""
 
     faults: frozenset[str] = frozenset({"kill", "zombie", "replay", "expire"})
     lost_writes: float = 0.05
@@ -113,7 +113,7 @@ class Dictionary:
 
     def put(self, key: bytes, value: bytes) -> None:
         self.data[key] = value
-        if self.losing:  # what a dying producer loses, it loses together
+        if self.losing:  # a crashing producer loses its records together
             self.losing -= 1
         elif self.world.random.random() < self.world.rules.lost_writes:
             self.losing = self.world.random.randint(0, 12)
@@ -189,7 +189,7 @@ class Simulation:
                 yield from _steps(agents.on_requests([received]))
             else:
                 yield from _steps(agents.on_inventory_responses([_received(event, inventory.RESPONSE_REGISTRY)]))
-            if self.random.random() < WRITTEN:  # else the process may die before it writes
+            if self.random.random() < WRITTEN:  # else the process may crash before it writes
                 agents.carts.flush()
 
         return handle
@@ -336,7 +336,7 @@ class Simulation:
         self.ask(user, id_, message)
 
     def checkout(self, user: str, id_: str) -> cart.Checkout:
-        """Of the cart as it is now. Some shoppers wait for their outcomes first; others are overtaken by their own."""
+        """Send a request about the cart as it is now. Some shoppers wait for their outcomes first; others do not."""
         if self.random.random() < 0.7:
             self.drain()
         version = self.postgres.holders[user].revision - self.random.choice((0, 0, 0, 1))
@@ -387,7 +387,7 @@ class Simulation:
             idle = 0 if any(moved) else idle + 1
 
     def settle(self) -> None:
-        """Everything is read, and what is still pending has been asked again."""
+        """Let everything be read, and all pending requests be retried."""
         self.drain()
         for _ in range(3 if self.rules.reminders else 0):
             self.now += timedelta(seconds=6)
@@ -411,7 +411,7 @@ class Simulation:
             yield from self._stale_reads()
 
     def _outcomes(self) -> Iterator[str]:
-        """Each request has exactly one outcome, however often it is told."""
+        """Each request has exactly one outcome, however often the outcome is published."""
         outcomes: dict[tuple[str, str], set[str]] = defaultdict(set)
         for event in self.topics[cart.RESPONSES.name]:
             response = cart.RESPONSE_REGISTRY.parse(event)
@@ -423,7 +423,7 @@ class Simulation:
                 yield f"{key} has {len(outcomes[key])} outcomes"
 
     def _outcomes_of_others(self) -> Iterator[str]:
-        """What a shopper was granted made one version of the shopper's own cart, and no other request made that."""
+        """Each grant made one version of its shopper's own cart, and no other request made that version."""
         made: dict[tuple[str, int], str | None] = {}
         for event in self.topics[inventory.RESPONSES.name]:
             decided = inventory.RESPONSE_REGISTRY.parse(event)
@@ -450,7 +450,7 @@ class Simulation:
                 yield f"order {order} was committed in {len(told)} ways"
 
     def judge_stock(self) -> Iterator[str]:
-        """The part of the verdict that is about shelves and carts alone."""
+        """Yield the faults of stock and carts alone."""
         yield from self._shelves()
         yield from self._revisions()
 
@@ -474,13 +474,13 @@ class Simulation:
                 yield f"{user} has ghosts: {last[user].pending}"
 
     def _shelves(self) -> Iterator[str]:
-        """What a shelf says is held is held by carts and orders, and never more than there is; so with what is sold."""
+        """Held units of a product are those of carts and orders, and never more than there are; sold units likewise."""
         for code, shelf in self.postgres.shelves.items():
             held = sum(_quantities(holder).get(code, 0) for holder in self.postgres.holders.values())
             held += self._of_orders(code, "PENDING")
             if shelf.held != held or not 0 <= held <= shelf.received - shelf.sold:
                 yield f"{code}: {shelf.held} held on the shelf's row, {held} by carts and orders, of {shelf.received}"
-            sold = self._of_orders(code, "COMMITTED") + shelf.received - UNITS  # what came back stays sold
+            sold = self._of_orders(code, "COMMITTED") + shelf.received - UNITS  # returned units stay sold
             if shelf.sold != sold:
                 yield f"{code}: {shelf.sold} sold on the shelf's row, {sold} to orders"
 
@@ -504,7 +504,7 @@ class Simulation:
                 yield f"the cart of {user} expired before its time"
 
     def _stale_reads(self) -> Iterator[str]:
-        """Who was told of a version, and then reads, reads none older. (What a zombie says, clients ignore.)"""
+        """A shopper who got a version, and then reads, reads none older. (Clients ignore the answers of a zombie.)"""
         answered: set[str] = set()
         for event in self.topics[cart.RESPONSES.name]:
             response = cart.RESPONSE_REGISTRY.parse(event)

@@ -1,7 +1,7 @@
 """A service with nothing inside, for tests of the local stack: it keeps the supervisor's side of the bargain.
 
 `python -m rest_api run` serves `/livez`, `/readyz` and `/metrics`, is ready when Kafka takes connections, and
-ends with status 0 on SIGTERM; `seed` notes that it was called. A test tells it to misbehave with a file in its
+ends with status 0 on SIGTERM; `seed` notes that it was called. A test makes it misbehave with a file in its
 state directory: `crash` ends it at start.
 """
 

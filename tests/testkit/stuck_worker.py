@@ -1,4 +1,4 @@
-"""A worker for tests of `/livez`: it works, or gets stuck, as the record that comes says, or in what it stands on.
+"""A worker for tests of `/livez`: it works, or gets stuck, as its record says, or in a layer below.
 
 Run as `python -m tests.testkit.stuck_worker`. Its topic is `cart.requests.v1`; a `holdfast.cart.check` of the product
     GRACE      is handled at once,
@@ -8,7 +8,7 @@ Run as `python -m tests.testkit.stuck_worker`. Its topic is `cart.requests.v1`; 
 `STUCK_IN` names a fault of its first life in a state directory, which its successor does not have:
     recovery   its table waits for a record that never comes,
     reading    it has partitions, and asks nobody for their records,
-    fetcher    what reads for it has died, and nothing says so,
+    fetcher    its fetcher has crashed, and nothing reports it,
     partition  of one partition, that of `user-0`, nothing gets to it.
 """
 
@@ -47,7 +47,7 @@ async def handle(batch: Sequence[ReceivedMessage[cart.Request]]) -> None:
 
 
 async def fail(received: ReceivedMessage[cart.Request], error: Exception) -> None:
-    """Nothing to tell anybody."""
+    """Do nothing: there is no permanent failure to report."""
 
 
 def _wait_for_a_record_that_never_comes() -> None:
@@ -87,7 +87,7 @@ FAULTS: Final[Mapping[str, Callable[[], None]]] = {
 
 
 def main() -> int:
-    """Run until told to stop; a stall shows after two seconds."""
+    """Run until stopped; a stall shows after two seconds."""
     liveness.STALL_SECONDS = 2.0  # type: ignore[misc] # the point of this script: not half a minute a test
     settings = Settings()
     logs.configure("stuck", settings)

@@ -1,6 +1,6 @@
 """A TCP proxy that behaves badly on request: delay, drop, reset, black hole, little bandwidth.
 
-It stands between a service and one of its servers. What it does may be changed at any time, also for connections that
+It connects a service and one of its servers. Its fault may be changed at any time, also for connections that
 are open: `proxy.fault = ProxyFault(delay=0.05)`. It runs on a loop of its own, in a thread.
 """
 
@@ -26,11 +26,11 @@ class ProxyFault:
     delay: float = 0.0
     """Seconds that each piece is late, in each direction; pieces overlap, so bandwidth is not reduced by it."""
     bandwidth: float = float("inf")
-    """Bytes a second, of each connection in each direction."""
+    """Bytes per second, of each connection in each direction."""
     hole: bool = False
-    """Nothing comes through and nothing is refused, as behind a cut cable; held back until the fault changes."""
+    """True: bytes are neither passed on nor refused, as behind a cut cable, but held back until the fault changes."""
     drop: bool = False
-    """What arrives is lost for good, and the line stays open and silent. A line that has lost something is cut when
+    """True: bytes are lost, and the connection stays open and silent. A connection that has lost bytes is closed when
     the fault changes: nothing may come behind a gap."""
     refuse: bool = False
     """New connections are reset at once, as by a server that is not there."""
@@ -120,7 +120,7 @@ class Proxy:
                 self._open.discard(back)
                 back.transport.abort()
         except* OSError:
-            pass  # one end is gone, and the other is told by the abort
+            pass  # one end is gone, and the abort closes the other
         finally:
             self._open.discard(writer)
             writer.transport.abort()

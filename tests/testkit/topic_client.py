@@ -1,6 +1,6 @@
-"""Shoppers on the topics: they ask, gather what they are told, and in the end everything is counted again.
+"""Shoppers on the topics: they send requests, collect the outcomes, and in the end everything is counted again.
 
-What must hold after any fault: each request has exactly one outcome, the same on the topic and in the log; the stock
+Invariants after any fault: each request has exactly one outcome, the same on the topic and in the log; the stock
 adds up; each cart that is read equals the holds in Postgres.
 """
 
@@ -40,11 +40,11 @@ class Shoppers:
         self.settings = settings
         self.producer = producer
         self.ids: set[str] = set()
-        """Of the changes asked for here; what others are told is not looked at."""
+        """Time of each request of this client, by user and request id; those of other clients are ignored."""
         self.sent: dict[Key, float] = {}
         """When each change was acknowledged by Kafka, on the monotonic clock."""
         self.told: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-        """Each outcome that was told for a change, as often as it was."""
+        """Each published outcome of a change, with repetitions."""
         self.first_told: dict[Key, float] = {}
         self.views: dict[Key, cart.CartView] = {}
 
@@ -84,7 +84,7 @@ class Shoppers:
         return number - first
 
     async def settled(self, patience: float = PATIENCE) -> None:
-        """Return when every change has been told an outcome."""
+        """Return when every change has an outcome."""
         end = time.monotonic() + patience
         while missing := self.sent.keys() - self.told.keys():
             assert time.monotonic() < end, (
@@ -162,14 +162,14 @@ class Shoppers:
             id_ = uuid7()
             await self.send(cart.REQUESTS, user, _request(user, id_, "read", {"session": id_}).encode())
             asked = time.monotonic()
-            while time.monotonic() < asked + 5:  # a read is not promised an answer: ask again
+            while time.monotonic() < asked + 5:  # a read may stay without an answer: retry
                 if (user, id_) in self.views:
                     return self.views[user, id_]
                 await asyncio.sleep(0.02)
             assert time.monotonic() < end, f"the cart of {user} can't be read"
 
     async def gather(self, consumer: AIOKafkaConsumer) -> None:
-        """Take in what is told, for ever."""
+        """Receive outcomes without end."""
         while True:
             try:
                 polled = await consumer.getmany(timeout_ms=200)
@@ -203,8 +203,8 @@ def _request(user: str, id_: str, verb: str, data: dict[str, Any]) -> Envelope:
 
 
 def _comparable(outcome: Any) -> dict[str, Any]:
-    """What makes an outcome what it is, as the topic and the log both have it."""
-    if isinstance(outcome, Committed):  # a checkout's: its shopper is told of the order
+    """Return the identifying part of an outcome, in the form common to the topic and the log."""
+    if isinstance(outcome, Committed):  # a checkout's: its shopper gets the order
         return {"type": "order", "order_id": outcome.order_id, "status": "committed", "order_version": 2}
     fields = outcome.model_dump(exclude={"user_id", "id", "replayed", "type"}, exclude_none=True)
     kind = outcome.type if hasattr(outcome, "type") else outcome.TYPE.rpartition(".")[2]

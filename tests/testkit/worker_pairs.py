@@ -44,7 +44,7 @@ async def assigned_partitions(shop: Processes, kind: str) -> tuple[dict[str, set
 
 
 async def users_of(shop: Processes, kind: str, worker: Replica) -> Callable[[str], bool]:
-    """Tells the users whose work a worker has, once all of it is given to the workers there are."""
+    """Return a test for the users of a worker, once every partition is assigned."""
     async with asyncio.timeout(PATIENCE):
         while True:
             assigned, state = await assigned_partitions(shop, kind)

@@ -51,7 +51,7 @@ def rules_of(file: Path, min_support: float = 0.0, min_confidence: float = 0.0) 
 
 
 def close(rule: Rule, support: Fraction, confidence: Fraction, lift: Fraction) -> bool:
-    """Whether the measures are the floats nearest to these fractions: equal, not nearly so."""
+    """True if the measures are the floats nearest to these fractions: equal, not nearly so."""
     return (rule.support, rule.confidence, rule.lift) == (float(support), float(confidence), float(lift))
 
 
@@ -64,7 +64,7 @@ def close(rule: Rule, support: Fraction, confidence: Fraction, lift: Fraction) -
         # bread and butter: lines 1, 2, 4, 5, 11
         (("bread",), "butter", Fraction(5, 12), Fraction(5, 6), Fraction(5, 6) / Fraction(6, 12)),
         (("butter",), "bread", Fraction(5, 12), Fraction(5, 6), Fraction(5, 6) / Fraction(6, 12)),
-        # bread and milk: lines 1, 3, 5; half of those with bread, as of all: it tells nothing
+        # bread and milk: lines 1, 3, 5; half of those with bread, as of all: no information
         (("bread",), "milk", Fraction(3, 12), Fraction(3, 6), Fraction(1)),
         # tea and biscuits: lines 8, 9
         (("biscuits",), "tea", Fraction(2, 12), Fraction(1), Fraction(12, 4)),
@@ -171,7 +171,7 @@ def test_baskets_that_do_not_fit_a_block_of_the_spool(tmp_path: Path, monkeypatc
         assert rules_of(write(tmp_path, TWELVE)) == whole
 
 
-# ---- files as they come --------------------------------------------------------------------------------------------
+# ---- files in the wild -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A checkout as the cart sees it: what it keeps, asks and tells, and that its audit follows."""
+"""A checkout in the cart service: its state, requests and responses, and its audit."""
 
 from datetime import timedelta
 from types import SimpleNamespace
@@ -86,7 +86,7 @@ def test_the_intended_command_is_not_part_of_the_cart_view() -> None:
     assert (pending.id, pending.type, pending.commit) == ("r1", "checkout", None)
 
 
-# ---- what is told ---------------------------------------------------------------------------------------------------
+# ---- responses ------------------------------------------------------------------------------------------------------
 
 
 def test_a_commit_is_an_order_and_a_refusal_a_refusal() -> None:
@@ -125,7 +125,7 @@ def test_steps_of_an_order_are_not_sent_to_the_shopper(outcome: inventory.Outcom
 )
 def test_a_cart_that_a_checkout_or_release_changed_is_sent_in_full(outcome: inventory.Outcome, request_id: str) -> None:
     before = model.Cart(revision=3, lines=(LINE,))
-    for replayed in (False, True):  # whoever decided first may have died before anybody heard of it
+    for replayed in (False, True):  # the worker that decided first may have crashed before it published
         news = decided(outcome, replayed=replayed)
         after = model.apply_decision(before, request_id, news)
         assert model.needs_snapshot(after, request_id, news)

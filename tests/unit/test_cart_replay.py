@@ -1,4 +1,4 @@
-"""A decision that the cart has taken before is told as a repetition, whoever put it on the topic again."""
+"""A decision that the cart has applied before is published with the replay mark, for every kind of repetition."""
 
 from datetime import timedelta
 from typing import Any
@@ -42,7 +42,7 @@ class Worker:
         self.told += [event.data for event in events]
 
     async def hear(self, outcome: inventory.Outcome, *, revision: int = 4, request_id: str = "r1") -> bool:
-        """Whether a decision is told as a repetition."""
+        """True if a decision is published with the replay mark."""
         decided = inventory.Decided(user_id="ann", outcome=outcome, cart=inventory.Cart(revision=revision))
         data = decided.model_dump(mode="json")
         event = Envelope(
@@ -80,7 +80,7 @@ async def test_an_unknown_decision_is_published_with_its_own_mark(outcome: inven
 
 
 async def test_a_cart_that_an_order_gave_back_is_shown_once_as_news() -> None:
-    """Whoever is told of changes from elsewhere, by push, hears of this one when it is made and not at a replay."""
+    """Clients that get changes from elsewhere by push get this one when it is made, and not at a replay."""
     worker = Worker(pending=False)
     released, step = inventory.Released(order_id=ORDER, version=4), f"{ORDER}/release"
     assert [await worker.hear(released, request_id=step) for _ in range(3)] == [False, True, True]

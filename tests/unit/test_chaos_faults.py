@@ -63,7 +63,7 @@ async def test_a_process_that_is_not_replaced_is_reported(
 
 
 class Hands:
-    """Of a stage, those that signal processes; `there` are found by the first signal, by the second and so on."""
+    """The part of a shop under test that signals processes; the first signal finds the first of `there`, and so on."""
 
     def __init__(self, *there: str | None, back: bool = True) -> None:
         self.there = list(there)
@@ -118,7 +118,7 @@ async def test_a_rolling_restart_names_the_restarted_processes() -> None:
 
 
 class Memory:
-    """A Redis that does, or does not do, what it is told."""
+    """A Redis that does, or does not, execute its commands."""
 
     def __init__(self, *, obeys: bool) -> None:
         self.obeys = obeys

@@ -156,7 +156,7 @@ def but(**changes: Any) -> Books:
 
 
 def without(order: str, *types: str, change: Callable[[OrderEvent], OrderEvent] | None = None) -> Books:
-    """The books with some events of an order left out, and the others moved up; or changed."""
+    """Return the history with some events of an order left out, and the others moved up; or changed."""
     kept = [event for event in EVENTS if event.order == order and event.type not in types]
     moved = [dataclasses.replace(event, version=number) for number, event in enumerate(kept, 1)]
     own = [change(event) for event in moved] if change else moved

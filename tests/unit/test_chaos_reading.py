@@ -1,4 +1,4 @@
-"""What is read of a shop at rest says neither too little nor too much: lag, locks, carts, responses, dead letters."""
+"""The observed state of a shop at rest is complete and exact: lag, locks, carts, responses, dead letters."""
 
 import importlib
 import inspect
@@ -101,7 +101,7 @@ def test_an_undecodable_response_is_found() -> None:
     kept = [
         *(record(topic, good) for topic in records.TOPICS),
         *(record(topic, records.DEEPLY_NESTED) for topic in records.RESPONSES),  # which was put there on purpose
-        record(records.REQUESTS[0], b"hello"),  # which anybody may write
+        record(records.REQUESTS[0], b"hello"),  # which any client may write
     ]
     assert collect.undecodable_responses(kept) == []
     bad = [record(records.RESPONSES[1], b"hello"), record(records.RESPONSES[0], good, b"bob", 6)]
@@ -176,7 +176,7 @@ async def test_the_view_of_a_client_is_copied_before_its_request(
 
     monkeypatch.setattr(collect, "read_carts", held)
     assert await play._wait_for_views([ann]) == {"ann": CartView(4, {"MUG": 2})}
-    assert len(looks) == 2  # at the first it was not told yet
+    assert len(looks) == 2  # at the first it was not sent yet
     hear(ann, {"type": "cart", "version": 5, "lines": []})
     monkeypatch.setattr(runner, "VIEW_TIMEOUT_SECONDS", 0.3)
     assert await play._wait_for_views([ann]) == {"ann": CartView(5)}  # it never becomes what is held

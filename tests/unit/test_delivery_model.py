@@ -1,4 +1,4 @@
-"""The rules of delivery: a parcel only moves forward, is called off in time or not at all, and every move is told."""
+"""The rules of delivery: a parcel only moves forward, is called off in time or not at all; all moves are published."""
 
 import asyncio
 from dataclasses import replace

@@ -42,7 +42,7 @@ TELLINGS: list[cart.Response] = [
 
 
 class Edge:
-    """A hub with one socket, and the frames sent to it."""
+    """A connection manager with one socket, and the frames sent to it."""
 
     def __init__(self) -> None:
         async def publish(*_: Any) -> None: ...

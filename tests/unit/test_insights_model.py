@@ -1,4 +1,4 @@
-"""What counts, once and where: facts, windows, shoppers, and orders as baskets; in any order, any number of times."""
+"""The counting rules, each fact once: windows, shoppers, and orders as baskets; in any order, any number of times."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -226,7 +226,7 @@ def test_ratios() -> None:
 histories = st.lists(
     st.tuples(
         st.lists(st.sampled_from("ABCDE"), min_size=1, max_size=5),
-        st.lists(st.booleans(), max_size=5),  # committed told (True), cancelled told (False)
+        st.lists(st.booleans(), max_size=5),  # committed sent (True), cancelled sent (False)
     ),
     max_size=12,
 )

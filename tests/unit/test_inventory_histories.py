@@ -103,7 +103,7 @@ STEPS = st.lists(
 
 
 def _play(shop: InventoryModel, steps: Sequence[Step]) -> History:
-    """What happened: for each batch its answers, grouped by the command that brought them about."""
+    """Play the steps; return for each batch its answers, grouped by the command that caused them."""
     history: History = []
     batch: list[Command] = []
     for ask, id_, minutes, ends in steps:
@@ -123,7 +123,7 @@ def _tell(shop: InventoryModel, batch: list[Command]) -> list[tuple[Command, lis
 
 
 def _changed(answer: Reply) -> bool | None:
-    """Whether the outcome of a request, decided now, is a change of its cart; none when it may be."""
+    """True if a fresh outcome of a request is a change of its cart; `None` if it may be."""
     match answer.outcome:
         case Held() | Expired():
             return True

@@ -1,4 +1,4 @@
-"""The shopper on a real socket: a small shop that cuts the line, forgets requests and lets tokens expire."""
+"""The shopper on a real socket: a small shop that drops connections, forgets requests and lets tokens expire."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What becomes of a notice that failed for good: its letter tells itself from a replay of the request that it keeps."""
+"""Permanently failed notices: a redrive of the dead letter can be distinguished from a replay of its request."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ ASKED = notices.Send(user_id="ann", template="order_shipped", params={"order": "
 
 
 def row(request: notices.Send | None = ASKED, **more: Any) -> dict[str, Any]:
-    """A notice as the pump finds it; `request` is what asked for it, at 6/120."""
+    """A notice as the job queue finds it; `request` is what asked for it, at 6/120."""
     return {
         "notice_id": "n1",
         "user_id": "ann",
@@ -41,7 +41,7 @@ def row(request: notices.Send | None = ASKED, **more: Any) -> dict[str, Any]:
 
 
 async def told(row: dict[str, Any]) -> list[tuple[Topic, Envelope]]:
-    """What is made known of a notice."""
+    """Return the events that a worker publishes for a notice."""
     found: list[tuple[Topic, Envelope]] = []
 
     async def publish(topic: Topic, events: Sequence[Envelope]) -> None:
@@ -57,7 +57,7 @@ async def told(row: dict[str, Any]) -> list[tuple[Topic, Envelope]]:
 
 
 async def redriven(row: dict[str, Any]) -> tuple[str, Envelope, notices.Request]:
-    """The letter of a notice that failed: its id, and what its redrive sends, as the worker reads that."""
+    """Return the dead letter of a failed notice: its id, and the request of its redrive as the worker reads it."""
     (topic, letter), (events, outcome) = await told(row)
     assert (topic, events, outcome.type) == (notices.REQUESTS.dead_letter_topic, notices.EVENTS, notices.Failed.TYPE)
     read = dead_letters.decode(letter.encode())

@@ -126,7 +126,7 @@ def test_a_push_is_the_same_event_for_the_same_notice() -> None:
 
 
 class Moody:
-    """A port that raises what it is told to."""
+    """A port that raises the error that it is given."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error

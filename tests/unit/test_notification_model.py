@@ -1,4 +1,4 @@
-"""What is worth telling, to whom, where, and when it is too late: the rules and the words, without a server."""
+"""Rules and templates of notices: events, recipients, channels and times, without a server."""
 
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -186,7 +186,7 @@ def test_a_cart_whose_whole_life_is_shorter_than_the_warning_is_not_warned_of() 
 
 @given(st.lists(messages, max_size=12))
 def test_repeated_and_late_events_change_nothing(responses: list[cart.Held | cart.Removed | cart.Expired]) -> None:
-    """Each version is one fact: its last teller in a history stands for it."""
+    """Each version is one fact: the last response with the version represents it."""
     facts = {response.version: response for response in responses}
     history = [facts[version] for version in sorted(facts)]
     once = told(*history)

@@ -1,7 +1,7 @@
 """Every order in which messages can arrive, each any number of times: one end, with money and stock in balance.
 
-This is no sample. From each world that can be reached, each message that was ever sent is delivered, again and again,
-until nothing new comes of any of them. A planted bug must not survive the same walk.
+This is exhaustive. From each reachable state, each message that was ever sent is delivered, again and again,
+until no delivery leads to a new state. A planted bug must not survive the same walk.
 """
 
 import pytest

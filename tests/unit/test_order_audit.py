@@ -1,4 +1,4 @@
-"""What the audit of orders says of their topics: each of its sentences, called for by one planted damage."""
+"""The audit of the topics of orders: each of its sentences, caused by one planted damage."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

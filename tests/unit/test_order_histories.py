@@ -60,7 +60,7 @@ class History(RuleBasedStateMachine):
         self.on_their_way = sorted(begin(self.scenario).sent, key=repr)
 
     def happen(self, sent: Sent) -> None:
-        """Deliver it; what is sent then is on its way, also if the same was sent before."""
+        """Deliver a message; its consequences are in flight, also if an equal message was sent before."""
         self.world = deliver(replace(self.world, sent=frozenset()), sent, self.scenario)
         self.on_their_way += sorted(self.world.sent, key=repr)
 

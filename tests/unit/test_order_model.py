@@ -1,4 +1,4 @@
-"""The rules of the saga, each as a sentence; and streams that were recorded once and must be read for ever."""
+"""The rules of the saga, each as a sentence; and streams that were recorded once and must stay readable."""
 
 import json
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class OrderScenario:
         return [event.TYPE.rpartition(".")[2] for event in self.last.events]
 
     def asks(self, *, late: bool = False) -> list[Any]:
-        """What is owed now."""
+        """Return the messages to send now."""
         return [step.message for step in next_commands(self.order, PRIVATE, overdue=late)]
 
     def answer(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The rules of payment: by cases, and by thousands of bad days with the provider's own books."""
+"""The rules of payment: by cases, and by thousands of faulty runs with the provider's own ledger."""
 
 from dataclasses import replace
 

@@ -349,7 +349,7 @@ def test_long_lists_of_violations_are_truncated() -> None:
     assert truncate_violations(["x"] * (MAX_LISTED + 2)) == [*["x"] * MAX_LISTED, "and 2 more of this kind"]
 
 
-# ---- beside the shop ------------------------------------------------------------------------------------------------
+# ---- in the background ----------------------------------------------------------------------------------------------
 
 
 def exported(name: str) -> float | None:
