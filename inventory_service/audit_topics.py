@@ -115,13 +115,13 @@ class InventoryTopicAudit:
                 for key in sorted(self.outcomes_expected_in_log)
             ],
             [
-                f"{_describe(key)} ({format_position(place)}) has no outcome"
-                for key, place in self.request_positions.items()
-                if place not in dead_letters
+                f"{_describe(key)} ({format_position(position)}) has no outcome"
+                for key, position in self.request_positions.items()
+                if position not in dead_letters
             ],
             [
-                f"{format_position(place)} has no request id and is not among the dead letters"
-                for place in sorted(self.requests_without_id - dead_letters)
+                f"{format_position(position)} has no request id and is not among the dead letters"
+                for position in sorted(self.requests_without_id - dead_letters)
             ],
         ]
 

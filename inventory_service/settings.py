@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 from inventory_service.state import TimeLimits
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables `HOLDFAST_HOLD_MINUTES` and so on."""
 
     hold_minutes: float = Field(default=15, ge=0.001, description="lifetime of a cart after each granted add or set")

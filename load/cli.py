@@ -231,15 +231,15 @@ def _progress() -> Iterator[ProgressReporter]:
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
         current: list[TaskID] = []
 
-        def stage(name: str, total: int) -> None:
+        def begin(name: str, total: int) -> None:
             if current:
                 bars.remove_task(current.pop())
             current.append(bars.add_task(name, total=total))
 
-        def step() -> None:
+        def advance() -> None:
             bars.advance(current[-1])
 
-        yield ProgressReporter(stage, step)
+        yield ProgressReporter(begin, advance)
 
 
 def register(app: typer.Typer) -> None:

@@ -65,9 +65,9 @@ class NotificationTopicAudit:
         yield self.events.missing_dead_letters()
         dead_letters = self.requests.dead_letters | self.events.dead_letters
         yield [
-            f"{format_position(place)} ({cause}) has no notice for {user}"
-            for (user, cause), place in self.expected_notices.items()
-            if (user, cause) not in stored and place not in dead_letters
+            f"{format_position(position)} ({cause}) has no notice for {user}"
+            for (user, cause), position in self.expected_notices.items()
+            if (user, cause) not in stored and position not in dead_letters
         ]
 
 

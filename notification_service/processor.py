@@ -29,18 +29,18 @@ class PortContext:
     """The inputs for a port: the settings, the processor's connection, and the process around it."""
 
     settings: Settings
-    link: SharedConnection
+    connection: SharedConnection
     daemon: BackgroundService
 
 
 def build(settings: Settings, channel: Channel, build_port: Callable[[PortContext], NoticePort]) -> BackgroundService:
     """Build the processor of `channel`."""
     daemon = BackgroundService(settings)
-    link = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
-    port = build_port(PortContext(settings, link, daemon))
+    connection = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
+    port = build_port(PortContext(settings, connection, daemon))
     seconds = settings.notice_seconds
     worker = JobWorker(
-        PostgresJobRows(link, Job(f"{channel}_queue", key="notice_id")),
+        PostgresJobRows(connection, Job(f"{channel}_queue", key="notice_id")),
         Sender(port, attempts=settings.notice_attempts, seconds=seconds * SEND_DEADLINE_SHARE),
         name=channel,
         concurrency=CONCURRENCY,
@@ -49,7 +49,7 @@ def build(settings: Settings, channel: Channel, build_port: Callable[[PortContex
     )
     daemon.add_background_loop(channel, worker.run)
     daemon.add_closer(worker.close)
-    daemon.add_closer(link.close)
+    daemon.add_closer(connection.close)
     return daemon
 
 

@@ -13,8 +13,8 @@ DELETE_LIMIT: Final = 1000
 class RetentionJob:
     """Deletes old rows in small batches. `contact_days` is how long contacts are kept."""
 
-    def __init__(self, link: SharedConnection, contact_days: int) -> None:
-        self.link = link
+    def __init__(self, connection: SharedConnection, contact_days: int) -> None:
+        self.connection = connection
         self.contact_days = contact_days
 
     async def run(self) -> None:
@@ -28,7 +28,7 @@ class RetentionJob:
         total = 0
         for name in ("delete_old_contacts", "delete_old_order_summaries", "delete_old_carts"):
             while True:
-                deleted = (await (await self.link()).execute(QUERIES[name], {"days": self.contact_days})).rowcount
+                deleted = (await (await self.connection()).execute(QUERIES[name], {"days": self.contact_days})).rowcount
                 total += deleted
                 if deleted < DELETE_LIMIT:
                     break

@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables `HOLDFAST_SMTP_URL` and so on."""
 
     smtp_url: SecretStr = Field(

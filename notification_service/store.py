@@ -122,10 +122,10 @@ class Store:
             failpoint("notifications.written")
         return answers
 
-    async def store_contacts(self, places: Iterable[tuple[Place, datetime]]) -> None:
+    async def store_contacts(self, orders_placed: Iterable[tuple[Place, datetime]]) -> None:
         """Store the contacts of orders, unless their users were erased since."""
         async with self._transaction() as connection:
-            for place, accepted in places:
+            for place, accepted in orders_placed:
                 values = {
                     "order_id": place.order_id,
                     "user_id": place.user_id,

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 from order_service.model import SagaTimeouts
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables such as `HOLDFAST_PAYMENT_PATIENCE_SECONDS`."""
 
     payment_patience_seconds: float = Field(

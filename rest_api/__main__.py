@@ -16,8 +16,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from contracts import cart, deliveries, inventory, orders, payments
-from contracts import insights as learnt
+from contracts import cart, deliveries, insights, inventory, orders, payments
 from contracts import notifications as notices
 from infrastructure.messaging.broker import ensure_topics
 from infrastructure.observability import logs
@@ -62,8 +61,8 @@ TOPICS: Final = (
     payments.EVENTS,
     payments.STATE,
     deliveries.EVENTS,
-    learnt.RELATED,
-    learnt.FIGURES,
+    insights.RELATED,
+    insights.FIGURES,
     notices.REQUESTS,
     notices.EVENTS,
 )

@@ -81,26 +81,26 @@ class TableAuditor:
                 await asyncio.sleep(self.every)
             try:
                 while True:
-                    began = time.monotonic()
+                    started = time.monotonic()
                     try:
                         await self.audit_once(connection)
                     except Exception:
-                        await self._rest(began)  # an audit that took too long once is likely to do so again
+                        await self._pause(started)  # an audit that took too long once is likely to do so again
                         raise
-                    await self._rest(began)
+                    await self._pause(started)
             finally:
                 withdraw_result()
 
-    async def _rest(self, began: float) -> None:
-        await asyncio.sleep(max(self.every, REST_FACTOR * (time.monotonic() - began)))
+    async def _pause(self, started: float) -> None:
+        await asyncio.sleep(max(self.every, REST_FACTOR * (time.monotonic() - started)))
 
     async def audit_once(self, connection: Connection) -> None:
         """Audit once and export the result."""
-        began = time.monotonic()
+        started = time.monotonic()
         async with snapshot(connection):
             violations = await self.check(connection)
         self._ended = time.monotonic()
         for violation in violations:
             log.error("audit: %s", violation)
-        seconds = self._ended - began
+        seconds = self._ended - started
         export_result(self.service, len(violations), age=lambda: time.monotonic() - self._ended, seconds=seconds)

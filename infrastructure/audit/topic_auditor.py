@@ -136,9 +136,9 @@ async def throttled(records: AsyncIterator[Any], readers: Mapping[str, Callable[
     """Pass each record to the reader of its topic, and pause `REST_FACTOR` times as long as that takes."""
     busy = 0.0
     async for record in records:
-        began = time.perf_counter()
+        started = time.perf_counter()
         readers[record.topic](record)
-        busy += time.perf_counter() - began
+        busy += time.perf_counter() - started
         if busy > MAX_BLOCK_SECONDS:
             await asyncio.sleep(REST_FACTOR * busy)
             busy = 0.0
@@ -191,24 +191,26 @@ class TopicAuditor:
         """Audit one partition after another indefinitely. Raises when the broker is away."""
         try:
             while True:
-                began = time.monotonic()
-                mine = sorted(self.owned_partitions())
-                if mine:
-                    await self._audit(min(mine, key=lambda partition: self._audited_at.get(partition, 0.0)), mine)
-                turn = self.round / (len(mine) or IDLE_TURNS)
-                await asyncio.sleep(max(0.0, began + turn - time.monotonic()))
+                started = time.monotonic()
+                assigned = sorted(self.owned_partitions())
+                if assigned:
+                    await self._audit(
+                        min(assigned, key=lambda partition: self._audited_at.get(partition, 0.0)), assigned
+                    )
+                turn = self.round / (len(assigned) or IDLE_TURNS)
+                await asyncio.sleep(max(0.0, started + turn - time.monotonic()))
         finally:
             withdraw_result()
 
-    async def _audit(self, partition: int, mine: Collection[int]) -> None:
-        began = time.monotonic()
+    async def _audit(self, partition: int, assigned: Collection[int]) -> None:
+        started = time.monotonic()
         judged = self.grace + timedelta(seconds=2 * self.round)
         violations = await self.audit_partition(partition, AuditWindow(clock.now(), self.grace, self.retention, judged))
         for violation in violations:
             log.error("audit: %s", violation)
         self._audited_at[partition], self._violations[partition] = time.monotonic(), len(violations)
-        found = sum(self._violations.get(each, 0) for each in mine)
-        export_result(self.service, found, age=self._age, seconds=time.monotonic() - began)
+        found = sum(self._violations.get(each, 0) for each in assigned)
+        export_result(self.service, found, age=self._age, seconds=time.monotonic() - started)
 
     def _age(self) -> float:
         looked = [at for partition in self.owned_partitions() if (at := self._audited_at.get(partition)) is not None]

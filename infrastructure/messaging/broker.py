@@ -107,12 +107,12 @@ async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=5_000)
     await admin.start()
     try:
-        wanted = {settings.topic(topic): topic for topic in topics}
-        known = set(await admin.list_topics())
+        by_name = {settings.topic(topic): topic for topic in topics}
+        existing = set(await admin.list_topics())
         missing = [
             NewTopic(name, settings.partitions_of(topic), settings.replication, topic_configs=topic.config())
-            for name, topic in wanted.items()
-            if name not in known
+            for name, topic in by_name.items()
+            if name not in existing
         ]
         if missing:
             answer = await admin.create_topics(missing)
@@ -120,7 +120,7 @@ async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:  # another process may have been faster
                     raise error(f"{name}: {rest}")
-        while not await _have_leaders(admin, settings, wanted):  # noqa: ASYNC110 - Kafka has no notification of it
+        while not await _have_leaders(admin, settings, by_name):  # noqa: ASYNC110 - Kafka has no notification of it
             await asyncio.sleep(0.05)
     finally:
         await admin.close()

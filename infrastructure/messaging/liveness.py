@@ -29,12 +29,12 @@ class LivenessProbe:
         `begun` is true once the worker has begun to start, `running` once its app runs.
         """
         previous, self._watches = self._watches, {}
-        verdict = None
+        problem = None
         for stall, mark, waiting in self._signs(self._app.consumer if running else None, begun=begun):
             watch = self._watches[stall] = previous.get(stall) or ProgressWatch()
             if (seconds := watch.stalled_seconds(mark, waiting=waiting)) > STALL_SECONDS:
-                verdict = verdict or f"{stall} for {seconds:.0f} s"
-        return verdict
+                problem = problem or f"{stall} for {seconds:.0f} s"
+        return problem
 
     def _signs(self, consumer: Any, *, begun: bool) -> Iterator[tuple[str, object, bool]]:
         """Yield for each kind of work: a sentence for a stall, a mark that progress changes, whether there is work."""

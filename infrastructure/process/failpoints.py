@@ -69,14 +69,14 @@ class UnknownFailpointError(ValueError):
 
 def _armed() -> tuple[str, int, bool]:
     """Return the failpoint, the count and whether to pause, from the environment; an empty name if there is none."""
-    wanted = os.environ.get(VARIABLE, "")
-    if not wanted:
+    value = os.environ.get(VARIABLE, "")
+    if not value:
         return "", 0, False
-    name, _, rest = wanted.partition(":")
+    name, _, rest = value.partition(":")
     count, _, how = rest.partition(":")
     if name not in FAILPOINTS or not count.isdigit() or int(count) < 1 or how not in {"", "pause"}:
         known = ", ".join(FAILPOINTS)
-        raise UnknownFailpointError(f"{VARIABLE}={wanted!r}: expected NAME:COUNT or NAME:COUNT:pause; names: {known}")
+        raise UnknownFailpointError(f"{VARIABLE}={value!r}: expected NAME:COUNT or NAME:COUNT:pause; names: {known}")
     return name, int(count), how == "pause"
 
 

@@ -126,12 +126,12 @@ class ServiceProcess:
         """Run `loop` and restart it whenever it raises, after a pause that grows with the failures in a row."""
         failures = 0
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             cured = asyncio.get_running_loop().call_later(CURED_SECONDS, self._failing.pop, name, None)
             try:
                 await loop()
             except Exception as error:  # noqa: BLE001 - a failing loop must not stop the rest of the process
-                failures = 1 if time.monotonic() - began > STABLE_SECONDS else failures + 1
+                failures = 1 if time.monotonic() - started > STABLE_SECONDS else failures + 1
                 pause = PAUSES[min(failures, len(PAUSES)) - 1]
                 self._failing[name] = f"{type(error).__name__}: {error}"
                 log.warning("%s failed, again in %.1f s: %s: %s", name, pause, type(error).__name__, error)

@@ -25,9 +25,9 @@ LATENCY: Final = Experiment(
         for figure in ("p50", "p99")
     )
     + tuple(
-        Row(f"{group}@{rate}", f"CPU of {who} per request at {rate}/s", "ms", base)
+        Row(f"{group}@{rate}", f"CPU of {subject} per request at {rate}/s", "ms", base)
         for rate in RATES[1:]
-        for group, who, base in (
+        for group, subject, base in (
             ("service", "the service itself", ECHO),
             ("kafka", "Kafka", ECHO),
             ("postgres", "Postgres", PLAIN),
@@ -137,13 +137,13 @@ GROWTH: Final = Experiment(
     "worker until its first answer, the cart worker, killed with SIGKILL, until its table is restored.",
     growth_sides,
     tuple(
-        Row(f"{law}_{what}@{size}", f"{title} {size:,}: {label}", unit)
+        Row(f"{law}_{name}@{size}", f"{title} {size:,}: {label}", unit)
         for law, title, sizes in (
             ("catalogue", "products", (100, 10_000, 100_000)),
             ("carts", "live carts", (100, 1_000, 10_000)),
             ("history", "events of 1,000 carts", (1_000, 10_000, 50_000)),
         )
-        for what, label, unit in (("hold", "a hold", "µs"), ("back", "ready again", "s"))
+        for name, label, unit in (("hold", "a hold", "µs"), ("back", "ready again", "s"))
         for size in sizes
     ),
     (

@@ -77,6 +77,6 @@ async def _measure_carts(result: SideResult, law: str, carts: int, *, requests: 
         await first.wait_until_ready()
         await hop.wait_until_carts_current(requests)
         await stop_process(first.child, signal.SIGKILL)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         await (await hop.start(stack, "cart_service", "cart-1")).wait_until_ready()
-        result.add(f"{law}_back@{size}", time.perf_counter() - begun)
+        result.add(f"{law}_back@{size}", time.perf_counter() - started)

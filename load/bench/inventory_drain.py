@@ -132,12 +132,12 @@ class InventoryDrain:
         """Start workers, wait until `requests` more requests are answered, and stop them."""
         async with _Reader(self.settings) as reader:
             before = await reader.ends(RESPONSES)
-            begun = time.time()
+            started = time.time()
             async with AsyncExitStack() as stack:
                 replicas = [await self.start(stack, "inventory_service", f"inventory-{n + 1}") for n in range(workers)]
                 for replica in replicas:
                     await replica.wait_until_ready()
-                ready = time.time() - begun
+                ready = time.time() - started
                 end = time.monotonic() + TIMEOUT_SECONDS
                 answers: dict[str, TimedOutcome] = {}
                 while len(answers) < requests:  # a rebalance redelivers, so there may be more records than answers
@@ -154,7 +154,7 @@ class InventoryDrain:
                     before = ends
         outcomes = Counter(answer.outcome for answer in answers.values())
         await self._verify_tables(outcomes)
-        return _summarize_drain(answers.values(), outcomes, begun=begun, ready=ready, workers=workers)
+        return _summarize_drain(answers.values(), outcomes, begun=started, ready=ready, workers=workers)
 
     async def start(self, stack: AsyncExitStack, module: str, replica: str) -> "WorkerProcess":
         """Start a worker under this prefix; `stack` stops it."""

@@ -29,11 +29,11 @@ async def _measure_steady(bench: BenchContext, target: Target) -> SideResult:
     result = SideResult()
     for rate in QUICK_RATES if bench.quick else RATES:
         measured, cpu = await target.run_at_rate(rate, bench.seconds)
-        fault = measured.invalid_reason or (
+        invalid_reason = measured.invalid_reason or (
             f"{measured.lost} of {measured.sent} requests were lost" if measured.lost else None
         )
-        result.add(f"p50@{rate}", measured.latency.percentile(50), fault)
-        result.add(f"p99@{rate}", measured.latency.percentile(99), fault)
+        result.add(f"p50@{rate}", measured.latency.percentile(50), invalid_reason)
+        result.add(f"p99@{rate}", measured.latency.percentile(99), invalid_reason)
         result.add(f"lost@{rate}", measured.lost)
         result.add(f"late@{rate}", measured.lateness.percentile(99))
         for group, milliseconds in cpu.items():

@@ -53,12 +53,12 @@ class CpuMeter:
 
     def __init__(self, groups: Mapping[str, Iterable[int]]) -> None:
         self._groups = {name: tuple(pids) for name, pids in groups.items()}
-        self._begun = self._read()
+        self._started = self._read()
 
     def milliseconds(self, requests: int) -> dict[str, float]:
         """Return milliseconds per request, by group."""
         now = self._read()
-        return {name: round((now[name] - self._begun[name]) * MS / max(1, requests), 4) for name in now}
+        return {name: round((now[name] - self._started[name]) * MS / max(1, requests), 4) for name in now}
 
     def _read(self) -> dict[str, float]:
         return {name: cpu_seconds(pids) for name, pids in self._groups.items()}

@@ -30,11 +30,11 @@ class SideResult:
     invalid_reasons: dict[str, str] = field(default_factory=dict)
     """Reasons why a value is not valid, by its name."""
 
-    def add(self, name: str, value: float, fault: str | None = None) -> None:
-        """Add a value, rounded to five digits; `fault` is the reason if it is not valid."""
+    def add(self, name: str, value: float, invalid_reason: str | None = None) -> None:
+        """Add a value, rounded to five digits; `invalid_reason` is the reason if it is not valid."""
         self.values[name] = float(f"{value:.5g}")
-        if fault is not None:
-            self.invalid_reasons[name] = fault
+        if invalid_reason is not None:
+            self.invalid_reasons[name] = invalid_reason
 
 
 Side = Callable[[], Awaitable[SideResult]]
@@ -124,20 +124,20 @@ async def run_experiment(experiment: Experiment, bench: BenchContext, rounds: in
 
 async def _round(name: str, number: int, sides: Mapping[str, Side], bench: BenchContext) -> Record:
     order = [*sides] if number % 2 == 0 else [*sides][::-1]
-    before, begun = machine.load_average(), time.perf_counter()
+    before, started = machine.load_average(), time.perf_counter()
     results: dict[str, Record] = {}
     for side in order:
         bench.report_progress(f"{name}: round {number + 1}, {side}")
         meter = _Others(bench.shop)
         figures = await sides[side]()
         others = meter.cores()
-        if fault := interference_reason(others):
-            figures.invalid_reasons = dict.fromkeys(figures.values, fault) | figures.invalid_reasons
+        if invalid_reason := interference_reason(others):
+            figures.invalid_reasons = dict.fromkeys(figures.values, invalid_reason) | figures.invalid_reasons
         results[side] = {"figures": figures.values, "faults": figures.invalid_reasons, "others": round(others, 3)}
     return {
         "order": order,
         "load": [before, machine.load_average()],
-        "seconds": round(time.perf_counter() - begun, 1),
+        "seconds": round(time.perf_counter() - started, 1),
         "sides": results,
     }
 
@@ -147,13 +147,13 @@ class _Others:
 
     def __init__(self, shop: MeasuredShop) -> None:
         self._shop = shop
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
         self._busy, self._ours = self._read()
 
     def cores(self) -> float:
         """Return the mean number of cores used."""
         busy, ours = self._read()
-        return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(1e-9, time.perf_counter() - self._begun)
+        return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(1e-9, time.perf_counter() - self._started)
 
     def _read(self) -> tuple[float, float]:
         return machine.busy_seconds(), machine.cpu_seconds([os.getpid(), *self._shop.pids.values()])
@@ -185,8 +185,8 @@ def compute_ratio(record: Record, row: Row) -> Ratio | Inconclusive | None:
     pairs = []
     for each in complete:
         ours, base = each["sides"][OURS], each["sides"][row.base]
-        fault = ours["faults"].get(row.figure) or base["faults"].get(row.figure)
-        pairs.append(Pair(ours["figures"][row.figure], base["figures"][row.figure], fault))
+        invalid_reason = ours["faults"].get(row.figure) or base["faults"].get(row.figure)
+        pairs.append(Pair(ours["figures"][row.figure], base["figures"][row.figure], invalid_reason))
     return compare(pairs)
 
 

@@ -26,12 +26,12 @@ class BenchPlan:
     output_folder: Path | None
 
 
-async def bench(order: BenchPlan, tell: Callable[[str], None]) -> dict[str, Any]:
+async def bench(order: BenchPlan, report_progress: Callable[[str], None]) -> dict[str, Any]:
     """Run the experiments and return their summaries; records are saved after each round."""
     summaries: dict[str, Any] = {}
-    tell("starting a temporary shop")
+    report_progress("starting a temporary shop")
     async with measured_shop(MAIN_JOB_AND_ORDERS if "checkout" in order.names else MAIN_JOB) as shop:
-        context = BenchContext(shop, order.seconds, order.quick, tell)
+        context = BenchContext(shop, order.seconds, order.quick, report_progress)
         for name in order.names:
             async for record in run_experiment(EXPERIMENTS[name], context, order.rounds):
                 summaries[name] = report.summary(EXPERIMENTS[name], record)

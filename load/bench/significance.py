@@ -69,8 +69,10 @@ def compare(pairs: Sequence[Pair], *, needed: int = MIN_PAIRS) -> Ratio | Inconc
     reasons += sorted({pair.invalid_reason for pair in pairs if pair.invalid_reason is not None})[:1]
     if any(pair.invalid_reason is None and pair.base <= 0 for pair in pairs):
         reasons.append("the base is zero")
-    why = f": {'; '.join(reasons)}" if reasons else ""
-    return Inconclusive(f"could not be trusted: {len(steady)} of {len(pairs)} pairs count, {needed} are needed{why}")
+    explanation = f": {'; '.join(reasons)}" if reasons else ""
+    return Inconclusive(
+        f"could not be trusted: {len(steady)} of {len(pairs)} pairs count, {needed} are needed{explanation}"
+    )
 
 
 # ---- the knee -------------------------------------------------------------------------------------------------------

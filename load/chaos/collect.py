@@ -209,10 +209,13 @@ def _well_formed(event: Mapping[str, Any]) -> bool:
 
 
 async def read_dead_letters(
-    settings: Settings, letters: records.Offsets, since: records.Offsets
+    settings: Settings, dead_letter_offsets: records.Offsets, since: records.Offsets
 ) -> frozenset[tuple[str, int, int]]:
-    """Return the original positions of dead letters written after `letters`, of records after `since`."""
-    written = [json.loads(record.value or b"{}")["data"] for record in await records.read_records(settings, letters)]
+    """Return the original positions of dead letters written after `dead_letter_offsets`, of records after `since`."""
+    written = [
+        json.loads(record.value or b"{}")["data"]
+        for record in await records.read_records(settings, dead_letter_offsets)
+    ]
     positions = ((dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) for dead_letter in written)
     return frozenset(each for each in positions if each[2] >= since.get(TopicPartition(each[0], each[1]), 0))
 
@@ -250,7 +253,9 @@ async def read_lag(settings: Settings) -> dict[str, int]:
         waiting: dict[str, int] = {}
         for group in GROUP_TOPICS:
             committed = await admin.list_consumer_group_offsets(f"{settings.prefix}{group}")
-            waiting |= unread_records(group, {place: found.offset for place, found in committed.items()}, first, end)
+            waiting |= unread_records(
+                group, {partition: found.offset for partition, found in committed.items()}, first, end
+            )
         return waiting
     finally:
         await admin.close()
@@ -260,7 +265,7 @@ def unread_records(
     group: str, committed: records.Offsets, first: records.Offsets, end: records.Offsets
 ) -> dict[str, int]:
     """Return the records that a group has not committed, by group and topic; all, for partitions it never committed."""
-    own = {place: offset for place, offset in end.items() if place.topic in GROUP_TOPICS[group]}
+    own = {partition: offset for partition, offset in end.items() if partition.topic in GROUP_TOPICS[group]}
     # Records deleted by retention are not counted.
-    positions = {place: max(committed.get(place, 0), first.get(place, 0)) for place in own}
+    positions = {partition: max(committed.get(partition, 0), first.get(partition, 0)) for partition in own}
     return {f"{group} of {topic}": number for topic, number in records_behind(positions, first, own).items() if number}

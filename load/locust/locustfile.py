@@ -67,7 +67,7 @@ class Shopper(User):
     def ask(self, frame: dict[str, Any]) -> None:
         """Send a frame, wait for its outcome, and report it to Locust under the frame's type."""
         request_id = str(uuid.uuid4())
-        begun = time.perf_counter()
+        started = time.perf_counter()
         failure: Exception | None = None
         length = 0
         try:
@@ -85,7 +85,7 @@ class Shopper(User):
         self.environment.events.request.fire(
             request_type="WS",
             name=frame["type"],
-            response_time=(time.perf_counter() - begun) * 1000,
+            response_time=(time.perf_counter() - started) * 1000,
             response_length=length,
             exception=failure,
             context={},

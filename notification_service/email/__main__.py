@@ -13,7 +13,10 @@ def build_port(context: PortContext) -> SmtpPort:
     settings = context.settings
     seconds = settings.notice_seconds * SEND_DEADLINE_SHARE
     return SmtpPort(
-        settings.smtp_url.get_secret_value(), settings.mail_from, ContactLookup(context.link.fetch), seconds=seconds
+        settings.smtp_url.get_secret_value(),
+        settings.mail_from,
+        ContactLookup(context.connection.fetch),
+        seconds=seconds,
     )
 
 

@@ -10,7 +10,7 @@ from notification_service.sms.simulated import SimulatedSmsPort
 
 def build_port(context: PortContext) -> SimulatedSmsPort:
     """Build the port to the simulated provider, in the service's own schema."""
-    return SimulatedSmsPort(ContactLookup(context.link.fetch), context.link.fetch)
+    return SimulatedSmsPort(ContactLookup(context.connection.fetch), context.connection.fetch)
 
 
 if __name__ == "__main__":

@@ -36,20 +36,20 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     def rows(job: str) -> PostgresJobRows:
         return PostgresJobRows(connect, Job("parcel", key="shipment_id", name=job))
 
-    telling = JobWorker(rows("tell"), deliveries.publish_moves, name="delivery.tell", deadline=ATTEMPT_SECONDS)
-    moving = JobWorker(
+    outcome_jobs = JobWorker(rows("tell"), deliveries.publish_moves, name="delivery.tell", deadline=ATTEMPT_SECONDS)
+    move_jobs = JobWorker(
         rows("move"),
         deliveries.advance_parcel,
         name="delivery.move",
         deadline=ATTEMPT_SECONDS,
-        on_finished=telling.wake,
+        on_finished=outcome_jobs.wake,
     )
 
-    def stored() -> None:
-        moving.wake()
-        telling.wake()
+    def wake_workers() -> None:
+        move_jobs.wake()
+        outcome_jobs.wake()
 
-    deliveries.on_stored = stored
+    deliveries.on_stored = wake_workers
     worker.add_agent(
         Handler(
             REQUESTS,
@@ -59,9 +59,9 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
             transient_errors=postgres.TRANSIENT_ERRORS,
         )
     )
-    worker.add_background_loop("moving", moving.run)
-    worker.add_background_loop("telling", telling.run)
-    for close in (moving.close, telling.close, store.close):
+    worker.add_background_loop("moving", move_jobs.run)
+    worker.add_background_loop("telling", outcome_jobs.run)
+    for close in (move_jobs.close, outcome_jobs.close, store.close):
         worker.add_closer(close)
     return await worker.run()
 

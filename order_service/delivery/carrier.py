@@ -53,10 +53,10 @@ class SimulatedCarrier:
 
     async def track(self, parcel: Parcel, now: datetime) -> Sequence[Scan]:
         """Return the scans that follow from the time of the booking."""
-        begun = parcel.booked_at or now
-        shipped, arrives = begun + self.ship, begun + self.ship + self.deliver
+        started = parcel.booked_at or now
+        shipped, arrives = started + self.ship, started + self.ship + self.deliver
         if now < shipped:
-            return [Scan("booked", begun, next_at=shipped)]
+            return [Scan("booked", started, next_at=shipped)]
         seen = [Scan("shipped", shipped, next_at=arrives)]
         if now >= arrives:
             fails = parcel.address is not None and FAIL_MARKER in {parcel.address.name, parcel.address.line2}

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 from order_service.delivery.carrier import SimulatedCarrier
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables such as `HOLDFAST_DELIVERY_SHIP_SECONDS`."""
 
     delivery_ship_seconds: float = Field(

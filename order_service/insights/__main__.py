@@ -29,9 +29,9 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     worker = Worker(settings, SERVICE, topics=[orders.EVENTS, payments.EVENTS, cart.RESPONSES, RELATED, FIGURES])
 
     def counting() -> agents.InsightsAgents:
-        keeping = store.InsightsStore(partial(connect, options=store.STORE_OPTIONS))
-        worker.add_closer(keeping.close)
-        return agents.InsightsAgents(keeping)
+        insights_store = store.InsightsStore(partial(connect, options=store.STORE_OPTIONS))
+        worker.add_closer(insights_store.close)
+        return agents.InsightsAgents(insights_store)
 
     ordered, paid, carted = counting(), counting(), counting()
     handler = partial(Handler, transient_errors=postgres.TRANSIENT_ERRORS, max_batch_size=agents.MAX_BATCH)

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables such as `HOLDFAST_RELATED_MIN_SUPPORT`."""
 
     related_min_support: float = Field(

@@ -39,13 +39,13 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     async with provider_client(settings) as provider:
         payments = PaymentAgents(store, provider, breaker, worker.publish)
         connect = partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS)
-        outcomes = JobWorker(
+        outcome_jobs = JobWorker(
             PostgresJobRows(connect, Job("step", key="key", name="tell")),
             payments.publish_outcome,
             name="payment.tell",
             deadline=PUBLISH_TIMEOUT,
         )
-        operations = JobWorker(
+        operation_jobs = JobWorker(
             PostgresJobRows(connect, Job("step", key="key", name="ask")),
             payments.execute_operation,
             name="payment.ask",
@@ -53,15 +53,15 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
             deadline=3 * settings.provider_timeout_seconds,  # a charge, a query, and a margin
             pauses=RETRY_PAUSES,
             capacity=lambda: breaker.capacity(settings.provider_concurrency),
-            on_finished=outcomes.wake,
+            on_finished=outcome_jobs.wake,
         )
 
         def wake_workers() -> None:
-            operations.wake()
-            outcomes.wake()
+            operation_jobs.wake()
+            outcome_jobs.wake()
 
         payments.on_stored = wake_workers
-        breaker.on_change = operations.wake
+        breaker.on_change = operation_jobs.wake
         worker.add_agent(
             Handler(
                 REQUESTS,
@@ -71,11 +71,11 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
                 transient_errors=postgres.TRANSIENT_ERRORS,
             )
         )
-        worker.add_background_loop("asking", operations.run)
-        worker.add_background_loop("telling", outcomes.run)
+        worker.add_background_loop("asking", operation_jobs.run)
+        worker.add_background_loop("telling", outcome_jobs.run)
         monitor = ProviderMonitor(settings.provider, provider, breaker, store, worker.publish)
         worker.add_background_loop("watch", monitor.run)
-        for close in (operations.close, outcomes.close, store.close):
+        for close in (operation_jobs.close, outcome_jobs.close, store.close):
             worker.add_closer(close)
         return await worker.run()
 

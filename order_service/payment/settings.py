@@ -4,12 +4,12 @@ from typing import Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from infrastructure.process.settings import Settings as Shared
+from infrastructure.process.settings import Settings as SharedSettings
 
 DEVELOPMENT_KEY: Final = "development-key-that-no-production-shop-accepts"
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables such as `HOLDFAST_PROVIDER_URL`."""
 
     provider: str = Field(default="simulated", description="name of the provider, as on the topic `payments.state`")

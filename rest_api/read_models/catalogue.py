@@ -36,14 +36,14 @@ class CatalogueReadModel:
 
     async def product_names(self, codes: Iterable[str]) -> Mapping[str, str]:
         """Return the names of products, from memory or else from Postgres; names not found in time are left out."""
-        wanted = set(codes)
-        found = {code: self._names[code] for code in wanted if code in self._names}
+        requested = set(codes)
+        found = {code: self._names[code] for code in requested if code in self._names}
         for code in found:
             self._names.move_to_end(code)
-        if len(found) < len(wanted):
+        if len(found) < len(requested):
             try:
                 async with asyncio.timeout(NAMES_TIMEOUT_SECONDS):
-                    fresh = await self._store.product_names(wanted - found.keys())
+                    fresh = await self._store.product_names(requested - found.keys())
             except UNAVAILABLE_ERRORS as error:
                 log.warning("the names of products could not be read: %r", error)
             else:

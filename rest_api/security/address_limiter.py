@@ -70,10 +70,10 @@ def enforce_limit(connection: HTTPConnection, allowance: Allowance, size: int, n
 
     Raise `Problem` if the limit of `size` requests per minute is exceeded.
     """
-    verdict = allowance.take(now)
+    result = allowance.take(now)
     wait = allowance.retry_after
     connection.scope["state"]["ratelimit"] = (size, allowance.remaining, wait)
-    if verdict is not LimitResult.GRANTED:
+    if result is not LimitResult.GRANTED:
         raise Problem("rate-limited", f"more than {size} requests per minute", retry_after=wait)
 
 

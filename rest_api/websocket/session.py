@@ -122,12 +122,12 @@ class Session:
     def _check_rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
         self.user.seen_at = now
         allowance = self.user.change_allowance if changes else self.user.other_allowance
-        verdict = LimitResult.GRANTED if allowance is None else allowance.take(now)
-        if allowance is None or verdict is LimitResult.GRANTED:
+        result = LimitResult.GRANTED if allowance is None else allowance.take(now)
+        if allowance is None or result is LimitResult.GRANTED:
             return []
         wait = allowance.retry_after
         refusal = frame_encoder.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
-        return [refusal] if verdict is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
+        return [refusal] if result is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
 
     def _execute(self, request: Client, now: float) -> list[Effect]:
         match request:

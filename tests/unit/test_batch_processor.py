@@ -14,11 +14,7 @@ from infrastructure.messaging.dead_letter_limit import MIN_RECORDS, DeadLetterLi
 from infrastructure.messaging.dead_letters import Record
 from infrastructure.observability import metrics
 from infrastructure.process.settings import Settings
-from tests.unit.test_envelope import EVENT, GOLDEN, changed
-
-PARTITIONS = 24
-HERE = partition_of(b"ann", PARTITIONS)
-TOPIC = cart.REQUESTS.name
+from tests.testkit.envelopes import EVENT, GOLDEN, HERE, PARTITIONS, TOPIC, changed, record, requested
 
 
 @dataclass
@@ -68,14 +64,6 @@ class HandlerSpy:
 
     def dead_letters(self) -> list[dict[str, object]]:
         return [orjson.loads(value)["data"] for topic, _, value in self.sent if topic.endswith(".dlq")]
-
-
-def record(value: bytes | None = GOLDEN, key: bytes | None = b"ann", partition: int = HERE, offset: int = 7) -> Record:
-    return Record(TOPIC, partition, offset, key, value)
-
-
-def requested(*ids: str) -> list[Record]:
-    return [record(changed(requestid=each), offset=offset) for offset, each in enumerate(ids)]
 
 
 @pytest.fixture(autouse=True)

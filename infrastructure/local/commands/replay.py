@@ -68,7 +68,7 @@ class RecordSelection:
         if isinstance(self.since, datetime):
             at = _milliseconds(self.since)
             found = await reader.offsets_for_times(dict.fromkeys(partitions, at))
-            starts = {p: ends[p] if (place := found.get(p)) is None else place.offset for p in partitions}
+            starts = {p: ends[p] if (position := found.get(p)) is None else position.offset for p in partitions}
         elif self.since is not None:
             starts = {p: max(first, self.since) for p, first in starts.items()}
         if isinstance(self.until, int):

@@ -73,10 +73,10 @@ async def _run_live(root: Root, groups: LagReader, console: Console) -> None:
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                began = time.monotonic()
+                started = time.monotonic()
                 before, sample = await _sample(root, groups, before)
                 live.update(render(sample, console.width), refresh=True)
-                await asyncio.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
+                await asyncio.sleep(max(0.0, started + INTERVAL_SECONDS - time.monotonic()))
     finally:
         await groups.close()
 

@@ -90,8 +90,8 @@ def convert_broker_errors(settings: Settings) -> Iterator[None]:
     except BrokenPipeError:  # the reader of standard output is gone; a lost broker connection raises KafkaError
         raise
     except (KafkaError, OSError, TimeoutError) as error:
-        why = f" ({error})" if str(error) else ""
-        raise StackError(f"Kafka at {settings.kafka} does not answer{why}") from error
+        reason = f" ({error})" if str(error) else ""
+        raise StackError(f"Kafka at {settings.kafka} does not answer{reason}") from error
 
 
 @asynccontextmanager
@@ -180,10 +180,10 @@ def _retention_ms(config: Mapping[str, str]) -> int | None:
 
 
 async def _configs(settings: Settings, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    wanted = {"cleanup.policy": None, "retention.ms": None}
+    settings_to_read = {"cleanup.policy": None, "retention.ms": None}
     async with open_admin_client(settings) as admin:
         answers = await admin.describe_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
+            [ConfigResource(ConfigResourceType.TOPIC, name, settings_to_read) for name in names]
         )
     return {
         resource[3]: {entry[0]: entry[1] for entry in resource[4]}

@@ -64,9 +64,9 @@ def require_usable(name: str, address: str) -> None:
             with redis.Redis.from_url(address, socket_timeout=3, socket_connect_timeout=3) as client:
                 client.ping()
     except Exception as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ServerUnavailable(
-            f"{ADDRESS_VARIABLES[name]} names {without_password(name, address)}, which cannot be used ({why}):"
+            f"{ADDRESS_VARIABLES[name]} names {without_password(name, address)}, which cannot be used ({reason}):"
             f" start that server or correct the address, or unset {ADDRESS_VARIABLES[name]} to start a local one"
         ) from error
 

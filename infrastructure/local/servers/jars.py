@@ -185,22 +185,22 @@ def _download_error(jar: Jar, error: requests.RequestException) -> StackError:
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):
-        why, remedy = "its certificate is not trusted", "set REQUESTS_CA_BUNDLE to your network's CA file"
+        reason, remedy = "its certificate is not trusted", "set REQUESTS_CA_BUNDLE to your network's CA file"
     elif isinstance(error, requests.HTTPError) and error.response is not None:
-        why, remedy = f"the registry answered {error.response.status_code}", "check HOLDFAST_MAVEN_URL or your proxy"
+        reason, remedy = f"the registry answered {error.response.status_code}", "check HOLDFAST_MAVEN_URL or your proxy"
     elif isinstance(error, requests.exceptions.ProxyError):
-        why, remedy = "the proxy does not answer", "check HTTPS_PROXY"
+        reason, remedy = "the proxy does not answer", "check HTTPS_PROXY"
     else:
-        why, remedy = "no network", "check the connection or your proxy settings"
+        reason, remedy = "no network", "check the connection or your proxy settings"
     return DownloadFailed(
-        f"cannot download {jar.name} ({why}): {remedy}, then run `holdfast up` again; finished downloads are kept"
+        f"cannot download {jar.name} ({reason}): {remedy}, then run `holdfast up` again; finished downloads are kept"
     )
 
 
-def remove_partial_downloads(place: Path | None = None, min_age: float = 3600.0) -> None:
+def remove_partial_downloads(repository: Path | None = None, min_age: float = 3600.0) -> None:
     """Remove partial files of interrupted downloads from the folders of the locked jars."""
-    place = place or maven_repository()
-    for folder in {(place / jar.path).parent for jar in load_lock_file()}:
+    repository = repository or maven_repository()
+    for folder in {(repository / jar.path).parent for jar in load_lock_file()}:
         for part in folder.glob(".*.part"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > min_age:

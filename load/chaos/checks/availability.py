@@ -41,18 +41,18 @@ def impossible_reports(history: Sequence[HistoryEntry], state: ObservedState) ->
         if row.user is None:  # units restocked by an order count in its shopper's register
             received[row.product] += row.received
     registers = build_registers(history, state)
-    begun = _first_times(history, "invoke")
+    started = _first_times(history, "invoke")
     seen: set[Key] = set()
     for entry in history:
         if entry.type != "ok" or entry.user is None or entry.id is None or entry.value.get("available") is None:
             continue
         key, product = (entry.user, entry.id), str(entry.value.get("product"))
-        if key in seen or key not in begun or product not in received:
+        if key in seen or key not in started or product not in received:
             continue
         seen.add(key)
         least = most = 0
         for register in registers[product].values():
-            low, high = possible_range(register, begun[key], entry.t_ns)
+            low, high = possible_range(register, started[key], entry.t_ns)
             least, most = least + low, most + high
         reported, units = int(entry.value["available"]), received[product]
         if not units - most <= reported <= units - least:
@@ -63,9 +63,9 @@ def impossible_reports(history: Sequence[HistoryEntry], state: ObservedState) ->
             )
 
 
-def possible_range(register: Sequence[RegisterValue], begun: float, done: float) -> tuple[int, int]:
+def possible_range(register: Sequence[RegisterValue], started: float, done: float) -> tuple[int, int]:
     """Return the least and the greatest value a register can have had between two instants; initially it is 0."""
-    last = max((value for value in register if value.done <= begun), key=lambda value: value.version, default=None)
+    last = max((value for value in register if value.done <= started), key=lambda value: value.version, default=None)
     quantities = [last.quantity if last else 0]
     after = last.version if last else -1
     quantities += [value.quantity for value in register if value.version > after and value.begun <= done]
@@ -77,7 +77,7 @@ def build_registers(history: Sequence[HistoryEntry], state: ObservedState) -> di
 
     Units in the cart, kept for an order or sold to it count alike: other shoppers cannot have them.
     """
-    begun, done = _first_times(history, "invoke"), _first_times(history, "ok")
+    started, done = _first_times(history, "invoke"), _first_times(history, "ok")
     forced_expiry = {
         user: entry.t_ns
         for entry in reversed(history)
@@ -91,7 +91,7 @@ def build_registers(history: Sequence[HistoryEntry], state: ObservedState) -> di
             continue
         key, register = (row.user, row.id), registers[row.product][row.user]
         outcome = state.log.get(key, {})
-        start: float = begun.get(key, 0)
+        start: float = started.get(key, 0)
         end: float = done.get(key, math.inf)
         if outcome.get("type") == "expired":
             start, end = forced_expiry.get(row.user, 0), expiry_times.get((row.user, outcome["version"]), math.inf)

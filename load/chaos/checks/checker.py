@@ -276,13 +276,15 @@ def _missing(history: Sequence[HistoryEntry]) -> Iterator[Violation]:
 def check_dead_letters(state: ObservedState, *, clean: bool = False) -> Iterator[Violation]:
     """Check I11: every record was processed or dead-lettered, only invalid ones were, and the shop wrote none."""
     bad = {(each.topic, each.partition, each.offset): each.description for each in state.planted}
-    for (topic, partition, offset), what in bad.items():
+    for (topic, partition, offset), description in bad.items():
         if (topic, partition, offset) not in state.dead_letters:
-            yield Violation("I11", f"{topic} {partition}/{offset} ({what}) was neither processed nor dead-lettered")
+            yield Violation(
+                "I11", f"{topic} {partition}/{offset} ({description}) was neither processed nor dead-lettered"
+            )
     for topic, partition, offset in sorted(state.dead_letters - bad.keys()) if clean else ():
         yield Violation("I11", f"{topic} {partition}/{offset} was dead-lettered, although it is valid")
-    for place in state.undecodable:
-        yield Violation("I11", f"{place} is a response that cannot be decoded")
+    for position in state.undecodable:
+        yield Violation("I11", f"{position} is a response that cannot be decoded")
     on_carts = {outcome.key for outcome in state.outcomes if outcome.topic.startswith("cart.")}
     for outcome in state.outcomes:
         if outcome.topic.startswith("inventory.") and outcome.key not in on_carts:

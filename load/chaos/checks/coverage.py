@@ -64,17 +64,17 @@ def count_events(history: Sequence[HistoryEntry], state: ObservedState) -> Count
 
 def measure_waits(history: Sequence[HistoryEntry]) -> WaitTimes:
     """Measure how long shoppers waited for the outcomes of their changes."""
-    begun: dict[Key, int] = {}
+    started: dict[Key, int] = {}
     answers: list[int] = []
     waited: list[int] = []
     for entry in history:
         key = (entry.user or "", entry.id or "")
         if entry.type == "invoke" and entry.f in CHANGES:
-            begun.setdefault(key, entry.t_ns)
+            started.setdefault(key, entry.t_ns)
         elif entry.type == "ok" and entry.value.get("type") in OUTCOME_TYPES:
             answers.append(entry.t_ns)
-            if key in begun:
-                waited.append(entry.t_ns - begun.pop(key))
+            if key in started:
+                waited.append(entry.t_ns - started.pop(key))
     end = next((entry.t_ns for entry in history if entry.f == CLOSING), history[-1].t_ns if history else 0)
     shopping = [at for at in answers if at < end]
     gaps = [after - before for before, after in pairwise([*shopping, end] if shopping else [])]

@@ -32,14 +32,14 @@ class PaymentProviderClient:
 
         Raise `aiohttp.ClientConnectorError` if the provider does not run.
         """
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             await self._request("GET", "/v1/history?limit=1")
         except aiohttp.ClientConnectorError:  # the provider does not run
             raise
         except (aiohttp.ClientError, ShopUnavailableError):
-            return True, time.monotonic() - began
-        return False, time.monotonic() - began
+            return True, time.monotonic() - started
+        return False, time.monotonic() - started
 
     async def history(self) -> list[dict[str, Any]]:
         """Return all decisions of the provider in order: `seq`, `charge`, `key`, `type`, `amount`, `order_id`."""
@@ -65,7 +65,7 @@ class PaymentProviderClient:
         }
         body = json.dumps({"type": f"charge.{entry['type']}", "data": charge}).encode()
         moment = datetime.fromtimestamp(datetime.now(UTC).timestamp() - late, UTC)
-        headers = {HEADER: sign("a stranger's" if forged else self._secret, body, moment)}
+        headers = {HEADER: sign("another secret" if forged else self._secret, body, moment)}
         async with self._session() as http, http.post(webhook_url, data=body, headers=headers) as answer:
             return answer.status
 

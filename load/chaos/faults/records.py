@@ -158,10 +158,10 @@ async def write_poison(settings: Settings, users: Sequence[str], chance: random.
     planted = []
     async with _producer(settings) as producer:
         for user in users:
-            for topic, what, key, value in poison_records(user):
+            for topic, description, key, value in poison_records(user):
                 partition = partition_of(key, settings.partitions) if key else chance.randrange(settings.partitions)
                 position = await producer.send_and_wait(topic, value, key, partition=partition)
-                planted.append(PlantedRecord(topic, position.partition, position.offset, what))
+                planted.append(PlantedRecord(topic, position.partition, position.offset, description))
     return planted
 
 

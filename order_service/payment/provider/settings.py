@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from order_service.payment.settings import Settings as Shared
+from order_service.payment.settings import Settings as SharedSettings
 
 
-class Settings(Shared):
+class Settings(SharedSettings):
     """Environment variables such as `HOLDFAST_PROVIDER_PORT`; the key and the webhook secret are those of payment."""
 
     provider_host: str = "127.0.0.1"
