@@ -14,7 +14,7 @@ DELETE_LIMIT: Final = 1000
 
 
 class RetentionJob:
-    """Deletes old outcomes in small batches and creates the ledger's next monthly partitions.
+    """Background job that deletes old outcomes in small batches and creates the ledger's next partitions.
 
     `connect` returns a connection with `store.BACKGROUND_OPTIONS`.
     """

@@ -11,7 +11,7 @@ DELETE_LIMIT: Final = 1000
 
 
 class RetentionJob:
-    """Deletes old rows in small batches. `contact_days` is how long contacts are kept."""
+    """Background job that deletes old rows in small batches. Contacts are kept for `contact_days` days."""
 
     def __init__(self, connection: SharedConnection, contact_days: int) -> None:
         self.connection = connection

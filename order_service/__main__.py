@@ -42,7 +42,7 @@ TOPICS: Final = (
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate the schema, then process orders until asked to stop."""
+    """Migrate the schema, then process orders until the process is stopped."""
     from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)

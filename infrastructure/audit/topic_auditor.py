@@ -188,7 +188,7 @@ class TopicAuditor:
         self._violations: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Audit one partition after another indefinitely. Raises when the broker is away."""
+        """Audit one partition after another indefinitely. Raise `BrokerUnavailableError` if the broker is down."""
         try:
             while True:
                 started = time.monotonic()
@@ -204,8 +204,8 @@ class TopicAuditor:
 
     async def _audit(self, partition: int, assigned: Collection[int]) -> None:
         started = time.monotonic()
-        judged = self.grace + timedelta(seconds=2 * self.round)
-        violations = await self.audit_partition(partition, AuditWindow(clock.now(), self.grace, self.retention, judged))
+        window = self.grace + timedelta(seconds=2 * self.round)
+        violations = await self.audit_partition(partition, AuditWindow(clock.now(), self.grace, self.retention, window))
         for violation in violations:
             log.error("audit: %s", violation)
         self._audited_at[partition], self._violations[partition] = time.monotonic(), len(violations)

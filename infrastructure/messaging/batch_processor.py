@@ -54,7 +54,7 @@ class ReceivedMessage(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Handler(Generic[M]):
-    """How a service handles one topic.
+    """Handling of one topic by a service.
 
     `handle` gets batches in order. `on_permanent_failure` gets a record that failed permanently, after it was
     dead-lettered, together with the error. Errors of the types in `transient_errors` are retried, in addition to those

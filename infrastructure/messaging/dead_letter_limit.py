@@ -21,7 +21,7 @@ class _Second:
 
 
 class DeadLetterLimit:
-    """Counts the records of one topic over a sliding minute, and the dead letters among them.
+    """Counter of the records of one topic over a sliding minute, and of the dead letters among them.
 
     The limit is reached at `per_minute` dead letters, if they are also more than `share` of all records (0 to 1).
     `per_minute=0` switches it off. `clock` returns seconds.

@@ -44,7 +44,7 @@ class LivenessProbe:
         # A table whose last record never comes would wait indefinitely, and all of the worker's partitions with it.
         moves = (self._app.rebalancing_count, generation, recovered)
         yield "a start, a rebalance or a recovery has stood still", moves, begun and not settled
-        # A failed fetch counts too: if Kafka is away, a restart does not help. So do attempts: while a batch is retried
+        # A failed fetch counts too: if Kafka is down, a restart does not help. So do attempts: while a batch is retried
         # or held, queues fill up, and Kafka's client does not fetch a partition of which it still has records.
         tried = (sum(processor.attempts for processor in self._batch_processors), recovered)
         yield "nothing was asked of Kafka", (consumer and consumer.completed_fetches, tried), bool(settled and assigned)

@@ -1,6 +1,6 @@
 """Command line of a service: `python -m SERVICE COMMAND …`, with a coroutine function for each command.
 
-Build the parser with `sub_commands` and `add_command`, or with `choices`; then call `execute` with what it parsed.
+Build the parser with `sub_commands` and `add_command`, or with `choices`. Then call `execute` with the arguments.
 """
 
 import argparse
@@ -17,7 +17,7 @@ Command = Callable[[S, argparse.Namespace], Coroutine[Any, Any, int]]
 
 
 class _Adds(Protocol):
-    """Where sub-commands are added: the result of `ArgumentParser.add_subparsers`, whose class is private."""
+    """The result of `ArgumentParser.add_subparsers`, whose class is private."""
 
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
 

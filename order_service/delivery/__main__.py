@@ -24,7 +24,7 @@ ATTEMPT_SECONDS: Final = 2.0
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate the schema, then deliver parcels until asked to stop."""
+    """Migrate the schema, then deliver parcels until the process is stopped."""
     from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)

@@ -18,7 +18,7 @@ SERVICE: Final = "insights"
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate the schema, then count the events of the shop until asked to stop."""
+    """Migrate the schema, then count the events of the shop until the process is stopped."""
     from contracts import cart, payments
     from contracts.insights import FIGURES, RELATED
     from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it

@@ -29,7 +29,7 @@ RETRY_PAUSES: Final = (0.5, 30.0)
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
-    """Migrate the schema, then process payments until asked to stop."""
+    """Migrate the schema, then process payments until the process is stopped."""
     from infrastructure.messaging.worker import Worker  # the import of Faust is slow and only this sub-command needs it
 
     await migrate(settings, _)

@@ -60,7 +60,7 @@ class Command(Protocol):
         """Return the body of a 202 response, and its `Location`."""
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:
-        """Return the body of a 200 response, or raise the `Problem` that the answer stands for."""
+        """Return the body of a 200 response, or raise the `Problem` that corresponds to the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ class KafkaGateway:
     async def _probe(self) -> None:
         """Request the broker's metadata once per second, because sends alone show neither a failure nor a recovery.
 
-        Without traffic nobody sends, and while the broker is unavailable nobody may.
+        Without traffic there are no sends, and while the broker is unavailable none is allowed.
         """
         while True:
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)

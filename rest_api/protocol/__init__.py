@@ -1,1 +1,1 @@
-"""The public language of the edge, and the effects that a session asks for. Pure."""
+"""The public language of the edge, and the effects that a session returns. No I/O."""

@@ -111,7 +111,7 @@ class ProblemDocument(BaseModel):
 
 @dataclass
 class Problem(Exception):
-    """Raised anywhere while a request is handled; the response is a problem document."""
+    """Error of a request, raised anywhere while the request is handled. The response is a problem document."""
 
     slug: str
     detail: str | None = None

@@ -1,1 +1,1 @@
-"""The edge's read models: what topics say, kept in Postgres or memory, for the routes to read."""
+"""The edge's read models: the content of topics in Postgres or memory, for the routes to read."""

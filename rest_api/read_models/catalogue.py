@@ -19,7 +19,7 @@ NAMES_TIMEOUT_SECONDS: Final = 1.0
 
 
 class CatalogueReadModel:
-    """Feeds the store and the stock broadcaster, and knows the names of products."""
+    """Projector of the catalogue into the store and the stock broadcaster, with a cache of product names."""
 
     def __init__(self, settings: Settings, store: Store, ticker: StockBroadcaster) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The read model of payment availability: what `payments.state` says of each provider, kept in memory."""
+"""Read model of payment availability: the last record of each provider on `payments.state`, kept in memory."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta

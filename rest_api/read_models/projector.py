@@ -1,4 +1,4 @@
-"""Reads topics into a read model: decode, skip what is foreign, apply, remember the position; indefinitely.
+"""Projector of topics into a read model: decode records, skip foreign ones, apply them, store the position.
 
 The positions in the topics are stored with the rows in one transaction, and every row is guarded by a version, so a
 record that is read twice, or by two edges, changes nothing.

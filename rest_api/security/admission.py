@@ -1,6 +1,6 @@
 """Admission control of the whole edge: an admitted request is answered soon, the rest is refused at once. Pure.
 
-A queue that grows serves nobody: each request in it waits longer, until all of them come too late. So the edge allows
+A growing queue is useless: each request in it waits longer, until all of them are answered too late. So the edge allows
 as many requests in flight as the shop has lately answered per second (by Little's law they then wait about a second),
 and a few hundred in any case, for a rush that lasts a moment. Nothing of a refused request is done.
 """

@@ -1,4 +1,4 @@
-"""The open sockets of an edge: executes what sessions ask for, and routes Kafka's responses to sockets and REST."""
+"""Open sockets of an edge: executes the effects of sessions, and routes Kafka's responses to sockets and REST."""
 
 import asyncio
 import logging

@@ -67,7 +67,7 @@ class InFlightRequest:
 
     @property
     def is_unused(self) -> bool:
-        """True if nobody would miss the entry."""
+        """True if the entry can be removed: no socket, REST request or limit depends on it."""
         return self.accepted_at is None and self.deadline is None and not self.acknowledged and not self.futures
 
 

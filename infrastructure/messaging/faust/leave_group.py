@@ -1,8 +1,8 @@
 """LeaveGroup request for a static member of a consumer group, which aiokafka does not send.
 
 A static member (KIP-345) keeps its partitions until its session ends, so that it can return to them. After a kill it
-returns sooner than that. After an orderly stop it would be away for as long as a start takes, while its users wait.
-Version 3 of the request can name a static member: then the other members take over at their next heartbeat.
+returns sooner than that. After an orderly stop its partitions would be unread for as long as a start takes, while its
+users wait. Version 3 of the request can name a static member: then the other members take over at their next heartbeat.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class LeaveGroup(Request[LeaveGroupRequest]):  # type: ignore[misc]
         self._member = (member_id, instance_id)
 
     def build(self, request_struct_class: type[LeaveGroupRequest]) -> LeaveGroupRequest:
-        """Return the request in the version that the broker speaks."""
+        """Return the request in the version that the broker supports."""
         return request_struct_class(self._group, [self._member])
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> int:
-    """Serve until asked to stop."""
+    """Serve until the process is stopped."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""Answers a request whose handler failed with a problem document: the last `except` of the HTTP side."""
+"""Middleware that answers a request with a problem document if its handler failed: the last `except` of HTTP."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class ErrorsMiddleware:
-    """Turns exceptions into problem documents; once a response has started, it re-raises them."""
+    """Middleware that converts exceptions into problem documents, or re-raises them once a response has started."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -23,7 +23,7 @@ _CACHEABLE: Final = ("/static", "/docs/")
 
 
 class HeadersMiddleware:
-    """Adds headers to responses; those that a route sets stay."""
+    """Middleware that adds headers to responses. It does not replace headers that a route has set."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Refuses requests that are out of bounds: foreign hosts, large heads and bodies, and bodies that are not JSON."""
+"""Middleware that refuses foreign hosts, large heads and bodies, and bodies that are not JSON."""
 
 import re
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _PORT: Final = re.compile(r":\d*$")
 
 
 class LimitsMiddleware:
-    """Refuses what is out of bounds before the application sees it.
+    """Middleware that refuses invalid hosts, heads and bodies before the application sees them.
 
     It counts a body while it arrives, whether or not its length was announced.
     """

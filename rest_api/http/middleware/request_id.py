@@ -12,7 +12,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestIdMiddleware:
-    """Sets `scope["state"]["request_id"]`, which the other middlewares rely on: put it outside all of them."""
+    """Middleware that sets `scope["state"]["request_id"]`. The other ones rely on it, so it is outside all of them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

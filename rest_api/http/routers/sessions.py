@@ -31,7 +31,7 @@ async def become_guest(edge: AppStateDep, user: NewGuest) -> Response:
     """Create a guest, or, with a valid token, issue a fresh token for the same user.
 
     An `Idempotency-Key` is accepted and has no effect: nothing is stored about a guest before their first request, and
-    a key alone must never reveal somebody else's token.
+    a key alone must never reveal another user's token.
     """
     user_id, token, expires_at = edge.authenticator.issue_guest_token(user.user_id if user else None)
     guest = {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
