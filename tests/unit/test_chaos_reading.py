@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,13 +55,13 @@ async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch
 
     def built(_: Any, service: str, *, topics: Any) -> MagicMock:
         worker = MagicMock(run=_nothing)
-        worker.agent = lambda handler: found.setdefault(service, set()).add(handler.topic.name)
+        worker.add_agent = lambda handler: found.setdefault(service, set()).add(handler.topic.name)
         return worker
 
     monkeypatch.setattr("infrastructure.messaging.worker.Worker", built)
     for kind in SERVICE_TYPES:
         main = importlib.import_module(f"{kind.module}.__main__")
-        if "import Worker" not in inspect.getsource(main):
+        if not re.search(r"\bWorker\(", inspect.getsource(main)):
             continue
         monkeypatch.setattr(main, "migrate", _nothing, raising=False)
         begin = getattr(main, "build_app", main.run)

@@ -281,7 +281,7 @@ class Watched:
 
 async def watch(watched: Watched) -> None:
     task: Any = next(each for each in vars(LoopConsumer).values() if getattr(each, "fun", None) is not None)
-    assert task.fun.__name__ == "_watch"
+    assert task.fun.__name__ == "_check_client"
     await task.fun(watched)
 
 

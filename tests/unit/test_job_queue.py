@@ -13,16 +13,16 @@ from tests.testkit.memory_rows import MemoryRows
 
 
 @asynccontextmanager
-async def pumping(rows: MemoryRows, handle: JobHandler, **more: object) -> AsyncIterator[JobWorker]:
-    pump = JobWorker(rows, handle, **{"pauses": (0.01, 0.02), **more})  # type: ignore[arg-type]
-    running = asyncio.create_task(_again_and_again(pump.run))
+async def running_worker(rows: MemoryRows, handle: JobHandler, **more: object) -> AsyncIterator[JobWorker]:
+    worker = JobWorker(rows, handle, **{"pauses": (0.01, 0.02), **more})  # type: ignore[arg-type]
+    running = asyncio.create_task(_again_and_again(worker.run))
     try:
-        yield pump
+        yield worker
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        await pump.close()
+        await worker.close()
 
 
 async def _again_and_again(run: Callable[[], Awaitable[None]]) -> None:
@@ -48,7 +48,7 @@ async def test_due_rows_are_handled_once_the_oldest_first() -> None:
         done.append(row["key"])
         return Done({"state": "done"})
 
-    async with pumping(rows, handle, concurrency=2):
+    async with running_worker(rows, handle, concurrency=2):
         await until(lambda: all(row.at is None and row.lease is None for row in rows.rows.values()))
     assert done == ["a", "b", "c", "d"]
     assert {row.columns["state"] for row in rows.rows.values()} == {"done"}
@@ -66,7 +66,7 @@ async def test_concurrency_is_bounded_and_a_slow_row_delays_no_other() -> None:
         in_hand -= 1
         return Done()
 
-    async with pumping(rows, handle, concurrency=3):
+    async with running_worker(rows, handle, concurrency=3):
         await until(lambda: sum(row.at is not None for row in rows.rows.values()) == 1)
         assert rows.rows["slow"].at is not None
         slow.set()
@@ -82,10 +82,10 @@ async def test_a_wake_leases_a_new_row_at_once(monkeypatch: pytest.MonkeyPatch) 
         done.set()
         return Done()
 
-    async with pumping(rows, handle) as pump:
+    async with running_worker(rows, handle) as worker:
         await until(lambda: rows.looks)
         rows.add("a")
-        pump.wake()
+        worker.wake()
         await asyncio.wait_for(done.wait(), 10)
 
 
@@ -99,7 +99,7 @@ async def test_further_due_rows_do_not_wait_for_the_next_poll(count: int, monkey
         steps[row["key"]] = steps.get(row["key"], 0) + 1
         return Done() if steps[row["key"]] == 3 else Reschedule(timedelta(0))
 
-    async with pumping(rows, handle, concurrency=2):
+    async with running_worker(rows, handle, concurrency=2):
         await until(lambda: all(row.at is None for row in rows.rows.values()))
     assert set(steps.values()) == {3}
 
@@ -121,16 +121,16 @@ async def test_a_failed_row_is_retried_and_its_attempts_count_until_there_is_pro
             await asyncio.sleep(60)
         return Retry()
 
-    async with pumping(rows, handle, deadline=0.02):
+    async with running_worker(rows, handle, deadline=0.02):
         await until(lambda: rows.rows["a"].at is None)
     assert attempts == [1, 2, 3, 4, 1]
     assert rows.rows["a"].columns == {"half": "done"}
 
 
 async def test_pauses_double_up_to_a_bound() -> None:
-    pump = JobWorker(MemoryRows(), _nothing, pauses=(1.0, 10.0))
+    worker = JobWorker(MemoryRows(), _nothing, pauses=(1.0, 10.0))
     for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 10.0), (5000, 10.0)):
-        pauses = {pump._retry_pause(attempt).total_seconds() for _ in range(100)}
+        pauses = {worker._retry_pause(attempt).total_seconds() for _ in range(100)}
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
 
 
@@ -146,7 +146,7 @@ async def test_a_row_that_becomes_due_during_an_attempt_is_handled_once_more() -
             await asyncio.sleep(0.01)
         return Done()
 
-    async with pumping(rows, handle):
+    async with running_worker(rows, handle):
         await until(lambda: rows.rows["a"].at is None)
     assert seen == ["charge", "void"]
 
@@ -162,7 +162,7 @@ async def test_the_owner_of_an_expired_lease_changes_nothing() -> None:
             return Done({"by": "the first"})
         return Done({"by": "the second"})
 
-    async with pumping(rows, handle), pumping(rows, handle):
+    async with running_worker(rows, handle), running_worker(rows, handle):
         await until(lambda: seen)
         rows.rows["a"].lease = rows.now()  # as if time had passed
         await until(lambda: rows.rows["a"].at is None)
@@ -181,13 +181,13 @@ async def test_rows_are_handled_after_an_outage_of_their_database() -> None:
         return Done()
 
     rows.lost = 3
-    async with pumping(rows, handle, deadline=5.0):
+    async with running_worker(rows, handle, deadline=5.0):
         await until(lambda: rows.rows["a"].at is None)
     assert calls == 1, "what came of it was not forgotten"
 
 
 async def test_no_more_rows_are_leased_than_the_capacity_admits() -> None:
-    rows, room, in_hand = MemoryRows(), 0, set[str]()
+    rows, capacity, in_hand = MemoryRows(), 0, set[str]()
     rows.add("a", "b", "c")
     go_on = asyncio.Event()
 
@@ -196,20 +196,20 @@ async def test_no_more_rows_are_leased_than_the_capacity_admits() -> None:
         await go_on.wait()
         return Done()
 
-    async with pumping(rows, handle, room=lambda: room) as pump:
+    async with running_worker(rows, handle, capacity=lambda: capacity) as worker:
         for _ in range(3):
-            pump.wake()
+            worker.wake()
             await asyncio.sleep(0)
         assert (rows.looks, in_hand) == (0, set())
-        room = 1
-        pump.wake()
+        capacity = 1
+        worker.wake()
         await until(lambda: in_hand)
-        pump.wake()
+        worker.wake()
         await asyncio.sleep(0.01)
         assert in_hand == {"a"}
-        room = 8
+        capacity = 8
         go_on.set()
-        pump.wake()
+        worker.wake()
         await until(lambda: all(row.at is None for row in rows.rows.values()))
 
 
@@ -225,7 +225,7 @@ async def test_a_stopping_worker_leases_nothing_and_interrupts_slow_attempts(
         await asyncio.sleep(0.01 if row["key"] == "quick" else 60)
         return Done()
 
-    async with pumping(rows, handle):
+    async with running_worker(rows, handle):
         await until(lambda: len(begun) == 2)
         rows.add("new")
     assert begun == ["quick", "endless"]

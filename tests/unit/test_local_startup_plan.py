@@ -73,8 +73,11 @@ def test_a_port_is_reserved_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_shops_that_start_together_choose_different_ports() -> None:
     chosen = probes.free_port()
-    other = f"from infrastructure.local import claims; print(claims.claim({chosen}), flush=True); input()"
-    argv, pipe = [sys.executable, "-c", other], subprocess.PIPE
+    program = (
+        "from infrastructure.local.servers import port_reservations;"
+        f"print(port_reservations.reserve({chosen}), flush=True); input()"
+    )
+    argv, pipe = [sys.executable, "-c", program], subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=os.environ | services.python_path(), text=True) as shop:
         assert shop.stdout is not None
         assert shop.stdout.readline() == "True\n"
