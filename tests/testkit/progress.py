@@ -21,6 +21,7 @@ FILES: Final = "holdfast/files"
 """Key in pytest's cache: seconds of each test file."""
 RUNS: Final = "holdfast/runs"
 """Key in pytest's cache: seconds and date of the last whole run, by its arguments."""
+UNIT: Final = "tests/unit/"
 UNKNOWN_SECONDS: Final = 0.5
 """Guessed for each test of a file that was never timed."""
 
@@ -166,10 +167,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the longest files first when several processes share them."""
+    """Start the longest files first when several processes share them, after the unit tests.
+
+    A session's fixtures have threads, and Hypothesis refuses to draw while another thread uses `random`.
+    """
     if hasattr(config, "workerinput"):
         known = known_seconds(config)
-        items.sort(key=lambda item: -known.get(_file(item.nodeid), 0.0))
+        items.sort(key=lambda item: (not item.nodeid.startswith(UNIT), -known.get(_file(item.nodeid), 0.0)))
 
 
 def _file(node_id: str) -> str:
