@@ -217,7 +217,7 @@ async def test_adds_are_skipped_and_unexpected_messages_are_dead_lettered(shop: 
             if len(found) == 2:
                 break
     assert {letter["reason"] for letter in found} == {"failed"}
-    assert all("Stray" in letter["detail"] for letter in found)
+    assert all("UnexpectedMessage" in letter["detail"] for letter in found)
 
 
 async def _make_due(settings: Settings) -> None:
