@@ -45,31 +45,31 @@ async def _measure(shop: Processes) -> tuple[dict[str, dict[str, float]], list[s
     """Seconds by what was done and to whom, and a sentence for each that is above its target."""
     measured: dict[str, dict[str, float]] = {number.name: {} for number in TARGETS}
     wrong = []
-    async with shoppers(shop.settings) as crowd:
+    async with shoppers(shop.settings) as pool:
         for number, target in TARGETS.items():
             for replica in shop.replicas:
-                silence = await _silence(shop, crowd, replica, number)
+                silence = await _silence(shop, pool, replica, number)
                 measured[number.name][replica.name] = round(silence, 2)
                 if silence > target:
                     wrong.append(f"{number.name} to {replica.name}: {silence:.2f} s of silence, at most {target:g}")
-        await crowd.check()
+        await pool.check()
     return measured, wrong
 
 
-async def _silence(shop: Processes, crowd: Shoppers, victim: Replica, number: signal.Signals) -> float:
+async def _silence(shop: Processes, pool: Shoppers, victim: Replica, number: signal.Signals) -> float:
     """Return the longest wait of a shopper of `victim`, or silence for all of them; `victim` then runs again."""
-    await keep_shopping_for(2, crowd)
-    await crowd.settled()
+    await keep_shopping_for(2, pool)
+    await pool.settled()
     kind = next(kind for kind, module in MODULES.items() if module == victim.module)
     theirs = await users_of(shop, kind, victim)
-    shopping = asyncio.create_task(keep_shopping_for(SESSION + 6, crowd))
+    shopping = asyncio.create_task(keep_shopping_for(SESSION + 6, pool))
     await asyncio.sleep(1)
     victim.kept = False
     victim.kill(number)
     began = time.monotonic()
     await shopping
-    await crowd.settled()
-    silence = max(crowd.silence(began, of=theirs), crowd.longest_wait(began, of=theirs))
+    await pool.settled()
+    silence = max(pool.silence(began, of=theirs), pool.longest_wait(began, of=theirs))
     victim.again()
     for replica in shop.replicas:
         replica.wait_ready()

@@ -75,7 +75,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-async def crowd(shop: Processes) -> AsyncIterator[Shoppers]:
+async def pool(shop: Processes) -> AsyncIterator[Shoppers]:
     async with shoppers(shop.settings) as here:
         yield here
 
@@ -90,7 +90,7 @@ def _victim(shop: Processes, point: str) -> Replica:
 
 
 @pytest.mark.parametrize("point", AT_WORK)
-async def test_a_worker_that_crashes_at(point: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_that_crashes_at(point: str, shop: Processes, pool: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
     victim.arm(f"{point}:2")
@@ -100,27 +100,27 @@ async def test_a_worker_that_crashes_at(point: str, shop: Processes, crowd: Shop
         while len(victim.exits) == deaths:
             for user in (f"{users}-{number % 6}", f"{users}-late-{number}"):
                 product, astray = "HOT" if number % 5 == 0 else "MUG", point == "guard.sent_on"
-                await crowd.ask(user, "add", product=product, quantity=1, astray=astray)
+                await pool.ask(user, "add", product=product, quantity=1, astray=astray)
             if point == "guard.put_aside":
-                await crowd.send(cart.REQUESTS, f"{users}-{number % 6}", f"this is no event {number}".encode())
+                await pool.send(cart.REQUESTS, f"{users}-{number % 6}", f"this is no event {number}".encode())
             if point == "inventory.knocked" and number % 5 == 4:
                 await _make_due(shop.settings, f"{users}-late-{number - 3}")
             number += 1
             await asyncio.sleep(0.1)
     assert victim.exits[deaths:] == [EXIT_KILLED], victim.log_tail()
     for each in range(6):  # and life goes on
-        await crowd.ask(f"{users}-{each}", "remove", product="MUG")
-    await crowd.settled()
-    await crowd.check()
+        await pool.ask(f"{users}-{each}", "remove", product="MUG")
+    await pool.settled()
+    await pool.check()
     if point == "guard.put_aside":
         assert await _letters(shop.settings) >= number - 1, "each of them is in the dead letters"
 
 
-async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop: Processes, crowd: Shoppers) -> None:
+async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop: Processes, pool: Shoppers) -> None:
     """Every batch reaches the point; here the batch is a checkout, and nothing else."""
     victim, user, id_ = _victim(shop, PLACED), f"buyer-{secrets.token_hex(2)}", uuid7()
-    held = await crowd.ask(user, "add", product="MUG", quantity=2)
-    await crowd.settled()
+    held = await pool.ask(user, "add", product="MUG", quantity=2)
+    await pool.settled()
     [seller] = shop.start("order_service", "orders")
     try:
         seller.wait_ready()
@@ -128,18 +128,18 @@ async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop:
         victim.kept = False
         assert victim.process is not None
         order_id = derive_id(user, id_, "order")
-        checkout = {"order_id": order_id, "version": crowd.told[user, held][0]["version"], **DELIVERY}
-        await crowd.ask(user, "checkout", id_, **checkout)
+        checkout = {"order_id": order_id, "version": pool.told[user, held][0]["version"], **DELIVERY}
+        await pool.ask(user, "checkout", id_, **checkout)
         assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.log_tail()
         assert len(await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)) == 1
         assert await _about(shop.settings, inventory.REQUESTS, inventory.Commit, order_id) == []
 
         victim.again()
-        await crowd.settled()
-        await crowd.check()
+        await pool.settled()
+        await pool.check()
         outcome = {"type": "order", "order_id": order_id, "status": "committed", "order_version": 2}
-        assert {str(each) for each in crowd.told[user, id_]} == {str(outcome)}, "one outcome, however often it is told"
-        assert (await crowd.read(user)).lines == (), "the order has what was in the cart"
+        assert {str(each) for each in pool.told[user, id_]} == {str(outcome)}, "one outcome, however often it is told"
+        assert (await pool.read(user)).lines == (), "the order has what was in the cart"
         places = await _about(shop.settings, orders.REQUESTS, orders.Place, order_id)
         assert len(places) >= 2, "its successor says it again, since nobody acknowledged it"
         assert len({(place.id, str(place.data)) for place in places}) == 1, "and says the same"
@@ -154,7 +154,7 @@ async def test_a_cart_worker_that_crashes_between_the_order_and_its_commit(shop:
         shop.replicas.remove(seller)
 
 
-async def test_a_crash_between_a_dead_letter_and_its_decision_loses_neither(shop: Processes, crowd: Shoppers) -> None:
+async def test_a_crash_between_a_dead_letter_and_its_decision_loses_neither(shop: Processes, pool: Shoppers) -> None:
     """The dead letter comes first: a decided request does not fail again, and would leave no dead letter."""
     victim, user = _victim(shop, "inventory.locked"), f"odd-{secrets.token_hex(2)}"
     planted = "ADD CONSTRAINT planted CHECK (product_code <> 'ODD') NOT VALID"
@@ -164,24 +164,24 @@ async def test_a_crash_between_a_dead_letter_and_its_decision_loses_neither(shop
             victim.arm("guard.put_aside:1")
             victim.kept = False
             assert victim.process is not None
-            id_ = await crowd.ask(user, "add", product="ODD", quantity=1)
+            id_ = await pool.ask(user, "add", product="ODD", quantity=1)
             assert await asyncio.to_thread(victim.process.wait, PATIENCE) == EXIT_KILLED, victim.log_tail()
             decided = await connection.execute("SELECT FROM request_log WHERE requestid = %s", [id_])
             assert decided.rowcount == 0
             assert await _letters(shop.settings, inventory.REQUESTS) == 1
             victim.again()
-            await crowd.settled()
+            await pool.settled()
         finally:
             await connection.execute("ALTER TABLE hold DROP CONSTRAINT planted")
             if not victim.kept:
                 victim.again()
-    assert {told["reason"] for told in crowd.told[user, id_]} == {"failed"}, "however often it is told"
+    assert {told["reason"] for told in pool.told[user, id_]} == {"failed"}, "however often it is told"
     assert await _letters(shop.settings, inventory.REQUESTS) == 1, "the second one is equal"
-    await crowd.check()
+    await pool.check()
 
 
 @pytest.mark.parametrize("point", AT_THE_EDGE)
-async def test_an_edge_that_crashes_at(point: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_an_edge_that_crashes_at(point: str, shop: Processes, pool: Shoppers) -> None:
     victim = _victim(shop, point)
     deaths = len(victim.exits)
     victim.arm(f"{point}:1")
@@ -209,7 +209,7 @@ async def test_an_edge_that_crashes_at(point: str, shop: Processes, crowd: Shopp
         again = await client.post("/v1/cart/items", json=change)
         assert (again.status_code, again.json()) == (200, answer.json())
         assert (await client.get("/v1/cart")).json()["lines"][0]["quantity"] == 2
-    await crowd.check()
+    await pool.check()
 
 
 def test_a_migration_that_crashes_before_its_commit_is_made_by_the_next(shop: Processes, servers: Servers) -> None:
@@ -244,7 +244,7 @@ def test_every_point_in_the_code_is_in_the_registry() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [("inventory.written", "cart.taken"), ("inventory.committed", "cart.noted")]
 )
-async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop: Processes, pool: Shoppers) -> None:
     """Frozen between two effects, for longer than its transaction and its session; others do its work meanwhile."""
     others = [*shop.start("inventory_service", "inventory-2"), *shop.start("cart_service", "cart-2")]
     try:
@@ -254,14 +254,14 @@ async def test_a_zombie_does_no_harm_when_it_wakes(first: str, second: str, shop
         for victim, point in zip(victims, (first, second), strict=True):
             victim.arm(f"{point}:3:pause")
         async with asyncio.timeout(PATIENCE):
-            await crowd.keep_shopping(20, lambda: all(victim.frozen for victim in victims))
-        await crowd.settled()  # by the others, since nobody of these wakes
+            await pool.keep_shopping(20, lambda: all(victim.frozen for victim in victims))
+        await pool.settled()  # by the others, since nobody of these wakes
         assert all(victim.frozen for victim in victims)
         for victim in victims:
             victim.kill(signal.SIGCONT)
-        await crowd.keep_shopping(20, lambda: len(crowd.sent) % 60 == 59)
-        await crowd.settled()
-        await crowd.check()
+        await pool.keep_shopping(20, lambda: len(pool.sent) % 60 == 59)
+        await pool.settled()
+        await pool.check()
         for victim in victims:
             victim.wait_ready()
     finally:

@@ -130,7 +130,7 @@ def shop(own: Dependencies, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-async def crowd(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
+async def pool(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
     """Shoppers who shop before the fault and after it, and count in the end."""
     async with shoppers(shop.settings) as here:
         await _for(1, here)
@@ -146,14 +146,14 @@ async def crowd(own: Dependencies, shop: Processes) -> AsyncIterator[Shoppers]:
         replica.wait_ready()
 
 
-async def _for(seconds: float, crowd: Shoppers, rate: float = 20) -> None:
+async def _for(seconds: float, pool: Shoppers, rate: float = 20) -> None:
     began = time.monotonic()
-    await crowd.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
+    await pool.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
 
 
-async def _while(crowd: Shoppers, fault: Callable[[], object], seconds: float) -> None:
+async def _while(pool: Shoppers, fault: Callable[[], object], seconds: float) -> None:
     """Shop for some time; the fault happens at once, beside it."""
-    shopping = asyncio.create_task(_for(seconds, crowd))
+    shopping = asyncio.create_task(_for(seconds, pool))
     await asyncio.to_thread(fault)
     await shopping
 
@@ -164,13 +164,13 @@ async def _counted(shop: Processes, name: str, **labels: str) -> dict[str, float
     return {worker.name: await asyncio.to_thread(worker.metric, name, **labels) for worker in workers}
 
 
-async def _until_counted(shop: Processes, crowd: Shoppers, name: str, **labels: str) -> None:
+async def _until_counted(shop: Processes, pool: Shoppers, name: str, **labels: str) -> None:
     """Shop until each worker of the inventory has counted one more."""
     before = await _counted(shop, name, **labels)
     end = time.monotonic() + PATIENCE
     while any(after <= before[worker] for worker, after in (await _counted(shop, name, **labels)).items()):
         assert time.monotonic() < end, f"{name}{labels} stays at {before}"
-        await _for(0.3, crowd)
+        await _for(0.3, pool)
 
 
 @contextmanager
@@ -187,26 +187,26 @@ def _with_fault(line: Proxy, fault: ProxyFault) -> Iterator[None]:
 LOCKS = "holdfast_locks_total"
 
 
-async def _answered_without_locks(shop: Processes, crowd: Shoppers) -> None:
+async def _answered_without_locks(shop: Processes, pool: Shoppers) -> None:
     """Each worker finds that it can have no lock, and the shop goes on: all are answered before there is one again."""
-    await _until_counted(shop, crowd, LOCKS, result="away")
+    await _until_counted(shop, pool, LOCKS, result="away")
     held = await _counted(shop, LOCKS, result="held")
-    await _for(1, crowd)
-    await crowd.settled()
+    await _for(1, pool)
+    await pool.settled()
     assert await _counted(shop, LOCKS, result="held") == held
 
 
-async def test_redis_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
-    await _until_counted(shop, crowd, LOCKS, result="held")
-    await _while(crowd, lambda: own.kill("redis"), 1)
+async def test_redis_is_killed_and_comes_back(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
+    await _until_counted(shop, pool, LOCKS, result="held")
+    await _while(pool, lambda: own.kill("redis"), 1)
     try:
-        await _answered_without_locks(shop, crowd)
+        await _answered_without_locks(shop, pool)
     finally:
         await asyncio.to_thread(own.revive, "redis")
-    await _until_counted(shop, crowd, LOCKS, result="held")
+    await _until_counted(shop, pool, LOCKS, result="held")
 
 
-async def test_redis_forgets_everything(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_redis_forgets_everything(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     with Redis.from_url(own.parts["redis"].url()) as redis:
 
         def flush() -> None:
@@ -215,25 +215,23 @@ async def test_redis_forgets_everything(own: Dependencies, shop: Processes, crow
                 time.sleep(0.05)
 
         before = await _counted(shop, LOCKS, result="held")
-        await _while(crowd, flush, 2)
+        await _while(pool, flush, 2)
     after = await _counted(shop, LOCKS, result="held")
     assert all(after[worker] > held for worker, held in before.items()), "locks were taken while others were forgotten"
-    await _until_counted(shop, crowd, LOCKS, result="held")
+    await _until_counted(shop, pool, LOCKS, result="held")
 
 
-async def test_redis_is_paused_for_longer_than_a_lock_lives(
-    own: Dependencies, shop: Processes, crowd: Shoppers
-) -> None:
-    answered = len(crowd.first_told)
+async def test_redis_is_paused_for_longer_than_a_lock_lives(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
+    answered = len(pool.first_told)
     before = await _counted(shop, LOCKS, result="away")
     with Redis.from_url(own.parts["redis"].url()) as redis:
         redis.execute_command("CLIENT", "PAUSE", "4000", "ALL")
-        await _for(3, crowd)
-        assert len(crowd.first_told) > answered, "the shop goes on without it"
+        await _for(3, pool)
+        assert len(pool.first_told) > answered, "the shop goes on without it"
         redis.ping()  # it answers when it is no longer paused
     after = await _counted(shop, LOCKS, result="away")
     assert all(after[worker] > away for worker, away in before.items()), "nobody noticed"
-    await _until_counted(shop, crowd, LOCKS, result="held")
+    await _until_counted(shop, pool, LOCKS, result="held")
 
 
 @pytest.mark.parametrize(
@@ -241,17 +239,17 @@ async def test_redis_is_paused_for_longer_than_a_lock_lives(
     [ProxyFault(delay=0.1), ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)],
     ids=["slow", "hole", "drops", "refuses"],
 )
-async def test_redis_behind_a_bad_line(fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_redis_behind_a_bad_line(fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     with _with_fault(own.redis, fault):
         own.redis.reset()
-        await _answered_without_locks(shop, crowd)
-    await _until_counted(shop, crowd, LOCKS, result="held")
+        await _answered_without_locks(shop, pool)
+    await _until_counted(shop, pool, LOCKS, result="held")
 
 
 # ---- Postgres -------------------------------------------------------------------------------------------------------
 
 
-async def test_postgres_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_postgres_is_killed_and_comes_back(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     def fault() -> None:
         own.kill("postgres")
         time.sleep(2)
@@ -259,13 +257,13 @@ async def test_postgres_is_killed_and_comes_back(own: Dependencies, shop: Proces
         own.revive("postgres")
 
     began = time.monotonic()
-    await _while(crowd, fault, 6)
-    await crowd.settled()
-    print(f"Postgres killed for 2 s: silence {crowd.silence(began):.1f} s")
+    await _while(pool, fault, 6)
+    await pool.settled()
+    print(f"Postgres killed for 2 s: silence {pool.silence(began):.1f} s")
 
 
 async def test_connections_to_postgres_are_ended_again_and_again(
-    own: Dependencies, shop: Processes, crowd: Shoppers
+    own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     def storm() -> None:
         with psycopg.connect(own.parts["postgres"].url(), autocommit=True) as connection:
@@ -279,7 +277,7 @@ async def test_connections_to_postgres_are_ended_again_and_again(
                 time.sleep(0.1)
         assert ended > 10
 
-    await _while(crowd, storm, 4)
+    await _while(pool, storm, 4)
 
 
 @pytest.mark.parametrize(
@@ -293,29 +291,27 @@ async def test_connections_to_postgres_are_ended_again_and_again(
     ids=["50 ms a round trip", "black hole", "little bandwidth", "refuses"],
 )
 async def test_postgres_behind_a_bad_line(
-    fault: ProxyFault, seconds: float, own: Dependencies, shop: Processes, crowd: Shoppers
+    fault: ProxyFault, seconds: float, own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     own.postgres.fault = fault
     if fault.refuse:
         own.postgres.reset()
-    await _for(seconds, crowd)
+    await _for(seconds, pool)
     own.postgres.fault = ProxyFault()
 
 
-async def test_postgres_behind_a_line_that_loses_everything(
-    own: Dependencies, shop: Processes, crowd: Shoppers
-) -> None:
+async def test_postgres_behind_a_line_that_loses_everything(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     """Neither end of the connection notices: a client that waits gives up by its own deadline, repeatedly."""
     with _with_fault(own.postgres, ProxyFault(drop=True)):
-        began, asked = time.monotonic(), set(crowd.sent)
-        await _until_counted(shop, crowd, "holdfast_retries_total", error="TimeoutError")
+        began, asked = time.monotonic(), set(pool.sent)
+        await _until_counted(shop, pool, "holdfast_retries_total", error="TimeoutError")
         print(f"each worker gave up within {time.monotonic() - began:.1f} s of silence")
-        assert crowd.sent.keys() - asked
-        assert not crowd.told.keys() - asked, "nothing came through"
+        assert pool.sent.keys() - asked
+        assert not pool.told.keys() - asked, "nothing came through"
 
 
 async def test_lines_to_postgres_are_reset_in_mid_transaction(
-    own: Dependencies, shop: Processes, crowd: Shoppers
+    own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     """A reset leaves open if a COMMIT arrived; the request log has the answer."""
 
@@ -326,13 +322,13 @@ async def test_lines_to_postgres_are_reset_in_mid_transaction(
             own.postgres.reset()
         own.postgres.fault = ProxyFault()
 
-    await _while(crowd, resets, 4)
+    await _while(pool, resets, 4)
 
 
 # ---- Kafka ----------------------------------------------------------------------------------------------------------
 
 
-async def test_kafka_is_killed_and_comes_back(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_kafka_is_killed_and_comes_back(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     """Acknowledged records are still there; the idempotent producer sends the others again."""
 
     def fault() -> None:
@@ -341,12 +337,12 @@ async def test_kafka_is_killed_and_comes_back(own: Dependencies, shop: Processes
         own.revive("kafka")
 
     began = time.monotonic()
-    await _while(crowd, fault, 8)
-    await crowd.settled()
-    print(f"Kafka killed for 1 s: silence {crowd.silence(began):.1f} s")
+    await _while(pool, fault, 8)
+    await pool.settled()
+    print(f"Kafka killed for 1 s: silence {pool.silence(began):.1f} s")
 
 
-async def test_kafka_stops_for_longer_than_a_session(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_kafka_stops_for_longer_than_a_session(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     def fault() -> None:
         kafka = own.process("kafka")
         kafka.send_signal(signal.SIGSTOP)
@@ -354,12 +350,12 @@ async def test_kafka_stops_for_longer_than_a_session(own: Dependencies, shop: Pr
         kafka.send_signal(signal.SIGCONT)
 
     began = time.monotonic()
-    await _while(crowd, fault, 11)
-    await crowd.settled()
-    print(f"Kafka stopped for 9 s: silence {crowd.silence(began):.1f} s")
+    await _while(pool, fault, 11)
+    await pool.settled()
+    print(f"Kafka stopped for 9 s: silence {pool.silence(began):.1f} s")
 
 
-async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     def fault() -> None:
         kafka = own.process("kafka")
         for _ in range(10):
@@ -368,44 +364,44 @@ async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, c
             kafka.send_signal(signal.SIGCONT)
             time.sleep(0.2)
 
-    await _while(crowd, fault, 7)
+    await _while(pool, fault, 7)
 
 
 @pytest.mark.parametrize(
     "fault", [ProxyFault(delay=0.05), ProxyFault(bandwidth=50_000)], ids=["100 ms a round trip", "little bandwidth"]
 )
-async def test_kafka_behind_a_slow_line(fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_kafka_behind_a_slow_line(fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     """The shop goes on meanwhile: what is asked on the slow line is answered on it."""
     with _with_fault(own.kafka, fault):
         began = time.monotonic()
-        await _for(5, crowd)
-        await crowd.settled()
-        print(f"longest wait {crowd.longest_wait(began):.1f} s")
+        await _for(5, pool)
+        await pool.settled()
+        print(f"longest wait {pool.longest_wait(began):.1f} s")
 
 
 @pytest.mark.parametrize(
     "fault", [ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)], ids=["hole", "drops", "refuses"]
 )
 async def test_kafka_behind_a_line_that_carries_nothing(
-    fault: ProxyFault, own: Dependencies, shop: Processes, crowd: Shoppers
+    fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     """For longer than a session: who cannot say that he is there has lost his partitions when the line is back."""
-    await crowd.settled()
+    await pool.settled()
     with _with_fault(own.kafka, fault):
         if fault.refuse:
             own.kafka.reset()
         await asyncio.sleep(1)  # outcomes in flight arrive
-        asked = set(crowd.sent)
-        await _for(9, crowd)
-        assert crowd.sent.keys() - asked
-        assert not crowd.told.keys() - asked, "nothing came through"
+        asked = set(pool.sent)
+        await _for(9, pool)
+        assert pool.sent.keys() - asked
+        assert not pool.told.keys() - asked, "nothing came through"
     began = time.monotonic()
-    await crowd.settled()
+    await pool.settled()
     print(f"all answered {time.monotonic() - began:.1f} s after the line was back")
 
 
 async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
-    own: Dependencies, shop: Processes, crowd: Shoppers
+    own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     """A reset leaves open if a batch arrived: the idempotent producer sends it again, and it counts once."""
 
@@ -417,23 +413,23 @@ async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
                 ends += own.kafka.reset()
         assert ends > 20
 
-    await _while(crowd, resets, 4)
+    await _while(pool, resets, 4)
 
 
 # ---- clocks ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("minutes", [5, -5])
-async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     """Postgres' clock decides: nothing expires early, no request is taken for one of tomorrow, nothing is lost."""
     wrong = [replica for replica in shop.replicas if replica.name in {"cart-1", "inventory-1"}]
     for replica in wrong:
         replica.again(HOLDFAST_CLOCK_SKEW_SECONDS=str(minutes * 60))
-    await _for(3, crowd)
-    await crowd.settled()
-    assert await _clocks(crowd, cart.REQUESTS) == {minutes}
-    assert await _clocks(crowd, inventory.REQUESTS) == {minutes, 0}, "inventory-2 has part of the work"
-    assert not [key for key, told in crowd.told.items() if told[0].get("reason") == "expired"]
+    await _for(3, pool)
+    await pool.settled()
+    assert await _clocks(pool, cart.REQUESTS) == {minutes}
+    assert await _clocks(pool, inventory.REQUESTS) == {minutes, 0}, "inventory-2 has part of the work"
+    assert not [key for key, told in pool.told.items() if told[0].get("reason") == "expired"]
     with psycopg.connect(shop.settings.postgres_url) as connection:
         connection.execute(f'SET search_path = "{shop.settings.schema_name("inventory")}"'.encode())
         [(expired,)] = connection.execute(
@@ -448,16 +444,16 @@ async def test_a_worker_whose_clock_is_wrong(minutes: int, own: Dependencies, sh
         replica.again(HOLDFAST_CLOCK_SKEW_SECONDS="0")
 
 
-async def _clocks(crowd: Shoppers, topic: Topic) -> set[int]:
+async def _clocks(pool: Shoppers, topic: Topic) -> set[int]:
     """Return by how many minutes the clocks of a topic's senders are wrong, according to their dead letters."""
-    name = crowd.settings.topic(topic)
-    sent = [await crowd.producer.send_and_wait(name, b"no event", b"nobody", partition=at) for at in range(PARTITIONS)]
+    name = pool.settings.topic(topic)
+    sent = [await pool.producer.send_and_wait(name, b"no event", b"nobody", partition=at) for at in range(PARTITIONS)]
     places = {(record.partition, record.offset) for record in sent}
     times: list[float] = []
     async with asyncio.timeout(PATIENCE):
         while len(times) < len(places):
             letters = [
-                record async for record in read_topic(crowd.settings, [crowd.settings.topic(topic.dead_letter_topic)])
+                record async for record in read_topic(pool.settings, [pool.settings.topic(topic.dead_letter_topic)])
             ]
             events = [(record.timestamp / 1000, Envelope.decode(record.key, record.value)) for record in letters]
             times = [

@@ -83,7 +83,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-async def crowd(shop: Processes) -> AsyncIterator[Shoppers]:
+async def pool(shop: Processes) -> AsyncIterator[Shoppers]:
     """Shoppers for one test; the shop is whole before and after it."""
     for replica in shop.replicas:
         if not replica.kept:  # the test before has failed
@@ -134,11 +134,11 @@ async def _ends(settings: Settings, places: list[TopicPartition]) -> dict[TopicP
         return found
 
 
-async def _noise(crowd: Shoppers) -> float:
+async def _noise(pool: Shoppers) -> float:
     """How long the unluckiest shopper waits for this machine, for nothing is wrong yet."""
-    began = await keep_shopping_for(2, crowd)
-    await crowd.settled()
-    return crowd.longest_wait(began)
+    began = await keep_shopping_for(2, pool)
+    await pool.settled()
+    return pool.longest_wait(began)
 
 
 # ---- recovery -------------------------------------------------------------------------------------------------------
@@ -215,12 +215,12 @@ def test_every_app_has_the_recovery_patch(monkeypatch: pytest.MonkeyPatch) -> No
     assert patched._resume_streams is app._without_fetching_either
 
 
-async def test_carts_recover_whatever_lies_in_their_directory(shop: Processes, crowd: Shoppers) -> None:
+async def test_carts_recover_whatever_lies_in_their_directory(shop: Processes, pool: Shoppers) -> None:
     """A table is kept in memory and at the broker; all that a worker has on disk is its lock, which nobody reads.
 
     With a store on disk there would be more files, and this test would have to damage them.
     """
-    await keep_shopping_for(1.5, crowd)
+    await keep_shopping_for(1.5, pool)
     emptied, damaged = (_one(shop, f"cart-{each}") for each in (1, 2))
     for worker in (emptied, damaged):
         worker.stop(signal.SIGKILL)
@@ -231,13 +231,13 @@ async def test_carts_recover_whatever_lies_in_their_directory(shop: Processes, c
     planted = {damaged.folder / name for name in ("cart-cart-2.lock", "faust/carts.db", "faust/v1/tables/carts-0.db")}
     for place in planted:
         place.write_bytes(garbage)
-    await keep_shopping_for(1, crowd)  # a backlog
+    await keep_shopping_for(1, pool)  # a backlog
     for worker in (emptied, damaged):
         worker.start()
         worker.kept = True
     for worker in (emptied, damaged):
         worker.wait_ready()
-    await crowd.settled()
+    await pool.settled()
     assert {place.read_bytes() for place in planted} == {garbage}, "it was of use to somebody"
     assert _files(emptied) == {"cart-cart-1.lock"}
 
@@ -284,13 +284,13 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
         here.start("inventory_service", "inventory-1")
         for replica in here.replicas:
             await asyncio.to_thread(replica.wait_ready)
-        async with shoppers(settings) as crowd:
-            crowd.ids.add("r1")
-            crowd.sent["user-0", "r1"] = time.monotonic()  # by nobody here: the worker has to retry it
+        async with shoppers(settings) as pool:
+            pool.ids.add("r1")
+            pool.sent["user-0", "r1"] = time.monotonic()  # by nobody here: the worker has to retry it
             for user in damaged:
-                await crowd.ask(user, "add", product="MUG", quantity=1)
-            await crowd.settled()
-            await crowd.check()
+                await pool.ask(user, "add", product="MUG", quantity=1)
+            await pool.settled()
+            await pool.check()
         assert worker.exits == []
         told = "\n".join(worker.messages())
         for user, value in damaged.items():
@@ -300,14 +300,14 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
 
 @pytest.mark.parametrize("missing", ["some", "all"])
 async def test_carts_recover_without_the_changelog_records_that_are_missing(
-    missing: str, shop: Processes, crowd: Shoppers
+    missing: str, shop: Processes, pool: Shoppers
 ) -> None:
-    await keep_shopping_for(2, crowd)
-    await crowd.settled()
+    await keep_shopping_for(2, pool)
+    await pool.settled()
     carts = [_one(shop, name) for name in ("cart-1", "cart-2")]
     for worker in carts:
         worker.stop()
-    await keep_shopping_for(0.5, crowd)
+    await keep_shopping_for(0.5, pool)
     changelog = f"{shop.settings.prefix}cart-carts-changelog"
     places = [TopicPartition(changelog, each) for each in range(PARTITIONS)]
     ends = await _ends(shop.settings, places)
@@ -359,7 +359,7 @@ async def test_a_worker_that_is_recovering_retries_pending_requests(
 # ---- membership -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_second_worker_of_a_name_does_not_start_on_the_same_machine(shop: Processes, crowd: Shoppers) -> None:
+async def test_a_second_worker_of_a_name_does_not_start_on_the_same_machine(shop: Processes, pool: Shoppers) -> None:
     for kind, module in MODULES.items():
         second = shop.add(module, f"{kind}-1")
         shop.replicas.remove(second)
@@ -368,10 +368,10 @@ async def test_a_second_worker_of_a_name_does_not_start_on_the_same_machine(shop
         assert second.process.wait(30) == 1
         assert "-1 runs already" in second.log_tail()
         assert "set another HOLDFAST_REPLICA" in second.log_tail()
-    await keep_shopping_for(1, crowd)
+    await keep_shopping_for(1, pool)
 
 
-async def test_a_second_worker_of_a_name_on_another_machine_does_no_harm(shop: Processes, crowd: Shoppers) -> None:
+async def test_a_second_worker_of_a_name_on_another_machine_does_no_harm(shop: Processes, pool: Shoppers) -> None:
     """No lock reaches there. Kafka gives the name to the last one that came; the other joins again, and so on."""
     firsts = [_one(shop, f"{kind}-1") for kind in MODULES]
     seconds = [shop.add(module, f"{kind}-1", folder=f"elsewhere-{kind}") for kind, module in MODULES.items()]
@@ -381,11 +381,11 @@ async def test_a_second_worker_of_a_name_on_another_machine_does_no_harm(shop: P
         second.kept = False
     end = time.monotonic() + PATIENCE
     try:
-        await keep_shopping_for(9, crowd)
+        await keep_shopping_for(9, pool)
         while not all(_met(*pair) for pair in zip(firsts, seconds, strict=True)):
             assert time.monotonic() < end, "they did not meet"
-            await keep_shopping_for(1, crowd)
-        await keep_shopping_for(3, crowd)
+            await keep_shopping_for(1, pool)
+        await keep_shopping_for(3, pool)
     finally:
         for second in seconds:
             second.stop(signal.SIGKILL)
@@ -397,10 +397,10 @@ def _met(first: Replica, second: Replica) -> bool:
     return any("UnknownMemberId" in each for each in (*first.messages(), *second.messages()))
 
 
-async def test_workers_frozen_for_longer_than_their_session_wake_and_go_on(shop: Processes, crowd: Shoppers) -> None:
+async def test_workers_frozen_for_longer_than_their_session_wake_and_go_on(shop: Processes, pool: Shoppers) -> None:
     victims, others = ([_one(shop, f"{kind}-{each}") for kind in MODULES] for each in (1, 2))
     moved = [_rebalances(other) for other in others]
-    shopping = asyncio.create_task(keep_shopping_for(SESSION + 9, crowd))
+    shopping = asyncio.create_task(keep_shopping_for(SESSION + 9, pool))
     await asyncio.sleep(1)
     for victim in victims:
         victim.kill(signal.SIGSTOP)
@@ -408,7 +408,7 @@ async def test_workers_frozen_for_longer_than_their_session_wake_and_go_on(shop:
     for victim in victims:
         victim.kill(signal.SIGCONT)
     await shopping
-    await crowd.settled()
+    await pool.settled()
     for victim in victims:
         victim.wait_ready()
     for other, before in zip(others, moved, strict=True):
@@ -416,15 +416,15 @@ async def test_workers_frozen_for_longer_than_their_session_wake_and_go_on(shop:
 
 
 @pytest.mark.timeout(300)
-async def test_rebalances_under_load(shop: Processes, crowd: Shoppers) -> None:
+async def test_rebalances_under_load(shop: Processes, pool: Shoppers) -> None:
     """A third worker of each kind joins, under a new name, works, and crashes; its partitions wait for its session.
 
     So the group is assigned again about every five seconds.
     """
-    await keep_shopping_for(1, crowd)
+    await keep_shopping_for(1, pool)
     done = asyncio.Event()
-    began, answered, before = time.monotonic(), len(crowd.first_told), await _generations(shop)
-    shopping = asyncio.create_task(crowd.keep_shopping(20, done.is_set))
+    began, answered, before = time.monotonic(), len(pool.first_told), await _generations(shop)
+    shopping = asyncio.create_task(pool.keep_shopping(20, done.is_set))
     try:
         for number in range(3, 7):
             thirds = [shop.add(module, f"{kind}-{number}") for kind, module in MODULES.items()]
@@ -439,9 +439,9 @@ async def test_rebalances_under_load(shop: Processes, crowd: Shoppers) -> None:
                 shop.replicas.remove(third)
     finally:
         done.set()
-    asked, told = await shopping, len(crowd.first_told) - answered
+    asked, told = await shopping, len(pool.first_told) - answered
     took = time.monotonic() - began
-    await crowd.settled()
+    await pool.settled()
     moved = {kind: after - before[kind] for kind, after in (await _generations(shop)).items()}
     print(f"a worker comes and dies, four times in {took:.0f} s: {told} of {asked} answered meanwhile")
     print(f"generations of the groups meanwhile: {moved}")
@@ -489,7 +489,7 @@ async def test_a_failed_write_to_a_table_is_reported_and_repeated(
 
 
 @pytest.mark.parametrize("kind", MODULES)
-async def test_a_worker_that_is_killed_and_brought_back(kind: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_that_is_killed_and_brought_back(kind: str, shop: Processes, pool: Shoppers) -> None:
     """The other one goes on: the dead one's place in the group is kept for it, as long as its session lasts.
 
     A worker that is ready before the session has ended keeps its partitions. A busy machine may take longer to start a
@@ -498,17 +498,17 @@ async def test_a_worker_that_is_killed_and_brought_back(kind: str, shop: Process
     """
     victim, other = _one(shop, f"{kind}-1"), _one(shop, f"{kind}-2")
     for _ in range(TRIES):
-        noise = await _noise(crowd)
+        noise = await _noise(pool)
         theirs, moved = await users_of(shop, kind, victim), _rebalances(other)
-        shopping = asyncio.create_task(keep_shopping_for(10, crowd))
+        shopping = asyncio.create_task(keep_shopping_for(10, pool))
         await asyncio.sleep(1)
         began = time.monotonic()
         ready = await _kill_and_wait(victim)
         await shopping
-        await crowd.settled()
+        await pool.settled()
         in_time = ready < SESSION - HEARTBEAT
         bound = KILLED if in_time else KILLED + ready
-        _compare(f"kill -9 {kind}, ready again after {ready:.2f} s", bound, noise, crowd, began, theirs)
+        _compare(f"kill -9 {kind}, ready again after {ready:.2f} s", bound, noise, pool, began, theirs)
         if in_time:
             assert _rebalances(other) == moved, "its place was not kept"
             break
@@ -523,64 +523,64 @@ async def _kill_and_wait(victim: Replica) -> float:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-async def test_a_worker_that_is_killed_for_good(kind: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_that_is_killed_for_good(kind: str, shop: Processes, pool: Shoppers) -> None:
     """The partitions of the frozen worker go to the other one when its session is over."""
-    noise = await _noise(crowd)
+    noise = await _noise(pool)
     victim = _one(shop, f"{kind}-1")
     theirs = await users_of(shop, kind, victim)
     victim.kept = False
-    shopping = asyncio.create_task(keep_shopping_for(14, crowd))
+    shopping = asyncio.create_task(keep_shopping_for(14, pool))
     await asyncio.sleep(1)
     victim.kill()
     began = time.monotonic()
     await shopping
-    await crowd.settled()
-    _compare(f"kill -9 {kind}, for good", KILLED, noise, crowd, began, theirs)
+    await pool.settled()
+    _compare(f"kill -9 {kind}, for good", KILLED, noise, pool, began, theirs)
     victim.again()
 
 
 @pytest.mark.parametrize("kind", MODULES)
-async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Processes, crowd: Shoppers) -> None:
+async def test_a_worker_that_is_asked_to_end_under_load(kind: str, shop: Processes, pool: Shoppers) -> None:
     """The successor is kept away for longer than a session: the group would wait for a member that did not leave."""
-    noise = await _noise(crowd)
+    noise = await _noise(pool)
     victim = _one(shop, f"{kind}-1")
     theirs = await users_of(shop, kind, victim)
-    shopping = asyncio.create_task(keep_shopping_for(SESSION + 4, crowd))
+    shopping = asyncio.create_task(keep_shopping_for(SESSION + 4, pool))
     await asyncio.sleep(1)
     began = time.monotonic()
     status = await asyncio.to_thread(victim.stop)
     ended = time.monotonic() - began
     await shopping
-    await crowd.settled()
+    await pool.settled()
     assert status == 0, victim.log_tail()
-    _compare(f"SIGTERM {kind}, ended in {ended:.2f} s", LEFT, noise, crowd, began, theirs)
-    shopping = asyncio.create_task(keep_shopping_for(5, crowd))
+    _compare(f"SIGTERM {kind}, ended in {ended:.2f} s", LEFT, noise, pool, began, theirs)
+    shopping = asyncio.create_task(keep_shopping_for(5, pool))
     began = time.monotonic()
     victim.start()
     victim.kept = True
     await shopping
-    await crowd.settled()
-    print(f"its successor: one request waited {crowd.longest_wait(began):.2f} s")
+    await pool.settled()
+    print(f"its successor: one request waited {pool.longest_wait(began):.2f} s")
 
 
-async def test_all_are_asked_to_end_at_once(shop: Processes, crowd: Shoppers) -> None:
+async def test_all_are_asked_to_end_at_once(shop: Processes, pool: Shoppers) -> None:
     """The first that leaves puts the other into a rebalance in the middle of its end."""
-    await keep_shopping_for(2, crowd)
-    shopping = asyncio.create_task(keep_shopping_for(3, crowd))
+    await keep_shopping_for(2, pool)
+    shopping = asyncio.create_task(keep_shopping_for(3, pool))
     statuses = await asyncio.gather(*(asyncio.to_thread(replica.stop) for replica in shop.replicas))
     assert statuses == [0] * len(shop.replicas), [replica.log_tail() for replica in shop.replicas]
     for replica in shop.replicas:
         replica.start()
         replica.kept = True
     await shopping
-    await crowd.settled()
+    await pool.settled()
 
 
 async def test_a_stopped_worker_leaves_its_group_at_once_and_the_last_one_does_not(
-    shop: Processes, crowd: Shoppers
+    shop: Processes, pool: Shoppers
 ) -> None:
     """The others need not wait for the session's end; and whom nobody can take over from is not missed."""
-    await keep_shopping_for(1, crowd)
+    await keep_shopping_for(1, pool)
     for kind in MODULES:
         leaving, staying = (_one(shop, f"{kind}-{each}") for each in (1, 2))
         assert await _members(shop, kind) == ({leaving.name, staying.name}, "Stable")
@@ -611,14 +611,14 @@ async def _members(shop: Processes, kind: str) -> tuple[set[str], str]:
 
 
 def _compare(
-    what: str, bound: float, noise: float, crowd: Shoppers, since: float, theirs: Callable[[str], bool]
+    what: str, bound: float, noise: float, pool: Shoppers, since: float, theirs: Callable[[str], bool]
 ) -> None:
     """Say how long shoppers have waited, and hold the victim's own to their bound.
 
     The waits of other shoppers are not an excuse: a fault that stops both workers would bring its own.
     """
-    waited, silence = crowd.longest_wait(since, of=theirs), crowd.silence(since, of=theirs)
-    others = crowd.longest_wait(since, of=lambda user: not theirs(user))
+    waited, silence = pool.longest_wait(since, of=theirs), pool.silence(since, of=theirs)
+    others = pool.longest_wait(since, of=lambda user: not theirs(user))
     print(f"{what}: silence {silence:.2f} s; one request waited {waited:.2f} s of at most {bound:.0f},")
     print(f"    one of others' {others:.2f} s, and before the fault one {noise:.2f} s")
     assert max(waited, silence) <= bound + min(noise, NOISE)
@@ -728,9 +728,9 @@ async def test_a_worker_is_alive_as_long_as_it_tries(
         stuck.start()
         assert stuck.health() in {"silent", "starting or stopping", "no partitions assigned"}
         stuck.wait_ready()
-        async with shoppers(settings) as crowd:
+        async with shoppers(settings) as pool:
             for number in range(3):
-                await crowd.ask(f"user-{number}", "check", product=product, session="s")
+                await pool.ask(f"user-{number}", "check", product=product, session="s")
         if verdict == "ok":
             end = time.monotonic() + 5  # twice the time after which a stall is one
             until(lambda: stuck.health("/livez") != "ok" or time.monotonic() > end)
@@ -767,11 +767,11 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
     keeper.start()
     try:
         verdicts = set()
-        async with shoppers(settings) as crowd:
+        async with shoppers(settings) as pool:
             while keeper.restarts == 0:
                 verdicts.add(await asyncio.to_thread(_livez, stuck.port))
                 for user in ("user-0", "user-1"):
-                    await crowd.ask(user, "check", product="GRACE", session="s")
+                    await pool.ask(user, "check", product="GRACE", session="s")
                 await asyncio.sleep(0.05)
         event = await asyncio.to_thread(_next, told, "lost")
         assert any(each.startswith(verdict) for each in verdicts), (verdicts, event, root.log_file("stuck").read_text())

@@ -127,15 +127,15 @@ async def test_the_topics_are_audited_in_the_background_by_their_service(shop: P
     def violations() -> list[float]:
         return sorted(worker.metric("holdfast_audit_violations", service="cart") for worker in carts)
 
-    async with shoppers(shop.settings) as crowd:
-        await crowd.ask("ann", "add", product="MUG", quantity=1)
+    async with shoppers(shop.settings) as pool:
+        await pool.ask("ann", "add", product="MUG", quantity=1)
         await asyncio.to_thread(until, lambda: violations() == [0, 1], why=lambda: str(violations()))
         logged = [line for worker in carts for line in worker.messages() if line.startswith("audit: request ")]
         assert any("of ann" in line and "has no outcome" in line for line in logged)
         shop.start("inventory_service", "inventory-1")
-        await crowd.settled()
+        await pool.settled()
         await asyncio.to_thread(until, lambda: violations() == [0, 0], why=lambda: str(violations()))
-        await crowd.check()
+        await pool.check()
 
 
 BREAK = {

@@ -370,15 +370,15 @@ def _received(id_: str, request: Request) -> ReceivedMessage[Request]:
 
 
 def test_contention_locks_apply_to_many_requests_or_the_last_units() -> None:
-    crowd = LockPolicy(lock_above=5, lock_remaining=5)
-    crowd.available_seen = {"PLENTY": 100, "FEW": 7}
-    assert crowd.products_to_lock([add("PLENTY", 5)]) == set()
-    assert crowd.products_to_lock([add("PLENTY", 6)]) == {"PLENTY"}
-    assert crowd.products_to_lock([add("FEW", 2)]) == set(), "five remain"
-    assert crowd.products_to_lock([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
-    assert crowd.products_to_lock([Clear(user_id="ann")]) == set()
+    policy = LockPolicy(lock_above=5, lock_remaining=5)
+    policy.available_seen = {"PLENTY": 100, "FEW": 7}
+    assert policy.products_to_lock([add("PLENTY", 5)]) == set()
+    assert policy.products_to_lock([add("PLENTY", 6)]) == {"PLENTY"}
+    assert policy.products_to_lock([add("FEW", 2)]) == set(), "five remain"
+    assert policy.products_to_lock([add("FEW", 3), add("NEVER SEEN", 1)]) == {"FEW", "NEVER SEEN"}
+    assert policy.products_to_lock([Clear(user_id="ann")]) == set()
     items = (Wanted(product="PLENTY", quantity=5), Wanted(product="FEW", quantity=3))
-    assert crowd.products_to_lock([Commit(user_id="ann", order_id="o1", lines=items)]) == {"FEW"}
-    assert crowd.products_to_lock([Commit(user_id="ann", order_id="o1", version=1)]) == set(), (
+    assert policy.products_to_lock([Commit(user_id="ann", order_id="o1", lines=items)]) == {"FEW"}
+    assert policy.products_to_lock([Commit(user_id="ann", order_id="o1", version=1)]) == set(), (
         "what it gets is held already"
     )

@@ -2,64 +2,33 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from contracts.envelope import Envelope
 from contracts.inventory import REQUESTS, RESPONSE_REGISTRY, RESPONSES, STOCK, STOCK_REGISTRY, Expired, Removed
 from contracts.topics import Topic
-from infrastructure.local.servers import port_reservations
 from infrastructure.messaging.broker import ensure_topics
 from infrastructure.process.settings import Settings
 from infrastructure.storage import postgres
+from tests.testkit.processes import Processes, processes
 from tests.testkit.servers import Servers, partition
 
 PATIENCE = 60
 
 
-class Inventory:
-    """`python -m inventory_service` with one test's settings."""
-
-    def __init__(self, servers: Servers, settings: Settings) -> None:
-        self.settings = settings
-        self.environment = {
-            **os.environ,
-            **servers.environment(),
-            "HOLDFAST_PREFIX": settings.prefix,
-            "HOLDFAST_STATE_DIR": settings.state_dir,
-            "HOLDFAST_HOLD_MINUTES": "0.1",
-        }
-        self.log = Path(settings.state_dir) / "log"
-        self.port = 0
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a sub-command to its end."""
-        program = [sys.executable, "-m", "inventory_service", *arguments]
-        return subprocess.run(
-            program, env=self.environment, capture_output=True, text=True, check=False, timeout=PATIENCE
-        )
-
-    def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Begin to run."""
-        self.port = port_reservations.reserve_free_port()
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "inventory_service", "run"],
-                env={**self.environment, "HOLDFAST_REPLICA": name, "HOLDFAST_HEALTH_PORT": str(self.port)},
-                stderr=log,
-            )
+@pytest.fixture
+def services(servers: Servers, settings: Settings, tmp_path: Path) -> Iterator[Processes]:
+    """Processes of the inventory, with holds that expire after six seconds."""
+    with processes(servers, settings, tmp_path / "services", HOLDFAST_HOLD_MINUTES="0.1") as running:
+        yield running
 
 
 class Outside:
@@ -125,116 +94,91 @@ async def outside(settings: Settings) -> AsyncIterator[Outside]:
 
 
 async def test_every_request_has_one_outcome_under_any_crash(
-    servers: Servers, settings: Settings, outside: Outside, tmp_path: Path
+    services: Processes, settings: Settings, outside: Outside, tmp_path: Path
 ) -> None:
-    inventory = Inventory(servers, settings)
     catalogue = tmp_path / "c.csv"
     catalogue.write_text("product_code,name,price,currency,quantity\nHOT,hot,1.00,GBP,25\nMUG,mug,2.00,GBP,100\n")
-    done = inventory.command("seed", str(catalogue))
+    done = services.run("inventory_service", "seed", str(catalogue))
     assert (done.returncode, done.stdout[:17]) == (0, "2 products: 2 new"), done.stderr
 
-    with ExitStack() as stack:
+    one, two = (services.add("inventory_service", name) for name in ("one", "two"))
+    one.start()
+    two.start()
+    await outside.until(lambda: set(outside.stock) == {"HOT", "MUG"})
+    for number in range(120):
+        user = f"user {number % 12}"
+        await outside.ask(user, f"h{number}", "hold", mode="add", product="HOT" if number % 2 else "MUG", quantity=1)
+        if number % 10 == 0:
+            order, mug = f"o{number}", {"product": "MUG", "quantity": 1}
+            await outside.ask(user, f"c{number}", "commit", order_id=order, lines=[mug])
+            await outside.ask(user, f"{order}/sell", "sell", order_id=order)
+        if number == 60:
+            one.kill()
+    assert one.process is not None
+    one.process.wait(10)
+    one.start()
+    asked = {(event.subject, event.requestid or "") for event in outside.sent}
+    await outside.until(lambda: asked <= set(outside.outcomes))
 
-        def start(name: str) -> subprocess.Popen[bytes]:
-            process = stack.enter_context(inventory.start(name))
-            stack.callback(process.kill)
-            return process
+    for event in list(outside.sent):  # everything once more
+        await outside.send(event)
+    await outside.ask("user 0", "last", "clear")
+    await outside.until(lambda: ("user 0", "last") in outside.outcomes)
+    for outcomes in outside.outcomes.values():
+        assert len({repr(outcome) for outcome in outcomes}) == 1, "one outcome, however often it is told"
 
-        running = [start("one"), start("two")]
-        await outside.until(lambda: set(outside.stock) == {"HOT", "MUG"})
-        for number in range(120):
-            user = f"user {number % 12}"
-            await outside.ask(
-                user, f"h{number}", "hold", mode="add", product="HOT" if number % 2 else "MUG", quantity=1
-            )
-            if number % 10 == 0:
-                order, mug = f"o{number}", {"product": "MUG", "quantity": 1}
-                await outside.ask(user, f"c{number}", "commit", order_id=order, lines=[mug])
-                await outside.ask(user, f"{order}/sell", "sell", order_id=order)
-            if number == 60:
-                running[0].send_signal(signal.SIGKILL)
-        running.append(start("one"))
-        asked = {(event.subject, event.requestid or "") for event in outside.sent}
-        await outside.until(lambda: asked <= set(outside.outcomes))
+    # Left alone, every cart expires and that is reported.
+    def given_back() -> bool:
+        return all(stock.held == 0 for stock in outside.stock.values())
 
-        for event in list(outside.sent):  # everything once more
-            await outside.send(event)
-        await outside.ask("user 0", "last", "clear")
-        await outside.until(lambda: ("user 0", "last") in outside.outcomes)
-        for outcomes in outside.outcomes.values():
-            assert len({repr(outcome) for outcome in outcomes}) == 1, "one outcome, however often it is told"
+    await outside.until(given_back)
+    expired = [each[0] for each in outside.outcomes.values() if isinstance(each[0], Expired)]
+    assert {line.product for each in expired for line in each.lines} == {"HOT", "MUG"}
+    assert isinstance(outside.outcomes["user 0", "last"][0], Removed)
 
-        # Left alone, every cart expires and that is reported.
-        def given_back() -> bool:
-            return all(stock.held == 0 for stock in outside.stock.values())
+    audited = json.loads(services.run("inventory_service", "audit", "--json").stdout)
+    assert (audited["ok"], audited["violations"]) == (True, [])
+    assert (audited["figures"]["available"], audited["figures"]["sold"]) == (125 - 12, 12)
+    async with await postgres.connect(settings, "inventory") as connection:
+        versions = await (await connection.execute("SELECT product_code, version FROM inventory")).fetchall()
+    assert {code: stock.version for code, stock in outside.stock.items()} == dict(versions)
 
-        await outside.until(given_back)
-        expired = [each[0] for each in outside.outcomes.values() if isinstance(each[0], Expired)]
-        assert {line.product for each in expired for line in each.lines} == {"HOT", "MUG"}
-        assert isinstance(outside.outcomes["user 0", "last"][0], Removed)
-
-        audited = json.loads(inventory.command("audit", "--json").stdout)
-        assert (audited["ok"], audited["violations"]) == (True, [])
-        assert (audited["figures"]["available"], audited["figures"]["sold"]) == (125 - 12, 12)
-        async with await postgres.connect(settings, "inventory") as connection:
-            versions = await (await connection.execute("SELECT product_code, version FROM inventory")).fetchall()
-        assert {code: stock.version for code, stock in outside.stock.items()} == dict(versions)
-
-        for process in running[1:]:
-            process.send_signal(signal.SIGTERM)
-        assert [process.wait(10) for process in running[1:]] == [0, 0], inventory.log.read_text()
+    assert [two.stop(patience=10), one.stop(patience=10)] == [0, 0], one.log_tail() + two.log_tail()
 
 
 async def test_a_request_that_cannot_be_handled_is_dead_lettered_and_the_next_answered(
-    servers: Servers, settings: Settings, outside: Outside
+    services: Processes, settings: Settings, outside: Outside
 ) -> None:
-    inventory = Inventory(servers, settings)
-    with ExitStack() as stack:
-        process = stack.enter_context(inventory.start("one"))
-        stack.callback(process.kill)
-        nameless = Envelope(
-            id="x",
-            source="/cart",
-            type="holdfast.inventory.clear",
-            subject="ann",
-            time=datetime.now(UTC),
-            data={"user_id": "ann"},
-        )
-        await outside.send(nameless)
-        await outside.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
-        await outside.until(lambda: ("ann", "r1") in outside.outcomes)
-        assert outside.outcomes["ann", "r1"][0].reason == "unknown_product"
-        letters = settings.topic(REQUESTS.dead_letter_topic)
-        async with AIOKafkaConsumer(
-            letters, bootstrap_servers=settings.kafka, auto_offset_reset="earliest"
-        ) as consumer:
-            async with asyncio.timeout(PATIENCE):
-                record = await consumer.getone()
-        assert json.loads(record.value)["data"]["reason"] == "failed"
+    services.add("inventory_service", "one").start()
+    nameless = Envelope(
+        id="x",
+        source="/cart",
+        type="holdfast.inventory.clear",
+        subject="ann",
+        time=datetime.now(UTC),
+        data={"user_id": "ann"},
+    )
+    await outside.send(nameless)
+    await outside.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
+    await outside.until(lambda: ("ann", "r1") in outside.outcomes)
+    assert outside.outcomes["ann", "r1"][0].reason == "unknown_product"
+    letters = settings.topic(REQUESTS.dead_letter_topic)
+    async with AIOKafkaConsumer(letters, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer:
+        async with asyncio.timeout(PATIENCE):
+            record = await consumer.getone()
+    assert json.loads(record.value)["data"]["reason"] == "failed"
 
 
-async def test_a_process_is_ready_when_it_has_its_partitions(servers: Servers, settings: Settings) -> None:
-    inventory = Inventory(servers, settings)
-    with inventory.start("one") as process:
-        try:
-            async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
-                while True:
-                    try:
-                        async with session.get(f"http://127.0.0.1:{inventory.port}/readyz") as answer:
-                            if answer.status == 200:
-                                break
-                    except aiohttp.ClientError:
-                        pass
-                    await asyncio.sleep(0.1)
-                async with session.get(f"http://127.0.0.1:{inventory.port}/metrics") as answer:
-                    assert "holdfast_outcomes_total" in await answer.text()
-        finally:
-            process.terminate()
-            assert process.wait(15) == 0
+def test_a_process_is_ready_when_it_has_its_partitions(services: Processes) -> None:
+    inventory = services.add("inventory_service", "one")
+    inventory.start()
+    inventory.wait_ready()
+    assert "holdfast_outcomes_total" in httpx.get(f"http://127.0.0.1:{inventory.port}/metrics", trust_env=False).text
+    assert inventory.stop() == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "expected"),
     [
         (["nonsense"], 2, "invalid choice"),
         ([], 2, "required"),
@@ -242,9 +186,7 @@ async def test_a_process_is_ready_when_it_has_its_partitions(servers: Servers, s
         (["--help"], 0, ""),
     ],
 )
-def test_wrong_use_is_reported(
-    arguments: list[str], code: int, told: str, servers: Servers, settings: Settings
-) -> None:
-    done = Inventory(servers, settings).command(*arguments)
+def test_wrong_use_is_reported(arguments: list[str], code: int, expected: str, services: Processes) -> None:
+    done = services.run("inventory_service", *arguments)
     assert done.returncode == code
-    assert told in done.stderr
+    assert expected in done.stderr

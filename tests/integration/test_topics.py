@@ -15,5 +15,6 @@ async def test_a_topic_with_another_number_of_partitions_is_refused_with_the_set
     await ensure_topics(settings, [EVENTS, EVENTS.dead_letter_topic])
     await ensure_topics(settings, [EVENTS, EVENTS.dead_letter_topic])
     other = settings.model_copy(update={"partitions": settings.partitions + 1})
-    with pytest.raises(PartitionCountError, match=r"has 4 partitions, and this process expects 5: set HOLDFAST_PART"):
+    expected = r"has 4 partitions, and this process expects 5: set HOLDFAST_PARTITIONS"
+    with pytest.raises(PartitionCountError, match=expected):
         await ensure_topics(other, [EVENTS])

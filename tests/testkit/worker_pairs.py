@@ -18,10 +18,10 @@ KILLED = 8.0
 """Seconds that a dead worker's shoppers may wait: its session, and a rebalance."""
 
 
-async def keep_shopping_for(seconds: float, crowd: Shoppers, rate: float = 20) -> float:
+async def keep_shopping_for(seconds: float, pool: Shoppers, rate: float = 20) -> float:
     """Shop for a while; returns the moment at which it began."""
     began = time.monotonic()
-    await crowd.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
+    await pool.keep_shopping(rate, lambda: time.monotonic() > began + seconds)
     return began
 
 

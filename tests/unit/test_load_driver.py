@@ -108,7 +108,7 @@ class Counter:
 
 
 @asynccontextmanager
-async def crowd_at(shop: Counter, number: int) -> AsyncIterator[ShopperPool]:
+async def pool_at(shop: Counter, number: int) -> AsyncIterator[ShopperPool]:
     peers: list[RawServerConnection] = []
 
     def peer() -> RawServerConnection:
@@ -116,10 +116,10 @@ async def crowd_at(shop: Counter, number: int) -> AsyncIterator[ShopperPool]:
         return peers[-1]
 
     server = await asyncio.get_running_loop().create_server(peer, "127.0.0.1", 0)
-    crowd = ShopperPool()
-    await crowd.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", [{}] * number)
-    yield crowd
-    crowd.close()
+    pool = ShopperPool()
+    await pool.connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", [{}] * number)
+    yield pool
+    pool.close()
     for each in peers:
         each.close()
     server.close()
@@ -133,9 +133,9 @@ def adds(number: int) -> RequestMix:
 
 async def test_every_request_is_sent_answered_and_counted_once() -> None:
     shop = Counter({"type": "held"})
-    async with crowd_at(shop, 3) as crowd:
+    async with pool_at(shop, 3) as pool:
         plan = [*send_times(200, 0.2, "constant", random.random)]
-        measured = await run_open_loop(crowd, adds(3), plan, rate=200, seconds=0.2)
+        measured = await run_open_loop(pool, adds(3), plan, rate=200, seconds=0.2)
     assert (measured.sent, measured.outcomes, measured.lost) == (40, {"held": 40}, 0)
     assert len(measured.latency) == len(measured.lateness) == 40
     assert len({frame["id"] for frame in shop.heard}) == 40
@@ -144,8 +144,8 @@ async def test_every_request_is_sent_answered_and_counted_once() -> None:
 
 async def test_an_unanswered_request_is_lost_and_counts_as_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
-    async with crowd_at(Counter({"type": "held"}, every=2), 1) as crowd:
-        measured = await run_open_loop(crowd, adds(1), [0, 0.01, 0.02, 0.03], rate=100, seconds=0.04)
+    async with pool_at(Counter({"type": "held"}, every=2), 1) as pool:
+        measured = await run_open_loop(pool, adds(1), [0, 0.01, 0.02, 0.03], rate=100, seconds=0.04)
     assert (measured.outcomes, measured.lost) == ({"held": 2}, 2)
     assert measured.latency.percentile(100) == pytest.approx(200, rel=0.01)
     assert not measured.as_json()["ok"]
@@ -157,8 +157,8 @@ async def test_errors_are_no_goodput_and_a_refusal_says_why() -> None:
         ({"type": "error", "code": "unavailable"}, "error unavailable"),
         ({"type": "refused", "reason": "out_of_stock"}, "refused out_of_stock"),
     ):
-        async with crowd_at(Counter(answer), 1) as crowd:
-            measured = await run_open_loop(crowd, adds(1), [0, 0.05], rate=20, seconds=0.2)
+        async with pool_at(Counter(answer), 1) as pool:
+            measured = await run_open_loop(pool, adds(1), [0, 0.05], rate=20, seconds=0.2)
         assert measured.outcomes == {name: 2}
         assert measured.answered_in_time == (0 if answer["type"] == "error" else 2)
 
@@ -167,15 +167,15 @@ async def test_a_lost_connection_is_reported_and_its_frames_are_lost(monkeypatch
     monkeypatch.setattr("load.driver.ANSWER_TIMEOUT_SECONDS", 0.2)
     shop = Counter(None)
     shop.hangs_up = True
-    async with crowd_at(shop, 2) as crowd:
-        measured = await run_open_loop(crowd, adds(2), [0, 0.05, 0.1], rate=20, seconds=0.15)
+    async with pool_at(shop, 2) as pool:
+        measured = await run_open_loop(pool, adds(2), [0, 0.05, 0.1], rate=20, seconds=0.15)
     assert (measured.lost_connections, measured.lost) == (2, 3)
     assert not measured.as_json()["ok"]
 
 
 async def test_a_closed_loop_never_has_more_in_flight_than_it_may() -> None:
     shop = Counter({"type": "held"})
-    async with crowd_at(shop, 2) as crowd:
-        measured = await run_closed_loop(crowd, adds(2), in_flight=5, seconds=0.2)
+    async with pool_at(shop, 2) as pool:
+        measured = await run_closed_loop(pool, adds(2), in_flight=5, seconds=0.2)
     assert measured.sent == measured.outcomes["held"] > 5
     assert not measured.lost
