@@ -141,16 +141,20 @@ class ConnectionManager:
             return
         await self.gateway.publish(cart_request_envelope(user_id, request), done)
 
-    def _send(self, session_id: str, to_send: Iterable[bytes]) -> None:
-        """Send frames to a socket, unless it is gone."""
+    def _send(self, session_id: str, to_send: Iterable[bytes | str]) -> None:
+        """Send frames to a socket, unless it is gone.
+
+        A frame for several sockets is passed as one `str`, so that their queues share it.
+        """
         connection = self._connections.get(session_id)
         if connection is not None:
             for frame in to_send:
-                connection.queue.put(frame.decode())
+                connection.queue.put(frame if isinstance(frame, str) else frame.decode())
 
     def _broadcast(self, user: UserState, frame: bytes) -> None:
+        text = frame.decode()
         for session_id in user.sessions:
-            self._send(session_id, [frame])
+            self._send(session_id, [text])
 
     # ---- REST requests ----------------------------------------------------------------------------------------------
 
@@ -230,8 +234,10 @@ class ConnectionManager:
             frame = self._mark_if_repeated(user, frame, old=old and since is None)
         if since is not None:
             metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, clock.now().timestamp() - since))
+        text = frame.decode()
         for session in self._open_sessions(user):
-            self._send(session.id, session.on_outcome(request_id, frame))
+            to_send = session.on_outcome(request_id, frame)
+            self._send(session.id, [text if each is frame else each for each in to_send])
         if request_id is not None:
             self.in_flight.settle(user.user_id, request_id, Reply(message, frame))
 
