@@ -105,7 +105,7 @@ async def settled(shopper: Shopper) -> Frame:
     return cart
 
 
-async def test_whatever_process_dies_each_request_has_one_outcome_and_nothing_is_sold_twice(
+async def test_under_any_crash_each_request_has_one_outcome_and_nothing_is_sold_twice(
     shop: Shop, tmp_path: Path
 ) -> None:
     products = [product_code("KILL") for _ in range(4)]

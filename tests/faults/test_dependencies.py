@@ -239,7 +239,9 @@ async def test_redis_is_paused_for_longer_than_a_lock_lives(own: Dependencies, s
     [ProxyFault(delay=0.1), ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)],
     ids=["slow", "hole", "drops", "refuses"],
 )
-async def test_redis_behind_a_bad_line(fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers) -> None:
+async def test_redis_behind_a_faulty_connection(
+    fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers
+) -> None:
     with _with_fault(own.redis, fault):
         own.redis.reset()
         await _answered_without_locks(shop, pool)
@@ -290,7 +292,7 @@ async def test_connections_to_postgres_are_ended_again_and_again(
     ],
     ids=["50 ms a round trip", "black hole", "little bandwidth", "refuses"],
 )
-async def test_postgres_behind_a_bad_line(
+async def test_postgres_behind_a_faulty_connection(
     fault: ProxyFault, seconds: float, own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     own.postgres.fault = fault
@@ -300,7 +302,9 @@ async def test_postgres_behind_a_bad_line(
     own.postgres.fault = ProxyFault()
 
 
-async def test_postgres_behind_a_line_that_loses_everything(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
+async def test_postgres_behind_a_connection_that_loses_everything(
+    own: Dependencies, shop: Processes, pool: Shoppers
+) -> None:
     """Neither end of the connection notices: a client that waits gives up by its own deadline, repeatedly."""
     with _with_fault(own.postgres, ProxyFault(drop=True)):
         began, asked = time.monotonic(), set(pool.sent)
@@ -310,7 +314,7 @@ async def test_postgres_behind_a_line_that_loses_everything(own: Dependencies, s
         assert not pool.told.keys() - asked, "nothing came through"
 
 
-async def test_lines_to_postgres_are_reset_in_mid_transaction(
+async def test_connections_to_postgres_are_reset_in_mid_transaction(
     own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     """A reset leaves open if a COMMIT arrived; the request log has the answer."""
@@ -370,7 +374,9 @@ async def test_kafka_stops_again_and_again(own: Dependencies, shop: Processes, p
 @pytest.mark.parametrize(
     "fault", [ProxyFault(delay=0.05), ProxyFault(bandwidth=50_000)], ids=["100 ms a round trip", "little bandwidth"]
 )
-async def test_kafka_behind_a_slow_line(fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers) -> None:
+async def test_kafka_behind_a_slow_connection(
+    fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers
+) -> None:
     """The shop goes on meanwhile: what is asked on the slow line is answered on it."""
     with _with_fault(own.kafka, fault):
         began = time.monotonic()
@@ -382,7 +388,7 @@ async def test_kafka_behind_a_slow_line(fault: ProxyFault, own: Dependencies, sh
 @pytest.mark.parametrize(
     "fault", [ProxyFault(hole=True), ProxyFault(drop=True), ProxyFault(refuse=True)], ids=["hole", "drops", "refuses"]
 )
-async def test_kafka_behind_a_line_that_carries_nothing(
+async def test_kafka_behind_a_dead_connection(
     fault: ProxyFault, own: Dependencies, shop: Processes, pool: Shoppers
 ) -> None:
     """For longer than a session: who cannot say that he is there has lost his partitions when the line is back."""
@@ -400,9 +406,7 @@ async def test_kafka_behind_a_line_that_carries_nothing(
     print(f"all answered {time.monotonic() - began:.1f} s after the line was back")
 
 
-async def test_lines_to_kafka_are_reset_in_the_middle_of_sending(
-    own: Dependencies, shop: Processes, pool: Shoppers
-) -> None:
+async def test_connections_to_kafka_are_reset_while_sending(own: Dependencies, shop: Processes, pool: Shoppers) -> None:
     """A reset leaves open if a batch arrived: the idempotent producer sends it again, and it counts once."""
 
     def resets() -> None:

@@ -332,7 +332,7 @@ def _deafen(consumer: AIOKafkaConsumer) -> None:
     consumer._fetcher._fetch_task.cancel()
 
 
-async def test_a_gateway_that_hears_nothing_any_more_reads_on_where_it_was(settings: Settings) -> None:
+async def test_a_gateway_whose_handler_failed_reads_on_from_its_position(settings: Settings) -> None:
     await ensure_topics(settings, TOPICS)
     gateway, heard = KafkaGateway(settings), list[str]()
 

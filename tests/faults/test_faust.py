@@ -144,7 +144,7 @@ async def _noise(pool: Shoppers) -> float:
 # ---- recovery -------------------------------------------------------------------------------------------------------
 
 
-class Clockwork:
+class RecoveryRecorder:
     """A record of the calls that a recovery makes on its consumer; enough of Faust's parts for one call."""
 
     def __init__(self) -> None:
@@ -195,8 +195,8 @@ class Clockwork:
     ids=["tables", "no tables"],
 )
 async def test_the_recovery_patch_is_still_needed_and_does_what_it_says(faust: Any, ours: Any) -> None:
-    before: Any = Clockwork()
-    after: Any = Clockwork()
+    before: Any = RecoveryRecorder()
+    after: Any = RecoveryRecorder()
     await faust(before, 1)
     assert before.done == ["resumes while the consumer fetches", "seeks", "fetches"], (
         "Faust has fixed its recovery (faust-streaming#596): remove the patch from "

@@ -87,7 +87,7 @@ def gauge(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"holdfast_audit_{name}", {"service": "inventory"})
 
 
-async def test_the_audit_beside_the_shop_exports_what_it_finds_while_it_has_the_lock(settings: Settings) -> None:
+async def test_the_background_audit_exports_its_findings_while_it_has_the_lock(settings: Settings) -> None:
     async with schema(settings) as here:
         await here.stock(TEAPOT=5)
         connect = partial(postgres.connect, settings, "inventory", options=AUDIT_OPTIONS)

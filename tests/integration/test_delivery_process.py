@@ -13,7 +13,7 @@ from contracts.orders import Address
 from infrastructure.messaging.broker import ensure_topics
 from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from order_service.delivery.carrier import FAIL_MARKER
-from tests.testkit.payments import Talk, audited, talk
+from tests.testkit.payments import ServiceClient, audited, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers
 
@@ -28,7 +28,7 @@ class Delivery:
 
     shop: Processes
     process: Replica
-    talk: Talk
+    talk: ServiceClient
 
     async def told(self, order: str, *words: str) -> None:
         await self.talk.until(lambda: self.talk.of(order) == [*words], self.process.log_tail)

@@ -179,7 +179,7 @@ async def test_a_token_in_the_query_is_not_read_nor_logged(edge: Running) -> Non
     assert not any(token in line for line in edge.log)
 
 
-def test_without_an_upgrade_it_says_what_it_is(edge: Running) -> None:
+def test_a_request_without_an_upgrade_gets_an_explanation(edge: Running) -> None:
     with edge.client() as client:
         response = client.get("/v1/stream")
     assert (response.status_code, response.json()["type"]) == (426, "/problems/websocket-required")

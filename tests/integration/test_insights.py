@@ -43,7 +43,7 @@ from tests.testkit.servers import PARTITIONS, Servers, partition
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime.now(UTC)
 PRODUCTS = [f"P{number}" for number in range(12)]
-Told = tuple[Topic, Envelope]
+PublishedEvent = tuple[Topic, Envelope]
 
 # The event store of the orders has their events; those of payments and carts are in a table beside it.
 EXPECTED = """
@@ -79,10 +79,10 @@ SELECT by, start, what, currency, sum(amount)::bigint FROM (
 # ---- what happens in a shop -----------------------------------------------------------------------------------------
 
 
-def history(seed: int, number: int) -> list[Told]:
+def history(seed: int, number: int) -> list[PublishedEvent]:
     """Events of `number` shoppers over three days, in an order in which they could not even have happened."""
     chance = random.Random(seed)
-    told: list[Told] = []
+    told: list[PublishedEvent] = []
     for shopper in range(number):
         at = NOW - timedelta(seconds=chance.randrange(3 * 24 * 3600))
         visit = _Visit(chance, f"u{seed}-{shopper % (number // 2 + 1)}", at, f"{chance.getrandbits(64):x}")
@@ -100,7 +100,7 @@ class _Visit:
     at: datetime
     name: str
 
-    def told(self) -> Iterator[Told]:
+    def told(self) -> Iterator[PublishedEvent]:
         """Return the events of one visit."""
         products = self.chance.sample(PRODUCTS, self.chance.randint(1, 4))
         yield from self._holds(products)
@@ -111,16 +111,16 @@ class _Visit:
         else:
             yield from self._order(products)
 
-    def _say(self, topic: Topic, message: Message, key: str, id_: str) -> Told:
+    def _say(self, topic: Topic, message: Message, key: str, id_: str) -> PublishedEvent:
         self.at += timedelta(seconds=self.chance.choice((0, 1, 40, 4000)))
         data = message.model_dump(mode="json", exclude_none=True)
         source = "/" + message.TYPE.split(".")[1]
         return topic, Envelope(id=id_, source=source, type=message.TYPE, subject=key, time=self.at, data=data)
 
-    def _of_cart(self, message: Message, id_: str) -> Told:
+    def _of_cart(self, message: Message, id_: str) -> PublishedEvent:
         return self._say(cart.RESPONSES, message, self.user, f"{self.user}/{self.name}/{id_}")
 
-    def _holds(self, products: Sequence[str]) -> Iterator[Told]:
+    def _holds(self, products: Sequence[str]) -> Iterator[PublishedEvent]:
         about: dict[str, Any] = {"user_id": self.user, "quantity": 1, "line_quantity": 1, "expires_at": NOW}
         for product in products:
             if self.chance.random() < 0.2:
@@ -129,16 +129,16 @@ class _Visit:
             version, id_ = self.chance.getrandbits(30), f"{self.name}+{product}"
             yield self._of_cart(cart.Held(**about, id=id_, product=product, version=version), f"{product}/held")
 
-    def _order(self, products: Sequence[str]) -> Iterator[Told]:
+    def _order(self, products: Sequence[str]) -> Iterator[PublishedEvent]:
         order_id = derive_id(self.user, self.name, "order")
         head = {"order_id": order_id, "user_id": self.user}
         total = Money(amount=self.chance.randint(100, 9999), currency=self.chance.choice(("GBP", "GBP", "EUR")))
 
-        def of_order(kind: type[Message], version: int, status: str, **more: Any) -> Told:
+        def of_order(kind: type[Message], version: int, status: str, **more: Any) -> PublishedEvent:
             fields = {**head, "version": version, "status": status, **more}
             return self._say(orders.EVENTS, kind.model_validate(fields), order_id, f"{order_id}/{version}")
 
-        def of_payment(message: Message) -> Told:
+        def of_payment(message: Message) -> PublishedEvent:
             return self._say(payments.EVENTS, message, order_id, f"{order_id}/{message.TYPE}")
 
         yield of_order(orders.Placed, 1, "placed", request_id=self.name)
@@ -160,7 +160,7 @@ class _Visit:
             yield of_order(orders.Cancelled, 8, "cancelled", reason="cancelled", refunded=total)
 
 
-def related(told: Sequence[Told]) -> dict[str, list[tuple[str, float, float, float]]]:
+def related(told: Sequence[PublishedEvent]) -> dict[str, list[tuple[str, float, float, float]]]:
     """Return the products that are bought together, counted in the simplest way."""
     baskets = {
         e.subject: {line["product"] for line in e.data["lines"]} for _, e in told if e.type.endswith("committed")
@@ -192,14 +192,14 @@ class InsightsService:
     def __init__(self, shop: Processes, replica: Replica) -> None:
         self.shop = shop
         self.replica = replica
-        self.told: list[Told] = []
+        self.told: list[PublishedEvent] = []
         self.told_before = 0
 
     @property
     def settings(self) -> Settings:
         return self.shop.settings
 
-    async def say(self, told: Sequence[Told]) -> None:
+    async def say(self, told: Sequence[PublishedEvent]) -> None:
         """Write records as their services would, and into the tables that the SQL is asked of."""
         async with producer(self.settings) as out:
             for topic, event in told:

@@ -413,14 +413,14 @@ async def test_workers_side_by_side_keep_every_rule_of_orders(real: Schema) -> N
 # ---- what a process can come to -------------------------------------------------------------------------------------
 
 
-class DiesBeforeWriting(PostgresStore):
+class CrashBeforeWriting(PostgresStore):
     """Crash like a process that is killed between the round trips."""
 
     async def _write(self, connection: postgres.Connection, state: State) -> None:  # noqa: ARG002 - never written
         raise psycopg.OperationalError("killed")
 
 
-class DiesAfterTheCommit(PostgresStore):
+class CrashAfterCommit(PostgresStore):
     """Crash like a process that is killed before it can publish."""
 
     async def _write(self, connection: postgres.Connection, state: State) -> None:
@@ -428,7 +428,7 @@ class DiesAfterTheCommit(PostgresStore):
         raise psycopg.OperationalError("killed")
 
 
-@pytest.mark.parametrize("killed", [DiesBeforeWriting, DiesAfterTheCommit])
+@pytest.mark.parametrize("killed", [CrashBeforeWriting, CrashAfterCommit])
 async def test_a_step_at_which_the_process_crashes_is_done_once(real: Schema, killed: type[PostgresStore]) -> None:
     live: list[tuple[str, Request]] = [
         ("r1", add("TEAPOT", 3)),
@@ -444,7 +444,7 @@ async def test_a_step_at_which_the_process_crashes_is_done_once(real: Schema, ki
         with pytest.raises(psycopg.OperationalError):
             await killed(real.store().connect).transact([command(id_, request)])
         [answer] = (await real.store().transact([command(id_, request)])).replies
-        assert answer.replayed == (killed is DiesAfterTheCommit)
+        assert answer.replayed == (killed is CrashAfterCommit)
         outcomes.append(answer.outcome.type)
     assert outcomes == ["held", "committed", "sold", "restocked", "committed", "released", "released"]
     assert await real.rows("SELECT received, held, sold FROM inventory WHERE product_code = 'TEAPOT'") == [(13, 10, 3)]

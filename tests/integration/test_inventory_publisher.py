@@ -131,12 +131,12 @@ async def test_the_next_publisher_goes_on_where_the_last_one_stored(shop: Schema
 
 
 async def test_a_publisher_that_crashed_before_it_stored_its_position_publishes_again(shop: Schema) -> None:
-    class Gone(Topics):
+    class UnreachableTopics(Topics):
         async def publish(self, topic: object, events: object) -> None:
             raise ConnectionError(topic, events)
 
     with pytest.raises(ConnectionError):
-        await voice(shop, Gone()).publish_changes(shop.connection)
+        await voice(shop, UnreachableTopics()).publish_changes(shop.connection)
     topics = Topics()
     await voice(shop, topics).publish_changes(shop.connection)
     assert len(told(topics)) == 2

@@ -31,7 +31,7 @@ def services(servers: Servers, settings: Settings, tmp_path: Path) -> Iterator[P
         yield running
 
 
-class Outside:
+class TopicClient:
     """A client of the topics: sends requests, gathers answers."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
@@ -82,7 +82,7 @@ class Outside:
 
 
 @pytest.fixture
-async def outside(settings: Settings) -> AsyncIterator[Outside]:
+async def client(settings: Settings) -> AsyncIterator[TopicClient]:
     topics: list[Topic] = [REQUESTS, RESPONSES, STOCK]
     await ensure_topics(settings, topics)
     names = [settings.topic(topic) for topic in (RESPONSES, STOCK)]
@@ -90,11 +90,11 @@ async def outside(settings: Settings) -> AsyncIterator[Outside]:
         AIOKafkaProducer(bootstrap_servers=settings.kafka) as producer,
         AIOKafkaConsumer(*names, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer,
     ):
-        yield Outside(settings, producer, consumer)
+        yield TopicClient(settings, producer, consumer)
 
 
 async def test_every_request_has_one_outcome_under_any_crash(
-    services: Processes, settings: Settings, outside: Outside, tmp_path: Path
+    services: Processes, settings: Settings, client: TopicClient, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "c.csv"
     catalogue.write_text("product_code,name,price,currency,quantity\nHOT,hot,1.00,GBP,25\nMUG,mug,2.00,GBP,100\n")
@@ -104,50 +104,50 @@ async def test_every_request_has_one_outcome_under_any_crash(
     one, two = (services.add("inventory_service", name) for name in ("one", "two"))
     one.start()
     two.start()
-    await outside.until(lambda: set(outside.stock) == {"HOT", "MUG"})
+    await client.until(lambda: set(client.stock) == {"HOT", "MUG"})
     for number in range(120):
         user = f"user {number % 12}"
-        await outside.ask(user, f"h{number}", "hold", mode="add", product="HOT" if number % 2 else "MUG", quantity=1)
+        await client.ask(user, f"h{number}", "hold", mode="add", product="HOT" if number % 2 else "MUG", quantity=1)
         if number % 10 == 0:
             order, mug = f"o{number}", {"product": "MUG", "quantity": 1}
-            await outside.ask(user, f"c{number}", "commit", order_id=order, lines=[mug])
-            await outside.ask(user, f"{order}/sell", "sell", order_id=order)
+            await client.ask(user, f"c{number}", "commit", order_id=order, lines=[mug])
+            await client.ask(user, f"{order}/sell", "sell", order_id=order)
         if number == 60:
             one.kill()
     assert one.process is not None
     one.process.wait(10)
     one.start()
-    asked = {(event.subject, event.requestid or "") for event in outside.sent}
-    await outside.until(lambda: asked <= set(outside.outcomes))
+    asked = {(event.subject, event.requestid or "") for event in client.sent}
+    await client.until(lambda: asked <= set(client.outcomes))
 
-    for event in list(outside.sent):  # everything once more
-        await outside.send(event)
-    await outside.ask("user 0", "last", "clear")
-    await outside.until(lambda: ("user 0", "last") in outside.outcomes)
-    for outcomes in outside.outcomes.values():
+    for event in list(client.sent):  # everything once more
+        await client.send(event)
+    await client.ask("user 0", "last", "clear")
+    await client.until(lambda: ("user 0", "last") in client.outcomes)
+    for outcomes in client.outcomes.values():
         assert len({repr(outcome) for outcome in outcomes}) == 1, "one outcome, however often it is told"
 
     # Left alone, every cart expires and that is reported.
     def given_back() -> bool:
-        return all(stock.held == 0 for stock in outside.stock.values())
+        return all(stock.held == 0 for stock in client.stock.values())
 
-    await outside.until(given_back)
-    expired = [each[0] for each in outside.outcomes.values() if isinstance(each[0], Expired)]
+    await client.until(given_back)
+    expired = [each[0] for each in client.outcomes.values() if isinstance(each[0], Expired)]
     assert {line.product for each in expired for line in each.lines} == {"HOT", "MUG"}
-    assert isinstance(outside.outcomes["user 0", "last"][0], Removed)
+    assert isinstance(client.outcomes["user 0", "last"][0], Removed)
 
     audited = json.loads(services.run("inventory_service", "audit", "--json").stdout)
     assert (audited["ok"], audited["violations"]) == (True, [])
     assert (audited["figures"]["available"], audited["figures"]["sold"]) == (125 - 12, 12)
     async with await postgres.connect(settings, "inventory") as connection:
         versions = await (await connection.execute("SELECT product_code, version FROM inventory")).fetchall()
-    assert {code: stock.version for code, stock in outside.stock.items()} == dict(versions)
+    assert {code: stock.version for code, stock in client.stock.items()} == dict(versions)
 
     assert [two.stop(patience=10), one.stop(patience=10)] == [0, 0], one.log_tail() + two.log_tail()
 
 
 async def test_a_request_that_cannot_be_handled_is_dead_lettered_and_the_next_answered(
-    services: Processes, settings: Settings, outside: Outside
+    services: Processes, settings: Settings, client: TopicClient
 ) -> None:
     services.add("inventory_service", "one").start()
     nameless = Envelope(
@@ -158,10 +158,10 @@ async def test_a_request_that_cannot_be_handled_is_dead_lettered_and_the_next_an
         time=datetime.now(UTC),
         data={"user_id": "ann"},
     )
-    await outside.send(nameless)
-    await outside.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
-    await outside.until(lambda: ("ann", "r1") in outside.outcomes)
-    assert outside.outcomes["ann", "r1"][0].reason == "unknown_product"
+    await client.send(nameless)
+    await client.ask("ann", "r1", "hold", mode="add", product="NOPE", quantity=1)
+    await client.until(lambda: ("ann", "r1") in client.outcomes)
+    assert client.outcomes["ann", "r1"][0].reason == "unknown_product"
     letters = settings.topic(REQUESTS.dead_letter_topic)
     async with AIOKafkaConsumer(letters, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer:
         async with asyncio.timeout(PATIENCE):

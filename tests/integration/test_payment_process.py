@@ -17,7 +17,7 @@ from infrastructure.messaging.broker import ensure_topics
 from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS, VARIABLE
 from infrastructure.storage import postgres
 from order_service.payment.provider.server import ProviderServer
-from tests.testkit.payments import KEY, Talk, audited, provider, talk
+from tests.testkit.payments import KEY, ServiceClient, audited, provider, talk
 from tests.testkit.processes import PATIENCE, Processes, Replica, clean_up, processes
 from tests.testkit.servers import MANY_PARTITIONS, Servers
 
@@ -31,7 +31,7 @@ class Payment:
     shop: Processes
     process: Replica
     server: ProviderServer
-    talk: Talk
+    talk: ServiceClient
 
     async def say(self, *requests: Message) -> None:
         await self.talk.say(REQUESTS, *requests)
@@ -78,7 +78,7 @@ async def payment(shop: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
         yield here
 
 
-def availability(talk: Talk) -> list[bool]:
+def availability(talk: ServiceClient) -> list[bool]:
     return [event.data["available"] for event in talk.heard if event.type == payments.Provider.TYPE]
 
 
@@ -90,7 +90,7 @@ def charge(order: str, token: str) -> Charge:
     return Charge(**of(order), amount=TEN, token=token)
 
 
-def amounts(talk: Talk, order: str) -> list[int]:
+def amounts(talk: ServiceClient, order: str) -> list[int]:
     return [event.data["amount"]["amount"] for event in talk.heard if event.subject == order and "amount" in event.data]
 
 

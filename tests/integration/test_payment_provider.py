@@ -94,7 +94,7 @@ async def test_a_late_one_that_was_voided_is_never_captured() -> None:
         assert [entry["type"] for entry in await client.history()] == ["voided"]
 
 
-async def test_a_void_of_what_is_unknown_refuses_the_charge_that_comes_later() -> None:
+async def test_a_void_of_an_unknown_payment_refuses_a_later_charge() -> None:
     async with provider() as (_, client):
         assert await client.execute(STEP, QueryCharge()) == KeyUnknown()
         for ask in (VoidCharge(), create("tok_approve")):

@@ -109,7 +109,7 @@ async def test_a_lease_that_has_run_out_is_given_to_another_and_the_attempt_coun
     assert not await place.rows.finish(second, None, attempts=0, columns={"state": "again"}), "it has ended"
 
 
-async def test_a_row_is_due_again_after_what_was_said_and_counts_on_when_nothing_came_of_it(place: Place) -> None:
+async def test_a_row_is_due_again_after_its_pause_and_keeps_its_attempts(place: Place) -> None:
     await place.add("a", "b")
     leased = {each.key: each for each in await place.take()}
     assert await place.rows.finish(leased["a"], timedelta(0), attempts=1, columns={})

@@ -233,7 +233,7 @@ async def test_an_add_is_pending_at_once_and_then_held_against_the_clock(page: P
     await expect(page.get_by_role("timer")).not_to_have_text(first or "")  # it runs
 
 
-async def test_more_than_there_is_is_refused_with_what_there_is(page: Page, product: str, word: str) -> None:
+async def test_a_hold_beyond_the_stock_is_refused_with_the_available_units(page: Page, product: str, word: str) -> None:
     await visit(page, word)
     await add(page, product, 11)
     await expect_line(page, product, "refused", held=0)

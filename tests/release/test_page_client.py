@@ -188,7 +188,7 @@ async def test_stock_keeps_its_highest_version(page: Page) -> None:
     assert (await drive(page, *LIVE, *stock))["available"] == 5
 
 
-async def test_only_what_is_in_view_is_watched_and_room_is_made_first(page: Page) -> None:
+async def test_only_products_in_view_are_watched_and_others_unwatched_first(page: Page) -> None:
     told = await drive(page, ("watch", ["A", "B"]), *LIVE, ("watch", ["B", "C"]), ("handleDisconnect",), welcome())
     assert told["sent"][1] == [{"id": "i1", "type": "watch", "products": ["A", "B"]}]
     assert [(each["type"], each["products"]) for each in told["sent"][3]] == [("unwatch", ["A"]), ("watch", ["C"])]
@@ -287,7 +287,7 @@ async def test_no_more_than_64_requests_wait_for_an_answer(page: Page) -> None:
 
 
 @pytest.mark.parametrize("code", [1001, 1005, 1006, 1011, 1012, 4408])
-async def test_a_lost_line_is_tried_again_with_full_jitter_up_to_30_seconds(page: Page, code: int) -> None:
+async def test_a_lost_connection_is_retried_with_full_jitter_up_to_30_seconds(page: Page, code: int) -> None:
     async def wait(failures: int, chance: float) -> float:
         return float((await page.evaluate(AFTER_CLOSE, [code, "", failures, chance]))["wait"])
 
@@ -302,7 +302,7 @@ async def test_a_busy_shop_says_when_to_come_back(page: Page, code: int) -> None
     assert 5000 <= (await page.evaluate(AFTER_CLOSE, [code, "", 0, 0.5]))["wait"] <= 10_000
 
 
-async def test_an_expired_token_is_renewed_first_and_what_is_forbidden_not_tried_again(page: Page) -> None:
+async def test_an_expired_token_is_renewed_and_a_forbidden_request_not_retried(page: Page) -> None:
     assert (await page.evaluate(AFTER_CLOSE, [4401, "", 0, 0.5]))["guest"] is True
     for code in (1003, 1007, 1009, 4400, 4403):
         assert await page.evaluate(AFTER_CLOSE, [code, "", 0, 0.5]) is None

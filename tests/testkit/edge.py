@@ -25,7 +25,7 @@ from infrastructure.messaging.broker import ensure_topics
 from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
 from rest_api.kafka.gateway import all_partitions
-from tests.testkit.fake_orders import PRICE, SCARCE, OrderDesk, Told
+from tests.testkit.fake_orders import PRICE, SCARCE, FakeOrders, OutgoingRecord
 from tests.testkit.processes import Processes, Replica, clean_up, processes
 from tests.testkit.servers import Servers
 
@@ -45,7 +45,7 @@ class Carts:
         self._versions: defaultdict[str, int] = defaultdict(int)
         self._log: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._open: dict[str, dict[str, str]] = defaultdict(dict)
-        self.desk = OrderDesk()
+        self.desk = FakeOrders()
         self.asked: list[Envelope] = []
         """Messages on other topics than the carts'."""
         self._ready = threading.Event()
@@ -113,7 +113,7 @@ class Carts:
         )
         await self._send(cart.RESPONSES, event)
 
-    async def _tell(self, request: Envelope, told: Told) -> None:
+    async def _tell(self, request: Envelope, told: OutgoingRecord) -> None:
         event = Envelope(
             id=f"{told.key}/{request.requestid}/{told.kind}",
             source=told.source,

@@ -13,7 +13,7 @@ SCARCE = "SCARCE"
 
 
 @dataclass(frozen=True)
-class Told:
+class OutgoingRecord:
     """A record to send: its topic, key and content."""
 
     topic: Topic
@@ -24,29 +24,29 @@ class Told:
 
 
 @dataclass
-class OrderDesk:
+class FakeOrders:
     """Orders by id, as (user, status, version), and reservations by inventory's name for them."""
 
     orders: dict[str, dict[str, Any]] = field(default_factory=dict)
     reservations: dict[str, dict[str, Any]] = field(default_factory=dict)
     silent: bool = False
 
-    def placed(self, checkout: Envelope, outcome: dict[str, Any]) -> Iterator[Told]:
+    def placed(self, checkout: Envelope, outcome: dict[str, Any]) -> Iterator[OutgoingRecord]:
         """The first two events of an order."""
         order_id, user = outcome["order_id"], checkout.subject
         self.orders[order_id] = {"user_id": user, "status": "placed", "version": 0, "captured": False}
         yield self.event(order_id, "placed", "placed", request_id=checkout.requestid)
         yield self.event(order_id, "committed", "committed", lines=outcome["lines"], total=outcome["total"])
 
-    def event(self, order_id: str, kind: str, status: str, **more: Any) -> Told:
+    def event(self, order_id: str, kind: str, status: str, **more: Any) -> OutgoingRecord:
         """The next event of an order."""
         order = self.orders[order_id]
         order["version"] += 1
         order["status"] = status
         head = {"order_id": order_id, "user_id": order["user_id"], "version": order["version"], "status": status}
-        return Told(orders.EVENTS, "/orders", f"holdfast.orders.{kind}", order_id, {**head, **more})
+        return OutgoingRecord(orders.EVENTS, "/orders", f"holdfast.orders.{kind}", order_id, {**head, **more})
 
-    def answers(self, event: Envelope) -> Iterator[Told]:
+    def answers(self, event: Envelope) -> Iterator[OutgoingRecord]:
         """Return the records that answer a request."""
         if self.silent:
             return
@@ -55,7 +55,7 @@ class OrderDesk:
         elif event.type in inventory.REQUEST_REGISTRY.types:
             yield self._reservation(event, inventory.REQUEST_REGISTRY.parse(event))
 
-    def _order(self, event: Envelope) -> Iterator[Told]:
+    def _order(self, event: Envelope) -> Iterator[OutgoingRecord]:
         request = orders.REQUEST_REGISTRY.parse(event)
         order = self.orders.get(request.order_id)
         about = {"user_id": request.user_id, "id": event.requestid, "order_id": request.order_id}
@@ -76,19 +76,21 @@ class OrderDesk:
             case orders.Refund():
                 order["refunded"] = True
         if refused:
-            yield Told(cart.RESPONSES, "/orders", cart.OrderRefused.TYPE, request.user_id, {**about, "reason": refused})
+            yield OutgoingRecord(
+                cart.RESPONSES, "/orders", cart.OrderRefused.TYPE, request.user_id, {**about, "reason": refused}
+            )
             return
         assert order is not None
         reason = {"reason": "cancelled"} if order["status"] == "cancelled" else {}
         told = {**about, "status": order["status"], "order_version": order["version"], **reason}
-        yield Told(cart.RESPONSES, "/orders", cart.Order.TYPE, request.user_id, told)
+        yield OutgoingRecord(cart.RESPONSES, "/orders", cart.Order.TYPE, request.user_id, told)
 
-    def _reservation(self, event: Envelope, request: inventory.Request) -> Told:
+    def _reservation(self, event: Envelope, request: inventory.Request) -> OutgoingRecord:
         user = request.user_id
         match request:
             case inventory.Commit(lines=lines) if any(line.product == SCARCE for line in lines or ()):
                 refused = {"user_id": user, "id": event.requestid, "reason": "out_of_stock", "available": 0}
-                return Told(cart.RESPONSES, "/cart", cart.Refused.TYPE, user, {**refused, "product": SCARCE})
+                return OutgoingRecord(cart.RESPONSES, "/cart", cart.Refused.TYPE, user, {**refused, "product": SCARCE})
             case inventory.Commit(order_id=order_id, lines=lines):
                 held = [{**line.model_dump(), "price": PRICE} for line in lines or ()]
                 self.reservations.setdefault(order_id, {"state": "PENDING", "lines": held})
@@ -102,7 +104,7 @@ class OrderDesk:
                 raise AssertionError(request)
         known = self.reservations.get(order_id, {"state": None})
         about = {"user_id": user, "id": event.requestid, "reservation_id": order_id}
-        return Told(cart.RESPONSES, "/cart", cart.Reservation.TYPE, user, {**about, **known})
+        return OutgoingRecord(cart.RESPONSES, "/cart", cart.Reservation.TYPE, user, {**about, **known})
 
     def _end(self, order_id: str, state: str) -> None:
         known = self.reservations.get(order_id)

@@ -43,7 +43,7 @@ async def provider(
         await runner.cleanup()
 
 
-class Talk:
+class ServiceClient:
     """Sends requests to a service, and hears all that it says on its topics."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer, source: str = "/orders") -> None:
@@ -86,14 +86,14 @@ class Talk:
 
 
 @asynccontextmanager
-async def talk(settings: Settings, *topics: Topic) -> AsyncIterator[Talk]:
+async def talk(settings: Settings, *topics: Topic) -> AsyncIterator[ServiceClient]:
     """A conversation from the topics' beginning on; they must exist."""
     names = [settings.topic(topic) for topic in topics]
     async with (
         AIOKafkaProducer(bootstrap_servers=settings.kafka, acks="all") as producer,
         AIOKafkaConsumer(*names, bootstrap_servers=settings.kafka, auto_offset_reset="earliest") as consumer,
     ):
-        here = Talk(settings, producer)
+        here = ServiceClient(settings, producer)
         listening = asyncio.create_task(here.listen(consumer))
         try:
             yield here

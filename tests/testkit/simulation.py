@@ -95,7 +95,7 @@ WRITTEN = 0.5
 """How often a cart worker has written its table before it goes on."""
 
 
-class Dictionary:
+class LossyTable:
     """A cart table in memory, whose changelog loses some writes; empty until it is recovered."""
 
     def __init__(self, world: "Simulation") -> None:
@@ -164,7 +164,7 @@ class Simulation:
 
     def new_cart(self) -> Process:
         self.generation += 1
-        mine, table = str(self.generation), Dictionary(self)
+        mine, table = str(self.generation), LossyTable(self)
 
         def generation() -> str:
             return mine if table.recovered or not self.rules.settle else f"{mine}-unsettled"
@@ -176,7 +176,7 @@ class Simulation:
         topics = (cart.REQUESTS.name, inventory.RESPONSES.name)
         process = Process({name: self.committed[name] for name in topics}, self.handle_cart(agents), agents=agents)
         if not self.rules.confirm:
-            agents.confirmed_users = _Everyone()  # type: ignore[assignment]
+            agents.confirmed_users = _AllUsers()  # type: ignore[assignment]
         return process
 
     def handle_cart(self, agents: CartAgents) -> Callable[[str, Envelope], Step]:
@@ -524,7 +524,7 @@ class Simulation:
                 yield f"revision {decided.cart.revision} of {decided.user_id} is two carts"
 
 
-class _Everyone:
+class _AllUsers:
     def __contains__(self, _: str) -> bool:
         return True
 

@@ -204,7 +204,7 @@ def test_lines_are_read_as_they_are_written(text: bytes, baskets: list[set[str]]
         (b"a," * 600_000, "line 1 is longer than 1048576 bytes"),
     ],
 )
-def test_a_line_that_is_no_basket_is_named(text: bytes, complaint: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_basket_is_named(text: bytes, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(BasketsError) as error:
         list(read_baskets(write(tmp_path, text)))
     assert complaint in str(error.value)

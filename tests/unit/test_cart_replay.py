@@ -86,7 +86,7 @@ async def test_a_cart_that_an_order_gave_back_is_shown_once_as_news() -> None:
     assert [await worker.hear(released, request_id=step) for _ in range(3)] == [False, True, True]
 
 
-async def test_a_line_that_an_old_removal_hid_is_shown_again_and_is_no_news() -> None:
+async def test_a_line_that_an_old_removal_hid_is_shown_again_without_a_frame() -> None:
     """The record of the removal, fed back as it was when it was news, settles the request fed back before it."""
     worker = Worker(pending=False)
     carts = worker.agents.carts

@@ -414,7 +414,7 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [entry.t_ns for entry in recorder.entries] == [1, 2]
 
 
-def test_the_end_of_a_history_is_about_what_is_wrong() -> None:
+def test_an_excerpt_of_a_history_is_about_the_fault() -> None:
     history = sorted([*HISTORY, struck(7, "ok", "kill-cart")], key=lambda entry: entry.t_ns)
     shown = excerpt(history, words=("b1",), last=20)
     assert [(entry.proc, entry.id) for entry in shown] == [("shopper-1", "b1"), ("shopper-1", "b1"), (NEMESIS, None)]

@@ -62,7 +62,7 @@ async def test_a_process_that_is_not_replaced_is_reported(
     assert await stage.wait_until_replaced("cart-1", old, patience=0.01) is replaced  # type: ignore[arg-type]
 
 
-class Hands:
+class FakeShop:
     """The part of a shop under test that signals processes; the first signal finds the first of `there`, and so on."""
 
     def __init__(self, *there: str | None, back: bool = True) -> None:
@@ -92,9 +92,9 @@ AIM = {"victim": "cart-1"}
 
 @pytest.mark.parametrize("fault", ["kill-cart", "term-cart", "kill-redis", "kill-each"])
 async def test_a_kill_needs_somebody_to_be_killed(fault: str) -> None:
-    assert await FAULTS[fault].act(scene(Hands("it")), AIM) == {"hit": True}
-    assert await FAULTS[fault].act(scene(Hands(None)), AIM) == {"hit": False}
-    did = await FAULTS[fault].act(scene(Hands("it", back=False)), AIM)
+    assert await FAULTS[fault].act(scene(FakeShop("it")), AIM) == {"hit": True}
+    assert await FAULTS[fault].act(scene(FakeShop(None)), AIM) == {"hit": False}
+    did = await FAULTS[fault].act(scene(FakeShop("it", back=False)), AIM)
     assert did == {"hit": True, "missing": ["cart-1"]}
     assert all(did.values())  # it was killed all the same, and is not killed again for being away
 
@@ -104,20 +104,20 @@ async def test_a_kill_needs_somebody_to_be_killed(fault: str) -> None:
 )
 async def test_a_zombie_was_stopped_and_went_on(there: tuple[str | None, ...], hit: bool) -> None:
     freeze = processes.freeze_fault("cart", 0.0, "for no time", zombies=True)
-    assert await freeze.act(scene(Hands(*there)), AIM) == {"hit": hit}
+    assert await freeze.act(scene(FakeShop(*there)), AIM) == {"hit": hit}
 
 
 async def test_a_rolling_restart_names_the_restarted_processes() -> None:
     act = FAULTS["rolling-restart"].act
-    assert await act(scene(Hands("it", None)), {}) == {"restarted": ["edge-1"]}
-    assert await act(scene(Hands(None, None)), {}) == {"restarted": []}
-    assert (await act(scene(Hands("it", "it", back=False)), {}))["missing"] == ["edge-1", "cart-1"]
+    assert await act(scene(FakeShop("it", None)), {}) == {"restarted": ["edge-1"]}
+    assert await act(scene(FakeShop(None, None)), {}) == {"restarted": []}
+    assert (await act(scene(FakeShop("it", "it", back=False)), {}))["missing"] == ["edge-1", "cart-1"]
 
 
 # ---- servers, lines, the provider -----------------------------------------------------------------------------------
 
 
-class Memory:
+class FakeRedis:
     """A Redis that does, or does not, execute its commands."""
 
     def __init__(self, *, obeys: bool) -> None:
@@ -155,13 +155,13 @@ class Memory:
 async def test_commands_to_redis_are_observed(fault: str, fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nemesis, "SHORT_SECONDS", 0.1)
     for obeys in (True, False):
-        memory = Memory(obeys=obeys)
+        memory = FakeRedis(obeys=obeys)
         did = await FAULTS[fault].act(scene(SimpleNamespace(redis=lambda memory=memory: memory)), {})
         assert set(did) == {fact}
         assert bool(did[fact]) is obeys
 
 
-async def test_a_line_that_is_not_open_can_not_be_cut() -> None:
+async def test_a_closed_connection_cannot_be_cut() -> None:
     async def hasty(_: Any) -> None:
         pass
 

@@ -231,7 +231,7 @@ LIMIT = 3
 ROOM = 5
 
 
-class FixedRoom(Admission):
+class FixedCapacity(Admission):
     """Admits `MIN_FREE_BYTES` requests, however many were answered lately."""
 
     def has_room(self, in_flight: int, _: float) -> bool:
@@ -244,7 +244,7 @@ class Tables(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = NOW
-        self.table = InFlight(FixedRoom(ROOM))
+        self.table = InFlight(FixedCapacity(ROOM))
         self.counted: dict[tuple[str, str], float] = {}
         self.admitted: dict[tuple[str, str], float] = {}
         self.awaited: defaultdict[str, dict[str, bool]] = defaultdict(dict)

@@ -45,7 +45,7 @@ def test_a_repeated_content_length_is_refused(bite: int, name: bytes) -> None:
         lines(GOOD.replace(b"X: y", b"Content-Length: 1\r\n" + name + b": 1"), bite=bite)
 
 
-class Quiet(uvicorn.Server):
+class SignallessServer(uvicorn.Server):
     """Leaves signals to the tests."""
 
     @contextmanager
@@ -67,7 +67,7 @@ async def serving(answer: bytes) -> AsyncIterator[int]:
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     config = uvicorn.Config(app, http=HttpProtocol, lifespan="off", log_config=None)
-    running = Quiet(config)
+    running = SignallessServer(config)
     serve = asyncio.create_task(running.serve([listening]))
     while not running.started:
         await asyncio.sleep(0.01)

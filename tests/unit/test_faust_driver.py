@@ -169,7 +169,7 @@ async def test_records_that_waited_for_a_full_queue_are_taken_when_it_has_room(r
 # ---- what is sought while it is being taken over ------------------------------------------------------------------
 
 
-class TakingOver:
+class PassingOn:
     """Consumer that passes records on to an agent whose queue may be full."""
 
     def __init__(self, reader: Reader, committed: int) -> None:
@@ -221,7 +221,7 @@ class TakingOver:
 
 async def test_a_partition_sought_while_a_queue_was_full_is_read_again_from_there(reader: Reader) -> None:
     """The queue is cleared after a seek, and the one record that waited for it must not count as read."""
-    taking = TakingOver(reader, committed=1)
+    taking = PassingOn(reader, committed=1)
     reader.comes(last=5)
     first, second, third, *others = await taking.take()
     await taking.take_over(first)
@@ -244,7 +244,7 @@ async def test_a_partition_sought_while_a_queue_was_full_is_read_again_from_ther
 
 
 async def test_a_partition_without_a_committed_offset_is_read_from_its_beginning(reader: Reader) -> None:
-    taking = TakingOver(reader, committed=-1)
+    taking = PassingOn(reader, committed=-1)
     reader.comes(last=3)
     first, second, *_ = await taking.take()
     await taking.take_over(first)

@@ -122,7 +122,7 @@ def test_too_late_is_older_than_the_topic_keeps_anything() -> None:
     assert found.stored_until == NOON + timedelta(days=8), "its key outlives the last moment at which it counts"
 
 
-def test_only_what_may_count_is_read() -> None:
+def test_only_relevant_messages_are_parsed() -> None:
     for vocabulary, wanted in (
         (ORDER_EVENTS, agents.ORDER_EVENT_FILTER),
         (PAYMENT_EVENTS, agents.PAYMENT_EVENT_FILTER),

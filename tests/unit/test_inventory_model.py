@@ -172,7 +172,7 @@ def test_a_request_from_the_future_is_an_error_and_stays_one_when_its_time_has_c
 
 
 @pytest.mark.parametrize("kind", ["holdfast.inventory.hold", "holdfast.cart.add"])
-def test_a_failed_command_is_refused_and_its_redrive_hears_the_same(kind: str) -> None:
+def test_a_failed_command_is_refused_and_its_redrive_gets_the_same_answer(kind: str) -> None:
     shop = InventoryModel(TEAPOT=5)
     command = {"type": kind, "user_id": "ann", "mode": "add", "product": "TEAPOT", "quantity": 2}
     failed = Refused(product="TEAPOT", reason="failed")

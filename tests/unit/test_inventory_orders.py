@@ -359,7 +359,7 @@ ADDRESS = {"name": "Ann", "line1": "1 Quay", "city": "Ayr", "postal_code": "1", 
     ],
     ids=["inventory's", "inventory's, with lines", "the cart's", "the cart's, with items"],
 )
-def test_a_failed_commit_is_refused_and_its_redrive_hears_the_same(
+def test_a_failed_commit_is_refused_and_its_redrive_gets_the_same_answer(
     shop: InventoryModel, command: dict[str, Any], request_: Commit
 ) -> None:
     assert shop.ask(Fail(user_id="ann", command=command), "c") == refused("failed")

@@ -88,7 +88,7 @@ async def test_the_credentials_and_the_subprotocol_are_sent() -> None:
         assert seen == {"token": "Bearer first-token", "protocol": SUBPROTOCOL}
 
 
-async def test_after_a_cut_it_resumes_and_says_again_what_the_shop_does_not_know() -> None:
+async def test_after_a_disconnect_a_client_resumes_and_repeats_unknown_requests() -> None:
     resumed: list[dict[str, Any]] = []
 
     async def cut(socket: web.WebSocketResponse, _: web.Request) -> None:
@@ -156,7 +156,7 @@ async def test_an_expired_token_is_renewed_before_the_next_call() -> None:
         assert seen == ["Bearer second-token"]
 
 
-async def test_a_line_that_is_closed_for_good_ends_what_waits() -> None:
+async def test_a_permanently_closed_connection_ends_the_waiting_requests() -> None:
     async def forbid(socket: web.WebSocketResponse, _: web.Request) -> None:
         await tell(socket, {"type": "welcome"}, cart())
         await socket.receive()

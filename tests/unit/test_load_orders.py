@@ -60,7 +60,7 @@ def test_fees_returns_cancellations_and_nameless_lines_are_skipped(skipped: str)
         ([HEADER, "1,10001"], "line 2"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_its_line(lines: list[str], why: str) -> None:
+def test_a_malformed_order_file_is_refused_with_its_line(lines: list[str], why: str) -> None:
     with pytest.raises(OrderFileError, match=why):
         read_order_file(lines)
 

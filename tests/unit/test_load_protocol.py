@@ -176,7 +176,7 @@ def test_an_expired_token_is_renewed_first() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(0, 1, exclude_max=True))
-def test_lost_lines_are_called_again_with_full_jitter_up_to_thirty_seconds(attempt: int, chance: float) -> None:
+def test_lost_connections_are_reopened_with_full_jitter_up_to_30_seconds(attempt: int, chance: float) -> None:
     again = plan_reconnect(1006, "", attempt=attempt, chance=chance)
     assert again is not None
     assert again.seconds == backoff_seconds(attempt, chance) <= min(30.0, 0.5 * 2 ** min(attempt, 10))

@@ -125,7 +125,7 @@ def test_a_push_is_the_same_event_for_the_same_notice() -> None:
 # ---- the processor --------------------------------------------------------------------------------------------------
 
 
-class Moody:
+class FailingPort:
     """A port that raises the error that it is given."""
 
     def __init__(self, error: Exception | None) -> None:
@@ -138,19 +138,19 @@ class Moody:
         self.taken.append(notice.notice_id)
 
 
-async def settled(port: Moody, attempt: int, **more: Any) -> dict[str, Any]:
+async def settled(port: FailingPort, attempt: int, **more: Any) -> dict[str, Any]:
     verdict = await Sender(port, attempts=3, seconds=1)(row(**more), attempt)
     assert isinstance(verdict, Done)
     return dict(verdict.columns)
 
 
 async def test_an_accepted_mail_is_sent_and_its_outcome_published() -> None:
-    columns = await settled(Moody(None), 1)
+    columns = await settled(FailingPort(None), 1)
     assert (columns["status"], columns["told_at"] is not None) == ("sent", True)
 
 
 async def test_an_attempt_that_fails_is_made_again_until_it_was_the_last() -> None:
-    port = Moody(ConnectionError("away"))
+    port = FailingPort(ConnectionError("away"))
     for attempt in (1, 2):
         with pytest.raises(ConnectionError):
             await settled(port, attempt)
@@ -160,13 +160,13 @@ async def test_an_attempt_that_fails_is_made_again_until_it_was_the_last() -> No
 
 
 async def test_a_permanently_refused_mail_is_not_retried() -> None:
-    assert (await settled(Moody(UndeliverableError("550 no such user")), 1))["status"] == "failed"
+    assert (await settled(FailingPort(UndeliverableError("550 no such user")), 1))["status"] == "failed"
 
 
 async def test_an_unwanted_or_late_notice_is_skipped_without_an_event() -> None:
-    columns = await settled(Moody(NoRecipientError("no_phone")), 1)
+    columns = await settled(FailingPort(NoRecipientError("no_phone")), 1)
     assert (columns["status"], columns["reason"], columns["told_at"]) == ("skipped", "no_phone", None)
-    port = Moody(None)
+    port = FailingPort(None)
     columns = await settled(port, 1, too_late_at=NOW - timedelta(days=3650))
     assert (columns["status"], columns["reason"], port.taken) == ("skipped", "too_late", [])
 

@@ -116,7 +116,7 @@ def test_old_notices_are_stored_and_not_sent() -> None:
 
 
 @given(st.permutations([(True, 1), (False, 2), (True, 3)]))
-def test_the_wish_that_was_accepted_last_stands_in_any_order(wishes: list[tuple[bool, int]]) -> None:
+def test_the_preference_accepted_last_wins_in_any_order(wishes: list[tuple[bool, int]]) -> None:
     stands = Preferences()
     for email, minute in [*wishes, *wishes]:
         wish = Prefer(user_id="ann", email=email, sms=False, push=True)
@@ -203,7 +203,7 @@ def test_only_a_change_from_elsewhere_is_worth_telling() -> None:
     assert cart_change_notice(held(7)) is None
 
 
-def test_the_look_at_the_bytes_lets_through_what_the_rules_need() -> None:
+def test_the_prefilter_passes_every_message_that_the_rules_need() -> None:
     for response in (held(1), removed(2), snapshot(3, *MUGS)):
         assert may_change_cart(event(response, "/cart", "ann", "x").encode())
     asked = snapshot(3, *MUGS, session="s")

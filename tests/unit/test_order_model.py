@@ -127,7 +127,7 @@ def test_stock_gets_a_cancelled_order_and_the_cart_a_declined_one() -> None:
 
 
 @pytest.mark.parametrize(("before", "shipped"), [([CANCEL, deliveries.CalledOff(**PARCEL)], False), ([], True)])
-def test_only_what_was_shipped_comes_back_as_a_delivery(before: Sequence[Any], shipped: bool) -> None:
+def test_only_shipped_units_are_restocked_as_shipped(before: Sequence[Any], shipped: bool) -> None:
     here = OrderScenario(*TO_CONFIRMED, *(before or [SHIPPED, deliveries.Failed(**PARCEL, reason="nobody there")]))
     assert here.asks() == [inventory.Restock(**IDS, shipped=shipped)]
 

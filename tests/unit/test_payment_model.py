@@ -80,7 +80,7 @@ def test_unknown_is_answered_again_for_the_same_request_only() -> None:
     assert apply_request(doubted, Void(**OF)).must_republish is False, "that is no answer to it"
 
 
-def test_declined_is_what_a_void_asks_for() -> None:
+def test_a_declined_payment_satisfies_a_void() -> None:
     declined = apply_response(CHARGED, CreateCharge(TEN, "tok_decline"), StatusReport("declined", reason="no"))
     assert event_of(declined) == Declined(**OF, reason="no")
     assert event_of(apply_request(declined, Void(**OF)).operation) == Voided(**OF)
@@ -118,7 +118,7 @@ DAYS = st.lists(
 )
 
 
-class Day:
+class PaymentRun:
     """One payment, one provider with its real books, and a line between them that loses questions and answers."""
 
     def __init__(self, token: str) -> None:
@@ -178,7 +178,7 @@ class Day:
 def test_whatever_is_lost_nothing_is_charged_twice_and_in_the_end_both_sides_agree(
     token: str, steps: list[Charge | Void | Query | Notified | str]
 ) -> None:
-    day = Day(token)
+    day = PaymentRun(token)
     for step in steps:
         match step:
             case "time passes":

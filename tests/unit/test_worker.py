@@ -167,7 +167,7 @@ async def test_a_leaving_worker_whose_attempt_fails_ends_without_acknowledging_i
 
 
 @pytest.mark.parametrize("leaving", ["asked to stop", "rebalancing"])
-async def test_a_leaving_worker_at_its_dead_letter_limit_acknowledges_nothing_of_the_held_batch(
+async def test_a_leaving_worker_acknowledges_nothing_of_a_batch_held_at_the_limit(
     leaving: str, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
