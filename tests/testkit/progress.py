@@ -83,7 +83,7 @@ class Progress:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Print no letter for a test: its file gets a line, and its failure another."""
+        """Print no character for a test: its file gets a line, and its failure another."""
         if report.passed:
             return ("passed" if report.when == "call" else "", "", "")
         if report.failed:
