@@ -1,4 +1,4 @@
-"""Rows of a job queue in memory; they pass the suite of the real ones (`tests/integration/test_pump_rows.py`)."""
+"""Rows of a job queue in memory; they pass the suite of the real ones (`tests/integration/test_job_rows.py`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
