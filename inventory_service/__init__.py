@@ -6,5 +6,6 @@ Emits     inventory.responses.v1 (each outcome with the full cart), inventory.st
           latest state of each product), and `expire` requests to itself for carts that are due.
 
 `model.py` and `order_rules.py` hold the rules, `state.py` their types, `store.py` the transaction and `agents.py` the
-topics. In the background run `expiry.py`, `publisher.py`, `retention.py` and the audit (`audit.py`, `audit_topics.py`).
+topics. In the background run `expiry_scanner.py`, `publisher.py`, `retention.py` and the audit (`audit.py`,
+`audit_topics.py`).
 """

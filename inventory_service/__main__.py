@@ -23,7 +23,7 @@ from inventory_service import build_catalogue, catalogue, publisher
 from inventory_service.agents import InventoryAgents, LockPolicy
 from inventory_service.audit import audit, find_violations
 from inventory_service.audit_topics import read_topics
-from inventory_service.expiry import ExpiryScanner
+from inventory_service.expiry_scanner import ExpiryScanner
 from inventory_service.publisher import Publisher
 from inventory_service.retention import RetentionJob
 from inventory_service.settings import Settings

@@ -14,8 +14,8 @@ from rest_api.http.legacy_stream import LegacyStream
 from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
 from rest_api.http.middleware.headers import HeadersMiddleware
-from rest_api.http.middleware.limits import LimitsMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
+from rest_api.http.middleware.request_limits import LimitsMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
 from rest_api.http.routers import (
     analytics,

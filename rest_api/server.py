@@ -28,7 +28,7 @@ from websockets.frames import Frame
 
 from contracts.ids import uuid7
 from infrastructure.observability import metrics
-from rest_api.http.middleware.limits import MAX_HEAD_BYTES
+from rest_api.http.middleware.request_limits import MAX_HEAD_BYTES
 from rest_api.protocol.client_frames import MAX_FRAME_BYTES
 from rest_api.protocol.problems import MEDIA_TYPE, Problem
 from rest_api.settings import EdgeSettings

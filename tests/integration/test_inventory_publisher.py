@@ -32,10 +32,10 @@ from infrastructure.messaging.batch_processor import ReceivedMessage
 from infrastructure.process.settings import Settings as Shared
 from infrastructure.storage import postgres
 from infrastructure.storage.contention_locks import NoContentionLocks
-from inventory_service import expiry, publisher
+from inventory_service import expiry_scanner, publisher
 from inventory_service.agents import InventoryAgents, LockPolicy
 from inventory_service.catalogue import CatalogueItem, seed
-from inventory_service.expiry import ExpiryScanner
+from inventory_service.expiry_scanner import ExpiryScanner
 from inventory_service.publisher import Publisher
 from inventory_service.store import BACKGROUND_OPTIONS, QUERIES, expiry_id
 from tests.testkit.inventory_store import Schema, Topics, add, command, schema
@@ -334,7 +334,7 @@ async def test_a_failure_of_postgres_reaches_the_batch_processor_unchanged(shop:
     store, topics = shop.store(), Topics()
     store.connect = refuse
     inventory = InventoryAgents(store, NoContentionLocks(), topics.publish, LockPolicy(5, 5))
-    event = expiry.expire_request("ann", command("", Clear(user_id="ann")).accepted_at, 1)
+    event = expiry_scanner.expire_request("ann", command("", Clear(user_id="ann")).accepted_at, 1)
     with pytest.raises(postgres.TRANSIENT_ERRORS):
         await inventory.on_requests([ReceivedMessage(event, REQUEST_REGISTRY.parse(event), 0, 0)])
     assert topics.take(RESPONSES) == [], "nothing is decided"

@@ -8,7 +8,7 @@ import pytest
 
 from rest_api.__main__ import build_state
 from rest_api.app import create_app
-from rest_api.http.middleware.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES
+from rest_api.http.middleware.request_limits import MAX_BODY_BYTES, MAX_HEAD_BYTES
 from rest_api.protocol.problems import Problem
 from rest_api.settings import EdgeSettings
 
