@@ -1,4 +1,4 @@
-"""Shared by all services: envelopes, topics, workers, job queues, locks, observability, and the local stack.
+"""Shared by all services: workers, dead letters, job queues, locks, observability, and the local stack.
 
 It imports no service.
 """

@@ -1,4 +1,4 @@
-"""Mails, and the SMTP connection that sends them.
+"""Mails, and the SMTP connection that sends them; texts: `../templates.py`.
 
 The Message-ID is derived from the notice. If a process crashes between the server's answer and the update of the row,
 the mail is sent twice, and mailboxes can detect the repeat.
