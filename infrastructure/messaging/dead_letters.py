@@ -40,8 +40,8 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class SettledMark:
-    """The mark that the dead letter with this id is settled: redriven or dropped."""
+class SettledMarker:
+    """The marker of a settled dead letter, by its id; `how` is redriven or dropped."""
 
     id: str
     how: str
@@ -68,7 +68,7 @@ def dead_letter_event(
 
 
 def settled_event(dead_letter: Envelope, how: Settlement, now: datetime) -> Envelope:
-    """Return the mark that `dead_letter` is settled, to be published on the topic of the dead letter."""
+    """Return the marker that `dead_letter` is settled, to be published on the topic of the dead letter."""
     position = {name: dead_letter.data[name] for name in ("topic", "partition", "offset")}
     return Envelope(
         id=f"{dead_letter.id}/settled",
@@ -80,8 +80,8 @@ def settled_event(dead_letter: Envelope, how: Settlement, now: datetime) -> Enve
     )
 
 
-def decode(value: bytes | None) -> DeadLetter | SettledMark | None:
-    """Decode a record of a `.dlq` topic; return `None` if it is neither a dead letter nor a mark."""
+def decode(value: bytes | None) -> DeadLetter | SettledMarker | None:
+    """Decode a record of a `.dlq` topic; return `None` if it is neither a dead letter nor a marker."""
     try:
         event = Envelope.model_validate(orjson.loads(value or b""))
         data = event.data
@@ -89,7 +89,7 @@ def decode(value: bytes | None) -> DeadLetter | SettledMark | None:
         if event.type == DEAD_LETTER_TYPE:
             return DeadLetter(event, Record(*position, _bytes(data, "key"), _bytes(data, "value")))
         if event.type == SETTLED_TYPE:
-            return SettledMark("/".join(map(str, position)), str(data["how"]))
+            return SettledMarker("/".join(map(str, position)), str(data["how"]))
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
         pass  # other programs can write to the topic too
     return None

@@ -280,10 +280,10 @@ async def test_a_settlement_has_the_partition_and_key_of_its_dead_letter(
     holdfast: Holdfast, settings: Settings, letters: list[str]
 ) -> None:
     await run(holdfast, "dlq", "drop", "--id", letters[3])
-    (mark,) = [r for r in await lying(settings, EVENTS.dead_letter_topic) if b"dead-letter-settled" in r.value]
-    assert mark.key == b"user-4"
-    assert dead_letters.decode(mark.value) == dead_letters.SettledMark(letters[3], "dropped")
-    assert Envelope.decode(mark.key, mark.value).type == dead_letters.SETTLED_TYPE
+    (marker,) = [r for r in await lying(settings, EVENTS.dead_letter_topic) if b"dead-letter-settled" in r.value]
+    assert marker.key == b"user-4"
+    assert dead_letters.decode(marker.value) == dead_letters.SettledMarker(letters[3], "dropped")
+    assert Envelope.decode(marker.key, marker.value).type == dead_letters.SETTLED_TYPE
 
 
 @pytest.mark.parametrize("command", ["show", "redrive", "drop"])

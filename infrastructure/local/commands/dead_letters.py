@@ -1,4 +1,4 @@
-"""Dead letters of a shop, read from their topics together with the marks of the settled ones."""
+"""Dead letters of a shop, read from their topics together with the markers of the settled ones."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from contracts.envelope import Envelope
 from infrastructure.local.commands import topic_reader
 from infrastructure.local.commands.replay import DEAD_LETTER_SUFFIX, event_ids
 from infrastructure.local.commands.topic_writer import TopicWriter, open_writer
-from infrastructure.messaging.dead_letters import DeadLetter, SettledMark, Settlement, decode, settled_event
+from infrastructure.messaging.dead_letters import DeadLetter, SettledMarker, Settlement, decode, settled_event
 from infrastructure.process import clock
 from infrastructure.process.settings import Settings
 
 BATCH_SIZE: Final = 100
-"""Dead letters whose originals are sent and acknowledged before their marks are sent."""
+"""Dead letters whose originals are sent and acknowledged before their markers are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class DeadLetterList:
 
     entries: tuple[DeadLetterEntry, ...]
     unreadable: int
-    """Number of records that are neither dead letters nor marks."""
+    """Number of records that are neither dead letters nor markers."""
 
 
 async def load_dead_letters(settings: Settings) -> DeadLetterList:
@@ -82,7 +82,7 @@ async def load_dead_letters(settings: Settings) -> DeadLetterList:
         # A consumer that stops without having waited for the broker raises CancelledError (aiokafka).
         return DeadLetterList((), 0)
     entries: dict[str, DeadLetterEntry] = {}
-    marks: dict[str, str] = {}
+    markers: dict[str, str] = {}
     unreadable = 0
     async with topic_reader.open_consumer(settings) as reader:
         reader.assign(partitions)
@@ -103,18 +103,18 @@ async def load_dead_letters(settings: Settings) -> DeadLetterList:
                             (TopicPartition(record.topic, record.partition), record.offset),
                         ),
                     )
-                case SettledMark(id_, how):
-                    marks[id_] = how
+                case SettledMarker(id_, how):
+                    markers[id_] = how
                 case None:
                     unreadable += 1
-    found = (replace(entry, settled=marks.get(entry.id)) for entry in entries.values())
+    found = (replace(entry, settled=markers.get(entry.id)) for entry in entries.values())
     return DeadLetterList(tuple(sorted(found, key=lambda entry: entry.time)), unreadable)
 
 
 async def read_contents(
     settings: Settings, entries: Sequence[DeadLetterEntry]
 ) -> AsyncIterator[tuple[DeadLetterEntry, DeadLetter]]:
-    """Yield the complete dead letters of `entries` one by one, because each may have two megabytes."""
+    """Yield the complete dead letters of `entries` one by one, because each may be two megabytes long."""
     if not entries:
         return
     by_position = {entry.position: entry for entry in entries}
@@ -148,15 +148,15 @@ async def settle(settings: Settings, entries: Sequence[DeadLetterEntry], how: Se
             waiting.append((entry.topic, dead_letter.event))
             done += 1
             if len(waiting) >= BATCH_SIZE:
-                await _send_marks(out, waiting, how)
-        await _send_marks(out, waiting, how)
+                await _send_markers(out, waiting, how)
+        await _send_markers(out, waiting, how)
     return done
 
 
-async def _send_marks(out: TopicWriter, dead_letters: list[tuple[str, Envelope]], how: Settlement) -> None:
+async def _send_markers(out: TopicWriter, dead_letters: list[tuple[str, Envelope]], how: Settlement) -> None:
     await out.flush()
     for topic, dead_letter in dead_letters:
-        mark = settled_event(dead_letter, how, clock.now())
-        await out.send(topic + DEAD_LETTER_SUFFIX, mark.key, mark.encode(), partition=0)
+        marker = settled_event(dead_letter, how, clock.now())
+        await out.send(topic + DEAD_LETTER_SUFFIX, marker.key, marker.encode(), partition=0)
     await out.flush()
     dead_letters.clear()
