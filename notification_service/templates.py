@@ -55,7 +55,7 @@ TEMPLATES: Final[Mapping[Template, TemplateText]] = {
         "A refund for your order {order}",
         (
             "We have given {amount} back, to where it came from.",
-            "All in all that is {refunded} for this order.",
+            "Total refunded for this order: {refunded}.",
             "Your bank may take some days to show it.",
         ),
     ),
@@ -80,7 +80,7 @@ TEMPLATES: Final[Mapping[Template, TemplateText]] = {
     "cart_changed": TemplateText(
         "Your cart has changed",
         (
-            "Your cart was changed elsewhere. It is in its version {version} now.",
+            "Your cart was changed elsewhere. It is now at version {version}.",
             "{lines}",
         ),
     ),
