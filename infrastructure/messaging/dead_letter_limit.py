@@ -8,7 +8,7 @@ from typing import Final
 
 WINDOW_SECONDS: Final = 60
 MIN_RECORDS: Final = 20
-"""A share of fewer records than this says nothing."""
+"""Number of records in the window below which the limit does not apply: the share of so few is not meaningful."""
 
 
 @dataclass(slots=True)

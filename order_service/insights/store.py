@@ -169,9 +169,9 @@ class UnpublishedList:
 async def unpublished_related(
     connection: Connection, min_support: float, limit: int, *, stale: bool
 ) -> list[UnpublishedList]:
-    """Return lists with unpublished changes or, if `stale`, from far fewer orders than exist now.
+    """Return the lists of products with unpublished changes, each with a new version.
 
-    Each list gets a new version.
+    If `stale`, return instead the lists whose last publication counted fewer than 90 percent of the present orders.
     """
     versions: dict[str, int] = dict(
         await _rows(connection, "next_stale" if stale else "next_unpublished", {"limit": limit})

@@ -109,8 +109,9 @@ def notice(message: cart.Notice) -> bytes:
 def _pass_through(message: cart.Response | ShownOutcome, request_id: str | None, *, replayed: bool = False) -> bytes:
     """Return a message as its frame: its type, the id, and its fields as they are.
 
-    The carts build the data of a response to be the frame, so a field that they add reaches the sockets by itself.
-    Fields without a value are left out, but for `available`, whose null says that the product is unknown.
+    The data of a response has the shape of the frame, so a field that is added to the response reaches the sockets
+    without a change here. Fields that are `None` are left out, except `available`, where null is a value: in the answer
+    to `check` it means an unknown product.
     """
     kind = message.TYPE.rpartition(".")[2] if isinstance(message, Message) else message.type
     frame: dict[str, Any] = {"type": kind} if request_id is None else {"type": kind, "id": request_id}
@@ -130,7 +131,7 @@ def _json_default(value: object) -> object:
 
 
 def mark_replayed(frame: bytes) -> bytes:
-    """Return a frame with the mark `replayed`."""
+    """Return a frame with the flag `replayed`."""
     return frame[:-1] + b',"replayed":true}'
 
 

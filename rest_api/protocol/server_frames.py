@@ -155,7 +155,7 @@ class Resumed(ServerFrame):
 
 
 class OrderFrame(ServerFrame):
-    """An order of this shopper moved; `id` is the request that made it, or that caused this step."""
+    """An order of this shopper changed; `id` is the request that created it or requested the change."""
 
     type: Literal["order"]
     id: Identifier
@@ -204,7 +204,7 @@ ErrorCode = Literal[
 
 
 class Error(ServerFrame):
-    """The frame was not accepted, or possibly not; `id` is null if none could be read."""
+    """A frame was not accepted, or its acceptance is unknown; `id` is null if the frame has no readable id."""
 
     type: Literal["error"]
     id: Identifier | None

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final
 
 WINDOW_SECONDS: Final = 60.0
-"""Seconds. Every limit of the contract is per minute."""
+"""Seconds in which an empty bucket fills: every limit of the contract is per minute."""
 
 
 class LimitResult(IntEnum):
