@@ -211,7 +211,8 @@ def test_every_class_in_the_glossary_exists() -> None:
     sources = "\n".join(file.read_text() for file in files() if file.suffix == ".py")
     defined = set(re.findall(r"(?:class |def |^)(\w+)(?=[(:\[]| = )", sources, re.MULTILINE))
     rows = [line.split("|")[3] for line in (ROOT / "docs/glossary.md").read_text().splitlines() if line.count("|") == 4]
-    named = {name for row in rows for name in re.findall(r"(?<!table )(?<!package )(?<!setting )`(\w+)", row)}
+    identifier = re.compile(r"(?<!table )(?<!package )(?<!module )(?<!setting )`(\w+)")
+    named = {name for row in rows for name in identifier.findall(row)}
     assert named - defined == set()
 
 
