@@ -44,11 +44,11 @@ else
 	@$(TESTS) tests/unit tests/integration tests/e2e
 endif
 
-faults: .venv/.dev ## what happens when processes and servers crash, stall, repeat and lie: some 15 minutes
+faults: .venv/.dev ## what happens when processes and servers crash, stall, repeat and lie: about 12 minutes
 	@$(BIN)/pytest -q tests/faults/test_chaos.py
 	@$(TESTS) --ignore tests/faults/test_chaos.py tests/faults
 
-release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, the full chaos: some 20 minutes
+release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, the full chaos: about 20 minutes
 	@$(BIN)/python -m tests.testkit.browser
 	@$(BIN)/pytest -q --durations 20 --durations-min 1 tests/release
 

@@ -99,7 +99,7 @@ def _commit_request(user_id: str, commit: cart.PendingCommit) -> inventory.Commi
 
 
 def is_fresh(accepted: datetime, *, now: datetime) -> bool:
-    """True if a client still waits for the answer to a read."""
+    """Return whether a client still waits for the answer to a read."""
     return now - accepted <= READ_MAX_AGE
 
 
@@ -120,7 +120,7 @@ def apply_decision(state: Cart, request_id: str, decided: inventory.Decided) -> 
 
 
 def already_applied(state: Cart, request_id: str, decided: inventory.Decided) -> bool:
-    """True if a decision was applied before: its request is not pending, and the cart has reached its version.
+    """Return whether a decision was applied before: its request is not pending, and the cart has reached its version.
 
     Always false for a refusal, which has no version, and for a service's reservation, which is never pending here.
     """
@@ -150,7 +150,7 @@ def cart_view(state: Cart) -> cart.CartView:
 
 
 def unhides_lines(before: Cart, after: Cart, decided: inventory.Decided) -> bool:
-    """True if the full cart must be sent, because lines that a pending removal hid are visible again.
+    """Return whether the full cart must be sent, because lines that a pending removal hid are visible again.
 
     No outcome frame says that. It happens when a client resends a removal that was decided long ago: until the old
     outcome arrives, the removal hides lines that were added later, and a client that reads the cart meanwhile has the
@@ -166,7 +166,7 @@ def unhides_lines(before: Cart, after: Cart, decided: inventory.Decided) -> bool
 
 
 def needs_snapshot(after: Cart, request_id: str, decided: inventory.Decided) -> bool:
-    """True if the full cart must be sent, because a checkout emptied it or a cancelled order restored it.
+    """Return whether the full cart must be sent, because a checkout emptied it or a cancelled order restored it.
 
     No frame type says that. False once a later change has superseded this decision: the clients of that change read the
     full cart. True again if the decision is repeated, because the first worker may have crashed before it published.
@@ -263,7 +263,7 @@ def _reservation_response(
 
 
 def _is_order_step(request_id: str, order_id: str) -> bool:
-    """True if the request is a step of the order service, which uses ids of the form `{order_id}/{step}`."""
+    """Return whether the request is a step of the order service, which uses ids of the form `{order_id}/{step}`."""
     return request_id.startswith(f"{order_id}/")
 
 

@@ -30,7 +30,7 @@ OrderStep = Sell | ReleaseOrder | Restock
 
 
 def has_no_age_limit(state: State, request: object) -> bool:
-    """True if the age of `request` does not matter: a step, or the commit of an order that exists already."""
+    """Return whether the age of `request` does not matter: a step, or the commit of an order that exists already."""
     return isinstance(request, OrderStep) or (isinstance(request, Commit) and request.order_id in state.order_holds)
 
 

@@ -169,7 +169,7 @@ class State:
 
 
 def is_due(cart: CartState, now: datetime) -> bool:
-    """True if the cart has reached its expiry time."""
+    """Return whether the cart has reached its expiry time."""
     return cart.expires_at is not None and cart.expires_at <= now
 
 

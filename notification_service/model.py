@@ -57,7 +57,7 @@ class Preferences:
     since: datetime | None = None
 
     def allows(self, channel: Channel) -> bool:
-        """True if the user wants notices on `channel`."""
+        """Return whether the user wants notices on `channel`."""
         return {"email": self.email, "sms": self.sms, "push": self.push}[channel]
 
 
@@ -222,7 +222,7 @@ _SESSION_FIELD: Final = b'"session":"'
 
 
 def may_change_cart(value: bytes) -> bool:
-    """True if a record of `cart.responses` may change a cart and does not answer a read. Checks raw bytes, cheaply."""
+    """Return whether a record of `cart.responses` may change a cart, and does not answer a read, by its raw bytes."""
     return any(kind in value for kind in _CART_TYPES) and _SESSION_FIELD not in value
 
 

@@ -76,7 +76,7 @@ class RecordSelection:
         return starts, ends
 
     def matches(self, record: Record) -> bool:
-        """True if `record` is selected. Its offset is not checked, since `resolve_offsets` limits the offsets."""
+        """Return whether `record` is selected. Its offset is not checked: `resolve_offsets` limits the offsets."""
         if isinstance(self.since, datetime) and record.timestamp < _milliseconds(self.since):
             return False
         if isinstance(self.until, datetime) and record.timestamp >= _milliseconds(self.until):
