@@ -18,6 +18,7 @@ from inventory_service import state as states
 from tests.testkit.simulation import Rules, Simulation
 
 SEEDS = range(150)
+PLANTED_SEEDS = 1000
 
 
 WITHOUT_ZOMBIES = frozenset({"kill", "replay", "expire"})
@@ -161,8 +162,9 @@ PLANTED: dict[str, tuple[Rules, Callable[[], object] | None]] = {
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_caught(bug: str) -> None:
+    """The rarest is caught in one history of some 40; the bound holds wherever the seeds begin."""
     rules, plant = PLANTED[bug]
-    for seed in SEEDS:
+    for seed in range(PLANTED_SEEDS):
         if plant is None:
             faults = Simulation(seed, rules).run()
         else:
@@ -171,7 +173,7 @@ def test_a_planted_bug_is_caught(bug: str) -> None:
         if faults:
             assert Simulation(seed, Rules(faults=rules.faults, lost_writes=rules.lost_writes)).run() == []
             return
-    pytest.fail(f"{len(SEEDS)} histories ran well although {bug}")
+    pytest.fail(f"{PLANTED_SEEDS} histories ran well although {bug}")
 
 
 def test_a_log_without_users_answers_one_user_with_anothers_outcome() -> None:
