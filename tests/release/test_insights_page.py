@@ -47,10 +47,10 @@ async def test_the_page_draws_the_figures(page: Page, edge: Running) -> None:
     figures = {"orders_placed": 7, "orders_confirmed": 3, "orders_cancelled": 1, "shoppers": 4, "buyers": 1}
     tell_figures(edge, "hour", hour, version=1000, takings=takings, **figures)
     await page.goto("/analytics")
-    await expect(page.locator("#says")).to_contain_text("A token is needed")
+    await expect(page.locator("#status")).to_contain_text("A token is needed")
     await page.locator("#token").fill(token("shopper", edge.settings)["Authorization"].removeprefix("Bearer "))
     await page.get_by_role("button", name="Show").click()
-    await expect(page.locator("#says")).to_contain_text("Forbidden")
+    await expect(page.locator("#status")).to_contain_text("Forbidden")
     await page.locator("#token").fill(token("support", edge.settings)["Authorization"].removeprefix("Bearer "))
     await page.get_by_role("button", name="Show").click()
     placed = page.locator(".chart", has=page.get_by_role("heading", name="Orders placed"))
