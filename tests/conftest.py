@@ -63,9 +63,10 @@ hypothesis.settings.load_profile("holdfast")
 
 
 def pytest_configure() -> None:
-    # Run in the background by a shell (`make test &`), we were started with SIGINT ignored, and children inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Started in the background by a shell (`make test &`) we inherit an ignored SIGINT, and so would our children.
+    # SIGTERM ends the run like Ctrl-C: fixtures stop their servers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     # A shop that somebody runs beside the tests must not be theirs.
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
         if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_TEST_INSTALL", "HOLDFAST_CHROMIUM"} and not _external(name):
