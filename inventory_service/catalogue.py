@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from infrastructure.storage.postgres import Connection
-from inventory_service.pg_arrays import scalar_array, text_array
+from inventory_service.pg_arrays import array_parameters
 from inventory_service.store import QUERIES
 
 COLUMNS: Final = ("product_code", "name", "price", "currency", "quantity")
@@ -104,23 +104,25 @@ async def seed(connection: Connection, items: Sequence[CatalogueItem]) -> SeedRe
     A new product gets the file's quantity as received. An existing product gets the file's name and price and keeps its
     stock, because deliveries, holds and sales have changed it since.
     """
-    values = {
-        "codes": text_array(item.code for item in items),
-        "names": text_array(item.name for item in items),
-        "prices": scalar_array(item.price for item in items),
-        "currencies": text_array(item.currency for item in items),
-        "quantities": scalar_array(item.quantity for item in items),
+    columns: dict[str, list[str | int]] = {
+        "codes": [item.code for item in items],
+        "names": [item.name for item in items],
+        "prices": [item.price for item in items],
+        "currencies": [item.currency for item in items],
+        "quantities": [item.quantity for item in items],
     }
+    values = array_parameters(columns)
     async with connection.transaction():
         await connection.execute(QUERIES["lock_listed_stock"], values)
         added = await _fetch(connection, "insert_stock", values)
-        ledger = {
-            "codes": text_array(code for code, _ in added),
-            "quantities": scalar_array(received for _, received in added),
-        }
+        ledger = array_parameters(
+            {"codes": [code for code, _ in added], "quantities": [received for _, received in added]}
+        )
         await connection.execute(QUERIES["append_received"], ledger)
         repriced = await _fetch(connection, "set_prices", values)
-        put = await _fetch(connection, "put_products", values | {"repriced": text_array(code for (code,) in repriced)})
+        put = await _fetch(
+            connection, "put_products", values | array_parameters({"repriced": [code for (code,) in repriced]})
+        )
     new = {code for code, _ in added}
     changed = len({code for code, _ in put} - new)
     return SeedResult(len(new), changed, len(items) - len(new) - changed)

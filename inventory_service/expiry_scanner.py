@@ -12,7 +12,7 @@ from contracts.topics import Topic
 from infrastructure.observability import metrics
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection
-from inventory_service.pg_arrays import scalar_array, text_array
+from inventory_service.pg_arrays import array_literals
 from inventory_service.store import QUERIES, expiry_id
 
 SCAN_SECONDS: Final = 0.5
@@ -63,8 +63,7 @@ class ExpiryScanner:
             self._sent |= dict.fromkeys(unsent, time.monotonic())
             metrics.EXPIRY_REQUESTS.inc(len(unsent))
         if delivered := [cart for cart in undelivered if cart in unsent]:
-            users, due_times, revisions = zip(*delivered, strict=True)
-            values = [text_array(users), scalar_array(due_times), scalar_array(revisions)]
+            values = array_literals(zip(*delivered, strict=True))
             await connection.execute(QUERIES["delete_undelivered_expiries"], values)
         return len(unsent)
 

@@ -6,7 +6,7 @@ rows it touches.
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -32,14 +32,7 @@ from contracts.inventory import (
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, load_queries
 from inventory_service.model import fold
-from inventory_service.pg_arrays import (
-    EMPTY_ARRAY,
-    json_array,
-    nullable_text_array,
-    outcome_array,
-    scalar_array,
-    text_array,
-)
+from inventory_service.pg_arrays import EMPTY_ARRAY, array_literals, array_parameters
 from inventory_service.state import (
     CartState,
     Command,
@@ -188,39 +181,31 @@ class PostgresStore:
             async for user, code, quantity, amount, currency in holds:
                 price = Money(amount=amount, currency=currency)
                 carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
-            holds_by_order = _order_holds([row for cursor in orders async for row in cursor])
+            holds_by_order = _order_holds([row for cursor in orders async for row in cursor]) if orders else {}
         return State(now, carts, stock_levels, entries, _expiry_ids(carts, now), self.time_limits, holds_by_order)
 
     async def _write(self, connection: Connection, state: State) -> None:
         """Write one row per key, with one statement per table; the most contended rows, of stock, come last."""
         carts = [(user, state.carts[user]) for user in state.changed_carts]
         lines = [(user, code, state.carts[user].lines.get(code)) for user, code in state.changed_lines]
+        new_orders = [(order_id, state.order_holds[order_id]) for order_id in state.new_orders]
+        changed_orders = [(order_id, state.order_holds[order_id]) for order_id in state.changed_orders]
         stock = [(code, state.stock_levels[code]) for code in {row.product for row in state.ledger_rows}]
-        plan: list[tuple[str, list[Any], tuple[Callable[[Iterable[Any]], str], ...]]] = [
-            (
-                "save_holders",
-                [(user, h.revision, h.first_held_at, h.expires_at, h.just_expired) for user, h in carts],
-                (text_array, scalar_array, scalar_array, scalar_array, scalar_array),
-            ),
+        plan: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
+            ("save_holders", [(user, h.revision, h.first_held_at, h.expires_at, h.just_expired) for user, h in carts]),
             (
                 "save_holds",
                 [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
-                (text_array, text_array, scalar_array, scalar_array, text_array),
             ),
-            ("delete_holds", [(user, code) for user, code, x in lines if not x], (text_array, text_array)),
-            (
-                "save_reservations",
-                [(id_, o.user, o.purpose, o.revision) for id_, o in _items(state.order_holds, state.new_orders)],
-                (text_array, text_array, nullable_text_array, scalar_array),
-            ),
+            ("delete_holds", [(user, code) for user, code, x in lines if not x]),
+            ("save_reservations", [(id_, o.user, o.purpose, o.revision) for id_, o in new_orders]),
             (
                 "save_order_holds",
                 [
                     (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
-                    for id_, o in _items(state.order_holds, state.changed_orders)
+                    for id_, o in changed_orders
                     for line in o.lines
                 ],
-                (text_array, text_array, scalar_array, scalar_array, text_array, text_array, text_array),
             ),
             (
                 "append_ledger",
@@ -228,39 +213,18 @@ class PostgresStore:
                     (row.product, row.version, *row.key, row.cause, row.received, row.held, row.sold, row.order_id)
                     for row in state.ledger_rows
                 ],
-                (
-                    text_array,
-                    scalar_array,
-                    text_array,
-                    text_array,
-                    text_array,
-                    scalar_array,
-                    scalar_array,
-                    scalar_array,
-                    nullable_text_array,
-                ),
             ),
             (
                 "append_log",
                 [(*key, entry.fingerprint, entry.outcome, revision) for key, entry, revision in state.new_log_entries],
-                (text_array, text_array, json_array, outcome_array, scalar_array),
             ),
-            (
-                "insert_undelivered_expiries",
-                state.undelivered,
-                (text_array, scalar_array, scalar_array),
-            ),
-            (
-                "save_stock",
-                [(code, s.received, s.held, s.sold, s.version) for code, s in stock],
-                (text_array, scalar_array, scalar_array, scalar_array, scalar_array),
-            ),
+            ("insert_undelivered_expiries", state.undelivered),
+            ("save_stock", [(code, s.received, s.held, s.sold, s.version) for code, s in stock]),
         ]
         async with connection.pipeline():
-            for name, rows, encoders in plan:
+            for name, rows in plan:
                 if rows:
-                    columns = zip(encoders, zip(*rows, strict=True), strict=True)
-                    await connection.execute(QUERIES[name], [encode(column) for encode, column in columns])
+                    await connection.execute(QUERIES[name], array_literals(zip(*rows, strict=True)))
             failpoint("inventory.written")
             await connection.execute("COMMIT")
 
@@ -297,15 +261,16 @@ def _keys(batch: Sequence[Command]) -> dict[str, str]:
                 orders.add(order_id)
     # If a batch both commits an order and sells or releases it, the order's products are still in the cart.
     clears.update(user for order_id, user in commits.items() if order_id in steps)
-    return {
-        "users": text_array(users),
-        "clears": text_array(clears),
-        "codes": text_array(codes),
-        "log_users": text_array(user for user, _ in log),
-        "log_ids": text_array(id_ for _, id_ in log),
-        "orders": text_array(orders.union(commits, steps)),
-        "steps": text_array(steps),
+    columns: dict[str, Collection[str]] = {
+        "users": users,
+        "clears": clears,
+        "codes": codes,
+        "log_users": [user for user, _ in log],
+        "log_ids": [id_ for _, id_ in log],
+        "orders": orders.union(commits, steps),
+        "steps": steps,
     }
+    return array_parameters(columns)
 
 
 def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, OrderHolds]:
@@ -318,10 +283,6 @@ def _order_holds(rows: Iterable[tuple[Any, ...]]) -> dict[str, OrderHolds]:
             order = order._replace(lines=(*order.lines, line), state=state)
         orders_by_id[order_id] = order
     return orders_by_id
-
-
-def _items(holds_by_order: Mapping[str, OrderHolds], orders: Iterable[str]) -> list[tuple[str, OrderHolds]]:
-    return [(order_id, holds_by_order[order_id]) for order_id in orders]
 
 
 def _expiry_ids(carts: Mapping[str, CartState], now: datetime) -> dict[str, str]:
