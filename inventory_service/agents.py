@@ -1,6 +1,7 @@
 """The agents of the inventory service: decide a batch of requests in one transaction, then publish the replies."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from contracts.envelope import Envelope
@@ -96,7 +97,8 @@ class InventoryAgents:
 
     async def _decide(self, batch: Sequence[tuple[Command, Envelope]]) -> None:
         commands = [command for command, _ in batch]
-        async with self.locks.hold(self.lock_policy.products_to_lock([command.request for command in commands])):
+        contended = self.lock_policy.products_to_lock([command.request for command in commands])
+        async with self.locks.hold(contended) if contended else nullcontext():
             result = await self.store.transact(commands)
         self.lock_policy.available_seen |= result.available
         failpoint("inventory.committed")
