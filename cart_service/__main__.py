@@ -14,7 +14,6 @@ from cart_service.agents import CartAgents
 from cart_service.audit import audit, audit_partition
 from cart_service.store import CartStore
 from contracts import cart, inventory, orders
-from contracts.ids import uuid7
 from infrastructure.audit.topic_auditor import TopicAuditor, print_report
 from infrastructure.messaging.batch_processor import Handler
 from infrastructure.messaging.broker import BrokerUnavailableError, ensure_topics
@@ -32,9 +31,8 @@ def build(settings: Settings) -> Worker:
     from infrastructure.messaging.worker import Worker
 
     worker = Worker(settings, "cart", topics=TOPICS)
-    process = uuid7()
     carts = CartStore(worker.create_table("carts"))
-    agents = CartAgents(carts, worker.publish, generation=lambda: f"{process}/{worker.generation}")
+    agents = CartAgents(carts, worker.publish, generation=worker.generation)
     worker.add_table_writer(carts.flush)
     worker.add_agent(Handler(cart.REQUESTS, cart.REQUEST_REGISTRY, agents.on_requests, agents.on_permanent_failure))
     worker.add_agent(

@@ -181,30 +181,24 @@ class Envelope(BaseModel):
             raise UndecodableError("not_json", "the record has no value")
         if len(value) > MAX_VALUE_BYTES:
             raise UndecodableError("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
-        fields = _fields(value)
+        try:
+            value.decode()
+            fields = orjson.loads(value)
+        except UnicodeDecodeError as error:
+            raise UndecodableError("not_utf8", str(error)) from None
+        except orjson.JSONDecodeError as error:
+            raise UndecodableError("not_json", str(error)) from None
+        if not isinstance(fields, dict):
+            raise UndecodableError("not_cloudevent", "a CloudEvent is a JSON object")
         if "specversion" not in fields:  # required of others; the default is for our own events
             raise UndecodableError("not_cloudevent", "specversion: Field required")
         try:
             event = cls.model_validate(fields)
         except ValidationError as error:
             raise UndecodableError("not_cloudevent", first_error(error)) from None
-        if event.key != key:
+        if event.subject.encode() != key:
             raise UndecodableError("wrong_key", f"the key is not the subject {event.subject!r}")
         return event
-
-
-def _fields(value: bytes) -> dict[str, Any]:
-    try:
-        value.decode()
-    except UnicodeDecodeError as error:
-        raise UndecodableError("not_utf8", str(error)) from None
-    try:
-        fields = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise UndecodableError("not_json", str(error)) from None
-    if not isinstance(fields, dict):
-        raise UndecodableError("not_cloudevent", "a CloudEvent is a JSON object")
-    return fields
 
 
 def first_error(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, NoReturn, TypeVar
 
 from aiokafka.errors import KafkaError
@@ -112,15 +113,17 @@ class BatchProcessor(Generic[M]):
 
     async def __call__(self, records: Sequence[Record]) -> None:
         """Process `records`, and return when all of them may be acknowledged. Raises only if cancelled."""
-        relevant = [record for record in records if self._passes_prefilter(record)]
+        relevant = records
+        if self.handler.prefilter is not None:
+            relevant = [record for record in records if self._passes_prefilter(record)]
         self.limit.count_seen(len(relevant))
         batch = [received for record in relevant if (received := await self._read(record))]
         if not batch:
             return
-        originals = {(record.partition, record.offset): record for record in records}
         metrics.BATCH_SIZE.labels(self.name).observe(len(batch))
         with metrics.BATCH_SECONDS.labels(self.name).time():
-            if await self._attempt(lambda: self.handler.handle(batch)) is not None:
+            if await self._attempt(partial(self.handler.handle, batch)) is not None:
+                originals = {(record.partition, record.offset): record for record in relevant}
                 for received in batch:  # at least one record fails permanently: find it
                     await self._process_one(received, originals[received.partition, received.offset])
         for received in batch:
@@ -153,7 +156,7 @@ class BatchProcessor(Generic[M]):
             else:
                 await self._dead_letter(record, error.reason, error.detail)
             return None
-        if partition_of(event.key, self.partitions) != record.partition:
+        if partition_of(record.key or b"", self.partitions) != record.partition:
             metrics.REPARTITIONED.labels(self.name).inc()  # e.g. from kcat: its default partitioner is not Java's
             await self._until_done(lambda: self.send(self.name, record.key, record.value or b""))
             failpoint("guard.sent_on")

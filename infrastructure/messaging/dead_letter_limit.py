@@ -56,18 +56,16 @@ class DeadLetterLimit:
 
     def count_seen(self, records: int) -> None:
         """Add records that were received. Call it before any of them is dead-lettered."""
-        self._now().seen += records
-
-    def count_dead_letter(self) -> None:
-        """Add one dead letter. Call it after it was stored."""
-        self._now().dead_lettered += 1
-
-    def _now(self) -> _Second:
         number = int(self._clock())
         if not self._seconds or self._seconds[-1].number != number:
             self._seconds.append(_Second(number))
-        self._forget()
-        return self._seconds[-1]
+            self._forget()
+        self._seconds[-1].seen += records
+
+    def count_dead_letter(self) -> None:
+        """Add one dead letter. Call it after it was stored."""
+        self.count_seen(0)  # adds the current second, if it is missing
+        self._seconds[-1].dead_lettered += 1
 
     def _forget(self) -> None:
         oldest = self._clock() - WINDOW_SECONDS

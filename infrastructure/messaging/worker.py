@@ -22,6 +22,7 @@ import uvloop
 from faust.contrib.asgi import faust_app_running
 
 from contracts.envelope import HEADERS, Envelope, Message
+from contracts.ids import uuid7
 from contracts.topics import Topic
 from infrastructure.messaging.batch_processor import BatchProcessor, Handler
 from infrastructure.messaging.broker import ensure_topics, partition_of
@@ -57,8 +58,11 @@ class Worker(ServiceProcess):
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         super().__init__(settings)
         self.service = service
+        self._process_id = uuid7()
         self.topics = [*topics]
         self.app = create_app(settings, service)
+        self._destinations: dict[Topic, tuple[str, int]] = {}
+        """The broker's name and the number of partitions of each topic that was published to."""
         self._batch_processors: list[BatchProcessor[Any]] = []
         self._writers: list[Callable[[], None]] = []
         self.app.on_partitions_revoked.connect(self._on_partitions_revoked)
@@ -92,7 +96,8 @@ class Worker(ServiceProcess):
                     drained.append(queue.get_nowait())
                 events = [first, *(event for event in drained if self._is_current(event))]
                 try:
-                    await processor([_record(event) for event in events])
+                    messages = [event.message for event in events]
+                    await processor([Record(m.topic, m.partition, m.offset, m.key, m.value) for m in messages])
                     self._liveness.finished_batches[name] += 1
                 except BaseException:  # cancelled in an attempt: returning would acknowledge the batch
                     log.exception("stopped in the middle of an attempt; exiting without acknowledging it")
@@ -117,11 +122,18 @@ class Worker(ServiceProcess):
 
     async def publish(self, topic: Topic, events: Sequence[Envelope]) -> None:
         """Send `events` in order; return when the broker has acknowledged all of them."""
-        name, partitions = self.settings.topic(topic), self.settings.partitions_of(topic)
+        if not events:
+            return
+        destination = self._destinations.get(topic)
+        if destination is None:
+            destination = self.settings.topic(topic), self.settings.partitions_of(topic)
+            self._destinations[topic] = destination
+        name, partitions = destination
         sent = []
         for event in events:
-            partition = partition_of(event.key, partitions)  # cached, unlike aiokafka's
-            sent.append(await self.app.producer.send(name, event.key, event.encode(), partition, None, HEADERS))
+            key = event.subject.encode()
+            partition = partition_of(key, partitions)  # cached, unlike aiokafka's
+            sent.append(await self.app.producer.send(name, key, event.encode(), partition, None, HEADERS))
         for acknowledged in sent:
             await acknowledged
 
@@ -130,13 +142,12 @@ class Worker(ServiceProcess):
         name = self.settings.topic(topic)
         return {partition.partition for partition in self.app.consumer.assignment() if partition.topic == name}
 
-    @property
     def generation(self) -> str:
-        """Name of the current assignment, with its tables recovered or not yet.
+        """Return the name of the current assignment, which no other process has, with its tables recovered or not yet.
 
         When it changes, everything that was known of the assigned partitions is void.
         """
-        return f"{self.app.consumer_generation_id}{'-unsettled' if self.app.rebalancing else ''}"
+        return f"{self._process_id}/{self.app.consumer_generation_id}{'-unsettled' if self.app.rebalancing else ''}"
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -230,8 +241,3 @@ class Worker(ServiceProcess):
 
     async def _send_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         await (await self.app.producer.send(topic, key, value, None, None, HEADERS))
-
-
-def _record(event: Any) -> Record:
-    message = event.message
-    return Record(message.topic, message.partition, message.offset, message.key, message.value)
