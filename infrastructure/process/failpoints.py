@@ -2,11 +2,13 @@
 
 `HOLDFAST_CRASHPOINT=cart.noted:3` ends the process with status 137 when it reaches that failpoint for the third time,
 like `kill -9`. `cart.noted:3:pause` stops it there, like SIGSTOP, until it gets SIGCONT. Each replica does so once: it
-writes a file to its state directory first, so that its successor goes on. Without the variable failpoints cost nothing.
+writes a file to its state directory first, so that its successor goes on. Without the variable a failpoint only looks
+up its name.
 """
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +85,7 @@ def _armed() -> tuple[str, int, bool]:
 _name, _left, _pause = _armed()
 
 
-def failpoint(name: str) -> None:
+def _crash_or_freeze(name: str) -> None:
     """Crash or freeze here if the environment names this failpoint and this is the time to do so."""
     global _left  # noqa: PLW0603 - one countdown per process
     if name != _name:
@@ -94,6 +96,10 @@ def failpoint(name: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
             os._exit(EXIT_KILLED)
+
+
+failpoint: Callable[[str], object] = _crash_or_freeze if _name else FAILPOINTS.__getitem__
+"""Marks the failpoint of this name. Unless the environment arms one, the name is only looked up, so it must exist."""
 
 
 def _first_time() -> bool:
