@@ -63,26 +63,22 @@ class CartAgents:
                     after = model.add_pending(before, request_id, request, accepted=event.time)
                     self.carts.put(request.user_id, before, after)
                     self.retries.add(request.user_id, request_id, now=self.now())
-                    requests.append(_inventory_event(event, model.to_inventory_request(request)))
+                    requests.append(_event(event, model.to_inventory_request(request)))
                     if isinstance(request, cart.Checkout):
                         placements.append(_order_event(event, request))
                 case _ if not model.is_fresh(event.time, now=self.now()):
                     pass
                 case cart.Check():
-                    requests.append(_inventory_event(event, inventory.Check(**request.model_dump())))
+                    requests.append(_event(event, inventory.Check(**request.model_dump())))
                 case cart.Lookup():
-                    requests.append(_inventory_event(event, inventory.Lookup(**request.model_dump())))
+                    requests.append(_event(event, inventory.Lookup(**request.model_dump())))
                 case cart.Read() if request.user_id in self.confirmed_users:
                     state = self.carts.get(request.user_id)
-                    responses.append(
-                        _response_event(event, model.snapshot(request.user_id, request_id, request.session, state))
-                    )
+                    responses.append(_event(event, model.snapshot(request.user_id, request_id, request.session, state)))
                 case cart.Read():
                     epoch = self.generation()
                     requests.append(
-                        _inventory_event(
-                            event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch)
-                        )
+                        _event(event, inventory.Snapshot(user_id=request.user_id, session=request.session, epoch=epoch))
                     )
         failpoint("cart.noted")
         await self.publish(orders.REQUESTS, placements)
@@ -108,12 +104,12 @@ class CartAgents:
                 self.confirmed_users.add(decided.user_id)
             response = model.to_response(after, request_id, decided)
             if response is not None:
-                responses.append(_response_event(event, response))
+                responses.append(_event(event, response))
             is_news = model.needs_snapshot(after, request_id, decided)
             if is_news or model.unhides_lines(before, after, decided):  # lines that only reappear are a replay
                 replayed = decided.replayed or not is_news
                 full_cart = model.snapshot(decided.user_id, None, None, after, replayed=replayed)
-                responses.append(_response_event(event, full_cart))
+                responses.append(_event(event, full_cart))
         failpoint("cart.taken")
         await self.publish(cart.RESPONSES, responses)
         failpoint("cart.told")
@@ -141,7 +137,17 @@ class CartAgents:
                 )
                 self.retries.discard(user_id, request_id)
                 continue
-            requests.append(_event(request, user_id, request_id, pending.since, None))
+            requests.append(
+                Envelope.of(
+                    request,
+                    source=SOURCE,
+                    subject=user_id,
+                    request_id=request_id,
+                    time=pending.since,
+                    traceparent=trace_context.child_traceparent(None),
+                    validate=False,
+                )
+            )
         await self.publish(inventory.REQUESTS, requests)
 
     async def on_permanent_failure(
@@ -159,7 +165,7 @@ class CartAgents:
             intended = model.to_inventory_request(request)
             command = {"type": intended.TYPE, **intended.model_dump(exclude={"user_id"})}
             failure = inventory.Fail(user_id=request.user_id, command=command)
-            await self.publish(inventory.REQUESTS, [_inventory_event(received.event, failure)])
+            await self.publish(inventory.REQUESTS, [_event(received.event, failure)])
 
     def _detect_reassignment(self) -> None:
         """Discard all knowledge of carts and pending requests if the assignment has changed.
@@ -173,25 +179,16 @@ class CartAgents:
             self.retries.rebuild(self.carts.pending_requests(), now=self.now())
 
 
-def _inventory_event(cause: Envelope, request: inventory.Request) -> Envelope:
-    return _event(request, cause.subject, cause.request_id, cause.time, cause.traceparent)
-
-
-def _order_event(cause: Envelope, checkout: cart.Checkout) -> Envelope:
-    return _event(model.to_order_request(checkout), checkout.order_id, cause.request_id, cause.time, cause.traceparent)
-
-
-def _response_event(cause: Envelope, response: cart.Response) -> Envelope:
-    return _event(response, cause.subject, cause.request_id, cause.time, cause.traceparent)
-
-
-def _event(message: Message, key: str, request_id: str, time: datetime, traceparent: str | None) -> Envelope:
+def _event(cause: Envelope, message: Message, subject: str | None = None) -> Envelope:
+    """Return the event that carries `message`, by default with the subject of its `cause`."""
     return Envelope.of(
         message,
         source=SOURCE,
-        subject=key,
-        request_id=request_id,
-        time=time,
-        traceparent=trace_context.child_traceparent(traceparent),
+        cause=cause,
+        subject=subject or cause.subject,
         validate=False,  # its parts were validated; validating them again took a tenth of a batch's time
     )
+
+
+def _order_event(cause: Envelope, checkout: cart.Checkout) -> Envelope:
+    return _event(cause, model.to_order_request(checkout), checkout.order_id)

@@ -160,6 +160,8 @@ def unhides_lines(before: Cart, after: Cart, decided: inventory.Decided) -> bool
     is_new = not decided.replayed and decided.cart.revision > before.revision
     if is_new and isinstance(decided.outcome, inventory.Removed):
         return False
+    if not any(each.type in ("clear", "remove") or each.quantity == 0 for each in before.pending):
+        return False  # nothing was hidden
     shown = {line.product for line in cart_view(before).lines}
     hidden = {line.product for line in before.lines} - shown
     return any(line.product in hidden for line in cart_view(after).lines)
