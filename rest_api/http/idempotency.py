@@ -19,8 +19,7 @@ from contracts import cart
 from contracts.ids import derive_id, uuid7
 from infrastructure.process.failpoints import failpoint
 from rest_api.http.dependencies import AppState
-from rest_api.kafka.envelopes import cart_request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.kafka.gateway import RETRY_AFTER, cart_request_envelope
 from rest_api.protocol.effects import Publish
 from rest_api.protocol.problems import Problem
 from rest_api.read_models.store import UNAVAILABLE_ERRORS, IdempotencyRecord

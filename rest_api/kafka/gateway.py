@@ -10,13 +10,14 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.cart import REQUESTS, RESPONSES
-from contracts.envelope import HEADERS, Envelope
+from contracts import trace_context
+from contracts.cart import REQUEST_REGISTRY, REQUESTS, RESPONSES
+from contracts.envelope import HEADERS, Envelope, Message, MessageRegistry, UndecodableError
 from contracts.topics import Topic
 from infrastructure.messaging.broker import (
     STOP_SECONDS,
@@ -26,11 +27,14 @@ from infrastructure.messaging.broker import (
     stop_consumer,
 )
 from infrastructure.observability import metrics
+from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
 from infrastructure.process.settings import Settings
+from rest_api.protocol.effects import Publish
 
 log = logging.getLogger(__name__)
 
+SOURCE: Final = "/edge"
 ACK_TIMEOUT_SECONDS: Final = 3.0
 PROBE_INTERVAL_SECONDS: Final = 1.0
 RETRY_AFTER: Final = 2
@@ -40,6 +44,55 @@ AckCallback = Callable[[bool], None]
 """Called exactly once: with True if Kafka acknowledged the record, with False if it did not in time."""
 Records = list[ConsumerRecord]
 RecordHandler = Callable[[Records], Awaitable[None]]
+M = TypeVar("M", bound=Message)
+Check = Callable[[Envelope, Message], None]
+"""Raises `UndecodableError` for a message that the reader cannot store."""
+
+
+def cart_request_envelope(user_id: str, request: Publish) -> Envelope:
+    """Return the envelope of a request to the carts.
+
+    The event id is derived from the request, so the same request sent again is the same event.
+    """
+    return Envelope.of(
+        REQUEST_REGISTRY.types[f"holdfast.cart.{request.verb}"],
+        source=SOURCE,
+        subject=user_id,
+        request_id=request.request_id,
+        time=clock.now(),
+        traceparent=trace_context.child_traceparent(request.traceparent),
+        data=request.data,
+    )
+
+
+def request_envelope(message: Message, request_id: str) -> Envelope:
+    """Return the envelope of a message to another service, with the key that the message names."""
+    return Envelope.of(
+        message,
+        source=SOURCE,
+        request_id=request_id,
+        time=clock.now(),
+        traceparent=trace_context.child_traceparent(None),
+    )
+
+
+def decode_record(
+    record: ConsumerRecord, registry: MessageRegistry[M], check: Check | None = None
+) -> tuple[Envelope, M] | None:
+    """Return the event of a record and its message.
+
+    A record that holds no acceptable message is counted and logged, and the result is `None`.
+    """
+    try:
+        event = Envelope.decode(record.key, record.value)
+        message = registry.parse(event)
+        if check is not None:
+            check(event, message)
+    except UndecodableError as error:
+        metrics.IGNORED.labels(record.topic).inc()
+        log.warning("%s %s/%s: %s", record.topic, record.partition, record.offset, error)
+        return None
+    return event, message
 
 
 class KafkaGateway:
@@ -48,6 +101,8 @@ class KafkaGateway:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._headers = list(HEADERS.items())
+        self._destinations: dict[Topic, tuple[str, int]] = {}
+        """The broker's name and the number of partitions of each topic that was published to."""
         self._unacknowledged: OrderedDict[int, tuple[float, AckCallback]] = OrderedDict()
         self._sent = 0
         self._broker_answers = False
@@ -145,11 +200,15 @@ class KafkaGateway:
         self._unacknowledged[number] = (time.monotonic() + ACK_TIMEOUT_SECONDS, done)
         try:
             async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
-                name = self._settings.topic(topic)
-                # Cached; aiokafka would compute it each time.
-                place = partition_of(event.key, self._settings.partitions_of(topic))
+                destination = self._destinations.get(topic)
+                if destination is None:
+                    destination = self._settings.topic(topic), self._settings.partitions_of(topic)
+                    self._destinations[topic] = destination
+                name, partitions = destination
+                key = event.subject.encode()
+                place = partition_of(key, partitions)  # cached; aiokafka would compute it each time
                 future = await self._producer.send(
-                    name, event.encode(), key=event.key, partition=place, headers=self._headers
+                    name, event.encode(), key=key, partition=place, headers=self._headers
                 )
         except (KafkaError, TimeoutError) as error:
             log.warning("a request could not be sent: %r", error, extra={"requestid": event.requestid})

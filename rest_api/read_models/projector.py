@@ -16,8 +16,7 @@ from contracts.topics import Topic
 from infrastructure.messaging.broker import ensure_fetcher_alive, stop_consumer
 from infrastructure.observability import metrics
 from infrastructure.process.settings import Settings
-from rest_api.kafka.gateway import all_partitions
-from rest_api.kafka.records import Check, decode_record
+from rest_api.kafka.gateway import Check, all_partitions, decode_record
 from rest_api.read_models.store import ReadPosition, Store
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,7 @@ from contracts.envelope import Envelope
 from contracts.topics import Topic
 from infrastructure.observability import metrics
 from infrastructure.process import clock
-from rest_api.kafka.envelopes import cart_request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER, KafkaGateway, Records
-from rest_api.kafka.records import decode_record
+from rest_api.kafka.gateway import RETRY_AFTER, KafkaGateway, Records, cart_request_envelope, decode_record
 from rest_api.protocol import frame_encoder
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
 from rest_api.security.admission import Admission
@@ -176,7 +174,7 @@ class ConnectionManager:
     async def dispatch_responses(self, records: Records) -> None:
         """Route the responses of one poll to their users. Responses to users who are not here are not even decoded."""
         messages: list[tuple[UserState, cart.Response, bool]] = []
-        horizon = clock.now().timestamp() - FRESH_SECONDS
+        now = clock.now().timestamp()
         for record in records:
             user = self._users.get(record.key.decode(errors="replace")) if record.key else None
             if user is None:
@@ -184,25 +182,25 @@ class ConnectionManager:
             decoded = decode_record(record, cart.RESPONSE_REGISTRY)
             if decoded is not None:
                 event, message = decoded
-                messages.append((user, message, event.time.timestamp() < horizon))
+                messages.append((user, message, event.time.timestamp() < now - FRESH_SECONDS))
         views = [message.cart for _, message, _ in messages if isinstance(message, cart.Snapshot | cart.Resumed)]
         codes = {line.product for view in views for line in view.lines}
         names = await self.product_names(codes) if codes else {}
         for user, message, old in messages:
             try:
-                self._dispatch_response(user, message, names, old=old)
+                self._dispatch_response(user, message, names, now, old=old)
             except Exception:  # the next response belongs to another user
                 log.exception("a response could not be delivered")
 
     def _dispatch_response(
-        self, user: UserState, message: cart.Response, names: Mapping[str, str], *, old: bool
+        self, user: UserState, message: cart.Response, names: Mapping[str, str], now: float, *, old: bool
     ) -> None:
         match message:
             case cart.Held() | cart.Refused() | cart.Removed() | cart.Expired() | cart.Order():
-                self._send_outcome(user, message, old=old)
+                self._send_outcome(user, message, now, old=old)
             case cart.Snapshot():
                 user.observe_cart(message.cart)
-                self._send_snapshot(user, message, names, old=old or message.replayed)
+                self._send_snapshot(user, message, names, now, old=old or message.replayed)
             case cart.Availability():
                 self._answer_read(user, message.session, message.id, message, [frame_encoder.availability(message)])
             case cart.Resumed():
@@ -215,25 +213,25 @@ class ConnectionManager:
             case cart.OrderRefused() | cart.Reservation():
                 self.in_flight.settle(user.user_id, message.id, Reply(message))
             case cart.Notice():
-                self._broadcast(user, self._mark_if_repeated(user, frame_encoder.notice(message), old=old))
+                self._broadcast(user, self._mark_if_repeated(user, frame_encoder.notice(message), now, old=old))
 
     def _open_sessions(self, user: UserState) -> list[Session]:
         return [self._connections[session_id].session for session_id in user.sessions]
 
-    def _mark_if_repeated(self, user: UserState, frame: bytes, *, old: bool) -> bytes:
+    def _mark_if_repeated(self, user: UserState, frame: bytes, now: float, *, old: bool) -> bytes:
         """Return a frame for all sockets of a user, marked `replayed` if it is `old` or was sent before."""
-        is_repeat = self._recent_frames.seen(user.user_id, frame, clock.now().timestamp())
+        is_repeat = self._recent_frames.seen(user.user_id, frame, now)
         return frame_encoder.mark_replayed(frame) if old or is_repeat else frame
 
-    def _send_outcome(self, user: UserState, message: frame_encoder.OutcomeMessage, *, old: bool) -> None:
+    def _send_outcome(self, user: UserState, message: frame_encoder.OutcomeMessage, now: float, *, old: bool) -> None:
         frame = frame_encoder.outcome(message)
         user.observe_cart(message)
         request_id = None if isinstance(message, cart.Expired) else message.id
         since = None if request_id is None else self.in_flight.accepted_at(user.user_id, request_id)
         if not message.replayed:
-            frame = self._mark_if_repeated(user, frame, old=old and since is None)
+            frame = self._mark_if_repeated(user, frame, now, old=old and since is None)
         if since is not None:
-            metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, clock.now().timestamp() - since))
+            metrics.EDGE_OUTCOME_SECONDS.observe(max(0.0, now - since))
         text = frame.decode()
         for session in self._open_sessions(user):
             to_send = session.on_outcome(request_id, frame)
@@ -241,10 +239,12 @@ class ConnectionManager:
         if request_id is not None:
             self.in_flight.settle(user.user_id, request_id, Reply(message, frame))
 
-    def _send_snapshot(self, user: UserState, message: cart.Snapshot, names: Mapping[str, str], *, old: bool) -> None:
+    def _send_snapshot(
+        self, user: UserState, message: cart.Snapshot, names: Mapping[str, str], now: float, *, old: bool
+    ) -> None:
         body = frame_encoder.cart_body(user.user_id, message.cart, names, self.currency)
         if message.session is None:
-            self._broadcast(user, self._mark_if_repeated(user, frame_encoder.cart_frame(body), old=old))
+            self._broadcast(user, self._mark_if_repeated(user, frame_encoder.cart_frame(body), now, old=old))
             return
         request_id = message.id or ""
         connection = self._connection(user, message.session)

@@ -24,8 +24,7 @@ from contracts.topics import Topic
 from infrastructure.messaging.broker import ConsumerCrashedError, ensure_topics
 from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
-from rest_api.kafka.envelopes import cart_request_envelope
-from rest_api.kafka.gateway import KafkaGateway
+from rest_api.kafka.gateway import KafkaGateway, cart_request_envelope
 from rest_api.protocol.effects import Publish
 from rest_api.read_models import projector
 from rest_api.read_models.projector import Projector

@@ -12,8 +12,7 @@ from contracts.ids import derive_id
 from infrastructure.process import clock
 from rest_api.http.dependencies import AppState
 from rest_api.http.schemas.orders import order_body
-from rest_api.kafka.envelopes import cart_request_envelope, request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.kafka.gateway import RETRY_AFTER, cart_request_envelope, request_envelope
 from rest_api.protocol.client_frames import Wanted, order_id
 from rest_api.protocol.effects import Publish
 from rest_api.protocol.problems import Problem

@@ -15,8 +15,7 @@ from rest_api.http import pagination
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppState, AppStateDep, CurrentUser, ServiceUser
 from rest_api.http.idempotency import execute
 from rest_api.http.routers.cart import IdempotencyKey, PreferHeader
-from rest_api.kafka.envelopes import request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
 from rest_api.protocol.problems import Problem
 from rest_api.read_models.store import UNAVAILABLE_ERRORS, Row
 from rest_api.websocket.in_flight import Reply

@@ -19,8 +19,7 @@ from rest_api.http.commands.orders import refusal_problem
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppState, AppStateDep, ServiceUser
 from rest_api.http.idempotency import execute
 from rest_api.http.routers.cart import READ_TIMEOUT_SECONDS, IdempotencyKey, PreferHeader
-from rest_api.kafka.envelopes import request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
 from rest_api.protocol.problems import Problem
 from rest_api.websocket.in_flight import Reply
 

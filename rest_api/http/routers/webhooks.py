@@ -15,8 +15,7 @@ from contracts.inventory import Identifier
 from infrastructure.process import clock
 from infrastructure.security.webhooks import HEADER, BadSignature, StaleWebhook, verify
 from rest_api.http.dependencies import AppStateDep, app_state
-from rest_api.kafka.envelopes import request_envelope
-from rest_api.kafka.gateway import RETRY_AFTER
+from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
 from rest_api.protocol.problems import Problem, json_pointer
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
