@@ -31,7 +31,9 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """Take a token; return False if there is none."""
-        self._fill(now)
+        # If the clock is set back, the level neither rises nor falls.
+        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW_SECONDS)
+        self.updated_at = now
         if self.level < 1:
             return False
         self.level -= 1
@@ -40,11 +42,6 @@ class TokenBucket:
     def seconds_until_token(self) -> float:
         """Return the seconds from the last `take` until the next token."""
         return max(0.0, 1 - self.level) * WINDOW_SECONDS / self.size
-
-    def _fill(self, now: float) -> None:
-        # If the clock is set back, the level neither rises nor falls.
-        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW_SECONDS)
-        self.updated_at = now
 
 
 class Allowance:

@@ -116,12 +116,12 @@ class InFlight:
 
     def accepted_at(self, user_id: str, request_id: str) -> float | None:
         """Return when a change or REST request was last sent; `None` if it is not unanswered."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         return request.accepted_at if request else None
 
     def is_awaited(self, user_id: str, request_id: str, session: str) -> bool:
         """Return True if this session sent the change and has no outcome yet."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         return request is not None and session in request.acknowledged
 
     def is_reading(self, session: str, request_id: str) -> bool:
@@ -162,13 +162,13 @@ class InFlight:
         `is_guarded` the load of the whole shop does not matter. A refused request does not count as unanswered.
         """
         key: Key = (None if read_until is None else session, request_id)
-        request = self._find(user_id, key)
+        requests = self._users.get(user_id, {})
+        request = requests.get(key)
         counted = request is not None and request.accepted_at is not None
-        if limit is not None and not counted and len(self.unanswered(user_id)) >= limit:
-            self.forget_stale(user_id, now)
-            if len(self.unanswered(user_id)) >= limit:
-                return Registration.TOO_MANY
-        request = self._add(user_id, key)
+        if limit is not None and not counted and len(requests) >= limit and self._is_full(user_id, limit, now):
+            return Registration.TOO_MANY
+        if request is None:
+            request = self._add(user_id, key)
         request.accepted_at = now
         if is_guarded and not self._admit(request, now):
             self._release(request)
@@ -199,7 +199,7 @@ class InFlight:
 
     def acknowledge(self, user_id: str, request_id: str, session: str) -> bool:
         """Record that a session is sent `pending`; False if it was before, or if it did not send the change."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         if request is None or request.acknowledged.get(session, True):
             return False
         request.acknowledged[session] = True
@@ -207,30 +207,39 @@ class InFlight:
 
     def release(self, user_id: str, request_id: str) -> None:
         """Stop counting a change or REST request that may not have been sent; its outcome is still awaited."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         if request is not None:
             self._release(request)
 
     def detach(self, user_id: str, request_id: str, session: str) -> None:
         """Stop counting a change of which the session has learnt by `resume`; other sockets still await its outcome."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         if request is not None:
             self._forget_socket(request, session)
             self._release(request)
 
     def settle(self, user_id: str, request_id: str, answer: Reply) -> None:
         """Remove a change or REST request, and give its answer to the REST requests that wait for it."""
-        request = self._find(user_id, (None, request_id))
+        key: Key = (None, request_id)
+        requests = self._users.get(user_id, {})
+        request = requests.pop(key, None)
         if request is None:
             return
-        for session in list(request.acknowledged):
-            self._forget_socket(request, session)
-        self._release(request)
-        self.resolve(user_id, request_id, answer)
+        if not requests:
+            del self._users[user_id]
+        for session in request.acknowledged:
+            if session in self._sockets:
+                self._sockets[session].changes.pop(request_id, None)
+        if request.admitted_at is not None:
+            self._admission.count_answer()
+            del self._admitted[user_id, key]
+        for future in request.futures:
+            if not future.done():
+                future.set_result(answer)
 
     def settle_read(self, user_id: str, request_id: str, session: str) -> bool:
         """Remove a read; False if the session does not wait for it."""
-        request = self._find(user_id, (session, request_id))
+        request = self._users.get(user_id, {}).get((session, request_id))
         if request is None:
             return False
         request.deadline = None
@@ -240,7 +249,7 @@ class InFlight:
 
     def resolve(self, user_id: str, request_id: str, answer: Reply) -> None:
         """Give an answer to the REST requests that wait for it, and change nothing else."""
-        request = self._find(user_id, (None, request_id))
+        request = self._users.get(user_id, {}).get((None, request_id))
         if request is None:
             return
         futures, request.futures = request.futures, []
@@ -273,16 +282,19 @@ class InFlight:
     def _requests(self, user_id: str) -> list[InFlightRequest]:
         return list(self._users.get(user_id, {}).values())
 
-    def _find(self, user_id: str, key: Key) -> InFlightRequest | None:
-        requests = self._users.get(user_id)
-        return requests.get(key) if requests else None
-
     def _add(self, user_id: str, key: Key) -> InFlightRequest:
         requests = self._users.setdefault(user_id, {})
         request = requests.get(key)
         if request is None:
             request = requests[key] = InFlightRequest(user_id, key)
         return request
+
+    def _is_full(self, user_id: str, limit: int, now: float) -> bool:
+        """Return True if a user has `limit` unanswered requests even without the stale ones."""
+        if len(self.unanswered(user_id)) < limit:
+            return False
+        self.forget_stale(user_id, now)
+        return len(self.unanswered(user_id)) >= limit
 
     def _admit(self, request: InFlightRequest, now: float) -> bool:
         if request.admitted_at is not None or not self._admission.is_limited:

@@ -175,7 +175,8 @@ class Session:
 
     def on_acknowledged(self, request_id: str) -> list[bytes]:
         """Handle the acknowledgement of Kafka: return `pending`, unless the outcome came first."""
-        return [frame_encoder.pending(request_id)] if self._take_pending(request_id) else []
+        is_first = self._in_flight.acknowledge(self.user.user_id, request_id, self.id)
+        return [frame_encoder.pending(request_id)] if is_first else []
 
     def on_unacknowledged(self, request_id: str, retry_after: int) -> list[bytes]:
         """Handle a send that Kafka did not acknowledge in time; the request may or may not be there."""
@@ -189,15 +190,11 @@ class Session:
             return []
         return [_unavailable(request_id, retry_after)]
 
-    def _take_pending(self, request_id: str) -> bool:
-        """Return True, once, if this socket sent the change and was not sent `pending` for it."""
-        return self._in_flight.acknowledge(self.user.user_id, request_id, self.id)
-
     # ---- answers ----------------------------------------------------------------------------------------------------
 
     def on_outcome(self, request_id: str | None, frame: bytes) -> list[bytes]:
         """Return the frames for an outcome of this user; on the socket that sent the request `pending` comes first."""
-        if request_id is not None and self._take_pending(request_id):
+        if request_id is not None and self._in_flight.acknowledge(self.user.user_id, request_id, self.id):
             return [frame_encoder.pending(request_id), frame]
         return [frame]
 
