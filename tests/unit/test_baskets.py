@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -213,13 +213,29 @@ def test_a_line_that_is_not_a_basket_is_named(text: bytes, complaint: str, tmp_p
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-m", "infrastructure.local", "baskets", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `holdfast baskets` in this process: a process of its own for each would take a second each."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["holdfast", "baskets", *arguments])
+        try:
+            status = insights_command.main()
+        except SystemExit as end:
+            status = int(str(end.code))
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
 
 
 def test_the_answer_for_machines(tmp_path: Path) -> None:
-    done = command(str(write(tmp_path, TWELVE)), "--min-support", "0.25", "--min-confidence", "0.75", "--json")
+    arguments = (str(write(tmp_path, TWELVE)), "--min-support", "0.25", "--min-confidence", "0.75", "--json")
+    argv = [sys.executable, "-m", "infrastructure.local", "baskets", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert answer["baskets"] == 12
@@ -233,19 +249,19 @@ def test_the_answer_for_machines(tmp_path: Path) -> None:
     ]
 
 
-def test_the_answer_for_readers(tmp_path: Path) -> None:
-    done = command(str(write(tmp_path, TWELVE)))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("12 baskets; 33 rules")
-    by_lift, by_support = done.stdout.split("the top 10 by support")
+def test_the_answer_for_readers(tmp_path: Path, command: Command) -> None:
+    status, answer, complaint = command(str(write(tmp_path, TWELVE)))
+    assert (status, complaint) == (0, "")
+    assert answer.startswith("12 baskets; 33 rules")
+    by_lift, by_support = answer.split("the top 10 by support")
     assert by_lift.count("\n") > 10
     first = by_support.splitlines()[2]
     assert first.split() == ["bread", "butter", "0.4167", "0.833", "1.67"]
 
 
-def test_a_file_without_baskets(tmp_path: Path) -> None:
-    done = command(str(write(tmp_path, "\n")), "--json")
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"baskets": 0, "rules": []})
+def test_a_file_without_baskets(tmp_path: Path, command: Command) -> None:
+    status, answer, _ = command(str(write(tmp_path, "\n")), "--json")
+    assert (status, json.loads(answer)) == (0, {"baskets": 0, "rules": []})
 
 
 @pytest.mark.parametrize(
@@ -266,18 +282,12 @@ def test_wrong_use_and_wrong_files(
     status: int,
     complaint: str,
     tmp_path: Path,
+    command: Command,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Run the sub-command in this process: a process of its own for each would take a second each."""
     write(tmp_path, b"\xfe\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["holdfast", "baskets", *arguments])
-    try:
-        ended = insights_command.main()
-    except SystemExit as end:
-        ended = int(str(end.code))
-    said = capsys.readouterr()
-    assert (ended, said.out) == (status, "")
-    assert complaint in said.err
-    assert "Traceback" not in said.err
+    ended, answer, said = command(*arguments)
+    assert (ended, answer) == (status, "")
+    assert complaint in said
+    assert "Traceback" not in said
