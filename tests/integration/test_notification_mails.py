@@ -276,7 +276,7 @@ async def _until(here: NoticeStack, user: str, expected: dict[tuple[str, str], s
 
 
 async def _pushed(here: NoticeStack, user: str) -> list[str]:
-    """Return the ids of the events that tell of a pushed notice; a slow attempt may repeat one, with its id."""
+    """Return the ids of the events that report a pushed notice; a slow attempt may repeat one, with its id."""
     return [each.id for each in await here.heard(notices.EVENTS, user) if each.data.get("channel") == "push"]
 
 
