@@ -128,7 +128,7 @@ def prepare(root: Path) -> Path:
     return root
 
 
-def until(test: Callable[[], bool], seconds: float = 30.0) -> float:
+def until(test: Callable[[], bool], seconds: float = 90.0) -> float:
     """Wait for it; returns how long it took."""
     began = time.monotonic()
     while not test():
