@@ -24,7 +24,7 @@ down: ## stop the shop
 
 dev: .venv/.dev ## install what development needs too
 
-check: .venv/.dev ## format, lint, types, layers and unit tests: under a minute
+check: .venv/.dev ## format, lint, types, layers and unit tests: about a minute
 	@$(BIN)/ruff format --check --quiet $(CODE) || { echo 'Run .venv/bin/ruff format.' >&2; exit 1; }
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(MAKE) --no-print-directory -j 3 types layers unit
