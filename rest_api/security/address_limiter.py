@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -62,7 +62,24 @@ class AddressLimiter:
         address = scope["client"][0] if scope.get("client") else ""
         if self._disabled or (self._exempts_loopback and _is_loopback(address)):
             return None
+        return client_network(address)
+
+
+def client_network(address: str) -> str:
+    """Return the key under which limits count `address`: an IPv4 address itself, the /64 network of an IPv6 address.
+
+    A household or a server usually gets a whole /64, so its addresses must share one limit. An IPv4 address that is
+    mapped into IPv6 counts as IPv4. Text that is not an address is returned as it is.
+    """
+    try:
+        parsed = ip_address(address)
+    except ValueError:
         return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((int(parsed), 64), strict=False))
 
 
 def enforce_limit(connection: HTTPConnection, allowance: Allowance, size: int, now: float) -> None:

@@ -9,7 +9,8 @@ from starlette.requests import HTTPConnection
 
 from infrastructure.process import clock
 from rest_api.app import create_app
-from rest_api.security.address_limiter import MAX_ADDRESSES, AddressLimiter
+from rest_api.protocol.problems import Problem
+from rest_api.security.address_limiter import MAX_ADDRESSES, AddressLimiter, client_network
 from rest_api.settings import EdgeSettings
 from tests.testkit.edge_session import make_app_state
 
@@ -83,3 +84,29 @@ async def test_an_address_without_a_user_may_send_300_requests_per_minute(monkey
         bearer = {"Authorization": f"Bearer {answers[0].json()['token']}"}
         known = await far.post("/v1/guests", headers=bearer)
         assert known.status_code == 201, "who has a user is counted as that"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_an_ipv6_network_counts_as_one_address(address: str, network: str) -> None:
+    assert client_network(address) == network
+
+
+def test_fifty_addresses_of_one_ipv6_network_share_one_limit() -> None:
+    limiter = AddressLimiter(EdgeSettings(limit_anonymous=1))
+    limiter.count_request(from_address("2001:db8:1:2::1"))
+    for number in range(2, 52):
+        with pytest.raises(Problem, match="more than 1 requests"):
+            limiter.count_request(from_address(f"2001:db8:1:2::{number:x}"))
+    limiter.count_request(from_address("2001:db8:1:3::1"))
