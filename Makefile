@@ -33,7 +33,7 @@ types: .venv/.dev
 layers: .venv/.dev
 	@$(BIN)/lint-imports
 unit: .venv/.dev
-	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/unit  # some of them wait
+	@HOLDFAST_TEST_EFFORT=quick $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/unit  # some of them wait
 
 test: .venv/.dev ## unit, integration and end-to-end tests on real servers: under ten minutes (SERVICE=cart: one service's)
 ifdef SERVICE

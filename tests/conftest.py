@@ -39,6 +39,7 @@ def settings(servers: Servers, prefix: str, tmp_path: Path) -> Settings:
     return servers.settings(prefix, state_dir=str(tmp_path))
 
 
+OWN_SETTINGS = {"HOLDFAST_TEST_SERVERS", "HOLDFAST_TEST_INSTALL", "HOLDFAST_TEST_EFFORT", "HOLDFAST_CHROMIUM"}
 SERVICES = "edge,cart,inventory,orders,payment,delivery,provider"
 
 
@@ -69,7 +70,7 @@ def pytest_configure() -> None:
         signal.signal(number, signal.default_int_handler)
     # A shop that somebody runs beside the tests must not be theirs.
     for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
-        if name not in {"HOLDFAST_TEST_SERVERS", "HOLDFAST_TEST_INSTALL", "HOLDFAST_CHROMIUM"} and not _external(name):
+        if name not in OWN_SETTINGS and not _external(name):
             del os.environ[name]
     os.environ["HOLDFAST_PARTITIONS"] = str(PARTITIONS)
     # Brokers of tests live for minutes: the second compiler would cost more than its code saves.

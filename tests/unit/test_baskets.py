@@ -17,6 +17,7 @@ from order_service.insights import __main__ as insights_command
 from order_service.insights import basket_file
 from order_service.insights.basket_file import BasketsError, count_item_sets, read_baskets
 from order_service.insights.baskets import Rule, _one_pass, min_count
+from tests.testkit.effort import histories
 
 TWELVE = """\
 bread,butter,milk
@@ -127,7 +128,7 @@ def by_force(baskets: Sequence[set[str]], min_support: float, min_confidence: fl
 
 
 @given(baskets=some_baskets, min_support=shares, min_confidence=shares, counters=st.integers(1, 60))
-@settings(max_examples=400)
+@settings(max_examples=histories(400))
 def test_every_rule_and_no_other(
     baskets: list[set[str]], min_support: float, min_confidence: float, counters: int, tmp_path_factory: Any
 ) -> None:

@@ -8,6 +8,7 @@ from cart_service import model as cart_model
 from load.protocol import ClientState, Frame
 from rest_api.websocket.in_flight import InFlight
 from rest_api.websocket.session import Session
+from tests.testkit.effort import histories
 from tests.testkit.resumption import Cut, Fate, ResumptionRun, Schedule
 
 SCHEDULES: tuple[Schedule, ...] = ("fair", "late acknowledgements", "long line", "slow inventory")
@@ -35,7 +36,7 @@ FATES: st.SearchStrategy[list[Fate]] = st.lists(st.sampled_from(("kept", "kept",
 
 
 @given(st.lists(CUTS, max_size=4), FATES, st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=histories(300), deadline=None)
 def test_resume_after_random_cuts_and_unacknowledged_sends(cuts: list[Cut], fates: list[Fate], seed: int) -> None:
     # Five sockets a user: those that the edge does not know to be gone count.
     shop = ResumptionRun("random", [cut for cut in cuts if cut.after <= 30][:4], fates, seed)

@@ -35,6 +35,7 @@ from contracts.inventory import (
 )
 from inventory_service.fingerprint import fingerprint
 from inventory_service.state import EXPIRY_PREFIX, Command, Reply
+from tests.testkit.effort import histories
 from tests.testkit.inventory_model import NOON, InventoryModel, add, commit, restock, sell, take, to_cart, to_shelf
 
 
@@ -143,7 +144,7 @@ def _is_read(answer: Reply) -> bool:
     return hasattr(answer.command.request, "session")
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=histories(800), deadline=None)
 @given(STEPS)
 def test_no_history_breaks_a_rule(steps: list[Step]) -> None:
     shop = _shop()
@@ -180,7 +181,7 @@ def _total(outcome: Committed) -> Money:
     return Money(amount=sum(line.quantity * line.price.amount for line in outcome.lines), currency="GBP")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=histories(300), deadline=None)
 @given(STEPS, st.data())
 def test_replaying_any_part_of_a_history_changes_nothing(steps: list[Step], data: st.DataObject) -> None:
     shop = _shop()
@@ -197,7 +198,7 @@ def test_replaying_any_part_of_a_history_changes_nothing(steps: list[Step], data
     assert all(answer.replayed for answer in answers if isinstance(answer.outcome, DECIDED) and not _is_read(answer))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=histories(300), deadline=None)
 @given(STEPS)
 def test_no_order_is_taken_sold_or_given_back_twice_though_the_log_has_forgotten(steps: list[Step]) -> None:
     shop = _shop()
@@ -219,7 +220,7 @@ def test_no_order_is_taken_sold_or_given_back_twice_though_the_log_has_forgotten
     assert {row.cause for row in shop.ledger[ledger:]} <= {"expire"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=histories(200), deadline=None)
 @given(STEPS)
 def test_a_history_ends_the_same_however_it_is_cut_into_batches(steps: list[Step]) -> None:
     whole, cut = [_shop() for _ in range(2)]

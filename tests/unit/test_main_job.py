@@ -15,9 +15,10 @@ from cart_service import model as cart_model
 from contracts import inventory
 from inventory_service import model, order_rules
 from inventory_service import state as states
+from tests.testkit.effort import histories
 from tests.testkit.simulation import Rules, Simulation
 
-SEEDS = range(150)
+SEEDS = range(histories(150))
 PLANTED_SEEDS = 1000
 
 

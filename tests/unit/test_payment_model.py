@@ -31,6 +31,7 @@ from order_service.payment.model import (
     is_unfinished,
 )
 from order_service.payment.provider.database import Conflict, ProviderDatabase, RequestedCharge
+from tests.testkit.effort import histories
 
 OF = {"order_id": "o-1", "user_id": "ann", "payment_id": "p-1"}
 TEN = Money(amount=1000, currency="GBP")
@@ -173,7 +174,7 @@ class PaymentRun:
             self.books.settle_charge("p-1", ("captured", 1000))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=histories(600), deadline=None)
 @given(st.sampled_from(["tok_approve", "tok_decline", "tok_timeout", "tok_late"]), DAYS)
 def test_whatever_is_lost_nothing_is_charged_twice_and_in_the_end_both_sides_agree(
     token: str, steps: list[Charge | Void | Query | Notified | str]
