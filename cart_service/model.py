@@ -43,9 +43,8 @@ def add_pending(state: Cart, request_id: str, change: cart.Change, *, accepted: 
     """Return the cart with `change` among its pending requests; unchanged if the request is already there."""
     if any(pending.id == request_id for pending in state.pending):
         return state
-    fields = change.model_dump(include={"product", "quantity"})
-    if isinstance(change, cart.Checkout):
-        fields["commit"] = _pending_commit(change)
+    is_checkout = isinstance(change, cart.Checkout)
+    fields = {"commit": _pending_commit(change)} if is_checkout else change.model_dump(exclude={"user_id"})
     verb = change.TYPE.removeprefix("holdfast.cart.")
     new = cart.PendingRequest.model_validate({"id": request_id, "type": verb, "since": accepted, **fields})
     return state.model_copy(update={"pending": (*state.pending, new)})
@@ -55,13 +54,13 @@ def to_inventory_request(change: cart.Change) -> inventory.Request:
     """Build the inventory request for a change. Equal changes give equal requests, so a retry is a replay."""
     match change:
         case cart.Add():
-            return inventory.Hold(user_id=change.user_id, mode="add", product=change.product, quantity=change.quantity)
+            return inventory.Hold(mode="add", **dict(change))
         case cart.Set():
-            return inventory.Hold(user_id=change.user_id, mode="set", product=change.product, quantity=change.quantity)
+            return inventory.Hold(mode="set", **dict(change))
         case cart.Remove():
-            return inventory.Remove(user_id=change.user_id, product=change.product)
+            return inventory.Remove(**dict(change))
         case cart.Clear():
-            return inventory.Clear(user_id=change.user_id)
+            return inventory.Clear(**dict(change))
         case cart.Checkout():
             return _commit_request(change.user_id, _pending_commit(change))
 
@@ -79,7 +78,7 @@ def retry_request(user_id: str, pending: cart.PendingRequest) -> inventory.Reque
     """
     if pending.commit is not None:
         return _commit_request(user_id, pending.commit)
-    fields = pending.model_dump(include={"product", "quantity"}, exclude_none=True)
+    fields = pending.model_dump(exclude={"id", "type", "since", "commit"}, exclude_none=True)
     change = cart.REQUEST_REGISTRY.types[f"holdfast.cart.{pending.type}"].model_validate({"user_id": user_id, **fields})
     if not isinstance(change, cart.Change):
         message = f"cannot retry a pending {pending.type!r}: only add, set, remove, clear and checkout can be pending"

@@ -8,7 +8,13 @@ from pydantic import ValidationError
 
 from contracts.inventory import MAX_QUANTITY, Clear, Commit, Fail, Hold, ReleaseOrder, Remove, Restock, Sell
 
-CLIENT_VERBS: Final = frozenset({"add", "set", "remove", "clear"})
+_CART_REQUESTS: Final[Mapping[str, type[Hold | Remove | Clear]]] = {
+    "add": Hold,
+    "set": Hold,
+    "remove": Remove,
+    "clear": Clear,
+}
+"""The request to inventory for each verb of a client."""
 CHECKOUT_NAMES: Final = frozenset({"checkout", "commit"})
 """Both names mean checkout: carts say `checkout`, inventory says `commit`."""
 
@@ -25,22 +31,27 @@ LoggedRequest = Hold | Remove | Clear | Commit | Sell | ReleaseOrder | Restock |
 def fingerprint(request: LoggedRequest) -> Fingerprint:  # noqa: PLR0911 - one per kind
     """Return the fingerprint of a command. That of a failed command is the one of the command that was intended."""
     match request:
-        case Hold(mode=mode, product=product, quantity=quantity):
-            return {"type": mode, "product": product, "quantity": quantity}
-        case Remove(product=product):
-            return {"type": "remove", "product": product}
+        case Hold(mode=mode):
+            return {"type": mode, **_parameters(request)}
+        case Remove():
+            return {"type": "remove", **_parameters(request)}
         case Clear():
-            return {"type": "clear"}
+            return {"type": "clear", **_parameters(request)}
         case Commit():
             return _checkout_fingerprint(request)
-        case Sell(order_id=order_id):
-            return {"type": "sell", "order_id": order_id}
-        case ReleaseOrder(order_id=order_id, to=to):
-            return {"type": "release-order", "order_id": order_id, "to": to}
-        case Restock(order_id=order_id, shipped=shipped):
-            return {"type": "restock", "order_id": order_id, "shipped": shipped}
+        case Sell():
+            return {"type": "sell", **_parameters(request)}
+        case ReleaseOrder():
+            return {"type": "release-order", **_parameters(request)}
+        case Restock():
+            return {"type": "restock", **_parameters(request)}
         case Fail(command=command):
             return _failed_fingerprint(command)
+
+
+def _parameters(request: LoggedRequest) -> dict[str, Any]:
+    """Return all fields of a request but those that its key in the log or the fingerprint's type has already."""
+    return request.model_dump(mode="json", exclude={"user_id", "mode"}, exclude_none=True)
 
 
 def _checkout_fingerprint(request: Commit) -> Fingerprint:
@@ -55,12 +66,15 @@ def _failed_fingerprint(command: Mapping[str, Any]) -> Fingerprint:
     verb = str(command.get("mode")) if verb == "hold" else verb
     if verb in CHECKOUT_NAMES:
         return _failed_checkout_fingerprint(command)
-    product, quantity = command.get("product"), command.get("quantity")
-    return {
-        "type": verb if verb in CLIENT_VERBS else "unknown",
-        **({"product": product} if _is_identifier(product) else {}),
-        **({"quantity": quantity} if quantity in range(MAX_QUANTITY + 1) else {}),
-    }
+    try:
+        return fingerprint(_CART_REQUESTS[verb].model_validate({**command, "user_id": "-", "mode": verb}))
+    except (KeyError, ValidationError):
+        product, quantity = command.get("product"), command.get("quantity")
+        return {
+            "type": verb if verb in _CART_REQUESTS else "unknown",
+            **({"product": product} if _is_identifier(product) else {}),
+            **({"quantity": quantity} if quantity in range(MAX_QUANTITY + 1) else {}),
+        }
 
 
 def _failed_checkout_fingerprint(command: Mapping[str, Any]) -> Fingerprint:

@@ -152,7 +152,7 @@ def _change_cart(state: State, user: str, decision: Decision) -> None:
         before = cart.lines.pop(product, None)
         if line is not None:
             cart.lines[product] = line
-        if line is None or before is None or line.quantity != before.quantity:
+        if line != before:
             state.changed_lines.add((user, product))
     if decision.expires_at:
         cart.first_held_at = cart.first_held_at or truncate_to_milliseconds(state.now)

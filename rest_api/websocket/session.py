@@ -20,6 +20,7 @@ from rest_api.protocol.client_frames import (
     PING_SECONDS,
     Checkout,
     Client,
+    ClientFrame,
     Resume,
     Unwatch,
     Watch,
@@ -254,7 +255,7 @@ def _cart_command(user_id: str, request: Client) -> tuple[str, dict[str, Any]]:
         case Checkout():
             return "checkout", {"order_id": order_id(user_id, request.id), **request.command()}
     verb = "read" if request.type == "cart" else request.type
-    return verb, {name: getattr(request, name) for name in ("product", "quantity") if hasattr(request, name)}
+    return verb, request.model_dump(mode="json", exclude={"type", *ClientFrame.model_fields}, exclude_none=True)
 
 
 def _readable_id(fields: dict[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ from contracts.inventory import (
     LookedUp,
     Lookup,
     Money,
+    ReadReservation,
     Refused,
     Remove,
     Removed,
@@ -49,6 +50,7 @@ from tests.testkit.inventory_store import (
     command,
     schema,
 )
+from tests.testkit.samples import samples
 
 # ---- the suite ------------------------------------------------------------------------------------------------------
 
@@ -74,6 +76,20 @@ async def test_holds_are_granted_while_there_is_stock(shop: InventoryStoreFixtur
     answers = await shop.tell(*(command(f"r{n}", add("MUG", 2, f"user {n}")) for n in range(3)))
     assert [answer.outcome.type for answer in answers] == ["held", "held", "refused"]
     assert answers[2].outcome == Refused(product="MUG", reason="out_of_stock", available=1)
+
+
+async def test_every_field_of_a_line_is_read_as_it_was_written(shop: InventoryStoreFixture) -> None:
+    """The fields come from the model, so a column that is forgotten later fails here."""
+    for number, hold in enumerate(samples(Hold, user_id="ann", mode="set", product="TEAPOT")):
+        [granted] = await shop.tell(command(f"r{number}", hold))
+        [read] = await shop.tell(command(f"s{number}", Snapshot(user_id="ann", session="s", epoch="e")))
+        assert read.cart == granted.cart
+        assert granted.cart.lines[0].quantity == hold.quantity
+    order = Commit(user_id="ann", order_id="o1", version=granted.cart.revision)
+    assert (await shop.ask("r3", order)).lines == granted.cart.lines
+    assert (
+        await shop.ask("r4", ReadReservation(user_id="ann", order_id="o1", session="s"))
+    ).lines == granted.cart.lines
 
 
 async def test_a_cart_is_the_same_after_each_batch(shop: InventoryStoreFixture) -> None:

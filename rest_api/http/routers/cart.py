@@ -91,9 +91,7 @@ async def add(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Add a quantity of a product and hold it, all or nothing."""
-    change = CartCommand(
-        user.user_id, "add", {"product": item.product, "quantity": item.quantity}, "POST", "/v1/cart/items"
-    )
+    change = CartCommand(user.user_id, "add", item.model_dump(mode="json"), "POST", "/v1/cart/items")
     return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
@@ -107,9 +105,8 @@ async def put(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Set the quantity of a line; 0 removes it."""
-    change = CartCommand(
-        user.user_id, "set", {"product": product, "quantity": amount.quantity}, "PUT", "/v1/cart/items/{product}"
-    )
+    fields = {"product": product, **amount.model_dump(mode="json")}
+    change = CartCommand(user.user_id, "set", fields, "PUT", "/v1/cart/items/{product}")
     return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
