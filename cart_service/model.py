@@ -43,8 +43,10 @@ def add_pending(state: Cart, request_id: str, change: cart.Change, *, accepted: 
     """Return the cart with `change` among its pending requests; unchanged if the request is already there."""
     if any(pending.id == request_id for pending in state.pending):
         return state
-    is_checkout = isinstance(change, cart.Checkout)
-    fields = {"commit": _pending_commit(change)} if is_checkout else change.model_dump(exclude={"user_id"})
+    if isinstance(change, cart.Checkout):
+        fields: dict[str, Any] = {"commit": _pending_commit(change)}
+    else:
+        fields = change.model_dump(exclude={"user_id"})
     verb = change.TYPE.removeprefix("holdfast.cart.")
     new = cart.PendingRequest.model_validate({"id": request_id, "type": verb, "since": accepted, **fields})
     return state.model_copy(update={"pending": (*state.pending, new)})

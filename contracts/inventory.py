@@ -229,6 +229,7 @@ REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(
 RefusalReason = Literal[
     "out_of_stock",
     "unknown_product",
+    "other_currency",
     "limit",
     "expired",
     "failed",

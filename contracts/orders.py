@@ -24,6 +24,7 @@ CancelReason = Literal[
     "expired",
     "out_of_stock",
     "unknown_product",
+    "other_currency",
     "limit",
     "declined",
     "payment_unavailable",

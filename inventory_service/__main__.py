@@ -19,6 +19,7 @@ from infrastructure.messaging.broker import BrokerUnavailableError
 from infrastructure.process import cli
 from infrastructure.storage import postgres
 from infrastructure.storage.contention_locks import ContentionLocks, NoContentionLocks, RedisContentionLocks
+from infrastructure.storage.csv_file import CsvFileError
 from inventory_service import build_catalogue, catalogue, publisher
 from inventory_service.agents import InventoryAgents, LockPolicy
 from inventory_service.audit import audit, find_violations
@@ -91,7 +92,7 @@ async def seed(settings: Settings, arguments: argparse.Namespace) -> int:
     """Load a catalogue file into the database."""
     try:
         items = catalogue.read_catalogue(arguments.file)
-    except (catalogue.CatalogueError, OSError, UnicodeDecodeError) as error:
+    except (catalogue.CatalogueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     await migrate(settings, arguments)
@@ -127,7 +128,12 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
 
 async def derive_catalogue(_: Settings, arguments: argparse.Namespace) -> int:
     """Print the catalogue file that is built from one day of order lines."""
-    print(build_catalogue.catalogue_csv(arguments.orders), end="")
+    try:
+        text = build_catalogue.catalogue_csv(arguments.orders)
+    except (CsvFileError, OSError) as error:
+        print(f"{arguments.orders}: {error}" if isinstance(error, CsvFileError) else error, file=sys.stderr)
+        return 1
+    print(text, end="")
     return 0
 
 

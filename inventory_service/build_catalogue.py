@@ -16,21 +16,20 @@ The rules, which `docs/catalogue.md` repeats for readers of the file:
 
 import csv
 import io
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from infrastructure.storage.csv_file import read_text
+from infrastructure.storage.retail_file import FALLBACK_ENCODING, read_order_lines
 from inventory_service.catalogue import COLUMNS
 
 CURRENCY: Final = "GBP"
 MIN_STOCK, MAX_STOCK = 5, 100
 SCARCE_ONE_IN: Final = 10
 """One product in this many is scarce."""
-
-_PRODUCT: Final = re.compile(r"^\d{5}")
 
 
 @dataclass(slots=True)
@@ -54,17 +53,17 @@ class _ProductSales:
 
 
 def catalogue_csv(orders: Path) -> str:
-    """Return the text of a catalogue file; `orders` is a CSV in the format of UCI's "Online Retail", oldest first."""
+    """Return the text of a catalogue file; `orders` is a CSV in the format of UCI's "Online Retail", oldest first.
+
+    Raises `CsvFileError` with the line of an error, and `OSError` if the file cannot be read.
+    """
     seen: defaultdict[str, _ProductSales] = defaultdict(_ProductSales)
-    with orders.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            name, price, units = row["Description"].strip(), Decimal(row["UnitPrice"]), int(row["Quantity"])
-            product = _PRODUCT.match(row["StockCode"]) and not row["InvoiceNo"].startswith("C") and units > 0
-            if product and name and price > 0:
-                sales = seen[row["StockCode"]]
-                sales.price, sales.latest_name = price, name
-                sales.names[name] += 1
-                sales.demand[row["InvoiceNo"]] += units
+    for line in read_order_lines(io.StringIO(read_text(orders, fallback=FALLBACK_ENCODING), newline="")):
+        if line.is_demand:
+            sales = seen[line.code]
+            sales.price, sales.latest_name = line.price, line.name
+            sales.names[line.name] += 1
+            sales.demand[line.invoice] += line.units
     popular = sorted(seen, key=lambda code: (-seen[code].units, code))[: len(seen) // SCARCE_ONE_IN]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -1,12 +1,14 @@
 """Catalogue files: parse and validate a CSV such as `inventory.csv`, and load it into the tables in one transaction."""
 
-import csv
+import io
 import re
-from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from contracts.currencies import DECIMALS, decimals
+from infrastructure.storage.csv_file import CsvFileError, read_rows, read_text, shorten
 from infrastructure.storage.postgres import Connection
 from inventory_service.pg_arrays import array_parameters
 from inventory_service.store import QUERIES
@@ -15,8 +17,9 @@ COLUMNS: Final = ("product_code", "name", "price", "currency", "quantity")
 DEFAULT_FILE: Final = Path(__file__).with_name("inventory.csv")
 MAX_INT: Final = 2**31 - 1
 
-_CODE: Final = re.compile(r"^[ -~]{1,64}$")
-_CURRENCY: Final = re.compile(r"^[A-Z]{3}$")
+_CODE: Final = re.compile(r"[ -~]{1,64}\Z")
+_PRICE: Final = re.compile(r"[0-9]{1,10}(\.(?P<decimals>[0-9]{1,10}))?\Z")
+_QUANTITY: Final = re.compile(r"[0-9]{1,10}\Z")
 
 
 class CatalogueError(ValueError):
@@ -44,58 +47,53 @@ class SeedResult(NamedTuple):
 def read_catalogue(path: Path) -> list[CatalogueItem]:
     """Return the products of a CSV file with at least `COLUMNS` in its header.
 
-    Prices are in major units, with at most two decimals. Raises `CatalogueError` with the line and column of every
-    error; nothing of an invalid file is returned.
+    Prices are in major units, with at most as many decimals as the currency has. Raises `CatalogueError` with the line
+    of every error; nothing of an invalid file is returned.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-        if missing:
-            raise CatalogueError(f"{path}: line 1: the header lacks {', '.join(missing)}")
-        items: dict[str, CatalogueItem] = {}
-        errors: list[str] = []
-        for row in rows:
-            fields = {column: (row[column] or "").strip() for column in COLUMNS}
-            row_errors = _row_errors(fields)
-            if fields["product_code"] in items:
+    items: dict[str, CatalogueItem] = {}
+    errors: list[str] = []
+    try:
+        for line, fields, wrong_length in read_rows(io.StringIO(read_text(path), newline=""), COLUMNS):
+            row_errors = [wrong_length] if wrong_length else _row_errors(fields)
+            if not wrong_length and fields["product_code"] in items:
                 row_errors.append(f"product_code {fields['product_code']!r} is already listed above")
-            if row_errors:
-                errors += [f"{path}: line {rows.line_num}: {error}" for error in row_errors]
-            else:
-                items[fields["product_code"]] = CatalogueItem(
-                    fields["product_code"],
-                    fields["name"],
-                    int(Decimal(fields["price"]) * 100),
-                    fields["currency"],
-                    int(fields["quantity"]),
-                )
+            errors += [f"{path}: line {line}: {error}" for error in row_errors]
+            if not row_errors:
+                items[fields["product_code"]] = _item(fields)
+    except CsvFileError as error:
+        errors.append(f"{path}: {error}")
     if errors or not items:
         raise CatalogueError("\n".join(errors) or f"{path}: the file lists no products")
     return [*items.values()]
 
 
-def _row_errors(fields: dict[str, str]) -> list[str]:
+def _item(fields: Mapping[str, str]) -> CatalogueItem:
+    minor_units = Decimal(fields["price"]).scaleb(decimals(fields["currency"]))
+    return CatalogueItem(
+        fields["product_code"], fields["name"], int(minor_units), fields["currency"], int(fields["quantity"])
+    )
+
+
+def _row_errors(fields: Mapping[str, str]) -> list[str]:
     errors = []
     if not _CODE.match(fields["product_code"]):
         errors.append("product_code must be 1 to 64 printable ASCII characters")
     if not 1 <= len(fields["name"]) <= 200 or not fields["name"].isprintable():  # noqa: PLR2004 - as messages.Product
         errors.append("name must be 1 to 200 printable characters")
-    if not _CURRENCY.match(fields["currency"]):
-        errors.append(f"currency must be an ISO 4217 code such as GBP, not {fields['currency']!r}")
-    price = _decimal(fields["price"])
-    if price is None or not 0 <= price <= MAX_INT or price * 100 != int(price * 100):
-        errors.append(f"price must be an amount such as 2.55, not {fields['price']!r}")
-    if not (fields["quantity"].isascii() and fields["quantity"].isdigit()) or int(fields["quantity"]) > MAX_INT:
-        errors.append(f"quantity must be a whole number from 0, not {fields['quantity']!r}")
+    currency = fields["currency"]
+    if currency not in DECIMALS:
+        errors.append(f"currency must be an ISO 4217 code such as GBP, not {shorten(currency)}")
+    places = decimals(currency)
+    price = _PRICE.match(fields["price"])
+    if not price or len(price["decimals"] or "") > places or Decimal(fields["price"]).scaleb(places) > MAX_INT:
+        example = f"{2.55:.{places}f}"
+        errors.append(
+            f"price must be an amount such as {example}, with at most {places} decimals and no other signs,"
+            f" not {shorten(fields['price'])}"
+        )
+    if not _QUANTITY.match(fields["quantity"]) or int(fields["quantity"]) > MAX_INT:
+        errors.append(f"quantity must be a whole number from 0, without separators, not {shorten(fields['quantity'])}")
     return errors
-
-
-def _decimal(text: str) -> Decimal | None:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
 
 
 async def seed(connection: Connection, items: Sequence[CatalogueItem]) -> SeedResult:

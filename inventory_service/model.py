@@ -101,6 +101,8 @@ def _decide_hold(state: State, cart: CartState, request: Hold) -> Decision:
     if after > before:  # a request that does not raise the quantity is always granted
         if stock is None or not stock.for_sale:
             return Decision(Refused(product=product, reason="unknown_product"))
+        if line is None and not cart.can_hold(stock.price.currency):
+            return Decision(Refused(product=product, reason="other_currency"))
         if after > MAX_QUANTITY or (not line and len(cart.lines) >= MAX_LINES):
             return Decision(Refused(product=product, reason="limit"))
         if after - before > stock.available:

@@ -54,7 +54,7 @@ def decide_commit(state: State, cart: CartState, request: Commit) -> Decision:
         return Decision(refused)
     total = total_price(lines)
     if total is None:
-        return Decision(Refused(reason="failed", order_id=request.order_id))
+        return Decision(Refused(reason="other_currency", order_id=request.order_id))
     if request.expect is not None and request.expect != total:
         return Decision(Refused(reason="total_changed", order_id=request.order_id))
     version = cart.revision + bool(line_changes)
@@ -173,7 +173,8 @@ def reservation(state: State, user: str, order_id: str) -> Reservation:
 def _return_to_cart(cart: CartState, order: OrderHolds) -> tuple[tuple[LineChange, ...], tuple[StockDelta, ...]]:
     """Return the cart lines and stock changes that put an order's lines back into the cart.
 
-    Lines keep the prices at which they were granted; units for which the cart has no room go to stock. If the shopper
+    Lines keep the prices at which they were granted; units for which the cart has no room, and lines in another
+    currency than the cart's, go to stock. If the shopper
     has added the product again meanwhile, the existing line takes the units at its own price.
     """
     lines: list[LineChange] = []
@@ -181,7 +182,7 @@ def _return_to_cart(cart: CartState, order: OrderHolds) -> tuple[tuple[LineChang
     free_lines = MAX_LINES - len(cart.lines)
     for line in order.lines:
         current = cart.lines.get(line.product)
-        if current is None and free_lines:
+        if current is None and free_lines and cart.can_hold(line.price.currency):
             free_lines -= 1
             fits = line.quantity
             lines.append(LineChange(line.product, line))

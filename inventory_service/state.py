@@ -90,6 +90,10 @@ class CartState:
             self._view = Cart(revision=self.revision, expires_at=self.expires_at, lines=lines)
         return self._view
 
+    def can_hold(self, currency: str) -> bool:
+        """Return whether a new line may have a price in `currency`: all lines of a cart have the same one."""
+        return all(line.price.currency == currency for line in self.lines.values())
+
     def extended_expiry(self, now: datetime, rules: TimeLimits) -> datetime:
         """Return when the cart expires if a hold is granted now."""
         return truncate_to_milliseconds(min(now + rules.idle_timeout, (self.first_held_at or now) + rules.max_lifetime))

@@ -1,5 +1,6 @@
 """Define the commands `load`, `shoppers` and `bench` of `python -m load`."""
 
+import io
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from infrastructure.process.settings import Settings
+from infrastructure.storage.csv_file import CsvFileError, read_text
+from infrastructure.storage.retail_file import FALLBACK_ENCODING
 from load import holdfast_commands, ledger
 from load.baselines.bare_hold import PgbenchError
 from load.bench.experiments import EXPERIMENTS
@@ -26,7 +29,7 @@ from load.bench.run import bench as run_bench
 from load.http_client import ConnectionRejectedError, ShopClient, ShopUnavailableError
 from load.load_run import LoadProfile, ProgressReporter, TooFewShoppersError, run_load
 from load.measurements import Measurement, format_measurement
-from load.order_file import OrderFile, OrderFileError, read_order_file
+from load.order_file import OrderFile, read_order_file
 from load.order_replay import ReplayResult, replay_orders
 from load.schedule import Arrivals
 
@@ -99,9 +102,8 @@ def shoppers(
     every unit of every product was granted or refused, the stock ledger agrees, and the audit finds no violation.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            day = read_order_file(lines)
-    except (OrderFileError, UnicodeDecodeError) as error:
+        day = read_order_file(io.StringIO(read_text(file, fallback=FALLBACK_ENCODING), newline=""))
+    except CsvFileError as error:
         exit_with_error(f"{file}: {error}", 2)
     try:
         with _progress() as progress:

@@ -6,24 +6,20 @@ line counts if its code begins with five digits, its quantity is positive, its i
 it has a name and a price above zero. Lines of one product in one invoice are added up.
 """
 
-import csv
-import re
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Final
 
-COLUMNS: Final = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice")
+from infrastructure.storage.csv_file import CsvFileError, shorten
+from infrastructure.storage.retail_file import OrderLine, read_order_lines
+
+TIME_PATTERNS: Final = ("%m/%d/%Y %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")
+"""Times as the two editions of the data set write them."""
 MAX_UNITS_PER_FRAME: Final = 999
 """Maximum units per frame; a larger demand is split over several frames."""
 MINUTE: Final = 60.0
-
-_PRODUCT: Final = re.compile(r"^\d{5}")
-
-
-class OrderFileError(ValueError):
-    """The file cannot be replayed; the message names the line and the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +55,19 @@ class OrderFile:
 def read_order_file(lines: Iterable[str]) -> OrderFile:
     """Parse the lines of a file. The demands of an invoice are spread evenly over its minute.
 
-    Raise `OrderFileError` if a line cannot be parsed, or if there is no order.
+    Raise `CsvFileError` if a line cannot be parsed, or if there is no order.
     """
-    rows = csv.DictReader(lines)
-    missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-    if missing:
-        raise OrderFileError(
-            f"line 1: the header lacks {', '.join(missing)}; expected the columns {', '.join(COLUMNS)}"
-        )
     demands: dict[str, tuple[datetime, dict[str, int]]] = {}
     skipped = 0
-    for row in rows:
-        try:
-            name, price = (row["Description"] or "").strip(), Decimal(row["UnitPrice"])
-            units, when = int(row["Quantity"]), datetime.strptime(row["InvoiceDate"], "%m/%d/%Y %H:%M")  # noqa: DTZ007 - only differences matter
-        except (ValueError, TypeError, InvalidOperation):
-            raise OrderFileError(f"line {rows.line_num}: {', '.join(COLUMNS[3:])} cannot be parsed") from None
-        invoice, code = row["InvoiceNo"], row["StockCode"]
-        if not (_PRODUCT.match(code) and not invoice.startswith("C") and units > 0 and name and price > 0):
+    for line in read_order_lines(lines):
+        when = _parse_time(line)
+        if not line.is_demand:
             skipped += 1
             continue
-        _, products = demands.setdefault(invoice, (when, {}))
-        products[code] = products.get(code, 0) + units
+        _, products = demands.setdefault(line.invoice, (when, {}))
+        products[line.code] = products.get(line.code, 0) + line.units
     if not demands:
-        raise OrderFileError(
+        raise CsvFileError(
             "no order in the file: every line is a fee, a return, a cancellation, or has no name or price"
         )
     begin = min(when for when, _ in demands.values())
@@ -91,6 +76,13 @@ def read_order_file(lines: Iterable[str]) -> OrderFile:
         for invoice, (when, products) in demands.items()
     ]
     return OrderFile(tuple(shoppers), skipped)
+
+
+def _parse_time(line: OrderLine) -> datetime:
+    for pattern in TIME_PATTERNS:
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(line.time, pattern)  # noqa: DTZ007 - only differences matter
+    raise CsvFileError(f"line {line.line}: InvoiceDate must be a time such as 12/1/2010 8:26, not {shorten(line.time)}")
 
 
 def _spread(minute: float, products: dict[str, int]) -> tuple[PlannedAdd, ...]:

@@ -35,6 +35,7 @@ CANCEL_REASON_TEXTS: Final[Mapping[orders.CancelReason, str]] = {
     "expired": "the cart had expired",
     "out_of_stock": "not everything was there any more",
     "unknown_product": "something in it is no longer sold",
+    "other_currency": "its products are priced in different currencies",
     "limit": "it was more than one order may have",
     "declined": "the payment was declined",
     "payment_unavailable": "the payment provider could not be reached",

@@ -4,20 +4,25 @@ Memory holds the name and count of each distinct item, at most `COUNTERS` counte
 temporary files.
 """
 
-import csv
+import re
 import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from order_service.insights.baskets import COUNTERS, Basket, ItemSetCounts, count_pairs, count_triples, min_count
 
 MAX_LINE: Final = 1024 * 1024
 """The greatest length of a line in bytes: a longer one is probably not from a file of baskets."""
 _BLOCK: Final = 8192
+_READ_BYTES: Final = 1 << 16
+_LINE_END: Final = re.compile(rb"\r\n|\r(?=.)|\n", re.DOTALL)
+_LAST_LINE_END: Final = re.compile(rb"\r\n?|\n")
+_FIELD: Final = re.compile(r'\s*+(?:"((?:[^"]|"")*+)"|([^",]*+))\s*+(?=,|\Z)')
+"""A field up to its comma or the end of the line, quoted (first group) or plain (second group)."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -67,33 +72,55 @@ def _rarest_first(counts: Counter[int], least: int) -> list[int]:
 def read_baskets(file: Path) -> Iterator[set[str]]:
     """Yield the items of each line, without surrounding blanks. Empty fields and lines without items are skipped."""
     with file.open("rb") as lines:
-        number = 0
-        while line := lines.readline(MAX_LINE + 1):
-            number += 1
+        for number, line in enumerate(_split_lines(lines), 1):
             if len(line) > MAX_LINE:
                 raise BasketsError(f"{file}: line {number} is longer than {MAX_LINE} bytes; a basket is one line")
-            if number == 1:
-                line = line.removeprefix(_BOM)
+            content = line.removeprefix(_BOM) if number == 1 else line
             try:
-                text = line.decode()
+                text = content.decode()
             except UnicodeDecodeError as error:
                 raise BasketsError(
-                    f"{file}: line {number} is not UTF-8: byte 0x{line[error.start]:02x} in column {error.start + 1}"
+                    f"{file}: line {number} is not UTF-8: byte 0x{content[error.start]:02x} in column {error.start + 1}"
                 ) from None
-            try:
-                fields = _fields(text)
-            except csv.Error as error:
-                raise BasketsError(f"{file}: line {number}: {error}") from None
+            fields = _fields(text)
+            if fields is None:
+                raise BasketsError(f"{file}: line {number}: double quotes must surround a whole item, blanks aside")
             items = {item for field in fields if (item := field.strip())}
             if items:
                 yield items
 
 
-def _fields(line: str) -> list[str]:
+def _split_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends: LF, CR LF or CR. A line that is too long is cut and ends them."""
+    rest, block = b"", file.read(_READ_BYTES)
+    while block:
+        rest += block
+        block = file.read(_READ_BYTES)
+        # A CR at the end of a block may be followed by its LF in the next one.
+        *lines, rest = _LINE_END.split(rest) if block else _LAST_LINE_END.split(rest)
+        yield from lines
+        if len(rest) > MAX_LINE:
+            break
+    if rest:
+        yield rest[: MAX_LINE + 1]
+
+
+def _fields(line: str) -> list[str] | None:
+    """Return the fields of a line; `None` if it has a quote that does not surround a field, or is never closed.
+
+    Each line is parsed by itself, so an unclosed quote invalidates one line, not the rest of the file.
+    """
     if '"' not in line:
         return line.split(",")
-    # Parse each line by itself: an unclosed quote then invalidates one line, not the rest of the file.
-    return next(csv.reader((line.rstrip("\r\n"),), skipinitialspace=True, strict=True))
+    fields, end = [], -1
+    while end < len(line):
+        field = _FIELD.match(line, end + 1)
+        if field is None:
+            return None
+        quoted, plain = field.groups()
+        fields.append(plain if quoted is None else quoted.replace('""', '"'))
+        end = field.end()
+    return fields
 
 
 class _Spool:

@@ -2,10 +2,21 @@
 
 const LOW = 5; // at most this many: the number left is shown
 
+// Decimals by ISO 4217, as in contracts/currencies.py; a browser's own table differs for some currencies.
+const NO_DECIMALS = new Set("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(" "));
+const THREE_DECIMALS = new Set("BHD IQD JOD KWD LYD OMR TND".split(" "));
+
+/** Return the number of decimals of a currency. */
+export function decimals(currency) {
+  if (NO_DECIMALS.has(currency)) return 0;
+  return THREE_DECIMALS.has(currency) ? 3 : 2;
+}
+
 /** Format an amount in minor units. */
 export function money({ amount, currency }) {
-  const format = new Intl.NumberFormat("en-GB", { style: "currency", currency });
-  return format.format(amount / 10 ** format.resolvedOptions().maximumFractionDigits);
+  const digits = decimals(currency);
+  const options = { style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat("en-GB", options).format(amount / 10 ** digits);
 }
 
 /** Format a duration as minutes and seconds, rounded up. */
@@ -33,6 +44,7 @@ export function refusalText({ request, reason, available }) {
   switch (reason) {
     case "out_of_stock": return outOfStock(request, available);
     case "unknown_product": return "We no longer have this.";
+    case "other_currency": return "Its price is in another currency than your cart's. Please order it by itself.";
     case "limit": return "That is more than one cart can hold.";
     case "expired": return "That came too late, so nothing was changed.";
     case "failed": return "The shop could not process this, so nothing was changed.";
@@ -101,6 +113,7 @@ export function orderErrorText(answer) {
     case "cart-empty": return "Your cart is empty.";
     case "cart-expired": return "Your time ran out, so the items in your cart were released.";
     case "total-changed": return "The total has changed in the meantime. Please check it, then try again.";
+    case "other-currency": return "The products are priced in different currencies. Please order them one after the other.";
     case "payment-unavailable": return "Payments are not available right now. Your cart is unchanged; please try again in a moment.";
     case "unknown-payment-token": return "That payment method is not accepted.";
     case "invalid": return `Please check: ${fields(answer)}.`;

@@ -52,6 +52,11 @@ SLUGS: Final[dict[str, tuple[int, str, str]]] = {
         "Out of stock",
         "Fewer units of a product are available than were requested. Nothing was changed.",
     ),
+    "other-currency": (
+        409,
+        "Other currency",
+        "A cart or an order has products of one currency only. Nothing was changed.",
+    ),
     "over-limit": (409, "Over the limit", "The quantity exceeds what one shopper may hold. Nothing was changed."),
     "order-not-cancellable": (409, "Order not cancellable", "The order has already been shipped or delivered."),
     "already-paid": (409, "Already paid", "The order's payment has already been captured."),

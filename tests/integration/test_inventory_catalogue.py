@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage.csv_file import CsvFileError
 from inventory_service import catalogue
 from inventory_service.audit import audit
 from inventory_service.build_catalogue import MAX_STOCK, MIN_STOCK, catalogue_csv
@@ -81,11 +82,12 @@ HEADER = "product_code,name,price,currency,quantity\n"
         ("product_code,name,price\n", "line 1: the header lacks currency, quantity"),
         (HEADER, "the file lists no products"),
         (HEADER + "A,a,1.00,GBP,5\nA,b,1.00,GBP,5\n", "line 3: product_code 'A' is already listed above"),
-        (HEADER + "A,a,1.00,GBP\n", "line 2: quantity must be a whole number from 0, not ''"),
-        (HEADER + "A,a,1.00,GBP,-1\n", "line 2: quantity must be a whole number from 0, not '-1'"),
+        (HEADER + "A,a,1.00,GBP\n", "line 2: 4 fields instead of 5"),
+        (HEADER + "A,a,1.00,GBP,\n", "line 2: quantity must be a whole number from 0, without separators, not ''"),
+        (HEADER + "A,a,1.00,GBP,-1\n", "line 2: quantity must be a whole number from 0, without separators, not '-1'"),
         (HEADER + "A,a,1.00,GBP,²\n", "line 2: quantity must be"),
         (HEADER + "A,a,1.00,GBP,99999999999\n", "line 2: quantity must be"),
-        (HEADER + "A,a,1.005,GBP,1\n", "line 2: price must be an amount such as 2.55, not '1.005'"),
+        (HEADER + "A,a,1.005,GBP,1\n", "line 2: price must be an amount such as 2.55, with at most 2 decimals"),
         (HEADER + "A,a,NaN,GBP,1\n", "line 2: price must be"),
         (HEADER + "A,a,-1,GBP,1\n", "line 2: price must be"),
         (HEADER + "A,a,1e30,GBP,1\n", "line 2: price must be"),
@@ -93,6 +95,39 @@ HEADER = "product_code,name,price,currency,quantity\n"
         (HEADER + "Ä,a,1.00,GBP,1\n", "line 2: product_code must be 1 to 64 printable ASCII characters"),
         (HEADER + "A,,1.00,GBP,1\n", "line 2: name must be 1 to 200 printable characters"),
         (HEADER + 'A,"a\0b",1.00,GBP,1\n', "line 2"),
+        (HEADER + "A,a,1.00,GBP,1,000\n", "line 2: 6 fields instead of 5: put a field that contains the delimiter in"),
+        (HEADER + 'A,a,1.00,GBP,"1,000"\n', "line 2: quantity must be a whole number from 0, without separators"),
+        ("product_code,name,currency,quantity,price\nA,a,GBP,5,2,55\n", "line 2: 6 fields instead of 5"),
+        (HEADER.replace("name", "price"), "line 1: the header lacks name"),
+        ("price," + HEADER + "9.99,A,a,1.00,GBP,5\n", "line 1: the header names price twice"),
+        (HEADER + 'A,"a,1.00,GBP,1\nB,b,1.00,GBP,1\n', "line 2: a quote opens here and is never closed"),
+        (HEADER + 'A,a,1.00,GBP,1\n\nB,"b,1.00,GBP,1\n', "line 4: a quote opens here"),
+        (HEADER + 'A,"a\nb",1.00,GBP,1\n', "line 2: name must be 1 to 200 printable characters"),
+        *(
+            (HEADER + f'A,a,"{price}",GBP,1\n', "line 2: price must be an amount such as 2.55")
+            for price in (
+                *(
+                    "1E3",
+                    "1_000.50",
+                    "\u0663.\u0665\u0660",
+                    "\uff11.\uff10\uff10",
+                    "+2.55",
+                    "-0",
+                    "-0.00",
+                    "1e-999999999",
+                    "0." + "0" * 31,
+                ),
+                *(".5", "5.", "2,55", "$2.55", "£2.55", "2.55 GBP", "Infinity", "", "0x10", "21474836.48"),
+            )
+        ),
+        *(
+            (HEADER + f"A,a,1.00,GBP,{quantity}\n", "line 2: quantity must be a whole number from 0")
+            for quantity in ("9" * 5000, "1e3", "1_000", "\u0663", "\uff11\uff12", "+5", "-0", "5.0", "2147483648")
+        ),
+        (HEADER + f"A,{'n' * 200_000},1.00,GBP,1\n", "line 2: a field is longer than 131072 characters"),
+        (HEADER + "A,a,1.00,ZZZ,1\n", "line 2: currency must be an ISO 4217 code such as GBP, not 'ZZZ'"),
+        (HEADER + "A,a,1.50,JPY,1\n", "line 2: price must be an amount such as 3, with at most 0 decimals"),
+        (HEADER + "A,a,1.2345,KWD,1\n", "line 2: price must be an amount such as 2.550, with at most 3 decimals"),
     ],
 )
 def test_a_faulty_file_is_refused_with_the_line_of_the_fault(text: str, told: str, tmp_path: Path) -> None:
@@ -101,6 +136,32 @@ def test_a_faulty_file_is_refused_with_the_line_of_the_fault(text: str, told: st
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(file)
     assert told in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_bytes((HEADER + "A,a,1.00,GBP,1\nB,café,1.00,GBP,1\n").encode("latin-1"))
+    with pytest.raises(CatalogueError, match=r"c.csv: line 3: not UTF-8 \(byte 0xe9\): save the file as UTF-8"):
+        read_catalogue(file)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_prices_are_in_minor_units_of_their_currency(delimiter: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    rows = "J,a,1500,JPY,1\nK,b,1.25,KWD,1\nG,c,0.5,GBP,1\n,,,,\n\nU,d,21474836.47,USD,1\n"
+    file.write_text((HEADER + rows).replace(",", delimiter))
+    assert [(item.code, item.price) for item in read_catalogue(file)] == [
+        ("J", 1500),
+        ("K", 1250),
+        ("G", 50),
+        ("U", 2**31 - 1),
+    ]
+
+
+def test_a_field_with_the_delimiter_is_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_text(HEADER + 'A, "JAM, LARGE",1.00,GBP,1\n')
+    assert [item.name for item in read_catalogue(file)] == ["JAM, LARGE"]
 
 
 def test_all_faults_are_reported_and_prices_are_exact(tmp_path: Path) -> None:
@@ -137,6 +198,31 @@ def test_a_catalogue_is_derived_by_the_written_rules(tmp_path: Path) -> None:
     assert rows[1] == ["10001", "TEAPOT", "2.70", "GBP", str(45 // 2)]
     assert rows[2] == ["20000", "THING 0", "1.50", "GBP", str(MIN_STOCK)]
     assert len(rows) == 11
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("1,10001,TEAPOT", "line 2: 3 fields instead of 8"),
+        ("1,10001,TEAPOT,2,,NaN,,", "line 2: UnitPrice must be an amount"),
+        ("1,10001,TEAPOT,two,,1,,", "line 2: Quantity must be a whole number"),
+    ],
+)
+def test_orders_that_cannot_be_read_are_refused_with_their_line(row: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "orders.csv"
+    file.write_text(ORDERS + row + "\n")
+    with pytest.raises(CsvFileError, match=told):
+        catalogue_csv(file)
+
+
+def test_both_editions_of_the_orders_are_read_also_in_latin_1(tmp_path: Path) -> None:
+    file = tmp_path / "orders.csv"
+    file.write_text(ORDERS + "1,10001,CAFÉ,2,,2.50,,\n")
+    catalogue_of_utf8 = catalogue_csv(file)
+    second = ORDERS.replace("InvoiceNo", "Invoice").replace("UnitPrice", "Price").replace(",", ";")
+    file.write_bytes((second + "1;10001;CAFÉ;2;;2.50;;\n").encode("latin-1"))
+    assert catalogue_csv(file) == catalogue_of_utf8
+    assert "CAFÉ" in catalogue_of_utf8
 
 
 def test_the_shipped_catalogue_has_plenty_of_some_and_little_of_others() -> None:

@@ -7,7 +7,7 @@ allows none of `TEXTS`: then `samples` fails and says what to add.
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import NoneType
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -38,7 +38,7 @@ def variants(model: type[M], **fields: Any) -> dict[str, tuple[M, M]]:
 
 def _values(name: str, field: FieldInfo) -> tuple[Any, Any]:
     # An empty text, since `Annotated` needs one argument at least.
-    accepts: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, "", *field.metadata])
+    accepts: TypeAdapter[Any] = TypeAdapter(cast("Any", Annotated[field.annotation, "", *field.metadata]))
     for pair in _pairs(name, field.annotation):
         try:
             return accepts.validate_python(pair[0]), accepts.validate_python(pair[1])

@@ -189,10 +189,28 @@ def test_baskets_that_do_not_fit_a_block_of_the_spool(tmp_path: Path, monkeypatc
         (b'"a,b","say ""c""", "d"\n', [{"a,b", 'say "c"', "d"}]),
         (b'"",a,""\r\n', [{"a"}]),
         ("tée,☕\n".encode(), [{"tée", "☕"}]),
+        (b'milk, "rye, dark" ,eggs\n', [{"milk", "rye, dark", "eggs"}]),
+        (b'milk,\t"rye, dark"\t,eggs\n', [{"milk", "rye, dark", "eggs"}]),
+        ('milk,\u00a0"rye, dark"\u00a0,eggs\n'.encode(), [{"milk", "rye, dark", "eggs"}]),
+        (b'"milk","eggs"\n"a"', [{"milk", "eggs"}, {"a"}]),
+        (b'a,"b",\n', [{"a", "b"}]),
+        (b"a,b\rc,d\r", [{"a", "b"}, {"c", "d"}]),
+        (b"a,b\r\nc,d\re\n\rf", [{"a", "b"}, {"c", "d"}, {"e"}, {"f"}]),
     ],
 )
 def test_lines_are_read_as_they_are_written(text: bytes, baskets: list[set[str]], tmp_path: Path) -> None:
     assert list(read_baskets(write(tmp_path, text))) == baskets
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_are_found_wherever_a_block_ends(
+    block: int, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(basket_file, "_READ_BYTES", block)
+    for last in ("", end):
+        text = f"a,b{end}{end}c{end}dd,e{last}"
+        assert list(read_baskets(write(tmp_path, text.encode()))) == [{"a", "b"}, {"c"}, {"dd", "e"}]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +218,11 @@ def test_lines_are_read_as_they_are_written(text: bytes, baskets: list[set[str]]
     [
         (b"a,b\nc,\xff\n", "line 2 is not UTF-8: byte 0xff in column 3"),
         ("a,b\n".encode("utf-16"), "line 1 is not UTF-8: byte 0xff in column 1"),
-        (b'a\n"b,c\nd\n', "line 2: unexpected end of data"),
-        (b'a\n"b"c,d\n', "line 2: ',' expected after '\"'"),
+        (b'a\n"b,c\nd\n', "line 2: double quotes must surround a whole item"),
+        (b'a\n"b"c,d\n', "line 2: double quotes must surround a whole item"),
+        (b'a\rb\rc"d"\r', "line 3: double quotes must surround a whole item"),
+        (b'a\n"b" "c",d\n', "line 2: double quotes must surround a whole item"),
+        (b"a\n" + b" " * 500_000 + b'"b\n', "line 2: double quotes must surround a whole item"),
         (b"a," * 600_000, "line 1 is longer than 1048576 bytes"),
     ],
 )

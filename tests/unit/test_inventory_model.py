@@ -57,6 +57,19 @@ def test_a_request_is_granted_wholly_or_not_at_all() -> None:
     assert shop.ask(add("TEAPOT", 1), "r3").version == 1
 
 
+def test_a_cart_has_one_currency() -> None:
+    shop = InventoryModel(TEAPOT=10, MUG=5)
+    shop.ask(add("TEAPOT", 1), "r1")
+    shop.shelves["MUG"].price = Money(amount=1500, currency="JPY")
+    other = Refused(product="MUG", reason="other_currency")
+    assert shop.ask(add("MUG", 1), "r2") == other
+    assert shop.ask(make("MUG", 2), "r3") == other
+    assert shop.stock("MUG") == (5, 0, 0)
+    shop.shelves["TEAPOT"].price = Money(amount=1500, currency="JPY")
+    assert shop.ask(add("TEAPOT", 1), "r4").type == "held", "a line keeps the price that it was granted at"
+    assert shop.ask(make("TEAPOT", 1), "r5").type == "held"
+
+
 def test_a_product_that_is_not_there_or_no_longer_for_sale_is_unknown() -> None:
     shop = InventoryModel(TEAPOT=4)
     shop.ask(make("TEAPOT", 3), "r1")

@@ -150,8 +150,19 @@ def test_lines_are_taken_wholly_or_not_at_all(shop: InventoryModel) -> None:
 
 def test_a_cart_of_two_currencies_has_no_total_and_makes_no_order(shop: InventoryModel) -> None:
     shop.shelves["MUG"].price = Money(amount=1, currency="JPY")
-    assert shop.ask(take(TEAPOT=1, MUG=1), "c") == refused("failed")
+    assert shop.ask(take(TEAPOT=1, MUG=1), "c") == refused("other_currency")
     assert shop.reserved == {}
+
+
+def test_an_order_of_another_currency_than_the_cart_goes_back_to_stock() -> None:
+    shop = InventoryModel(TEAPOT=10, MUG=5)
+    shop.tell(Command("r1", NOON, add("TEAPOT", 2)))
+    shop.ask(commit(1), "c1")
+    shop.shelves["MUG"].price = Money(amount=1, currency="JPY")
+    shop.ask(add("MUG", 1), "r2")
+    assert shop.ask(to_cart(), "c2").type == "released"
+    assert (shop.lines(), shop.stock("TEAPOT")) == ({"MUG": 1}, (10, 0, 0))
+    shop.check()
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

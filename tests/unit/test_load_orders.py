@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
+from infrastructure.storage.csv_file import CsvFileError
 from inventory_service.build_catalogue import catalogue_csv
 from load.cli import DEFAULT_ORDER_FILE
-from load.order_file import OrderFile, OrderFileError, read_order_file
+from load.order_file import OrderFile, read_order_file
 from load.order_replay import ProductTotals
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
@@ -58,11 +59,42 @@ def test_fees_returns_cancellations_and_nameless_lines_are_skipped(skipped: str)
         ([HEADER, line(price="free")], "line 2"),
         ([HEADER, line().replace("8:26", "late")], "line 2"),
         ([HEADER, "1,10001"], "line 2"),
+        ([HEADER, line(price="NaN")], "line 2: UnitPrice must be an amount such as 2.55, not 'NaN'"),
+        ([HEADER, line(), line(price="1e400")], "line 3: UnitPrice"),
+        ([HEADER, line(price="\u0663.\u0665\u0660")], "line 2: UnitPrice"),
+        ([HEADER, line(price="1_000.50")], "line 2: UnitPrice"),
+        ([HEADER, line(units="\uff11\uff12")], "line 2: Quantity"),
+        ([HEADER, line(units="9" * 5000)], "line 2: Quantity .{0,100}…'$"),
+        ([HEADER, line(name="n" * 200_000)], "line 2: a field is longer"),
+        ([HEADER, line(name='"open')], "line 2: a quote opens here and is never closed"),
+        ([HEADER.replace("Country", "Quantity"), line()], "line 1: the header names Quantity twice"),
+        ([HEADER, line().replace("12/1/2010", "1/13/2010x")], "line 2: InvoiceDate"),
     ],
 )
 def test_a_malformed_order_file_is_refused_with_its_line(lines: list[str], why: str) -> None:
-    with pytest.raises(OrderFileError, match=why):
+    with pytest.raises(CsvFileError, match=why):
         read_order_file(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "products"),
+    [
+        (["\n", line() + "\n", ",,,,,,,\n"], ["10001"]),
+        ([line().replace(",", ";")], ["10001"]),
+        ([line().replace(",", "\t")], ["10001"]),
+        ([line().replace("12/1/2010 8:26", "2010-12-01 08:26:00")], ["10001"]),
+        ([line(name='"JAM, LARGE"')], ["10001"]),
+    ],
+)
+def test_an_order_file_may_be_written_in_several_ways(lines: list[str], products: list[str]) -> None:
+    header = HEADER
+    for delimiter in ";\t":
+        if delimiter in lines[0]:
+            header = HEADER.replace(",", delimiter)
+    day = read_order_file([header, *lines])
+    assert [add.product for shopper in day.shoppers for add in shopper.adds] == products
+    second = header.replace("InvoiceNo", "Invoice").replace("UnitPrice", "Price")
+    assert read_order_file([second, *lines]) == day, "the second edition of the data set has other column names"
 
 
 def test_the_shipped_day_asks_for_what_the_catalogue_was_made_of() -> None:

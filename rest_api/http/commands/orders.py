@@ -32,6 +32,7 @@ _CART_REFUSAL_SLUGS: Final = {
     "expired": "cart-expired",
     "out_of_stock": "out-of-stock",
     "unknown_product": "unknown-product",
+    "other_currency": "other-currency",
     "limit": "over-limit",
     "payment_unavailable": "payment-unavailable",
 }
