@@ -15,6 +15,7 @@ Where to find what:
   sockets, `in_flight.py` the requests without an outcome.
 - `protocol/`: client frames, server frames, effects, and the AsyncAPI document. Pure.
 - `security/`: tokens and tickets, token buckets, limits per address, load shedding.
+- `server/`: uvicorn's protocols with deadlines, the pool of connections, strict parsing of requests.
 - `kafka/`: the producer and the consumer of responses.
 - `read_models/`: projectors and queries of catalogue, orders, notices and insights, with SQL and migrations.
 - `pages/`: the shop's page and the page of figures; `vendor/`: Swagger UI.

@@ -14,7 +14,7 @@ from typing import Final
 import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 
 from contracts import cart, deliveries, insights, inventory, orders, payments
 from contracts import notifications as notices
@@ -38,7 +38,7 @@ from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, 
 from rest_api.security.address_limiter import AddressLimiter
 from rest_api.security.admission import Admission
 from rest_api.security.authentication import Authenticator
-from rest_api.server import Server, bind
+from rest_api.server.listener import Server, bind
 from rest_api.settings import EdgeSettings
 from rest_api.websocket.connections import ConnectionManager
 from rest_api.websocket.stock_broadcaster import StockBroadcaster
@@ -49,6 +49,8 @@ log = logging.getLogger("rest_api")
 MIGRATIONS: Final = SQL_FOLDER / "migrations"
 RETENTION_INTERVAL_SECONDS: Final = 600
 RESTART_DELAY_SECONDS: Final = 1.0
+REDIS_CONNECTIONS: Final = 8
+"""Most connections to Redis. Further requests with tickets wait for one, for at most a second."""
 TOPICS: Final = (
     cart.REQUESTS,
     cart.RESPONSES,
@@ -82,7 +84,11 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
         orders_closed=lambda order_id: orders_closed(edge, order_id),
         admission=Admission(settings.limit_under_way),
     )
-    redis = Redis.from_url(settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+    redis = Redis.from_pool(
+        BlockingConnectionPool.from_url(
+            settings.redis_url, max_connections=REDIS_CONNECTIONS, timeout=1, socket_timeout=1, socket_connect_timeout=1
+        )
+    )
     edge = AppState(
         settings,
         connections,

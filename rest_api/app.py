@@ -17,6 +17,7 @@ from rest_api.http.middleware.headers import HeadersMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
 from rest_api.http.middleware.request_limits import LimitsMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
+from rest_api.http.middleware.unrouted_targets import UnroutedTargets
 from rest_api.http.routers import (
     analytics,
     cart,
@@ -85,6 +86,7 @@ def create_app(edge: AppState) -> FastAPI:
     if edge.settings.profile == "local":
         app.include_router(legacy.router)
         app.router.routes.append(WebSocketRoute("/cart/update-product", LegacyStream(edge)))
+    app.router.default = UnroutedTargets(app.router.default)
     app.add_exception_handler(Problem, _handle_problem)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_exception)

@@ -26,6 +26,14 @@ class EdgeSettings(Settings):
     ping_seconds: int = Field(
         default=PING_SECONDS, ge=1, le=60, description="interval between pings, and time limit for each pong"
     )
+    request_seconds: float = Field(default=10, gt=0, le=60, description="time limit to receive a whole request")
+    unread_seconds: float = Field(
+        default=30, gt=0, le=300, description="time limit of a client that has stopped reading a response"
+    )
+    keep_alive_seconds: float = Field(default=15, gt=0, le=300, description="time that an idle connection stays open")
+    close_seconds: float = Field(
+        default=5, gt=0, le=60, description="time limit of a client to read the last bytes before a close"
+    )
     guest_token_hours: int = Field(default=24 * 30, ge=1, le=24 * 365)
 
     payment_tokens: str = Field(
@@ -50,6 +58,9 @@ class EdgeSettings(Settings):
         description="in-flight requests always admitted; beyond that, one second of recent throughput",
     )
     limit_address_sockets: int = Field(default=200, ge=1, description="sockets per address")
+    limit_address_connections: int = Field(
+        default=256, ge=1, description="connections per address, sockets included, except those of trusted proxies"
+    )
 
     @model_validator(mode="after")
     def _production_has_limits(self) -> Self:

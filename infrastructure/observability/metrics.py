@@ -55,6 +55,17 @@ INSIGHTS_TOO_LATE: Final = Counter(
 # ---- the edge -------------------------------------------------------------------------------------------------------
 
 EDGE_SOCKETS: Final = Gauge("holdfast_edge_sockets", "open WebSockets")
+EDGE_CONNECTIONS: Final = Gauge("holdfast_edge_connections", "open connections, WebSockets included")
+EDGE_CONNECTIONS_REFUSED: Final = Counter(
+    "holdfast_edge_connections_refused_total",
+    "connections refused for want of room, by limit: full, address",
+    ["limit"],
+)
+EDGE_CONNECTIONS_CUT: Final = Counter(
+    "holdfast_edge_connections_cut_total",
+    "connections that the server ended before the client did, by phase at the deadline, or room, surplus",
+    ["reason"],
+)
 EDGE_FRAMES_IN: Final = Counter("holdfast_edge_frames_in_total", "frames received")
 EDGE_FRAMES_OUT: Final = Counter("holdfast_edge_frames_out_total", "frames sent")
 EDGE_CLOSES: Final = Counter("holdfast_edge_closes_total", "sockets that the server closed, by code", ["code"])

@@ -14,9 +14,11 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from infrastructure.observability import metrics
+from infrastructure.process.bounded_server import BoundedServer, ConnectionBounds
 
 ASK_SECONDS: Final = 5.0
 """Time that a client has to send its request."""
+BOUNDS: Final = ConnectionBounds(connections=64, lifetime_seconds=15)
 MAX_REQUEST_BYTES: Final = 8192
 _REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
@@ -65,23 +67,29 @@ class HealthServer:
         live: HealthCheck,
         ready: HealthCheck,
         pages: Callable[[str], HttpResponse | None] | None = None,
+        bounds: ConnectionBounds = BOUNDS,
     ) -> None:
         self.host = host
         self.port = port
         self.live = live
         self.ready = ready
         self.pages = pages
+        self.bounds = bounds
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Start to listen. Afterwards `port` is the actual port, also if it was 0."""
-        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=MAX_REQUEST_BYTES)
+        bounded = BoundedServer(self._protocol, self.bounds)
+        self._server = await asyncio.get_running_loop().create_server(bounded, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening. Does nothing if `start` was not called."""
         if self._server is not None:
             self._server.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=MAX_REQUEST_BYTES), self._serve)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Clients that disconnect, are too slow or send too much get no response.

@@ -12,6 +12,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from infrastructure.process import cli, clock
 from infrastructure.process.background_service import BackgroundService
+from infrastructure.process.bounded_server import BoundedServer, ConnectionBounds
 from infrastructure.process.service import lower_priority
 from notification_service import catcher
 from notification_service.catcher.mailbox import Mailbox
@@ -21,6 +22,9 @@ from notification_service.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_MAIL_BYTES: Final = 1024 * 1024
+COMMAND_SECONDS: Final = 30.0
+"""Time limit of a client for each command, and for the text of a mail."""
+BOUNDS: Final = ConnectionBounds(connections=64, lifetime_seconds=300)
 
 
 class MailHandler:
@@ -36,6 +40,18 @@ class MailHandler:
         return "250 caught"
 
 
+def smtp_protocol(mailbox: Mailbox, timeout: float = COMMAND_SECONDS) -> SMTP:
+    """Return the protocol of a new connection."""
+    return SMTP(
+        MailHandler(mailbox),
+        data_size_limit=MAX_MAIL_BYTES,
+        enable_SMTPUTF8=True,
+        hostname="catcher",
+        ident="Holdfast",
+        timeout=timeout,
+    )
+
+
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Accept mails and serve the pages until stopped."""
     if settings.profile == "production":
@@ -47,16 +63,8 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     lower_priority()
     mailbox = Mailbox(Path(settings.state_dir) / "mails.sqlite")
     daemon = BackgroundService(settings, pages=MailPages(mailbox))
-    protocol = partial(
-        SMTP,
-        MailHandler(mailbox),
-        data_size_limit=MAX_MAIL_BYTES,
-        enable_SMTPUTF8=True,
-        hostname="catcher",
-        ident="Holdfast",
-    )
     listening = await asyncio.get_running_loop().create_server(
-        protocol, settings.health_host, settings.catcher_smtp_port
+        BoundedServer(partial(smtp_protocol, mailbox), BOUNDS), settings.health_host, settings.catcher_smtp_port
     )
     log.info("accepting mails", extra={"smtp": listening.sockets[0].getsockname()[1]})
 

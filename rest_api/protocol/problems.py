@@ -80,6 +80,7 @@ SLUGS: Final[dict[str, tuple[int, str, str]]] = {
     "websocket-required": (426, "WebSocket required", "This route serves WebSockets; upgrade the connection."),
     "rate-limited": (429, "Rate limited", "The request rate exceeds the limit. Retry after Retry-After."),
     "headers-too-large": (431, "Headers too large", "The request line and headers exceed the size limit."),
+    "http-version-not-supported": (505, "HTTP version not supported", "This server speaks HTTP/1.1. Use that version."),
     "internal": (500, "Internal error", "The server failed unexpectedly. Report the trace_id."),
     "unavailable": (
         503,

@@ -22,8 +22,7 @@ class AddressLimiter:
     """The limits per address. In the local profile loopback is exempt, because all tests and load come from it."""
 
     def __init__(self, settings: EdgeSettings) -> None:
-        self._disabled = settings.limits == "off"
-        self._exempts_loopback = settings.profile == "local"
+        self._settings = settings
         self._requests = settings.limit_anonymous
         self._max_sockets = settings.limit_address_sockets
         self._addresses: OrderedDict[str, Allowance] = OrderedDict()
@@ -59,10 +58,14 @@ class AddressLimiter:
                 del self._sockets[address]
 
     def _limited_address(self, scope: Scope) -> str | None:
-        address = scope["client"][0] if scope.get("client") else ""
-        if self._disabled or (self._exempts_loopback and _is_loopback(address)):
-            return None
-        return client_network(address)
+        return limited_network(self._settings, scope["client"][0] if scope.get("client") else "")
+
+
+def limited_network(settings: EdgeSettings, address: str) -> str | None:
+    """Return the key under which limits count `address`, or `None` if no limit by address applies to it."""
+    if settings.limits == "off" or (settings.profile == "local" and _is_loopback(address)):
+        return None
+    return client_network(address)
 
 
 def client_network(address: str) -> str:

@@ -293,7 +293,9 @@ class Running:
 
 
 @contextmanager
-def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running]:
+def running_edge(
+    servers: Servers, prefix: str, *, max_descriptors: int | None = None, **more: str
+) -> Iterator[Running]:
     """An edge on a port that it chose, ready; gone afterwards with its topics and tables."""
     settings = servers.settings(prefix)
     carts = Carts(settings)
@@ -304,6 +306,7 @@ def running_edge(servers: Servers, prefix: str, **more: str) -> Iterator[Running
     ):
         carts.start()
         replica = shop.add("rest_api", "edge")
+        replica.max_descriptors = max_descriptors
         replica.start()
         try:
             running = Running(replica.wait_for_url(), shop, replica, carts)

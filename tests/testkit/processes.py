@@ -49,6 +49,8 @@ class Replica:
         """True if the process is started again when it ends."""
         self.exits: list[int] = []
         self.arguments = ["run"]
+        self.max_descriptors: int | None = None
+        """The process's limit of open files; `None`: that of the tests."""
         self.begun = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -62,10 +64,11 @@ class Replica:
             "HOLDFAST_HTTP_PORT": str(self.port),
         }
         self.begun = time.monotonic()
+        command = [sys.executable, "-m", self.module, *self.arguments]
+        if self.max_descriptors is not None:
+            command = ["sh", "-c", f'ulimit -n {self.max_descriptors} && exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *self.arguments], env={**own, **self.environment}, stderr=log
-            )
+            self.process = subprocess.Popen(command, env={**own, **self.environment}, stderr=log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, patience: float = 15.0) -> int:
         """End the process and keep it ended; return its exit status."""

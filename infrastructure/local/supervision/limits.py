@@ -35,6 +35,9 @@ LIMITS: Final = {
         1024, "in-flight requests always admitted; beyond that, one second of recent throughput", always_applies=True
     ),
     f"{PREFIX}ADDRESS_SOCKETS": Limit(200, "sockets per address"),
+    f"{PREFIX}ADDRESS_CONNECTIONS": Limit(
+        256, "connections per address, sockets included, except those of trusted proxies"
+    ),
 }
 
 

@@ -6,11 +6,10 @@ import logging
 import signal
 import sys
 
-from aiohttp import web
-
 import order_service.payment.provider
 from infrastructure.observability import logs
 from order_service.payment.provider.database import ProviderDatabase
+from order_service.payment.provider.listener import serve
 from order_service.payment.provider.server import ProviderServer
 from order_service.payment.provider.settings import Settings
 from order_service.payment.provider.webhooks import WebhookSender
@@ -29,13 +28,9 @@ async def run(settings: Settings) -> int:
         settings.provider_key.get_secret_value(),
         late=settings.provider_late_seconds,
     )
-    # The handler of a client that disconnects, for example after a timeout, is cancelled.
-    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, settings.provider_host, settings.provider_port).start()
-    log.info("running at %s", runner.addresses[0])
-    await stop.wait()
-    await runner.cleanup()
+    async with serve(server.app(), settings.provider_host, settings.provider_port) as address:
+        log.info("running at %s", address)
+        await stop.wait()
     return 0
 
 

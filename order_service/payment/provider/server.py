@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 TOKENS: Final = ("tok_approve", "tok_decline", "tok_timeout", "tok_late", "tok_twice", "tok_wrong_amount")
 SILENT_TOKENS: Final = frozenset({"tok_timeout", "tok_late"})
+BODY_SECONDS: Final = 10.0
+"""Time limit for the body of a request."""
 HANG_SECONDS: Final = 60.0
 """The time for which the connection of a client without a response is kept open."""
 
@@ -87,7 +89,7 @@ class ProviderServer:
 
     def app(self) -> web.Application:
         """Return the application. It resumes late captures that were pending before a restart."""
-        app = web.Application(middlewares=[self._simulate_failures], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[_read_body, self._simulate_failures], client_max_size=64 * 1024)
         app.add_routes(
             [
                 web.post("/v1/charges", self._charge),
@@ -213,6 +215,17 @@ class ProviderServer:
             task.cancel()
         await self.webhooks.close()
         self.database.close()
+
+
+@web.middleware
+async def _read_body(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read the body, which the handlers then find complete, or disconnect the client that does not send it in time."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await request.read()
+    except TimeoutError:
+        return _disconnect(request)
+    return await handler(request)
 
 
 def _outcome(body: NewCharge) -> ChargeOutcome | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import AfterValidator, AwareDatetime, BaseModel
 
 import rest_api
@@ -15,6 +14,7 @@ from contracts.insights import WINDOW_LENGTHS, Figures, WindowUnit
 from infrastructure.process import clock
 from rest_api.http import pagination
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppStateDep, StaffUser
+from rest_api.http.file_response import file_response
 from rest_api.kafka.gateway import RETRY_AFTER
 from rest_api.protocol.problems import Problem
 from rest_api.read_models.store import UNAVAILABLE_ERRORS
@@ -174,7 +174,7 @@ async def list_windows(  # noqa: PLR0913, PLR0917 - the filters of the contract
 @router.get("/analytics", include_in_schema=False)
 async def analytics() -> Response:
     """Return the page of charts. It asks for a token, and shows nothing without one."""
-    return FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
+    return file_response(_PAGE)
 
 
 def _window(figures: Figures, figure: Figure) -> dict[str, Any]:

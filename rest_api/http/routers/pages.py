@@ -6,12 +6,13 @@ from typing import Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import rest_api
 from infrastructure.observability import metrics
 from rest_api.http.dependencies import AppState, AppStateDep, app_state
+from rest_api.http.file_response import file_response
 from rest_api.protocol import problems
 from rest_api.protocol.asyncapi import document
 from rest_api.protocol.problems import Problem
@@ -71,7 +72,7 @@ async def openapi(request: Request) -> Response:
 async def docs(edge: AppStateDep) -> Response:
     """Return the viewer of the API descriptions."""
     _not_in_production(edge)
-    return FileResponse(_VIEWER / "index.html")
+    return file_response(_VIEWER / "index.html", cache_control="no-store")
 
 
 @router.get("/docs/{name}")
@@ -115,7 +116,7 @@ async def stream_without_upgrade() -> Response:
 def _file(folder: Path, name: str) -> Response:
     if not (folder / name).is_file():
         raise Problem("not-found")
-    return FileResponse(folder / name, headers={"Cache-Control": "no-cache"})
+    return file_response(folder / name)
 
 
 def _not_in_production(edge: AppState) -> None:
