@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from contracts.currencies import DECIMALS, decimals
+from contracts.url_paths import DOT_SEGMENTS
 from infrastructure.storage.csv_file import CsvFileError, read_rows, read_text, shorten
 from infrastructure.storage.postgres import Connection
 from inventory_service.pg_arrays import array_parameters
@@ -78,6 +79,8 @@ def _row_errors(fields: Mapping[str, str]) -> list[str]:
     errors = []
     if not _CODE.match(fields["product_code"]):
         errors.append("product_code must be 1 to 64 printable ASCII characters")
+    if fields["product_code"] in DOT_SEGMENTS:
+        errors.append("product_code must not be . or .., which browsers remove from addresses; choose another code")
     if not 1 <= len(fields["name"]) <= 200 or not fields["name"].isprintable():  # noqa: PLR2004 - as messages.Product
         errors.append("name must be 1 to 200 printable characters")
     currency = fields["currency"]

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 import aiohttp
 
+from contracts.url_paths import encode_segment
 from load.protocol import backoff_seconds
 
 MAX_CONCURRENT_REQUESTS: Final = 16
@@ -77,7 +79,7 @@ class ShopClient:
     async def available_units(self, product: str) -> int | None:
         """Return the available quantity in the catalogue (at most 250 ms old), or `None` for an unknown product."""
         try:
-            return int((await self.get(f"/v1/products/{product}"))["available"])
+            return int((await self.get(f"/v1/products/{encode_segment(product)}"))["available"])
         except LookupError:
             return None
 
@@ -90,7 +92,7 @@ class ShopClient:
         items: list[Mapping[str, Any]] = []
         page: Mapping[str, Any] = {"after": ""}
         while page["after"] is not None:
-            page = await self.get(path + (f"&after={page['after']}" if page["after"] else ""), token)
+            page = await self.get(path + (f"&{urlencode({'after': page['after']})}" if page["after"] else ""), token)
             items += page["items"]
         return items
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -11,13 +11,20 @@ from starlette.routing import WebSocketRoute
 
 from rest_api.http.dependencies import AppState
 from rest_api.http.legacy_stream import LegacyStream
+from rest_api.http.methods import METHODS, allowed_methods
+from rest_api.http.middleware.conditional import ConditionalMiddleware
 from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
+from rest_api.http.middleware.header_lines import HeaderLinesMiddleware
 from rest_api.http.middleware.headers import HeadersMiddleware
+from rest_api.http.middleware.problem_pages import ProblemPagesMiddleware
+from rest_api.http.middleware.request_body import RequestBodyMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
 from rest_api.http.middleware.request_limits import LimitsMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
+from rest_api.http.middleware.request_target import RequestTargetMiddleware
 from rest_api.http.middleware.unrouted_targets import UnroutedTargets
+from rest_api.http.request_checks import check_request
 from rest_api.http.routers import (
     analytics,
     cart,
@@ -35,6 +42,7 @@ from rest_api.protocol.problems import MEDIA_TYPE, Problem, ProblemDocument, jso
 from rest_api.protocol.schema_names import publish_names
 from rest_api.websocket.endpoint import StreamEndpoint
 
+METHOD_NOT_ALLOWED: Final = 405
 SERVER_ERROR: Final = 500
 _ROUTES: Final = (
     sessions,
@@ -56,8 +64,10 @@ _SLUGS: Final = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
+    417: "expectation-failed",
     422: "invalid",
     503: "unavailable",
 }
@@ -73,6 +83,7 @@ def create_app(edge: AppState) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(check_request)],
         responses={
             "4XX": {"model": ProblemDocument, "description": "a problem", "content": {MEDIA_TYPE: {}}},
             "5XX": {"model": ProblemDocument, "description": "a problem", "content": {MEDIA_TYPE: {}}},
@@ -90,12 +101,23 @@ def create_app(edge: AppState) -> FastAPI:
     app.add_exception_handler(Problem, _handle_problem)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+    # The last one added is the outermost.
+    app.add_middleware(RequestBodyMiddleware)
+    app.add_middleware(ConditionalMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=sorted(edge.authenticator.origins),
         allow_credentials=True,
         allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Prefer", "traceparent"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+            "Prefer",
+            "traceparent",
+        ],
         expose_headers=[
             "ETag",
             "Link",
@@ -107,10 +129,12 @@ def create_app(edge: AppState) -> FastAPI:
             "X-Request-ID",
         ],
     )
-    # The last one added is the outermost.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts())
+    app.add_middleware(RequestTargetMiddleware)
+    app.add_middleware(HeaderLinesMiddleware)
     app.add_middleware(ErrorsMiddleware)
+    app.add_middleware(ProblemPagesMiddleware)
     app.add_middleware(RequestMetricsMiddleware)
     app.add_middleware(HeadersMiddleware)
     app.add_middleware(RequestIdMiddleware)
@@ -151,6 +175,10 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     slug = _SLUGS.get(error.status_code, "bad-request" if error.status_code < SERVER_ERROR else "unavailable")
     headers = dict(error.headers or {})
+    if error.status_code == METHOD_NOT_ALLOWED or request.scope["path"] == "*":
+        headers["Allow"] = ", ".join(allowed_methods(request) or METHODS)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     if slug == "too-large":
         headers["Connection"] = "close"
     return Problem(slug, headers=headers).response(request_id(request))

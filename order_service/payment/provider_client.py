@@ -12,6 +12,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError, model_validator
 
 from contracts.inventory import Money
+from contracts.url_paths import encode_segment
 from infrastructure.security.breaker import Unavailable
 from order_service.payment.model import (
     CreateCharge,
@@ -86,7 +87,7 @@ class ProviderClient:
 
     async def execute(self, operation: Operation, call: ProviderCall) -> ProviderResponse:
         """Make one call. Raise `Unavailable` if the response is not usable."""
-        path = f"/v1/charges/{operation.payment_id}"
+        path = f"/v1/charges/{encode_segment(operation.payment_id)}"
         match call:
             case CreateCharge(amount=amount, token=token):
                 body = {

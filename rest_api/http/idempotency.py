@@ -8,7 +8,6 @@ from the key, so even a claim that is taken over cannot be executed twice.
 import asyncio
 import contextlib
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -17,8 +16,10 @@ from fastapi import Response
 
 from contracts import cart
 from contracts.ids import derive_id, uuid7
+from contracts.url_paths import encode_segment
 from infrastructure.process.failpoints import failpoint
 from rest_api.http.dependencies import AppState
+from rest_api.http.fields.preferences import wait_seconds
 from rest_api.kafka.gateway import RETRY_AFTER, cart_request_envelope
 from rest_api.protocol.effects import Publish
 from rest_api.protocol.problems import Problem
@@ -28,11 +29,9 @@ from rest_api.websocket.in_flight import Registration, Reply
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT_SECONDS: Final = 30
 MAX_KEY_LENGTH: Final = 255
 ACCEPTED: Final = 202
 CLAIM_TIMEOUT_SECONDS: Final = 10.0
-_PREFER_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?=$|[,;])", re.IGNORECASE)
 
 
 class Command(Protocol):
@@ -96,7 +95,7 @@ class CartCommand:
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the request id, and the route of its outcome."""
-        return {"request_id": request_id}, f"/v1/cart/requests/{request_id}"
+        return {"request_id": request_id}, f"/v1/cart/requests/{encode_segment(request_id)}"
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:  # noqa: ARG002 - other commands need it
         """Return the frame of the outcome; a refusal is an outcome too."""
@@ -123,7 +122,7 @@ async def read_from_carts(
 
 async def execute(edge: AppState, user_id: str, command: Command, *, key: str | None, prefer: str | None) -> Response:
     """Execute a command of a user, and return 202, or with `Prefer: wait` the outcome."""
-    seconds = _wait_seconds(prefer)
+    seconds = wait_seconds(prefer)
     if key is None:
         request_id = uuid7()
         await command.check(edge, request_id)
@@ -236,9 +235,3 @@ async def _persist_best_effort(work: Any) -> None:
         await work
     except UNAVAILABLE_ERRORS as error:
         log.warning("a claim could not be updated: %r", error)
-
-
-def _wait_seconds(prefer: str | None) -> int | None:
-    """Return the seconds to wait for an outcome: `wait=N` of a `Prefer` header (RFC 7240), at most 30."""
-    match = _PREFER_WAIT.search(prefer or "")
-    return min(int(match[1]), MAX_WAIT_SECONDS) or None if match else None

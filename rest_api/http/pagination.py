@@ -52,9 +52,12 @@ def from_microseconds(value: int) -> datetime:
 
 
 def page_response(items: list[Any], after: str | None, request: Request) -> Response:
-    """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`."""
+    """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`.
+
+    The path of a request is canonical, so its segments are encoded already.
+    """
     headers = {}
     if after is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
-        headers["Link"] = f'<{request.url.path}?{urlencode([*query, ("after", after)])}>; rel="next"'
+        headers["Link"] = f'<{request.scope["path"]}?{urlencode([*query, ("after", after)])}>; rel="next"'
     return Response(orjson.dumps({"items": items, "after": after}), headers=headers, media_type="application/json")

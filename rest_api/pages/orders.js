@@ -106,7 +106,7 @@ export class Orders {
     const { order_id: id } = entry.order;
     entry.cancel.disabled = true;
     const headers = { "Idempotency-Key": `cancel ${id}`, Prefer: `wait=${WAIT}` };
-    const response = await request(`/v1/orders/${id}/cancel`, { method: "POST", headers });
+    const response = await request(`/v1/orders/${encodeURIComponent(id)}/cancel`, { method: "POST", headers });
     entry.cancel.disabled = false;
     setText(entry.trouble, response?.ok ? "" : requestErrorText(response));
     this.load();

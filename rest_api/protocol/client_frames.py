@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from contracts import inventory, orders
 from contracts.ids import derive_id
-from contracts.inventory import MAX_LINES, MAX_LOOKUP_IDS, Identifier, Item, Money, Quantity, QuantityOrZero
-from contracts.orders import Address, Contact, Payment
+from contracts.inventory import MAX_LINES, MAX_LOOKUP_IDS, Identifier, Money, Quantity, QuantityOrZero
 
 SUBPROTOCOL: Final = "holdfast.v1"
 MAX_FRAME_BYTES: Final = 16 * 1024
@@ -24,8 +24,34 @@ MAX_AMOUNT: Final = 2**53 - 1
 # ---- orders ---------------------------------------------------------------------------------------------------------
 
 
+class Item(inventory.Item):
+    """A quantity of a product. The price is the catalogue's, so an item that names one is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Address(orders.Address):
+    """The delivery address of an order; `country` is an ISO 3166-1 alpha-2 code."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Contact(orders.Contact):
+    """The contact data for messages about an order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Payment(orders.Payment):
+    """The means of payment of an order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Total(Money):
     """An amount of money given by a client."""
+
+    model_config = ConfigDict(extra="forbid")
 
     amount: Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 
@@ -33,13 +59,16 @@ class Total(Money):
 class Expected(BaseModel):
     """The total that the shopper saw; an order with another total is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     total: Total
 
 
 class Wanted(BaseModel):
-    """The content of an order, over HTTP and WebSocket: the cart at `version`, or `items` without a cart."""
+    """The content of an order, over HTTP and WebSocket: the cart at `version`, or `items` without a cart.
+
+    The values in it are closed: an unknown field of an item, an address, a contact, a payment or a total is an error.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True)
 

@@ -1,6 +1,5 @@
-"""RFC 9457 problem documents for every HTTP error, with an explanatory page for each kind."""
+"""RFC 9457 problem documents for every HTTP error; `problem_advice.py` says what to do about each kind."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -68,8 +67,14 @@ SLUGS: Final[dict[str, tuple[int, str, str]]] = {
     ),
     "refund-too-large": (409, "Refund too large", "The amount exceeds what was captured and not yet refunded."),
     "reservation-settled": (409, "Reservation settled", "The reservation has already been committed or cancelled."),
+    "precondition-failed": (
+        412,
+        "Precondition failed",
+        "A condition of the request, such as `If-Match`, does not hold or is not supported. Nothing was changed.",
+    ),
     "too-large": (413, "Too large", "The request body exceeds the size limit."),
-    "unsupported-media-type": (415, "Unsupported media type", "The body must be application/json."),
+    "unsupported-media-type": (415, "Unsupported media type", "The body must be uncompressed JSON in UTF-8."),
+    "expectation-failed": (417, "Expectation failed", "The request has an `Expect` header that is not supported."),
     "invalid": (422, "Invalid", "The body or the parameters contain a value that is not allowed; see `errors`."),
     "idempotency-key-reused": (
         422,
@@ -162,16 +167,3 @@ def request_id(connection: HTTPConnection) -> str:
 def json_pointer(path: Sequence[object]) -> str:
     """Return `path` as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
-
-
-def explanation_page(slug: str) -> str | None:
-    """Return the HTML page that a problem's `type` links to; `None` if the slug is unknown."""
-    known = SLUGS.get(slug)
-    if known is None:
-        return None
-    status, title, text = known
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title></head><body><h1>{status} {html.escape(title)}</h1>"
-        f"<p>{html.escape(text)}</p><p><code>/problems/{slug}</code></p></body></html>"
-    )

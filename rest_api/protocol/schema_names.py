@@ -24,13 +24,21 @@ PREFIXES: Final = {
     "rest_api__protocol__server_frames": "rest_api__server_frames",
 }
 """Path of a module, as pydantic writes it, and the prefix that is published instead."""
+NAMES: Final = {
+    "contracts__inventory__Item": "Item",
+    "contracts__orders__Address": "Address",
+    "contracts__orders__Contact": "Contact",
+    "contracts__orders__Payment": "Payment",
+}
+"""Classes that are published without a prefix, because they were before another class got the same name."""
 REFERENCE: Final = "#/components/schemas/"
+_NAME: Final = re.compile(rf"(?<![\w])(?:{'|'.join(NAMES)})$")
 _PREFIX: Final = re.compile(rf"(?<![\w])(?:{'|'.join(PREFIXES)})(?=__\w+$)")
 
 
 def published_name(name: str) -> str:
     """Return the published form of a schema's name, or of a reference that ends with it."""
-    return _PREFIX.sub(lambda match: PREFIXES[match[0]], name)
+    return _PREFIX.sub(lambda match: PREFIXES[match[0]], _NAME.sub(lambda match: NAMES[match[0]], name))
 
 
 def publish_names(document: dict[str, Any]) -> dict[str, Any]:

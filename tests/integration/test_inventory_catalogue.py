@@ -93,6 +93,8 @@ HEADER = "product_code,name,price,currency,quantity\n"
         (HEADER + "A,a,1e30,GBP,1\n", "line 2: price must be"),
         (HEADER + "A,a,1.00,pounds,1\n", "line 2: currency must be an ISO 4217 code such as GBP, not 'pounds'"),
         (HEADER + "Ä,a,1.00,GBP,1\n", "line 2: product_code must be 1 to 64 printable ASCII characters"),
+        (HEADER + ".,a,1.00,GBP,1\n", "line 2: product_code must not be . or .."),
+        (HEADER + "..,a,1.00,GBP,1\n", "line 2: product_code must not be . or .."),
         (HEADER + "A,,1.00,GBP,1\n", "line 2: name must be 1 to 200 printable characters"),
         (HEADER + 'A,"a\0b",1.00,GBP,1\n', "line 2"),
         (HEADER + "A,a,1.00,GBP,1,000\n", "line 2: 6 fields instead of 5: put a field that contains the delimiter in"),

@@ -9,6 +9,7 @@ import random
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, Final
 
+from contracts.url_paths import encode_segment
 from load.chaos.checks.observed_state import CartView
 from load.chaos.clients import checkouts
 from load.chaos.history import HistoryRecorder
@@ -164,7 +165,7 @@ class RecordingClient:
         frame = {"id": new_id(), "type": "cancel"}
         self._record_request("invoke", frame, value={"of": order})
         try:
-            path = f"/v1/orders/{order}/cancel"
+            path = f"/v1/orders/{encode_segment(order)}/cancel"
             answer = await self.shop.request(
                 "POST", path, token=self.shopper.guest.token, key=frame["id"], wait=CANCEL_SECONDS
             )

@@ -9,6 +9,7 @@ import orjson
 
 from contracts import cart, orders
 from contracts.ids import derive_id
+from contracts.url_paths import encode_segment
 from infrastructure.process import clock
 from rest_api.http.dependencies import AppState
 from rest_api.http.schemas.orders import order_body
@@ -119,7 +120,7 @@ class PlaceOrder:
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the order's id and where it can be read."""
         order = order_id(self.user_id, request_id)
-        return {"order_id": order}, f"/v1/orders/{order}"
+        return {"order_id": order}, f"/v1/orders/{encode_segment(order)}"
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the order, whose stock is now held; raise `Problem` if it was refused."""
@@ -182,7 +183,7 @@ class OrderCommand:
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the order can be read."""
         order = self.order.order_id
-        return {"request_id": request_id, "order_id": order}, f"/v1/orders/{order}"
+        return {"request_id": request_id, "order_id": order}, f"/v1/orders/{encode_segment(order)}"
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the order as it is now; raise `Problem` if the command was refused."""

@@ -1,11 +1,10 @@
-"""Middleware that refuses foreign hosts, large heads and bodies, and bodies that are not JSON."""
+"""Middleware that refuses foreign hosts, and large heads and bodies."""
 
 import re
 from collections.abc import Iterable
 from typing import Final
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rest_api.protocol.problems import Problem
@@ -53,14 +52,12 @@ class LimitsMiddleware:
             return Problem("bad-request", "a body has one length", headers={"Connection": "close"})
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            detail = f"a body has {MAX_BODY_BYTES} bytes at most"
-            return Problem("too-large", detail, headers={"Connection": "close"})
-        has_body = length != "0" or "transfer-encoding" in headers
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["type"] == "http" and has_body and media_type != "application/json":
-            accepted = {"Accept": "application/json"}
-            return Problem("unsupported-media-type", "bodies are application/json", headers=accepted)
+            return _too_large()
         return None
+
+
+def _too_large() -> Problem:
+    return Problem("too-large", f"a body has {MAX_BODY_BYTES} bytes at most", headers={"Connection": "close"})
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -73,8 +70,7 @@ def _bounded(receive: Receive) -> Receive:
         if message["type"] == "http.request":
             read += len(message.get("body", b""))
             if read > MAX_BODY_BYTES:
-                # Of this class, because the framework makes a 400 of everything else that a body raises.
-                raise HTTPException(413)
+                raise _too_large()
         return message
 
     return bounded

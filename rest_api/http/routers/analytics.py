@@ -142,7 +142,7 @@ _FIGURES: Final[Mapping[str, Callable[[Figures], Any]]] = {
 }
 
 
-@router.get("/v1/analytics/{figure}", response_model=WindowList, dependencies=SECURITY_DEPENDENCIES)
+@router.get("/v1/analytics/{figure:segment}", response_model=WindowList, dependencies=SECURITY_DEPENDENCIES)
 async def list_windows(  # noqa: PLR0913, PLR0917 - the filters of the contract
     edge: AppStateDep,
     _: StaffUser,

@@ -4,7 +4,7 @@ import hashlib
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Response
 from pydantic import BaseModel, ConfigDict
 
 from contracts import cart
@@ -69,7 +69,7 @@ _CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", response_model=server_frames.CartBody)
-async def show(edge: AppStateDep, user: CurrentUser, request: Request) -> Response:
+async def show(edge: AppStateDep, user: CurrentUser) -> Response:
     """Return the cart."""
     answer = await read_from_carts(edge.connections, user.user_id, "read", {}, seconds=READ_TIMEOUT_SECONDS)
     assert isinstance(answer, cart.Snapshot)
@@ -77,8 +77,6 @@ async def show(edge: AppStateDep, user: CurrentUser, request: Request) -> Respon
     body = orjson.dumps(frame_encoder.cart_body(user.user_id, answer.cart, names, edge.settings.currency))
     digest = hashlib.blake2b(body, digest_size=6).hexdigest()
     etag = f'"{answer.cart.version}-{digest}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"ETag": etag})
     return Response(body, headers={"ETag": etag}, media_type="application/json")
 
 
@@ -95,7 +93,7 @@ async def add(
     return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.put("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
+@router.put("/items/{product:segment}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def put(
     edge: AppStateDep,
     user: CurrentUser,
@@ -110,7 +108,7 @@ async def put(
     return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.delete("/items/{product}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
+@router.delete("/items/{product:segment}", status_code=202, responses=_CHANGE_RESPONSES, response_model=None)
 async def remove(
     edge: AppStateDep,
     user: CurrentUser,
@@ -132,7 +130,9 @@ async def clear(
     return await execute(edge, user.user_id, change, key=idempotency_key, prefer=prefer)
 
 
-@router.get("/requests/{request_id}", responses={200: {"model": OutcomeFrame | StillPending}}, response_model=None)
+@router.get(
+    "/requests/{request_id:segment}", responses={200: {"model": OutcomeFrame | StillPending}}, response_model=None
+)
 async def outcome(edge: AppStateDep, user: CurrentUser, request_id: Annotated[Identifier, Path()]) -> Response:
     """Return the outcome of a change as its frame, or `{"request_id","status":"pending"}`."""
     answer = await read_from_carts(

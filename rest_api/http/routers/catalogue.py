@@ -75,10 +75,8 @@ async def list_products(  # noqa: PLR0913, PLR0917 - the filters of the contract
     return pagination.page_response([product_body(product) for product in listed], next_cursor, request)
 
 
-@router.get("/{code}", response_model=ProductBody)
-async def show_product(
-    edge: AppStateDep, _: OptionalUser, request: Request, code: Annotated[Identifier, Path()]
-) -> Response:
+@router.get("/{code:segment}", response_model=ProductBody)
+async def show_product(edge: AppStateDep, _: OptionalUser, code: Annotated[Identifier, Path()]) -> Response:
     """Return a product, with an `ETag` that changes with the product and its stock."""
     try:
         found = await edge.store.product(code)
@@ -87,8 +85,6 @@ async def show_product(
     if found is None:
         raise Problem("unknown-product")
     etag = f'"{found.version}.{found.stock_version}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"ETag": etag})
     return Response(orjson.dumps(product_body(found)), headers={"ETag": etag}, media_type="application/json")
 
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts import orders
 from contracts.envelope import rfc3339
 from contracts.inventory import Identifier, Money
-from contracts.orders import Payment
 from infrastructure.security.tokens import Identity
 from rest_api.http import pagination
 from rest_api.http.commands.orders import OrderCommand, PlaceOrder
@@ -35,7 +34,7 @@ from rest_api.http.schemas.orders import (
     payment_body,
 )
 from rest_api.kafka.gateway import RETRY_AFTER
-from rest_api.protocol.client_frames import MAX_AMOUNT, Wanted
+from rest_api.protocol.client_frames import MAX_AMOUNT, Payment, Wanted
 from rest_api.protocol.problems import Problem
 from rest_api.read_models.orders.fold import OrderView, fold_shipment
 from rest_api.read_models.store import UNAVAILABLE_ERRORS
@@ -57,6 +56,8 @@ class NewOrder(Wanted):
 
 class Given(Money):
     """An amount to refund."""
+
+    model_config = ConfigDict(extra="forbid")
 
     amount: Annotated[int, Field(ge=1, le=MAX_AMOUNT)]
 
@@ -129,18 +130,16 @@ async def list_orders(
     return pagination.page_response(await order_bodies(edge, listed), next_cursor, request)
 
 
-@router.get("/{order_id}", response_model=OrderBody)
-async def show(edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId) -> Response:
+@router.get("/{order_id:segment}", response_model=OrderBody)
+async def show(edge: AppStateDep, user: CurrentUser, order_id: OrderId) -> Response:
     """Return an order, with an `ETag`."""
     view = await _visible_order(edge, user, order_id)
     body = orjson.dumps(await order_body(edge, view))
     etag = f'"{view.version}-{hashlib.blake2b(body, digest_size=6).hexdigest()}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"ETag": etag})
     return Response(body, headers={"ETag": etag}, media_type="application/json")
 
 
-@router.get("/{order_id}/events", response_model=OrderEventList)
+@router.get("/{order_id:segment}/events", response_model=OrderEventList)
 async def list_events(
     edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
@@ -159,7 +158,7 @@ async def list_events(
     return pagination.page_response([event_body(row) for row in rows[:limit]], next_cursor, request)
 
 
-@router.get("/{order_id}/payments", response_model=PaymentList)
+@router.get("/{order_id:segment}/payments", response_model=PaymentList)
 async def list_payments(
     edge: AppStateDep, user: CurrentUser, request: Request, order_id: OrderId, limit: Limit = 50, after: After = None
 ) -> Response:
@@ -182,7 +181,7 @@ async def list_payments(
     return pagination.page_response([payment_body(row) for row in rows[:limit]], next_cursor, request)
 
 
-@router.get("/{order_id}/shipment", response_model=ShipmentBody)
+@router.get("/{order_id:segment}/shipment", response_model=ShipmentBody)
 async def show_shipment(edge: AppStateDep, user: CurrentUser, order_id: OrderId) -> Response:
     """Return an order's parcel and its history; 404 before it is booked."""
     await _visible_order(edge, user, order_id)
@@ -215,7 +214,7 @@ async def place(
     return await execute(edge, user.user_id, PlaceOrder(user.user_id, order), key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/cancel", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
+@router.post("/{order_id:segment}/cancel", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def cancel(
     edge: AppStateDep,
     user: CurrentUser,
@@ -229,7 +228,7 @@ async def cancel(
     return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/refunds", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
+@router.post("/{order_id:segment}/refunds", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def refund(
     edge: AppStateDep,
     user: StaffUser,
@@ -245,7 +244,7 @@ async def refund(
     return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.post("/{order_id}/payments", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
+@router.post("/{order_id:segment}/payments", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def pay(
     edge: AppStateDep,
     user: CurrentUser,

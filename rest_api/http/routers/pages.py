@@ -11,11 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import rest_api
 from infrastructure.observability import metrics
+from rest_api.http import problem_pages
 from rest_api.http.dependencies import AppState, AppStateDep, app_state
+from rest_api.http.fields.media_types import HTML, json_quality, quality
 from rest_api.http.file_response import file_response
-from rest_api.protocol import problems
 from rest_api.protocol.asyncapi import document
-from rest_api.protocol.problems import Problem
+from rest_api.protocol.problems import SLUGS, Problem
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,6 +24,7 @@ _PACKAGE: Final = Path(rest_api.__file__).parent
 _PAGES: Final = _PACKAGE / "pages"
 _VIEWER: Final = _PACKAGE / "vendor" / "swagger_ui"
 _PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
+_VARY: Final = {"Vary": "Accept"}
 _VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
 
 
@@ -75,7 +77,7 @@ async def docs(edge: AppStateDep) -> Response:
     return file_response(_VIEWER / "index.html", cache_control="no-store")
 
 
-@router.get("/docs/{name}")
+@router.get("/docs/{name:segment}")
 async def docs_file(edge: AppStateDep, name: str) -> Response:
     """Return a file of the viewer."""
     _not_in_production(edge)
@@ -84,13 +86,25 @@ async def docs_file(edge: AppStateDep, name: str) -> Response:
     return _file(_VIEWER, name)
 
 
-@router.get("/problems/{slug}")
-async def problem_page(slug: str) -> Response:
-    """Return the page that explains a kind of problem."""
-    found = problems.explanation_page(slug)
-    if found is None:
-        raise Problem("not-found")
-    return HTMLResponse(found)
+@router.get("/problems")
+@router.get("/problems/")
+async def list_problems(request: Request) -> Response:
+    """Return the list of all kinds of problems, as a page or as JSON."""
+    if _prefers_json(request):
+        items = [problem_pages.description(slug) for slug in SLUGS]
+        return Response(orjson.dumps({"items": items}), headers=_VARY, media_type="application/json")
+    return HTMLResponse(problem_pages.list_page(), headers=_VARY)
+
+
+@router.get("/problems/{slug:segment}")
+async def show_problem(request: Request, slug: str) -> Response:
+    """Return the explanation of a kind of problem, as a page or as JSON."""
+    if slug not in SLUGS:
+        raise Problem("not-found", "there is no kind of problem with this name; /problems/ lists them")
+    if _prefers_json(request):
+        body = orjson.dumps(problem_pages.description(slug))
+        return Response(body, headers=_VARY, media_type="application/json")
+    return HTMLResponse(problem_pages.kind_page(slug), headers=_VARY)
 
 
 @router.get("/")
@@ -99,7 +113,7 @@ async def shop() -> Response:
     return _file(_PAGES, "index.html")
 
 
-@router.get("/static/{name}")
+@router.get("/static/{name:segment}")
 async def static(name: str) -> Response:
     """Return a file of the shop's pages."""
     if not _PAGE_FILE.fullmatch(name):
@@ -111,6 +125,12 @@ async def static(name: str) -> Response:
 async def stream_without_upgrade() -> Response:
     """Answer a plain GET on a WebSocket route with 426."""
     raise Problem("websocket-required", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
+def _prefers_json(request: Request) -> bool:
+    """Return True if a client would rather have JSON than a page; the page is the default."""
+    accept = request.headers.get("accept", "")
+    return json_quality(accept) > quality(accept, HTML)
 
 
 def _file(folder: Path, name: str) -> Response:

@@ -35,7 +35,7 @@ class RelatedList(BaseModel):
     after: None
 
 
-@router.get("/{code}/related", response_model=RelatedList)
+@router.get("/{code:segment}/related", response_model=RelatedList)
 async def list_related(
     edge: AppStateDep, _: OptionalUser, request: Request, code: Annotated[Identifier, Path()]
 ) -> Response:

@@ -10,16 +10,18 @@ from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from contracts import cart, inventory
 from contracts.ids import derive_id, uuid7
-from contracts.inventory import MAX_LINES, HoldState, Identifier, Item, Line
+from contracts.inventory import MAX_LINES, HoldState, Identifier, Line
+from contracts.url_paths import DOT_SEGMENTS, encode_segment
 from rest_api.http.commands.orders import refusal_problem
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppState, AppStateDep, ServiceUser
 from rest_api.http.idempotency import execute
 from rest_api.http.routers.cart import READ_TIMEOUT_SECONDS, IdempotencyKey, PreferHeader
 from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
+from rest_api.protocol.client_frames import Item
 from rest_api.protocol.problems import Problem
 from rest_api.websocket.in_flight import Reply
 
@@ -29,12 +31,20 @@ ROUTE: Final = "/v1/reservations"
 ReservationId = Annotated[Identifier, Path()]
 
 
+def _is_addressable(reservation_id: str) -> str:
+    if reservation_id in DOT_SEGMENTS:
+        raise ValueError(
+            "must not be `.` or `..`, which browsers and proxies remove from the address; choose another id"
+        )
+    return reservation_id
+
+
 class NewReservation(BaseModel):
     """The items to hold, all or nothing. `reservation_id` is optional and chosen by the service."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    reservation_id: Identifier | None = None
+    reservation_id: Annotated[Identifier, AfterValidator(_is_addressable)] | None = None
     # A JSON array is a list in Python, so this tuple is not strict.
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES, strict=False)]
 
@@ -114,7 +124,7 @@ class CreateReservation:
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the reservation can be read once it is decided."""
         reservation_id = self._reservation_id(request_id)
-        return {"reservation_id": reservation_id, "request_id": request_id}, f"{ROUTE}/{reservation_id}"
+        return {"reservation_id": reservation_id, "request_id": request_id}, f"{ROUTE}/{encode_segment(reservation_id)}"
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:  # noqa: ARG002 - the protocol of commands
         """Return the reservation; raise `Problem` if it was refused."""
@@ -166,7 +176,7 @@ class SettleReservation:
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the ids, and where the reservation can be read."""
         body = {"reservation_id": self.reservation_id, "request_id": request_id}
-        return body, f"{ROUTE}/{self.reservation_id}"
+        return body, f"{ROUTE}/{encode_segment(self.reservation_id)}"
 
     async def response_body(self, edge: AppState, answer: Reply) -> bytes:
         """Return the reservation as it is now; raise `Problem` if it is unknown or was settled the other way."""
@@ -201,14 +211,14 @@ async def reserve(
         raise
 
 
-@router.get("/{reservation_id}", response_model=ReservationBody)
+@router.get("/{reservation_id:segment}", response_model=ReservationBody)
 async def show(edge: AppStateDep, user: ServiceUser, reservation_id: ReservationId) -> Response:
     """Return a reservation in its current state."""
     body = await _read(edge, user.user_id, reservation_id)
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-@router.post("/{reservation_id}/commit", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
+@router.post("/{reservation_id:segment}/commit", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def commit(
     edge: AppStateDep,
     user: ServiceUser,
@@ -221,7 +231,7 @@ async def commit(
     return await execute(edge, user.user_id, command, key=idempotency_key, prefer=prefer)
 
 
-@router.delete("/{reservation_id}", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
+@router.delete("/{reservation_id:segment}", status_code=202, responses=_COMMAND_RESPONSES, response_model=None)
 async def release(
     edge: AppStateDep,
     user: ServiceUser,

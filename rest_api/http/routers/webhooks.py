@@ -15,6 +15,7 @@ from contracts.inventory import Identifier
 from infrastructure.process import clock
 from infrastructure.security.webhooks import HEADER, BadSignature, StaleWebhook, verify
 from rest_api.http.dependencies import AppStateDep, app_state
+from rest_api.http.json_body import BYTE_ORDER_MARK
 from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
 from rest_api.protocol.problems import Problem, json_pointer
 
@@ -83,7 +84,7 @@ async def payment_notified(edge: AppStateDep, request: Request) -> Response:
     except StaleWebhook as error:
         raise Problem("stale-webhook", str(error)) from None
     try:
-        charge = Notification.model_validate_json(body).data
+        charge = Notification.model_validate_json(body.removeprefix(BYTE_ORDER_MARK)).data
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise Problem("bad-request", "the body is not JSON") from None
