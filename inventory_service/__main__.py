@@ -41,7 +41,7 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
-    store = PostgresStore(partial(connect, options=STORE_OPTIONS), settings.time_limits)
+    store = PostgresStore(partial(connect, options=STORE_OPTIONS), settings.time_limits, settings.holding_limits)
     locks: ContentionLocks = (
         RedisContentionLocks(settings.redis_url, settings.prefix) if settings.locks else NoContentionLocks()
     )

@@ -54,6 +54,7 @@ from inventory_service.state import (
     State,
     StockDelta,
     is_due,
+    pending_units,
     truncate_to_milliseconds,
 )
 
@@ -107,6 +108,8 @@ def _decide_hold(state: State, cart: CartState, request: Hold) -> Decision:
             return Decision(Refused(product=product, reason="limit"))
         if after - before > stock.available:
             return Decision(Refused(product=product, reason="out_of_stock", available=stock.available))
+        if after + state.pending_units[request.user_id, product] > state.holding_limits.most(stock):
+            return Decision(Refused(product=product, reason="limit"))
     held = Held(
         product=product,
         quantity=request.quantity,
@@ -132,7 +135,10 @@ def evolve(state: State, key: LogKey, cause: str, decision: Decision) -> None:
     """Apply a decision. The cart's revision grows by one if any of its lines changes, else not at all."""
     reserved = decision.order_holds
     if reserved is not None:
-        if reserved.order_id not in state.order_holds:
+        before = state.order_holds.get(reserved.order_id)
+        state.pending_units.update(pending_units([reserved]))
+        state.pending_units.subtract(pending_units([before] if before else []))
+        if before is None:
             state.new_orders.add(reserved.order_id)
         state.order_holds[reserved.order_id] = reserved
         state.changed_orders.add(reserved.order_id)

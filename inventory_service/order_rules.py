@@ -47,7 +47,7 @@ def decide_commit(state: State, cart: CartState, request: Commit) -> Decision:
         line_changes = tuple(LineChange(line.product, None) for line in lines)
         deltas: tuple[StockDelta, ...] = ()
     else:
-        refused = _lines_refusal(state, request)
+        refused = _lines_refusal(state, cart, request)
         lines = () if refused else _price_lines(state.stock_levels, request)
         line_changes, deltas = (), tuple(StockDelta(line.product, held=line.quantity) for line in lines)
     if refused is not None:
@@ -81,7 +81,7 @@ def _cart_refusal_reason(cart: CartState, version: int | None) -> RefusalReason 
     return None if cart.lines else "cart_empty"
 
 
-def _lines_refusal(state: State, request: Commit) -> Refused | None:
+def _lines_refusal(state: State, cart: CartState, request: Commit) -> Refused | None:
     for item in request.lines or ():
         stock = state.stock_levels.get(item.product)
         if stock is None or not stock.for_sale:
@@ -90,6 +90,11 @@ def _lines_refusal(state: State, request: Commit) -> Refused | None:
             return Refused(
                 product=item.product, reason="out_of_stock", available=stock.available, order_id=request.order_id
             )
+        line = cart.lines.get(item.product)
+        held = state.pending_units[request.user_id, item.product] + (line.quantity if line else 0)
+        # A reservation is a service's, which holds for many shoppers.
+        if request.purpose == "order" and held + item.quantity > state.holding_limits.most(stock):
+            return Refused(product=item.product, reason="limit", order_id=request.order_id)
     return None
 
 

@@ -24,9 +24,12 @@ SELECT l.user_id, l.requestid, l.command, l.outcome::text
  ) AS l
 
 -- name: open_holds
--- Read the cart lines of some users.
-SELECT user_id, product_code, hold_quantity, price_minor, currency
+-- Read the cart lines of some users, and what their orders hold that is not sold yet.
+SELECT user_id, product_code, hold_quantity, price_minor, currency, true
   FROM hold WHERE user_id = ANY(%(users)s::text[]) AND order_id IS NULL
+ UNION ALL
+SELECT user_id, product_code, hold_quantity, price_minor, currency, false
+  FROM hold WHERE user_id = ANY(%(users)s::text[]) AND order_id IS NOT NULL AND state = 'PENDING'
 
 -- name: order_holds
 -- Read the current and former holds of some orders; used only by batches about orders. The batch does not lock the rows

@@ -2,15 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import partial
 
-from infrastructure.observability import metrics
 from infrastructure.storage.postgres import Connection
+from infrastructure.storage.retention import DELETE_LIMIT, RUN_SECONDS, delete_in_batches
 from inventory_service.store import LOG_RETENTION, QUERIES
-
-RUN_SECONDS: Final = 60.0
-DELETE_LIMIT: Final = 1000
-"""Rows deleted by one statement."""
 
 
 class RetentionJob:
@@ -27,15 +23,11 @@ class RetentionJob:
         while True:
             async with await self.connect() as connection:
                 await connection.execute(QUERIES["make_ledger_months"])
-                while True:
-                    if await delete_old_outcomes(connection) < DELETE_LIMIT:
-                        break
-                    await asyncio.sleep(0.1)  # leave disk time for requests
+                await delete_in_batches(partial(delete_old_outcomes, connection))
             await asyncio.sleep(RUN_SECONDS)
 
 
 async def delete_old_outcomes(connection: Connection) -> int:
     """Delete at most `DELETE_LIMIT` outcomes that are older than `LOG_RETENTION`, and return their number."""
     result = await connection.execute(QUERIES["delete_old_outcomes"], {"keep": LOG_RETENTION, "limit": DELETE_LIMIT})
-    metrics.TRIMMED.inc(result.rowcount)
     return result.rowcount

@@ -3,12 +3,15 @@
 `model` decides about carts and `order_rules` about orders; both return a `Decision`.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import floor
 from typing import Final, NamedTuple
 
 from contracts.inventory import (
+    MAX_QUANTITY,
     Cart,
     Expire,
     HoldState,
@@ -49,6 +52,25 @@ class TimeLimits:
     """Maximum age of a request that is not in the log; an older one is refused as `expired`."""
     max_skew: timedelta = timedelta(minutes=5)
     """Maximum distance of a request's time into the future; a greater one is refused as `bad_field`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingLimits:
+    """The most units of one product that one shopper may hold, in the cart and in orders that are not sold yet.
+
+    Holding costs nothing, so without a limit one guest could take the whole stock from all others.
+    """
+
+    units: int = MAX_QUANTITY
+    """The most units of a product, however many there are."""
+    share: float = 1.0
+    """The greatest share of a product's stock, rounded down; 1 lifts the limit."""
+    free_units: int = 0
+    """Units that a shopper may hold whatever share of the stock they are."""
+
+    def most(self, stock: "StockLevel") -> int:
+        """Return the most units of a product that one shopper may hold."""
+        return min(self.units, max(self.free_units, floor(self.share * (stock.received - stock.sold))))
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------
@@ -114,6 +136,15 @@ class OrderHolds(NamedTuple):
     """Revision of the cart after the commit."""
 
 
+def pending_units(orders: Iterable[OrderHolds]) -> Counter[tuple[str, str]]:
+    """Return the units that orders hold and that are not sold yet, by user and product."""
+    units: Counter[tuple[str, str]] = Counter()
+    for order in orders:
+        for line in order.lines if order.state == "PENDING" else ():
+            units[order.user, line.product] += line.quantity
+    return units
+
+
 class LogEntry(NamedTuple):
     """A request in the log, with its outcome."""
 
@@ -159,6 +190,9 @@ class State:
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     order_holds: dict[str, OrderHolds] = field(default_factory=dict)
     """Holds by order id."""
+    holding_limits: HoldingLimits = field(default_factory=HoldingLimits)
+    pending_units: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Units that the orders of a user hold and that are not sold yet, by user and product."""
     changed_carts: set[str] = field(default_factory=set)
     changed_lines: set[tuple[str, str]] = field(default_factory=set)
     new_orders: set[str] = field(default_factory=set)

@@ -5,7 +5,7 @@ trip two writes one row per key and commits. Both use pipeline mode, so that a b
 rows it touches.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from inventory_service.pg_arrays import EMPTY_ARRAY, array_literals, array_param
 from inventory_service.state import (
     CartState,
     Command,
+    HoldingLimits,
     LogEntry,
     OrderHolds,
     Reply,
@@ -43,6 +44,7 @@ from inventory_service.state import (
     StockLevel,
     TimeLimits,
     is_due,
+    pending_units,
 )
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
@@ -104,9 +106,14 @@ class MemoryStore:
     """In-memory double of the store: the same decisions over plain dictionaries, for tests."""
 
     def __init__(
-        self, stock_levels: dict[str, StockLevel], now: Callable[[], datetime], time_limits: TimeLimits | None = None
+        self,
+        stock_levels: dict[str, StockLevel],
+        now: Callable[[], datetime],
+        time_limits: TimeLimits | None = None,
+        holding_limits: HoldingLimits | None = None,
     ) -> None:
         self.time_limits = time_limits or TimeLimits()
+        self.holding_limits = holding_limits or HoldingLimits()
         self.now = now
         self.stock_levels = stock_levels
         self.carts: dict[str, CartState] = defaultdict(CartState)
@@ -118,7 +125,15 @@ class MemoryStore:
         now = self.now()
         carts = {command.request.user_id: self.carts[command.request.user_id] for command in batch}
         state = State(
-            now, carts, self.stock_levels, self.log, _expiry_ids(carts, now), self.time_limits, self.order_holds
+            now,
+            carts,
+            self.stock_levels,
+            self.log,
+            _expiry_ids(carts, now),
+            self.time_limits,
+            self.order_holds,
+            self.holding_limits,
+            pending_units(self.order_holds.values()),
         )
         replies = fold(state, batch)
         return BatchResult(now, replies, {code: stock.available for code, stock in self.stock_levels.items()})
@@ -127,9 +142,15 @@ class MemoryStore:
 class PostgresStore:
     """The store. `connect` returns a connection with `STORE_OPTIONS`; any exception closes the connection."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], time_limits: TimeLimits | None = None) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        time_limits: TimeLimits | None = None,
+        holding_limits: HoldingLimits | None = None,
+    ) -> None:
         self.connect = connect
         self.time_limits = time_limits or TimeLimits()
+        self.holding_limits = holding_limits or HoldingLimits()
         self._connection: Connection | None = None
 
     async def transact(self, batch: Sequence[Command]) -> BatchResult:
@@ -178,11 +199,25 @@ class PostgresStore:
                 (user, id_): LogEntry(command, STORED_OUTCOME_ADAPTER.validate_json(outcome))
                 async for user, id_, command, outcome in log
             }
-            async for user, code, quantity, amount, currency in holds:
-                price = Money(amount=amount, currency=currency)
-                carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
+            pending: Counter[tuple[str, str]] = Counter()
+            async for user, code, quantity, amount, currency, in_cart in holds:
+                if in_cart:
+                    price = Money(amount=amount, currency=currency)
+                    carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
+                else:
+                    pending[user, code] += quantity
             holds_by_order = _order_holds([row for cursor in orders async for row in cursor]) if orders else {}
-        return State(now, carts, stock_levels, entries, _expiry_ids(carts, now), self.time_limits, holds_by_order)
+        return State(
+            now,
+            carts,
+            stock_levels,
+            entries,
+            _expiry_ids(carts, now),
+            self.time_limits,
+            holds_by_order,
+            self.holding_limits,
+            pending,
+        )
 
     async def _write(self, connection: Connection, state: State) -> None:
         """Write one row per key, with one statement per table; the most contended rows, of stock, come last."""

@@ -21,11 +21,12 @@ from infrastructure.messaging.batch_processor import Handler
 from infrastructure.messaging.broker import BrokerUnavailableError, ensure_topics
 from infrastructure.process import cli
 from infrastructure.storage import postgres
+from infrastructure.storage.retention import RETENTION_OPTIONS, RetentionJob
 from order_service import repairs
 from order_service.agents import OrderAgents, may_concern_order
 from order_service.audit import audit, checks, read_topics
 from order_service.settings import Settings
-from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore
+from order_service.store import MIGRATIONS, STORE_OPTIONS, OrderStore, retention_sweeps
 
 SERVICE: Final = "orders"
 TOPICS: Final = (
@@ -81,6 +82,9 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
         )
     )
     worker.add_background_loop("deadlines", saga().run_deadlines)
+    worker.add_background_loop(
+        "retention", RetentionJob(partial(connect, options=RETENTION_OPTIONS), *retention_sweeps()).run
+    )
     if settings.audit_seconds:
         grace = timedelta(seconds=settings.audit_grace_seconds)
         audit_as = f"{settings.schema_name(SERVICE)} auditor"

@@ -74,7 +74,8 @@ DELETE FROM waiting AS x USING unnest(%s::text[], %s::text[], %s::text[]) AS w(o
  WHERE (x.order_id, x.request_id, x.type) = (w.o, w.r, w.t)
 
 -- name: add_answered
--- Store replies, and delete some that are older than the requests that the topic keeps.
+-- Store replies, and delete some that are older than the requests that the topic keeps; the retention job deletes what
+-- this does not keep up with.
 WITH given AS (
        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::interval[])
                      AS w(order_id, user_id, request_id, type, refused, kept)),
@@ -84,6 +85,19 @@ WITH given AS (
           ORDER BY at LIMIT 100 FOR UPDATE SKIP LOCKED)))
 INSERT INTO answered (order_id, user_id, request_id, type, refused)
 SELECT order_id, user_id, request_id, type, refused FROM given ON CONFLICT DO NOTHING
+
+-- ---- background: retention
+
+-- name: delete_old_replies
+-- Delete some replies that are older than the requests that the topic keeps.
+DELETE FROM answered WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM answered WHERE at < now() - %(kept)s::interval ORDER BY at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+
+-- name: delete_old_waiting
+-- Delete some early messages whose order was never placed.
+DELETE FROM waiting WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM waiting WHERE came_at < now() - %(kept)s::interval
+   ORDER BY came_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
 
 -- ---- publication and deadlines
 

@@ -15,6 +15,7 @@ from contracts import inventory, orders
 from contracts.orders import EVENT_REGISTRY, Address, Contact, Event, Payment
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, load_queries
+from infrastructure.storage.retention import Sweep
 from order_service.commands import PersonalData, next_deadline
 from order_service.model import (
     Deadline,
@@ -45,6 +46,9 @@ PLACE_TIMEOUT: Final = timedelta(seconds=10)
 
 REPLY_RETENTION: Final = timedelta(days=9)
 """The retention of replies, longer than that of the requests on their topic."""
+
+WAITING_RETENTION: Final = timedelta(days=30)
+"""The retention of early messages: the request that places their order is on its topic for seven days."""
 
 RecordedEvent = tuple[Event, datetime]
 """An event and its time."""
@@ -81,6 +85,14 @@ class OrderBatch:
     def unpublished(self) -> list[RecordedEvent]:
         """The events that may not be published yet."""
         return self.stream[self.published :]
+
+
+def retention_sweeps() -> tuple[Sweep, ...]:
+    """Return the sweeps of this schema. Orders and their events are kept."""
+    return (
+        Sweep(QUERIES["delete_old_replies"], {"kept": REPLY_RETENTION}),
+        Sweep(QUERIES["delete_old_waiting"], {"kept": WAITING_RETENTION}),
+    )
 
 
 class OrderStore:

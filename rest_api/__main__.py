@@ -22,6 +22,7 @@ from infrastructure.messaging.broker import ensure_topics
 from infrastructure.observability import logs
 from infrastructure.process.health import HealthServer
 from infrastructure.storage.postgres import migrate
+from infrastructure.storage.retention import RUN_SECONDS
 from rest_api.app import create_app
 from rest_api.http.commands.orders import orders_closed
 from rest_api.http.dependencies import AppState
@@ -38,6 +39,7 @@ from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, 
 from rest_api.security.address_limiter import AddressLimiter
 from rest_api.security.admission import Admission
 from rest_api.security.authentication import Authenticator
+from rest_api.security.guest_sessions import GuestSessions
 from rest_api.server.listener import Server, bind
 from rest_api.settings import EdgeSettings
 from rest_api.websocket.connections import ConnectionManager
@@ -47,7 +49,6 @@ from rest_api.websocket.user_state import UserLimits
 log = logging.getLogger("rest_api")
 
 MIGRATIONS: Final = SQL_FOLDER / "migrations"
-RETENTION_INTERVAL_SECONDS: Final = 600
 RESTART_DELAY_SECONDS: Final = 1.0
 REDIS_CONNECTIONS: Final = 8
 """Most connections to Redis. Further requests with tickets wait for one, for at most a second."""
@@ -99,7 +100,12 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
         PaymentStatus(settings, store, patience=timedelta(seconds=settings.provider_patience_seconds)),
         InsightReadModel(settings, store),
         NoticeReadModel(settings, store, lambda *preferences: resolve_preferences(edge, *preferences)),
-        Authenticator(settings, redis, settings.accepted_origins(port)),
+        Authenticator(
+            settings,
+            redis,
+            settings.accepted_origins(port),
+            GuestSessions(store, overlap=settings.renewed_token_seconds, errors=UNAVAILABLE_ERRORS),
+        ),
         AddressLimiter(settings),
     )
     return edge, redis
@@ -125,8 +131,13 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             loops.create_task(_run_forever("the read model of insights", edge.insights.run))
             loops.create_task(_run_forever("the read model of notices", edge.notices.run))
             loops.create_task(_run_forever("the sweep", connections.run_sweeps))
+            loops.create_task(_run_forever("the sessions of guests", edge.authenticator.guest_sessions.run))
             loops.create_task(_run_forever("the stock broadcaster", connections.stock_broadcaster.run))
-            loops.create_task(_run_forever("the retention of idempotency keys", lambda: _run_retention(store)))
+            loops.create_task(
+                _run_forever(
+                    "the retention of idempotency keys, refused orders and sessions", lambda: _run_retention(store)
+                )
+            )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -171,8 +182,8 @@ async def _run_forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 async def _run_retention(store: Store) -> None:
     while True:
         with contextlib.suppress(*UNAVAILABLE_ERRORS):
-            await store.delete_old_claims()
-        await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
+            await store.delete_old_rows()
+        await asyncio.sleep(RUN_SECONDS)
 
 
 def run(settings: EdgeSettings) -> int:

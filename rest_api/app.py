@@ -17,6 +17,7 @@ from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
 from rest_api.http.middleware.header_lines import HeaderLinesMiddleware
 from rest_api.http.middleware.headers import HeadersMiddleware
+from rest_api.http.middleware.network_budget import NetworkBudgetMiddleware
 from rest_api.http.middleware.problem_pages import ProblemPagesMiddleware
 from rest_api.http.middleware.request_body import RequestBodyMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
@@ -132,11 +133,12 @@ def create_app(edge: AppState) -> FastAPI:
     app.add_middleware(HeadMiddleware)
     app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts())
     app.add_middleware(RequestTargetMiddleware)
+    app.add_middleware(NetworkBudgetMiddleware, limiter=edge.address_limiter)
     app.add_middleware(HeaderLinesMiddleware)
     app.add_middleware(ErrorsMiddleware)
     app.add_middleware(ProblemPagesMiddleware)
     app.add_middleware(RequestMetricsMiddleware)
-    app.add_middleware(HeadersMiddleware)
+    app.add_middleware(HeadersMiddleware, requires_tls=edge.settings.profile == "production")
     app.add_middleware(RequestIdMiddleware)
     described = app.openapi
 

@@ -35,6 +35,14 @@ class EdgeSettings(Settings):
         default=5, gt=0, le=60, description="time limit of a client to read the last bytes before a close"
     )
     guest_token_hours: int = Field(default=24 * 30, ge=1, le=24 * 365)
+    guest_session_hours: int = Field(
+        default=24 * 180,
+        ge=1,
+        description="hours after a guest's first token at which the last renewed one ends",
+    )
+    renewed_token_seconds: float = Field(
+        default=60, ge=0, description="how long a guest's tokens stay valid after a newer one was issued"
+    )
 
     payment_tokens: str = Field(
         default="tok_approve,tok_decline,tok_timeout,tok_late,tok_twice,tok_wrong_amount",
@@ -50,6 +58,13 @@ class EdgeSettings(Settings):
     )
     limit_others: int = Field(default=600, ge=1, description="other requests or frames, per minute and user")
     limit_anonymous: int = Field(default=300, ge=1, description="requests without a user, per minute and address")
+    limit_network_changes: int = Field(
+        default=1000, ge=1, description="requests or frames that change something, per minute and network"
+    )
+    limit_network_others: int = Field(
+        default=6000, ge=1, description="other requests or frames, per minute and network"
+    )
+    limit_network_guests: int = Field(default=300, ge=1, description="new guests, per hour and network")
     limit_unanswered: int = Field(default=64, ge=1, description="unanswered requests per user")
     limit_sockets: int = Field(default=5, ge=1, description="sockets per user")
     limit_under_way: int = Field(
@@ -69,8 +84,11 @@ class EdgeSettings(Settings):
         return self
 
     def accepted_origins(self, port: int) -> frozenset[str]:
-        """Return the origins whose pages may use this shop: its own (both local names) and `allowed_origins`."""
-        own = {f"http://127.0.0.1:{port}", f"http://localhost:{port}"}
+        """Return the origins whose pages may use this shop: `allowed_origins`, and locally its own (both local names).
+
+        In production a page of localhost belongs to the visitor's machine, not to the shop.
+        """
+        own = {f"http://127.0.0.1:{port}", f"http://localhost:{port}"} if self.profile == "local" else set()
         return frozenset(own | set(_comma_separated(self.allowed_origins)))
 
     def accepted_hosts(self) -> frozenset[str]:

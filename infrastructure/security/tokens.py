@@ -42,12 +42,24 @@ class Identity:
     roles: frozenset[str]
     expires_at: datetime
     token_id: str
+    issued_at: datetime
+    auth_time: datetime
+    """When the user's first token was issued, from which all later ones were renewed."""
 
 
 def issue(
-    secret: str, *, user_id: str, roles: Iterable[str], lifetime: timedelta, now: datetime
+    secret: str,
+    *,
+    user_id: str,
+    roles: Iterable[str],
+    lifetime: timedelta,
+    now: datetime,
+    auth_time: datetime | None = None,
 ) -> tuple[str, datetime]:
-    """Return a token for `user_id` with `roles`, and the time of its expiry in whole seconds."""
+    """Return a token for `user_id` with `roles`, and the time of its expiry in whole seconds.
+
+    `auth_time` is the time of the first token, if this one renews another.
+    """
     issued_at = int(now.timestamp())
     expires_at = issued_at + int(lifetime.total_seconds())
     claims = {
@@ -57,6 +69,7 @@ def issue(
         "jti": uuid7(),
         "iat": issued_at,
         "exp": expires_at,
+        "auth_time": issued_at if auth_time is None else int(auth_time.timestamp()),
         "roles": sorted(roles),
     }
     token = jwt.encode(claims, secret, algorithm="HS256", headers={"typ": TYPE, "kid": _key_id(secret)})
@@ -92,19 +105,23 @@ def verify(secret: str, token: str, *, now: datetime, previous: str | None = Non
 
 def _identity(claims: dict[str, Any], now: datetime) -> Identity:
     roles, subject = claims.get("roles", []), claims["sub"]
-    times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
+    auth_time = claims.get("auth_time", claims["iat"])  # tokens of earlier versions have no such claim
+    times = [claims["exp"], auth_time, *(claims[name] for name in ("iat", "nbf") if name in claims)]
     if not (isinstance(roles, list) and all(isinstance(role, str) for role in roles)):
         raise InvalidToken("roles: expected a list of strings")
     if not (isinstance(subject, str) and _is_id(subject)):
         raise InvalidToken("sub: expected 1 to 64 printable ASCII characters")
     if not all(type(moment) is int and 0 <= moment < 2**40 for moment in times):
-        raise InvalidToken("exp, iat, nbf: expected Unix times in whole seconds")
+        raise InvalidToken("exp, iat, nbf, auth_time: expected Unix times in whole seconds")
     instant, leeway = now.timestamp(), LEEWAY.total_seconds()
     if any(moment > instant + leeway for moment in times[1:]):
-        raise InvalidToken("iat or nbf is in the future")
+        raise InvalidToken("iat, nbf or auth_time is in the future")
     if claims["exp"] + leeway <= instant:
         raise ExpiredToken("expired")
-    return Identity(subject, frozenset(roles), datetime.fromtimestamp(claims["exp"], UTC), str(claims["jti"]))
+    expires_at, issued_at, first = (
+        datetime.fromtimestamp(each, UTC) for each in (claims["exp"], claims["iat"], auth_time)
+    )
+    return Identity(subject, frozenset(roles), expires_at, str(claims["jti"]), issued_at, first)
 
 
 def _is_id(subject: str) -> bool:

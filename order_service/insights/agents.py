@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeVar
 
 from contracts import orders
@@ -14,6 +15,7 @@ from infrastructure.observability import metrics
 from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, try_lock
+from infrastructure.storage.retention import delete_in_batches
 from order_service.insights import store as stores
 from order_service.insights.model import (
     CART_EVENTS,
@@ -178,10 +180,7 @@ class RetentionJob:
         """Delete expired keys once per minute, in small batches. Raise when the connection is lost."""
         while True:
             async with await self.connect() as connection:
-                while (
-                    deleted := await stores.delete_expired_keys(connection, MAX_KEYS_PER_DELETE)
-                ) == MAX_KEYS_PER_DELETE:
-                    metrics.TRIMMED.inc(deleted)
-                    await asyncio.sleep(0.1)
-                metrics.TRIMMED.inc(deleted)
+                await delete_in_batches(
+                    partial(stores.delete_expired_keys, connection, MAX_KEYS_PER_DELETE), limit=MAX_KEYS_PER_DELETE
+                )
             await asyncio.sleep(RETENTION_INTERVAL)

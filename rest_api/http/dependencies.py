@@ -19,7 +19,8 @@ from rest_api.read_models.orders.queries import OrderStore
 from rest_api.read_models.payment_status import PaymentStatus
 from rest_api.read_models.store import Store
 from rest_api.security.address_limiter import AddressLimiter, enforce_limit
-from rest_api.security.authentication import SAFE_METHODS, SESSION_COOKIE, Authenticator
+from rest_api.security.authentication import SESSION_COOKIE, Authenticator
+from rest_api.security.costs import is_change, route_cost
 from rest_api.settings import EdgeSettings
 from rest_api.websocket.connections import ConnectionManager
 
@@ -57,34 +58,40 @@ _SCHEMES = (
 )
 
 
-_CHANGE_ROUTES = ("/v1/cart", "/v1/orders", "/v1/reservations", "/v1/notifications")
-"""Routes whose unsafe requests count as changes; the others issue tokens and tickets."""
 STAFF_ROLES = frozenset({"admin", "support"})
 """Roles that may see the orders of all users."""
 
 
 async def authenticate(request: Request) -> Identity | None:
-    """Authenticate a request, and count it against the user's limit, or without a user against the address's."""
+    """Authenticate a request, and count it against the user's limit, or without a user against the network's.
+
+    The middleware has counted one request for the network already; an expensive one is counted for more here.
+    """
     edge = app_state(request)
     try:
-        identity = edge.authenticator.authenticate(request)
+        identity = await edge.authenticator.authenticate(request)
     except Problem:
         edge.address_limiter.count_request(request)
         raise
     if identity is None:
         edge.address_limiter.count_request(request)
         return None
-    changing = request.method not in SAFE_METHODS and request.url.path.startswith(_CHANGE_ROUTES)
+    changing = is_change(request.method, request.url.path)
     count_user_request(edge, request, identity.user_id, changing=changing)
     return identity
 
 
 def count_user_request(edge: AppState, connection: HTTPConnection, user_id: str, *, changing: bool) -> None:
-    """Count a request against a user's limit; raise `Problem` if it is exceeded."""
+    """Count a request against a user's limit, at the cost of its route; raise `Problem` if it is exceeded."""
     rules, user = edge.connections.user_limits, edge.connections.user_state(user_id)
     allowance, size = (user.change_allowance, rules.changes) if changing else (user.other_allowance, rules.others)
-    if allowance is not None and size is not None:
-        enforce_limit(connection, allowance, size, clock.now().timestamp())
+    if allowance is None or size is None:
+        return
+    method, route = connection.scope.get("method", "GET"), getattr(connection.scope.get("route"), "path", "")
+    cost = route_cost(method, route, connection.query_params.get("limit", ""), size)
+    enforce_limit(connection, allowance, size, clock.now().timestamp(), cost)
+    if cost > 1:
+        edge.address_limiter.count_any(connection, cost=cost - 1)
 
 
 async def authenticate_optional(request: Request) -> Identity | None:
@@ -100,9 +107,13 @@ async def authenticate_optional(request: Request) -> Identity | None:
 
 
 async def authenticate_new_guest(request: Request) -> Identity | None:
-    """Authenticate a request for a guest token, from an allowed origin only."""
-    app_state(request).authenticator.check_origin(request)
-    return await authenticate_optional(request)
+    """Authenticate a request for a guest token, from an allowed origin only, and count it as a new guest's."""
+    edge = app_state(request)
+    edge.authenticator.check_origin(request)
+    identity = await authenticate_optional(request)
+    if identity is None:
+        edge.address_limiter.count_guest(request)
+    return identity
 
 
 async def require_user(request: Request) -> Identity:

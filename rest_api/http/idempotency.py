@@ -8,6 +8,7 @@ from the key, so even a claim that is taken over cannot be executed twice.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -26,12 +27,15 @@ from rest_api.protocol.problems import Problem
 from rest_api.read_models.store import UNAVAILABLE_ERRORS, IdempotencyRecord
 from rest_api.websocket.connections import ConnectionManager
 from rest_api.websocket.in_flight import Registration, Reply
+from rest_api.websocket.user_state import UserState
 
 log = logging.getLogger(__name__)
 
 MAX_KEY_LENGTH: Final = 255
 ACCEPTED: Final = 202
 CLAIM_TIMEOUT_SECONDS: Final = 10.0
+READS_BEYOND_LIMIT: Final = 8
+"""Reads of a user over HTTP that may be unanswered beyond the limit of unanswered requests."""
 
 
 class Command(Protocol):
@@ -102,12 +106,27 @@ class CartCommand:
         return answer.frame
 
 
+@contextlib.contextmanager
+def registered_read(connections: ConnectionManager, user_id: str, request_id: str) -> Iterator["asyncio.Future[Reply]"]:
+    """Count a read as unanswered and in flight, like a change, and yield the future of its answer.
+
+    Raise `Problem` if the user, or the shop, has too many. A client at its limit may still read a few outcomes.
+    """
+    user = connections.user_state(user_id)
+    _register(user, request_id, spare=READS_BEYOND_LIMIT)
+    try:
+        with connections.wait_for_reply(user_id, request_id) as answer:
+            yield answer
+    finally:
+        user.release(request_id)
+
+
 async def read_from_carts(
     connections: ConnectionManager, user_id: str, verb: str, data: dict[str, Any], *, seconds: float
 ) -> cart.Response:
     """Send a read to the carts and return the answer; raise `Problem` if none arrives within `seconds`."""
     request_id = uuid7()
-    with connections.wait_for_reply(user_id, request_id) as answer:
+    with registered_read(connections, user_id, request_id) as answer:
         try:
             async with asyncio.timeout(seconds):
                 request = Publish(request_id, verb, {"user_id": user_id, "session": request_id, **data})
@@ -181,11 +200,7 @@ async def send_command(edge: AppState, request_id: str, command: Command, second
     if connections.fault:
         raise Problem("unavailable", "no new requests are accepted now", retry_after=RETRY_AFTER)
     user = connections.user_state(command.reply_to_user)
-    match user.register(request_id, user.seen_at):
-        case Registration.TOO_MANY:
-            raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
-        case Registration.OVERLOADED:
-            raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
+    _register(user, request_id)
     with (
         connections.wait_for_reply(command.reply_to_user, request_id) if seconds else contextlib.nullcontext() as answer
     ):
@@ -202,6 +217,15 @@ async def send_command(edge: AppState, request_id: str, command: Command, second
     return Response(
         orjson.dumps(body), ACCEPTED, {"Location": location, **_preference_applied(seconds)}, "application/json"
     )
+
+
+def _register(user: UserState, request_id: str, spare: int = 0) -> None:
+    """Register a request before it is sent; raise `Problem` if the user, or the shop, has too many in flight."""
+    match user.register(request_id, user.seen_at, spare=spare):
+        case Registration.TOO_MANY:
+            raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
+        case Registration.OVERLOADED:
+            raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
 
 
 async def _outcome_response(edge: AppState, command: Command, answer: Reply, headers: dict[str, str]) -> Response:

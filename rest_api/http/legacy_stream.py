@@ -53,6 +53,7 @@ class LegacyStream:
         connection = HTTPConnection(scope)
         await receive()  # websocket.connect
         try:
+            self._edge.address_limiter.count_any(connection)
             self._edge.authenticator.check_origin(connection)
             user_id = _USER.validate_python(connection.headers.get("user-id", ""))
         except (Problem, ValidationError) as error:

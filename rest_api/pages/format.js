@@ -45,7 +45,7 @@ export function refusalText({ request, reason, available }) {
     case "out_of_stock": return outOfStock(request, available);
     case "unknown_product": return "We no longer have this.";
     case "other_currency": return "Its price is in another currency than your cart's. Please order it by itself.";
-    case "limit": return "That is more than one cart can hold.";
+    case "limit": return "That is more than one shopper can hold.";
     case "expired": return "That came too late, so nothing was changed.";
     case "failed": return "The shop could not process this, so nothing was changed.";
     default: return "That did not work, so nothing was changed.";

@@ -79,5 +79,42 @@ UPDATE claim SET claimed_at = now() - interval '1 day' WHERE user_id = %(user_id
 UPDATE claim SET status = %(status)s, answer = %(answer)s WHERE user_id = %(user_id)s AND id = %(id)s;
 
 -- name: delete_old_claims
+-- Delete some claims that are older than two days, oldest first.
 DELETE FROM claim WHERE (user_id, id) IN (
-    SELECT user_id, id FROM claim WHERE created_at < now() - interval '48 hours' ORDER BY created_at LIMIT 1000);
+    SELECT user_id, id FROM claim WHERE created_at < now() - interval '48 hours'
+     ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED);
+
+-- name: delete_refused_orders
+-- Delete some orders that were refused before any stock was held for them, 90 days later, as long as topics keep events.
+WITH old AS (
+    SELECT order_id FROM placed_order
+     WHERE lines = '[]' AND status IN ('placed', 'cancelled') AND created_at < now() - interval '90 days'
+     ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
+events AS (DELETE FROM order_event USING old WHERE order_event.order_id = old.order_id),
+steps AS (DELETE FROM order_step USING old WHERE order_step.order_id = old.order_id)
+DELETE FROM placed_order USING old WHERE placed_order.order_id = old.order_id;
+
+-- name: delete_ended_sessions
+-- Delete some sessions of which every token has expired.
+DELETE FROM guest_session WHERE user_id IN (
+    SELECT user_id FROM guest_session WHERE ends_at < now() - interval '1 hour'
+     ORDER BY ends_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED);
+
+-- name: replace_tokens
+-- Remember that a guest has a newer token, once per overlap: those before `issued_at` end an overlap later.
+INSERT INTO guest_session AS known (user_id, issued_at, ends_at)
+VALUES (%(user_id)s, %(issued_at)s, %(ends_at)s)
+ON CONFLICT (user_id) DO UPDATE
+   SET valid_from = CASE WHEN excluded.issued_at - known.issued_at >= %(overlap)s
+                         THEN known.issued_at ELSE known.valid_from END,
+       issued_at = CASE WHEN excluded.issued_at - known.issued_at >= %(overlap)s
+                        THEN excluded.issued_at ELSE known.issued_at END,
+       changed_at = now(), ends_at = greatest(known.ends_at, excluded.ends_at)
+RETURNING valid_from, issued_at;
+
+-- name: guest_session
+SELECT valid_from, issued_at FROM guest_session WHERE user_id = %(user_id)s;
+
+-- name: changed_sessions
+-- The sessions that another edge may have changed since the last look.
+SELECT user_id, valid_from, issued_at FROM guest_session WHERE changed_at > now() - make_interval(secs => %(seconds)s);

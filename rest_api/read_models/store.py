@@ -6,6 +6,8 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from contracts.inventory import Product, Stock
 from infrastructure.process.settings import Settings
 from infrastructure.storage.postgres import TRANSIENT_ERRORS, load_queries
+from infrastructure.storage.retention import DELETE_LIMIT, delete_in_batches
+from rest_api.security.guest_sessions import GuestSession
 
 SQL_FOLDER: Final = Path(__file__).parent
 SERVICE: Final = "edge"
@@ -23,6 +27,8 @@ UNAVAILABLE_ERRORS: Final[tuple[type[BaseException], ...]] = (*TRANSIENT_ERRORS,
 """Exceptions raised when Postgres is unavailable."""
 
 _QUERIES: Final = load_queries(SQL_FOLDER / "queries.sql")
+_SWEEPS: Final = ("delete_old_claims", "delete_refused_orders", "delete_ended_sessions")
+"""The statements that delete old rows."""
 _SORTS: Final = {
     "code": ("code", True),
     "name": ("name", True),
@@ -225,9 +231,32 @@ class Store:
         parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": response}
         await self.fetch_all(_QUERIES["store_response"], parameters)
 
-    async def delete_old_claims(self) -> None:
-        """Delete up to 1000 claims that are older than two days, oldest first."""
-        await self.fetch_all(_QUERIES["delete_old_claims"])
+    # ---- sessions of guests -----------------------------------------------------------------------------------------
+
+    async def replace_tokens(self, user_id: str, issued_at: int, ends_at: datetime, overlap: float) -> GuestSession:
+        """Store that a guest has a newer token, from `issued_at`; the older ones end after `overlap` seconds."""
+        parameters = {"user_id": user_id, "issued_at": issued_at, "ends_at": ends_at, "overlap": overlap}
+        return GuestSession(*(await self.fetch_all(_QUERIES["replace_tokens"], parameters))[0])
+
+    async def guest_session(self, user_id: str) -> GuestSession:
+        """Return which tokens of a guest have ended."""
+        rows = await self.fetch_all(_QUERIES["guest_session"], {"user_id": user_id})
+        return GuestSession(*rows[0]) if rows else GuestSession()
+
+    async def changed_sessions(self, seconds: float) -> dict[str, GuestSession]:
+        """Return the sessions that changed in the last `seconds`, by user."""
+        rows = await self.fetch_all(_QUERIES["changed_sessions"], {"seconds": seconds})
+        return {user_id: GuestSession(*times) for user_id, *times in rows}
+
+    # ---- retention --------------------------------------------------------------------------------------------------
+
+    async def delete_old_rows(self) -> int:
+        """Delete all old rows that clients could add without end, in batches, and return their number."""
+        return sum([await delete_in_batches(partial(self._delete, name)) for name in _SWEEPS])
+
+    async def _delete(self, name: str) -> int:
+        async with self._pool.connection() as connection:
+            return (await connection.execute(_QUERIES[name], {"limit": DELETE_LIMIT})).rowcount
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "READ COMMITTED") -> AsyncIterator[AsyncConnection[Row]]:

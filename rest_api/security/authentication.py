@@ -15,21 +15,28 @@ from contracts.ids import uuid7
 from infrastructure.process import clock
 from infrastructure.security.tokens import ExpiredToken, Identity, InvalidToken, issue, verify
 from rest_api.protocol.problems import Problem
+from rest_api.security.costs import SAFE_METHODS
+from rest_api.security.guest_sessions import GuestSessions, is_guest
 from rest_api.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
 
 SESSION_COOKIE: Final = "holdfast_session"
+"""Name of the session cookie. In production it has the prefix `__Host-`, so that no sibling host can set it."""
 TICKET_SECONDS: Final = 30
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class Authenticator:
     """Issues and verifies tokens and tickets."""
 
-    def __init__(self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str]) -> None:
+    def __init__(
+        self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str], guest_sessions: GuestSessions
+    ) -> None:
         self.origins = origins
+        self.guest_sessions = guest_sessions
+        self.cookie = f"__Host-{SESSION_COOKIE}" if settings.profile == "production" else SESSION_COOKIE
+        self._max_session = timedelta(hours=settings.guest_session_hours)
         self._settings = settings
         self._redis = redis
         self._secret = settings.secret.get_secret_value()
@@ -38,15 +45,47 @@ class Authenticator:
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
-    def issue_guest_token(self, user_id: str | None = None) -> tuple[str, str, datetime]:
-        """Issue a token for a new guest, or for `user_id`; return the user id, the token and its expiry time."""
-        user_id = user_id or uuid7()
-        lifetime = timedelta(hours=self._settings.guest_token_hours)
-        token, expires_at = issue(self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=clock.now())
+    def issue_guest_token(
+        self, user_id: str | None = None, auth_time: datetime | None = None
+    ) -> tuple[str, str, datetime]:
+        """Issue a token for a new guest, or for `user_id`; return the user id, the token and its expiry time.
+
+        `auth_time` is the time of the guest's first token. However often it is renewed, the last token ends a fixed
+        time after that.
+        """
+        user_id, now = user_id or uuid7(), clock.now()
+        lifetime = min(timedelta(hours=self._settings.guest_token_hours), (auth_time or now) + self._max_session - now)
+        token, expires_at = issue(
+            self._secret, user_id=user_id, roles=("guest",), lifetime=lifetime, now=now, auth_time=auth_time
+        )
         return user_id, token, expires_at
 
-    def authenticate(self, connection: HTTPConnection) -> Identity | None:
+    async def renew(self, identity: Identity) -> tuple[str, str, datetime]:
+        """Issue a fresh token to a guest, and end the older ones; return the same as `issue_guest_token`.
+
+        Raise `Problem` for the token of any other role: its holder would get a guest's token for the same user.
+        """
+        if not is_guest(identity):
+            roles = ", ".join(sorted(identity.roles))
+            raise Problem(
+                "forbidden", f"only a guest's token can be renewed here, and this one has the role {roles}; send none"
+            )
+        renewed = self.issue_guest_token(identity.user_id, identity.auth_time)
+        await self.guest_sessions.replace(identity.user_id, clock.now(), max(renewed[2], identity.expires_at))
+        return renewed
+
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
         """Authenticate a request or WebSocket handshake; return `None` if it has no credentials.
+
+        Raise `Problem` if the credentials are invalid, or if a guest's token was replaced by a newer one.
+        """
+        identity = self.read_credentials(connection)
+        if identity is not None:
+            await self.guest_sessions.check(identity)
+        return identity
+
+    def read_credentials(self, connection: HTTPConnection) -> Identity | None:
+        """Verify the token or cookie of a request or WebSocket handshake; return `None` if it has none.
 
         Raise `Problem` if the credentials are invalid. A cookie is accepted only from an allowed page, because a
         browser attaches it to requests of any page.
@@ -57,7 +96,8 @@ class Authenticator:
             if scheme.lower() != "bearer":
                 raise Problem("unauthenticated", "unsupported authorization scheme; use Bearer")
             return self._verify(token.strip())
-        cookie = connection.cookies.get(SESSION_COOKIE)
+        # The plain name is still accepted: cookies live for a month.
+        cookie = connection.cookies.get(self.cookie) or connection.cookies.get(SESSION_COOKIE)
         if not cookie:
             return None
         method = connection.scope.get("method", "")  # a WebSocket handshake has no method
@@ -78,13 +118,19 @@ class Authenticator:
         return not socket and connection.headers.get("sec-fetch-site") == "same-origin"
 
     def _verify(self, token: str) -> Identity:
+        now = clock.now()
         try:
-            return verify(self._secret, token, now=clock.now(), previous=self._previous)
+            identity = verify(self._secret, token, now=now, previous=self._previous)
         except ExpiredToken:
             raise Problem("token-expired", "the token has expired") from None
         except InvalidToken as error:
             log.info("token rejected: %s", error)
             raise Problem("unauthenticated", "the token is not valid") from None
+        if is_guest(identity) and identity.auth_time + self._max_session <= now:
+            raise Problem(
+                "token-expired", "the session has ended; begin a new one with POST /v1/guests without a token"
+            )
+        return identity
 
     # ---- tickets ----------------------------------------------------------------------------------------------------
 
@@ -96,6 +142,8 @@ class Authenticator:
             "roles": sorted(identity.roles),
             "expires_at": identity.expires_at.timestamp(),
             "token_id": identity.token_id,
+            "issued_at": identity.issued_at.timestamp(),
+            "auth_time": identity.auth_time.timestamp(),
         }
         try:
             await self._redis.set(self._key(ticket), orjson.dumps(identity_fields), ex=TICKET_SECONDS)
@@ -117,12 +165,17 @@ class Authenticator:
                 "the ticket is used, older than 30 s, or unknown; get a new one from POST /v1/ws-tickets",
             )
         identity_fields = orjson.loads(stored)
-        return Identity(
+        now = clock.now().timestamp()  # for tickets of the previous version, which lack two of the times
+        identity = Identity(
             identity_fields["user_id"],
             frozenset(identity_fields["roles"]),
             datetime.fromtimestamp(identity_fields["expires_at"], UTC),
             identity_fields["token_id"],
+            datetime.fromtimestamp(identity_fields.get("issued_at", now), UTC),
+            datetime.fromtimestamp(identity_fields.get("auth_time", now), UTC),
         )
+        await self.guest_sessions.check(identity)
+        return identity
 
     def _key(self, ticket: str) -> str:
         return f"{self._settings.prefix}ticket:{ticket}"

@@ -1,4 +1,4 @@
-"""Token buckets that limit requests per user or address. The time is passed in."""
+"""Token buckets that limit requests per user or network. The time is passed in."""
 
 import math
 from enum import IntEnum
@@ -20,28 +20,29 @@ class LimitResult(IntEnum):
 
 
 class TokenBucket:
-    """A token bucket: holds up to `size` tokens and gains `size` per minute; each request takes one."""
+    """A token bucket: holds up to `size` tokens and gains `size` per `window` seconds; each request takes some."""
 
-    __slots__ = ("level", "size", "updated_at")
+    __slots__ = ("level", "size", "updated_at", "window")
 
-    def __init__(self, size: float, now: float) -> None:
+    def __init__(self, size: float, now: float, window: float = WINDOW_SECONDS) -> None:
         self.size = size
+        self.window = window
         self.level = size
         self.updated_at = now
 
-    def take(self, now: float) -> bool:
-        """Take a token; return False if there is none."""
+    def take(self, now: float, cost: int = 1) -> bool:
+        """Take `cost` tokens; return False, and take none, if there are fewer."""
         # If the clock is set back, the level neither rises nor falls.
-        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / WINDOW_SECONDS)
+        self.level = min(self.size, self.level + max(0.0, now - self.updated_at) * self.size / self.window)
         self.updated_at = now
-        if self.level < 1:
+        if self.level < cost:
             return False
-        self.level -= 1
+        self.level -= cost
         return True
 
-    def seconds_until_token(self) -> float:
-        """Return the seconds from the last `take` until the next token."""
-        return max(0.0, 1 - self.level) * WINDOW_SECONDS / self.size
+    def seconds_until_token(self, cost: int = 1) -> float:
+        """Return the seconds from the last `take` until `cost` tokens are there."""
+        return max(0.0, cost - self.level) * self.window / self.size
 
 
 class Allowance:
@@ -50,23 +51,27 @@ class Allowance:
     Beyond the soft limit requests are refused; beyond the hard limit the client is to be disconnected.
     """
 
-    __slots__ = ("hard", "soft")
+    __slots__ = ("_cost", "hard", "size", "soft")
 
-    def __init__(self, size: int, now: float) -> None:
-        self.soft = TokenBucket(size, now)
-        self.hard = TokenBucket(2 * size, now)
+    def __init__(self, size: int, now: float, window: float = WINDOW_SECONDS) -> None:
+        self.size = size
+        self.soft = TokenBucket(size, now, window)
+        self.hard = TokenBucket(2 * size, now, window)
+        self._cost = 1
+        """Cost of the last request."""
 
-    def take(self, now: float) -> LimitResult:
-        """Count one request against both limits and return the result."""
+    def take(self, now: float, cost: int = 1) -> LimitResult:
+        """Count one request of `cost` against both limits and return the result. The hard limit counts it as one."""
+        self._cost = min(cost, self.size)
         within_hard = self.hard.take(now)
-        if self.soft.take(now):
+        if self.soft.take(now, self._cost):
             return LimitResult.GRANTED
         return LimitResult.REFUSED if within_hard else LimitResult.EXHAUSTED
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds until the next request is granted, at least 1."""
-        return max(1, math.ceil(self.soft.seconds_until_token()))
+        """Whole seconds until a request like the last one is granted, at least 1."""
+        return max(1, math.ceil(self.soft.seconds_until_token(self._cost)))
 
     @property
     def remaining(self) -> int:

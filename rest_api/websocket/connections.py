@@ -15,6 +15,7 @@ from infrastructure.process import clock
 from rest_api.kafka.gateway import RETRY_AFTER, KafkaGateway, Records, cart_request_envelope, decode_record
 from rest_api.protocol import frame_encoder
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
+from rest_api.protocol.problems import Problem
 from rest_api.security.admission import Admission
 from rest_api.websocket.duplicate_filter import RecentFrames
 from rest_api.websocket.in_flight import InFlight, Reply
@@ -26,6 +27,8 @@ from rest_api.websocket.user_state import UserLimits, UserState
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_SECONDS: Final = 1.0
+MAX_USERS: Final = 50_000
+"""Users that an edge knows at a time, about 2 KiB each; a user without a socket is forgotten two minutes later."""
 FRESH_SECONDS: Final = 30.0
 """A response older than this is marked `replayed`, unless a request here waits for it: it was sent before."""
 
@@ -86,9 +89,14 @@ class ConnectionManager:
     # ---- users and sockets ------------------------------------------------------------------------------------------
 
     def user_state(self, user_id: str) -> UserState:
-        """Return the state that the sockets and requests of a user share, created on first use."""
+        """Return the state that the sockets and requests of a user share, created on first use.
+
+        Raise `Problem` if `MAX_USERS` are active: a new user costs its client nothing.
+        """
         user = self._users.get(user_id)
         if user is None:
+            if len(self._users) >= MAX_USERS:
+                raise Problem("overloaded", "too many users are active; send the request again", retry_after=5)
             user = self._users[user_id] = UserState(user_id, self.user_limits, clock.now().timestamp(), self.in_flight)
         user.seen_at = clock.now().timestamp()
         return user
@@ -252,8 +260,22 @@ class ConnectionManager:
             self._answer_read(user, message.session, request_id, message, [])
             self._warn_of_expiry(user)
             return
+        if connection is not None and request_id == connection.session.cart_read_id:
+            self._answer_new_sockets(user, connection, message, frame_encoder.cart_frame(body))
+            return
         shown = connection.session.client_id(request_id) if connection else request_id
         self._answer_read(user, message.session, request_id, message, [frame_encoder.cart_frame(body, shown)])
+
+    def _answer_new_sockets(
+        self, user: UserState, connection: Connection, message: cart.Snapshot, frame: bytes
+    ) -> None:
+        """Send the cart to the new socket that read it, and to the user's other sockets that wait for theirs."""
+        reader = connection.session
+        waits = self.in_flight.is_reading(reader.id, reader.cart_read_id)
+        self._answer_read(user, reader.id, reader.cart_read_id, message, [frame])
+        for session in self._open_sessions(user) if waits else []:
+            if self.in_flight.is_reading(session.id, session.cart_read_id):
+                self._send(session.id, session.on_read_answered(session.cart_read_id, [frame]))
 
     def _send_resumed(self, user: UserState, message: cart.Resumed, names: Mapping[str, str]) -> None:
         connection = self._connection(user, message.session)

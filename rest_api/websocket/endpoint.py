@@ -19,11 +19,13 @@ from rest_api.protocol import frame_encoder
 from rest_api.protocol.client_frames import SUBPROTOCOL
 from rest_api.protocol.effects import Close
 from rest_api.protocol.problems import Problem, request_id
-from rest_api.security.address_limiter import AddressLimiter
+from rest_api.security.address_limiter import AddressLimiter, enforce_limit
 from rest_api.security.authentication import Authenticator
+from rest_api.security.costs import HANDSHAKE
 from rest_api.websocket.connections import ConnectionManager
 from rest_api.websocket.send_queue import SendQueue
 from rest_api.websocket.session import Session
+from rest_api.websocket.user_state import UserState
 
 log = logging.getLogger(__name__)
 
@@ -49,36 +51,51 @@ class StreamEndpoint:
         try:
             subprotocol = _subprotocol(scope["subprotocols"])
             identity = await self._authenticate(connection, scope["subprotocols"])
+            user = self._connections.user_state(identity.user_id)
+            self._count_handshake(connection, user)
         except Problem as problem:
             await _deny(problem, request_id(connection), scope, receive, send)
             return
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
         with self._limiter.count_socket(scope) as free:
-            user = self._connections.user_state(identity.user_id)
             most = user.limits.sockets
             if self._connections.fault is not None:
                 await _close_unserved(send, receive, RETRY_AFTER)
             elif not free or (most is not None and len(user.sessions) >= most):
                 await _close_unserved(send, receive, 5)
             else:
-                session = Session(uuid7(), user, expires_at=identity.expires_at.timestamp(), ping=self._ping)
+                session = Session(
+                    uuid7(),
+                    user,
+                    expires_at=identity.expires_at.timestamp(),
+                    ping=self._ping,
+                    network=self._limiter.allowances(scope),
+                )
                 await self._serve(session, receive, send)
 
     async def _authenticate(self, connection: HTTPConnection, offered: list[str]) -> Identity:
-        self._identities.check_origin(connection)
         tickets = [protocol.removeprefix(_TICKET_PREFIX) for protocol in offered if protocol.startswith(_TICKET_PREFIX)]
         try:
+            self._identities.check_origin(connection)
             return await self._identify(connection, tickets)
         except Problem:
             self._limiter.count_request(connection)
             raise
+
+    def _count_handshake(self, connection: HTTPConnection, user: UserState) -> None:
+        """Count a handshake against the limits of its user and network; raise `Problem` if one is exceeded."""
+        allowance = user.other_allowance
+        if allowance is not None:
+            cost = HANDSHAKE.of(allowance.size)
+            enforce_limit(connection, allowance, allowance.size, clock.now().timestamp(), cost)
+            self._limiter.count_any(connection, cost=cost)
 
     async def _identify(self, connection: HTTPConnection, tickets: list[str]) -> Identity:
         if tickets and "authorization" not in connection.headers:
             if len(tickets) > 1:
                 raise Problem("unauthenticated", "one ticket opens one socket")
             return await self._identities.redeem_ticket(tickets[0])
-        identity = self._identities.authenticate(connection)
+        identity = await self._identities.authenticate(connection)
         if identity is None:
             raise Problem("unauthenticated", "a WebSocket needs a token, a cookie or a ticket")
         return identity

@@ -5,7 +5,7 @@ order: `bytes` is a frame to send, the others are the classes of `protocol/effec
 carry out its effects; `ConnectionManager.execute` does. `now` is always in seconds of the Unix clock.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from pydantic import ValidationError
@@ -28,11 +28,14 @@ from rest_api.protocol.client_frames import (
 )
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
 from rest_api.security.admission import RETRY_AFTER
-from rest_api.security.token_bucket import LimitResult
+from rest_api.security.costs import frame_cost
+from rest_api.security.token_bucket import Allowance, LimitResult
 from rest_api.websocket.in_flight import Registration
 from rest_api.websocket.user_state import UserState
 
 TOKEN_LEEWAY_SECONDS: Final = 30.0
+CART_READ_SECONDS: Final = 1.0
+"""Least time between two reads of the cart that a user's new sockets make."""
 OWN_READ_RETRY_SECONDS: Final = 5.0
 """After this long without an answer the session retries a read that it made by itself."""
 READ_TIMEOUT_SECONDS: Final = 10.0
@@ -45,13 +48,37 @@ MAX_ID_LENGTH: Final = 64
 _OWNER_FIELDS: Final = ("user_id", "cart_id")
 
 
+class NetworkBudget(Protocol):
+    """The allowances for the frames of all users of one client network."""
+
+    @property
+    def changes(self) -> Allowance:
+        """The allowance for frames that change something."""
+
+    @property
+    def others(self) -> Allowance:
+        """The allowance for all other frames."""
+
+
 class Session:
     """The state of one socket."""
 
-    __slots__ = ("_in_flight", "_ping", "_watched", "closes_at", "id", "user")
+    __slots__ = ("_in_flight", "_network", "_ping", "_watched", "closes_at", "id", "user")
 
-    def __init__(self, session_id: str, user: UserState, *, expires_at: float, ping: int = PING_SECONDS) -> None:
-        """`expires_at` is the expiry of the token; the socket is closed once that and the leeway have passed."""
+    def __init__(
+        self,
+        session_id: str,
+        user: UserState,
+        *,
+        expires_at: float,
+        ping: int = PING_SECONDS,
+        network: NetworkBudget | None = None,
+    ) -> None:
+        """`expires_at` is the expiry of the token; the socket is closed once that and the leeway have passed.
+
+        `network` is the budget that all users of the client's network share, if there is one.
+        """
+        self._network = network
         self._ping = ping
         self.id = session_id
         self.user = user
@@ -79,7 +106,7 @@ class Session:
         self.user.sessions[self.id] = None
         return [
             frame_encoder.welcome(self.user.user_id, self.id, now, self._ping, limits),
-            self._start_own_read("cart", now),
+            *self._start_cart_read(now),
         ]
 
     def close(self) -> None:
@@ -99,7 +126,7 @@ class Session:
         request_id = _readable_id(fields)
         kind = fields.get("type")
         model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
-        refusal = self._check_rate(request_id, now, changes=model is not None and model.CHANGES)
+        refusal = self._check_rate(request_id, fields, now, changes=model is not None and model.CHANGES)
         if refusal:
             return refusal
         request = self._parse(request_id, model, fields)
@@ -120,15 +147,23 @@ class Session:
         except ValidationError as error:
             return _validation_error(request_id, error)
 
-    def _check_rate(self, request_id: str | None, now: float, *, changes: bool) -> list[Effect]:
+    def _check_rate(self, request_id: str | None, fields: dict[str, Any], now: float, *, changes: bool) -> list[Effect]:
         self.user.seen_at = now
         allowance = self.user.change_allowance if changes else self.user.other_allowance
-        result = LimitResult.GRANTED if allowance is None else allowance.take(now)
-        if allowance is None or result is LimitResult.GRANTED:
-            return []
-        wait = allowance.retry_after
-        refusal = frame_encoder.error(request_id, "rate_limited", "more frames than the limit allows", retry_after=wait)
-        return [refusal] if result is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
+        if allowance is not None:
+            cost = frame_cost(fields.get("type"), fields.get("products"), allowance.size)
+            result = allowance.take(now, cost)
+            if result is not LimitResult.GRANTED:
+                wait = allowance.retry_after
+                refusal = _rate_limited(request_id, "more frames than the limit allows", wait)
+                return [refusal] if result is LimitResult.REFUSED else [refusal, Close(4429, f"retry_after={wait}")]
+            if self._network is not None:
+                # Never a reason to close the socket: other users may have used up the budget.
+                shared = self._network.changes if changes else self._network.others
+                if shared.take(now, cost) is not LimitResult.GRANTED:
+                    detail = "more frames than the limit allows for all users of this network"
+                    return [_rate_limited(request_id, detail, shared.retry_after)]
+        return []
 
     def _execute(self, request: Client, now: float) -> list[Effect]:
         match request:
@@ -187,6 +222,7 @@ class Session:
         elif not self._in_flight.settle_read(user_id, request_id, self.id):
             return []
         elif self._is_own_read(request_id):
+            self.user.cart_read_at = float("-inf")  # it was perhaps not made
             self._in_flight.register_own_read(user_id, request_id, self.id, 0.0)  # retried at the next tick
             return []
         return [_unavailable(request_id, retry_after)]
@@ -228,7 +264,9 @@ class Session:
             return [Close(4401, "the token has expired")]
         effects: list[Effect] = []
         for request_id in self._in_flight.overdue_reads(self.id, now):
-            if self._is_own_read(request_id):
+            if request_id == self.cart_read_id:
+                effects += self._start_cart_read(now)
+            elif self._is_own_read(request_id):
                 effects.append(self._start_own_read(request_id.rpartition("/")[2], now))
             else:
                 self._in_flight.settle_read(self.user.user_id, request_id, self.id)
@@ -238,6 +276,25 @@ class Session:
     def read_before_expiry_warning(self, now: float) -> list[Effect]:
         """Read the cart before warning that it expires, because a removal may have emptied it."""
         return [] if self._in_flight.is_reading(self.id, f"{self.id}/end") else [self._start_own_read("end", now)]
+
+    @property
+    def cart_read_id(self) -> str:
+        """The id of the read of the cart that follows `welcome`."""
+        return f"{self.id}/cart"
+
+    def _start_cart_read(self, now: float) -> list[Effect]:
+        """Read the cart for a new socket, unless a socket of the same user has just done it.
+
+        That read answers both; without an answer this socket reads a second later, if it is still open. So sockets that
+        are opened and closed without end make at most one request per second.
+        """
+        age = now - self.user.cart_read_at
+        if 0 <= age < CART_READ_SECONDS:
+            due = self.user.cart_read_at + CART_READ_SECONDS
+            self._in_flight.register_own_read(self.user.user_id, self.cart_read_id, self.id, due)
+            return []
+        self.user.cart_read_at = now
+        return [self._start_own_read("cart", now)]
 
     def _start_own_read(self, name: str, now: float) -> Publish:
         request_id = f"{self.id}/{name}"
@@ -274,6 +331,10 @@ def _validation_error(request_id: str, error: ValidationError) -> bytes:
     if path[-1] == "quantity":
         return frame_encoder.error(request_id, "bad_quantity", first_error(error), field=field)
     return frame_encoder.error(request_id, "bad_field", first_error(error), field=field)
+
+
+def _rate_limited(request_id: str | None, detail: str, retry_after: int) -> bytes:
+    return frame_encoder.error(request_id, "rate_limited", detail, retry_after=retry_after)
 
 
 def _unavailable(request_id: str, retry_after: int) -> bytes:

@@ -36,6 +36,7 @@ class UserState:
     __slots__ = (
         "_warned_of",
         "cart_expires_at",
+        "cart_read_at",
         "cart_version",
         "change_allowance",
         "in_flight",
@@ -61,6 +62,8 @@ class UserState:
         self.cart_expires_at: float | None = None
         """When the cart expires; `None` for an empty cart."""
         self.seen_at = now
+        self.cart_read_at = float("-inf")
+        """When a new socket read the cart last."""
         self._warned_of: float | None = None
         """The expiry of which the shopper was warned last."""
 

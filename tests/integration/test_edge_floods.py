@@ -20,10 +20,11 @@ import jwt
 import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from contracts.cart import RESPONSES
+from contracts.inventory import STOCK
 from tests.testkit.edge import SILENT, Running, running_edge
 from tests.testkit.servers import Servers
 
@@ -421,6 +422,65 @@ async def test_a_user_at_the_limit_of_unanswered_requests_can_reconnect(edge: Ru
         refused = client.post("/v1/cart/items", json={"product": "P", "quantity": 1})
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
         assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_opening_sockets_is_counted_before_they_are_accepted(edge: Running) -> None:
+    guest = await asyncio.to_thread(edge.guest)
+    headers = {"Authorization": f"Bearer {guest['token']}"}
+    url = f"{edge.url.replace('http', 'ws')}/v1/stream"
+    opened, response = 0, None
+    while response is None:
+        assert opened < 2000, "many more than the limit and what a slow machine refills of it"
+        try:
+            async with connect(url, additional_headers=headers, proxy=None):
+                opened += 1
+        except InvalidStatus as refused:
+            response = refused.response
+    assert opened >= 60
+    assert (response.status_code, json.loads(response.body or b"")["type"]) == (429, "/problems/rate-limited")
+    assert int(response.headers["retry-after"]) >= 1
+    with edge.client(guest["token"]) as client:
+        read = client.get("/v1/cart")
+        assert read.status_code in {200, 429}
+    reads = [each for each in edge.carts.requests if each.subject == guest["user_id"]]
+    print(f"{opened} sockets made {len(reads)} requests to the carts")
+    assert len(reads) < opened / 2, "a socket that is gone at once leaves no record"
+    await shop_a_little(edge)
+
+
+async def test_the_whole_stock_is_sent_a_few_times_however_often_it_is_asked_for(edge: Running) -> None:
+    products = 200
+    for number in range(products):
+        stock = {"product": f"WHOLE{number}", "available": 5, "received": 5, "held": 0, "sold": 0, "version": 1}
+        await asyncio.to_thread(
+            edge.carts.publish, STOCK, "/inventory", "holdfast.inventory.stock", f"WHOLE{number}", stock
+        )
+    heard: Counter[str] = Counter()
+    async with shopper(edge) as line:
+        ending = asyncio.create_task(closed(line, heard))
+        for number in range(380):
+            await line.send(json.dumps({"id": f"w{number}", "type": "watch"}))
+            await line.send(json.dumps({"id": f"u{number}", "type": "unwatch"}))
+        await line.send(json.dumps({"id": "bad", "type": "check", "product": ""}))
+        async with asyncio.timeout(30):
+            while not heard["bad_field"] + heard["rate_limited"]:
+                await asyncio.sleep(0.05)
+        await line.close()
+        await ending
+    print(heard)
+    assert heard["rate_limited"] > 300
+    assert heard["stock"] <= 12 * products
+
+
+def test_bad_tokens_leave_few_lines_in_the_log(edge: Running) -> None:
+    before = sum("token rejected" in line for line in edge.log)
+    with edge.client("nonsense") as client:
+        began = time.monotonic()
+        for _ in range(500):
+            assert client.get("/v1/cart").status_code == 401
+        took = time.monotonic() - began
+    lines = sum("token rejected" in line for line in edge.log) - before
+    assert 1 <= lines <= took + 2
 
 
 def test_a_flood_over_rest(edge: Running) -> None:

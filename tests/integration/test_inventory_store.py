@@ -37,8 +37,9 @@ from contracts.inventory import (
 )
 from infrastructure.process.settings import Settings as Shared
 from infrastructure.storage import postgres
+from infrastructure.storage.retention import DELETE_LIMIT
 from inventory_service.audit import audit
-from inventory_service.retention import DELETE_LIMIT, delete_old_outcomes
+from inventory_service.retention import delete_old_outcomes
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import QUERIES, STORE_OPTIONS, MemoryStore, PostgresStore, expiry_id
 from tests.testkit.inventory_store import (

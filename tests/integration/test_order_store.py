@@ -4,16 +4,19 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
 
 from contracts import cart, deliveries, inventory, orders, payments
 from infrastructure.process.settings import Settings as Shared
+from infrastructure.storage import postgres
+from infrastructure.storage.retention import DELETE_LIMIT, RETENTION_OPTIONS, RetentionJob
 from order_service import repairs
 from order_service.audit import audit
 from order_service.state import UnexpectedMessage
-from order_service.store import REPLY_RETENTION
+from order_service.store import REPLY_RETENTION, WAITING_RETENTION, retention_sweeps
 from tests.testkit.order_store import TOTAL, Buying, Schema, deliver, received, schema
 
 ANN = Buying()
@@ -146,6 +149,22 @@ async def test_answers_are_forgotten_long_after_the_topic_has_forgotten_the_requ
     )
     await saga.on_order_requests([received(orders.Refund(**ANN.ids), "new")])
     assert await here.rows("SELECT request_id FROM answered ORDER BY 1") == [("new",), ("young",)]
+
+
+async def test_one_run_of_the_retention_deletes_all_old_replies_and_early_messages(here: Schema) -> None:
+    many = 3 * DELETE_LIMIT + 7
+    plant = (
+        ("INSERT INTO answered (order_id, user_id, request_id, type, at)", "", REPLY_RETENTION),
+        ("INSERT INTO waiting (order_id, user_id, request_id, type, message, came_at)", "'{}',", WAITING_RETENTION),
+    )
+    for insert, message, age in plant:
+        for days in (-1, 1):
+            query = f"{insert} SELECT 'o' || n, 'ann', %s, 'Cancel', {message} now() - %s FROM generate_series(1, %s) n"
+            await here.connection.execute(query.encode(), [f"{days}", age + timedelta(days=days), many])
+    connect = partial(postgres.connect, here.settings, "orders", options=RETENTION_OPTIONS)
+    assert await RetentionJob(connect, *retention_sweeps()).delete_old_rows() == 2 * many
+    for table in ("answered", "waiting"):
+        assert await here.rows(f"SELECT DISTINCT request_id, count(*) FROM {table} GROUP BY 1") == [("-1", many)]
 
 
 async def test_decisions_about_carts_and_reservations_leave_nothing_behind(here: Schema) -> None:

@@ -15,7 +15,7 @@ from infrastructure.storage import postgres
 from infrastructure.storage.postgres import Connection
 from inventory_service.catalogue import CatalogueItem, seed
 from inventory_service.settings import Settings
-from inventory_service.state import Command, Reply, StockLevel
+from inventory_service.state import Command, HoldingLimits, Reply, StockLevel
 from inventory_service.store import MIGRATIONS, STORE_OPTIONS, MemoryStore, PostgresStore, Store
 
 
@@ -90,6 +90,9 @@ class InventoryStoreFixture:
     async def outcomes(self, *batch: Command) -> list[Any]:
         return [answer.outcome for answer in await self.tell(*batch)]
 
+    def limit(self, limits: HoldingLimits) -> None:
+        raise NotImplementedError
+
     async def pass_time(self, **time: int) -> None:
         raise NotImplementedError
 
@@ -109,6 +112,9 @@ class MemoryInventory(InventoryStoreFixture):
         shelves = {code: StockLevel(units, 0, 0, price, 1) for code, units in stock.items()}
         self.store = self.memory = MemoryStore(shelves, lambda: datetime.now(UTC) + self.late)
 
+    def limit(self, limits: HoldingLimits) -> None:
+        self.memory.holding_limits = limits
+
     async def pass_time(self, **time: int) -> None:
         self.late += timedelta(**time)
 
@@ -123,7 +129,10 @@ class MemoryInventory(InventoryStoreFixture):
 class PostgresInventory(InventoryStoreFixture):
     def __init__(self, here: Schema) -> None:
         self.here = here
-        self.store = here.store()
+        self.store = self.postgres = here.store()
+
+    def limit(self, limits: HoldingLimits) -> None:
+        self.postgres.holding_limits = limits
 
     async def pass_time(self, **time: int) -> None:
         await self.here.pass_time(**time)

@@ -29,6 +29,9 @@ LIMITS: Final = {
     f"{PREFIX}CHANGES": Limit(100, "requests or frames that change something, per minute and user"),
     f"{PREFIX}OTHERS": Limit(600, "other requests or frames, per minute and user"),
     f"{PREFIX}ANONYMOUS": Limit(300, "requests without a user, per minute and address"),
+    f"{PREFIX}NETWORK_CHANGES": Limit(1000, "requests or frames that change something, per minute and network"),
+    f"{PREFIX}NETWORK_OTHERS": Limit(6000, "other requests or frames, per minute and network"),
+    f"{PREFIX}NETWORK_GUESTS": Limit(300, "new guests, per hour and network"),
     f"{PREFIX}UNANSWERED": Limit(64, "unanswered requests per user"),
     f"{PREFIX}SOCKETS": Limit(5, "sockets per user"),
     f"{PREFIX}UNDER_WAY": Limit(

@@ -8,16 +8,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rest_api.security.token_bucket import WINDOW_SECONDS
 
 _CSP: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_VIEWER_CSP: Final = _CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+"""The policy of `/docs` only: the viewer there writes styles into the page."""
 _SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Content-Security-Policy": _CSP,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_HSTS: Final = "max-age=31536000"
+"""A year, without sub-domains, which may be other people's."""
 _CACHEABLE: Final = ("/static", "/docs/")
 """Paths whose responses may be cached."""
 
@@ -25,8 +30,10 @@ _CACHEABLE: Final = ("/static", "/docs/")
 class HeadersMiddleware:
     """Middleware that adds headers to responses. It does not replace headers that a route has set."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, requires_tls: bool) -> None:
+        """`requires_tls` makes browsers that arrive over TLS use only TLS for this host from now on (HSTS)."""
         self.app = app
+        self.requires_tls = requires_tls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request."""
@@ -36,7 +43,10 @@ class HeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(scope, MutableHeaders(scope=message))
+                headers = MutableHeaders(scope=message)
+                _add_headers(scope, headers)
+                if self.requires_tls and scope.get("scheme") == "https":
+                    headers["Strict-Transport-Security"] = _HSTS
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -45,6 +55,7 @@ class HeadersMiddleware:
 def _add_headers(scope: Scope, headers: MutableHeaders) -> None:
     for name, value in _SECURITY_HEADERS.items():
         headers.setdefault(name, value)
+    headers.setdefault("Content-Security-Policy", _VIEWER_CSP if scope["path"] == "/docs" else _CSP)
     if not scope["path"].startswith(_CACHEABLE):
         headers.setdefault("Cache-Control", "no-store")
     counted = scope["state"].get("ratelimit")

@@ -18,7 +18,7 @@ from contracts.inventory import MAX_LINES, HoldState, Identifier, Line
 from contracts.url_paths import DOT_SEGMENTS, encode_segment
 from rest_api.http.commands.orders import refusal_problem
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppState, AppStateDep, ServiceUser
-from rest_api.http.idempotency import execute
+from rest_api.http.idempotency import execute, registered_read
 from rest_api.http.routers.cart import READ_TIMEOUT_SECONDS, IdempotencyKey, PreferHeader
 from rest_api.kafka.gateway import RETRY_AFTER, request_envelope
 from rest_api.protocol.client_frames import Item
@@ -250,7 +250,7 @@ async def _read(edge: AppState, user_id: str, reservation_id: str) -> dict[str, 
     query = inventory.ReadReservation(
         user_id=user_id, order_id=reservation_order_id(user_id, reservation_id), session=request_id
     )
-    with edge.connections.wait_for_reply(user_id, request_id) as answer:
+    with registered_read(edge.connections, user_id, request_id) as answer:
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 if not await edge.connections.send(request_envelope(query, request_id), inventory.REQUESTS):

@@ -7,7 +7,6 @@ from pydantic import AwareDatetime, BaseModel
 from contracts.envelope import rfc3339
 from infrastructure.process import clock
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AppStateDep, CurrentUser, NewGuest
-from rest_api.security.authentication import SESSION_COOKIE
 
 router = APIRouter(prefix="/v1", tags=["sessions"], dependencies=SECURITY_DEPENDENCIES)
 
@@ -28,16 +27,20 @@ class Ticket(BaseModel):
 
 @router.post("/guests", status_code=201, response_model=Guest)
 async def become_guest(edge: AppStateDep, user: NewGuest) -> Response:
-    """Create a guest, or, with a valid token, issue a fresh token for the same user.
+    """Create a guest, or, with a guest's valid token, issue a fresh token for the same user.
+
+    The older tokens of that user end a minute later. However often it is renewed, a session ends a fixed time after its
+    first token. A token with any other role is refused.
 
     An `Idempotency-Key` is accepted and has no effect: nothing is stored about a guest before their first request, and
     a key alone must never reveal another user's token.
     """
-    user_id, token, expires_at = edge.authenticator.issue_guest_token(user.user_id if user else None)
+    authenticator = edge.authenticator
+    user_id, token, expires_at = await authenticator.renew(user) if user else authenticator.issue_guest_token()
     guest = {"user_id": user_id, "token": token, "expires_at": rfc3339(expires_at)}
     response = Response(orjson.dumps(guest), 201, media_type="application/json")
     response.set_cookie(
-        SESSION_COOKIE,
+        authenticator.cookie,
         token,
         max_age=int((expires_at - clock.now()).total_seconds()),
         path="/",
