@@ -1,5 +1,6 @@
-"""Currencies of ISO 4217, and the number of decimals of their amounts. Pure."""
+"""Currencies of ISO 4217, the number of decimals of their amounts, and their signs. Pure."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -14,6 +15,8 @@ _BY_DECIMALS: Final = {
 }
 DECIMALS: Final = MappingProxyType({code: n for n, codes in _BY_DECIMALS.items() for code in codes.split()})
 """Number of decimals by currency: an amount of 1 is a hundredth of a pound, a yen, or a thousandth of a dinar."""
+SIGNS: Final[Mapping[str, str]] = {"GBP": "£", "EUR": "€", "USD": "$", "JPY": "¥"}
+"""Signs that are written before an amount. Any other currency is written as its code after the amount."""
 
 
 def decimals(currency: str) -> int:

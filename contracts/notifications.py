@@ -28,7 +28,8 @@ Template = Literal[
 """Name of a text. `message` takes `title` and `body` as parameters, for services with texts of their own."""
 
 ParamName = Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
-Param = Annotated[str, Field(max_length=4000)]
+Param = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00]*$")]
+"""A parameter of a text. Postgres cannot store NUL."""
 Cause = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")]
 """Reason for a notice. Each event has one, so that repeats of the event lead to one notice."""
 RequestPosition = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
@@ -48,6 +49,8 @@ class Send(_OfUser):
     Without `channel`, the notice goes to all channels that suit the template. It goes to the contact of `order_id`, or
     without one to the user's latest contact. `until` is the time after which the notice is not sent. `redrives` is for
     dead letters: it names the request whose notices failed permanently, and those are tried again, once.
+
+    With `proven_only`, e-mail and SMS go only to an address or number to which this user has paid an order before.
     """
 
     TYPE: ClassVar[str] = "holdfast.notifications.send"
@@ -58,6 +61,7 @@ class Send(_OfUser):
     order_id: Identifier | None = None
     until: Timestamp | None = None
     redrives: RequestPosition | None = None
+    proven_only: bool = False
 
 
 class Prefer(_OfUser):
@@ -107,6 +111,13 @@ class Failed(_OfNotice):
     reason: str
 
 
+class Skipped(_OfNotice):
+    """The notice was not sent and will not be: its recipient has had too many. Its request is not dead-lettered."""
+
+    TYPE: ClassVar[str] = "holdfast.notifications.skipped"
+    reason: str
+
+
 class Preferred(_OfUser):
     """The preferences from `since` on: the answer to `Prefer`, also to one that a later one has superseded."""
 
@@ -124,5 +135,5 @@ class Forgotten(_OfUser):
     at: Timestamp
 
 
-Event = Sent | Failed | Preferred | Forgotten
+Event = Sent | Failed | Skipped | Preferred | Forgotten
 EVENT_REGISTRY: Final[MessageRegistry[Event]] = MessageRegistry(get_args(Event), sources=("/notifications",))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import notification_service
-from contracts import cart, orders
+from contracts import cart, inventory, orders
 from contracts.notifications import EVENTS, REQUEST_REGISTRY, REQUESTS
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
@@ -66,6 +66,7 @@ def build(settings: Settings) -> Worker:
             prefilter=may_change_cart,
         )
     )
+    worker.add_agent(handler(inventory.PRODUCTS, inventory.PRODUCT_REGISTRY, notices.on_products))
     connection = SharedConnection(partial(postgres.connect, settings, SERVICE, options=job_queue.JOB_QUEUE_OPTIONS))
     workers = (
         JobWorker(
@@ -84,7 +85,8 @@ def build(settings: Settings) -> Worker:
     for each in workers:
         worker.add_background_loop(each.name, each.run)
         worker.add_closer(each.close)
-    worker.add_background_loop("retention", RetentionJob(connection, settings.contact_days).run)
+    retention = RetentionJob(connection, contact_days=settings.contact_days, notice_days=settings.notice_days)
+    worker.add_background_loop("retention", retention.run)
     worker.add_closer(store.close)
     worker.add_closer(connection.close)
     return worker

@@ -7,11 +7,11 @@ every notice has one record that requested it, and that record is dead-lettered 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from contracts import cart, orders, trace_context
+from contracts import cart, inventory, orders, trace_context
 from contracts.envelope import Envelope
 from contracts.ids import derive_id
 from contracts.notifications import (
@@ -26,6 +26,7 @@ from contracts.notifications import (
     Request,
     Send,
     Sent,
+    Skipped,
 )
 from contracts.topics import Topic
 from infrastructure.messaging.batch_processor import ReceivedMessage
@@ -38,13 +39,17 @@ from notification_service.model import (
     TrackedCart,
     apply_response,
     cart_change_notice,
+    changed_lines,
     expiry_notice,
+    is_paid,
     order_notice,
     summarize_order,
 )
 from notification_service.store import SERVICE, ReceivedRequest, Store
 from notification_service.templates import render
 
+SOURCE: Final = "/notifications"
+"""Source of the service's own records; requests with another one come from other services."""
 Publish = Callable[[Topic, Sequence[Envelope]], Awaitable[None]]
 
 
@@ -69,7 +74,13 @@ class NotificationAgents:
         """Store the requested notices and preferences, then publish the answers to preferences and erasures."""
         requests = [
             ReceivedRequest(
-                r.message, r.event.time, r.partition, r.offset, r.event.encode().decode(), r.event.traceparent
+                r.message,
+                r.event.time,
+                r.partition,
+                r.offset,
+                r.event.encode().decode(),
+                r.event.traceparent,
+                by_service=r.event.source != SOURCE,
             )
             for r in batch
         ]
@@ -87,9 +98,12 @@ class NotificationAgents:
         """Request the notices that events of orders are worth."""
         committed = [(r.message, r.event.time) for r in batch if isinstance(r.message, orders.Committed)]
         if committed:
+            names = await self.store.product_names({line.product for each, _ in committed for line in each.lines})
             await self.store.store_order_summaries(
-                {each.order_id: (each.user_id, summarize_order(each), at) for each, at in committed}
+                {each.order_id: (each.user_id, summarize_order(each, names), at) for each, at in committed}
             )
+        if paid := {r.message.order_id: r.message.user_id for r in batch if is_paid(r.message)}:
+            await self.store.store_paid_orders(paid)
         confirmed = {r.message.order_id for r in batch if isinstance(r.message, orders.Confirmed)}
         summaries = await self.store.order_summaries(confirmed) if confirmed else {}
         await self._publish_requests(
@@ -111,7 +125,13 @@ class NotificationAgents:
             return after, due
 
         await self.store.update_carts(by_user, change)
-        await self._publish_requests([(cart_change_notice(r.message), r.event) for r in batch])
+        codes = {line.product for received in batch for line in changed_lines(received.message)}
+        names = await self.store.product_names(codes) if codes else {}
+        await self._publish_requests([(cart_change_notice(r.message, names), r.event) for r in batch])
+
+    async def on_products(self, batch: Sequence[ReceivedMessage[inventory.Product]]) -> None:
+        """Store the names of products, for lists of lines."""
+        await self.store.store_product_names([received.message for received in batch])
 
     async def on_permanent_failure(self, received: ReceivedMessage[Any], error: Exception) -> None:
         """Ignore a record that fails permanently: the dead letter keeps it."""
@@ -148,7 +168,7 @@ class NotificationAgents:
             )
             await self.publish(REQUESTS.dead_letter_topic, [dead_letter])
             failpoint("notifications.put_aside")
-        if row["status"] in {"sent", "failed"}:
+        if row["status"] in {"sent", "failed", "skipped"}:
             await self.publish(EVENTS, [_outcome(row)])
         failpoint("notifications.told")
         return Done()
@@ -194,7 +214,14 @@ def _outcome(row: Row) -> Envelope:
     text = render(row["template"], row["params"])
     fields = {name: row[name] for name in ("user_id", "notice_id", "template", "channel", "cause", "accepted_at")}
     fields |= {"title": text.title, "body": text.body}
-    outcome = Failed(**fields, reason=row["reason"]) if row["status"] == "failed" else Sent(**fields)
+    outcome: Sent | Failed | Skipped
+    match row["status"]:
+        case "failed":
+            outcome = Failed(**fields, reason=row["reason"])
+        case "skipped":
+            outcome = Skipped(**fields, reason=row["reason"])
+        case _:
+            outcome = Sent(**fields)
     name = f"{row['user_id']}/{row['notice_id']}/{row['status']}"
     return _event(outcome, name, row["settled_at"], row["traceparent"])
 
@@ -204,7 +231,7 @@ def _event(
 ) -> Envelope:
     return Envelope.of(
         message,
-        source="/notifications",
+        source=SOURCE,
         subject=message.user_id,
         event_id=name,
         request_id=requestid,

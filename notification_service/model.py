@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 from contracts import cart, orders
-from contracts.inventory import Line, Money
+from contracts.display import display_name, format_money
+from contracts.inventory import Line
 from contracts.notifications import CHANNELS, Channel, Prefer, Send, Template
 
 EXPIRY_WARNING_LEAD: Final = timedelta(minutes=2)
@@ -83,8 +84,8 @@ def plan_notices(
 ) -> tuple[PlannedNotice, ...]:
     """Return the notices to store for a request that was accepted `age` ago.
 
-    `contact_channels` are the channels for which the user has a contact. They do not count for an order, whose contact
-    comes on another topic and perhaps later.
+    `contact_channels` are the channels for which the user has a proven contact. They do not count for an order, whose
+    contact comes on another topic and perhaps later.
     """
     channels = DEFAULT_CHANNELS[send.template] if send.channel is None else (send.channel,)
     reachable = set(CHANNELS) if send.order_id or send.channel else {"push", *contact_channels}
@@ -112,14 +113,26 @@ class OrderSummary:
     total: str
 
 
-def summarize_order(event: orders.Committed) -> OrderSummary:
-    """Return the summary of a committed order."""
-    return OrderSummary(format_lines(event.lines), format_money(event.total))
+def summarize_order(event: orders.Committed, names: Mapping[str, str]) -> OrderSummary:
+    """Return the summary of a committed order; `names` are the catalogue's, by product code."""
+    return OrderSummary(format_lines(event.lines, names), format_money(event.total))
+
+
+def is_paid(event: orders.Event) -> bool:
+    """Return whether an event shows that the payment of its order was captured."""
+    return isinstance(event, orders.Captured | orders.Confirmed)
 
 
 def order_notice(event: orders.Event, summary: OrderSummary | None) -> Send | None:
-    """Return the notice that an event of an order is worth, or `None`."""
+    """Return the notice that an event of an order is worth, or `None`.
+
+    An address that was given with an order is not proven to be the shopper's: a guest can order with any address. So
+    the end of an order that was never paid is a push notice alone; a failed payment is also sent to an address or
+    number to which the same user has paid an order before.
+    """
     params: dict[str, str]
+    channel: Channel | None = None
+    proven_only = False
     match event:
         case orders.Confirmed():
             template: Template = "order_confirmed"
@@ -127,6 +140,9 @@ def order_notice(event: orders.Event, summary: OrderSummary | None) -> Send | No
         case orders.Cancelled():
             template = "payment_failed" if event.reason in PAYMENT_REASONS else "order_cancelled"
             params = {"why": CANCEL_REASON_TEXTS[event.reason]}
+            never_paid = event.refunded is None
+            proven_only = never_paid and template == "payment_failed"
+            channel = "push" if never_paid and not proven_only else None
             if event.refunded is not None and event.refunded.amount:
                 params["refunded"] = format_money(event.refunded)
         case orders.Refunded():
@@ -142,6 +158,8 @@ def order_notice(event: orders.Event, summary: OrderSummary | None) -> Send | No
     return Send(
         user_id=event.user_id,
         template=template,
+        channel=channel,
+        proven_only=proven_only,
         params={"order": event.order_id[:8], "order_id": event.order_id, **params},
         cause=f"order/{event.order_id}/{event.version}",
         order_id=event.order_id,
@@ -184,24 +202,27 @@ def apply_response(before: TrackedCart, response: cart.Response) -> TrackedCart:
             return before
 
 
-def cart_change_notice(response: cart.Response) -> Send | None:
-    """Return the notice of a change that the shopper did not make, or `None`.
+def changed_lines(response: cart.Response) -> tuple[Line, ...]:
+    """Return the lines of a cart after a change that the shopper did not make; empty for any other response.
 
     Such a change is a snapshot without a session. An empty cart is worth no notice: it was checked out, and its shopper
     gets notices about the order. Neither is a replayed snapshot: it belongs to an old decision and shows the current
     cart.
     """
-    if (
-        not isinstance(response, cart.Snapshot)
-        or response.session is not None
-        or response.replayed
-        or not response.cart.lines
-    ):
+    if not isinstance(response, cart.Snapshot) or response.session is not None or response.replayed:
+        return ()
+    return response.cart.lines
+
+
+def cart_change_notice(response: cart.Response, names: Mapping[str, str]) -> Send | None:
+    """Return the notice of a change that the shopper did not make, or `None`; `names` are by product code."""
+    lines = changed_lines(response)
+    if not lines or not isinstance(response, cart.Snapshot):
         return None
     return Send(
         user_id=response.user_id,
         template="cart_changed",
-        params={"version": str(response.cart.version), "lines": format_lines(response.cart.lines)},
+        params={"version": str(response.cart.version), "lines": format_lines(lines, names)},
         cause=f"cart/changed/{response.cart.version}",
     )
 
@@ -229,36 +250,27 @@ def may_change_cart(value: bytes) -> bool:
 
 # ---- formatting -----------------------------------------------------------------------------------------------------
 
-_MINOR_DIGITS: Final = {
-    "JPY": 0,
-    "KRW": 0,
-    "ISK": 0,
-    "VND": 0,
-    "CLP": 0,
-    "BHD": 3,
-    "JOD": 3,
-    "KWD": 3,
-    "OMR": 3,
-    "TND": 3,
-}
-"""Decimals of the minor unit (ISO 4217) of currencies without two."""
-
-
-def format_money(amount: Money) -> str:
-    """Format an amount as `8.49 GBP`."""
-    digits = _MINOR_DIGITS.get(amount.currency, 2)
-    if not digits:
-        return f"{amount.amount} {amount.currency}"
-    whole, part = divmod(abs(amount.amount), 10**digits)
-    return f"{'-' if amount.amount < 0 else ''}{whole}.{part:0{digits}} {amount.currency}"
-
-
 MAX_LISTED_LINES: Final = 20
 """Maximum number of lines listed in a text."""
 
 
-def format_lines(lines: Iterable[Line]) -> str:
-    """Format the lines of a cart or an order, one per row, and the number of further lines."""
-    rows = [f"{line.quantity} x {line.product}, {format_money(line.price)} each" for line in lines]
+MAX_LISTED_NAME: Final = 80
+"""Maximum length of a product's name in a list of lines; with it, a list always fits into a parameter."""
+
+
+def format_lines(lines: Iterable[Line], names: Mapping[str, str]) -> str:
+    """Format the lines of a cart or an order, one per row, and the number of further lines.
+
+    A product without a name in `names` is listed under its code.
+    """
+    rows = [
+        f"{line.quantity} × {_listed_name(line.product, names)}, {format_money(line.price)} each"  # noqa: RUF001 - a sign
+        for line in lines
+    ]
     more = len(rows) - MAX_LISTED_LINES
     return "\n".join(rows if more <= 0 else [*rows[:MAX_LISTED_LINES], f"and {more} more"])
+
+
+def _listed_name(code: str, names: Mapping[str, str]) -> str:
+    name = " ".join(display_name(names.get(code, "")).split()) or code
+    return name if len(name) <= MAX_LISTED_NAME else f"{name[: MAX_LISTED_NAME - 1]}…"

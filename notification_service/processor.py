@@ -5,21 +5,21 @@ down, does not affect the others.
 """
 
 import argparse
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from contracts.notifications import Channel
-from infrastructure.observability import logs
+from infrastructure.process import cli
 from infrastructure.process.background_service import BackgroundService
 from infrastructure.process.service import lower_priority
 from infrastructure.storage import job_queue, postgres
 from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
+from notification_service.recipients import RecipientLimiter, RecipientLimits
 from notification_service.sender import SEND_DEADLINE_SHARE, NoticePort, Sender
 from notification_service.settings import Settings
-from notification_service.store import MIGRATIONS, SERVICE, SharedConnection
+from notification_service.store import MIGRATIONS, SERVICE, STORE_OPTIONS, SharedConnection
 
 CONCURRENCY: Final = 8
 
@@ -31,6 +31,13 @@ class PortContext:
     settings: Settings
     connection: SharedConnection
     daemon: BackgroundService
+
+    def limiter(self, channel: Channel) -> RecipientLimiter:
+        """Return the limits by recipient of `channel`, on a connection that is closed with the process."""
+        connect = partial(postgres.connect, self.settings, SERVICE, options=STORE_OPTIONS)
+        limiter = RecipientLimiter(connect, channel, RecipientLimits.of(self.settings, channel))
+        self.daemon.add_closer(limiter.close)
+        return limiter
 
 
 def build(settings: Settings, channel: Channel, build_port: Callable[[PortContext], NoticePort]) -> BackgroundService:
@@ -55,22 +62,21 @@ def build(settings: Settings, channel: Channel, build_port: Callable[[PortContex
 
 def main(channel: Channel, build_port: Callable[[PortContext], NoticePort], description: str) -> int:
     """Run the sub-command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m notification_service.{channel}",
-        description=description,
-        epilog=f"example: python -m notification_service.{channel} run",
-    )
-    parser.add_argument("command", choices=("run", "migrate"), help="run until stopped, or only migrate the schema")
-    command = parser.parse_args().command
-    settings = Settings()
-    logs.configure(channel, settings)
-    migrate = partial(postgres.migrate, settings, SERVICE, MIGRATIONS)
-    if command == "migrate":
-        asyncio.run(migrate())
+
+    async def migrate(settings: Settings, _: argparse.Namespace) -> int:
+        await postgres.migrate(settings, SERVICE, MIGRATIONS)
         return 0
-    lower_priority()
-    return asyncio.run(_run(partial(build, settings, channel, build_port), migrate))
 
+    async def run(settings: Settings, _: argparse.Namespace) -> int:
+        lower_priority()
+        return await build(settings, channel, build_port).run(partial(postgres.migrate, settings, SERVICE, MIGRATIONS))
 
-async def _run(build_daemon: Callable[[], BackgroundService], begin: Callable[[], Awaitable[None]]) -> int:
-    return await build_daemon().run(begin)
+    program = f"python -m notification_service.{channel}"
+    parser = cli.choices(
+        program,
+        description,
+        {"run": run, "migrate": migrate},
+        text="run until stopped, or only migrate the schema",
+        epilog=f"example: {program} run",
+    )
+    return cli.execute(parser.parse_args(), service=channel, settings=Settings)

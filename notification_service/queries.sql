@@ -7,9 +7,10 @@
 SELECT user_id, email, sms, push, accepted_at FROM preference WHERE user_id = ANY(%(users)s)
 
 -- name: known_contacts
--- Read which of some users have a contact, and whether the latest one has a phone number.
+-- Read which of some users have a proven contact, and whether the latest one has a phone number.
 SELECT DISTINCT ON (user_id) user_id, phone IS NOT NULL
-  FROM contact WHERE user_id = ANY(%(users)s) ORDER BY user_id, noted_at DESC
+  FROM contact JOIN paid_order USING (order_id, user_id)
+ WHERE user_id = ANY(%(users)s) ORDER BY user_id, contact.noted_at DESC
 
 -- name: upsert_notice
 -- Store a notice, once per cause and channel: a repeat by another service or by a replay changes nothing. The exception
@@ -18,10 +19,11 @@ SELECT DISTINCT ON (user_id) user_id, phone IS NOT NULL
 -- however often it is redriven or replayed.
 INSERT INTO notice AS n
   (notice_id, user_id, cause, channel, template, params, order_id, too_late_at, accepted_at, status, reason,
-   traceparent, request, partition, record_offset, due_at)
+   traceparent, request, partition, record_offset, by_service, proven_only, due_at)
 VALUES
   (%(notice_id)s, %(user_id)s, %(cause)s, %(channel)s, %(template)s, %(params)s, %(order_id)s, %(until)s,
    %(accepted_at)s, %(status)s, %(reason)s, %(traceparent)s, %(request)s, %(partition)s, %(offset)s,
+   %(by_service)s, %(proven_only)s,
    CASE WHEN %(status)s = 'queued' THEN now() END)
 ON CONFLICT (user_id, cause, channel) DO UPDATE
    SET request = excluded.request, partition = excluded.partition, record_offset = excluded.record_offset,
@@ -44,6 +46,15 @@ ON CONFLICT (user_id) DO UPDATE
 -- name: delete_contacts
 -- Delete a user's contacts for an erasure.
 DELETE FROM contact WHERE user_id = %(user_id)s AND noted_at <= %(at)s
+
+-- name: delete_paid_orders
+-- Delete the record of which of a user's orders were paid for an erasure.
+DELETE FROM paid_order WHERE user_id = %(user_id)s
+
+-- name: delete_claims
+-- Delete the claims of a user's notices for an erasure.
+DELETE FROM recipient_claim USING notice
+ WHERE recipient_claim.notice_id = notice.notice_id AND notice.user_id = %(user_id)s
 
 -- name: delete_order_summaries
 -- Delete the summaries of a user's orders for an erasure.
@@ -80,6 +91,21 @@ SELECT %(order_id)s, %(user_id)s, %(lines)s, %(total)s
  WHERE NOT EXISTS (SELECT FROM forgotten WHERE user_id = %(user_id)s AND at >= %(told_at)s)
 ON CONFLICT (order_id) DO NOTHING
 
+-- name: insert_paid_orders
+-- Record that the payment of some orders was captured.
+INSERT INTO paid_order (order_id, user_id) SELECT * FROM unnest(%(orders)s::text[], %(users)s::text[])
+ON CONFLICT (order_id) DO NOTHING
+
+-- name: upsert_product_names
+-- Store the names of products, unless later versions are stored.
+INSERT INTO product_name AS p (code, name, version)
+SELECT * FROM unnest(%(codes)s::text[], %(names)s::text[], %(versions)s::bigint[])
+ON CONFLICT (code) DO UPDATE SET name = excluded.name, version = excluded.version WHERE p.version < excluded.version
+
+-- name: product_names
+-- Read the names of some products.
+SELECT code, name FROM product_name WHERE code = ANY(%(codes)s)
+
 -- name: order_summaries
 -- Read the summaries of some orders.
 SELECT order_id, lines, total FROM bought WHERE order_id = ANY(%(orders)s)
@@ -103,10 +129,39 @@ ON CONFLICT (user_id) DO UPDATE
 -- ---- sending --------------------------------------------------------------------------------------------------------
 
 -- name: contact
--- Read the contact of an order, or without an order the latest one of the user.
-SELECT email, phone FROM contact
- WHERE CASE WHEN %(order_id)s::text IS NULL THEN user_id = %(user_id)s ELSE order_id = %(order_id)s END
- ORDER BY noted_at DESC LIMIT 1
+-- Read the contact of an order, its user, and whether that user has paid an order with the same address or number.
+SELECT c.user_id, c.email, c.phone,
+       EXISTS (SELECT FROM contact AS o JOIN paid_order USING (order_id, user_id)
+                WHERE o.user_id = c.user_id AND o.email = c.email),
+       EXISTS (SELECT FROM contact AS o JOIN paid_order USING (order_id, user_id)
+                WHERE o.user_id = c.user_id AND o.phone = c.phone)
+  FROM contact AS c WHERE c.order_id = %(order_id)s
+
+-- name: latest_contact
+-- Read the latest proven contact of a user.
+SELECT user_id, email, phone, true, true
+  FROM contact JOIN paid_order USING (order_id, user_id)
+ WHERE user_id = %(user_id)s ORDER BY contact.noted_at DESC LIMIT 1
+
+-- name: lock_claims
+-- Let the claims of a channel follow each other: the lock is held until the transaction ends.
+SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(' ', current_schema(), 'claims', %(channel)s::text), 0))
+
+-- name: count_claims
+-- Count the notices that a recipient got in the last hour and day, and up to `most` notices that all got in the hour.
+SELECT EXISTS (SELECT FROM recipient_claim WHERE notice_id = %(notice_id)s),
+       count(*) FILTER (WHERE claimed_at > now() - interval '1 hour'),
+       count(*),
+       (SELECT count(*) FROM (
+         SELECT FROM recipient_claim
+          WHERE channel = %(channel)s AND claimed_at > now() - interval '1 hour' LIMIT %(most)s) AS latest)
+  FROM recipient_claim
+ WHERE channel = %(channel)s AND recipient = %(recipient)s AND by_service = %(by_service)s
+   AND claimed_at > now() - interval '1 day'
+
+-- name: insert_claim
+INSERT INTO recipient_claim (notice_id, channel, recipient, by_service)
+VALUES (%(notice_id)s, %(channel)s, %(recipient)s, %(by_service)s)
 
 -- name: take_sms
 -- Store an SMS in the simulated provider, once per notice.
@@ -117,7 +172,31 @@ INSERT INTO sms (notice_id, number, text) VALUES (%(notice_id)s, %(number)s, %(t
 -- name: delete_old_contacts
 -- Delete some contacts that are older than the retention period.
 DELETE FROM contact WHERE order_id IN (
-  SELECT order_id FROM contact WHERE noted_at < now() - make_interval(days => %(days)s) ORDER BY noted_at LIMIT 1000)
+  SELECT order_id FROM contact WHERE noted_at < now() - make_interval(days => %(contact_days)s) ORDER BY noted_at LIMIT 1000)
+
+-- name: delete_old_paid_orders
+-- Delete the record of some paid orders whose contacts are deleted as well.
+DELETE FROM paid_order WHERE order_id IN (
+  SELECT order_id FROM paid_order WHERE noted_at < now() - make_interval(days => %(contact_days)s)
+   ORDER BY noted_at LIMIT 1000)
+
+-- name: delete_old_notices
+-- Delete some notices that are older than the retention period, with nothing left to do. A record that is delivered
+-- again after that is too old to be worth a notice.
+DELETE FROM notice WHERE notice_id IN (
+  SELECT notice_id FROM notice
+   WHERE accepted_at < now() - make_interval(days => %(notice_days)s) AND due_at IS NULL AND told_at IS NULL
+   ORDER BY accepted_at LIMIT 1000)
+
+-- name: delete_old_sms
+-- Delete some SMS of the simulated provider that are older than the retention period.
+DELETE FROM sms WHERE notice_id IN (
+  SELECT notice_id FROM sms WHERE taken_at < now() - make_interval(days => %(notice_days)s) ORDER BY taken_at LIMIT 1000)
+
+-- name: delete_old_claims
+-- Delete some claims that no limit counts any more.
+DELETE FROM recipient_claim WHERE notice_id IN (
+  SELECT notice_id FROM recipient_claim WHERE claimed_at < now() - interval '1 day' ORDER BY claimed_at LIMIT 1000)
 
 -- name: delete_old_order_summaries
 -- Delete some order summaries that are older than 30 days.

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -19,13 +19,15 @@ from contracts.notifications import Channel, Template
 from infrastructure.observability import metrics
 from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
-from infrastructure.storage.job_queue import Done, JobResult, Row
+from infrastructure.storage.job_queue import Done, JobResult, Reschedule, Row
 from notification_service.templates import RenderedText, render
 
 log = logging.getLogger(__name__)
 
 NOW: Final = sql.SQL("now()")
 """Postgres' clock, for the times in the table."""
+TOTAL_LIMIT_PAUSE: Final = timedelta(minutes=1)
+"""Time after which a notice is tried again that exceeded the limit of all recipients together."""
 SEND_DEADLINE_SHARE: Final = 0.8
 """Share of the job's deadline that handing over may take; the rest is for the contact lookup and the update."""
 
@@ -36,6 +38,10 @@ class Contact:
 
     email: str
     phone: str | None
+    email_proven: bool
+    """True if the user has paid an order with this address."""
+    phone_proven: bool
+    """True if the user has paid an order with this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class Notice:
     accepted_at: datetime
     too_late_at: datetime | None
     traceparent: str | None
+    by_service: bool
+    """True if another service requested the notice."""
+    proven_only: bool
+    """True if e-mail and SMS go only to a contact to which the user has paid an order before."""
     text: RenderedText
 
     @classmethod
@@ -66,6 +76,8 @@ class Notice:
             accepted_at=row["accepted_at"],
             too_late_at=row["too_late_at"],
             traceparent=row["traceparent"],
+            by_service=row["by_service"],
+            proven_only=row["proven_only"],
             text=render(row["template"], row["params"]),
         )
 
@@ -78,11 +90,23 @@ class NoRecipientError(Exception):
     """The notice has no recipient on this channel, which is not an error: without a number there is no SMS."""
 
 
+class RecipientLimitError(Exception):
+    """The recipient has had as many notices as one may get. The notice is never sent, and listed with the reason."""
+
+
+class TotalLimitError(Exception):
+    """All recipients together have had as many notices as may be sent now. The notice is tried again later."""
+
+
 class NoticePort(Protocol):
     """Destination of the notices of one channel."""
 
     async def send(self, notice: Notice) -> None:
-        """Hand over a notice. Raise `UndeliverableError`, `NoRecipientError`, or another error to have it retried."""
+        """Hand over a notice.
+
+        Raise `UndeliverableError`, `NoRecipientError`, `RecipientLimitError` or `TotalLimitError`, or another error to
+        have it retried.
+        """
         ...
 
 
@@ -96,11 +120,18 @@ class ContactLookup:
         self.fetch = fetch
 
     async def __call__(self, notice: Notice) -> Contact:
-        """Return the contact of the notice's order, else the user's latest. Raises `LookupError` if none is known."""
-        rows = await self.fetch("contact", {"order_id": notice.order_id, "user_id": notice.user_id})
+        """Return the contact of the notice's order, else the latest to which the user has paid an order.
+
+        Raises `LookupError` if none is known yet, and `UndeliverableError` if the order is another user's.
+        """
+        query = "contact" if notice.order_id else "latest_contact"
+        rows = await self.fetch(query, {"order_id": notice.order_id, "user_id": notice.user_id})
         if not rows:
             raise LookupError("no contact is known for this user")
-        return Contact(*rows[0])
+        user, *contact = rows[0]
+        if user != notice.user_id:
+            raise UndeliverableError(f"the order {notice.order_id} is another user's")
+        return Contact(*contact)
 
 
 class Sender:
@@ -121,6 +152,11 @@ class Sender:
                 await self.port.send(notice)
         except NoRecipientError as error:
             return _finish(notice, attempt, "skipped", str(error))
+        except RecipientLimitError as error:
+            return _finish(notice, attempt, "skipped", str(error), published=True)
+        except TotalLimitError as error:
+            log.warning("notices of the channel %s are delayed: %s", notice.channel, error)
+            return Reschedule(TOTAL_LIMIT_PAUSE)
         except Exception as error:
             # An outage of the service's own database never counts as a failure of the notice.
             final = attempt >= self.attempts and not isinstance(error, psycopg.Error)
@@ -132,8 +168,8 @@ class Sender:
         return _finish(notice, attempt, "sent", "")
 
 
-def _finish(notice: Notice, attempt: int, status: str, reason: str) -> Done:
+def _finish(notice: Notice, attempt: int, status: str, reason: str, *, published: bool = False) -> Done:
     """Return the columns of a finished notice. `told_at` queues the publication of its outcome."""
     metrics.NOTICES.labels(notice.channel, status).inc()
-    publish_at = NOW if status in {"sent", "failed"} else None
+    publish_at = NOW if published or status in {"sent", "failed"} else None
     return Done({"status": status, "reason": reason, "settled_at": NOW, "tries": attempt, "told_at": publish_at})

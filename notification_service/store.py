@@ -15,6 +15,7 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from contracts.ids import derive_id
+from contracts.inventory import Product
 from contracts.notifications import Channel, Forget, Prefer, Request, Send
 from contracts.orders import Place
 from infrastructure.process.failpoints import failpoint
@@ -47,6 +48,8 @@ class ReceivedRequest:
     offset: int
     record: str
     traceparent: str | None
+    by_service: bool = False
+    """True if another service sent the request."""
 
 
 def notice_id(user: str, cause: str, channel: Channel) -> str:
@@ -143,6 +146,31 @@ class Store:
                 values = {"order_id": order_id, "user_id": user, "told_at": at, **words}
                 await connection.execute(QUERIES["insert_order_summary"], values)
 
+    async def store_paid_orders(self, paid: Mapping[str, str]) -> None:
+        """Record that the payment of some orders was captured: the user of each, by order id."""
+        async with self._transaction() as connection:
+            values = {"orders": list(paid), "users": list(paid.values())}
+            await connection.execute(QUERIES["insert_paid_orders"], values)
+
+    async def store_product_names(self, products: Iterable[Product]) -> None:
+        """Store the names of products, the latest version of each."""
+        latest: dict[str, Product] = {}
+        for product in sorted(products, key=lambda each: each.version):
+            latest[product.code] = product
+        values = {
+            "codes": list(latest),
+            "names": [product.name for product in latest.values()],
+            "versions": [product.version for product in latest.values()],
+        }
+        async with self._transaction() as connection:
+            await connection.execute(QUERIES["upsert_product_names"], values)
+
+    async def product_names(self, codes: Iterable[str]) -> dict[str, str]:
+        """Return the known names of some products, by product code."""
+        async with self._transaction() as connection:
+            rows = await _fetch_all(connection, "product_names", {"codes": sorted(codes)})
+        return dict(rows)
+
     async def order_summaries(self, orders: Iterable[str]) -> dict[str, OrderSummary]:
         """Return the stored summaries of some orders."""
         async with self._transaction() as connection:
@@ -209,6 +237,8 @@ async def _insert_notices(
             "partition": received.partition,
             "offset": received.offset,
             "redrives": send.redrives,
+            "by_service": received.by_service,
+            "proven_only": send.proven_only,
         }
         await connection.execute(QUERIES["upsert_notice"], values)
 
@@ -226,5 +256,13 @@ async def _upsert_preference(connection: Connection, user: str, preferences: Pre
 
 async def _erase(connection: Connection, user: str, at: datetime) -> None:
     values = {"user_id": user, "at": at}
-    for name in ("insert_erasure", "delete_contacts", "delete_order_summaries", "delete_sms", "erase_notices"):
+    for name in (
+        "insert_erasure",
+        "delete_contacts",
+        "delete_paid_orders",
+        "delete_order_summaries",
+        "delete_claims",
+        "delete_sms",
+        "erase_notices",
+    ):
         await connection.execute(QUERIES[name], values)

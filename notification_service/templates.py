@@ -87,6 +87,12 @@ TEMPLATES: Final[Mapping[Template, TemplateText]] = {
     "message": TemplateText("{title}", ("{body}",)),
 }
 
+_LINE_BREAK: Final = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""Control characters, controls of the direction of text, blanks without a width, and halves of surrogate pairs."""
+
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 _HTML_PAGE: Final = """\
 <!doctype html>
@@ -139,9 +145,19 @@ class RenderedText:
 def render(template: Template, params: Mapping[str, str]) -> RenderedText:
     """Render `template` with `params`. Parameters without a placeholder are ignored."""
     text = TEMPLATES[template]
-    title = " ".join(_fill(text.title, params, otherwise="").split())[:TITLE_CHARACTERS]
-    filled = (_fill(paragraph, params) for paragraph in text.paragraphs)
+    title = one_line(_fill(text.title, params, otherwise=""))[:TITLE_CHARACTERS].rstrip()
+    filled = (visible(_fill(paragraph, params)).strip() for paragraph in text.paragraphs)
     return RenderedText(title or "A message for you", tuple(paragraph for paragraph in filled if paragraph))
+
+
+def visible(text: str) -> str:
+    """Return a text without invisible characters, with LF as the only line break. A reader sees the same text."""
+    return _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, without invisible characters and with single blanks."""
+    return " ".join(visible(text).split())
 
 
 def placeholders(template: Template) -> frozenset[str]:

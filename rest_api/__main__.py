@@ -130,6 +130,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             loops.create_task(_run_forever("the read model of payment availability", edge.payment_status.run))
             loops.create_task(_run_forever("the read model of insights", edge.insights.run))
             loops.create_task(_run_forever("the read model of notices", edge.notices.run))
+            loops.create_task(_run_forever("the retention of notices", lambda: _run_notice_retention(edge)))
             loops.create_task(_run_forever("the sweep", connections.run_sweeps))
             loops.create_task(_run_forever("the sessions of guests", edge.authenticator.guest_sessions.run))
             loops.create_task(_run_forever("the stock broadcaster", connections.stock_broadcaster.run))
@@ -184,6 +185,13 @@ async def _run_retention(store: Store) -> None:
         with contextlib.suppress(*UNAVAILABLE_ERRORS):
             await store.delete_old_rows()
         await asyncio.sleep(RUN_SECONDS)
+
+
+async def _run_notice_retention(edge: AppState) -> None:
+    while True:
+        with contextlib.suppress(*UNAVAILABLE_ERRORS):
+            await edge.notices.delete_old(edge.settings.notice_days)
+        await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
 
 
 def run(settings: EdgeSettings) -> int:

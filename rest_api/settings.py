@@ -48,6 +48,7 @@ class EdgeSettings(Settings):
         default="tok_approve,tok_decline,tok_timeout,tok_late,tok_twice,tok_wrong_amount",
         description="accepted payment tokens, comma-separated; empty: accept any, the provider validates",
     )
+    notice_days: int = Field(default=90, ge=10, description="days for which notices and their texts are kept")
     provider_patience_seconds: float = Field(
         default=30, ge=0, description="how long the payment provider may be unavailable before orders are refused"
     )

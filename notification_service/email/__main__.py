@@ -14,8 +14,9 @@ def build_port(context: PortContext) -> SmtpPort:
     seconds = settings.notice_seconds * SEND_DEADLINE_SHARE
     return SmtpPort(
         settings.smtp_url.get_secret_value(),
-        settings.mail_from,
+        settings.mail_sender,
         ContactLookup(context.connection.fetch),
+        context.limiter("email"),
         seconds=seconds,
     )
 

@@ -1,51 +1,26 @@
-"""Mails, and the SMTP connection that sends them; texts: `../templates.py`.
+"""The SMTP connection that sends the mails of notices; a mail is built by `composition.py`."""
 
-The Message-ID is derived from the notice. If a process crashes between the server's answer and the update of the row,
-the mail is sent twice, and mailboxes can detect the repeat.
-"""
-
-from email.errors import MessageError
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import format_datetime, parseaddr
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from notification_service.sender import ContactLookup, Notice, UndeliverableError
+from contracts.addresses import parse_email
+from notification_service.email.composition import compose, recipient_address, to_bytes
+from notification_service.recipients import RecipientLimiter, email_recipient
+from notification_service.sender import ContactLookup, NoRecipientError, Notice, UndeliverableError
+from notification_service.settings import MailSender
 
 _DEFAULT_PORTS: Final = {"smtp": 25, "smtps": 465}
 _PERMANENT_CODES: Final = range(500, 600)
 
 
-def compose(notice: Notice, sender: str, recipient: str) -> EmailMessage:
-    """Build the mail of a notice, as text and HTML. The same notice always gives the same mail.
-
-    Raises `UndeliverableError` if `recipient` is not a valid address.
-    """
-    mail = EmailMessage(policy=SMTP)
-    mail["From"] = sender
-    try:
-        mail["To"] = Address(addr_spec=recipient)
-    except (ValueError, IndexError, MessageError):  # raised by the address parser
-        raise UndeliverableError("the address is not valid") from None
-    mail["Subject"] = notice.text.title
-    mail["Date"] = format_datetime(notice.accepted_at)
-    mail["Message-ID"] = f"<{notice.notice_id}@{parseaddr(sender)[1].partition('@')[2] or 'holdfast.example'}>"
-    mail["Auto-Submitted"] = "auto-generated"
-    mail["X-Holdfast-Template"] = notice.template
-    mail["X-Holdfast-Cause"] = notice.cause
-    mail.set_content(notice.text.body)
-    mail.add_alternative(notice.text.html, subtype="html")
-    return mail
-
-
 class SmtpPort:
     """Port to a mail server with a URL such as `smtp://user:password@mail.example:587`; one connection per mail."""
 
-    def __init__(self, url: str, sender: str, contacts: ContactLookup, *, seconds: float) -> None:
+    def __init__(
+        self, url: str, sender: MailSender, contacts: ContactLookup, limiter: RecipientLimiter, *, seconds: float
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ValueError("HOLDFAST_SMTP_URL must be of the form smtp://host:port or smtps://host:port")
@@ -56,21 +31,26 @@ class SmtpPort:
         self.password = unquote(parts.password) if parts.password else None
         self.sender = sender
         self.contacts = contacts
+        self.limiter = limiter
         self.seconds = seconds
 
     async def send(self, notice: Notice) -> None:
         """Send the mail of a notice; returns after the server has accepted it.
 
-        Raises `UndeliverableError` if the server permanently rejects the mail or the recipient. Raises another error if
-        the server is down, busy, or rejects the sender. No error contains the address, because errors are logged and
-        published.
+        Raises `UndeliverableError` if no mail can be sent to the address, or if the server permanently rejects the mail
+        or the recipient. Raises another error if the server is down, busy, or rejects the sender. No error contains the
+        address, because errors are logged and published.
         """
-        recipient = (await self.contacts(notice)).email
-        mail = compose(notice, self.sender, recipient)
+        contact = await self.contacts(notice)
+        if notice.proven_only and not contact.email_proven:
+            raise NoRecipientError("unproven_contact")
+        recipient = recipient_address(contact.email)
+        mail = to_bytes(compose(notice, self.sender, contact.email))
+        await self.limiter.claim(notice, email_recipient(parse_email(contact.email)))
         try:
             await aiosmtplib.send(
                 mail,
-                sender=parseaddr(self.sender)[1],
+                sender=self.sender.address,
                 recipients=[recipient],
                 hostname=self.host,
                 port=self.port,

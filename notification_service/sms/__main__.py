@@ -10,7 +10,8 @@ from notification_service.sms.simulated import SimulatedSmsPort
 
 def build_port(context: PortContext) -> SimulatedSmsPort:
     """Build the port to the simulated provider, in the service's own schema."""
-    return SimulatedSmsPort(ContactLookup(context.connection.fetch), context.connection.fetch)
+    fetch = context.connection.fetch
+    return SimulatedSmsPort(ContactLookup(fetch), context.limiter("sms"), fetch)
 
 
 if __name__ == "__main__":

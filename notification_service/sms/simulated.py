@@ -7,6 +7,7 @@ import logging
 import re
 from typing import Final
 
+from notification_service.recipients import RecipientLimiter, sms_recipient
 from notification_service.sender import ContactLookup, FetchRows, NoRecipientError, Notice
 
 log = logging.getLogger(__name__)
@@ -23,15 +24,19 @@ def mask_number(number: str) -> str:
 class SimulatedSmsPort:
     """Port that stores one SMS per notice, however often it is handed over. `fetch` runs a named query."""
 
-    def __init__(self, contacts: ContactLookup, fetch: FetchRows) -> None:
+    def __init__(self, contacts: ContactLookup, limiter: RecipientLimiter, fetch: FetchRows) -> None:
         self.contacts = contacts
+        self.limiter = limiter
         self.fetch = fetch
 
     async def send(self, notice: Notice) -> None:
         """Store the SMS of a notice. Raises `NoRecipientError` if the user has no phone number."""
-        phone = (await self.contacts(notice)).phone
-        if not phone:
+        contact = await self.contacts(notice)
+        if not contact.phone:
             raise NoRecipientError("no_phone")
-        number = mask_number(phone)
+        if notice.proven_only and not contact.phone_proven:
+            raise NoRecipientError("unproven_contact")
+        await self.limiter.claim(notice, sms_recipient(contact.phone))
+        number = mask_number(contact.phone)
         await self.fetch("take_sms", {"notice_id": notice.notice_id, "number": number, "text": notice.text.sms})
-        log.info("an SMS to %s: %s", number, notice.text.title, extra={"notice": notice.notice_id})
+        log.info("an SMS to %s: %s", number, notice.template, extra={"notice": notice.notice_id})

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from contracts import inventory, orders
+from contracts.addresses import EmailAddress, PhoneNumber
 from contracts.ids import derive_id
 from contracts.inventory import MAX_LINES, MAX_LOOKUP_IDS, Identifier, Money, Quantity, QuantityOrZero
 
@@ -37,9 +38,12 @@ class Address(orders.Address):
 
 
 class Contact(orders.Contact):
-    """The contact data for messages about an order."""
+    """The contact data of a new order: an address that mail can be sent to, and a telephone number in E.164."""
 
     model_config = ConfigDict(extra="forbid")
+
+    email: EmailAddress
+    phone: PhoneNumber | None = None
 
 
 class Payment(orders.Payment):

@@ -175,7 +175,32 @@ NOT_A_CARD = "4111 1111 1111 1112"
         ({"address": {**ADDRESS, "name": "a\x00b"}}, "/address/name"),
         ({"address": {**ADDRESS, "name": "x" * 201}}, "/address/name"),
         ({"contact": {"email": "ann"}}, "/contact/email"),
+        *[
+            ({"contact": {"email": address}}, "/contact/email")
+            for address in (
+                *(
+                    "a,b@x",
+                    "x@y>",
+                    "|x@y",
+                    "?=@[=?x",
+                    "john.@example.org",
+                    ".john@example.org",
+                    "try..this@example.org",
+                ),
+                *("ann@example.org.", "ann@example..org", "ann;bob@example.org", "<ann@example.org", "a b@example.org"),
+                *(
+                    "ann@exa\u200bmple.org",
+                    "jürgen@example.org",
+                    "ann@[127.0.0.1]",
+                    "ann@localhost",
+                    "ann\0@example.org",
+                ),
+                *("=?utf-8?q?a=0d=0a?=@example.org", f"ann@{'x' * 250}.org"),
+            )
+        ],
         ({"contact": {"email": "ann@example.org", "phone": "call me"}}, "/contact/phone"),
+        ({"contact": {"email": "ann@example.org", "phone": "112"}}, "/contact/phone"),
+        ({"contact": {"email": "ann@example.org", "phone": "+44 20 7946 0123" * 9}}, "/contact/phone"),
         ({"payment": {}}, "/payment/token"),
         ({"payment": {"token": 4111111111111111}}, "/payment/token"),
         ({"payment": {"token": ""}, "status": "paid"}, "/status"),
@@ -191,6 +216,13 @@ def test_an_order_that_is_not_allowed(client: httpx.Client, change: dict[str, An
     body = {name: value for name, value in wanted(**change).items() if value is not None}
     found = problem(client.post("/v1/orders", json=body), 422, "invalid")
     assert pointer in [error["pointer"] for error in found["errors"]], found
+
+
+def test_a_contact_is_normalised_before_it_is_an_order(edge: Running, client: httpx.Client) -> None:
+    contact = {"email": "Ann@BÜCHER.example", "phone": "0044 (0)20 7946-0123"}
+    order_id = placed(client, contact=contact)
+    [place] = [each for each in edge.carts.requests if each.data.get("order_id") == order_id]
+    assert place.data["contact"] == {"email": "Ann@bücher.example", "phone": "+442079460123"}
 
 
 def test_a_lone_surrogate_is_no_text(client: httpx.Client) -> None:

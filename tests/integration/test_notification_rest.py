@@ -7,12 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import psycopg
 import pytest
 from websockets.asyncio.client import connect
 
 from contracts import notifications as notices
 from infrastructure.security.tokens import issue
-from tests.testkit.notifications import NoticeStack, asked, notice_stack
+from rest_api.http.routers.notifications import NewNotice
+from rest_api.read_models.notices import DELETE_LIMIT, NoticeReadModel
+from rest_api.read_models.store import SQL_FOLDER, Store
+from rest_api.settings import EdgeSettings
+from tests.testkit.notifications import NoticeStack, asked, event, notice_stack
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers
 
@@ -71,6 +76,97 @@ async def test_a_service_sends_a_notice_once(here: NoticeStack, edge: httpx.Asyn
     for headers, status in ((shopper, 403), ({}, 401)):
         assert (await edge.post(URL, json=wanted, headers=headers)).status_code == status
     assert (await edge.post(URL, json={**wanted, "channel": "pigeon"}, headers=service)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"title": "a\0b"}},
+        {"params": {"body": "\0"}},
+        {"params": {"a\0": "b"}},
+        {"cause": "a\0"},
+        {"order_id": "\0"},
+        {"user_id": "a\0"},
+    ],
+)
+async def test_a_nul_in_a_notice_is_refused(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str, change: dict[str, object]
+) -> None:
+    body = {"user_id": user, "channel": "push", "params": {"title": "t"}, **change}
+    answer = await edge.post(URL, json=body, headers=bearer(here, "billing", "service"))
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid"), answer.text
+
+
+async def test_no_text_of_a_notice_is_stored_with_its_key(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
+    """Also not by an earlier version: a migration has replaced its fingerprints, and repeats are still recognised."""
+    service = {**bearer(here, "billing", "service"), "Idempotency-Key": f"secret-{user}"}
+    wanted = {
+        "user_id": user,
+        "channel": "push",
+        "params": {"title": "Hello", "body": f"Dear {user}, of 1 High Street"},
+    }
+    first = await edge.post(URL, json=wanted, headers=service)
+    with psycopg.connect(here.settings.postgres_url, autocommit=True) as connection:
+        connection.execute(f'SET search_path = "{here.settings.schema_name("edge")}"'.encode())
+        rows = connection.execute("SELECT fingerprint, answer FROM claim WHERE user_id = 'billing'").fetchall()
+        assert "High Street" not in str(rows)
+        text = NewNotice.model_validate(wanted).model_dump_json()
+        changed = connection.execute(
+            "UPDATE claim SET fingerprint = %s WHERE id = %s", (f"POST {URL} {text}", first.json()["request_id"])
+        )
+        assert changed.rowcount == 1
+        migration = (SQL_FOLDER / "migrations" / "0005_notice_reasons.sql").read_text()
+        connection.execute(migration[migration.index("UPDATE claim") :].encode())
+    repeated = await edge.post(URL, json=wanted, headers=service)
+    assert (repeated.status_code, repeated.json()) == (202, first.json())
+
+
+async def test_a_notice_that_was_not_sent_is_listed_with_its_reason(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
+    now = datetime.now(UTC)
+    sent = notices.Sent(
+        user_id=user,
+        notice_id=f"{user}-0",
+        template="message",
+        channel="email",
+        cause="c",
+        title="Hello",
+        body="",
+        accepted_at=now,
+    )
+    later, earlier = {"notice_id": f"{user}-1"}, {"notice_id": f"{user}-2", "accepted_at": now - timedelta(days=1)}
+    skipped = notices.Skipped.model_validate({**dict(sent), **later, "reason": "recipient_limit"})
+    failed = notices.Failed.model_validate({**dict(sent), **earlier, "reason": "ConnectionError: 10.0.0.1"})
+    for each in (skipped, failed):
+        await here.say((notices.EVENTS, event(each, "/notifications", user, each.notice_id)))
+    first, second = await listed(edge, bearer(here, user), 2)
+    assert (first["status"], first["reason"]) == ("skipped", "recipient_limit")
+    assert (second["status"], "reason" in second) == ("failed", False), "an operator's reason is not the shopper's"
+
+
+async def test_old_notices_are_deleted_from_the_list_faster_than_they_come(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
+    settings = EdgeSettings(postgres_url=here.settings.postgres_url, prefix=here.settings.prefix)
+    store = Store(settings)
+    await store.open()
+    try:
+        async with store.transaction() as connection:
+            await connection.execute(
+                "INSERT INTO notice (notice_id, user_id, channel, template, cause, title, body, status, accepted_at,"
+                " settled_at) SELECT %(user)s || n, %(user)s, 'push', 'message', n, 't', 'b', 'sent', at, at"
+                " FROM generate_series(0, %(count)s) n, LATERAL (SELECT now() - interval '89 days' * sign(n) -"
+                " interval '2 days' * sign(n) AS at) _",
+                {"user": user, "count": 2 * DELETE_LIMIT + 1},
+            )
+        await NoticeReadModel(settings, store, lambda *_: None).delete_old(90)
+        rows = await store.fetch_all("SELECT notice_id FROM notice WHERE user_id = %(user)s", {"user": user})
+    finally:
+        await store.close()
+    assert rows == [(f"{user}0",)]
 
 
 async def test_the_same_key_is_the_same_notice(here: NoticeStack, edge: httpx.AsyncClient, user: str) -> None:

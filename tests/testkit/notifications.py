@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from contracts import cart, orders
+from contracts import cart, inventory, orders
 from contracts import notifications as notices
 from contracts.envelope import Envelope, Message
 from contracts.ids import uuid7
@@ -40,7 +40,7 @@ QUICK: Final = {
     "HOLDFAST_NOTICE_ATTEMPTS": "1000",
     "HOLDFAST_AUDIT_GRACE_SECONDS": "0",
 }
-HEARD: Final = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS)
+HEARD: Final = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS, inventory.PRODUCTS)
 """Topics that the worker reads."""
 KEPT: Final = ("notice", "preference", "contact", "forgotten", "sms")
 GBP: Final = "GBP"
@@ -163,11 +163,18 @@ class NoticeStack:
 
 
 @contextmanager
-def notice_stack(servers: Servers, folder: Path, *, edge: bool = False) -> Iterator[NoticeStack]:
+def notice_stack(
+    servers: Servers, folder: Path, *, edge: bool = False, more: Mapping[str, str] | None = None
+) -> Iterator[NoticeStack]:
     """All but the edge, ready; or with `edge` that, the worker and push alone. Gone afterwards."""
     settings = servers.settings()
     smtp = str(free_port())
-    told = {**QUICK, "HOLDFAST_CATCHER_SMTP_PORT": smtp, "HOLDFAST_SMTP_URL": f"smtp://127.0.0.1:{smtp}"}
+    told = {
+        **QUICK,
+        **(more or {}),
+        "HOLDFAST_CATCHER_SMTP_PORT": smtp,
+        "HOLDFAST_SMTP_URL": f"smtp://127.0.0.1:{smtp}",
+    }
     with processes(servers, settings, folder, **told) as shop:
         rooms = {name: f"notification_service.{name}" for name in ("email", "sms", "push", "catcher")}
         modules = {"worker": "notification_service", **rooms, "front": "rest_api"}
@@ -184,8 +191,7 @@ def notice_stack(servers: Servers, folder: Path, *, edge: bool = False) -> Itera
 
 @asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    topics = (orders.REQUESTS, orders.EVENTS, cart.RESPONSES, notices.REQUESTS, notices.EVENTS)
-    await ensure_topics(settings, topics)
+    await ensure_topics(settings, (*HEARD, notices.EVENTS))
     async with AIOKafkaProducer(bootstrap_servers=settings.kafka) as out:
         yield out
 
@@ -219,12 +225,13 @@ class Order:
 
     user: str
     phone: str | None = None
+    address: str = ""
     order_id: str = field(default_factory=uuid7)
     version: int = 0
 
     @property
     def email(self) -> str:
-        return f"{self.user}@mail.example"
+        return self.address or f"{self.user}@mail.example"
 
     def place(self) -> tuple[Topic, Envelope]:
         address = orders.Address(name="Ann", line1="1 High St", city="Leeds", postal_code="LS1", country="GB")
@@ -271,6 +278,24 @@ class Order:
     def confirmed(self) -> list[tuple[Topic, Envelope]]:
         return [*self.begin(), self.tell(orders.Confirmed, "confirmed")]
 
+    def refused(self, reason: str = "unknown_product") -> list[tuple[Topic, Envelope]]:
+        """Cancelled before its stock was held."""
+        return [
+            self.place(),
+            self.tell(orders.Placed, "placed", request_id="r1"),
+            self.tell(orders.Cancelling, "placed", reason=reason),
+            self.tell(orders.Cancelled, "cancelled", reason=reason),
+        ]
+
+    def paid_back(self, reason: str = "cancelled") -> list[tuple[Topic, Envelope]]:
+        """Paid, then cancelled, with the money given back."""
+        money = Money(amount=850, currency=GBP)
+        return [
+            *self.begin(),
+            self.tell(orders.Cancelling, "paid", reason=reason),
+            self.tell(orders.Cancelled, "cancelled", reason=reason, refunded=money),
+        ]
+
     def declined(self) -> list[tuple[Topic, Envelope]]:
         return [
             *self.begin()[:3],
@@ -294,6 +319,12 @@ def event(message: Message, source: str, key: str, name: str, time: datetime | N
 def responses(user: str, *told: Message) -> list[tuple[Topic, Envelope]]:
     """Return responses of a shopper's cart."""
     return [(cart.RESPONSES, event(each, "/cart", user, f"{user}/{number}")) for number, each in enumerate(told)]
+
+
+def product(code: str, name: str, version: int = 1) -> tuple[Topic, Envelope]:
+    """A product of the catalogue."""
+    record = inventory.Product(code=code, name=name, price=Money(amount=425, currency=GBP), version=version)
+    return inventory.PRODUCTS, event(record, "/inventory", code, f"{code}/{version}")
 
 
 def asked(user: str, request: Message, time: datetime | None = None, source: str = "/edge") -> tuple[Topic, Envelope]:

@@ -9,19 +9,35 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from contracts.inventory import Line, Money
 from infrastructure.process.health import HealthServer
-from infrastructure.storage.job_queue import Done
+from infrastructure.storage.job_queue import Done, Reschedule
 from notification_service.catcher.mailbox import Mailbox
 from notification_service.catcher.pages import MailPages
-from notification_service.email.mail import SmtpPort, compose
+from notification_service.email.composition import compose, to_bytes
+from notification_service.email.mail import SmtpPort
+from notification_service.model import format_lines
 from notification_service.push.frames import notice_event
-from notification_service.sender import ContactLookup, NoRecipientError, Notice, Sender, UndeliverableError
+from notification_service.recipients import RecipientLimiter, RecipientLimits
+from notification_service.sender import (
+    ContactLookup,
+    NoRecipientError,
+    Notice,
+    RecipientLimitError,
+    Sender,
+    TotalLimitError,
+    UndeliverableError,
+)
+from notification_service.settings import MailSender, Settings
 from notification_service.sms.simulated import mask_number
-from notification_service.templates import render
+from notification_service.templates import render, visible
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-SENDER = "Holdfast <shop@shop.example>"
+SENDER = MailSender.parse("Holdfast <shop@shop.example>")
 
 
 def row(**more: Any) -> dict[str, Any]:
@@ -35,6 +51,8 @@ def row(**more: Any) -> dict[str, Any]:
         "accepted_at": NOW,
         "too_late_at": None,
         "traceparent": None,
+        "by_service": False,
+        "proven_only": False,
         "params": {"title": "Ça va?", "body": "<b>Hello</b> & good-bye"},
         **more,
     }
@@ -50,9 +68,7 @@ def notice(**more: Any) -> Notice:
 def test_the_same_notice_is_the_same_mail() -> None:
     first, second = (compose(notice(), SENDER, "ann@mail.example") for _ in range(2))
     assert first["Message-ID"] == second["Message-ID"] == "<n-1@shop.example>"
-    assert {name: first[name] for name in first} == {name: second[name] for name in second} | {
-        "Content-Type": first["Content-Type"]  # its boundary is chance
-    }
+    assert to_bytes(first) == to_bytes(second)
 
 
 def test_a_mail_is_text_and_html() -> None:
@@ -72,20 +88,155 @@ def test_no_title_makes_a_header() -> None:
     assert mail["Subject"] == "Hi Bcc: all@mail.example"
 
 
-@pytest.mark.parametrize("address", ["a,b@mail.example", "ann@", "@", "<ann@mail.example>", "a\x00b@mail.example"])
+HEADERS = [
+    "MIME-Version",
+    "From",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "X-Holdfast-Template",
+    "X-Holdfast-Cause",
+    "Content-Type",
+]
+"""Names of the headers of every mail."""
+HOSTILE = [
+    "=?utf-8?q?Refund=0d=0aContent-Type:_text/html=0d=0a=0d=0a<h1>anything</h1>?=",
+    "=?utf-8?q?a=0d=0aBcc:_all@mail.example?=",
+    "=?utf-8?b?YQ0KQmNjOiBhbGxAbWFpbC5leGFtcGxl?=",
+    "=?us-ascii?q?=0a?==?us-ascii?q?=0d?=",
+    "=?utf-8?q?=3D=3Futf-8=3Fq=3F=0d=0a=3F=3D?=",
+    "=?",
+    "?=",
+    "\r\nBcc: all@mail.example",
+    "\rBcc: all@mail.example",
+    "\nBcc: all@mail.example",
+    "\x85Bcc: all@mail.example",
+    "\u2028Bcc: all@mail.example\u2029",
+    "\v\f\x1c\x1d\x1e\x1f",
+    "\0",
+    "\u202e\u2066\u200f\ufeff\u200b",
+    "\ud800",
+    "\r\n.\r\n",
+    "\n.\n",
+    ".",
+    "\r\n\r\n<script>alert(1)</script>",
+    "\nFrom bob@mail.example",
+    "\n--=_n-1\nContent-Type: text/html\n\n<h1>anything</h1>\n--=_n-1--\n",
+    "--=_n-1--",
+    "Content-Type: text/html; boundary=x",
+    "x" * 1200,
+    "é" * 400,
+    "🫖" * 200,
+    "a  b",
+    "\t",
+    " ",
+    '"',
+    "\\",
+    "<a@b.example>, ",
+    "(",
+]
+hostile = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=12)), max_size=5).map("".join)
+causes = hostile.map(lambda text: "".join(each for each in text if " " <= each <= "~")[:200] or "c")
+"""The contract lets only printable ASCII into a cause."""
+
+
+def raw_header_names(raw: bytes) -> list[str]:
+    """Read the names of the headers as a mail server does: up to the first empty line, without continuations."""
+    lines = raw.split(b"\r\n\r\n")[0].split(b"\r\n")
+    return [line.partition(b":")[0].decode() for line in lines if not line.startswith((b" ", b"\t"))]
+
+
+@given(title=hostile, body=hostile, cause=causes, name=hostile)
+def test_no_input_becomes_structure_of_a_mail(title: str, body: str, cause: str, name: str) -> None:
+    lines = format_lines([Line(product="P", quantity=1, price=Money(amount=85, currency="GBP"))], {"P": name})
+    sender = MailSender(" ".join(visible(name).split())[:200], "shop@shop.example")
+    for template, params in (
+        ("message", {"title": title, "body": body}),
+        ("order_confirmed", {"order": title, "lines": lines, "total": body}),
+        ("order_shipped", {"order": title, "carrier": name, "tracking": body}),
+    ):
+        told = notice(template=template, params=params, cause=cause)
+        raw = to_bytes(compose(told, sender, "ann@mail.example"))
+        assert raw_header_names(raw) == HEADERS
+        assert raw.isascii()
+        assert raw.count(b"\r") == raw.count(b"\n") == raw.count(b"\r\n")
+        assert max(map(len, raw.split(b"\r\n"))) <= 78
+        mail = email.message_from_bytes(raw, policy=policy.default)
+        assert list(mail.keys()) == HEADERS
+        assert mail.defects == []
+        assert (mail.get_content_type(), mail["To"]) == ("multipart/alternative", "ann@mail.example")
+        assert [each.addr_spec for each in mail["From"].addresses] == ["shop@shop.example"]
+        assert mail["Subject"] == told.text.title
+        assert mail["X-Holdfast-Cause"] == " ".join(cause.split())
+        text, page = mail.iter_parts()
+        assert [part.get_content_type() for part in (text, page)] == ["text/plain", "text/html"]
+        assert text.get_content() == f"{told.text.body}\n"
+        assert "<script" not in page.get_content()
+
+
+def test_a_mail_with_another_structure_is_not_sent() -> None:
+    mail = compose(notice(), SENDER, "ann@mail.example")
+    mail["Bcc"] = "all@mail.example"
+    with pytest.raises(UndeliverableError, match="malformed"):
+        to_bytes(mail)
+    mail = compose(notice(), SENDER, "ann@mail.example")
+    mail.attach(mail.get_payload(0))
+    with pytest.raises(UndeliverableError, match="malformed"):
+        to_bytes(mail)
+
+
+@pytest.mark.parametrize(
+    ("address", "sent_to"),
+    [
+        ("ann@bücher.example", "ann@xn--bcher-kva.example"),
+        ('"a b"@mail.example', '"a b"@mail.example'),
+        ('"a@b,c"@mail.example', '"a@b,c"@mail.example'),
+        (f"{'a' * 64}@{'b' * 60}.{'c' * 60}.{'d' * 60}.org", f"{'a' * 64}@{'b' * 60}.{'c' * 60}.{'d' * 60}.org"),
+    ],
+)
+def test_a_mail_is_addressed_in_ascii(address: str, sent_to: str) -> None:
+    raw = to_bytes(compose(notice(), SENDER, address))
+    assert raw_header_names(raw) == HEADERS
+    [box] = email.message_from_bytes(raw, policy=policy.default)["To"].addresses
+    assert box.addr_spec == sent_to
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a,b@mail.example",
+        "ann@",
+        "@",
+        "<ann@mail.example>",
+        "a\x00b@mail.example",
+        "?=@[=?x",
+        "jürgen@mail.example",
+        "john.@mail.example",
+        "a@x..example",
+        "x@y>",
+        "an\u200bn@mail.example",
+        f"{'a' * 80}@ö{'b' * 80}.example",
+    ],
+)
 def test_an_invalid_address_is_not_tried(address: str) -> None:
     with pytest.raises(UndeliverableError):
         compose(notice(), SENDER, address)
 
 
+LIMITER = RecipientLimiter(Settings, "email", RecipientLimits.of(Settings(), "email"))  # type: ignore[arg-type]
+"""Limits without a connection: no test claims anything."""
+
+
 @pytest.mark.parametrize("url", ["http://mail.example", "smtp://", "mail.example:25"])
 def test_a_mail_server_has_an_smtp_address(url: str) -> None:
     with pytest.raises(ValueError, match="HOLDFAST_SMTP_URL"):
-        SmtpPort(url, SENDER, ContactLookup(_nobody), seconds=1)
+        SmtpPort(url, SENDER, ContactLookup(_nobody), LIMITER, seconds=1)
 
 
 def test_an_smtp_address_holds_a_name_and_a_password() -> None:
-    port = SmtpPort("smtps://a%40b:p%3Ass@mail.example", SENDER, ContactLookup(_nobody), seconds=1)
+    port = SmtpPort("smtps://a%40b:p%3Ass@mail.example", SENDER, ContactLookup(_nobody), LIMITER, seconds=1)
     assert (port.host, port.port, port.encrypted, port.user, port.password) == (
         "mail.example",
         465,
@@ -102,6 +253,42 @@ async def _nobody(_: str, __: object) -> list[tuple[Any, ...]]:
 async def test_an_unknown_contact_is_looked_up_again() -> None:
     with pytest.raises(LookupError):
         await ContactLookup(_nobody)(notice())
+
+
+async def test_the_contact_of_anothers_order_is_never_used() -> None:
+    async def of_bob(_: str, __: object) -> list[tuple[Any, ...]]:
+        return [("bob", "bob@mail.example", None, True, False)]
+
+    with pytest.raises(UndeliverableError, match="another user"):
+        await ContactLookup(of_bob)(notice(order_id="o-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sender"),
+    [
+        ("shop@shop.example", ("", "shop@shop.example")),
+        ("Holdfast <shop@shop.example>", ("Holdfast", "shop@shop.example")),
+        ('"Mugs, Ltd" <shop@shop.example>', ("Mugs, Ltd", "shop@shop.example")),
+        ("Bücher <shop@bücher.example>", ("Bücher", "shop@xn--bcher-kva.example")),
+    ],
+)
+def test_the_sender_of_mails_may_have_a_name_and_an_international_domain(text: str, sender: tuple[str, str]) -> None:
+    settings = Settings(mail_from=text)
+    assert settings.mail_sender == sender
+    mail = email.message_from_bytes(
+        to_bytes(compose(notice(), settings.mail_sender, "ann@x.example")), policy=policy.default
+    )
+    [box] = mail["From"].addresses
+    assert (box.display_name, box.addr_spec) == sender
+    assert mail["Message-ID"].endswith(f"@{sender[1].partition('@')[2]}>")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "shop", "Shop <shop>", "Shop <shop@shop.example", "a@b.example\r\nBcc: c@d.example", "é@shop.example"]
+)
+def test_a_bad_sender_of_mails_is_refused_at_the_start_and_named(text: str) -> None:
+    with pytest.raises(ValidationError, match="HOLDFAST_MAIL_FROM"):
+        Settings(mail_from=text)
 
 
 # ---- the other channels ---------------------------------------------------------------------------------------------
@@ -169,6 +356,21 @@ async def test_an_unwanted_or_late_notice_is_skipped_without_an_event() -> None:
     port = FailingPort(None)
     columns = await settled(port, 1, too_late_at=NOW - timedelta(days=3650))
     assert (columns["status"], columns["reason"], port.taken) == ("skipped", "too_late", [])
+
+
+async def test_a_notice_beyond_its_recipients_limit_is_skipped_and_reported() -> None:
+    columns = await settled(FailingPort(RecipientLimitError("recipient_limit")), 1)
+    assert (columns["status"], columns["reason"], columns["told_at"] is not None) == (
+        "skipped",
+        "recipient_limit",
+        True,
+    )
+
+
+async def test_a_notice_beyond_the_total_limit_waits_however_often() -> None:
+    for attempt in (1, 99):
+        verdict = await Sender(FailingPort(TotalLimitError("many")), attempts=3, seconds=1)(row(), attempt)
+        assert isinstance(verdict, Reschedule)
 
 
 # ---- the catcher ----------------------------------------------------------------------------------------------------

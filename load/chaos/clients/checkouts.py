@@ -49,7 +49,7 @@ ADDRESS: Final = {
 }
 UNDELIVERABLE_ADDRESS: Final = {**ADDRESS, "name": "FAIL"}
 """Address from which the simulated carrier returns each parcel."""
-CONTACT: Final = {"email": "ada@example.com", "phone": "+44 20 7930 0000"}
+CONTACT: Final = {"phone": "+44 20 7930 0000"}
 
 
 def choose_kind(chance: random.Random) -> CheckoutKind:
@@ -69,11 +69,12 @@ def checkout_frame(
     chosen: CheckoutKind, conversation: ClientState, product: str, card: Card, chance: random.Random
 ) -> Frame:
     """Return a checkout frame for the cart as its client shows it, or for some units of `product` without the cart."""
+    request_id = new_id()
     frame: dict[str, Any] = {
-        "id": new_id(),
+        "id": request_id,
         "type": "checkout",
         "address": UNDELIVERABLE_ADDRESS if card.undeliverable else ADDRESS,
-        "contact": CONTACT,
+        "contact": {**CONTACT, "email": f"{request_id}@example.com"},  # one address gets a limited number of mails
         "payment": {"token": card.token},
     }
     if chosen == "items":

@@ -1,5 +1,6 @@
 """Routes of notifications: a user's notices, their channel preferences, and, for services, sending a notice."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -27,7 +28,7 @@ _PREFERENCES: Final = f"{_ROUTE}/preferences"
 
 
 class NoticeBody(BaseModel):
-    """A notice that was sent to a user on one channel, or failed to be sent."""
+    """A notice that was sent to a user on one channel, failed to be sent, or was not sent for the given `reason`."""
 
     id: Identifier
     channel: notices.Channel
@@ -35,7 +36,8 @@ class NoticeBody(BaseModel):
     cause: str
     title: str
     body: str
-    status: Annotated[str, Field(pattern="^(sent|failed)$")]
+    status: Annotated[str, Field(pattern="^(sent|failed|skipped)$")]
+    reason: str | None = None
     created_at: AwareDatetime
     settled_at: AwareDatetime
 
@@ -87,8 +89,8 @@ class NotificationCommand:
 
     @property
     def fingerprint(self) -> str:
-        """The route and the request as JSON."""
-        return f"{self.method} {self.route} {self.request.model_dump_json()}"
+        """The route and a digest of the request, so that no text of a notice is stored with the idempotency key."""
+        return f"{self.method} {self.route} {hashlib.sha256(self.request.model_dump_json().encode()).hexdigest()}"
 
     @property
     def reply_to_user(self) -> str:
@@ -203,7 +205,7 @@ def preferences_body(*, email: bool, sms: bool, push: bool) -> bytes:
 
 
 def _body(row: Row) -> dict[str, Any]:
-    notice_id, channel, template, cause, title, body, status, accepted_at, settled_at = row
+    notice_id, channel, template, cause, title, body, status, accepted_at, settled_at, reason = row
     return {
         "id": notice_id,
         "channel": channel,
@@ -212,6 +214,7 @@ def _body(row: Row) -> dict[str, Any]:
         "title": title,
         "body": body,
         "status": status,
+        **({"reason": reason} if reason else {}),
         "created_at": rfc3339(accepted_at),
         "settled_at": rfc3339(settled_at),
     }
