@@ -11,7 +11,7 @@ PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up down dev check types layers unit test faults release-check lock clean
+.PHONY: help up down dev check types layers unit test faults release-check lock sbom clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/dev.txt --group dev -c requirements/run.txt pyproject.toml
 	@printf 'uv\nhatchling\neditables\n' | $(UV) pip compile --upgrade $(LOCK) -o requirements/uv.txt -
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
+sbom: .venv/.run ## write sbom.json: what a shop runs, in CycloneDX, for scanners of vulnerabilities
+	@$(BIN)/python -m infrastructure.local.servers.sbom > sbom.json
 
 clean: down ## remove the environment and caches; the shop's data in .holdfast stays
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 
 import psycopg
 import typer
-from rich.console import Console
 
+from infrastructure.local.commands.output import SafeConsole
 from load import cli, holdfast_commands
 from load.chaos.command import chaos
 from load.chaos.prove_orders import orders
@@ -120,7 +120,7 @@ def _report(proof: ProofResult, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(proof.as_json()))
     else:
-        print_verdicts(Console(), proof.rushes, proof.findings)
+        print_verdicts(SafeConsole(), proof.rushes, proof.findings)
         rush = proof.rushes[0]
         sentence = (
             f"Proved: {rush.attempts} buyers within {proof.spread_ms:.0f} ms, {rush.units} units, {rush.held} held."
@@ -137,7 +137,7 @@ def _report_control(verdict: RushVerdict, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"ok": oversold, "oversold": oversold, "method": method, "rushes": [verdict.as_json()]}))
     else:
-        print_verdicts(Console(), [verdict])
+        print_verdicts(SafeConsole(), [verdict])
         typer.echo(f"Without locks ({method}):")
         typer.echo(
             f"oversold, as it must be: {verdict.held} held of {verdict.units}."

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from infrastructure.local.commands.output import SafeConsole
 from infrastructure.process.settings import Settings
 from infrastructure.storage.csv_file import CsvFileError, read_text
 from infrastructure.storage.retail_file import FALLBACK_ENCODING
@@ -116,7 +117,7 @@ def shoppers(
     if as_json:
         typer.echo(json.dumps(outcome.as_json()))
     else:
-        _show(Console(), outcome)
+        _show(SafeConsole(), outcome)
     raise typer.Exit(0 if outcome.ok else 1)
 
 
@@ -225,7 +226,7 @@ def raise_descriptor_limit(number: int) -> None:
 @contextmanager
 def _progress() -> Iterator[ProgressReporter]:
     """Yield a progress bar on standard error, or nothing visible if that is not a terminal."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     if not console.is_terminal:
         yield ProgressReporter()
         return

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import AsyncConnection, sql
 
 from infrastructure.process.settings import Settings
+from infrastructure.storage.postgres import conninfo
 
 _GRANTED = """
 SELECT product_code, sum(held) FROM {schema}.stock_ledger WHERE user_id = ANY(%s) AND held > 0 GROUP BY product_code
@@ -17,6 +18,6 @@ SELECT product_code, sum(held) FROM {schema}.stock_ledger WHERE user_id = ANY(%s
 async def granted_units(settings: Settings, users: Sequence[str]) -> Mapping[str, int]:
     """Return the units per product ever granted to `users`. A hold that has been released since still counts."""
     schema = sql.Identifier(settings.schema_name("inventory"))
-    async with await AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+    async with await AsyncConnection.connect(conninfo(settings.postgres_url), autocommit=True) as connection:
         cursor = await connection.execute(sql.SQL(_GRANTED).format(schema=schema), (list(users),))
         return {product: int(units) for product, units in await cursor.fetchall()}

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection, sql
 
+from infrastructure.storage.postgres import conninfo
 from load.client import new_id
 from load.verdict import Attempt, RushVerdict, judge_rush
 
@@ -33,7 +34,7 @@ async def rush_unguarded(postgres_url: str, *, product: str, buyers: int, stock:
     connections = min(MAX_CONNECTIONS, buyers)
     async with AsyncExitStack() as stack:
         pool = [
-            await stack.enter_async_context(await AsyncConnection.connect(postgres_url, autocommit=True))
+            await stack.enter_async_context(await AsyncConnection.connect(conninfo(postgres_url), autocommit=True))
             for _ in range(connections)
         ]
         await stack.enter_async_context(_scratch_schema(pool, product, stock))

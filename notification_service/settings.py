@@ -33,8 +33,9 @@ class Settings(SharedSettings):
 
     smtp_url: SecretStr = Field(
         default=SecretStr("smtp://127.0.0.1:1025"),
-        description="smtp:// (STARTTLS if offered) or smtps://, with user:password@ if required",
+        description="smtp:// (STARTTLS if offered, required with a password) or smtps://, user:password@ if needed",
     )
+    smtp_ca_file: str = Field(default="", description="CA certificates of the mail server, PEM; empty: the system's")
     mail_from: str = Field(default="Holdfast <shop@holdfast.example>", max_length=320, description="sender of mails")
     notice_attempts: int = Field(default=20, ge=1, description="attempts before a notice fails permanently")
     notice_pause_seconds: float = Field(

@@ -19,6 +19,7 @@ from infrastructure.audit.table_auditor import TableAuditor
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
 from infrastructure.messaging.broker import BrokerUnavailableError, ensure_topics
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process import cli
 from infrastructure.storage import postgres
 from infrastructure.storage.retention import RETENTION_OPTIONS, RetentionJob
@@ -125,7 +126,7 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
         return 1
     async with (
         await postgres.connect(settings, SERVICE) as connection,
-        AIOKafkaProducer(bootstrap_servers=settings.kafka, acks="all", enable_idempotence=True) as producer,
+        AIOKafkaProducer(**client_options(settings), acks="all", enable_idempotence=True) as producer,
     ):
         headers = [*HEADERS.items()]
 

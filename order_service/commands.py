@@ -25,7 +25,8 @@ class PersonalData(NamedTuple):
 
     address: Address
     contact: Contact
-    payment: Payment
+    payment: Payment | None
+    """`None` once the payment token has been erased: the outcome of the charge is known."""
 
     @classmethod
     def of(cls, place: Place) -> "PersonalData":
@@ -61,6 +62,11 @@ def next_commands(
     )
 
 
+def needs_payment_token(order: Order) -> bool:
+    """Return True until the outcome of the charge is known, or the order is cancelled: no charge is sent afterwards."""
+    return order.captured is None and order.reason is None and order.status != "cancelled"
+
+
 def _forward_commands(order: Order, personal_data: PersonalData | None, *, late: bool) -> tuple[SagaCommand, ...]:
     ids = {"order_id": order.order_id, "user_id": order.user_id}
     match order.status:
@@ -73,7 +79,7 @@ def _forward_commands(order: Order, personal_data: PersonalData | None, *, late:
                 expect=order.expect,
             )
             return (SagaCommand(inventory.REQUESTS, order.request_id, commit, at=order.placed_at),)
-        case "committed" if personal_data is not None and order.total is not None:
+        case "committed" if personal_data is not None and personal_data.payment and order.total is not None:
             payment = ids | {"payment_id": payment_id(order.order_id)}
             charge = payments.Charge(**payment, amount=order.total, token=personal_data.payment.token)
             query = payments.Query(**payment)

@@ -62,6 +62,10 @@ SELECT o, a::jsonb, c::jsonb, p::jsonb
   FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS w(o, a, c, p)
     ON CONFLICT DO NOTHING
 
+-- name: erase_payment_tokens
+-- Erase the payment tokens of orders whose charge has its outcome.
+UPDATE order_private SET payment = '{}' WHERE order_id = ANY(%s::text[])
+
 -- name: add_waiting
 -- Store early messages.
 INSERT INTO waiting (order_id, request_id, type, user_id, message)

@@ -16,7 +16,7 @@ from contracts.orders import EVENT_REGISTRY, Address, Contact, Event, Payment
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, load_queries
 from infrastructure.storage.retention import Sweep
-from order_service.commands import PersonalData, next_deadline
+from order_service.commands import PersonalData, needs_payment_token, next_deadline
 from order_service.model import (
     Deadline,
     FollowUpRequest,
@@ -40,6 +40,9 @@ EARLY_MESSAGES: Final = {
     each.__name__: each for each in (inventory.Committed, inventory.Refused, inventory.IdReused, orders.Cancel)
 }
 """The messages that may arrive too early, by the name in the column `type`: these class names are stored data."""
+
+ERASED: Final = "{}"
+"""Payment in a row whose token has been erased."""
 
 PLACE_TIMEOUT: Final = timedelta(seconds=10)
 """The time for which a cancellation waits for its order, which takes one more hop, before it is refused."""
@@ -205,7 +208,21 @@ class OrderStore:
             ("set_due", [(entry.order_id, _cancellation_timeout(entry, now)) for entry in unplaced]),
             (
                 "save_personal_data",
-                [(id_, *(each.model_dump_json() for each in data)) for id_, data in personal_data.items()],
+                [
+                    (id_, *(each.model_dump_json() if each is not None else ERASED for each in data))
+                    for id_, data in personal_data.items()
+                ],
+            ),
+            (
+                "erase_payment_tokens",
+                [
+                    (entry.order_id,)
+                    for entry in entries.values()
+                    if entry.state is not None
+                    and entry.personal_data is not None
+                    and entry.personal_data.payment is not None
+                    and not needs_payment_token(entry.state)
+                ],
             ),
             (
                 "add_waiting",
@@ -292,7 +309,9 @@ def event_row(event: Event) -> tuple[int, str, str]:
 def read_personal_data(address: str, contact: str, payment: str) -> PersonalData:
     """Return the personal data of a stored row."""
     return PersonalData(
-        Address.model_validate_json(address), Contact.model_validate_json(contact), Payment.model_validate_json(payment)
+        Address.model_validate_json(address),
+        Contact.model_validate_json(contact),
+        None if payment == ERASED else Payment.model_validate_json(payment),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from contracts import cart, deliveries, insights, inventory, orders, payments
@@ -21,6 +22,7 @@ from contracts import notifications as notices
 from infrastructure.messaging.broker import ensure_topics
 from infrastructure.observability import logs
 from infrastructure.process.health import HealthServer
+from infrastructure.process.settings import explain
 from infrastructure.storage.postgres import migrate
 from infrastructure.storage.retention import RUN_SECONDS
 from rest_api.app import create_app
@@ -191,7 +193,7 @@ async def _run_notice_retention(edge: AppState) -> None:
     while True:
         with contextlib.suppress(*UNAVAILABLE_ERRORS):
             await edge.notices.delete_old(edge.settings.notice_days)
-        await asyncio.sleep(RETENTION_INTERVAL_SECONDS)
+        await asyncio.sleep(RUN_SECONDS)
 
 
 def run(settings: EdgeSettings) -> int:
@@ -211,8 +213,8 @@ def main() -> int:
     command = parser.parse_args().command
     try:
         settings = EdgeSettings()
-    except ValidationError as error:
-        print(error, file=sys.stderr)
+    except (ValidationError, SettingsError) as error:
+        print(explain(error), file=sys.stderr)
         return 2
     logs.configure("edge", settings)
     if command == "migrate":

@@ -21,7 +21,7 @@ from rest_api.http.middleware.network_budget import NetworkBudgetMiddleware
 from rest_api.http.middleware.problem_pages import ProblemPagesMiddleware
 from rest_api.http.middleware.request_body import RequestBodyMiddleware
 from rest_api.http.middleware.request_id import RequestIdMiddleware
-from rest_api.http.middleware.request_limits import LimitsMiddleware
+from rest_api.http.middleware.request_limits import PROBES, LimitsMiddleware
 from rest_api.http.middleware.request_metrics import RequestMetricsMiddleware
 from rest_api.http.middleware.request_target import RequestTargetMiddleware
 from rest_api.http.middleware.unrouted_targets import UnroutedTargets
@@ -131,7 +131,8 @@ def create_app(edge: AppState) -> FastAPI:
         ],
     )
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts())
+    any_host_paths = PROBES if edge.settings.profile == "production" else ()
+    app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts(), any_host_paths=any_host_paths)
     app.add_middleware(RequestTargetMiddleware)
     app.add_middleware(NetworkBudgetMiddleware, limiter=edge.address_limiter)
     app.add_middleware(HeaderLinesMiddleware)

@@ -4,11 +4,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from infrastructure.process.settings import Settings
+from infrastructure.security.secrets import TokenSettings, WebhookSettings, require_distinct
 from rest_api.protocol.client_frames import PING_SECONDS
 
 
-class EdgeSettings(Settings):
+class EdgeSettings(WebhookSettings, TokenSettings):
     """Addresses, origins and limits of the edge. Lists are comma-separated."""
 
     http_host: str = "127.0.0.1"
@@ -82,6 +82,11 @@ class EdgeSettings(Settings):
     def _production_has_limits(self) -> Self:
         if self.profile == "production" and self.limits == "off":
             raise ValueError("HOLDFAST_LIMITS is off; the production profile requires limits: set HOLDFAST_LIMITS=on")
+        return self
+
+    @model_validator(mode="after")
+    def _production_has_different_secrets(self) -> Self:
+        require_distinct(self, "secret", "secret_previous", "webhook_secret")
         return self
 
     def accepted_origins(self, port: int) -> frozenset[str]:

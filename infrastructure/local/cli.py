@@ -88,7 +88,7 @@ def status(as_json: output.AsJson = False) -> None:
     if content is None:
         exit_with_error(NOT_RUNNING)
     if as_json:
-        typer.echo(json.dumps(content))
+        output.echo(json.dumps(content))
     elif supervised:
         output.print_status(content)
     if not supervised:
@@ -122,7 +122,7 @@ def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: b
     for name, log in chosen.items():
         positions[name] = log.stat().st_size
         for line in last_lines(log, lines):
-            typer.echo(f"{name:<{width}}  {line}" if width else line)
+            output.echo(f"{name:<{width}}  {line}" if width else line)
     while follow:
         time.sleep(0.2)
         for name, log in chosen.items():
@@ -136,14 +136,14 @@ def _print_logs(chosen: Mapping[str, Path], width: int, lines: int, *, follow: b
                 complete = text[: text.rfind(b"\n") + 1]
                 positions[name] += len(complete)
                 for line in complete.decode(errors="replace").splitlines():
-                    typer.echo(f"{name:<{width}}  {line}" if width else line)
+                    output.echo(f"{name:<{width}}  {line}" if width else line)
 
 
 @app.command(epilog='Example: eval "$(holdfast env)" && psql -c "SELECT 1"')
 def env() -> None:
     """Print shell lines that export all addresses and passwords."""
     require_running()
-    typer.echo(output.shell_exports(find_root()))
+    output.echo(output.shell_exports(find_root()))
 
 
 @app.command(

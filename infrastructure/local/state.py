@@ -4,7 +4,8 @@
 |---|---|
 | `lock` | file lock (flock) that the supervisor holds for life; contains the supervisor's pid |
 | `stack.json` | addresses, ports and the state of every process |
-| `secrets.json` | passwords and the token-signing secret, created once |
+| `secrets.json` | passwords, keys and signing secrets, created once |
+| `kafka-client.properties` | how `holdfast kafka …` connects to a broker with TLS or passwords |
 | `logs/<name>.log` | output of a process |
 | `run/<name>/` | state directory of a service |
 | `kafka/`, `postgres/`, `redis/` | the servers' data |
@@ -22,10 +23,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from contracts.topics import PARTITIONS
-from infrastructure.local.errors import StackError, convert_os_error
+from infrastructure.local.errors import StackError, UsageError, convert_os_error
+from infrastructure.process.terminal import escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,14 +37,30 @@ NOT_RUNNING = "no shop runs here: start one with `holdfast up`"
 
 
 def find_root() -> Root:
-    """Return the root directory: HOLDFAST_ROOT, else the nearest `.holdfast` here or above, else a new one here."""
+    """Return the root directory: HOLDFAST_ROOT, else the nearest `.holdfast` here or above, else a new one here.
+
+    Raises `UsageError` if the nearest one belongs to another user: it would receive secrets, or give commands to run.
+    """
     if named := os.environ.get("HOLDFAST_ROOT"):
         return Root(Path(named).expanduser().resolve())
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / ROOT_NAME).is_dir():
-            return Root((folder / ROOT_NAME).resolve())
+        found = folder / ROOT_NAME
+        if found.is_dir():
+            _require_own(found)
+            return Root(found.resolve())
     return Root((here / ROOT_NAME).resolve())
+
+
+def _require_own(found: Path) -> None:
+    """Raise `UsageError` if a root directory, or the link to it, belongs to another user."""
+    me = os.geteuid()
+    for status in (found.lstat(), found.stat()):
+        if status.st_uid != me:
+            raise UsageError(
+                f"{found} belongs to user id {status.st_uid}, not to you ({me}): work in another directory, or name the"
+                f" root that you want with HOLDFAST_ROOT (HOLDFAST_ROOT={found} for this one)"
+            )
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,17 @@ class Secrets:
     postgres: str
     redis: str
     signing: str
+    """Signs tokens."""
+    webhooks: str
+    """Signs the webhooks of the simulated payment provider."""
+    provider_key: str
+    """Authenticates the shop to the simulated payment provider."""
+
+    @classmethod
+    def create(cls) -> Secrets:
+        """Return new random secrets."""
+        passwords = secrets.token_hex(16), secrets.token_hex(16)
+        return cls(*passwords, *(secrets.token_urlsafe(32) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,7 @@ class Root:
         try:
             for folder in (self.path, self.path / "logs", self.path / "run"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
+                folder.chmod(0o700)
             with self.lock_file.open("a"):
                 pass
         except OSError as error:
@@ -98,16 +127,17 @@ class Root:
         Raises `StackError` if the file is missing although a database exists, since new secrets could not open it.
         """
         stored = self._read("secrets.json")
-        if not stored:
-            if (self.path / "postgres").exists():
-                raise StackError(
-                    f"{self.path}/secrets.json is missing, and the database cannot be opened without it:"
-                    f" put it back, or remove {self.path} to start with an empty shop"
-                )
-            created = Secrets(secrets.token_hex(16), secrets.token_hex(16), secrets.token_urlsafe(32))
-            self._write("secrets.json", asdict(created))
-            return created
-        return Secrets(**stored)
+        if not stored and (self.path / "postgres").exists():
+            raise StackError(
+                f"{self.path}/secrets.json is missing, and the database cannot be opened without it:"
+                f" put it back, or remove {self.path} to start with an empty shop"
+            )
+        # A root of an earlier version lacks the secrets that were added since.
+        known = {name: value for name, value in stored.items() if name in Secrets.__dataclass_fields__}
+        complete = asdict(Secrets.create()) | known
+        if complete != known:
+            self._write("secrets.json", complete)
+        return Secrets(**complete)
 
     def _read(self, file: str) -> dict[str, Any]:
         try:
@@ -181,6 +211,8 @@ class Stack:
     postgres_url: str
     redis_url: str
     secret: str
+    webhook_secret: str
+    provider_key: str
     limits: str
     metrics: dict[str, str]
     """Process name → URL of its `/metrics`, for every service (`edge`, `cart-1` …)."""
@@ -200,12 +232,22 @@ class Stack:
             "HOLDFAST_HTTP_HOST": host,
             "HOLDFAST_HTTP_PORT": port,
             "HOLDFAST_SECRET": self.secret,
+            **self.provider_settings(),
             "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
             "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
             "HOLDFAST_LIMITS": self.limits,
             "HOLDFAST_PARTITIONS": str(self.partitions),
             "HOLDFAST_ROOT": str(self.root),
-            **({"HOLDFAST_PROVIDER_URL": self.provider} if self.provider else {}),
+        }
+
+    def provider_settings(self) -> dict[str, str]:
+        """Return how to reach the simulated payment provider, and its secrets; empty if the shop has none."""
+        if not self.provider:
+            return {}
+        return {
+            "HOLDFAST_PROVIDER_URL": self.provider,
+            "HOLDFAST_PROVIDER_KEY": self.provider_key,
+            "HOLDFAST_WEBHOOK_SECRET": self.webhook_secret,
         }
 
 
@@ -222,6 +264,7 @@ def find_running(root: Root) -> Stack | None:
     if not root.has_supervisor():
         return None
     state = root.load()
+    own = root.secrets()
     try:
         return Stack(
             root=root.path,
@@ -229,7 +272,9 @@ def find_running(root: Root) -> Stack | None:
             kafka=state["kafka"],
             postgres_url=state["postgres"],
             redis_url=state["redis"],
-            secret=root.secrets().signing,
+            secret=own.signing,
+            webhook_secret=own.webhooks,
+            provider_key=own.provider_key,
             limits=state["limits"],
             partitions=int(state.get("partitions", PARTITIONS)),
             metrics={n: e["metrics"] for n, e in state.get("services", {}).items() if e.get("metrics")},
@@ -239,19 +284,25 @@ def find_running(root: Root) -> Stack | None:
         return None
 
 
+_LIBPQ_VARIABLES = {"application_name": "PGAPPNAME", "dbname": "PGDATABASE"}
+"""Variables of libpq whose name is not that of the parameter, with PG before it."""
+
+
 def postgres_variables(url: str) -> dict[str, str]:
     """Return the `PG…` environment variables with which PostgreSQL's clients connect to a URL."""
     parts = urlsplit(url)
+    others = {_LIBPQ_VARIABLES.get(name, f"PG{name.upper()}"): value for name, value in parse_qsl(parts.query)}
     return {
         "PGHOST": parts.hostname or "",
         "PGPORT": str(parts.port or 5432),
-        "PGUSER": parts.username or "",
-        "PGPASSWORD": parts.password or "",
-        "PGDATABASE": parts.path.lstrip("/"),
+        "PGUSER": unquote(parts.username or ""),
+        "PGPASSWORD": unquote(parts.password or ""),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+        **others,
     }
 
 
 def exit_with_error(sentence: str, code: int = 1) -> NoReturn:
     """Exit with one sentence on standard error."""
-    print(f"holdfast: {sentence}", file=sys.stderr)  # noqa: T201 - the error message of a command
+    print(escape_controls(f"holdfast: {sentence}"), file=sys.stderr)  # noqa: T201 - the error message of a command
     raise SystemExit(code)

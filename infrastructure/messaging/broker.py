@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.partitioner import murmur2
 
 from contracts.topics import Topic
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: fl
 
 
 async def _ensure(settings: Settings, topics: Sequence[Topic]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=5_000)
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=5_000)
     await admin.start()
     try:
         by_name = {settings.topic(topic): topic for topic in topics}

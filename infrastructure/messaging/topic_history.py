@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infrastructure.messaging.broker import BrokerUnavailableError
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 PATIENCE_SECONDS: Final = 10.0
@@ -30,7 +31,7 @@ async def read_topic(
     has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerUnavailableError`.
     """
     reader = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka, enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
+        **client_options(settings), enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
     )
     try:
         partitions = await _partitions(settings, names, partition)
@@ -73,7 +74,7 @@ async def _starts(
 
 async def _partitions(settings: Settings, names: Collection[str], partition: int | None) -> list[TopicPartition]:
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=settings.kafka, request_timeout_ms=int(PATIENCE_SECONDS * 1000), retry_backoff_ms=100
+        **client_options(settings), request_timeout_ms=int(PATIENCE_SECONDS * 1000), retry_backoff_ms=100
     )
     try:
         await admin.start()

@@ -29,6 +29,7 @@ from infrastructure.messaging.broker import ensure_topics, partition_of
 from infrastructure.messaging.dead_letters import Record
 from infrastructure.messaging.faust.app import PartitionedTable, create_app
 from infrastructure.messaging.liveness import LivenessProbe
+from infrastructure.process.private_files import create_private_directory
 from infrastructure.process.service import EX_TEMPFAIL, STOP_SECONDS, ServiceProcess
 from infrastructure.process.settings import Settings
 
@@ -195,7 +196,7 @@ class Worker(ServiceProcess):
         Raises `ReplicaInUseError`.
         """
         folder = Path(self.settings.state_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        create_private_directory(folder)
         path = folder / f"{self.service}-{self.settings.replica}.lock"
         with path.open("a") as file:
             try:

@@ -15,6 +15,7 @@ import orjson
 
 from contracts.envelope import rfc3339
 from infrastructure.process.settings import Settings
+from infrastructure.process.terminal import escape_controls
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
@@ -61,7 +62,7 @@ class JsonFormatter(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str).decode()
+        return escape_controls(orjson.dumps(fields, default=str).decode())
 
 
 class RateLimitFilter(logging.Filter):

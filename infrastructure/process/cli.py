@@ -5,11 +5,18 @@ Build the parser with `sub_commands` and `add_command`, or with `choices`. Then 
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from infrastructure.observability import logs
-from infrastructure.process.settings import Settings
+from infrastructure.process.settings import Settings, explain
+
+EXIT_USAGE: Final = 2
+"""Exit status of a process whose settings or arguments are not usable."""
 
 S = TypeVar("S", bound=Settings)
 Command = Callable[[S, argparse.Namespace], Coroutine[Any, Any, int]]
@@ -65,7 +72,11 @@ def execute(
 ) -> int:
     """Configure the logs of `service`, run the command that `arguments` names, and return the exit status."""
     act: Command[S] = arguments.act
-    given = settings()
+    try:
+        given = settings()
+    except (ValidationError, SettingsError) as error:
+        print(explain(error), file=sys.stderr)
+        return EXIT_USAGE
     logs.configure(service, given)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(act(given, arguments))

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from infrastructure.process.private_files import create_private_directory
+
 VARIABLE: Final = "HOLDFAST_CRASHPOINT"
 EXIT_KILLED: Final = 137
 
@@ -105,7 +107,7 @@ failpoint: Callable[[str], object] = _crash_or_freeze if _name else FAILPOINTS._
 def _first_time() -> bool:
     """Return whether this replica has not crashed here before, and record that it does now."""
     folder = Path(os.environ.get("HOLDFAST_STATE_DIR", ".holdfast/run/solo"))
-    folder.mkdir(parents=True, exist_ok=True)
+    create_private_directory(folder)
     try:
         (folder / f"crashed-at-{_name}").touch(exist_ok=False)
     except FileExistsError:

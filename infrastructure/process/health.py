@@ -6,7 +6,7 @@ A small HTTP server of our own: a web framework would take ten megabytes per pro
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,12 +15,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from infrastructure.observability import metrics
 from infrastructure.process.bounded_server import BoundedServer, ConnectionBounds
+from infrastructure.process.loopback import refusal_of_request, resolves_to_loopback
 
 ASK_SECONDS: Final = 5.0
 """Time that a client has to send its request."""
 BOUNDS: Final = ConnectionBounds(connections=64, lifetime_seconds=15)
 MAX_REQUEST_BYTES: Final = 8192
-_REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS: Final = {200: "OK", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 HealthCheck = Callable[[], str | None]
 """Returns `None` if all is well, else a sentence about the problem."""
@@ -56,7 +57,8 @@ class HttpResponse:
 class HealthServer:
     """HTTP server for health and metrics, on the event loop of the service: if the loop hangs, it cannot answer.
 
-    `live` and `ready` decide `/livez` and `/readyz`. `pages` serves other paths, and returns `None` for unknown ones.
+    On loopback it answers programs of this machine only, not the pages that a browser shows. `live` and `ready` decide
+    `/livez` and `/readyz`. `pages` serves other paths, and returns `None` for unknown ones.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class HealthServer:
         self.ready = ready
         self.pages = pages
         self.bounds = bounds
+        self._any_host = not resolves_to_loopback(host)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -97,8 +100,8 @@ class HealthServer:
             try:
                 async with asyncio.timeout(ASK_SECONDS):
                     request = await reader.readuntil(b"\r\n\r\n")
-                    method, target, *_ = [*request.partition(b"\r\n")[0].split(b" "), b"", b""]
-                    page = self._respond(method, target.partition(b"?")[0])
+                    page = self._respond(request)
+                    method = request.partition(b" ")[0]
                     headers = {
                         "Content-Type": page.content_type,
                         "Content-Length": str(len(page.body)),
@@ -111,7 +114,17 @@ class HealthServer:
             finally:
                 writer.close()
 
-    def _respond(self, method: bytes, path: bytes) -> HttpResponse:
+    def _respond(self, request: bytes) -> HttpResponse:
+        request_line, *lines = request.split(b"\r\n")
+        method, target, *_ = [*request_line.split(b" "), b"", b""]
+        hosts, origins = _values(lines, b"host"), _values(lines, b"origin")
+        # Orchestrators know a process by any address; a page of another origin is refused everywhere.
+        refusal = refusal_of_request(hosts, origins, any_host=self._any_host)
+        if refusal is not None:
+            return HttpResponse(403, "text/plain", f"{refusal}\n".encode())
+        return self._page(method, target.partition(b"?")[0])
+
+    def _page(self, method: bytes, path: bytes) -> HttpResponse:
         if method not in {b"GET", b"HEAD"}:
             return HttpResponse(405, "text/plain", b"GET\n", {"Allow": "GET, HEAD"})
         match path:
@@ -125,6 +138,12 @@ class HealthServer:
                 return HttpResponse(200, CONTENT_TYPE_LATEST, generate_latest())
         page = self.pages(path.decode(errors="replace")) if self.pages else None
         return page or HttpResponse(404, "text/plain", b"/livez /readyz /metrics\n")
+
+
+def _values(lines: Iterable[bytes], name: bytes) -> list[str]:
+    """Return the values of all headers with this name."""
+    fields = (line.partition(b":") for line in lines)
+    return [value.strip().decode("latin-1") for found, _, value in fields if found.strip().lower() == name]
 
 
 def _state(problem: str | None) -> HttpResponse:

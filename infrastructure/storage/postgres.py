@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from infrastructure.process.environment import remove_foreign_variables
 from infrastructure.process.failpoints import failpoint
 from infrastructure.process.settings import Settings
 
@@ -59,6 +60,16 @@ def load_queries(path: Path) -> dict[str, str]:
     return {name: body.strip().removesuffix(";") for name, body in zip(names, bodies, strict=True)}
 
 
+def conninfo(url: str) -> str:
+    """Return `url` for psycopg, after it has been made to decide alone.
+
+    If it names a database, the variables of libpq in the environment, meant for other programs, are removed.
+    """
+    if url:
+        remove_foreign_variables(libpq=False)
+    return url
+
+
 async def connect(settings: Settings, service: str, *, options: str = "") -> Connection:
     """Return a connection in autocommit mode whose search path is the schema of `service` only. The caller closes it.
 
@@ -68,7 +79,7 @@ async def connect(settings: Settings, service: str, *, options: str = "") -> Con
     given = conninfo_to_dict(settings.postgres_url).get("options") or ""
     schema = settings.schema_name(service)
     return await psycopg.AsyncConnection.connect(
-        settings.postgres_url,
+        conninfo(settings.postgres_url),
         autocommit=True,
         application_name=f"{settings.prefix}{service}/{settings.replica}",
         options=f'{given} {_OPTIONS} -c search_path="{schema}" {options}'.strip(),

@@ -14,6 +14,8 @@ from typing import Any, Final
 from psycopg import AsyncConnection, sql
 
 from infrastructure.local.servers.server import packaged_file
+from infrastructure.local.state import postgres_variables
+from infrastructure.process.environment import child_environment
 
 CONNECTIONS: Final = (1, 4, 8, 16)
 STATEMENT: Final = Path(__file__).with_name("bare_hold.sql")
@@ -68,9 +70,15 @@ def find_pgbench() -> Path:
 
 async def _run(program: Path, url: str, products: int, seconds: int, connections: int) -> float:
     arguments: list[Any] = ["-n", "-M", "prepared", "-c", connections, "-j", min(2, connections), "-T", seconds]
-    arguments += ["-f", STATEMENT, "-D", f"products={products}", f"{url}?options=-csearch_path%3Dbare_hold"]
+    arguments += ["-f", STATEMENT, "-D", f"products={products}"]
+    # By environment: every user can read command lines, and the URL has a password.
+    server = {**postgres_variables(url), "PGOPTIONS": "-csearch_path=bare_hold"}
     child = await asyncio.create_subprocess_exec(
-        program, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        program,
+        *map(str, arguments),
+        env=child_environment(server, secrets=()),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     stdout, stderr = await child.communicate()
     tps = _TPS.search(stdout.decode())

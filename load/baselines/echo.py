@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -138,7 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("--kafka", required=True)
     parser.add_argument("--prefix", required=True)
     parser.add_argument("--hops", type=int, default=HOPS)
-    parser.add_argument("--commits", type=int, default=0)
-    parser.add_argument("--postgres", default="", help="database for --commits")
+    parser.add_argument("--commits", type=int, default=0, help="commits in the database of HOLDFAST_POSTGRES_URL")
     given = parser.parse_args()
-    uvloop.run(run(given.kafka, given.prefix, given.hops, given.commits, given.postgres))
+    uvloop.run(run(given.kafka, given.prefix, given.hops, given.commits, os.environ.get("HOLDFAST_POSTGRES_URL", "")))

@@ -4,13 +4,14 @@ It is as safe as the shop: requests are stored under the shopper's own id, so a 
 and answers are sent after the commit. It is fast: one prepared statement and one transaction per request, a connection
 pool, uvloop, no compression, no validation beyond the needs of the statement.
 
-    python -m load.baselines.plain_shop --postgres postgresql://…
+    HOLDFAST_POSTGRES_URL=postgresql://… python -m load.baselines.plain_shop
 """
 
 import argparse
 import asyncio
 import gc
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -129,6 +130,6 @@ async def run(url: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--postgres", required=True)
+    parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    uvloop.run(run(parser.parse_args().postgres))
+    uvloop.run(run(os.environ["HOLDFAST_POSTGRES_URL"]))

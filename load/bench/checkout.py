@@ -78,8 +78,7 @@ async def checkout_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side
 
 @asynccontextmanager
 async def _chain(bench: BenchContext, stage: OrderStage, shoppers: int) -> AsyncIterator[ShopperPool]:
-    servers = bench.shop.environment
-    arguments = ("--kafka", servers["HOLDFAST_KAFKA"], "--postgres", servers["HOLDFAST_POSTGRES_URL"])
+    arguments = ("--kafka", bench.shop.environment["HOLDFAST_KAFKA"])
     sizes = ("--hops", str(stage.hops), "--commits", str(stage.commits), "--prefix", f"bare-{stage.name}.")
     async with pool_at_baseline("load.baselines.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
         yield pool

@@ -29,7 +29,9 @@ from contracts.topics import Topic
 from infrastructure.local.servers.probes import free_port
 from infrastructure.local.supervision.services import python_path
 from infrastructure.messaging.broker import ensure_topics, partition_of
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
+from infrastructure.storage.postgres import conninfo
 from load.bench.processes import run_command, stop_process
 from load.holdfast_commands import CSV_HEADER
 
@@ -105,7 +107,7 @@ class InventoryDrain:
 
     async def fill(self, users: Sequence[str], products: Sequence[str], quantity: int = 1) -> None:
         """Send one hold request for each pair of a user and a product, in this order."""
-        producer = AIOKafkaProducer(bootstrap_servers=self.settings.kafka, linger_ms=20, max_batch_size=1 << 18)
+        producer = AIOKafkaProducer(**client_options(self.settings), linger_ms=20, max_batch_size=1 << 18)
         await producer.start()
         name = self.settings.topic(REQUESTS)
         try:
@@ -200,7 +202,7 @@ class InventoryDrain:
             "SELECT (SELECT count(*) FROM {0}.request_log), (SELECT sum(held) FROM {0}.inventory)"
             " = (SELECT coalesce(sum(hold_quantity), 0) FROM {0}.hold WHERE state = 'PENDING')"
         ).format(schema)
-        async with await AsyncConnection.connect(self.settings.postgres_url, autocommit=True) as connection:
+        async with await AsyncConnection.connect(conninfo(self.settings.postgres_url), autocommit=True) as connection:
             ((logged, equal),) = await (await connection.execute(query)).fetchall()
         if logged != self.total or not equal:
             raise InventoryDrainError(
@@ -252,7 +254,7 @@ class _Reader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, max_poll_records=5000)
+        self._consumer = AIOKafkaConsumer(**client_options(settings), max_poll_records=5000)
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()

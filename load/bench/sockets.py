@@ -65,12 +65,7 @@ async def _measure_edge(bench: BenchContext) -> SideResult:
 
 async def _measure_plain_shop(bench: BenchContext) -> SideResult:
     result, pool = SideResult(), ShopperPool()
-    async with baseline_process(
-        "load.baselines.plain_shop", "--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"]
-    ) as (
-        url,
-        pid,
-    ):
+    async with baseline_process("load.baselines.plain_shop") as (url, pid):
         await asyncio.sleep(REST_SECONDS)
         idle = rss_bytes([pid])
         try:

@@ -87,8 +87,7 @@ async def echo_target(bench: BenchContext) -> AsyncIterator[Target]:
 @asynccontextmanager
 async def plain_shop_target(bench: BenchContext) -> AsyncIterator[Target]:
     """Yield the plain shop, over the shop's own Postgres."""
-    arguments = ("--postgres", bench.shop.environment["HOLDFAST_POSTGRES_URL"])
-    async with pool_at_baseline("load.baselines.plain_shop", *arguments) as (pool, pid):
+    async with pool_at_baseline("load.baselines.plain_shop") as (pool, pid):
         products = [f"P{number}" for number in range(1, PRODUCTS + 1)]
         yield Target(pool, products, {**bench.shop.groups(), "service": [pid]})
 

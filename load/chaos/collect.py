@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from infrastructure.local.commands.consumer_lag import records_behind
 from infrastructure.local.commands.topic_reader import Record
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 from load.chaos.checks.observed_state import (
     OUTCOME_TYPES,
@@ -247,7 +248,7 @@ async def read_lag(settings: Settings) -> dict[str, int]:
     first, end = await records.offset_range(
         settings, sorted({topic for topics in GROUP_TOPICS.values() for topic in topics})
     )
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
         waiting: dict[str, int] = {}

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from infrastructure.local.commands.output import SafeConsole
 from load.chaos.checks import rare_outcomes
 from load.chaos.faults.nemesis import FAULTS
 from load.chaos.runner import ScenarioResult, run_scenario, scenario_products
@@ -76,7 +77,7 @@ def chaos(  # noqa: PLR0913 - a parameter for each option
 
 async def _run(scenarios: Sequence[Scenario], seed: int, folder: Path, results: list[ScenarioResult]) -> None:
     shop = ShopUnderTest(folder / "root")
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True, highlight=False)
     try:
         await shop.start(sys.stderr)
         await shop.seed({code: units for each in scenarios for code, units in scenario_products(each).items()})
@@ -124,7 +125,7 @@ def _print_results(
         summary = {"ok": ok, "seed": seed, "seconds": round(seconds, 1), "never": missing, "away": away}
         typer.echo(json.dumps({**summary, "scenarios": scenarios}))
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        console = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 160)
         console.print(_table(results))
     for result in results:
         if not result.ok:
@@ -180,7 +181,7 @@ def _table(results: Sequence[ScenarioResult]) -> Table:
 
 def print_failure(result: ScenarioResult, seed: int) -> None:
     """Print on standard error the findings, the related end of the history, and the command to repeat the scenario."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = SafeConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(f"\n{result.scenario.name}:", style="bold red")
     for finding in result.findings[:SHOWN_FINDINGS]:
         console.print(f"  {finding.invariant}: {finding.detail}", style="red")

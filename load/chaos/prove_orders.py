@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from infrastructure.local.commands.output import SafeConsole
 from load.chaos.checks import rare_outcomes
 from load.chaos.command import print_failure
 from load.chaos.runner import ScenarioResult, run_scenario, scenario_products
@@ -66,7 +67,7 @@ def orders(
     if as_json:
         typer.echo(json.dumps({**result.as_json(), "ok": ok, "seed": chosen, "never": missing}))
     else:
-        _show(Console(highlight=False), result)
+        _show(SafeConsole(highlight=False), result)
     if result.findings:
         print_failure(result, chosen)
     for name in missing:

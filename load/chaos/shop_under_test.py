@@ -26,11 +26,11 @@ from infrastructure.local.servers import probes
 from infrastructure.local.state import Root, Stack, find_running
 from infrastructure.local.supervision import services
 from infrastructure.process.settings import Settings
+from infrastructure.storage.postgres import conninfo
 from load.chaos.clients.payment_provider import PaymentProviderClient
 from load.http_client import ShopUnavailableError
 
 WORKERS: Final = "cart=2,inventory=2"
-PROVIDER_KEY: Final = "the-key-of-a-shop-under-test"
 SHORT_DEADLINES: Final = {
     "HOLDFAST_PAYMENT_PATIENCE_SECONDS": "4",
     "HOLDFAST_ORDER_ASK_AGAIN_SECONDS": "2",
@@ -43,7 +43,7 @@ SHORT_DEADLINES: Final = {
 }
 """Short deadlines: orders end within seconds, the late test card answers at about the payment deadline, and carts
 expire only by a fault. Carts of an earlier scenario that expired would change the counts of a later one."""
-SERVICE_SETTINGS: Final = {**SHORT_DEADLINES, "HOLDFAST_PROVIDER_KEY": PROVIDER_KEY}
+SERVICE_SETTINGS: Final = SHORT_DEADLINES
 """Settings of every process of the shop, including extra workers."""
 INHERITED_VARIABLES: Final = frozenset({"HOLDFAST_SYSTEM_BINARIES", "HOLDFAST_KAFKA_JVM", "HOLDFAST_MAVEN_URL"})
 """Variables inherited from the environment: those about this machine, not about another shop."""
@@ -139,7 +139,7 @@ class ShopUnderTest:
     @property
     def provider(self) -> PaymentProviderClient:
         """Client of this shop's payment provider."""
-        return PaymentProviderClient(self.stack.provider, PROVIDER_KEY, self.root.secrets().signing)
+        return PaymentProviderClient(self.stack.provider, self.stack.provider_key, self.stack.webhook_secret)
 
     async def count_open_work(self) -> int:
         """Return how many rows are still to be processed: open orders, due rows, and unpublished events."""
@@ -232,7 +232,7 @@ class ShopUnderTest:
     async def postgres(self) -> AsyncIterator[Connection]:
         """Open a connection to the shop's database."""
         async with await psycopg.AsyncConnection.connect(
-            self.stack.postgres_url, autocommit=True, connect_timeout=5, application_name="chaos"
+            conninfo(self.stack.postgres_url), autocommit=True, connect_timeout=5, application_name="chaos"
         ) as connection:
             yield connection
 

@@ -27,6 +27,18 @@ COMMAND_SECONDS: Final = 30.0
 BOUNDS: Final = ConnectionBounds(connections=64, lifetime_seconds=300)
 
 
+class CatcherProtocol(SMTP):
+    """SMTP that ends a connection which speaks HTTP: a web page could hide a mail in the body of a request."""
+
+    async def smtp_POST(self, _: str) -> None:  # noqa: N802 - aiosmtpd's
+        """Refuse a request line."""
+        await self.push("421 this is not an HTTP server")
+        if self.transport is not None:
+            self.transport.close()
+
+    smtp_GET = smtp_PUT = smtp_OPTIONS = smtp_POST  # noqa: N815 - aiosmtpd's
+
+
 class MailHandler:
     """SMTP handler for aiosmtpd. It stores a mail before it answers, as a mail server must."""
 
@@ -42,7 +54,7 @@ class MailHandler:
 
 def smtp_protocol(mailbox: Mailbox, timeout: float = COMMAND_SECONDS) -> SMTP:
     """Return the protocol of a new connection."""
-    return SMTP(
+    return CatcherProtocol(
         MailHandler(mailbox),
         data_size_limit=MAX_MAIL_BYTES,
         enable_SMTPUTF8=True,

@@ -5,6 +5,7 @@ A mail's HTML is foreign content. It is shown in a frame that may not run script
 
 import html
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import orjson
@@ -39,21 +40,25 @@ class MailPages:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
+        self._json: tuple[int, bytes] = (-1, b"")
+        """All mails as JSON, and the version of the mailbox that it shows."""
 
     def __call__(self, path: str) -> HttpResponse | None:
         """Return the page of `/`, `/mails.json`, `/mails/N` or `/mails/N/html`; `None` for any other path."""
         if path == "/":
             return _page("Caught mails", _mail_list(self.mailbox.mails()))
         if path == "/mails.json":
-            mails = [_to_json(mail) for mail in self.mailbox.mails()]
-            return HttpResponse(200, "application/json", orjson.dumps({"mails": mails}), PAGE_HEADERS)
+            if self._json[0] != self.mailbox.version:
+                mails = [_to_json(mail) for mail in self.mailbox.mails()]
+                self._json = (self.mailbox.version, orjson.dumps({"mails": mails}))
+            return HttpResponse(200, "application/json", self._json[1], PAGE_HEADERS)
         match = _ONE.match(path)
         mail = self.mailbox.mail(int(match[1])) if match else None
         if match is None or mail is None:
             return None
         if match[2]:
-            return HttpResponse(200, HTML, mail.part("html").encode(), MAIL_HEADERS)
-        return _page(mail.subject, _mail_page(mail))
+            return HttpResponse(200, HTML, self.mailbox.html(mail.number).encode(errors="replace"), MAIL_HEADERS)
+        return _page(mail.subject, _mail_page(mail, self.mailbox.headers(mail.number)))
 
 
 def _to_json(mail: Mail) -> dict[str, object]:
@@ -65,9 +70,9 @@ def _to_json(mail: Mail) -> dict[str, object]:
         "subject": mail.subject,
         "received_at": mail.received_at,
         "copies": mail.copies,
-        "template": mail.parsed["X-Holdfast-Template"],
-        "cause": mail.parsed["X-Holdfast-Cause"],
-        "text": mail.part("plain"),
+        "template": mail.template,
+        "cause": mail.cause,
+        "text": mail.text,
     }
 
 
@@ -92,13 +97,12 @@ def _mail_list(mails: list[Mail]) -> str:
     )
 
 
-def _mail_page(mail: Mail) -> str:
+def _mail_page(mail: Mail, all_headers: Iterable[tuple[str, str]]) -> str:
     headers = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-        for name, value in mail.parsed.items()
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in all_headers
     )
     return (
         f'<p><a href="/">All mails</a></p><table>{headers}</table>'
-        f"<h2>Text</h2><pre>{html.escape(mail.part('plain'))}</pre>"
+        f"<h2>Text</h2><pre>{html.escape(mail.text)}</pre>"
         f'<h2>HTML</h2><iframe sandbox src="/mails/{mail.number}/html" title="The mail as HTML"></iframe>'
     )

@@ -1,6 +1,7 @@
 """The process of the e-mail processor: `python -m notification_service.email run`."""
 
 import sys
+from urllib.parse import urlsplit
 
 from notification_service import email
 from notification_service.email.mail import SmtpPort
@@ -12,12 +13,15 @@ def build_port(context: PortContext) -> SmtpPort:
     """Build the port to the configured mail server."""
     settings = context.settings
     seconds = settings.notice_seconds * SEND_DEADLINE_SHARE
+    url = settings.smtp_url.get_secret_value()
     return SmtpPort(
-        settings.smtp_url.get_secret_value(),
+        url,
         settings.mail_sender,
         ContactLookup(context.connection.fetch),
         context.limiter("email"),
         seconds=seconds,
+        require_tls=settings.requires_tls("smtp", urlsplit(url).hostname or ""),
+        ca_file=settings.smtp_ca_file,
     )
 
 

@@ -1,5 +1,6 @@
 """The SMTP connection that sends the mails of notices; a mail is built by `composition.py`."""
 
+import ssl
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -16,10 +17,22 @@ _PERMANENT_CODES: Final = range(500, 600)
 
 
 class SmtpPort:
-    """Port to a mail server with a URL such as `smtp://user:password@mail.example:587`; one connection per mail."""
+    """Port to a mail server with a URL such as `smtp://user:password@mail.example:587`; one connection per mail.
+
+    A password is sent over TLS only: with `smtp://` and a password, or with `require_tls`, a server that does not offer
+    STARTTLS gets no mail. The server's certificate is verified, with the CA certificates in `ca_file` or the system's.
+    """
 
     def __init__(
-        self, url: str, sender: MailSender, contacts: ContactLookup, limiter: RecipientLimiter, *, seconds: float
+        self,
+        url: str,
+        sender: MailSender,
+        contacts: ContactLookup,
+        limiter: RecipientLimiter,
+        *,
+        seconds: float,
+        require_tls: bool = False,
+        ca_file: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
@@ -29,6 +42,10 @@ class SmtpPort:
         self.encrypted = parts.scheme == "smtps"
         self.user = unquote(parts.username) if parts.username else None
         self.password = unquote(parts.password) if parts.password else None
+        must_upgrade = True if self.user or self.password or require_tls else None
+        self.start_tls = False if self.encrypted else must_upgrade
+        """True: STARTTLS or no mail. `None`: STARTTLS if the server offers it."""
+        self.tls = ssl.create_default_context(cafile=ca_file or None)
         self.sender = sender
         self.contacts = contacts
         self.limiter = limiter
@@ -57,6 +74,8 @@ class SmtpPort:
                 username=self.user,
                 password=self.password,
                 use_tls=self.encrypted,
+                start_tls=self.start_tls,
+                tls_context=self.tls,
                 timeout=self.seconds,
             )
         except aiosmtplib.SMTPRecipientsRefused as refused:

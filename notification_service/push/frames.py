@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from contracts import cart, trace_context
 from contracts.envelope import HEADERS, Envelope
 from infrastructure.messaging.broker import ensure_topics
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 from notification_service.sender import Notice
 
@@ -68,7 +69,7 @@ class PushPort:
             if self._producer is None:
                 await ensure_topics(self.settings, (cart.RESPONSES,))
                 producer = AIOKafkaProducer(
-                    bootstrap_servers=self.settings.kafka,
+                    **client_options(self.settings),
                     client_id=f"{self.settings.prefix}{self.settings.replica}",
                     acks="all",
                     enable_idempotence=True,

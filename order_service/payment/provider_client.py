@@ -137,7 +137,7 @@ class ProviderClient:
         if self._session is None:
             raise RuntimeError("the session is not open: use the client as a context manager")
         try:
-            async with self._session.request(method, self.url + path, json=body) as response:
+            async with self._session.request(method, self.url + path, json=body, allow_redirects=False) as response:
                 status = response.status
                 content = await response.json(content_type=None) if status < _FIRST_SERVER_ERROR else {}
         except TimeoutError:  # a subclass of OSError, handled by the caller

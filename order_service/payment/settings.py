@@ -1,6 +1,7 @@
 """The settings of payment and of the simulated provider, in addition to those of every service."""
 
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -27,4 +28,14 @@ class Settings(SharedSettings):
     def _production_has_its_own_key(self) -> Self:
         if self.profile == "production" and self.provider_key.get_secret_value() == DEVELOPMENT_KEY:
             raise ValueError("in production HOLDFAST_PROVIDER_KEY must be set to the provider's API key")
+        return self
+
+    @model_validator(mode="after")
+    def _key_is_sent_over_tls_in_production(self) -> Self:
+        url = urlsplit(self.provider_url)
+        if url.scheme != "https" and self.requires_tls("provider", url.hostname or ""):
+            raise ValueError(
+                f"HOLDFAST_PROVIDER_URL is {url.scheme}://{url.hostname}, and production sends the API key over TLS"
+                " only: use https://, or add provider to HOLDFAST_ALLOW_PLAINTEXT if the network between is private"
+            )
         return self

@@ -26,6 +26,7 @@ from infrastructure.messaging.broker import (
     partition_of,
     stop_consumer,
 )
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.observability import metrics
 from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
@@ -155,7 +156,7 @@ class KafkaGateway:
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka,
+            **client_options(self._settings),
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
             group_id=None,
             enable_auto_commit=False,
@@ -166,7 +167,7 @@ class KafkaGateway:
 
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka,
+            **client_options(self._settings),
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
             acks="all",
             enable_idempotence=True,

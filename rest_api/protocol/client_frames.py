@@ -3,9 +3,10 @@
 Frames of clients are validated against these models. The frames of the server are in `server_frames.py`.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from contracts import inventory, orders
 from contracts.addresses import EmailAddress, PhoneNumber
@@ -68,6 +69,18 @@ class Expected(BaseModel):
     total: Total
 
 
+_CONTROLS: Final = re.compile("[\x80-\x9f\u2028\u2029]")
+"""Control characters that `contracts.orders` still reads in old orders, besides those that it rejects."""
+
+
+def _require_printable(address: Address) -> Address:
+    """Raise `ValueError` for a new address with a character that controls a terminal or breaks a line."""
+    for name, value in address:
+        if isinstance(value, str) and _CONTROLS.search(value):
+            raise ValueError(f"`{name}` has a control character")
+    return address
+
+
 class Wanted(BaseModel):
     """The content of an order, over HTTP and WebSocket: the cart at `version`, or `items` without a cart.
 
@@ -79,7 +92,7 @@ class Wanted(BaseModel):
     # A JSON array is a list in Python, so this tuple is not strict.
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=MAX_LINES, strict=False)] | None = None
     version: Annotated[int, Field(ge=0, le=MAX_AMOUNT)] | None = Field(default=None, validate_default=True)
-    address: Address
+    address: Annotated[Address, AfterValidator(_require_printable)]
     contact: Contact
     payment: Payment
     expect: Expected | None = None

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from contracts.envelope import Envelope, MessageRegistry
 from contracts.topics import Topic
 from infrastructure.messaging.broker import ensure_fetcher_alive, stop_consumer
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.observability import metrics
 from infrastructure.process.settings import Settings
 from rest_api.kafka.gateway import Check, all_partitions, decode_record
@@ -89,7 +90,7 @@ class Projector:
         if positions is None:
             positions = await self._store.positions(self.topic_names)
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka,
+            **client_options(self._settings),
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}-{self._name.replace(' ', '-')}",
             group_id=None,
             enable_auto_commit=False,

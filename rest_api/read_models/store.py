@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from contracts.inventory import Product, Stock
 from infrastructure.process.settings import Settings
-from infrastructure.storage.postgres import TRANSIENT_ERRORS, load_queries
+from infrastructure.storage.postgres import TRANSIENT_ERRORS, conninfo, load_queries
 from infrastructure.storage.retention import DELETE_LIMIT, delete_in_batches
 from rest_api.security.guest_sessions import GuestSession
 
@@ -95,7 +95,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         schema = settings.schema_name(SERVICE)
         self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
-            settings.postgres_url,
+            conninfo(settings.postgres_url),
             kwargs={
                 "autocommit": True,
                 "application_name": f"{settings.prefix}{SERVICE}/{settings.replica}",

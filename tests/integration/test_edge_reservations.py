@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from contracts import inventory, payments
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.webhooks import HEADER, sign
 from rest_api.http.routers.reservations import reservation_order_id
 from tests.testkit.edge import Running
@@ -122,7 +123,7 @@ def notification(order_id: str = "o1") -> bytes:
 
 
 def send(edge: Running, body: bytes, header: str | None = None, *, late: timedelta = timedelta()) -> httpx.Response:
-    secret = edge.settings.webhook_secret.get_secret_value()
+    secret = DEVELOPMENT_SECRET
     signature = sign(secret, body, datetime.now(UTC) - late) if header is None else header
     with edge.client() as provider:
         headers = [(b"Content-Type", b"application/json"), (HEADER.encode(), signature.encode("latin-1"))]
@@ -152,7 +153,7 @@ def test_an_unsigned_webhook(edge: Running, header: str) -> None:
 
 
 def test_a_webhook_that_was_changed_on_its_way(edge: Running) -> None:
-    signed = sign(edge.settings.webhook_secret.get_secret_value(), notification(), datetime.now(UTC))
+    signed = sign(DEVELOPMENT_SECRET, notification(), datetime.now(UTC))
     problem(send(edge, notification("o2"), signed), 401, "bad-signature")
 
 

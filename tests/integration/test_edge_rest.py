@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 
 from contracts.ids import derive_id
 from contracts.inventory import PRODUCTS, STOCK
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from tests.testkit.edge import SILENT, Running
 from tests.testkit.fake_orders import SCARCE
@@ -75,7 +76,7 @@ def test_routes_that_require_a_token(visitor: httpx.Client, edge: Running, metho
     response = visitor.request(method, path)
     problem(response, 401, "unauthenticated")
     assert response.headers["www-authenticate"].startswith("Bearer")
-    key = edge.settings.secret.get_secret_value()
+    key = DEVELOPMENT_SECRET
     old, _ = issue(key, user_id="u", roles=[], lifetime=timedelta(hours=1), now=datetime.now(UTC) - timedelta(hours=2))
     problem(visitor.request(method, path, headers={"Authorization": f"Bearer {old}"}), 401, "token-expired")
     problem(visitor.request(method, path, headers={"Authorization": "Bearer nonsense"}), 401, "unauthenticated")
@@ -107,7 +108,7 @@ def test_a_cookie_changes_things_only_from_an_allowed_page(
 
 
 def test_a_cookie_that_does_not_count_is_none_where_no_token_is_needed(edge: Running, visitor: httpx.Client) -> None:
-    key = edge.settings.secret.get_secret_value()
+    key = DEVELOPMENT_SECRET
     old, _ = issue(key, user_id="u", roles=[], lifetime=timedelta(hours=1), now=datetime.now(UTC) - timedelta(hours=2))
     for token, slug in ((old, "token-expired"), ("nonsense", "unauthenticated")):
         visitor.cookies.set("holdfast_session", token)
@@ -684,7 +685,7 @@ def test_the_legacy_socket_is_not_an_http_page(visitor: httpx.Client) -> None:
 def test_requests_over_legacy_sockets_count_toward_the_users_limits(edge: Running) -> None:
     user = f"seed-{secrets.token_hex(4)}"
     token = issue(
-        edge.settings.secret.get_secret_value(),
+        DEVELOPMENT_SECRET,
         user_id=user,
         roles=[],
         lifetime=timedelta(hours=1),

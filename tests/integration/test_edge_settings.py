@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from contracts.inventory import PRODUCTS, STOCK
-from infrastructure.process.settings import DEVELOPMENT_SECRET
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from tests.testkit.edge import BRIEF, Running, running_edge
 from tests.testkit.servers import Servers

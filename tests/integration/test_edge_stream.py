@@ -19,6 +19,7 @@ from websockets.frames import Frame, Opcode
 
 from contracts.cart import RESPONSES
 from contracts.inventory import PRODUCTS, STOCK
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from rest_api.protocol.server_frames import Server
 from tests.testkit.edge import SILENT, Running, frame
@@ -81,7 +82,7 @@ async def refused(edge: Running, **more: Any) -> tuple[int, str]:
 
 def signed(edge: Running, *, ago: timedelta = timedelta(0), secret: str | None = None) -> str:
     """A token that was issued some time ago for an hour."""
-    key = secret or edge.settings.secret.get_secret_value()
+    key = secret or DEVELOPMENT_SECRET
     return issue(key, user_id="u1", roles=[], lifetime=timedelta(hours=1), now=datetime.now(UTC) - ago)[0]
 
 

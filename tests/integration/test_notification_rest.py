@@ -12,6 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from contracts import notifications as notices
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from rest_api.http.routers.notifications import NewNotice
 from rest_api.read_models.notices import DELETE_LIMIT, NoticeReadModel
@@ -42,7 +43,7 @@ async def edge(here: NoticeStack) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def bearer(here: NoticeStack, user: str, role: str = "customer") -> dict[str, str]:
-    secret = here.settings.secret.get_secret_value()
+    secret = DEVELOPMENT_SECRET
     token, _ = issue(secret, user_id=user, roles=[role], lifetime=timedelta(hours=1), now=datetime.now(UTC))
     return {"Authorization": f"Bearer {token}"}
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from infrastructure.storage.retention import DELETE_LIMIT, RETENTION_OPTIONS, Re
 from order_service import repairs
 from order_service.audit import audit
 from order_service.state import UnexpectedMessage
-from order_service.store import REPLY_RETENTION, WAITING_RETENTION, retention_sweeps
+from order_service.store import MIGRATIONS, REPLY_RETENTION, WAITING_RETENTION, retention_sweeps
 from tests.testkit.order_store import TOTAL, Buying, Schema, deliver, received, schema
 
 ANN = Buying()
@@ -312,6 +313,56 @@ async def test_a_shopper_is_forgotten_when_the_order_is_at_rest(here: Schema) ->
     await saga.on_order_requests([ANN.place()])  # a replay brings nothing back
     assert len(await here.rows("SELECT * FROM order_private")) == 2
     assert "High St" not in str(await here.rows("SELECT data FROM order_event"))
+
+
+async def token_of(here: Schema, buying: Buying) -> str | None:
+    query = "SELECT payment->>'token', address->>'city' FROM order_private WHERE order_id = %s"
+    [(token, city)] = await here.rows(query, [buying.id])
+    assert city == "Leeds", "the delivery still needs it"
+    return None if token is None else str(token)
+
+
+def declined(buying: Buying) -> list[Any]:
+    return [received(payments.Declined(**buying.payment, reason="declined"))]
+
+
+@pytest.mark.parametrize("outcome", [lambda buying: [buying.captured()], declined], ids=["captured", "declined"])
+async def test_the_payment_token_is_erased_with_the_outcome_of_its_charge(
+    here: Schema, outcome: Callable[[Buying], list[Any]]
+) -> None:
+    saga = here.saga()
+    await saga.on_order_requests([ANN.place()])
+    await saga.on_inventory_responses([ANN.committed()])
+    await saga.on_order_requests([ANN.place()])
+    assert await token_of(here, ANN) == "tok_approve", "the charge may have to be sent again"
+    assert here.broker.kinds(payments.REQUESTS)[0] == "charge"
+    for _ in range(2):  # the outcome, and its repeat
+        await saga.on_payment_events(outcome(ANN))
+        assert await token_of(here, ANN) is None
+    here.broker.take(payments.REQUESTS)
+    before = await here.types(ANN.id)
+    await saga.on_order_requests([ANN.place()])  # a retry of the shopper, and a replay of the topic
+    assert await token_of(here, ANN) is None
+    assert (await here.types(ANN.id), here.broker.kinds(payments.REQUESTS)) == (before, [])
+
+
+async def test_a_token_that_comes_with_its_refusal_is_not_kept(here: Schema) -> None:
+    saga = here.saga()
+    refused = inventory.Refused(reason="out_of_stock", product="MUG", order_id=ANN.id)
+    await saga.on_inventory_responses([ANN.decided(refused)])
+    await saga.on_order_requests([ANN.place()])
+    assert await token_of(here, ANN) is None
+
+
+async def test_tokens_that_an_earlier_version_kept_are_erased_by_the_migration(here: Schema) -> None:
+    saga = here.saga()
+    await deliver(saga, ANN)
+    bob = Buying("bob")
+    await saga.on_order_requests([bob.place()])
+    await here.connection.execute("""UPDATE order_private SET payment = '{"token": "tok_approve"}'""")
+    await here.connection.execute("DELETE FROM schema_migration WHERE number = 3")
+    await postgres.migrate(here.settings, "orders", MIGRATIONS)
+    assert (await token_of(here, ANN), await token_of(here, bob)) == (None, "tok_approve")
 
 
 # ---- the read side, and the audit -----------------------------------------------------------------------------------

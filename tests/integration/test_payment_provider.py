@@ -34,6 +34,7 @@ from order_service.payment.model import (
     VoidCharge,
 )
 from order_service.payment.provider.server import Control
+from order_service.payment.provider.webhooks import WebhookSender
 from order_service.payment.provider_client import ProviderClient
 from tests.testkit.payments import KEY, SECRET, file_in, provider
 
@@ -189,6 +190,84 @@ async def test_webhooks_are_signed_and_may_come_before_the_answer_and_twice() ->
         assert told[0]["type"] == "charge.captured"
         assert told[0]["data"]["metadata"] == {"order_id": "o-1", "user_id": "ann"}
         assert not server.database.scheduled_captures()
+
+
+PAGE = "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/control", {}, 200),
+        ("POST", "/control", {"Origin": PAGE, "Content-Type": "text/plain"}, 403),
+        ("POST", "/control", {"Origin": "null"}, 403),
+        ("POST", "/control", {"Host": "evil.example"}, 403),
+        ("GET", "/v1/history", {}, 200),
+        ("GET", "/v1/history", {"Origin": PAGE}, 403),
+        ("GET", "/v1/history", {"Host": "evil.example"}, 403),
+        ("GET", "/readyz", {"Host": "evil.example"}, 403),
+        ("POST", "/v1/charges", {"Host": "evil.example"}, 403),
+    ],
+)
+async def test_the_provider_answers_programs_of_this_machine_and_no_web_page(
+    method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    async with provider() as (server, client), aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {KEY}", **headers}
+        async with session.request(method, client.url + path, data=b'{"fail": 1}', headers=headers) as response:
+            assert response.status == status
+        assert server.control.fail == (1 if status == 200 and path == "/control" else 0)
+
+
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("http://127.0.0.1:9/hook", True),
+        ("http://localhost:9/hook", True),
+        ("https://shop.example/v1/webhooks/payments", True),
+        ("https://shop.example/v1/webhooks/payments?x", False),
+        ("http://169.254.169.254/latest", False),
+        ("http://10.0.0.1/", False),
+        ("http://0.0.0.0:9/", False),
+        ("http://127.0.0.1@10.0.0.1/", False),
+        ("http://2130706433/", False),
+    ],
+)
+async def test_webhooks_go_to_the_configured_url_and_this_machine_only(url: str, accepted: bool) -> None:
+    sender = WebhookSender(SECRET, "https://shop.example/v1/webhooks/payments")
+    assert sender.accepts(url) is accepted
+    async with provider() as (server, client):
+        server.webhooks._configured_url = "https://shop.example/v1/webhooks/payments"
+        body = {"key": "k", "amount": 1, "currency": "GBP", "token": "tok_decline", "webhook_url": url}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{client.url}/v1/charges", json=body, headers=headers) as response,
+        ):
+            assert (response.status, (await response.json()).get("type")) == (
+                (201, None) if accepted else (422, "invalid")
+            )
+
+
+async def test_a_webhook_follows_no_redirect_and_no_stored_url_elsewhere() -> None:
+    async with listener([{}]) as (url, heard):
+
+        async def redirect(_: web.Request) -> web.Response:
+            raise web.HTTPTemporaryRedirect(f"{url}/there")
+
+        app = web.Application()
+        app.router.add_post("/away", redirect)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        sender = WebhookSender(SECRET)
+        try:
+            assert not await sender.deliver(f"http://127.0.0.1:{runner.addresses[0][1]}/away", {"status": "captured"})
+            assert not await sender.deliver("http://10.0.0.1/", {"status": "captured"})
+        finally:
+            await sender.close()
+            await runner.cleanup()
+    assert heard == []
 
 
 def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import httpx
 from contracts.insights import FIGURES, RELATED, Figures, Related, RelatedProduct, WindowUnit, window_key
 from contracts.inventory import PRODUCTS, STOCK, Money, Product, Stock
 from infrastructure.process.settings import Settings
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from tests.testkit.edge import Running, running_edge
 from tests.testkit.servers import Servers
@@ -26,7 +27,7 @@ def insights_edge(servers: Servers) -> Iterator[Running]:
 
 
 def token(role: str, settings: Settings) -> dict[str, str]:
-    secret = settings.secret.get_secret_value()
+    secret = DEVELOPMENT_SECRET
     signed, _ = issue(secret, user_id="s1", roles=(role,), lifetime=timedelta(minutes=5), now=datetime.now(UTC))
     return {"Authorization": f"Bearer {signed}"}
 

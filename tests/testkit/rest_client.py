@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from infrastructure.process.settings import Settings
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 
 ADDRESS = {"name": "Ann", "line1": "1 High Street", "city": "York", "postal_code": "YO1 7HH", "country": "GB"}
@@ -17,7 +18,7 @@ ONE = [{"product": "P", "quantity": 1}]
 
 
 def token(settings: Settings, *roles: str, user: str = "") -> str:
-    secret = settings.secret.get_secret_value()
+    secret = DEVELOPMENT_SECRET
     user = user or f"u{secrets.token_hex(4)}"
     return issue(secret, user_id=user, roles=roles, lifetime=timedelta(hours=1), now=datetime.now(UTC))[0]
 

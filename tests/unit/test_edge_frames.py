@@ -7,8 +7,9 @@ from typing import Any, get_args
 import orjson
 import pytest
 from jsonschema import Draft7Validator
+from pydantic import ValidationError
 
-from contracts import cart
+from contracts import cart, orders
 from contracts.inventory import BadField, Committed, GivenUp, Held, Line, Money, Refused
 from rest_api.protocol import client_frames, frame_encoder, server_frames
 from rest_api.protocol.asyncapi import document
@@ -175,3 +176,14 @@ def _references(place: object) -> Any:
     elif isinstance(place, list):
         for value in place:
             yield from _references(value)
+
+
+@pytest.mark.parametrize("field", ["name", "line1", "line2", "city", "postal_code"])
+@pytest.mark.parametrize("control", ["\x00", "\x1b", "\x7f", "\x80", "\x9b", "\x9f", "\u2028", "\u2029"], ids=repr)
+def test_a_new_address_has_no_control_character_and_an_old_one_stays_readable(field: str, control: str) -> None:
+    address = {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "GB", field: f"x{control}y"}
+    order = {"version": 1, "address": address, "contact": {"email": "a@b.example"}, "payment": {"token": "tok_approve"}}
+    with pytest.raises(ValidationError, match="address"):
+        client_frames.Wanted.model_validate_json(orjson.dumps(order))
+    if control >= "\x80":
+        assert field in orders.Address.model_validate(address).model_dump()

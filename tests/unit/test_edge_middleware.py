@@ -36,7 +36,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     ("method", "path", "options", "status", "slug"),
     [
         ("GET", "/livez", {}, 200, None),
-        ("GET", "/livez", {"headers": {"host": "elsewhere"}}, 200, None),
+        ("GET", "/livez", {"headers": {"host": "elsewhere"}}, 400, "bad-request"),
+        ("GET", "/metrics", {}, 200, None),
+        ("GET", "/metrics", {"headers": {"host": "elsewhere"}}, 400, "bad-request"),
+        ("GET", "/metrics", {"headers": {"origin": "http://elsewhere"}}, 403, "forbidden"),
         ("GET", "/v1/products", {"headers": {"host": "elsewhere"}}, 400, "bad-request"),
         ("GET", "/v1/cart", {"headers": {"x": "x" * MAX_HEAD_BYTES}}, 431, "headers-too-large"),
         ("POST", "/v1/guests", {"content": b"x" * (MAX_BODY_BYTES + 1), "headers": JSON}, 413, "too-large"),
@@ -76,3 +79,13 @@ async def test_a_body_of_unknown_length_is_bounded(client: httpx.AsyncClient) ->
 
     response = await client.post("/v1/webhooks/payments", content=body(), headers=JSON)
     assert (response.status_code, response.json()["type"]) == (413, "/problems/too-large")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/livez", 200), ("/readyz", 503), ("/v1/products", 400), ("/metrics", 400)]
+)
+async def test_orchestrators_know_a_production_edge_by_any_name(path: str, status: int) -> None:
+    settings = EdgeSettings.model_validate({"profile": "production", "secret": "s" * 32, "webhook_secret": "w" * 32})
+    transport = httpx.ASGITransport(app=create_app(build_state(settings, 8080)[0]), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+        assert (await client.get(path, headers={"host": "10.1.2.3:8080"})).status_code == status

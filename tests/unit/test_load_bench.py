@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from load.baselines import bare_hold
+from load.baselines.bare_hold import PgbenchError
 from load.bench import chart, report
 from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
 from load.bench.inventory_drain import TimedOutcome, _summarize_drain
@@ -180,3 +182,23 @@ def test_answers_before_the_last_worker_was_ready_do_not_count() -> None:
     two = _summarize_drain(answers, {"held": 10}, begun=99, ready=5, workers=2)
     assert (two.granted, two.seconds) == (6, 5)
     assert two.holds_per_second == pytest.approx(1.2)
+
+
+async def test_no_password_is_on_the_command_line_of_a_program_that_is_measured(tmp_path: Path) -> None:
+    """Every user of the machine can read command lines; environments only their owner."""
+    program = tmp_path / "pgbench"
+    program.write_text(
+        '#!/bin/sh\nfor each in "$@" "PGPASSWORD=$PGPASSWORD" "PGHOST=$PGHOST"; do echo "$each" >&2; done; exit 1\n'
+    )
+    program.chmod(0o700)
+    with pytest.raises(PgbenchError) as caught:
+        await bare_hold._run(program, "postgresql://u:pass%2Fword@127.0.0.1:1/d", 1, 1, 1)
+    said = str(caught.value)
+    assert "PGPASSWORD=pass/word" in said
+    assert "postgresql://" not in said.replace("PGPASSWORD=pass/word", "")
+
+
+@pytest.mark.parametrize("module", ["plain_shop", "echo"])
+def test_a_baseline_gets_its_database_by_the_environment(module: str) -> None:
+    argv = [sys.executable, "-m", f"load.baselines.{module}", "--help"]
+    assert "--postgres" not in subprocess.run(argv, capture_output=True, text=True, check=True).stdout

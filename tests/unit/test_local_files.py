@@ -145,7 +145,7 @@ def test_a_long_log_is_rotated_and_its_last_lines_are_found(tmp_path: Path) -> N
 def test_the_pid_file_of_a_zombie_does_not_prevent_postgres_from_starting(tmp_path: Path) -> None:
     root = Root(tmp_path)
     root.create()
-    postgres = Postgres(root, 0, Secrets("p", "r", "s"))
+    postgres = Postgres(root, 0, Secrets.create())
     postgres.cluster.mkdir(parents=True)
     (postgres.cluster / "PG_VERSION").write_text("18")
     pid_file = postgres.cluster / "postmaster.pid"

@@ -146,3 +146,45 @@ def test_an_unreachable_server_is_one_sentence_without_a_password(name: str) -> 
     assert "start that server or correct the address" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ---- secrets and addresses ------------------------------------------------------------------------------------------
+
+
+def service_settings(root: Root, **ports: int) -> dict[str, str]:
+    root.create()
+    addresses = dict.fromkeys(("kafka", "postgres", "redis"), "x")
+    plan = startup_plan.StartupPlan({"http": 1, **ports}, "http://127.0.0.1:1", addresses)
+    return startup_plan._service_settings(root, plan, limits=True)
+
+
+def test_tokens_webhooks_and_the_provider_have_different_secrets_of_this_root(tmp_path: Path) -> None:
+    names = ("HOLDFAST_SECRET", "HOLDFAST_WEBHOOK_SECRET", "HOLDFAST_PROVIDER_KEY")
+    shops = [service_settings(Root(tmp_path / name), provider=2) for name in ("a", "b")]
+    assert len({shop[name] for shop in shops for name in names}) == 6
+
+
+@pytest.mark.parametrize("suffix", ["", "_FILE"])
+def test_the_secrets_of_a_real_provider_stay_and_those_of_the_simulated_one_are_the_roots(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {f"HOLDFAST_{name}{suffix}": f"of the provider {name}" for name in ("WEBHOOK_SECRET", "PROVIDER_KEY")}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    root = Root(tmp_path)
+    real, simulated = service_settings(root), service_settings(root, provider=2)
+    assert not real.keys() & {"HOLDFAST_WEBHOOK_SECRET", "HOLDFAST_PROVIDER_KEY"}
+    assert simulated["HOLDFAST_PROVIDER_KEY"] == root.secrets().provider_key
+    assert simulated["HOLDFAST_WEBHOOK_SECRET"] == root.secrets().webhooks
+
+
+@pytest.mark.parametrize("profile", ["local", "production"])
+@pytest.mark.parametrize("name", ["HOLDFAST_HTTP_HOST", "HOLDFAST_HEALTH_HOST", "HOLDFAST_PROVIDER_HOST"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.20"])
+def test_up_listens_on_this_machine_only(
+    profile: str, name: str, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_PROFILE", profile)
+    monkeypatch.setenv(name, host)
+    with pytest.raises(UsageError, match=rf"{name} is .*HOLDFAST_PROFILE=production"):
+        startup_plan.make_plan(Root(tmp_path), startup_plan.UpOptions(), print)

@@ -1,9 +1,13 @@
 """A mail as it is written, the catcher that takes it, and what a processor makes of a port that fails."""
 
+import asyncio
 import email
+import os
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email import policy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ from pydantic import ValidationError
 from contracts.inventory import Line, Money
 from infrastructure.process.health import HealthServer
 from infrastructure.storage.job_queue import Done, Reschedule
-from notification_service.catcher.mailbox import Mailbox
+from notification_service.catcher.__main__ import CatcherProtocol, MailHandler
+from notification_service.catcher.mailbox import Mailbox, ParsedMail
 from notification_service.catcher.pages import MailPages
 from notification_service.email.composition import compose, to_bytes
 from notification_service.email.mail import SmtpPort
@@ -421,6 +426,91 @@ def test_a_strange_mail_is_shown_all_the_same(raw: bytes, mailbox: Mailbox) -> N
         page = pages(path)
         assert page is not None
         assert page.status == 200
+
+
+def test_mails_are_bounded_by_size_too(tmp_path: Path) -> None:
+    box = Mailbox(tmp_path / "mails.sqlite", max_bytes=50_000)
+    for number in range(9):
+        box.put("", "x", f"Message-ID: <{number}>\r\n\r\n{'x' * 20_000}".encode(), NOW)
+    assert [mail.message_id for mail in box.mails()] == ["<8>", "<7>"]
+    box.put("", "x", f"Message-ID: <big>\r\n\r\n{'x' * 60_000}".encode(), NOW)
+    assert box.mails() == [], "a mail that alone is too large is not kept, and neither is an older one"
+    box.close()
+
+
+def test_a_mail_is_parsed_when_it_arrives_and_never_for_a_page(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    parse = ParsedMail.parse
+
+    def count(raw: bytes) -> ParsedMail:
+        parsed.append(raw)
+        return parse(raw)
+
+    monkeypatch.setattr(ParsedMail, "parse", count)
+    put(mailbox, "a")
+    pages = MailPages(mailbox)
+    first = pages("/mails.json")
+    for _ in range(3):
+        for path in ("/", "/mails.json", "/mails/1", "/mails/1/html"):
+            assert pages(path) is not None
+    assert len(parsed) == 1
+    again = pages("/mails.json")
+    assert first is not None
+    assert again is not None
+    assert again.body is first.body, "made once for each change"
+    put(mailbox, "b")
+    changed = pages("/mails.json")
+    assert changed is not None
+    assert changed.body != first.body
+
+
+def test_a_mailbox_of_an_earlier_version_is_shown(tmp_path: Path) -> None:
+    mail = compose(notice(), SENDER, "ann@mail.example")
+    old = sqlite3.connect(tmp_path / "mails.sqlite")
+    old.execute(
+        "CREATE TABLE mail (number INTEGER PRIMARY KEY AUTOINCREMENT, message_id TEXT NOT NULL UNIQUE, sender TEXT NOT"
+        " NULL, recipients TEXT NOT NULL, subject TEXT NOT NULL, received_at TEXT NOT NULL, raw BLOB NOT NULL,"
+        " copies INTEGER NOT NULL DEFAULT 1)"
+    )
+    values = ("<n-1@shop.example>", "", "ann", "Ça va?", NOW.isoformat(), bytes(mail))
+    old.execute(
+        "INSERT INTO mail (message_id, sender, recipients, subject, received_at, raw) VALUES (?,?,?,?,?,?)", values
+    )
+    old.commit()
+    old.close()
+    box = Mailbox(tmp_path / "mails.sqlite")
+    [shown] = box.mails()
+    assert (shown.template, shown.cause, shown.text.strip()) == ("message", "order/o-1/5", "<b>Hello</b> & good-bye")
+    assert "&lt;b&gt;Hello" in box.html(1)
+    assert dict(box.headers(1))["Subject"] == "Ça va?"
+    assert box.raw(1) == bytes(mail)
+    box.close()
+
+
+def test_the_mailbox_is_for_its_owner_only(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        Mailbox(tmp_path / "new/mails.sqlite").close()
+    finally:
+        os.umask(old)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new/mails.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_page_cannot_hide_a_mail_in_a_request_to_the_catchers_port(mailbox: Mailbox) -> None:
+    protocol = partial(CatcherProtocol, MailHandler(mailbox), hostname="catcher")
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    try:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        mail = "EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n"
+        writer.write(f"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n{mail}".encode())
+        assert b"421" in await reader.read()
+        writer.close()
+    finally:
+        server.close()
+    assert mailbox.mails() == []
 
 
 async def test_the_pages_show_a_mail_and_run_nothing_of_it(mailbox: Mailbox) -> None:

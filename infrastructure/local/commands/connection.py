@@ -5,13 +5,19 @@ The same commands therefore serve the local stack, a shop in containers, and two
 
 import os
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import NoReturn, TypeVar, overload
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from infrastructure.local.errors import UsageError
 from infrastructure.local.state import find_root, find_running, require_running
 from infrastructure.local.supervision import services
-from infrastructure.process.settings import Settings
+from infrastructure.process.environment import PREFIX
+from infrastructure.process.environment import child_environment as environment_of
+from infrastructure.process.settings import Settings, explain
 
-PREFIX = "HOLDFAST_"
+S = TypeVar("S", bound=Settings)
 
 
 def environment(*needed: str) -> dict[str, str]:
@@ -26,9 +32,20 @@ def environment(*needed: str) -> dict[str, str]:
     return require_running().environment() | given
 
 
-def settings(*needed: str) -> Settings:
-    """Return the shop's settings as one of its services would read them; `needed` as for `environment`."""
-    return _parse_settings(environment(*needed))
+@overload
+def settings(*needed: str) -> Settings: ...
+
+
+@overload
+def settings(*needed: str, kind: type[S]) -> S: ...
+
+
+def settings(*needed: str, kind: type[Settings] = Settings) -> Settings:
+    """Return the shop's settings as a service with settings of this `kind` would read them.
+
+    `needed` as for `environment`.
+    """
+    return _parse_settings(environment(*needed), kind)
 
 
 def running_shop_settings() -> Settings:
@@ -37,12 +54,15 @@ def running_shop_settings() -> Settings:
     If no shop runs here, the command ends with exit status 1.
     """
     given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    return _parse_settings(given | require_running().environment())
+    return _parse_settings(given | require_running().environment(), Settings)
 
 
-def _parse_settings(variables: Mapping[str, str]) -> Settings:
+def _parse_settings(variables: Mapping[str, str], kind: type[S]) -> S:
     given = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
-    return Settings.model_validate({name: value for name, value in given.items() if name in Settings.model_fields})
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if name in kind.model_fields})
+    except (ValidationError, SettingsError) as error:
+        raise UsageError(explain(error)) from None
 
 
 def has_service(kind: services.ServiceType) -> bool:
@@ -55,12 +75,12 @@ def has_service(kind: services.ServiceType) -> bool:
 
 def child_environment(*needed: str) -> dict[str, str]:
     """Return the full environment of a child process that uses the shop, whatever its working directory."""
-    return {**inherited_environment(), **environment(*needed)}
+    return environment_of(services.python_path() | environment(*needed))
 
 
 def inherited_environment() -> dict[str, str]:
     """Return the full environment of a child process that needs no shop."""
-    return {**os.environ, **services.python_path()}
+    return environment_of(services.python_path())
 
 
 def exec_program(argv: list[str], environ: dict[str, str]) -> NoReturn:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from contracts.envelope import rfc3339
-from infrastructure.local.commands import connection
+from infrastructure.local.commands import connection, output
 from infrastructure.local.commands.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
@@ -69,10 +69,10 @@ def list_(
     ]
     _warn_of_unreadable(dead_letters)
     if as_json:
-        typer.echo(json.dumps(rows))
+        output.echo(json.dumps(rows))
         return
     if not rows:
-        typer.echo(NONE_UNSETTLED)
+        output.echo(NONE_UNSETTLED)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("topic", "reason", "count", "oldest", "newest"):
@@ -103,19 +103,19 @@ def show(
 
 async def _show(settings: Settings, entries: Sequence[DeadLetterEntry], *, as_json: bool) -> None:
     if not entries and not as_json:
-        typer.echo(NONE_UNSETTLED)
+        output.echo(NONE_UNSETTLED)
         return
     async for entry, dead_letter in read_contents(settings, entries):
         fields = _as_json(entry, dead_letter)
         if as_json:
-            typer.echo(json.dumps(fields, ensure_ascii=False))
+            output.echo(json.dumps(fields, ensure_ascii=False))
             continue
         value = fields.pop("value", None)
         for name, each in fields.items():
             if each is not None:
-                typer.echo(f"{name:<12} {each}")
-        typer.echo(json.dumps(value, ensure_ascii=False, indent=2) if isinstance(value, dict | list) else value)
-        typer.echo("")
+                output.echo(f"{name:<12} {each}")
+        output.echo(json.dumps(value, ensure_ascii=False, indent=2) if isinstance(value, dict | list) else value)
+        output.echo("")
 
 
 def _as_json(entry: DeadLetterEntry, dead_letter: DeadLetter) -> dict[str, Any]:
@@ -176,11 +176,11 @@ def _settle(choice: DeadLetterFilter, how: Settlement, *, again: bool, as_json: 
     _warn_of_unreadable(dead_letters)
     if as_json:
         topics = Counter(entry.topic for entry in entries)
-        typer.echo(json.dumps({how: done, "settled_before": len(matching) - len(entries), "topics": topics}))
+        output.echo(json.dumps({how: done, "settled_before": len(matching) - len(entries), "topics": topics}))
         return
     before = len(matching) - len(entries)
     hint = f"; {before} settled before" + (" (--again includes them)" if how == "redriven" else "")
-    typer.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
+    output.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
 
 
 def _matching(dead_letters: DeadLetterList, choice: DeadLetterFilter, settings: Settings) -> list[DeadLetterEntry]:
@@ -199,7 +199,7 @@ def _require_matching(
 
 def _warn_of_unreadable(dead_letters: DeadLetterList) -> None:
     if dead_letters.unreadable:
-        typer.echo(
+        output.echo(
             f"{dead_letters.unreadable} records on the dead-letter topics are not dead letters; ignored", err=True
         )
 

@@ -8,8 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 
 from infrastructure.local import processes
@@ -18,8 +19,11 @@ from infrastructure.local.servers.probes import LOOPBACK
 from infrastructure.local.state import NOT_RUNNING, find_running, postgres_variables
 from infrastructure.local.supervision import limits
 from infrastructure.local.supervision.limits import LIMITS
+from infrastructure.process.terminal import escape_controls
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from infrastructure.local.events import Event
     from infrastructure.local.state import Root
 
@@ -29,12 +33,26 @@ ADDRESSES = ("http", "kafka", "postgres", "redis", "mails")
 _COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
+class SafeConsole(Console):
+    """Console that escapes control characters in all text, so that records cannot control the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does, with the text escaped; rich's own control codes stay."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(escape_controls(segment.text), segment.style)
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a line, with control characters escaped."""
+    typer.echo(escape_controls(str(text)), err=err)
+
+
 class ProgressPrinter:
     """Printer of a supervisor's events: a progress bar while jars download, one line for every other event."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -89,7 +107,7 @@ class ProgressPrinter:
 
 def wide_console() -> Console:
     """Return a console for tables; in a pipe, which has no width, it is wide enough to neither cut nor wrap lines."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def _escape(text: str) -> str:
@@ -145,7 +163,7 @@ def _mailbox_url(state: dict[str, Any]) -> dict[str, str]:
 
 def print_status(content: dict[str, Any]) -> None:
     """Print a `status` as a table and a list of addresses and limits."""
-    console = Console(highlight=False, soft_wrap=not os.isatty(1))
+    console = SafeConsole(highlight=False, soft_wrap=not os.isatty(1))
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
         grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")
@@ -177,7 +195,7 @@ def print_addresses(root: Root) -> None:
     """Print the shop's addresses on standard output."""
     content = status(root) or {}
     lines = [f"{name:<10} {content[name]}" for name in ADDRESSES if name in content]
-    print("\n".join(lines), flush=True)  # noqa: T201 - the output of the command
+    echo("\n".join(lines))
 
 
 def shell_exports(root: Root) -> str | None:
@@ -193,6 +211,6 @@ def shell_exports(root: Root) -> str | None:
         "HOLDFAST_REDIS_URL": stack.redis_url,
         "HOLDFAST_SECRET": stack.secret,
         "HOLDFAST_ROOT": str(stack.root),
-        **({"HOLDFAST_PROVIDER_URL": stack.provider} if stack.provider else {}),
+        **stack.provider_settings(),
     }
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items())

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from infrastructure.local.errors import Unsupported
 from infrastructure.local.servers import jars
-from infrastructure.local.servers.kafka import java_command
+from infrastructure.local.servers.kafka import LOCALE, java_command
 from infrastructure.local.servers.server import packaged_file
 from infrastructure.local.state import find_root, find_running, postgres_variables, require_running
+from infrastructure.process.environment import child_environment
+from infrastructure.process.private_files import write_private_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,19 +28,39 @@ KAFKA_TOOLS = {
     "configs": "kafka.admin.ConfigCommand",
     "get-offsets": "org.apache.kafka.tools.GetOffsetShell",
 }
+_CONFIG_OPTIONS = {"console-consumer": "--consumer.config", "console-producer": "--producer.config"}
+"""Option of a tool that names a file of client properties, where it is not --command-config."""
 PSQL_HELP = ("--help", "--help=options", "--help=commands", "--help=variables", "-?", "--version", "-V")
 
 
 def exec_kafka_tool(tool: str, arguments: Sequence[str]) -> NoReturn:
     """Replace this process with one of Kafka's tools; arguments are passed on, and a missing address is added."""
-    address: list[str] = []
-    if "--bootstrap-server" not in arguments:
-        stack = _running_stack(arguments, ("--help", "--version"))
-        address = ["--bootstrap-server", stack.kafka] if stack else []
+    connection: list[str] = []
+    if "--bootstrap-server" not in arguments and not {"--help", "--version"} & set(arguments):
+        connection = _kafka_connection(tool, arguments)
     jars.ensure_jars()
-    argv = java_command(KAFKA_TOOLS[tool], *address, *arguments)
+    argv = java_command(KAFKA_TOOLS[tool], *connection, *arguments)
     sys.stdout.flush()
-    os.execv(argv[0], argv)  # noqa: S606 - Ctrl-C, pipes and the exit status must be the tool's own
+    environment = child_environment(LOCALE, secrets=())
+    os.execve(argv[0], argv, environment)  # noqa: S606 - Ctrl-C, pipes and the exit status must be the tool's own
+
+
+def _kafka_connection(tool: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that name the broker, and the file with the TLS and SASL options if it needs them.
+
+    The secrets are in a file of this user, since every user can read command lines.
+    """
+    from infrastructure.local.commands.connection import settings as read_settings
+    from infrastructure.messaging.kafka_security import java_properties
+
+    settings = read_settings("HOLDFAST_KAFKA")
+    address = ["--bootstrap-server", settings.kafka]
+    option = _CONFIG_OPTIONS.get(tool, "--command-config")
+    if settings.kafka_security_protocol == "PLAINTEXT" or option in arguments:
+        return address
+    file = find_root().path / "kafka-client.properties"
+    write_private_file(file, java_properties(settings))
+    return [*address, option, str(file)]
 
 
 def _running_stack(arguments: Sequence[str], helps: Sequence[str]) -> Stack | None:
@@ -57,4 +79,6 @@ def exec_psql(arguments: Sequence[str]) -> NoReturn:
         )
     variables = postgres_variables(stack.postgres_url) if stack else {}
     sys.stdout.flush()
-    os.execve(binary, [binary, *arguments], {**os.environ, **{k: v for k, v in variables.items() if v}})  # noqa: S606
+    own = {name: value for name, value in variables.items() if value}
+    environment = child_environment(own, secrets=(), libpq=stack is None)
+    os.execve(binary, [binary, *arguments], environment)  # noqa: S606 - as above

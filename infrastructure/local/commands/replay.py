@@ -11,11 +11,10 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from rich.console import Console
 from rich.progress import Progress
 
 from contracts.envelope import rfc3339
-from infrastructure.local.commands import connection, topic_reader
+from infrastructure.local.commands import connection, output, topic_reader
 from infrastructure.local.commands.output import AsJson
 from infrastructure.local.commands.topic_reader import Record, TopicState
 from infrastructure.local.commands.topic_writer import open_writer
@@ -138,13 +137,13 @@ def replay(  # noqa: PLR0913 - a parameter for each option
     selection = RecordSelection(parse_bound(since, "--from"), parse_bound(until, "--to"), id_, key)
     result = asyncio.run(_replay(connection.settings("HOLDFAST_KAFKA"), topic, selection, dry_run=dry_run))
     if as_json:
-        typer.echo(json.dumps(result))
+        output.echo(json.dumps(result))
         return
     for each in result.get("records", ()):
         position = f"{each['partition']:>2}@{each['offset']:<6}"
         event = f"{each['type']} {each['requestid'] or each['id'] or '-'}"
-        typer.echo(f"{each['timestamp']} {position} {each['key']} {event}")
-    typer.echo(
+        output.echo(f"{each['timestamp']} {position} {each['key']} {event}")
+    output.echo(
         f"{result['matched']} records of {result['topic']} " + ("would be sent" if dry_run else "were sent") + " again"
     )
 
@@ -190,7 +189,7 @@ async def _read_with_progress(
 ) -> AsyncIterator[Record]:
     """Yield the records, with a progress bar on standard error."""
     total = sum(max(0, ends[p] - starts[p]) for p in starts)
-    console = Console(stderr=True)
+    console = output.SafeConsole(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("read", total=total)
         async for record in topic_reader.read_range(reader, starts, ends):

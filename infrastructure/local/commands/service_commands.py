@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from infrastructure.local.commands import connection
+from infrastructure.local.commands import connection, output
 from infrastructure.local.commands.output import AsJson
 from infrastructure.local.errors import StackError
-from infrastructure.local.supervision.services import SEED_MODULE, SERVICE_TYPES
+from infrastructure.local.supervision.services import SEED_MODULE, SERVICE_TYPES, module_environment
 
 BASKETS_MODULE: Final = "order_service.insights"
 """Module whose `baskets` sub-command computes related products from a file."""
@@ -75,13 +74,14 @@ def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: 
     for module in modules:
         argv = [sys.executable, "-m", module, command, *arguments]
         # With --json standard output has only this command's object; the services' output goes to standard error.
-        child = subprocess.run(argv, env=environ, stdout=sys.stderr if as_json else None, check=False)
+        child_environ = module_environment(module, environ)
+        child = subprocess.run(argv, env=child_environ, stdout=sys.stderr if as_json else None, check=False)
         exit_codes[module] = child.returncode
         if child.returncode:
             break
     status = next((code for code in exit_codes.values() if code), 0)
     if as_json:
-        typer.echo(json.dumps({"ok": status == 0, "services": exit_codes}))
+        output.echo(json.dumps({"ok": status == 0, "services": exit_codes}))
     raise typer.Exit(status)
 
 
@@ -102,7 +102,7 @@ def audit(
         audits = list(pool.map(lambda module: _run_audit(module, environ), auditors))
     merged = merge_audits(dict(zip(auditors, audits, strict=True)))
     if as_json:
-        typer.echo(json.dumps(merged))
+        output.echo(json.dumps(merged))
     else:
         _show_audit(merged)
     raise typer.Exit(0 if merged["ok"] else 1)
@@ -111,7 +111,7 @@ def audit(
 def _run_audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Run one service's audit and return its JSON answer. Raises `StackError` if the output is not an audit."""
     argv = [sys.executable, "-m", module, "audit", "--json"]
-    child = subprocess.run(argv, env=environ, stdout=subprocess.PIPE, check=False)
+    child = subprocess.run(argv, env=module_environment(module, environ), stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads(child.stdout)
         ok, violations = answer["ok"], answer["violations"]
@@ -142,7 +142,7 @@ def merge_audits(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _show_audit(audit: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = output.SafeConsole(highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")

@@ -9,9 +9,10 @@ import typer
 
 from contracts.envelope import rfc3339
 from contracts.ids import uuid7
-from infrastructure.local.commands import connection
+from infrastructure.local.commands import connection, output
 from infrastructure.local.commands.output import AsJson
 from infrastructure.local.errors import StackError
+from infrastructure.security.secrets import TokenSettings
 from infrastructure.security.tokens import issue
 
 
@@ -34,7 +35,7 @@ def token(
     """Print a signed token; works only in the local profile."""
     if user is not None and not (0 < len(user) <= 64 and user.isascii() and user.isprintable()):  # noqa: PLR2004 - the contract's
         raise typer.BadParameter("an id is 1 to 64 printable ASCII characters", param_hint="--user")
-    settings = connection.settings("HOLDFAST_SECRET")
+    settings = connection.settings("HOLDFAST_SECRET", kind=TokenSettings)
     if settings.profile != "local":
         raise StackError(f"`holdfast token` works only in the local profile, not in {settings.profile!r}")
     user_id = user or uuid7()
@@ -47,9 +48,9 @@ def token(
     )
     if as_json:
         answer = {"user_id": user_id, "token": signed, "expires_at": rfc3339(expires_at), "roles": [role.value]}
-        typer.echo(json.dumps(answer))
+        output.echo(json.dumps(answer))
     else:
-        typer.echo(signed)
+        output.echo(signed)
 
 
 def register(app: typer.Typer) -> None:

@@ -53,7 +53,7 @@ def top(
     except KeyboardInterrupt:
         raise typer.Exit(0 if live else 130) from None
     if as_json:
-        typer.echo(json.dumps(sample))
+        output.echo(json.dumps(sample))
     else:
         console.print(render(sample, console.width))
 

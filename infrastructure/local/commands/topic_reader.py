@@ -16,6 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from infrastructure.local.errors import StackError, UsageError
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -98,7 +99,7 @@ def convert_broker_errors(settings: Settings) -> Iterator[None]:
 async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer without a group. Raises `StackError` if the broker does not answer, at the start or later."""
     with convert_broker_errors(settings):
-        reader = AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False)
+        reader = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await reader.start()
@@ -111,7 +112,7 @@ async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 async def open_admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Open an admin client. Raises `StackError` if the broker does not answer, at the start or later."""
     with convert_broker_errors(settings):
-        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka, request_timeout_ms=int(TIMEOUT_SECONDS * 1000))
+        admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(TIMEOUT_SECONDS * 1000))
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await admin.start()

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from contracts.topics import MAX_DEAD_LETTER_BYTES
 from infrastructure.local.commands.topic_reader import TIMEOUT_SECONDS, convert_broker_errors
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 MAX_UNACKNOWLEDGED: Final = 500
@@ -52,7 +53,7 @@ async def open_writer(settings: Settings) -> AsyncIterator[TopicWriter]:
     """Open a writer and flush it at the end. Raises `StackError` if the broker does not answer."""
     with convert_broker_errors(settings):
         producer = AIOKafkaProducer(
-            bootstrap_servers=settings.kafka,
+            **client_options(settings),
             acks="all",
             enable_idempotence=True,  # a retry neither doubles nor reorders
             linger_ms=5,

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from contracts.envelope import rfc3339
 from infrastructure.local.commands import connection, output, topic_reader
 from infrastructure.local.commands.topic_reader import Record, TopicState, decode_value
 from infrastructure.process.settings import Settings
+from infrastructure.process.terminal import escape_controls
 
 TYPE_PREFIX: Final = "holdfast."
 DAY_MS: Final = 86_400_000
@@ -34,7 +34,7 @@ def topics(
     """
     found = asyncio.run(topic_reader.read_topic_states(connection.settings("HOLDFAST_KAFKA")))
     if as_json:
-        typer.echo(json.dumps([topic.as_json() for topic in found]))
+        output.echo(json.dumps([topic.as_json() for topic in found]))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("topic", no_wrap=True, overflow="fold")
@@ -155,9 +155,23 @@ async def _print_records(records: AsyncIterator[Record], printer: Callable[[Reco
 
 def _print_plain(record: Record) -> None:
     """Print key TAB value, with `null` for a missing key or value."""
-    line = b"\t".join(b"null" if part is None else part for part in (record.key, record.value))
+    line = b"\t".join(b"null" if part is None else _printable(part) for part in (record.key, record.value))
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
+
+
+def _printable(part: bytes) -> bytes:
+    """Return a key or value with control characters escaped, if it is JSON, which stays equal, or for a terminal.
+
+    Other bytes stay as they are in a pipe, which may end in a program that needs them.
+    """
+    try:
+        text = part.decode()
+        if not sys.stdout.isatty():
+            json.loads(text)
+    except (ValueError, RecursionError):
+        return escape_controls(repr(part)).encode() if sys.stdout.isatty() else part
+    return escape_controls(text).encode()
 
 
 def _print_json(record: Record) -> None:
@@ -168,8 +182,7 @@ def _print_json(record: Record) -> None:
         "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
         "key": None if record.key is None else record.key.decode(errors="replace"),
     }
-    sys.stdout.write(json.dumps(position | decode_value(record.value), ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    output.echo(json.dumps(position | decode_value(record.value), ensure_ascii=False))
 
 
 def _type(record: Record) -> str | None:
@@ -193,7 +206,7 @@ def _print_pretty(record: Record) -> None:
     else:
         line.append("not an event".ljust(18) + " ", "bold red")
         line.append(f"{record.key!r} {record.value!r}")
-    Console(highlight=False, soft_wrap=True).print(line)
+    output.SafeConsole(highlight=False, soft_wrap=True).print(line)
 
 
 def register(app: typer.Typer) -> None:

@@ -200,7 +200,7 @@ def down(root: Root) -> int:
     for kind in (Kafka, Postgres, Redis):
         with contextlib.suppress(StackError):
             # Neither port nor password is needed to recognise a server's processes.
-            processes.terminate(kind(root, 0, Secrets("", "", "")).find_processes(), kind.stop_signal, 8.0)
+            processes.terminate(kind(root, 0, Secrets.create()).find_processes(), kind.stop_signal, 8.0)
     state = root.load()
     if state:
         state.update(state="stopped", supervisor=0, services={})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from infrastructure.local.errors import ServerUnavailable, StackError
 from infrastructure.local.events import Event
@@ -45,14 +47,26 @@ def without_password(name: str, address: str) -> str:
     link = urlsplit(address)
     user, _, host = link.netloc.rpartition("@")
     user = user.partition(":")[0]
-    return link._replace(netloc=f"{user}@{host}" if user else host).geturl()
+    query = urlencode([(name, value) for name, value in parse_qsl(link.query) if "password" not in name])
+    return link._replace(netloc=f"{user}@{host}" if user else host, query=query).geturl()
+
+
+def _kafka_tls_context() -> ssl.SSLContext | None:
+    """Return the TLS context for the external broker, `None` if HOLDFAST_KAFKA_SECURITY_PROTOCOL asks for no TLS."""
+    if "SSL" not in os.environ.get("HOLDFAST_KAFKA_SECURITY_PROTOCOL", ""):
+        return None
+    from infrastructure.messaging.kafka_security import tls_context
+    from infrastructure.process.settings import Settings
+
+    return tls_context(Settings())
 
 
 def require_usable(name: str, address: str) -> None:
     """Raise `ServerUnavailable` unless a client can connect and authenticate with this address."""
     try:
         if name == "kafka":
-            if not any(probes.kafka_answers(host, port) for host, port in endpoints(name, address)):
+            context = _kafka_tls_context()
+            if not any(probes.kafka_answers(host, port, context) for host, port in endpoints(name, address)):
                 raise ServerUnavailable("no broker there speaks Kafka's protocol")  # noqa: TRY301 - wrapped below like the others
         elif name == "postgres":
             import psycopg

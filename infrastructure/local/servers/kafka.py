@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from infrastructure.local.servers import jars, port_reservations, probes
 from infrastructure.local.servers.probes import LOOPBACK
-from infrastructure.local.servers.server import Server, package_missing, packaged_file, run_setup_step
+from infrastructure.local.servers.server import (
+    Server,
+    package_missing,
+    packaged_file,
+    run_setup_step,
+    server_environment,
+)
+from infrastructure.process.java_properties import escape_property
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +26,7 @@ CONFIG_FOLDER = Path(__file__).with_name("conf")
 CLUSTER_ID = "aG9sZGZhc3QtZGV2LTAwMA"
 """Cluster id: any 16 bytes in base64, but always the same."""
 
+LOCALE = {"LC_ALL": "C.UTF-8"}
 TOOL_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-Xmx128m")
 """JVM options of short-lived tools: the compiler that starts fastest."""
 BROKER_JVM_OPTIONS = ("-Xms64m", "-Xmx256m")
@@ -43,13 +51,11 @@ class Kafka(Server):
 
     def _prepare(self) -> None:
         jars.ensure_jars(self.progress)
-        lines = [f"{key}={_escape_property(str(value))}" for key, value in self.properties().items()]
+        lines = [f"{key}={escape_property(str(value))}" for key, value in self.properties().items()]
         self.config.write_text((CONFIG_FOLDER / "server.properties").read_text() + "\n" + "\n".join(lines) + "\n")
         if not (self.data_dir / "data/meta.properties").exists():
             step = ["format", "-t", CLUSTER_ID, "-c", str(self.config), "--ignore-formatted"]
-            run_setup_step(
-                java_command("kafka.tools.StorageTool", *step), self.data_dir, environment=self.environment()
-            )
+            run_setup_step(java_command("kafka.tools.StorageTool", *step), self.data_dir, environment=LOCALE)
 
     def properties(self) -> dict[str, object]:
         """Return the properties that the shipped `server.properties` lacks: ports and directories of this root."""
@@ -62,8 +68,11 @@ class Kafka(Server):
         }
 
     def environment(self) -> dict[str, str]:
-        """Return a UTF-8 locale: Java takes the encoding of file names from it, and a root's path may be non-ASCII."""
-        return {"LC_ALL": "C.UTF-8"}
+        """Return the environment with a UTF-8 locale, as Java takes the encoding of file names from it.
+
+        A root's path may be non-ASCII.
+        """
+        return server_environment(LOCALE)
 
     def argv(self) -> list[str]:
         """Return the broker's command, with a small heap unless HOLDFAST_KAFKA_JVM sets other JVM options."""
@@ -80,11 +89,6 @@ class Kafka(Server):
     def url(self) -> str:
         """Return the address as clients' `bootstrap.servers`."""
         return f"{LOOPBACK}:{self.port}"
-
-
-def _escape_property(value: str) -> str:
-    """Return a value escaped for a Java properties file, in ASCII."""
-    return "".join(c if " " <= c <= "~" else f"\\u{ord(c):04x}" for c in value.replace("\\", "\\\\"))
 
 
 def java_command(main: str, *arguments: str, jvm: Sequence[str] = TOOL_JVM_OPTIONS, log: str = "tools") -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import random
 import socket
+import ssl
 import struct
 from enum import Enum
 from urllib.parse import urlsplit
@@ -34,20 +35,23 @@ class Health(Enum):
     """The program serves requests."""
 
 
-def _exchange(host: str, port: int, request: bytes) -> bytes:
+def _exchange(host: str, port: int, request: bytes, tls: ssl.SSLContext | None = None) -> bytes:
     """Send a request and return the first bytes of the answer; empty if none comes in time."""
     try:
-        with socket.create_connection((host, port), TIMEOUT_SECONDS) as connection:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, port), TIMEOUT_SECONDS))
             connection.settimeout(TIMEOUT_SECONDS)
+            if tls is not None:
+                connection = stack.enter_context(tls.wrap_socket(connection, server_hostname=host))
             connection.sendall(request)
             return connection.recv(512)
     except OSError:
         return b""
 
 
-def kafka_answers(host: str, port: int) -> bool:
+def kafka_answers(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
     """Return whether a broker answers ApiVersions v0 (correlation id 7, no client id) with id 7 and error 0."""
-    answer = _exchange(host, port, struct.pack("!ihhih", 10, 18, 0, 7, -1))
+    answer = _exchange(host, port, struct.pack("!ihhih", 10, 18, 0, 7, -1), tls)
     return answer[4:10] == struct.pack("!ih", 7, 0)
 
 

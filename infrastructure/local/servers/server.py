@@ -7,7 +7,6 @@ recognise its processes.
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from infrastructure.local import processes
 from infrastructure.local.errors import StackError, Unsupported, convert_os_error, convert_output
 from infrastructure.local.servers.probes import Health
+from infrastructure.process.environment import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,11 @@ def package_missing(name: str, package: str) -> Unsupported:
     )
 
 
+def server_environment(own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a server or a setup step, with its `own` variables."""
+    return child_environment(own or {}, secrets=(), libpq=False)
+
+
 def run_setup_step(
     argv: Sequence[str | Path], where: Path, stdin: str = "", environment: Mapping[str, str] | None = None
 ) -> None:
@@ -56,7 +61,7 @@ def run_setup_step(
         text=True,
         errors="replace",
         check=False,
-        env={**os.environ, **(environment or {})},
+        env=server_environment(environment),
         start_new_session=True,
     )
     if done.returncode:
@@ -95,8 +100,8 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables to add for the command."""
-        return {}
+        """Return the whole environment of the command: no secret, and no variable of another program."""
+        return server_environment()
 
     def health(self) -> Health:
         """Probe the server in its own protocol."""

@@ -20,6 +20,7 @@ from infrastructure.local import processes
 from infrastructure.local.errors import UsageError, convert_os_error
 from infrastructure.local.servers import probes
 from infrastructure.local.servers.probes import LOOPBACK, Health
+from infrastructure.process.environment import SERVER_SECRETS, child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,8 @@ class ServiceType:
     """True if the service has a schema or topics of its own, and therefore a `migrate` sub-command."""
     has_audit: bool = True
     """True if the service has an `audit` sub-command."""
+    secrets: frozenset[str] = SERVER_SECRETS
+    """Settings of `environment.SECRETS` that the service uses; its processes receive no others."""
 
     def is_installed(self) -> bool:
         """Return whether the module can be run here; the module is looked up, not imported."""
@@ -61,11 +64,19 @@ MAILBOX_MODULE = "notification_service.catcher"
 SIMULATED_MODULES = frozenset({MAILBOX_MODULE, "order_service.payment.provider"})
 """Modules that simulate external services in the local profile; the production profile does not run them."""
 SERVICE_TYPES = (
-    ServiceType("edge", "rest_api", scalable=False, serves_http=True, has_audit=False),
+    ServiceType(
+        "edge",
+        "rest_api",
+        scalable=False,
+        serves_http=True,
+        has_audit=False,
+        secrets=SERVER_SECRETS
+        | {"HOLDFAST_REDIS_URL", "HOLDFAST_SECRET", "HOLDFAST_SECRET_PREVIOUS", "HOLDFAST_WEBHOOK_SECRET"},
+    ),
     ServiceType("cart", "cart_service"),
-    ServiceType("inventory", "inventory_service"),
+    ServiceType("inventory", "inventory_service", secrets=SERVER_SECRETS | {"HOLDFAST_REDIS_URL"}),
     ServiceType("orders", "order_service"),
-    ServiceType("payment", "order_service.payment"),
+    ServiceType("payment", "order_service.payment", secrets=SERVER_SECRETS | {"HOLDFAST_PROVIDER_KEY"}),
     ServiceType("delivery", "order_service.delivery"),
     ServiceType(
         "provider",
@@ -74,13 +85,20 @@ SERVICE_TYPES = (
         port_setting="HOLDFAST_PROVIDER_PORT",
         has_migrations=False,
         has_audit=False,
+        secrets=frozenset({"HOLDFAST_PROVIDER_KEY", "HOLDFAST_WEBHOOK_SECRET"}),
     ),
     ServiceType("insights", "order_service.insights", has_audit=False),
     ServiceType("notifications", "notification_service"),
-    ServiceType("email", "notification_service.email", has_migrations=False, has_audit=False),
+    ServiceType(
+        "email",
+        "notification_service.email",
+        has_migrations=False,
+        has_audit=False,
+        secrets=SERVER_SECRETS | {"HOLDFAST_SMTP_URL"},
+    ),
     ServiceType("sms", "notification_service.sms", has_migrations=False, has_audit=False),
     ServiceType("push", "notification_service.push", has_migrations=False, has_audit=False),
-    ServiceType("catcher", MAILBOX_MODULE, scalable=False, has_migrations=False, has_audit=False),
+    ServiceType("catcher", MAILBOX_MODULE, scalable=False, has_migrations=False, has_audit=False, secrets=frozenset()),
 )
 SEED_MODULE = "inventory_service"
 """Module whose `seed` sub-command loads the catalogue."""
@@ -139,7 +157,7 @@ class WorkerProcess:
         return [sys.executable, "-m", self.service_type.module, "run"]
 
     def environment(self) -> dict[str, str]:
-        """Return the shop's settings and the worker's own, as environment variables."""
+        """Return the whole environment: the shop's settings and the worker's own, with the secrets that it uses."""
         own = {
             "HOLDFAST_REPLICA": self.name,
             "HOLDFAST_STATE_DIR": str(self.cwd),
@@ -147,7 +165,7 @@ class WorkerProcess:
         }
         if self.service_type.port_setting:
             own[self.service_type.port_setting] = str(self.port)
-        return {**self.settings, **own, **python_path()}
+        return child_environment({**self.settings, **own, **python_path()}, self.service_type.secrets)
 
     def health(self) -> Health:
         """Probe the worker's `/livez` and `/readyz`."""
@@ -160,6 +178,12 @@ class WorkerProcess:
     def url(self) -> str:
         """Return the worker's URL."""
         return f"http://{LOOPBACK}:{self.port}"
+
+
+def module_environment(module: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that a sub-command of a service may see: all but the secrets of others."""
+    secrets = next((kind.secrets for kind in SERVICE_TYPES if kind.module == module), frozenset[str]())
+    return child_environment({}, secrets, inherited=environ)
 
 
 def python_path() -> dict[str, str]:

@@ -15,6 +15,8 @@ from infrastructure.local.servers.postgres import Postgres
 from infrastructure.local.servers.probes import LOOPBACK
 from infrastructure.local.servers.redis import Redis
 from infrastructure.local.supervision import services
+from infrastructure.process.environment import FILE_SUFFIX
+from infrastructure.process.loopback import resolves_to_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
 
 DEFAULT_PORTS = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
+_HOST_SETTINGS = frozenset({"HOLDFAST_HEALTH_HOST", "HOLDFAST_HTTP_HOST", "HOLDFAST_PROVIDER_HOST"})
 _SERVERS: dict[str, type[Server]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
 
 
@@ -70,6 +73,7 @@ def make_plan(
     """
     if not options.limits and os.environ.get("HOLDFAST_PROFILE", "local") == "production":
         raise UsageError("--no-limits is not allowed in the production profile: run without it")
+    _require_local_hosts()
     before = root.load()
     previous_ports: dict[str, int] = before.get("ports", {})
     plan = StartupPlan({}, "", {}, partitions=_partitions(root, before))
@@ -121,6 +125,17 @@ def make_plan(
     loaded = catalogue_database(plan) == before.get("seeded")
     plan.seed = not loaded and any(kind.module == services.SEED_MODULE for kind in kinds_to_run)
     return plan
+
+
+def _require_local_hosts() -> None:
+    """Raise `UsageError` if a setting asks a process to listen on more than this machine."""
+    for name, host in os.environ.items():
+        if name.upper() in _HOST_SETTINGS and not resolves_to_loopback(host):
+            raise UsageError(
+                f"{name} is {host!r}, and `holdfast up` listens on this machine only: unset it, and let a proxy with"
+                " TLS forward requests, or run the services yourself with HOLDFAST_PROFILE=production, which requires"
+                " secrets of your own and TLS to the servers (SECURITY.md)"
+            )
 
 
 def catalogue_database(plan: StartupPlan) -> str:
@@ -193,9 +208,18 @@ def _can_run(kind: services.ServiceType, emit: EventSink) -> bool:
 
 
 def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[str, str]:
-    secrets, provider = root.secrets(), {}
+    secrets = root.secrets()
+    # A real provider has given its own key and webhook secret; they stay as the environment has them.
+    provider = {
+        name: value
+        for name, value in (
+            ("HOLDFAST_PROVIDER_KEY", secrets.provider_key),
+            ("HOLDFAST_WEBHOOK_SECRET", secrets.webhooks),
+        )
+        if "provider" in plan.ports or not (os.environ.get(name) or os.environ.get(name + FILE_SUFFIX))
+    }
     if "provider" in plan.ports:
-        provider = {
+        provider |= {
             "HOLDFAST_PROVIDER_URL": f"http://{LOOPBACK}:{plan.ports['provider']}",
             "HOLDFAST_PROVIDER_FILE": str(root.service_dir("provider") / "provider.sqlite"),
             "HOLDFAST_WEBHOOK_URL": f"{plan.http}/v1/webhooks/payments",
@@ -215,7 +239,6 @@ def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[st
         "HOLDFAST_HTTP_PORT": str(plan.ports["http"]),
         "HOLDFAST_HTTP_URL": plan.http,
         "HOLDFAST_SECRET": secrets.signing,
-        "HOLDFAST_WEBHOOK_SECRET": secrets.signing,
         **provider,
         **mails,
         "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),

@@ -208,14 +208,13 @@ class Supervisor:
             try:
                 seeder.prepare()
                 with self.root.log_file("seed").open("ab") as out:
-                    environment = {**os.environ, **seeder.environment()}
                     done = subprocess.run(
                         argv,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=out,
                         cwd=seeder.cwd,
-                        env=environment,
+                        env=seeder.environment(),
                         check=False,
                         start_new_session=True,
                     )

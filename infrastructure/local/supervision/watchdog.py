@@ -6,7 +6,6 @@ Each program has a thread of its own, so that a slow or frozen program never del
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import threading
 import time
@@ -177,7 +176,7 @@ class Watchdog(threading.Thread):
                     stdout=out,
                     stderr=out,
                     cwd=self.program.cwd,
-                    env={**os.environ, **self.program.environment()},
+                    env=self.program.environment(),
                     # Ctrl-C in the terminal must reach only the supervisor, which stops all programs in order.
                     start_new_session=True,
                 )

@@ -1,11 +1,13 @@
 """Faust app with the settings that proved reliable; docs/adr/0002-faust.md has the reason of each."""
 
 import faust
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.tables import recovery
 from faust.types import TP
 
 from contracts.topics import MAX_DEAD_LETTER_BYTES
 from infrastructure.messaging.broker import partition_of
+from infrastructure.messaging.kafka_security import password, tls_context
 from infrastructure.process.settings import Settings
 
 _on_recovery_completed = recovery.Recovery.on_recovery_completed
@@ -25,12 +27,26 @@ async def _without_fetching_either(self: recovery.Recovery, generation_id: int =
     await _resume_streams(self, generation_id)
 
 
+def credentials(settings: Settings) -> Credentials | None:
+    """Return the credentials with which Faust connects; `None` for a broker without TLS and passwords."""
+    if settings.uses_kafka_sasl:
+        return SASLCredentials(
+            mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_username,
+            password=password(settings),
+            ssl_context=tls_context(settings) if settings.uses_kafka_tls else None,
+        )
+    return SSLCredentials(tls_context(settings)) if settings.uses_kafka_tls else None
+
+
 def create_app(settings: Settings, service: str) -> faust.App:
     """Return a Faust app for one replica of `service`. Call it once, in the composition root."""
     setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - visibly a patch
     setattr(recovery.Recovery, "_resume_streams", _without_fetching_either)  # noqa: B010 - visibly a patch
     return faust.App(
         settings.prefix + service,
+        env={},  # or variables such as BROKER_URL, meant for other programs, would go before these settings
+        broker_credentials=credentials(settings),
         broker=[f"holdfast://{address}" for address in settings.kafka.split(",")],
         datadir=f"{settings.state_dir}/faust",
         store="memory://",

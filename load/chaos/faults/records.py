@@ -14,6 +14,7 @@ from contracts.envelope import rfc3339
 from contracts.ids import uuid7
 from infrastructure.local.commands import topic_reader
 from infrastructure.messaging.broker import partition_of
+from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.clock import now
 from infrastructure.process.settings import Settings
 from load.chaos.checks.observed_state import PlantedRecord
@@ -33,7 +34,7 @@ Offsets = Mapping[TopicPartition, int]
 @asynccontextmanager
 async def _producer(settings: Settings) -> "AsyncIterator[AIOKafkaProducer]":
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka, max_request_size=1_100_000, request_timeout_ms=10_000, acks="all"
+        **client_options(settings), max_request_size=1_100_000, request_timeout_ms=10_000, acks="all"
     )
     await producer.start()
     try:

@@ -6,8 +6,12 @@ import logging
 import signal
 import sys
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
 import order_service.payment.provider
 from infrastructure.observability import logs
+from infrastructure.process.settings import explain
 from order_service.payment.provider.database import ProviderDatabase
 from order_service.payment.provider.listener import serve
 from order_service.payment.provider.server import ProviderServer
@@ -24,7 +28,7 @@ async def run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = ProviderServer(
         ProviderDatabase(settings.provider_file),
-        WebhookSender(settings.webhook_secret.get_secret_value()),
+        WebhookSender(settings.webhook_secret.get_secret_value(), settings.webhook_url),
         settings.provider_key.get_secret_value(),
         late=settings.provider_late_seconds,
     )
@@ -41,7 +45,11 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("run", help=run.__doc__, description=run.__doc__, epilog=f"example: {program} run")
     parser.parse_args()
-    settings = Settings()
+    try:
+        settings = Settings()
+    except (ValidationError, SettingsError) as error:
+        print(explain(error), file=sys.stderr)
+        return 2
     logs.configure("provider", settings)
     return asyncio.run(run(settings))
 

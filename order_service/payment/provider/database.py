@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from infrastructure.process.private_files import create_private_file
+
 ChargeOutcome = tuple[Literal["captured", "declined"], int | None]
 """The outcome of a charge, and the captured amount."""
 
@@ -49,7 +51,7 @@ class ProviderDatabase:
 
     def __init__(self, file: str) -> None:
         if file != ":memory:":
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            create_private_file(Path(file))
         self._db = sqlite3.connect(file, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")  # survives a crash of the process, but not of the machine

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contracts.envelope import first_error
 from contracts.inventory import Identifier
 from contracts.orders import Token
+from infrastructure.process.loopback import refusal_of_request
 from order_service.payment.provider.database import ChargeOutcome, Conflict, ProviderDatabase, RequestedCharge
 from order_service.payment.provider.webhooks import WebhookSender
 
@@ -89,7 +90,8 @@ class ProviderServer:
 
     def app(self) -> web.Application:
         """Return the application. It resumes late captures that were pending before a restart."""
-        app = web.Application(middlewares=[_read_body, self._simulate_failures], client_max_size=64 * 1024)
+        middlewares = [_refuse_foreign_pages, _read_body, self._simulate_failures]
+        app = web.Application(middlewares=middlewares, client_max_size=64 * 1024)
         app.add_routes(
             [
                 web.post("/v1/charges", self._charge),
@@ -145,6 +147,8 @@ class ProviderServer:
 
     async def _charge(self, request: web.Request) -> web.StreamResponse:
         body = NewCharge.model_validate_json(await request.read())
+        if body.webhook_url and not self.webhooks.accepts(body.webhook_url):
+            return _problem(422, "invalid", "webhook_url must be HOLDFAST_WEBHOOK_URL or an address of this machine")
         if body.token not in TOKENS:
             return _problem(422, "unknown-token", f"{body.token!r} is not a known token")
         requested = RequestedCharge(
@@ -226,6 +230,14 @@ async def _read_body(request: web.Request, handler: Handler) -> web.StreamRespon
     except TimeoutError:
         return _disconnect(request)
     return await handler(request)
+
+
+@web.middleware
+async def _refuse_foreign_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests that a web page may have sent: `/control` needs no key, and the history is private."""
+    headers = request.headers
+    refusal = refusal_of_request(headers.getall("Host", ()), headers.getall("Origin", ()))
+    return await handler(request) if refusal is None else _problem(403, "forbidden", refusal)
 
 
 def _outcome(body: NewCharge) -> ChargeOutcome | None:

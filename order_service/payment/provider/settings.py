@@ -4,10 +4,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from order_service.payment.settings import Settings as SharedSettings
+from infrastructure.security.secrets import WebhookSettings
+from order_service.payment.settings import Settings as PaymentSettings
 
 
-class Settings(SharedSettings):
+class Settings(PaymentSettings, WebhookSettings):
     """Environment variables such as `HOLDFAST_PROVIDER_PORT`; the key and the webhook secret are those of payment."""
 
     provider_host: str = "127.0.0.1"

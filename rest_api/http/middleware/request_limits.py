@@ -1,7 +1,7 @@
 """Middleware that refuses foreign hosts, and large heads and bodies."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -11,8 +11,8 @@ from rest_api.protocol.problems import Problem
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 16 * 1024
-PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Paths that orchestrators request by whatever address they know."""
+PROBES: Final = frozenset({"/livez", "/readyz"})
+"""Paths that orchestrators request by whatever address they know, in production."""
 _PORT: Final = re.compile(r":\d*$")
 
 
@@ -22,9 +22,13 @@ class LimitsMiddleware:
     It counts a body while it arrives, whether or not its length was announced.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
-        """`hosts` are the names that a `Host` header may have, in lower case and without a port."""
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], any_host_paths: Collection[str] = ()) -> None:
+        """`hosts` are the names that a `Host` header may have, in lower case and without a port.
+
+        `any_host_paths` are answered under any name.
+        """
         self.app = app
+        self.any_host_paths = frozenset(any_host_paths)
         self.hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +47,7 @@ class LimitsMiddleware:
 
     def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
         host = _PORT.sub("", headers.get("host", ""))
-        if host.lower() not in self.hosts and scope["path"] not in PROBES:
+        if host.lower() not in self.hosts and scope["path"] not in self.any_host_paths:
             return Problem("bad-request", "this shop does not go by that Host", headers={"Connection": "close"})
         head = len(scope.get("raw_path") or b"") + len(scope["query_string"])
         if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:

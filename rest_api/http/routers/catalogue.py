@@ -21,7 +21,7 @@ _WORD: Final = re.compile(r"[^\W_]+")
 
 Sort = Literal["code", "name", "-name", "price", "-price", "available", "-available"]
 _SORT_COLUMNS: Final = {"code": "code", "name": "name", "price": "amount", "available": "available"}
-_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f]*$"
+_NO_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class ProductBody(BaseModel):

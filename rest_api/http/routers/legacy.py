@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
+from infrastructure.process.environment import SERVER_SECRETS, child_environment
 from rest_api.http.dependencies import SECURITY_DEPENDENCIES, AdminUser
 from rest_api.http.routers.pages import stream_without_upgrade
 from rest_api.protocol.problems import Problem
@@ -42,7 +43,12 @@ async def migrate(_: AdminUser) -> dict[str, str]:
 
 async def _run(command: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "inventory_service", command, stdin=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-m",
+        "inventory_service",
+        command,
+        stdin=asyncio.subprocess.DEVNULL,
+        env=child_environment({}, SERVER_SECRETS),
     )
     try:
         async with asyncio.timeout(MIGRATION_SECONDS):

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import rest_api
 from infrastructure.observability import metrics
+from infrastructure.process.loopback import refusal_of_request
 from rest_api.http import problem_pages
 from rest_api.http.dependencies import AppState, AppStateDep, app_state
 from rest_api.http.fields.media_types import HTML, json_quality, quality
@@ -50,9 +51,11 @@ async def readyz(edge: AppStateDep) -> Response:
 
 
 @router.get("/metrics")
-async def prometheus(edge: AppStateDep) -> Response:
+async def prometheus(request: Request, edge: AppStateDep) -> Response:
     """Return metrics for Prometheus. In production only the health port serves them."""
     _not_in_production(edge)
+    if refusal := refusal_of_request(request.headers.getlist("host"), request.headers.getlist("origin")):
+        raise Problem("forbidden", refusal)
     return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
