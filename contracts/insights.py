@@ -54,13 +54,17 @@ class Related(Message):
 
 
 class Takings(_Value):
-    """Sums in minor units of one currency: `ordered` by `orders` committed orders, `captured`, and `refunded`."""
+    """Sums in minor units of one currency: `ordered` by `orders` committed orders, `captured`, and `refunded`.
+
+    `payments` is the number of captured payments. It is 0 in records from before it was counted, also if some were.
+    """
 
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     orders: int = 0
     ordered: int = 0
     captured: int = 0
     refunded: int = 0
+    payments: int = 0
 
     @property
     def revenue(self) -> int:
@@ -69,8 +73,13 @@ class Takings(_Value):
 
     @property
     def average_order(self) -> float | None:
-        """The average amount of an order, `None` without orders."""
-        return _share(self.ordered, self.orders)
+        """The average amount of a paid order, `None` without one.
+
+        Where payments were captured but not counted, it is the average of all committed orders.
+        """
+        if self.payments:
+            return _share(self.captured, self.payments)
+        return _share(self.ordered, self.orders) if self.captured else None
 
 
 class Figures(Message):

@@ -44,6 +44,11 @@ class EdgeSettings(WebhookSettings, TokenSettings):
         default=60, ge=0, description="how long a guest's tokens stay valid after a newer one was issued"
     )
 
+    mails_url: str = Field(
+        default="",
+        description="address of the local mail catcher's page; the shop's page links to it in the local profile",
+    )
+
     payment_tokens: str = Field(
         default="tok_approve,tok_decline,tok_timeout,tok_late,tok_twice,tok_wrong_amount",
         description="accepted payment tokens, comma-separated; empty: accept any, the provider validates",

@@ -98,7 +98,7 @@ def _payment_fact(at: datetime, message: PaymentEvent) -> Fact:
     kept = _required_retention(payments.EVENTS.retention)
     match message:
         case payments.Captured(payment_id=id_, amount=amount):
-            money = {("captured", amount.currency): amount.amount}
+            money = {("captured", amount.currency): amount.amount, ("payments", amount.currency): 1}
             return Fact(("captured", id_), at, kept, {"payments_captured": 1}, money)
         case payments.Declined(payment_id=id_):
             return Fact(("declined", id_), at, kept, {"payments_declined": 1})

@@ -35,7 +35,7 @@ STORE_OPTIONS: Final = "-c transaction_timeout=5s -c lock_timeout=4s -c jit=off"
 
 MAX_PAIRS_PER_TRANSACTION: Final = 5_000
 """The greatest number of product pairs per transaction, unless one order has more: a hundred lines make 4,950."""
-_MONEY: Final = ("orders", "ordered", "captured", "refunded")
+_MONEY: Final = ("orders", "ordered", "captured", "refunded", "payments")
 
 Rows = Sequence[tuple[Any, ...]]
 

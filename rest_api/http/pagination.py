@@ -51,13 +51,15 @@ def from_microseconds(value: int) -> datetime:
     return UNIX_EPOCH + value * _MICROSECOND
 
 
-def page_response(items: list[Any], after: str | None, request: Request) -> Response:
+def page_response(items: list[Any], after: str | None, request: Request, **more: Any) -> Response:
     """Return a page of a list as a response, with a `Link` to the next page if `after` is not `None`.
 
-    The path of a request is canonical, so its segments are encoded already.
+    `more` are further fields of the body. The path of a request is canonical, so its segments are encoded already.
     """
     headers = {}
     if after is not None:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != "after"]
         headers["Link"] = f'<{request.scope["path"]}?{urlencode([*query, ("after", after)])}>; rel="next"'
-    return Response(orjson.dumps({"items": items, "after": after}), headers=headers, media_type="application/json")
+    return Response(
+        orjson.dumps({"items": items, "after": after, **more}), headers=headers, media_type="application/json"
+    )

@@ -1,6 +1,5 @@
 /** The cart on the page: held lines and the time left, pending changes, and refusals with their reasons. */
 
-import { nameClass } from "./catalogue.js";
 import { byId, makeElement, setText } from "./dom.js";
 import { productArt } from "./product_art.js";
 import { cartSummary, countdown, money, refusalText } from "./format.js";
@@ -65,7 +64,7 @@ export class CartView {
     } }, sign);
     const fewer = step(-1, "−", "One fewer");
     const more = step(1, "+", "One more");
-    const title = makeElement("h3", {}, name);
+    const title = makeElement("h3", { class: "name" }, name);
     const each = makeElement("p", { class: "each" });
     const state = makeElement("p", { class: "state" });
     const amount = makeElement("p", { class: "amount" });
@@ -92,7 +91,6 @@ export class CartView {
     const { name, price, held, state, refusal: refused } = line;
     Object.assign(item.dataset, { state, held, quantity: line.quantity });
     setText(parts.title, name);
-    parts.title.className = nameClass(name);
     setText(parts.each, price ? `${money(price)} each` : "");
     setText(parts.amount, price && line.quantity ? money({ ...price, amount: price.amount * line.quantity }) : "");
     setText(parts.state, STATES[state]);
@@ -118,12 +116,13 @@ export class CartView {
     const currency = held[0]?.price.currency ?? "GBP";
     const total = money({ amount: held.reduce((sum, line) => sum + line.price.amount * line.held, 0), currency });
     byId("cart-empty").hidden = lines.length > 0;
-    byId("sum").hidden = lines.length === 0;
+    byId("sum").hidden = !lines.some((line) => line.held || line.state === "pending");
     setText(byId("total"), total);
     const ended = !lines.length && byId("notice").textContent !== "";
-    setText(byId("bar-text"), ended ? "Your cart has expired" : cartSummary(lines));
+    const { summary, level } = byId("checkout-outcome").dataset;
+    setText(byId("bar-text"), summary || (ended ? "Your cart has expired" : cartSummary(lines)));
     setText(byId("bar-total"), held.length ? total : "");
-    byId("bar").dataset.state = ["refused", "pending"].find((state) => lines.some((line) => line.state === state)) ?? "held";
+    byId("bar").dataset.state = level === "trouble" ? "refused" : ["refused", "pending"].find((state) => lines.some((line) => line.state === state)) ?? "held";
   }
 
   /** If a line with the focus is removed, move the focus to the next line, or to the cart. */

@@ -2,12 +2,14 @@
 
 import { byId, makeElement, setText } from "./dom.js";
 import { productArt } from "./product_art.js";
-import { lineStatus, money, stockLabel } from "./format.js";
+import { commonWords, displayName, lineStatus, money, stockLabel } from "./format.js";
 
 const PAGE_SIZE = 24;
 const SEARCH_DELAY = 250; // milliseconds after the last key
 const WATCH_DELAY = 300; // milliseconds after the last scroll
 const MAX_QUANTITY = 999;
+const MAX_QUERY = 200; // characters
+const EXAMPLES = 3; // words in the placeholder of the search field
 
 export class Catalogue {
   #products;
@@ -17,6 +19,7 @@ export class Catalogue {
   #cards = new Map(); // code -> the elements of a product
   #query = null;
   #after = null;
+  #total = 0; // products on all pages of the query
   #loading = null; // the AbortController of the current request
   #failed = false;
   #inView = new Set();
@@ -36,7 +39,7 @@ export class Catalogue {
     let typing = null;
     const search = () => {
       clearTimeout(typing);
-      this.#search(byId("q").value.trim());
+      this.#search(byId("q").value.trim().normalize("NFC").slice(0, MAX_QUERY));
     };
     byId("search").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -96,13 +99,17 @@ export class Catalogue {
     const first = this.#after === null;
     const parameters = new URLSearchParams({ limit: PAGE_SIZE });
     if (this.#query) parameters.set("q", this.#query);
-    if (!first) parameters.set("after", this.#after);
+    if (first) parameters.set("total", "true");
+    else parameters.set("after", this.#after);
     try {
       const response = await fetch(`/v1/products?${parameters}`, { signal: loading.signal });
       if (!response.ok) throw new Error(`the catalogue responded with ${response.status}`);
-      const { items, after } = await response.json();
+      const body = await response.json();
       this.#failed = false;
-      this.#show(items, after, first);
+      if (first) this.#total = body.total;
+      this.#show(body.items, body.after, first);
+      setText(byId("catalogue-status"), this.#countText(body));
+      if (first) this.#showSuggestions(body);
     } catch (error) {
       if (loading.signal.aborted) return;
       this.#failed = true;
@@ -125,18 +132,33 @@ export class Catalogue {
     this.#after = after;
     byId("more").hidden = after === null;
     if (wasMore && after === null) added[0]?.querySelector("input").focus();
-    setText(byId("catalogue-status"), this.#countText(after));
   }
 
-  #countText(after) {
+  #countText({ after, corrected }) {
     const shown = this.#cards.size;
     if (!shown) return this.#query ? `No products found for “${this.#query}”.` : "There are no products yet.";
-    if (after !== null) return `${shown} shown`;
-    return shown === 1 ? "1 product" : `${shown} products`;
+    const products = this.#total === 1 ? "1 product" : `${this.#total} products`;
+    const count = after === null ? products : `${shown} of ${products}`;
+    return corrected === undefined ? count : `No products found for “${this.#query}”. Showing ${count} for “${corrected}”.`;
+  }
+
+  /** Offer other searches when nothing was found, and name words that find something in the empty search field. */
+  #showSuggestions({ items, suggestions = [] }) {
+    const search = (text, label) => makeElement("button", { type: "button", class: "plain", click: () => {
+      byId("q").value = text;
+      byId("q").focus();
+      this.#search(text);
+    } }, label);
+    const none = !items.length && this.#query;
+    const buttons = none ? [...suggestions.map((word) => search(word, `Search for “${word}”`)), search("", "Show all products")] : [];
+    byId("suggestions").replaceChildren(...buttons);
+    const words = this.#query ? [] : commonWords(items.map(({ name }) => name), EXAMPLES);
+    if (words.length) byId("q").placeholder = `Search: ${words.join(", ")}…`;
   }
 
   #createCard(product) {
-    const { code, name, price } = product;
+    const { code, price } = product;
+    const name = displayName(product.name, code);
     const quantity = makeElement("input", {
       type: "number", min: 1, max: MAX_QUANTITY, value: 1, required: true, inputmode: "numeric", "aria-label": `How many: ${name}`,
     });
@@ -151,7 +173,7 @@ export class Catalogue {
     } }, quantity, add);
     const item = makeElement("li", { class: "product", "data-product": code },
       productArt(code, name),
-      makeElement("h3", { class: nameClass(name) }, name),
+      makeElement("h3", { class: "name" }, name),
       makeElement("p", { class: "price" }, money(price)),
       left,
       cartStatus,
@@ -171,9 +193,4 @@ export class Catalogue {
     clearTimeout(this.#watchTimer);
     this.#watchTimer = setTimeout(() => this.#watch(this.#inView), WATCH_DELAY);
   }
-}
-
-/** Return the CSS class of a product name. Names in capitals get a class that displays them in lower case. */
-export function nameClass(name) {
-  return name === name.toUpperCase() ? "name capitals" : "name";
 }

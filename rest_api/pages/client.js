@@ -10,6 +10,7 @@
  */
 
 import { Cart } from "./cart.js";
+import { displayName } from "./format.js";
 import { ProductCache } from "./product_cache.js";
 
 export const SUBPROTOCOL = "holdfast.v1";
@@ -149,9 +150,9 @@ export class Client {
     return end === null ? null : Math.max(0, end - (now + this.#clockOffset));
   }
 
-  /** Return the name of a product, or its code if the name is unknown. */
+  /** Return the name of a product as it is displayed, or its code if the name is unknown. */
   name(product) {
-    return this.#cart.line(product)?.name ?? this.products.product(product)?.name ?? product;
+    return displayName(this.#cart.line(product)?.name ?? this.products.product(product)?.name ?? product, product);
   }
 
   /** Return `[{product, name, price, held, quantity, state: "pending" | "held" | "refused", refusal}]`. */

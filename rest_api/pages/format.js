@@ -12,11 +12,36 @@ export function decimals(currency) {
   return THREE_DECIMALS.has(currency) ? 3 : 2;
 }
 
-/** Format an amount in minor units. */
+const SIGNS = { GBP: "£", EUR: "€", USD: "$", JPY: "¥" };
+
+/** Format an amount in minor units, as contracts/display.py does: £1,250.00, ¥849, 8.49 CHF. */
 export function money({ amount, currency }) {
   const digits = decimals(currency);
-  const options = { style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits };
-  return new Intl.NumberFormat("en-GB", options).format(amount / 10 ** digits);
+  const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const number = new Intl.NumberFormat("en-GB", options).format(Math.abs(amount) / 10 ** digits);
+  const minus = amount < 0 ? "-" : "";
+  return SIGNS[currency] ? `${minus}${SIGNS[currency]}${number}` : `${minus}${number} ${currency}`;
+}
+
+/**
+ * Return the name of a product as it is displayed: a name in capitals in lower case, but for its first character.
+ *
+ * `code` is the product's code, which stands for an unknown name and is never changed. Mails and notices have the same
+ * rule in Python.
+ */
+export function displayName(name, code) {
+  const lowered = name.toLowerCase();
+  if (name === code || name !== name.toUpperCase() || name === lowered) return name;
+  return lowered.replace(/^./su, (first) => first.toUpperCase());
+}
+
+/** Return words that occur most often in names, as examples of a search that finds something. */
+export function commonWords(names, count) {
+  const numbers = new Map();
+  for (const name of names) {
+    for (const word of new Set(name.toLowerCase().match(/\p{L}[\p{L}\p{M}]{3,}/gu))) numbers.set(word, (numbers.get(word) ?? 0) + 1);
+  }
+  return [...numbers].sort(([, one], [, other]) => other - one).slice(0, count).map(([word]) => word);
 }
 
 /** Format a duration as minutes and seconds, rounded up. */
@@ -96,14 +121,43 @@ const PROGRESS = {
 export function orderStatus({ status, reason, refunded }) {
   if (status !== "cancelled") return PROGRESS[status] ?? status;
   const refund = refunded?.amount ? ` ${money(refunded)} was refunded.` : "";
+  return `${cancellationText(reason)}${refund}`;
+}
+
+function cancellationText(reason) {
   switch (reason) {
-    case "cancelled": return `Cancelled, as you asked.${refund}`;
+    case "cancelled": return "Cancelled, as you asked.";
     case "declined": return "The payment was declined. The items are back in your cart if they were still available.";
-    case "payment_unavailable": return `The payment could not be completed. The items are back in your cart.${refund}`;
-    case "delivery_failed": return `It could not be delivered.${refund}`;
-    case "wrong_amount": return `The payment was for the wrong amount.${refund}`;
-    default: return `Cancelled: ${(reason ?? "failed").replaceAll("_", " ")}.${refund}`;
+    case "payment_unavailable": return "The payment could not be completed. The items are back in your cart if they were still available.";
+    case "delivery_failed": return "It could not be delivered.";
+    case "wrong_amount": return "The payment was for the wrong amount.";
+    case "cart_changed": return "Not placed: your cart had changed in the meantime.";
+    case "cart_empty": return "Not placed: your cart was empty.";
+    case "total_changed": return "Not placed: the total had changed in the meantime.";
+    case "expired": return "Not placed: the time of your cart had run out.";
+    case "out_of_stock": return "Not placed: not everything was available any more.";
+    case "unknown_product": return "Not placed: one of the products is no longer for sale.";
+    case "limit": return "Not placed: that was more than one order can hold.";
+    default: return "The shop could not process it.";
   }
+}
+
+/**
+ * Describe how far an order is, for the shopper who has just placed it: `{text, level, summary}`.
+ *
+ * The level is "progress" while the payment is open, then "success", or "trouble" if the order was cancelled.
+ */
+export function checkoutOutcome(order) {
+  const name = `order ${order.order_id.slice(0, 8)}`;
+  if (order.status === "cancelled") {
+    const again = order.reason === "declined" ? " Please check the card, or pay with another one." : "";
+    const summary = order.reason === "declined" ? "Payment declined" : "Order cancelled";
+    return { text: `Your ${name}: ${orderStatus(order)}${again}`, level: "trouble", summary };
+  }
+  if (order.status === "placed" || order.status === "committed") {
+    return { text: `Your ${name} is placed. Waiting for the payment…`, level: "progress", summary: "Waiting for the payment" };
+  }
+  return { text: `Thank you. Your ${name} is paid. You can follow it under “Your orders”.`, level: "success", summary: "Thank you" };
 }
 
 /** Explain why an order was not placed; `answer` is the response, or null if there was none. */
@@ -114,6 +168,9 @@ export function orderErrorText(answer) {
     case "cart-expired": return "Your time ran out, so the items in your cart were released.";
     case "total-changed": return "The total has changed in the meantime. Please check it, then try again.";
     case "other-currency": return "The products are priced in different currencies. Please order them one after the other.";
+    case "out-of-stock": return "Not everything is available any more, so nothing was ordered. Please check your cart, then try again.";
+    case "unknown-product": return "One of the products is no longer for sale. Please remove it, then try again.";
+    case "over-limit": return "That is more than one order can hold.";
     case "payment-unavailable": return "Payments are not available right now. Your cart is unchanged; please try again in a moment.";
     case "unknown-payment-token": return "That payment method is not accepted.";
     case "invalid": return `Please check: ${fields(answer)}.`;
@@ -125,7 +182,10 @@ export function orderErrorText(answer) {
 export function requestErrorText(answer) {
   switch (slug(answer)) {
     case "order-not-cancellable": return "It is already on its way, so it can no longer be cancelled.";
-    case "rate-limited": return "That was a little fast. One moment, please.";
+    case "rate-limited": return "That was a little fast. Please try again in a moment.";
+    case "request-in-progress": return "The shop is still working on it. Please try again in a moment.";
+    case "unauthenticated":
+    case "token-expired": return "Your session has ended. Please load this page again.";
     default: return "The shop did not respond. Nothing is lost: please try again in a moment.";
   }
 }

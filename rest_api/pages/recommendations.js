@@ -1,8 +1,7 @@
 /** Recommendations below the cart: products often bought together with its lines, loaded once per product. */
 
-import { nameClass } from "./catalogue.js";
 import { byId, makeElement } from "./dom.js";
-import { money } from "./format.js";
+import { displayName, money } from "./format.js";
 
 const MAX_LINES = 5; // the last lines of the cart, for which related products are loaded
 const MAX_SHOWN = 3;
@@ -43,12 +42,13 @@ export class Recommendations {
     this.#block.hidden = !items.length;
   }
 
-  #item({ code, name, price }) {
+  #item({ code, name: catalogueName, price }) {
+    const name = displayName(catalogueName, code);
     const add = makeElement("button", { type: "button", class: "plain", "aria-label": `Add ${name}`, click: () => {
       this.#add(code, 1);
       byId("cart").focus();
     } }, "Add");
-    return makeElement("li", { "data-related": code }, makeElement("span", { class: nameClass(name) }, name), money(price), add);
+    return makeElement("li", { "data-related": code }, makeElement("span", { class: "name" }, name), money(price), add);
   }
 
   async #load(product) {

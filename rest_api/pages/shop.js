@@ -1,9 +1,11 @@
 /** Entry point of the shop's page: creates the client, its connection and the views, and runs the timer. */
 
 import { CartView } from "./cart_view.js";
-import { Catalogue, nameClass } from "./catalogue.js";
+import { Catalogue } from "./catalogue.js";
+import { CheckoutStatus } from "./checkout_status.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
+import { fillCountries } from "./countries.js";
 import { byId, makeElement, setText } from "./dom.js";
 import { Orders } from "./orders.js";
 import { Recommendations } from "./recommendations.js";
@@ -17,7 +19,7 @@ const ALERTS = new Set(["refused", "expired", "expiring", "rate_limited", "new_u
 const client = new Client(newId, restore());
 const connection = new Connection(client, onChange);
 const cartView = new CartView(client, onRequest);
-const orders = new Orders(client, newId, (text) => setText(byId("announcements"), text));
+const orders = new Orders(client, newId, new CheckoutStatus(), onChange);
 const catalogue = new Catalogue(client.products, add, watch, onChange);
 const recommendations = new Recommendations(client.products, add, onChange);
 
@@ -69,10 +71,7 @@ function announce(event) {
 
 /** Show a notice above the cart, with the expired lines, if any. */
 function showNotice(text, lines) {
-  const expired = lines.map(({ product, quantity }) => {
-    const name = client.name(product);
-    return makeElement("li", {}, `${quantity} × `, makeElement("span", { class: nameClass(name) }, name));
-  });
+  const expired = lines.map(({ product, quantity }) => makeElement("li", {}, `${quantity} × ${client.name(product)}`));
   byId("notice").replaceChildren(text, ...(expired.length ? [makeElement("ul", {}, ...expired)] : []));
 }
 
@@ -80,7 +79,7 @@ function renderConnection() {
   const { state, retryAt } = connection;
   const texts = {
     connecting: "Connecting…",
-    open: "Connected",
+    open: "Live stock",
     waiting: "Connection lost. Your cart is unchanged.",
     stopped: "Disconnected by the shop.",
   };
@@ -99,6 +98,7 @@ function openCart(open) {
   document.body.classList.toggle("cart-open", open);
   byId("bar").setAttribute("aria-expanded", String(open));
   byId("catalogue").inert = open;
+  onChange();
   (open ? byId("cart") : byId("bar")).focus();
 }
 
@@ -131,6 +131,7 @@ function save() {
   }
 }
 
+fillCountries(byId("checkout").elements.country);
 byId("reconnect").addEventListener("click", () => connection.connect());
 byId("bar").addEventListener("click", () => openCart(true));
 byId("cart-close").addEventListener("click", () => openCart(false));

@@ -53,6 +53,9 @@ class CatalogueReadModel:
 
     async def run(self) -> None:
         """Read from the stored positions, indefinitely. Raises when Kafka or Postgres is unavailable; run it again."""
+        indexed = await self._store.index_products()
+        if indexed:
+            log.info("indexed the words of %d products", indexed)
         positions, levels = await self._store.load_stock_and_positions(self._projector.topic_names)
         self._ticker.update(levels)
         await self._projector.run(positions)

@@ -1,16 +1,49 @@
 -- name: put_products
 -- Insert or update products from the catalogue; an older version changes nothing.
-INSERT INTO product (code, version, name, category, amount, currency, images, deleted)
+INSERT INTO product (code, version, name, category, amount, currency, images, deleted, words, words_version, words_of)
 SELECT code, version, name, category, amount, currency,
-       ARRAY(SELECT jsonb_array_elements_text(images)), deleted
+       ARRAY(SELECT jsonb_array_elements_text(images)), deleted,
+       array_to_tsvector(ARRAY(SELECT jsonb_array_elements_text(words))), %(words_version)s, name
   FROM unnest(%(code)s::text[], %(version)s::bigint[], %(name)s::text[], %(category)s::text[], %(amount)s::bigint[],
-              %(currency)s::text[], %(images)s::jsonb[], %(deleted)s::boolean[])
-       AS input (code, version, name, category, amount, currency, images, deleted)
+              %(currency)s::text[], %(images)s::jsonb[], %(deleted)s::boolean[], %(words)s::jsonb[])
+       AS input (code, version, name, category, amount, currency, images, deleted, words)
  ORDER BY code
 ON CONFLICT (code) DO UPDATE
    SET version = excluded.version, name = excluded.name, category = excluded.category, amount = excluded.amount,
-       currency = excluded.currency, images = excluded.images, deleted = excluded.deleted
+       currency = excluded.currency, images = excluded.images, deleted = excluded.deleted, words = excluded.words,
+       words_version = excluded.words_version, words_of = excluded.words_of
  WHERE product.version < excluded.version;
+
+-- name: put_vocabulary
+INSERT INTO vocabulary (word, keys)
+SELECT word, ARRAY(SELECT jsonb_array_elements_text(keys))
+  FROM unnest(%(word)s::text[], %(keys)s::jsonb[]) AS input (word, keys)
+ ORDER BY word
+ON CONFLICT (word) DO NOTHING;
+
+-- name: unindexed
+-- The next products, in order, whose words are of another name or of another version of the rules.
+SELECT code, name FROM product
+ WHERE version > 0 AND code > %(code)s AND (words_version <> %(words_version)s OR words_of IS DISTINCT FROM name)
+ ORDER BY code LIMIT %(limit)s;
+
+-- name: index_products
+-- Store the words of products that still have the names that were read.
+UPDATE product
+   SET words = array_to_tsvector(ARRAY(SELECT jsonb_array_elements_text(input.words))),
+       words_version = %(words_version)s, words_of = input.name
+  FROM unnest(%(code)s::text[], %(name)s::text[], %(words)s::jsonb[]) AS input (code, name, words)
+ WHERE product.code = input.code AND product.name = input.name;
+
+-- name: word_counts
+-- In how many products each word occurs, up to a hundred.
+SELECT word, (SELECT count(*) FROM (
+           SELECT FROM product WHERE words @@ query::tsquery AND version > 0 AND NOT deleted LIMIT 100) AS found)
+  FROM unnest(%(word)s::text[], %(query)s::text[]) AS input (word, query);
+
+-- name: similar_words
+-- The words that share a key with a misspelled one. A name of one word has at most some dozens of them.
+SELECT word FROM vocabulary WHERE keys && %(keys)s::text[] LIMIT 200;
 
 -- name: put_stock
 -- Insert or update stock levels; an older version changes nothing.
@@ -53,6 +86,10 @@ SELECT code, name, category, amount, currency, images, available, version, stock
  WHERE version > 0 AND NOT deleted {conditions}
  ORDER BY {column} {direction}, code {direction}
  LIMIT %(limit)s;
+
+-- name: count_products
+-- The number of products that match; it stops counting at a limit.
+SELECT count(*) FROM (SELECT FROM product WHERE version > 0 AND NOT deleted {conditions} LIMIT %(limit)s) AS found;
 
 -- name: claim
 -- Claim an idempotency key; no row if it is already in use.

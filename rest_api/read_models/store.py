@@ -19,6 +19,8 @@ from contracts.inventory import Product, Stock
 from infrastructure.process.settings import Settings
 from infrastructure.storage.postgres import TRANSIENT_ERRORS, conninfo, load_queries
 from infrastructure.storage.retention import DELETE_LIMIT, delete_in_batches
+from rest_api.read_models import search_terms
+from rest_api.read_models.search_terms import SearchQuery
 from rest_api.security.guest_sessions import GuestSession
 
 SQL_FOLDER: Final = Path(__file__).parent
@@ -38,6 +40,11 @@ _SORTS: Final = {
     "available": ("available", True),
     "-available": ("available", False),
 }
+
+INDEX_BATCH: Final = 500
+"""Number of products that are indexed in one transaction."""
+MAX_COUNT: Final = 10_000
+"""Number of products up to which matches are counted."""
 
 ReadPosition = tuple[str, int, int]
 """Topic, partition, and the offset of the next record to read."""
@@ -63,10 +70,10 @@ class ProductRow:
 class ProductFilters:
     """Filters and sort order of a product list.
 
-    Each of `words` is a prefix of some word of the product's code or name. A filter that is `None` does not apply.
+    `search` matches words of the product's code or name. A filter that is `None` does not apply.
     """
 
-    words: tuple[str, ...] | None = None
+    search: SearchQuery | None = None
     category: str | None = None
     available_min: int | None = None
     available_max: int | None = None
@@ -134,7 +141,9 @@ class Store:
         """
         async with self.transaction() as connection:
             if products:
-                await connection.execute(_QUERIES["put_products"], _product_columns(products))
+                words = [search_terms.index_lexemes(product.code, product.name) for product in products]
+                await connection.execute(_QUERIES["put_products"], _product_columns(products, words))
+                await _put_vocabulary(connection, words)
             if stock:
                 columns = {
                     "code": [level.product for level in stock],
@@ -143,6 +152,22 @@ class Store:
                 }
                 await connection.execute(_QUERIES["put_stock"], columns)
             await put_positions(connection, positions)
+
+    async def index_products(self) -> int:
+        """Index the products whose words were found by other rules, or in another name; return their number."""
+        indexed, last = 0, ""
+        while True:
+            version = {"words_version": search_terms.INDEX_VERSION}
+            rows = await self.fetch_all(_QUERIES["unindexed"], {**version, "code": last, "limit": INDEX_BATCH})
+            if not rows:
+                return indexed
+            words = [search_terms.index_lexemes(code, name) for code, name in rows]
+            codes, names = zip(*rows, strict=True)
+            columns = {"code": list(codes), "name": list(names), "words": _as_json(words)}
+            async with self.transaction() as connection:
+                await connection.execute(_QUERIES["index_products"], {**version, **columns})
+                await _put_vocabulary(connection, words)
+            indexed, last = indexed + len(rows), codes[-1]
 
     async def load_stock_and_positions(
         self, topics: Sequence[str]
@@ -180,30 +205,32 @@ class Store:
         """
         column, ascending = _SORTS[filters.sort]
         above = ">" if ascending else "<"
-        conditions = {
-            "AND search @@ to_tsquery('simple', %(query)s)": filters.words is not None,
-            "AND category = %(category)s": filters.category is not None,
-            "AND available >= %(available_min)s": filters.available_min is not None,
-            "AND available <= %(available_max)s": filters.available_max is not None,
-            f"AND ({column}, code) {above} (%(value)s, %(code)s)": after is not None,
-        }
+        conditions, parameters = _conditions(filters)
+        if after is not None:
+            conditions += f" AND ({column}, code) {above} (%(value)s, %(code)s)"
+            parameters |= {"value": after[0], "code": after[1]}
         query = _QUERIES["products"].format(
-            column=column,
-            direction="ASC" if ascending else "DESC",
-            conditions=" ".join(condition for condition, applies in conditions.items() if applies),
+            column=column, direction="ASC" if ascending else "DESC", conditions=conditions
         )
-        value, code = after or (None, None)
-        parameters = {
-            # Words consist of letters and digits only, so none of them can be an operator of the query language.
-            "query": " & ".join(f"{word}:*" for word in filters.words or ()),
-            "category": filters.category,
-            "available_min": filters.available_min,
-            "available_max": filters.available_max,
-            "value": value,
-            "code": code,
-            "limit": limit,
-        }
-        return [ProductRow(*row) for row in await self.fetch_all(query, parameters)]
+        return [ProductRow(*row) for row in await self.fetch_all(query, {**parameters, "limit": limit})]
+
+    async def count_products(self, filters: ProductFilters) -> int:
+        """Return the number of products that match, at most `MAX_COUNT`."""
+        conditions, parameters = _conditions(filters)
+        query = _QUERIES["count_products"].format(conditions=conditions)
+        [(count,)] = await self.fetch_all(query, {**parameters, "limit": MAX_COUNT})
+        return int(count)
+
+    async def word_counts(self, words: Iterable[str]) -> dict[str, int]:
+        """Return in how many products for sale each word is found, counted up to a hundred."""
+        columns = {word: search_terms.word_tsquery(word) for word in words}
+        rows = await self.fetch_all(_QUERIES["word_counts"], {"word": list(columns), "query": list(columns.values())})
+        return dict(rows)
+
+    async def similar_words(self, word: str) -> list[str]:
+        """Return words of the catalogue, now or formerly, that may be at most one edit from a word."""
+        rows = await self.fetch_all(_QUERIES["similar_words"], {"keys": search_terms.lookup_keys(word)})
+        return [row[0] for row in rows]
 
     # ---- idempotency keys -------------------------------------------------------------------------------------------
 
@@ -273,7 +300,35 @@ async def put_positions(connection: AsyncConnection[Row], positions: Sequence[Re
     await connection.execute(_QUERIES["put_positions"], columns)
 
 
-def _product_columns(products: Sequence[Product]) -> dict[str, list[Any]]:
+async def _put_vocabulary(connection: AsyncConnection[Row], words: Iterable[Iterable[str]]) -> None:
+    new = sorted({word for each in words for word in search_terms.vocabulary(each)})
+    columns = {"word": new, "keys": _as_json(map(search_terms.correction_keys, new))}
+    await connection.execute(_QUERIES["put_vocabulary"], columns)
+
+
+def _conditions(filters: ProductFilters) -> tuple[str, dict[str, Any]]:
+    """Return the conditions of a list in SQL, and their parameters."""
+    parameters = {
+        "search": None if filters.search is None else filters.search.tsquery,
+        "category": filters.category,
+        "available_min": filters.available_min,
+        "available_max": filters.available_max,
+    }
+    conditions = {
+        "search": "words @@ %(search)s::tsquery",
+        "category": "category = %(category)s",
+        "available_min": "available >= %(available_min)s",
+        "available_max": "available <= %(available_max)s",
+    }
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return "".join(f" AND {conditions[name]}" for name in given), given
+
+
+def _as_json(values: Iterable[Iterable[str]]) -> list[str]:
+    return [orjson.dumps(list(value)).decode() for value in values]
+
+
+def _product_columns(products: Sequence[Product], words: Iterable[Iterable[str]]) -> dict[str, Any]:
     return {
         "code": [product.code for product in products],
         "version": [product.version for product in products],
@@ -283,4 +338,6 @@ def _product_columns(products: Sequence[Product]) -> dict[str, list[Any]]:
         "currency": [product.price.currency for product in products],
         "images": [orjson.dumps(product.images).decode() for product in products],
         "deleted": [product.deleted for product in products],
+        "words": _as_json(words),
+        "words_version": search_terms.INDEX_VERSION,
     }

@@ -69,6 +69,8 @@ SELECT by, start, what, currency, sum(amount)::bigint FROM (
     UNION ALL SELECT by, start, split_part(type, '.', 3), data->'amount'->>'currency',
                      (data->'amount'->>'amount')::bigint FROM figure
                WHERE type IN ('holdfast.payments.captured', 'holdfast.payments.refunded')
+    UNION ALL SELECT by, start, 'payments', data->'amount'->>'currency', 1 FROM figure
+               WHERE type = 'holdfast.payments.captured'
     UNION ALL SELECT by, start, 'shoppers', '', count(DISTINCT user_id) FROM present GROUP BY by, start
     UNION ALL SELECT by, start, 'buyers', '', count(DISTINCT user_id) FROM present
                WHERE type = 'holdfast.orders.committed' GROUP BY by, start) AS numbers
@@ -312,7 +314,7 @@ def _numbers(figures: Figures) -> Iterator[tuple[str, int]]:
         if isinstance(value, int) and value and name != "version":
             yield name, value
     for takings in figures.takings:
-        for name in ("orders", "ordered", "captured", "refunded"):
+        for name in ("orders", "ordered", "captured", "refunded", "payments"):
             if value := getattr(takings, name):
                 yield name + takings.currency, value
 

@@ -109,6 +109,7 @@ def test_figures_by_window(client: httpx.Client, edge: Running) -> None:
                 "ordered": 501,
                 "captured": 400,
                 "refunded": 100,
+                "payments": 0,
                 "revenue": 300,
                 "average_order": 250.5,
             }

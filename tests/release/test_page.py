@@ -178,6 +178,26 @@ async def test_the_catalogue_is_shown_searched_and_paged(page: Page, shop: Shop,
     await expect(page.locator(".product")).to_have_count(0)
 
 
+async def test_a_search_that_finds_nothing_helps_on(page: Page, shop: Shop, word: str, tmp_path: Path) -> None:
+    letters = "".join(chr(ord("a") + int(digit, 16)) for digit in word if digit in "0123456789abcdef") or "abcdef"
+    shop.seed([(f"B-{word}", f"BLUE {letters.upper()} LANTERNS", 99, 5)], tmp_path)
+    await page.goto("/")
+    await expect(page.locator("#catalogue-status")).to_have_text(re.compile(r"^(24 of )?\d+ products?$"))
+    example = re.fullmatch(r"Search: (\w+).*", await page.get_by_role("searchbox").get_attribute("placeholder") or "")
+    assert example
+    await page.get_by_role("searchbox").fill(example[1])
+    await expect(page.locator(".product").first).to_be_visible()
+    await page.get_by_role("searchbox").fill(f"latern {letters}")
+    await expect(page.locator("#catalogue-status")).to_contain_text(f"Showing 1 product for “lantern {letters}”")
+    await expect(card(page, f"B-{word}").get_by_role("heading")).to_have_text(f"Blue {letters} lanterns")
+    await page.get_by_role("searchbox").fill(f"lantern {letters} nosuchthing")
+    await page.get_by_role("button", name=f"Search for “{letters}”").click()
+    await expect(card(page, f"B-{word}")).to_be_visible()
+    await page.get_by_role("searchbox").fill("nosuchthing")
+    await page.get_by_role("button", name="Show all products").click()
+    await expect(page.locator("#catalogue-status")).to_have_text(re.compile(r"^(24 of )?\d+ products?$"))
+
+
 async def test_names_are_shown_as_text(page: Page, shop: Shop, word: str, tmp_path: Path) -> None:
     shop.seed([(f"EVIL-{word}", f"{HOSTILE} {word}", 100, 5)], tmp_path)
     broken: list[str] = []
@@ -238,6 +258,7 @@ async def test_a_hold_beyond_the_stock_is_refused_with_the_available_units(page:
     await add(page, product, 11)
     await expect_line(page, product, "refused", held=0)
     await expect(line_of(page, product)).to_contain_text("Only 10 left; you asked for 11.")
+    await expect(page.locator("#sum")).to_be_hidden()
     await expect(page.locator("#alerts")).to_contain_text("Only 10 left")
     await line_of(page, product).get_by_role("button", name="Take 10").click()
     await expect_line(page, product, "held", held=10)
@@ -313,6 +334,9 @@ async def test_an_order_is_paid_packed_and_sent(page: Page, product: str, word: 
 async def test_a_payment_that_is_declined_brings_the_cart_back(page: Page, product: str, word: str) -> None:
     order = await buy(page, product, word, pays="tok_decline")
     await expect(order).to_contain_text("The payment was declined.")
+    await expect(page.locator("#checkout-outcome")).to_contain_text("The payment was declined.")
+    await expect(page.locator("#checkout-outcome")).to_be_in_viewport(ratio=1)
+    await expect(page.locator("#checkout-outcome")).to_be_focused()
     await expect_line(page, product, "held", held=2)
     await expect(order.get_by_role("button")).to_be_hidden()
     assert await held_by_shop(page) == {product: 2}

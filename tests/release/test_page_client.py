@@ -140,6 +140,30 @@ async def test_a_product_that_the_page_does_not_know_is_asked_for_with_the_cart(
     assert (told["lines"], told["sent"][-1]) == ([["LANTERN", "held", 1, 1]], [{"id": "i1", "type": "cart"}])
 
 
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("EDWARDIAN PARASOL BLACK", "Edwardian parasol black"),
+        ("Edwardian PARASOL", "Edwardian PARASOL"),
+        ("edwardian parasol", "edwardian parasol"),
+        ("6 RIBBONS RUSTIC CHARM", "6 ribbons rustic charm"),
+        ("SET/20 RED RETROSPOT PAPER NAPKINS ", "Set/20 red retrospot paper napkins "),
+        ("iPod holder", "iPod holder"),
+        ("12", "12"),
+        ("ΣΊΣΥΦΟΣ", "Σίσυφος"),
+        ("हिन्दी", "हिन्दी"),
+        ("ÉTÉ", "Été"),
+        ("TEAPOT", "TEAPOT"),  # its code
+    ],
+)
+async def test_a_name_in_capitals_is_displayed_in_lower_case(page: Page, name: str, shown: str) -> None:
+    script = """async (name) => (await import("/static/format.js")).displayName(name, "TEAPOT")"""
+    assert await page.evaluate(script, name) == shown
+
+
 # ---- outcomes -------------------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ CANCELLED = orders.Cancelled(order_id="o1", user_id="u1", version=4, status="can
         (
             payments.Captured(order_id="o1", user_id="u1", payment_id="p1", amount=GBP),
             {"payments_captured": 1},
-            {("captured", "GBP"): 250},
+            {("captured", "GBP"): 250, ("payments", "GBP"): 1},
         ),
         (payments.Declined(order_id="o1", user_id="u1", payment_id="p1", reason="no"), {"payments_declined": 1}, {}),
         (
@@ -219,6 +219,9 @@ def test_ratios() -> None:
         None,
     )
     assert Takings(currency="GBP").average_order is None
+    declined = Takings(currency="GBP", orders=3, ordered=3000)
+    assert declined.average_order is None
+    assert Takings(currency="GBP", orders=4, ordered=2204, captured=1625, payments=3).average_order == 1625 / 3
 
 
 # ---- baskets -------------------------------------------------------------------------------------------------------

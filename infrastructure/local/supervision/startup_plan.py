@@ -229,6 +229,7 @@ def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[st
         caught = f"smtp://{LOOPBACK}:{plan.ports['smtp']}"
         mails = {
             "HOLDFAST_CATCHER_SMTP_PORT": str(plan.ports["smtp"]),
+            "HOLDFAST_MAILS_URL": f"http://{LOOPBACK}:{plan.ports['catcher']}/",
             "HOLDFAST_SMTP_URL": os.environ.get("HOLDFAST_SMTP_URL", caught),
         }
     return {

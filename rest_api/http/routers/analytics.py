@@ -44,13 +44,18 @@ class Orders(BaseModel):
 
 
 class Money(BaseModel):
-    """Amounts in minor units of one currency. `revenue` is captured - refunded; `average_order` is ordered / orders."""
+    """Amounts in minor units of one currency. `revenue` is captured - refunded.
+
+    `average_order` is captured / payments, so declined orders do not count; in windows from before payments were
+    counted, where `payments` is 0 and `captured` is not, it is ordered / orders.
+    """
 
     currency: str
     orders: int
     ordered: int
     captured: int
     refunded: int
+    payments: int
     revenue: int
     average_order: float | None
 

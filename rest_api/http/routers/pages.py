@@ -1,5 +1,6 @@
 """Routes outside the API: probes, metrics, API descriptions and their viewer, problem pages, and the shop's page."""
 
+import html
 import re
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ router = APIRouter(include_in_schema=False)
 _PACKAGE: Final = Path(rest_api.__file__).parent
 _PAGES: Final = _PACKAGE / "pages"
 _VIEWER: Final = _PACKAGE / "vendor" / "swagger_ui"
+_FOOTER_PLACE: Final = "<!-- footer -->"
 _PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
 _VARY: Final = {"Vary": "Accept"}
 _VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
@@ -111,9 +113,13 @@ async def show_problem(request: Request, slug: str) -> Response:
 
 
 @router.get("/")
-async def shop() -> Response:
-    """Return the shop's page."""
-    return _file(_PAGES, "index.html")
+async def shop(edge: AppStateDep) -> Response:
+    """Return the shop's page. In the local profile it has links to figures, mails and descriptions."""
+    if edge.settings.profile != "local":
+        return _file(_PAGES, "index.html")
+    page = (_PAGES / "index.html").read_text(encoding="utf-8")
+    footer = _local_footer(edge.settings.mails_url)
+    return HTMLResponse(page.replace(_FOOTER_PLACE, footer), headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/static/{name:segment}")
@@ -140,6 +146,19 @@ def _file(folder: Path, name: str) -> Response:
     if not (folder / name).is_file():
         raise Problem("not-found")
     return file_response(folder / name)
+
+
+def _local_footer(mails_url: str) -> str:
+    """Return the footer of the shop's page in the local profile; without a mail catcher it has no link to mails."""
+    links = {
+        "Figures": "/analytics",
+        "Mails": mails_url,
+        "HTTP API": "/docs",
+        "Events and frames (AsyncAPI)": "/asyncapi.json",
+        "Status": "/readyz",
+    }
+    items = "".join(f'<a href="{html.escape(url)}">{text}</a>' for text, url in links.items() if url)
+    return f'<footer class="local"><nav aria-label="For developers"><span>This local shop:</span>{items}</nav></footer>'
 
 
 def _not_in_production(edge: AppState) -> None:
