@@ -1,17 +1,20 @@
 """Add one product to a guest's cart over a WebSocket, and print every frame until the outcome.
 
 Run it while the shop is up: .venv/bin/python examples/first_add.py [product] [quantity]
+
+The shop is the one at HOLDFAST_HTTP_URL, else the one that runs here: of the nearest `.holdfast` above.
 """
 
 import asyncio
 import json
-import os
 import sys
 import urllib.request
 
 from websockets.asyncio.client import connect
 
-SHOP = os.environ.get("HOLDFAST_HTTP_URL", "http://127.0.0.1:8080")
+from infrastructure.local.state import find_http_url
+
+SHOP = find_http_url()
 
 
 async def main(product: str = "85123A", quantity: str = "2") -> None:

@@ -2,18 +2,21 @@
 
 Run it while the shop is up: .venv/bin/python examples/first_order.py [product] [token]
 
+The shop is the one at HOLDFAST_HTTP_URL, else the one that runs here: of the nearest `.holdfast` above.
+
 The token `tok_decline` makes the payment fail: the order is cancelled, and its units are back in the cart.
 """
 
 import asyncio
 import json
-import os
 import sys
 import urllib.request
 
 from websockets.asyncio.client import connect
 
-SHOP = os.environ.get("HOLDFAST_HTTP_URL", "http://127.0.0.1:8080")
+from infrastructure.local.state import find_http_url
+
+SHOP = find_http_url()
 ADDRESS = {"name": "Ann", "line1": "1 High Street", "city": "York", "postal_code": "YO1 7HH", "country": "GB"}
 END = {"shipped", "delivered", "cancelled"}
 

@@ -12,6 +12,7 @@ import uvloop
 import inventory_service
 from contracts.inventory import PRODUCTS, REQUEST_REGISTRY, REQUESTS, RESPONSES, STOCK
 from infrastructure.audit import table_auditor
+from infrastructure.audit.order_accounts import add_audit_options
 from infrastructure.audit.table_auditor import TableAuditor
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
@@ -105,6 +106,15 @@ async def seed(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+async def withdraw(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Take products out of the catalogue; their stock, holds and orders stay."""
+    await migrate(settings, arguments)
+    async with await postgres.connect(settings, SERVICE) as connection:
+        number = await catalogue.withdraw(connection, arguments.codes)
+    print(f"{number} of {len(set(arguments.codes))} products were for sale and are withdrawn.")
+    return 0
+
+
 async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
     """Make the running publisher send the state of every product again."""
     await migrate(settings, arguments)
@@ -116,13 +126,14 @@ async def republish(settings: Settings, arguments: argparse.Namespace) -> int:
 
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Audit the database and the topics; return 1 if there is a violation."""
+    grace = timedelta(seconds=settings.audit_grace_seconds)
     try:
-        topic_audit = await read_topics(settings, timedelta(seconds=settings.audit_grace_seconds))
+        topic_audit = await read_topics(settings, grace)
     except BrokerUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection, topic_audit)
+        report = await audit(connection, topic_audit, grace if arguments.accounts else None)
     return print_report(report, as_json=arguments.json)
 
 
@@ -146,8 +157,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cli.add_command(commands, "republish", republish, f"{program} republish")
     seeding = cli.add_command(commands, "seed", seed, f"{program} seed inventory_service/inventory.csv")
     seeding.add_argument("file", nargs="?", type=Path, default=catalogue.DEFAULT_FILE, metavar="FILE")
+    withdrawing = cli.add_command(commands, "withdraw", withdraw, f"{program} withdraw 85123A")
+    withdrawing.add_argument("codes", nargs="+", metavar="CODE")
     auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
-    auditing.add_argument("--json", action="store_true", help="print the audit as JSON")
+    add_audit_options(auditing)
     deriving = cli.add_command(
         commands, "catalogue", derive_catalogue, f"{program} catalogue orders.csv > inventory.csv"
     )

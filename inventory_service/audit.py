@@ -4,11 +4,13 @@ The audit reads one snapshot and changes nothing, so it may run while the shop i
 """
 
 import hashlib
+from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from infrastructure.audit.table_auditor import snapshot
+from infrastructure.audit.order_accounts import StockEntry, order_lines, render_account
+from infrastructure.audit.table_auditor import snapshot, snapshot_time
 from infrastructure.audit.topic_auditor import truncate_violations
 from infrastructure.storage.postgres import Connection
 from inventory_service.audit_topics import InventoryTopicAudit
@@ -27,8 +29,12 @@ CHECKS: Final = (
 DIGESTS: Final = ("digest_of_stock", "digest_of_holds", "digest_of_reservations", "digest_of_decisions")
 
 
-async def audit(connection: Connection, topic_audit: InventoryTopicAudit | None = None) -> dict[str, Any]:
+async def audit(
+    connection: Connection, topic_audit: InventoryTopicAudit | None = None, account_grace: timedelta | None = None
+) -> dict[str, Any]:
     """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
+
+    With `account_grace`, the grace period of the comparison between services, the result also has `accounts`.
 
     The digest is a SHA-256 over stock, holds and decisions without their times, so that no replay changes it.
     `topic_audit` is the audit of the topics. Read the topics before this call: the snapshot then contains everything
@@ -52,7 +58,23 @@ async def audit(connection: Connection, topic_audit: InventoryTopicAudit | None 
                     topic_audit.add_log_entry(user, id_, outcome)
             violations += [sentence for kind in topic_audit.violations() for sentence in truncate_violations(kind)]
             figures |= topic_audit.figures()
-    return {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
+        report = {"ok": not violations, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
+        if account_grace is not None:
+            report["accounts"] = render_account(
+                await _order_entries(connection), await snapshot_time(connection), account_grace
+            )
+    return report
+
+
+async def _order_entries(connection: Connection) -> dict[str, StockEntry]:
+    """Return the state of the holds of each order."""
+    entries = {}
+    async with connection.cursor("order_accounts") as rows:
+        await rows.execute(QUERIES["order_accounts"])
+        async for order, user, state, products, quantities, prices, currencies, at in rows:
+            lines = order_lines(zip(products, quantities, prices, currencies, strict=True))
+            entries[order] = StockEntry(user=user, state=state, lines=lines, at=at)
+    return entries
 
 
 async def find_violations(connection: Connection) -> list[str]:

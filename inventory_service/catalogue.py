@@ -129,5 +129,16 @@ async def seed(connection: Connection, items: Sequence[CatalogueItem]) -> SeedRe
     return SeedResult(len(new), changed, len(items) - len(new) - changed)
 
 
+async def withdraw(connection: Connection, codes: Sequence[str]) -> int:
+    """Take products out of the catalogue, so that nobody can add them any more; return how many were in it.
+
+    Stock, holds and history stay. A product of a catalogue file that is loaded later is for sale again.
+    """
+    async with connection.transaction():
+        values = array_parameters({"codes": [*codes]})
+        await connection.execute(QUERIES["lock_listed_stock"], values)
+        return (await connection.execute(QUERIES["withdraw_products"], values)).rowcount
+
+
 async def _fetch(connection: Connection, name: str, values: dict[str, str]) -> Iterable[tuple[str, ...]]:
     return await (await connection.execute(QUERIES[name], values)).fetchall()

@@ -208,13 +208,18 @@ UPDATE inventory AS i SET price_minor = w.p, currency = w.m
 RETURNING i.product_code
 
 -- name: put_products
--- Insert or update products. Only a change of a visible field raises the version and publishes the product again.
+-- Insert or update products; one that was withdrawn is for sale again. Only a change of a visible field raises the version and publishes the product again.
 INSERT INTO product AS p (code, name)
 SELECT c, n FROM unnest(%(codes)s::text[], %(names)s::text[]) AS w(c, n) ORDER BY c
     ON CONFLICT (code) DO UPDATE
-   SET name = excluded.name, version = p.version + 1, tx = pg_current_xact_id()
- WHERE p.name <> excluded.name OR p.code = ANY(%(repriced)s::text[])
+   SET name = excluded.name, deleted = false, version = p.version + 1, tx = pg_current_xact_id()
+ WHERE p.name <> excluded.name OR p.deleted OR p.code = ANY(%(repriced)s::text[])
 RETURNING code, p.version
+
+-- name: withdraw_products
+-- Take products out of the catalogue and publish that. Stock, holds and history stay.
+UPDATE product SET deleted = true, version = version + 1, tx = pg_current_xact_id()
+ WHERE code = ANY(%(codes)s::text[]) AND NOT deleted
 
 -- ---- the audit: each query up to `commit_mismatches` returns one sentence per violation
 
@@ -306,6 +311,22 @@ SELECT format('order %s of %s: its holds differ from the outcome of request %s',
                                          'price', jsonb_build_object('amount', price_minor, 'currency', currency))
                       ORDER BY product_code COLLATE "C")
        FROM hold WHERE order_id = r.outcome->>'order_id' AND user_id = r.user_id)
+
+-- name: order_accounts
+-- Read the holds of every order, for a comparison with the other services. A reservation is not an order, and an order
+-- without a purpose was released before its commit arrived.
+SELECT r.order_id, r.user_id, min(h.state),
+       coalesce(array_agg(h.product_code ORDER BY h.product_code) FILTER (WHERE h.product_code IS NOT NULL), '{}'),
+       coalesce(array_agg(h.hold_quantity ORDER BY h.product_code) FILTER (WHERE h.product_code IS NOT NULL), '{}'),
+       coalesce(array_agg(h.price_minor ORDER BY h.product_code) FILTER (WHERE h.product_code IS NOT NULL), '{}'),
+       coalesce(array_agg(h.currency ORDER BY h.product_code) FILTER (WHERE h.product_code IS NOT NULL), '{}'),
+       extract(epoch FROM greatest(r.reserved_at, max(l.at)))::float8
+  FROM reservation AS r
+  LEFT JOIN hold AS h USING (order_id)
+  LEFT JOIN (SELECT order_id, max(at) AS at FROM stock_ledger WHERE order_id IS NOT NULL GROUP BY order_id) AS l
+ USING (order_id)
+ WHERE r.purpose = 'order'
+ GROUP BY r.order_id, r.user_id, r.reserved_at
 
 -- name: outcomes
 -- Read the whole log, to compare it with the topics.

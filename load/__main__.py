@@ -106,6 +106,7 @@ async def _prove(buyers: int, stock: int) -> ProofResult:
             buyers=buyers,
             stock=stock,
             seed=holdfast_commands.seed_product,
+            withdraw=holdfast_commands.withdraw_products,
             audit=holdfast_commands.run_audit,
             report_progress=lambda text: typer.echo(f"… {text}", err=True),
         )
@@ -137,13 +138,15 @@ def _report_control(verdict: RushVerdict, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"ok": oversold, "oversold": oversold, "method": method, "rushes": [verdict.as_json()]}))
     else:
-        print_verdicts(SafeConsole(), [verdict])
-        typer.echo(f"Without locks ({method}):")
         typer.echo(
-            f"oversold, as it must be: {verdict.held} held of {verdict.units}."
+            f"Control passed: without locks, {verdict.held} of {verdict.units} units were sold, and the check of"
+            " `prove oversell` found it, as it must. Your shop was not touched."
             if oversold
-            else f"not oversold ({verdict.held} held of {verdict.units}): this control run proves nothing."
+            else f"Control failed: without locks, only {verdict.held} of {verdict.units} units were sold, so this run"
+            " does not show that the check finds an oversell. Run it again."
         )
+        typer.echo(f"Method: {method}.")
+        print_verdicts(SafeConsole(), [verdict])
     raise typer.Exit(0 if oversold else 1)
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from infrastructure.local.commands.output import SafeConsole
+from infrastructure.local.state import find_http_url
 from infrastructure.process.settings import Settings
 from infrastructure.storage.csv_file import CsvFileError, read_text
 from infrastructure.storage.retail_file import FALLBACK_ENCODING
@@ -34,7 +34,6 @@ from load.order_file import OrderFile, read_order_file
 from load.order_replay import ReplayResult, replay_orders
 from load.schedule import Arrivals
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 DEFAULT_ORDER_FILE: Final = Path(__file__).with_name("online-retail-2010-12-01.csv")
 UNAVAILABLE_ERRORS: Final = (ShopUnavailableError, ConnectionRejectedError, psycopg.OperationalError, OSError)
 SPARE_DESCRIPTORS: Final = 256
@@ -52,7 +51,9 @@ def load(
     products: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100_000, help="first add this many products, LOAD-000001 and so on, with a million units each"
+            min=1,
+            max=100_000,
+            help="add this many products for the run, LOAD-000001 and so on, with a million units each",
         ),
     ] = None,
     poisson: Annotated[bool, typer.Option("--poisson", help="random send times instead of equal intervals")] = False,
@@ -81,7 +82,13 @@ def load(
 async def _connect_and_run(profile: LoadProfile, progress: ProgressReporter) -> Measurement:
     raise_descriptor_limit(profile.shoppers or 50_000)
     async with open_shop_client() as open_shop:
-        return await run_load(open_shop, profile, seed=holdfast_commands.seed_products, progress=progress)
+        return await run_load(
+            open_shop,
+            profile,
+            seed=holdfast_commands.seed_products,
+            withdraw=holdfast_commands.withdraw_products,
+            progress=progress,
+        )
 
 
 def shoppers(
@@ -204,8 +211,8 @@ def _show(console: Console, outcome: ReplayResult) -> None:
 
 
 def open_shop_client() -> ShopClient:
-    """Return a client for the shop at `HOLDFAST_HTTP_URL`."""
-    return ShopClient(os.environ.get("HOLDFAST_HTTP_URL", DEFAULT_URL))
+    """Return a client for the shop at `HOLDFAST_HTTP_URL`, else for the one that runs here."""
+    return ShopClient(find_http_url())
 
 
 def exit_with_error(error: object, status: int = 1) -> NoReturn:

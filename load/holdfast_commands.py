@@ -4,11 +4,13 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from load.http_client import ShopUnavailableError
 
+WITHDRAWN_AT_ONCE: Final = 2000
+"""Products on one command line, which a system limits to some hundred kilobytes."""
 CSV_HEADER = "product_code,name,price,currency,quantity"
 
 
@@ -25,6 +27,15 @@ async def seed_products(units: Mapping[str, int], name: str = "A product for loa
         status, _, stderr = await _holdfast("seed", file.name)
     if status:
         raise ShopUnavailableError(f"`holdfast seed` failed with exit status {status}: {stderr.strip()}")
+
+
+async def withdraw_products(codes: Iterable[str]) -> None:
+    """Take products out of the catalogue again, so that no shopper finds what a test has added."""
+    every = [*codes]
+    for first in range(0, len(every), WITHDRAWN_AT_ONCE):
+        status, _, stderr = await _holdfast("withdraw", *every[first : first + WITHDRAWN_AT_ONCE])
+        if status:
+            raise ShopUnavailableError(f"`holdfast withdraw` failed with exit status {status}: {stderr.strip()}")
 
 
 async def run_audit() -> Sequence[str]:

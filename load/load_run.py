@@ -48,16 +48,31 @@ async def run_load(
     profile: LoadProfile,
     *,
     seed: Callable[[Mapping[str, int]], Awaitable[None]],
+    withdraw: Callable[[Sequence[str]], Awaitable[None]],
     progress: ProgressReporter,
 ) -> Measurement:
-    """Connect shoppers and measure. Raise `TooFewShoppersError` before sending if the rate limits forbid it."""
+    """Connect shoppers and measure; products that were added for it are withdrawn afterwards.
+
+    Raise `TooFewShoppersError` before sending if the rate limits forbid it.
+    """
     progress.begin("products", 1)
     if profile.products is None:
         products = await products_on_sale(shop)
     else:
         products = load_product_codes(profile.products)
-        await seed(dict.fromkeys(products, UNITS_PER_PRODUCT))
-        await shop.wait_until_listed(products[-1])
+        try:
+            await seed(dict.fromkeys(products, UNITS_PER_PRODUCT))
+            await shop.wait_until_listed(products[-1])
+            return await _measure(shop, profile, products, progress)
+        finally:
+            progress.begin("products are withdrawn", 1)
+            await withdraw(products)
+    return await _measure(shop, profile, products, progress)
+
+
+async def _measure(
+    shop: ShopClient, profile: LoadProfile, products: Sequence[str], progress: ProgressReporter
+) -> Measurement:
     async with connected_pool(shop, [await shop.create_guest()], progress) as (pool, limits):
         number = profile.shoppers or default_shoppers(profile.rate, profile.seconds, limits)
         needed = shoppers_needed(profile.rate, profile.seconds, limits)

@@ -6,6 +6,7 @@ since.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from load.client import Shopper
-from load.http_client import Guest, ShopClient
+from load.http_client import ConnectionRejectedError, Guest, ShopClient, ShopUnavailableError
 from load.order_file import OrderFile, PlannedAdd, PlannedShopper
 
 ANSWER_TIMEOUT_SECONDS: Final = 120.0
@@ -112,7 +113,16 @@ async def replay_orders(
     for product in ledger.keys() | products.keys():
         products[product].in_ledger = ledger.get(product, 0)
     seconds = time.perf_counter() - started
-    return ReplayResult(len(guests), day.skipped_lines, pace, seconds, products, await audit())
+    violations = await audit()
+    await asyncio.gather(*(_empty_cart(shop, guest) for guest in guests))
+    return ReplayResult(len(guests), day.skipped_lines, pace, seconds, products, violations)
+
+
+async def _empty_cart(shop: ShopClient, guest: Guest) -> None:
+    """Return what a shopper holds, so that the shop's own shoppers can have it; the cart expires if that fails."""
+    with contextlib.suppress(TimeoutError, OSError, ShopUnavailableError, ConnectionRejectedError):
+        async with Shopper(shop, guest) as shopper:
+            await shopper.request("clear", seconds=ANSWER_TIMEOUT_SECONDS)
 
 
 async def _replay_shopper(  # noqa: PLR0913 - a shopper, its plan, and where the answers go

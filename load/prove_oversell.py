@@ -5,7 +5,7 @@
    after the answer. Exactly K may hold, N - K must be refused, and no request may be lost or get contradictory answers.
 3. Half of the holders remove their unit. The refused shoppers retry with new requests and must get exactly the freed
    units.
-4. All carts are emptied, and all K units must be available again.
+4. All carts are emptied, and all K units must be available again. The product is withdrawn from the catalogue.
 
 After each rush every shopper sends `check`, which is answered in order with its own requests: once it is answered, all
 answers to the rush have arrived. Carts, catalogue and `holdfast audit` must then agree with the answers.
@@ -105,24 +105,39 @@ class Buyer:
 Audit = Callable[[], Awaitable[Sequence[str]]]
 
 
-async def prove_oversell(
+async def prove_oversell(  # noqa: PLR0913 - a shop, a size, and what is done to it
     shop: ShopClient,
     *,
     buyers: int,
     stock: int,
     seed: Callable[[str, int], Awaitable[None]],
+    withdraw: Callable[[Sequence[str]], Awaitable[None]],
     audit: Audit,
     report_progress: Callable[[str], None] = lambda _: None,
 ) -> ProofResult:
     """Send `buyers` shoppers for `stock` units; `report_progress` is called with a sentence at each step.
 
+    The product of the proof is withdrawn from the catalogue at the end, also after an error.
     Raise `ShopUnavailableError` if there is no shop to test.
     """
     started = time.perf_counter()
     product = f"PROOF-{secrets.token_hex(4).upper()}"
     run = _ProofRun(shop, product, audit)
     report_progress(f"{stock} units of {product}")
-    await seed(product, stock)
+    try:
+        await seed(product, stock)
+        rushes, after, spread = await _run_proof(run, buyers, stock, report_progress)
+    finally:
+        report_progress(f"{product} is withdrawn from the catalogue")
+        await withdraw([product])
+    return ProofResult(product, rushes, tuple(after), spread * 1000, time.perf_counter() - started)
+
+
+async def _run_proof(
+    run: "_ProofRun", buyers: int, stock: int, report_progress: Callable[[str], None]
+) -> tuple[tuple[RushVerdict, ...], list[Finding], float]:
+    """Run the rushes; return their verdicts, the findings afterwards, and the spread of the first rush in seconds."""
+    shop, product = run.shop, run.product
     if await run.wait_for_available(stock) != stock:
         raise ShopUnavailableError(
             f"{product} was seeded with {stock} units, but the catalogue does not show that quantity"
@@ -139,7 +154,7 @@ async def prove_oversell(
         report_progress("all carts are emptied")
         after = await run.empty([*staying, *late_holders], stock)
     after += await run.audit_findings()
-    return ProofResult(product, (first, second), tuple(after), spread * 1000, time.perf_counter() - started)
+    return (first, second), after, spread
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from contracts.cart import RESPONSES
 from contracts.envelope import HEADERS, Envelope
 from contracts.topics import Topic
 from infrastructure.audit import table_auditor
+from infrastructure.audit.order_accounts import add_audit_options
 from infrastructure.audit.table_auditor import TableAuditor
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
@@ -112,7 +113,7 @@ async def check(settings: Settings, arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection, grace, topics)
+        report = await audit(connection, grace, topics, with_account=arguments.accounts)
     return print_report(report, as_json=arguments.json)
 
 
@@ -165,7 +166,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cli.add_command(commands, "run", run, f"{program} run")
     cli.add_command(commands, "migrate", migrate, f"{program} migrate")
     auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
-    auditing.add_argument("--json", action="store_true", help="print one JSON object")
+    add_audit_options(auditing)
     cli.add_command(commands, "republish", republish, f"{program} republish")
     cli.add_command(commands, "rebuild", rebuild, f"{program} rebuild")
     forgetting = cli.add_command(commands, "forget", forget, f"{program} forget 01a1fc22-7d1e-7c3e-9b1d-2f6c1a90e4d7")

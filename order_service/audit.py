@@ -13,8 +13,9 @@ from typing import Any, Final
 import orjson
 from psycopg.rows import dict_row
 
-from contracts import orders
-from infrastructure.audit.table_auditor import TableCheck, snapshot
+from contracts import inventory, orders
+from infrastructure.audit.order_accounts import Amount, OrderEntry, Transfer, order_lines, render_account
+from infrastructure.audit.table_auditor import TableCheck, snapshot, snapshot_time
 from infrastructure.audit.topic_auditor import (
     AuditedTopic,
     AuditWindow,
@@ -39,6 +40,54 @@ CHECKS: Final = (
     "not_published",
     "never_placed",
 )
+
+
+@dataclass(slots=True)
+class RecordedOrder:
+    """An order with the facts of its events that other services must know too."""
+
+    order: Order
+    """The order after its last event."""
+    times: dict[str, float] = field(default_factory=dict)
+    """The time of the first event of each type; the undone steps are named `undone sale` and so on."""
+    captures: dict[str, Transfer] = field(default_factory=dict)
+    """The captures, by payment id."""
+    refunds: dict[str, Transfer] = field(default_factory=dict)
+    """The refunds, by refund id."""
+
+    def add(self, order: Order, event: orders.Event, at: datetime) -> None:
+        """Add an event of the order; `order` is its state afterwards."""
+        self.order = order
+        second = at.timestamp()
+        self.times.setdefault(event.TYPE.rpartition(".")[2], second)
+        match event:
+            case orders.Captured(payment_id=key, amount=money):
+                self.captures[key] = _transfer(money, second)
+            case orders.Refunded(refund_id=key, amount=money):
+                self.refunds[key] = _transfer(money, second)
+            case orders.Undone(step=step):
+                self.times.setdefault(f"undone {step}", second)
+            case _:
+                pass
+
+    def entry(self) -> OrderEntry:
+        """Return the order's entry in the account."""
+        order = self.order
+        lines = ((each.product, each.quantity, each.price.amount, each.price.currency) for each in order.lines)
+        return OrderEntry(
+            user=order.user_id,
+            status=order.status,
+            is_cancelling=order.is_cancelling,
+            total=order.total.amount if order.total else None,
+            lines=order_lines(lines),
+            times=self.times,
+            captures=self.captures,
+            refunds=self.refunds,
+        )
+
+
+def _transfer(money: inventory.Money, at: float) -> Transfer:
+    return Transfer(amount=Amount(minor=money.amount, currency=money.currency), at=at)
 
 
 @dataclass(slots=True)
@@ -118,15 +167,19 @@ async def read_topics(settings: Settings, grace: timedelta) -> TopicContents:
     return topics
 
 
-async def audit(connection: Connection, grace: timedelta, topics: TopicContents | None = None) -> dict[str, Any]:
-    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`.
+async def audit(
+    connection: Connection, grace: timedelta, topics: TopicContents | None = None, *, with_account: bool = False
+) -> dict[str, Any]:
+    """Return `{"ok", "violations": [sentence], "digest", "figures": {name: count}}`, on request also `accounts`.
 
     The digest is a SHA-256 of all events without their times, so no replay changes it. Read `topics` before the call:
     then the tables already contain the result of every record on the topics.
     """
     async with snapshot(connection):
         violations = await checks(grace)(connection)
-        computed, digest, broken = await _fold_all(connection, topics)
+        recorded: dict[str, RecordedOrder] | None = {} if with_account else None
+        read_at = await snapshot_time(connection)
+        computed, digest, broken = await _fold_all(connection, topics, recorded)
         differing = [
             f"order {row[0]}: the read side {row[1:]} differs from the fold of its events"
             async for row in _rows(connection, "read_side")
@@ -141,7 +194,11 @@ async def audit(connection: Connection, grace: timedelta, topics: TopicContents 
     if topics is not None:
         violations += [sentence for kind in topics.violations() for sentence in truncate_violations(kind)]
         figures["order_dead_letters"] = len(topics.requests.dead_letters)
-    return {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
+    report = {"ok": not violations, "violations": violations, "digest": digest, "figures": figures}
+    if recorded is not None:
+        entries = {order_id: order.entry() for order_id, order in recorded.items()}
+        report["accounts"] = render_account(entries, read_at, grace)
+    return report
 
 
 def checks(grace: timedelta) -> TableCheck:
@@ -158,8 +215,13 @@ async def _violations(connection: Connection, *, grace: timedelta) -> list[str]:
     return found
 
 
-async def _fold_all(connection: Connection, topics: TopicContents | None) -> tuple[dict[str, bytes], str, list[str]]:
-    """Return the hash of each order's folded row, the digest of all events, and the streams that cannot be folded."""
+async def _fold_all(
+    connection: Connection, topics: TopicContents | None, recorded: dict[str, RecordedOrder] | None
+) -> tuple[dict[str, bytes], str, list[str]]:
+    """Return the hash of each order's folded row, the digest of all events, and the streams that cannot be folded.
+
+    Add each order to `recorded`.
+    """
     computed: dict[str, bytes] = {}
     broken: list[str] = []
     digest = hashlib.sha256()
@@ -176,6 +238,8 @@ async def _fold_all(connection: Connection, topics: TopicContents | None) -> tup
             order = None
         else:
             computed[order_id] = _hashed_row(folded_row(order))
+            if recorded is not None:
+                recorded.setdefault(order_id, RecordedOrder(order)).add(order, event, at)
     return computed, digest.hexdigest(), broken
 
 

@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, cast
 
 from psycopg.rows import dict_row
 
@@ -32,6 +33,14 @@ async def snapshot(connection: Connection) -> AsyncIterator[None]:
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield
+
+
+async def snapshot_time(connection: Connection) -> datetime:
+    """Return the time at which the current `snapshot` began, by the clock of Postgres."""
+    row = await (await connection.execute("SELECT now()")).fetchone()
+    if row is None:
+        raise RuntimeError("SELECT now() returned no row")
+    return cast("datetime", row[0])
 
 
 async def run_checks(

@@ -48,7 +48,10 @@ def truncate_violations(found: list[str]) -> list[str]:
 
 
 def print_report(report: Mapping[str, Any], *, as_json: bool) -> int:
-    """Print the report of an audit, as text or as JSON; return the exit status, 1 if there are violations."""
+    """Print the report of an audit, as text or as JSON; return the exit status, 1 if there are violations.
+
+    An account of the orders, if the report has one, is printed as JSON only.
+    """
     if as_json:
         lines = [json.dumps(report)]
     else:

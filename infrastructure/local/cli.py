@@ -15,7 +15,7 @@ import typer
 from infrastructure.local.commands import output, passthrough
 from infrastructure.local.commands import up as ups
 from infrastructure.local.errors import StackError
-from infrastructure.local.state import NOT_RUNNING, exit_with_error, find_root, require_running
+from infrastructure.local.state import exit_with_error, find_root, not_running, require_running
 from infrastructure.local.supervision import services
 from infrastructure.local.supervision.startup_plan import UpOptions
 from infrastructure.local.supervision.supervisor import last_lines
@@ -51,11 +51,15 @@ def up(
 ) -> None:
     """Start Kafka, PostgreSQL, Redis and the shop; Ctrl-C stops everything.
 
+    A shop that is already running is left as it is: options and settings that differ are named, and not applied.
+
     Exit codes: 0 done or already running, 1 failed, 2 wrong use, 3 a requested port is in use, 4 damaged
     download, 5 no network, 6 disk full, 7 no permission to write, 8 an external server does not answer,
-    9 this machine lacks a requirement.
+    9 this machine lacks a requirement, 10 already running with other options or settings.
     """
-    options = UpOptions(services.parse_workers(workers), not no_limits, infra_only, services.parse_only(only))
+    numbers = services.parse_workers(workers)
+    named = frozenset(piece.partition("=")[0].strip() for piece in workers.split(",") if piece.strip())
+    options = UpOptions(numbers, not no_limits, infra_only, services.parse_only(only), named)
     root = find_root()
     if report_to is not None:
         exit_now(ups.run_reporting(root, options, report_to))
@@ -63,7 +67,7 @@ def up(
         exit_now(ups.run_foreground(root, options))
     arguments = ["--workers", workers] * bool(workers) + ["--no-limits"] * no_limits + ["--infra-only"] * infra_only
     arguments += ["--only", only] * bool(only)
-    raise typer.Exit(ups.start_detached(root, arguments))
+    raise typer.Exit(ups.start_detached(root, options, arguments))
 
 
 def exit_now(code: int) -> None:
@@ -86,13 +90,13 @@ def status(as_json: output.AsJson = False) -> None:
     content = output.status(root)
     supervised = root.has_supervisor()
     if content is None:
-        exit_with_error(NOT_RUNNING)
+        exit_with_error(not_running(root))
     if as_json:
         output.echo(json.dumps(content))
     elif supervised:
         output.print_status(content)
     if not supervised:
-        exit_with_error(output.explain_not_running(content))
+        exit_with_error(output.explain_not_running(root, content))
 
 
 @app.command(epilog="Example: holdfast logs cart-1 --follow")
@@ -106,6 +110,8 @@ def logs(
     """Print the logs of one process or of all processes. Ctrl-C ends --follow with exit status 0."""
     root = find_root()
     found = {log.stem: log for log in sorted((root.path / "logs").glob("*.log"))}
+    if not found:
+        exit_with_error(not_running(root))
     if service is not None and service not in found:
         exit_with_error(f"there is no log of {service!r}: choose from {', '.join(found) or 'none yet'}", 2)
     chosen = {name: log for name, log in found.items() if service in (None, name)}

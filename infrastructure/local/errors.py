@@ -2,7 +2,7 @@
 
 | exit code | meaning |
 |---|---|
-| 0 | done; also: the shop was already running, or a port in use was replaced with a free one |
+| 0 | done; also: the shop was already running as asked for, or a port in use was replaced with a free one |
 | 1 | a check failed, or a server or service did not become ready |
 | 2 | wrong use |
 | 3 | a port that was asked for is in use |
@@ -12,6 +12,7 @@
 | 7 | no permission to write |
 | 8 | an external server does not answer |
 | 9 | this machine lacks a requirement (a package, user namespaces for root) |
+| 10 | a shop is already running, with other options or settings than this `up` asks for |
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ class Unsupported(StackError):
     """A requirement that this machine lacks and only its owner can add."""
 
     code = 9
+
+
+class OtherOptions(StackError):
+    """A running shop with other options or settings than `up` asks for."""
+
+    code = 10
 
 
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

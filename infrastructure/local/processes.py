@@ -104,6 +104,25 @@ def resident_bytes(family: Iterable[psutil.Process]) -> int:
     return total
 
 
+def proportional_bytes(family: Iterable[psutil.Process]) -> int | None:
+    """Return the bytes of the processes with each shared page divided among its users (PSS); `None` if unknown.
+
+    Only Linux knows it, and only for processes whose memory map this user may read.
+    """
+    total = 0
+    for process in family:
+        try:
+            memory = process.memory_full_info()
+        except psutil.NoSuchProcess:
+            continue
+        except (psutil.Error, OSError):
+            return None
+        if not hasattr(memory, "pss"):
+            return None
+        total += memory.pss
+    return total
+
+
 def cpu_times(family: Iterable[psutil.Process]) -> dict[tuple[int, float], float]:
     """Return the CPU seconds that each process has used, by pid and creation time."""
     seconds = {}

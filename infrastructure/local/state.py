@@ -33,7 +33,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_NAME = ".holdfast"
-NOT_RUNNING = "no shop runs here: start one with `holdfast up`"
+
+
+def not_running(root: Root) -> str:
+    """Return the message that no shop runs here: where it was looked for, what is there, and what to do."""
+    if os.environ.get("HOLDFAST_ROOT"):
+        looked = f"HOLDFAST_ROOT is {root.path}, and"
+        remedy = "start one with `holdfast up`, or correct or unset HOLDFAST_ROOT"
+    elif root.path.is_dir():
+        looked = f"the nearest {ROOT_NAME} is {root.path}, and"
+        remedy = "start one with `holdfast up`, or change to the directory of the shop that you mean"
+    else:
+        return (
+            f"no shop runs here: {Path.cwd()} has no {ROOT_NAME}, nor has any directory above;"
+            " start one with `holdfast up`, or change to the directory of the shop that you mean"
+        )
+    if not root.path.is_dir():
+        found = "it does not exist"
+    elif "http" in root.load():
+        found = "its shop is stopped"
+    else:
+        found = "no shop was ever started in it"
+    return f"no shop runs here: {looked} {found}; {remedy}"
+
+
+def find_http_url() -> str:
+    """Return the HTTP address of the shop: HOLDFAST_HTTP_URL, else that of the shop that runs here.
+
+    If none runs here, print a message and exit with status 1: the shop of a default port may be somebody else's.
+    """
+    return os.environ.get("HOLDFAST_HTTP_URL") or require_running().http
 
 
 def find_root() -> Root:
@@ -218,6 +247,8 @@ class Stack:
     """Process name → URL of its `/metrics`, for every service (`edge`, `cart-1` …)."""
     partitions: int = PARTITIONS
     """Partitions of each keyed topic."""
+    prefix: str = ""
+    """Prefix of the shop's topics, schemas and keys."""
     provider: str = ""
     """URL of the simulated payment provider; empty if the shop has none."""
 
@@ -234,7 +265,7 @@ class Stack:
             "HOLDFAST_SECRET": self.secret,
             **self.provider_settings(),
             "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
-            "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
+            "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", self.prefix),
             "HOLDFAST_LIMITS": self.limits,
             "HOLDFAST_PARTITIONS": str(self.partitions),
             "HOLDFAST_ROOT": str(self.root),
@@ -253,9 +284,10 @@ class Stack:
 
 def require_running() -> Stack:
     """Return the shop that runs here; if none does, print a message and exit with status 1."""
-    stack = find_running(find_root())
+    root = find_root()
+    stack = find_running(root)
     if stack is None:
-        exit_with_error(NOT_RUNNING)
+        exit_with_error(not_running(root))
     return stack
 
 
@@ -277,6 +309,7 @@ def find_running(root: Root) -> Stack | None:
             provider_key=own.provider_key,
             limits=state["limits"],
             partitions=int(state.get("partitions", PARTITIONS)),
+            prefix=state.get("prefix", ""),
             metrics={n: e["metrics"] for n, e in state.get("services", {}).items() if e.get("metrics")},
             provider=f"http://127.0.0.1:{port}" if (port := state.get("ports", {}).get("provider")) else "",
         )

@@ -1,7 +1,7 @@
 // k6 script: shoppers of a running Holdfast shop, who open a WebSocket, add and remove, and time the outcomes.
 //
-//     k6 run load/k6/add_to_cart.js
-//     k6 run -e HOLDFAST_HTTP_URL=http://127.0.0.1:8080 -e SHOPPERS=50 -e RATE=50 -e SECONDS=10 load/k6/add_to_cart.js
+//     eval "$(.venv/bin/holdfast env)"
+//     k6 run -e HOLDFAST_HTTP_URL=$HOLDFAST_HTTP_URL -e SHOPPERS=50 -e RATE=50 -e SECONDS=10 load/k6/add_to_cart.js
 // RATE is changes per second over all shoppers. Each frame has an intended send time, from which its latency counts.
 
 import http from 'k6/http';
@@ -9,7 +9,10 @@ import { check } from 'k6';
 import { WebSocket } from 'k6/websockets';
 import { Counter, Trend } from 'k6/metrics';
 
-const URL = __ENV.HOLDFAST_HTTP_URL || 'http://127.0.0.1:8080';
+const URL = __ENV.HOLDFAST_HTTP_URL;
+if (!URL) {
+  throw new Error('HOLDFAST_HTTP_URL is not set: run `eval "$(holdfast env)"`, then pass -e HOLDFAST_HTTP_URL=$HOLDFAST_HTTP_URL');
+}
 const SHOPPERS = Number(__ENV.SHOPPERS || 20);
 const RATE = Number(__ENV.RATE || 20);
 const SECONDS = Number(__ENV.SECONDS || 10);

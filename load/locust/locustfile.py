@@ -4,13 +4,15 @@
 """Locust script: shoppers of a running Holdfast shop, who open a WebSocket, add and remove, and time the answers.
 
     pip install locust websocket-client
-    locust -f load/locust/locustfile.py --headless --host http://127.0.0.1:8080 --users 20 --spawn-rate 20 -t 10s
+    eval "$(.venv/bin/holdfast env)"
+    locust -f load/locust/locustfile.py --headless --users 20 --spawn-rate 20 -t 10s
 
 A Locust user waits for its answer before it continues: a closed loop. It shows what a number of people experience, not
 how the shop behaves at a rate that does not depend on it; use `holdfast load` for that.
 """
 
 import json
+import os
 import random
 import time
 import uuid
@@ -35,7 +37,9 @@ class Shopper(User):
         """Create a guest and open the socket."""
         import requests  # after Locust has patched sockets
 
-        host = (self.host or "http://127.0.0.1:8080").rstrip("/")
+        host = (self.host or os.environ.get("HOLDFAST_HTTP_URL", "")).rstrip("/")
+        if not host:
+            raise StopUser('no shop is named: run `eval "$(holdfast env)"` first, or pass --host')
         guest = requests.post(f"{host}/v1/guests", timeout=10).json()
         page = requests.get(f"{host}/v1/products?limit=100&available_min=1", timeout=10).json()
         self.products = [item["code"] for item in page["items"]]

@@ -8,6 +8,7 @@ from typing import Final
 
 import order_service.delivery
 from contracts.deliveries import EVENTS, REQUEST_REGISTRY, REQUESTS
+from infrastructure.audit.order_accounts import add_audit_options
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
 from infrastructure.process import cli
@@ -75,7 +76,8 @@ async def migrate(settings: Settings, _: argparse.Namespace) -> int:
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Check the stored parcels. Exit with status 1 on a violation."""
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds))
+        grace = timedelta(seconds=settings.audit_grace_seconds)
+        report = await audit(connection, grace, with_account=arguments.accounts)
     return print_report(report, as_json=arguments.json)
 
 
@@ -86,7 +88,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cli.add_command(commands, "run", run, f"{program} run")
     cli.add_command(commands, "migrate", migrate, f"{program} migrate")
     auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
-    auditing.add_argument("--json", action="store_true", help="print one JSON object")
+    add_audit_options(auditing)
     return parser.parse_args(arguments)
 
 

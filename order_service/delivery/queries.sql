@@ -52,6 +52,10 @@ SELECT format('order %%s: %%s parcels were shipped', order_id, count(*))
   FROM parcel WHERE state IN ('shipped', 'delivered', 'failed')
  GROUP BY order_id HAVING count(*) > 1
 
+-- name: parcels
+-- Every parcel, for a comparison with the other services.
+SELECT order_id, shipment_id, user_id, state, extract(epoch FROM moved_at)::float8 FROM parcel
+
 -- name: figures
 -- The numbers of parcels by state.
 SELECT count(*) AS parcels,

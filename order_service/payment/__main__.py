@@ -8,6 +8,8 @@ from typing import Final
 
 import order_service.payment
 from contracts.payments import EVENTS, REQUEST_REGISTRY, REQUESTS, STATE
+from infrastructure.audit.order_accounts import add_audit_options
+from infrastructure.audit.table_auditor import snapshot, snapshot_time
 from infrastructure.audit.topic_auditor import print_report
 from infrastructure.messaging.batch_processor import Handler
 from infrastructure.process import cli
@@ -15,7 +17,7 @@ from infrastructure.security.breaker import CircuitBreaker, Unavailable
 from infrastructure.storage import job_queue, postgres
 from infrastructure.storage.job_queue import Job, JobWorker, PostgresJobRows
 from order_service.payment.agents import PaymentAgents
-from order_service.payment.audit import audit
+from order_service.payment.audit import ProviderHistory, audit
 from order_service.payment.provider_client import ProviderClient
 from order_service.payment.provider_monitor import ProviderMonitor
 from order_service.payment.settings import Settings
@@ -100,13 +102,16 @@ async def migrate(settings: Settings, _: argparse.Namespace) -> int:
 async def check(settings: Settings, arguments: argparse.Namespace) -> int:
     """Check the stored payments, also against the provider's history. Exit with status 1 on a violation."""
     history = None
-    try:
-        async with provider_client(settings) as provider:
-            history = await provider.history()
-    except Unavailable as error:
-        print(f"continuing without the provider's history: {error}", file=sys.stderr)
     async with await postgres.connect(settings, SERVICE) as connection:
-        report = await audit(connection, timedelta(seconds=settings.audit_grace_seconds), history)
+        async with snapshot(connection):
+            read_at = await snapshot_time(connection)
+        try:
+            async with provider_client(settings) as provider:
+                history = ProviderHistory(await provider.history(), read_at)
+        except Unavailable as error:
+            print(f"continuing without the provider's history: {error}", file=sys.stderr)
+        grace = timedelta(seconds=settings.audit_grace_seconds)
+        report = await audit(connection, grace, history, with_account=arguments.accounts)
     return print_report(report, as_json=arguments.json)
 
 
@@ -117,7 +122,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     cli.add_command(commands, "run", run, f"{program} run")
     cli.add_command(commands, "migrate", migrate, f"{program} migrate")
     auditing = cli.add_command(commands, "audit", check, f"{program} audit --json")
-    auditing.add_argument("--json", action="store_true", help="print one JSON object")
+    add_audit_options(auditing)
     return parser.parse_args(arguments)
 
 

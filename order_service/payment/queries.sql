@@ -73,9 +73,11 @@ SELECT format('%%s %%s is leased until %%s', wish, key, greatest(ask_lease, tell
   FROM step WHERE greatest(ask_lease, tell_lease) NOT BETWEEN now() - %(grace)s::interval - interval '1 minute'
                                                       AND now() + interval '1 hour'
 
--- name: settled
--- The outcome of each operation that has one.
-SELECT key, payment_id, state, settled_amount, settled_currency FROM step WHERE state <> 'open'
+-- name: operations
+-- Every operation, for a comparison with the provider's history and the other services.
+SELECT order_id, key, user_id, wish, state, settled_amount, settled_currency,
+       extract(epoch FROM coalesce(settled_at, wanted_at))::float8
+  FROM step
 
 -- name: figures
 -- The numbers of operations and sums of money. Amounts are minor units.

@@ -4,6 +4,7 @@ Starlette's `FileResponse` keeps the file open until the client has read the res
 hold two descriptors each.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from os import stat_result
 from pathlib import Path
@@ -16,10 +17,17 @@ MAX_FILES: Final = 64
 """Most files, or versions of a file, in memory. The pages and the vendored viewer have fewer."""
 
 
-def file_response(path: Path, *, cache_control: str = "no-cache") -> Response:
+def file_response(
+    path: Path,
+    *,
+    cache_control: str = "no-cache",
+    media_type: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Return a response with the content of `path`, whose validators and media type are those of `FileResponse`."""
     status = path.stat()
-    described = FileResponse(path, headers={"Cache-Control": cache_control}, stat_result=status).headers
+    given = {"Cache-Control": cache_control, **(headers or {})}
+    described = FileResponse(path, headers=given, media_type=media_type, stat_result=status).headers
     del described["accept-ranges"]
     return Response(_content(path, _version(status)), headers=dict(described))
 

@@ -489,6 +489,23 @@ def test_the_pages_ask_nothing_of_another_host(visitor: httpx.Client) -> None:
     problem(visitor.get("/static/..%2fapp.py"), 404, "not-found")
 
 
+@pytest.mark.parametrize("name", ["swagger-ui-bundle.js", "swagger-ui.css"])
+def test_the_viewers_long_files_are_stored_compressed_and_read_by_every_client(
+    visitor: httpx.Client, name: str
+) -> None:
+    path = f"/docs/{name}"
+    compressed = visitor.get(path, headers={"Accept-Encoding": "br, GZIP;q=0.5"})
+    assert (compressed.headers["content-encoding"], compressed.headers["vary"]) == ("gzip", "Accept-Encoding")
+    for accepted in ("identity", "gzip;q=0, br", "", "*;q=0.000"):
+        plain = visitor.get(path, headers={"Accept-Encoding": accepted})
+        assert plain.status_code == 200
+        assert "content-encoding" not in plain.headers
+        assert int(plain.headers["content-length"]) == len(plain.content)
+        assert plain.content == compressed.content
+        assert plain.headers["content-type"] == compressed.headers["content-type"]
+    assert compressed.headers["content-type"].startswith(("text/css", "text/javascript"))
+
+
 def test_the_descriptions_are_served(visitor: httpx.Client) -> None:
     paths = visitor.get("/openapi.json").json()["paths"]
     assert {"/v1/guests", "/v1/ws-tickets", "/v1/cart", "/v1/cart/items", "/v1/products/{code}"} <= paths.keys()

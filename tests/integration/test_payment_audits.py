@@ -1,7 +1,8 @@
 """The audits of payment and delivery: what is planted is found, each by its own check."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -75,10 +76,22 @@ async def test_faults_of_payments_are_found(payment: Connection, planted: list[s
 
 async def test_a_provider_that_disagrees_is_reported(payment: Connection) -> None:
     await payment.execute(f"{STEP} {WELL}".encode())
-    entry = {"key": "a", "charge": "a", "type": "captured", "amount": 10, "order_id": "o"}
-    assert (await payments.audit(payment, GRACE, [entry]))["ok"]
-    report = await payments.audit(payment, GRACE, [{**entry, "amount": 9}])
-    assert report["violations"] == ["a: the provider reports ('captured', 9), the service stored ('captured', 10)"]
+    entry = {"key": "a", "charge": "a", "type": "captured", "amount": 10, "currency": "GBP", "order_id": "o"}
+
+    async def found(*entries: dict[str, Any]) -> list[str]:
+        history = payments.ProviderHistory(entries, datetime.now(UTC))
+        return list((await payments.audit(payment, GRACE, history))["violations"])
+
+    assert await found(entry) == []
+    assert await found({**entry, "amount": 9}) == [
+        (
+            "order o: a: the provider reports captured (9 GBP minor units),"
+            " payment has stored captured (10 GBP minor units)"
+        )
+    ]
+    assert await found() == [
+        "order o: payment has stored a as captured (10 GBP minor units); the provider knows nothing of it"
+    ]
 
 
 SENT = f"""('a', 'o', 'ann', 'book', 'delivered', 'T', '[{{"to": "booked"}}]', 1, {LONG_AGO}, NULL, NULL)"""

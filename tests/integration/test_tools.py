@@ -44,6 +44,14 @@ def holdfast(servers: Servers, prefix: str, tmp_path: Path) -> Iterator[Holdfast
         yield command
 
 
+def no_shop(alone: Holdfast) -> str:
+    """Return the message of a command where no shop runs."""
+    return (
+        f"holdfast: no shop runs here: HOLDFAST_ROOT is {alone.folder / 'no-shop'}, and it does not exist;"
+        " start one with `holdfast up`, or correct or unset HOLDFAST_ROOT\n"
+    )
+
+
 @pytest.fixture
 async def sent(settings: Settings) -> list[str]:
     """Return the lines that `tail` should print for a topic of twelve events."""
@@ -60,6 +68,7 @@ async def sent(settings: Settings) -> list[str]:
         "seed",
         "migrate",
         "audit",
+        "story",
         "guests",
         "token",
         "prove",
@@ -81,6 +90,8 @@ def test_help_has_an_example(alone: Holdfast, command: str) -> None:
     "command",
     [
         "tail",
+        "story",
+        "story --user ann",
         "seed no-such-file.csv",
         "guests",
         "guests 0",
@@ -120,6 +131,15 @@ def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
         "top --json",
         "migrate",
         "audit",
+        "story an-order",
+        "status",
+        "logs",
+        "env",
+        "dlq list",
+        "replay cart.requests.v1",
+        "republish",
+        "seed /dev/null",
+        "kafka topics --list",
         "guests 1",
         "token --role admin",
         "prove oversell",
@@ -127,13 +147,15 @@ def test_wrong_use_is_status_2(alone: Holdfast, command: str) -> None:
         "shoppers",
     ],
 )
-def test_without_a_shop_each_says_so(alone: Holdfast, command: str) -> None:
+def test_without_a_shop_each_says_so_and_where_it_looked(alone: Holdfast, command: str) -> None:
     status, answer, complaint = alone(*command.split())
     assert (status, answer) == (1, "")
-    assert complaint == "holdfast: no shop runs here: start one with `holdfast up`\n"
+    assert complaint == no_shop(alone)
 
 
-@pytest.mark.parametrize("command", ["topics", "tail t", "guests 1", "prove oversell --control", "load", "shoppers"])
+@pytest.mark.parametrize(
+    "command", ["topics", "tail t", "story o", "guests 1", "prove oversell --control", "load", "shoppers"]
+)
 def test_a_server_that_does_not_answer_is_one_sentence(alone: Holdfast, command: str) -> None:
     alone.environment |= {
         "HOLDFAST_KAFKA": "127.0.0.1:1",
@@ -157,7 +179,7 @@ def test_psql_shows_its_help_without_a_shop(alone: Holdfast, how: str) -> None:
 
 def test_psql_without_a_shop_says_so(alone: Holdfast) -> None:
     status, answer, complaint = alone("psql", "-c", "SELECT 1")
-    assert (status, answer, complaint) == (1, "", "holdfast: no shop runs here: start one with `holdfast up`\n")
+    assert (status, answer, complaint) == (1, "", no_shop(alone))
 
 
 def test_logs_follow_until_they_are_interrupted(alone: Holdfast) -> None:

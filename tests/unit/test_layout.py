@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+LONG_LINE = 5000
+"""Bytes of a line that no terminal shows in one piece."""
 ROOT = Path(__file__).resolve().parents[2]
 LINT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 SERVICES = {"cart_service", "inventory_service", "load", "notification_service", "order_service", "rest_api"}
@@ -35,6 +37,13 @@ def test_every_module_is_covered_by_an_exhaustive_layers_contract() -> None:
         )
     }
     assert left_out == set()
+
+
+def test_no_source_is_one_long_line_that_drowns_a_search() -> None:
+    suffixes = {".py", ".js", ".css", ".html", ".sql", ".md", ".toml", ".json", ".csv", ".txt"}
+    folders = [*LINT["root_packages"], "docs", "examples", "tests"]
+    files = [each for folder in folders for each in (ROOT / folder).rglob("*") if each.suffix in suffixes]
+    assert [str(each) for each in files if max(map(len, each.read_bytes().splitlines()), default=0) > LONG_LINE] == []
 
 
 def test_one_contract_keeps_all_services_apart() -> None:

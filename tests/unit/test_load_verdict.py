@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.local.commands.service_commands import merge_audits
+from infrastructure.local.commands.audit import merge_audits
 from load.verdict import Attempt, Finding, FindingKind, RushVerdict, judge_rush
 
 PRODUCT = "PROOF-1"

@@ -75,7 +75,62 @@ def test_without_a_shop_a_command_ends_with_one_sentence(
     with pytest.raises(SystemExit) as ended:
         state.require_running()
     assert ended.value.code == 1
-    assert capsys.readouterr() == ("", "holdfast: no shop runs here: start one with `holdfast up`\n")
+    message = f"holdfast: {state.not_running(Root(tmp_path))}\n"
+    assert capsys.readouterr() == ("", message)
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "folder", "content", "expected"),
+    [
+        (False, None, None, "{here} has no .holdfast, nor has any directory above; start one with `holdfast up`"),
+        (False, ".holdfast", None, "the nearest .holdfast is {here}/.holdfast, and no shop was ever started in it;"),
+        (False, ".holdfast", {}, "the nearest .holdfast is {here}/.holdfast, and no shop was ever started in it;"),
+        (False, ".holdfast", {"http": "x"}, "the nearest .holdfast is {here}/.holdfast, and its shop is stopped;"),
+        (True, None, None, "HOLDFAST_ROOT is {here}/named, and it does not exist;"),
+        (True, "named", None, "HOLDFAST_ROOT is {here}/named, and no shop was ever started in it;"),
+        (True, "named", {"http": "x"}, "HOLDFAST_ROOT is {here}/named, and its shop is stopped;"),
+    ],
+)
+def test_the_message_says_where_a_shop_was_looked_for_and_what_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    named: bool,
+    folder: str | None,
+    content: dict[str, str] | None,
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if named:
+        monkeypatch.setenv("HOLDFAST_ROOT", str(tmp_path / "named"))
+    else:
+        monkeypatch.delenv("HOLDFAST_ROOT", raising=False)
+    if folder is not None:
+        (tmp_path / folder).mkdir()
+    if folder is not None and content is not None:
+        Root(tmp_path / folder).save(dict(content))
+    message = state.not_running(state.find_root())
+    assert message.startswith("no shop runs here: ")
+    assert expected.format(here=tmp_path) in message
+
+
+def test_the_address_is_that_of_the_environment_or_of_the_shop_here_and_never_a_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOLDFAST_ROOT", str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_HTTP_URL", "http://127.0.0.1:3")
+    assert state.find_http_url() == "http://127.0.0.1:3"
+    monkeypatch.delenv("HOLDFAST_HTTP_URL")
+    root = Root(tmp_path)
+    root.create()
+    addresses = {"http": "http://127.0.0.1:4", "kafka": "k", "postgres": "p", "redis": "r", "limits": "on"}
+    root.save(dict(addresses))
+    with root.acquire_lock():
+        assert state.find_http_url() == "http://127.0.0.1:4"
+    with pytest.raises(SystemExit):
+        state.find_http_url()
+    assert "its shop is stopped" in capsys.readouterr().err
 
 
 def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
@@ -158,6 +213,35 @@ def test_the_pid_file_of_a_zombie_does_not_prevent_postgres_from_starting(tmp_pa
     pid_file.write_text(f"{os.getpid()}\n")
     postgres.prepare()
     assert pid_file.exists(), "its owner is alive"
+
+
+def test_memory_counts_shared_pages_once_where_the_system_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [psutil.Process()]
+    shared = processes.proportional_bytes(own)
+    assert shared is None or 0 < shared <= processes.resident_bytes(own)
+    assert (shared is None) == (sys.platform != "linux")
+    monkeypatch.setattr(psutil.Process, "memory_full_info", lambda _: None)
+    assert processes.proportional_bytes(own) is None
+    assert processes.proportional_bytes([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("pss", "text"),
+    [
+        ((1, 2), "memory       3 MiB (each shared page counted once)"),
+        ((1, None), "memory       6 MiB at most (resident; this system does not say what is shared by cart-1)"),
+        (
+            (None, None),
+            "memory       10 MiB at most (resident; this system does not say what is shared by all processes)",
+        ),
+    ],
+)
+def test_the_line_about_memory_says_how_it_was_counted(pss: tuple[int | None, int | None], text: str) -> None:
+    sizes = [None if size is None else size << 20 for size in pss]
+    services = {
+        name: {"rss_bytes": 5 << 20, "pss_bytes": size} for name, size in zip(("edge", "cart-1"), sizes, strict=True)
+    }
+    assert output.describe_memory(services) == text
 
 
 def test_a_process_is_found_by_its_environment(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_process_is_found_with_all_its_descendants() -> None:
 def sample_of(at: float, services: dict[str, tuple[int, float, Counts | None]]) -> Snapshot:
     """Return a sample of processes: pid, seconds of CPU time and counters of each."""
     entries: dict[str, dict[str, Any]] = {
-        name: {"state": "ready", "pid": pid, "restarts": 1, "rss_bytes": 3 << 20, "metrics": "m"}
+        name: {"state": "ready", "pid": pid, "restarts": 1, "rss_bytes": 3 << 20, "pss_bytes": 3 << 20, "metrics": "m"}
         for name, (pid, _, _) in services.items()
     }
     looks = {
@@ -160,6 +160,7 @@ def test_rates_reset_after_restart_and_skip_new_processes() -> None:
         "pid": 88,
         "restarts": 1,
         "rss_bytes": 3 << 20,
+        "pss_bytes": 3 << 20,
         "cpu_percent": 0,
         "records": 0,
     }

@@ -1,6 +1,9 @@
 """The rules of payment: by cases, and by thousands of faulty runs with the provider's own ledger."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,8 @@ from pydantic import ValidationError
 from contracts.inventory import Money
 from contracts.orders import Payment, is_probable_card_number
 from contracts.payments import Captured, Charge, Declined, Notified, Query, Refund, Refunded, Void, Voided
-from order_service.payment.audit import differences
+from infrastructure.audit import order_accounts as audited
+from order_service.payment.audit import ProviderHistory, differences
 from order_service.payment.model import (
     CreateCharge,
     CreateRefund,
@@ -196,23 +200,96 @@ def test_whatever_is_lost_nothing_is_charged_twice_and_in_the_end_both_sides_agr
     assert len(history) == 1, "decided once"
     assert day.step is not None
     assert day.step.state == history[0]["type"]
+    assert day.step.key == "p-1"
     amount = day.step.settled_amount.amount if day.step.settled_amount else None
-    assert [*differences({"p-1": (day.step.state, amount)}, history)] == []
+    assert found_between({"p-1": (day.step.state, amount)}, history) == []
     told = event_of(day.step)
     assert isinstance(told, Captured if day.step.state == "captured" else Voided)
     day.books.close()
 
 
-def test_the_audit_sees_a_difference() -> None:
-    def entry(type_: str, amount: int | None, key: str = "a", order: str = "o") -> dict[str, object]:
-        return {"key": key, "charge": key, "type": type_, "amount": amount, "order_id": order}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
-    ours = {"a": ("voided", None)}
-    assert len([*differences(ours, [entry("captured", 10)])]) == 1
-    assert len([*differences({"a": ("captured", 9)}, [entry("captured", 10)])]) == 1
-    assert len([*differences(ours, [entry("voided", None), entry("captured", 10)])]) == 1
-    assert len([*differences({}, [entry("captured", 1, "a"), entry("captured", 1, "b")])]) == 1, "two of one order"
-    assert [*differences(ours, [entry("voided", None), entry("captured", 1, "not ours", "p")])] == []
+
+def found_between(
+    stored: Mapping[str, tuple[str, int | None]],
+    history: Sequence[Mapping[str, Any]],
+    order: str = "o",
+    at: float = 0.0,
+) -> list[str]:
+    """Return the differences between the provider's history and what payment has stored at noon about one order."""
+    operations = [
+        audited.Operation(
+            key=key,
+            user="ann",
+            intent="refund" if state == "refunded" else "charge",
+            state=state,
+            amount=None if amount is None else audited.Amount(minor=amount, currency="GBP"),
+            at=NOON.timestamp() + at,
+        )
+        for key, (state, amount) in stored.items()
+    ]
+    return [*differences({order: operations} if operations else {}, ProviderHistory(history, NOON))]
+
+
+def entry(type_: str, amount: int | None = None, key: str = "a", order: str = "o") -> dict[str, Any]:
+    """Return an entry of the provider's history."""
+    return {"key": key, "charge": key, "type": type_, "amount": amount, "currency": "GBP", "order_id": order}
+
+
+@pytest.mark.parametrize(
+    ("stored", "history", "expected"),
+    [
+        (
+            {"a": ("voided", None)},
+            [entry("captured", 10)],
+            "reports captured (10 GBP minor units), payment has stored v",
+        ),
+        ({"a": ("declined", None)}, [entry("captured", 10)], "payment has stored declined"),
+        ({"a": ("captured", 9)}, [entry("captured", 10)], "payment has stored captured (9 GBP minor units)"),
+        (
+            {"a": ("captured", 10)},
+            [],
+            "has stored a as captured (10 GBP minor units); the provider knows nothing of it",
+        ),
+        (
+            {"a": ("refunded", 10)},
+            [],
+            "has stored a as refunded (10 GBP minor units); the provider knows nothing of it",
+        ),
+        ({"a": ("voided", None)}, [], "has stored a as voided; the provider knows nothing of it"),
+        ({"a": ("voided", None)}, [entry("voided"), entry("captured", 10)], "reports voided, and later captured (10"),
+        ({}, [entry("captured", 1, "a"), entry("captured", 1, "b")], "the provider captured a, and later b"),
+        ({"a": ("open", None)}, [entry("captured", 1, "b")], "has b as captured (1 GBP minor units); payment has no"),
+        ({"a": ("open", None)}, [entry("refunded", 1, "r")], "has r as refunded (1 GBP minor units); payment has no"),
+        ({"a": ("captured", 1)}, [entry("captured", 1, "a", "p")], "belongs to it, but to order p at the provider"),
+    ],
+)
+def test_the_audit_finds_each_difference_with_the_provider_and_names_the_order(
+    stored: dict[str, tuple[str, int | None]], history: list[dict[str, Any]], expected: str
+) -> None:
+    [found] = found_between(stored, history)
+    assert expected in found
+    assert found.startswith("order o: ") or "and later captured" in found
+
+
+@pytest.mark.parametrize(
+    ("stored", "history", "at"),
+    [
+        ({"a": ("captured", 10)}, [entry("captured", 10)], 0),
+        ({"a": ("captured", 10), "r": ("refunded", 4)}, [entry("captured", 10), entry("refunded", 4, "r")], 0),
+        ({"a": ("open", None)}, [entry("captured", 10)], 0),
+        ({"a": ("open", None)}, [], 0),
+        ({"a": ("declined", None)}, [], 0),
+        ({"a": ("captured", 10)}, [], 1),
+        ({"a": ("voided", None)}, [entry("voided"), entry("captured", 1, "not ours", "p")], 0),
+    ],
+    ids=["captured", "refunded", "on its way", "not sent", "rejected", "settled after the read", "of another shop"],
+)
+def test_what_agrees_or_is_on_its_way_is_no_difference(
+    stored: dict[str, tuple[str, int | None]], history: list[dict[str, Any]], at: float
+) -> None:
+    assert found_between(stored, history, at=at) == []
 
 
 # ---- card numbers ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from rich.table import Table
 from infrastructure.local import processes
 from infrastructure.local.servers.external import without_password
 from infrastructure.local.servers.probes import LOOPBACK
-from infrastructure.local.state import NOT_RUNNING, find_running, postgres_variables
+from infrastructure.local.state import find_running, not_running, postgres_variables
 from infrastructure.local.supervision import limits
 from infrastructure.local.supervision.limits import LIMITS
 from infrastructure.process.terminal import escape_controls
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 """Option of a command that can print its result as one JSON object."""
-ADDRESSES = ("http", "kafka", "postgres", "redis", "mails")
+ADDRESSES = ("http", "kafka", "postgres", "redis", "mails", "smtp", "provider")
 _COLOURS = {"ready": "green", "failed": "red", "stopped": "red"}
 
 
@@ -124,9 +125,15 @@ def status(root: Root) -> dict[str, Any] | None:
     services = state.get("services", {})
     families = processes.process_trees(entry["pid"] for entry in services.values() if entry["pid"])
     for name, entry in services.items():
-        memory = processes.resident_bytes(families.get(entry["pid"], []))
+        family = families.get(entry["pid"], [])
+        memory = processes.resident_bytes(family)
         unsupervised_state = "degraded" if memory else "stopped"
-        entries[name] = {**entry, "state": entry["state"] if supervised else unsupervised_state, "rss_bytes": memory}
+        entries[name] = {
+            **entry,
+            "state": entry["state"] if supervised else unsupervised_state,
+            "rss_bytes": memory,
+            "pss_bytes": processes.proportional_bytes(family),
+        }
     return {
         "http": state["http"],
         "kafka": state["kafka"],
@@ -137,46 +144,77 @@ def status(root: Root) -> dict[str, Any] | None:
         "limit_settings": limits.effective_limits(state.get("limit_settings", {}), lifted=state["limits"] == "off")
         if "edge" in entries
         else {},
-        **_mailbox_url(state),
+        **_helper_urls(state),
         "state": state["state"] if supervised else "stopped",
         "supervisor": state["supervisor"] if supervised else 0,
         "services": entries,
     }
 
 
-def explain_not_running(content: dict[str, Any]) -> str:
+def explain_not_running(root: Root, content: dict[str, Any]) -> str:
     """Return the message for a `status` without a supervisor: why no shop runs, and what to do."""
     orphans = sum(1 for entry in content["services"].values() if entry["state"] != "stopped")
     if not orphans:
-        return NOT_RUNNING
+        return not_running(root)
     return (
-        f"the supervisor is gone but {orphans} processes still run:"
+        f"the supervisor of {root.path} is gone but {orphans} processes still run:"
         " `holdfast up` takes them over, `holdfast down` ends them"
     )
 
 
-def _mailbox_url(state: dict[str, Any]) -> dict[str, str]:
-    """Return the URL of the local mailbox, if the shop has one."""
-    port = state.get("ports", {}).get("catcher")
-    return {"mails": f"http://{LOOPBACK}:{port}/"} if port and "catcher" in state.get("services", {}) else {}
+def _helper_urls(state: dict[str, Any]) -> dict[str, str]:
+    """Return the addresses of the shop's simulated helpers: the mailbox's page and port, and the payment provider."""
+    ports, services = state.get("ports", {}), state.get("services", {})
+    urls = {}
+    if "catcher" in services and ports.get("catcher"):
+        urls["mails"] = f"http://{LOOPBACK}:{ports['catcher']}/"
+        if ports.get("smtp"):
+            urls["smtp"] = f"smtp://{LOOPBACK}:{ports['smtp']}"
+    if "provider" in services and ports.get("provider"):
+        urls["provider"] = f"http://{LOOPBACK}:{ports['provider']}"
+    return urls
 
 
 def print_status(content: dict[str, Any]) -> None:
     """Print a `status` as a table and a list of addresses and limits."""
     console = SafeConsole(highlight=False, soft_wrap=not os.isatty(1))
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("service", "state", "pid", "MiB", "restarts", "metrics"):
+    for title in ("service", "state", "pid", "MiB", "restarts", "since", "address"):
         grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")
     for name, entry in content["services"].items():
-        grid.add_row(*status_row(name, entry), entry["metrics"] or "")
+        grid.add_row(*status_row(name, entry), format_since(entry.get("since")), _escape(entry.get("address") or ""))
     console.print(grid)
-    total = sum(entry["rss_bytes"] for entry in content["services"].values())
-    console.print(f"\nresident     {total / (1 << 20):.0f} MiB")
+    console.print(f"\n{describe_memory(content['services'])}")
     for name in [name for name in (*ADDRESSES, "limits") if name in content]:
-        console.print(f"{name:<12} {content[name]}")
+        console.print(f"{name:<12} {_escape(content[name])}")
+    console.print("metrics      at /metrics of each service's own port; `holdfast status --json` has the addresses")
     for name, value in content["limit_settings"].items():
         shown = "lifted" if value is None else _escape(str(value))
         console.print(f"  {name:<30} {shown:>6}  [dim]{LIMITS[name].description}[/]")
+
+
+def format_since(since: str | None) -> str:
+    """Return the local time since which a process is in its state, with the date unless it is today's."""
+    if not since:
+        return "-"
+    at = datetime.fromisoformat(since).astimezone()
+    return f"{at:%H:%M:%S}" if at.date() == datetime.now(UTC).astimezone().date() else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def describe_memory(services: dict[str, dict[str, Any]]) -> str:
+    """Return the line about the memory of all processes, and how it was counted."""
+    mib = sum(memory_bytes(entry) for entry in services.values()) / (1 << 20)
+    shared = [name for name, entry in services.items() if entry.get("pss_bytes") is None]
+    if not shared:
+        return f"memory       {mib:.0f} MiB (each shared page counted once)"
+    which = "all processes" if len(shared) == len(services) else ", ".join(shared)
+    return f"memory       {mib:.0f} MiB at most (resident; this system does not say what is shared by {which})"
+
+
+def memory_bytes(entry: dict[str, Any]) -> int:
+    """Return the memory of a process and its children: PSS, or where that is unknown, the resident bytes."""
+    pss = entry.get("pss_bytes")
+    return int(entry["rss_bytes"] if pss is None else pss)
 
 
 def status_row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, str]:
@@ -186,7 +224,7 @@ def status_row(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str, st
         name,
         f"[{colour}]{entry['state']}[/]",
         str(entry["pid"] or "external" if entry.get("external") else entry["pid"] or "-"),
-        f"{entry['rss_bytes'] / (1 << 20):.0f}",
+        f"{memory_bytes(entry) / (1 << 20):.0f}",
         str(entry["restarts"]),
     )
 
@@ -211,6 +249,7 @@ def shell_exports(root: Root) -> str | None:
         "HOLDFAST_REDIS_URL": stack.redis_url,
         "HOLDFAST_SECRET": stack.secret,
         "HOLDFAST_ROOT": str(stack.root),
+        **({"HOLDFAST_PREFIX": stack.prefix} if stack.prefix else {}),
         **stack.provider_settings(),
     }
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items())

@@ -132,7 +132,7 @@ def compare(before: Snapshot | None, after: Snapshot, lag: Lag | None) -> dict[s
     gains: list[Counts] = []
     for name, entry in after.status["services"].items():
         now, then = after.samples[name], before.samples.get(name) if before else None
-        described = {key: entry[key] for key in ("state", "pid", "restarts", "rss_bytes")}
+        described = {key: entry.get(key) for key in ("state", "pid", "restarts", "rss_bytes", "pss_bytes")}
         services[name] = described | {"cpu_percent": None, "records": None}
         if then is None:
             continue

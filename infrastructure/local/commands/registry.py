@@ -5,10 +5,10 @@
 
 import typer
 
-from infrastructure.local.commands import dlq, replay, service_commands, token, top, topics
+from infrastructure.local.commands import audit, dlq, replay, service_commands, story, token, top, topics
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of every module to the app."""
-    for module in (topics, replay, dlq, service_commands, token, top):
+    for module in (topics, story, replay, dlq, service_commands, audit, token, top):
         module.register(app)

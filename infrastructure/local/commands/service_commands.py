@@ -1,24 +1,19 @@
-"""`holdfast seed`, `migrate`, `republish`, `audit` and the commands of `load`, delegated to the services and to `load`.
+"""`holdfast seed`, `withdraw`, `migrate`, `republish`, delegated to the services, and the commands of `load`.
 
 Each runs as a process with the shop's environment, so that this module imports no service. Its output and its exit
 status are passed on.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 
 from infrastructure.local.commands import connection, output
 from infrastructure.local.commands.output import AsJson
-from infrastructure.local.errors import StackError
 from infrastructure.local.supervision.services import SEED_MODULE, SERVICE_TYPES, module_environment
 
 BASKETS_MODULE: Final = "order_service.insights"
@@ -41,6 +36,18 @@ def seed(
     The file has the columns product_code, name, price, currency and quantity.
     """
     _run_each("seed", (SEED_MODULE,), str(file), as_json=as_json)
+
+
+def withdraw(
+    codes: Annotated[list[str], typer.Argument(metavar="CODE…", help="Codes of the products.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Take products out of the catalogue: nobody can add them any more. Their stock, holds and orders stay.
+
+    `holdfast seed` with a file that has a product puts it on sale again.
+    """
+    _run_each("withdraw", (SEED_MODULE,), *codes, as_json=as_json)
 
 
 def migrate(
@@ -83,77 +90,6 @@ def _run_each(command: str, modules: tuple[str, ...], *arguments: str, as_json: 
     if as_json:
         output.echo(json.dumps({"ok": status == 0, "services": exit_codes}))
     raise typer.Exit(status)
-
-
-def audit(
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Check for lost, invented or contradicted outcomes and oversold stock; exit status 1 on any violation.
-
-    The audit compares the ledger, the holds, the stock, the request log and the topics, and changes nothing. `digest`
-    covers the shop's decisions without their times, so a replay does not change it.
-    """
-    environ = connection.child_environment("HOLDFAST_KAFKA", "HOLDFAST_POSTGRES_URL")
-    auditors = [
-        kind.module for kind in SERVICE_TYPES if kind.has_audit and kind.is_installed() and connection.has_service(kind)
-    ]
-    with ThreadPoolExecutor() as pool:  # threads are enough: each runs a process of its own
-        audits = list(pool.map(lambda module: _run_audit(module, environ), auditors))
-    merged = merge_audits(dict(zip(auditors, audits, strict=True)))
-    if as_json:
-        output.echo(json.dumps(merged))
-    else:
-        _show_audit(merged)
-    raise typer.Exit(0 if merged["ok"] else 1)
-
-
-def _run_audit(module: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Run one service's audit and return its JSON answer. Raises `StackError` if the output is not an audit."""
-    argv = [sys.executable, "-m", module, "audit", "--json"]
-    child = subprocess.run(argv, env=module_environment(module, environ), stdout=subprocess.PIPE, check=False)
-    try:
-        answer = json.loads(child.stdout)
-        ok, violations = answer["ok"], answer["violations"]
-    except (ValueError, KeyError, TypeError):
-        raise StackError(f"the audit of {module} ended with status {child.returncode} and no answer") from None
-    if ok and (violations or child.returncode):
-        answer["ok"] = False
-        answer["violations"] = violations or [f"the audit of {module} ended with status {child.returncode}"]
-    return dict(answer)
-
-
-def merge_audits(audits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge the audits of several services, by module: sum figures of the same name, and hash the digests together.
-
-    A service that makes no decisions of its own has no digest.
-    """
-    figures: dict[str, Any] = {}
-    digest = hashlib.sha256()
-    for module, answer in sorted(audits.items()):
-        if "digest" in answer:
-            digest.update(f"{module}\0{answer['digest']}\n".encode())
-        for name, figure in answer.get("figures", {}).items():
-            both_numbers = isinstance(figure, int) and isinstance(figures.get(name), int)
-            figures[name] = figures[name] + figure if both_numbers else figure
-    violations = [violation for _, answer in sorted(audits.items()) for violation in answer["violations"]]
-    ok = not violations and all(answer["ok"] for answer in audits.values())
-    return {"ok": ok, "violations": violations, "digest": digest.hexdigest(), "figures": figures}
-
-
-def _show_audit(audit: Mapping[str, Any]) -> None:
-    console = output.SafeConsole(highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    for name, figure in audit["figures"].items():
-        table.add_row(str(name).replace("_", " "), figure if isinstance(figure, str) else json.dumps(figure))
-    console.print(table)
-    for violation in audit["violations"]:
-        text = violation if isinstance(violation, str) else json.dumps(violation)
-        console.print(f"violation: {text}", style="red", markup=False)
-    console.print(f"digest {audit['digest']}", style="dim")
-    console.print("[green]no violations" if audit["ok"] else "[red]the audit found violations")
 
 
 def _exec_load(*arguments: str, needed: tuple[str, ...]) -> None:
@@ -214,9 +150,9 @@ def baskets(ctx: typer.Context) -> None:
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the app."""
     app.command(epilog="Example: holdfast seed inventory.csv")(seed)
+    app.command(epilog="Example: holdfast withdraw 85123A")(withdraw)
     app.command(epilog="Example: holdfast migrate")(migrate)
     app.command(epilog="Example: holdfast republish")(republish)
-    app.command(epilog="Example: holdfast audit --json")(audit)
     for command in (guests, load, shoppers, bench, baskets):
         app.command(context_settings=PASS_THROUGH, add_help_option=False)(command)
     app.command(context_settings=PASS_THROUGH, add_help_option=False)(chaos)

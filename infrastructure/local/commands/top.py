@@ -19,7 +19,7 @@ from infrastructure.local.commands import connection, output, process_stats
 from infrastructure.local.commands.consumer_lag import Lag, LagReader
 from infrastructure.local.commands.process_stats import ALL, Snapshot
 from infrastructure.local.errors import StackError
-from infrastructure.local.state import NOT_RUNNING, Root, find_root
+from infrastructure.local.state import Root, find_root, not_running
 
 INTERVAL_SECONDS: Final = 1.0
 """Seconds between two measurements."""
@@ -90,7 +90,7 @@ async def _read(root: Root) -> Snapshot:
     """Measure the shop. Raises `StackError` if its supervisor does not run."""
     reading = await asyncio.to_thread(process_stats.take_snapshot, root)
     if reading is None or not reading.status["supervisor"]:
-        raise StackError(NOT_RUNNING if reading is None else output.explain_not_running(reading.status))
+        raise StackError(not_running(root) if reading is None else output.explain_not_running(root, reading.status))
     return reading
 
 
@@ -115,8 +115,8 @@ def _services(services: dict[str, Any]) -> Table:
             label, state, pid, _format_number(entry["cpu_percent"]), mib, restarts, _format_number(entry["records"])
         )
     cpu = [entry["cpu_percent"] for entry in services.values() if entry["cpu_percent"] is not None]
-    mib = sum(entry["rss_bytes"] for entry in services.values()) / (1 << 20)
-    table.add_row("all", "", "", _format_number(sum(cpu) if cpu else None), f"{mib:.0f}", style="dim")
+    total = sum(output.memory_bytes(entry) for entry in services.values()) / (1 << 20)
+    table.add_row("all", "", "", _format_number(sum(cpu) if cpu else None), f"{total:.0f}", style="dim")
     return table
 
 

@@ -15,14 +15,14 @@ import psutil
 
 from infrastructure.local import processes
 from infrastructure.local.commands import output
-from infrastructure.local.errors import StackError
+from infrastructure.local.errors import OtherOptions, StackError
 from infrastructure.local.events import Event
 from infrastructure.local.servers import jars
 from infrastructure.local.servers.kafka import Kafka
 from infrastructure.local.servers.postgres import Postgres
 from infrastructure.local.servers.redis import Redis
-from infrastructure.local.state import Secrets
-from infrastructure.local.supervision import services, startup_plan
+from infrastructure.local.state import Secrets, find_running, not_running
+from infrastructure.local.supervision import option_differences, services, startup_plan
 from infrastructure.local.supervision.supervisor import Supervisor, last_lines
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def run_foreground(root: Root, options: UpOptions) -> int:
             printer(Event("note", text="press Ctrl-C to stop"))
 
     code = run_supervisor(root, options, emit)
-    return _wait_for_other(root, printer) if already_running else code
+    return _wait_for_other(root, options, printer) if already_running else code
 
 
-def start_detached(root: Root, arguments: list[str]) -> int:
+def start_detached(root: Root, options: UpOptions, arguments: list[str]) -> int:
     """Start a supervisor in a session of its own, print its events, and return the exit code when all is ready.
 
-    `arguments` are the options of `up` for the supervisor's command line.
+    `arguments` are the `options` for the supervisor's command line.
     """
     printer = output.ProgressPrinter(root)
     try:
@@ -131,7 +131,7 @@ def start_detached(root: Root, arguments: list[str]) -> int:
                 event = Event.decode(line)
                 printer(event)
                 if event.kind == "running":
-                    return _wait_for_other(root, printer)
+                    return _wait_for_other(root, options, printer)
                 if event.kind == "up":
                     output.print_addresses(root)
                     return 0
@@ -150,8 +150,11 @@ def start_detached(root: Root, arguments: list[str]) -> int:
     return 1
 
 
-def _wait_for_other(root: Root, printer: EventSink, timeout: float = 300.0) -> int:
-    """Wait until the shop that another supervisor runs is ready, and print its addresses; return the exit code."""
+def _wait_for_other(root: Root, options: UpOptions, printer: EventSink, timeout: float = 300.0) -> int:
+    """Wait until the shop that another supervisor runs is ready, and print its addresses; return the exit code.
+
+    Options and settings that differ from those of the running shop are reported, and result in a code of their own.
+    """
     end = time.monotonic() + timeout
     while root.has_supervisor() and root.load().get("state") != "ready" and time.monotonic() < end:
         time.sleep(0.2)
@@ -161,6 +164,16 @@ def _wait_for_other(root: Root, printer: EventSink, timeout: float = 300.0) -> i
         printer(Event("failed", text=message))
         return 1
     output.print_addresses(root)
+    stack = find_running(root)
+    own = stack.environment() if stack else {}
+    asked = option_differences.differences(options, os.environ, root.secrets().signing, root.load(), own)
+    if asked:
+        message = (
+            f"the running shop was left as it is; not applied: {'; '.join(asked)}."
+            " To apply, run `holdfast down`, then the same `holdfast up` again; no data is lost"
+        )
+        printer(Event("failed", text=message))
+        return OtherOptions.code
     return 0
 
 
@@ -194,7 +207,7 @@ def down(root: Root) -> int:
         if root.has_supervisor() and pid:
             processes.kill(psutil.Process(pid))
     elif not (root.path / "stack.json").exists():
-        printer(Event("note", text="no shop runs here"))
+        printer(Event("note", text=not_running(root)))
         return 0
     processes.terminate(services.find_worker_processes(root), signal.SIGTERM, 8.0)
     for kind in (Kafka, Postgres, Redis):

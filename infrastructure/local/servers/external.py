@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -95,7 +96,7 @@ class ExternalServerMonitor(threading.Thread):
     def __init__(self, name: str, address: str, emit: EventSink, on_change: Callable[[], None]) -> None:
         super().__init__(name=name, daemon=True)
         self.address, self.emit, self.on_change = address, emit, on_change
-        self.state = "starting"
+        self.state, self.since = "starting", time.time()
         self.became_ready, self.stop_requested = threading.Event(), threading.Event()
 
     def run(self) -> None:
@@ -104,7 +105,7 @@ class ExternalServerMonitor(threading.Thread):
         while not self.stop_requested.is_set():
             state = "ready" if self._accepts_connections() else "degraded"
             if state != self.state:
-                self.state = state
+                self.state, self.since = state, time.time()
                 self.on_change()
             self.became_ready.set()
             self.stop_requested.wait(3.0)

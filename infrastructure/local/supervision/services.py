@@ -48,6 +48,8 @@ class ServiceType:
     """True if the service has an `audit` sub-command."""
     secrets: frozenset[str] = SERVER_SECRETS
     """Settings of `environment.SECRETS` that the service uses; its processes receive no others."""
+    has_order_account: bool = False
+    """True if the audit can print what the service has recorded about each order."""
 
     def is_installed(self) -> bool:
         """Return whether the module can be run here; the module is looked up, not imported."""
@@ -74,10 +76,14 @@ SERVICE_TYPES = (
         | {"HOLDFAST_REDIS_URL", "HOLDFAST_SECRET", "HOLDFAST_SECRET_PREVIOUS", "HOLDFAST_WEBHOOK_SECRET"},
     ),
     ServiceType("cart", "cart_service"),
-    ServiceType("inventory", "inventory_service", secrets=SERVER_SECRETS | {"HOLDFAST_REDIS_URL"}),
-    ServiceType("orders", "order_service"),
-    ServiceType("payment", "order_service.payment", secrets=SERVER_SECRETS | {"HOLDFAST_PROVIDER_KEY"}),
-    ServiceType("delivery", "order_service.delivery"),
+    ServiceType(
+        "inventory", "inventory_service", secrets=SERVER_SECRETS | {"HOLDFAST_REDIS_URL"}, has_order_account=True
+    ),
+    ServiceType("orders", "order_service", has_order_account=True),
+    ServiceType(
+        "payment", "order_service.payment", secrets=SERVER_SECRETS | {"HOLDFAST_PROVIDER_KEY"}, has_order_account=True
+    ),
+    ServiceType("delivery", "order_service.delivery", has_order_account=True),
     ServiceType(
         "provider",
         "order_service.payment.provider",

@@ -40,6 +40,8 @@ class UpOptions:
     infra_only: bool = False
     only: frozenset[str] = frozenset()
     """Services to start; empty: all."""
+    named_workers: frozenset[str] = frozenset()
+    """Services whose number of workers the user named."""
 
 
 @dataclass

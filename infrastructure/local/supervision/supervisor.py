@@ -14,14 +14,16 @@ import signal
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from contracts.envelope import rfc3339
 from infrastructure.local import processes
 from infrastructure.local.errors import DiskFull, StackError, convert_os_error
 from infrastructure.local.events import Event
 from infrastructure.local.servers import external
 from infrastructure.local.supervision import limits as limit_settings
-from infrastructure.local.supervision import services, startup_plan
+from infrastructure.local.supervision import option_differences, services, startup_plan
 from infrastructure.local.supervision.watchdog import FAILED_AFTER_CRASHES, Watchdog
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ class Supervisor:
             **plan.addresses,
             "limits": "on" if limits else "off",
             "partitions": plan.partitions,
+            "prefix": os.environ.get("HOLDFAST_PREFIX", ""),
             "limit_settings": limit_settings.limits_set(os.environ),
+            "settings": option_differences.setting_hashes(os.environ, root.secrets().signing),
             "seeded": root.load().get("seeded"),
         }
 
@@ -114,6 +118,8 @@ class Supervisor:
             "pid": monitor.pid,
             "restarts": monitor.restarts,
             "metrics": metrics,
+            "address": external.without_password(monitor.name, _address(monitor)),
+            "since": rfc3339(datetime.fromtimestamp(monitor.since, UTC)),
         }
         return entry if isinstance(monitor, Watchdog) else {**entry, "external": True}
 
@@ -257,6 +263,10 @@ class Supervisor:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _address(monitor: Monitor) -> str:
+    return monitor.program.url() if isinstance(monitor, Watchdog) else monitor.address
 
 
 def last_lines(log: Path, lines: int) -> list[str]:

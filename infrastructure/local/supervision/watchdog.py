@@ -69,6 +69,8 @@ class Watchdog(threading.Thread):
         self.state, self.pid, self.restarts, self.failures = "starting", 0, 0, 0
         self._published = ("starting", -1)
         """State and pid at the last call of `on_change`."""
+        self.since = time.time()
+        """Time of that call: since when the process is in its state."""
         self.last_error: StackError | None = None
         """Reason why the last start failed or the last process ended."""
         self.became_ready = threading.Event()
@@ -147,7 +149,7 @@ class Watchdog(threading.Thread):
 
     def _set_state(self, state: str) -> None:
         if (state, self.pid) != self._published:
-            self.state, self._published = state, (state, self.pid)
+            self.state, self._published, self.since = state, (state, self.pid), time.time()
             self.on_change()
 
     def _adopt(self) -> bool:

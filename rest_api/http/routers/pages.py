@@ -1,13 +1,16 @@
 """Routes outside the API: probes, metrics, API descriptions and their viewer, problem pages, and the shop's page."""
 
+import gzip
 import html
+import mimetypes
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import rest_api
@@ -29,6 +32,11 @@ _FOOTER_PLACE: Final = "<!-- footer -->"
 _PAGE_FILE: Final = re.compile(r"[a-z0-9_-]+\.(js|css|svg|png)")
 _VARY: Final = {"Vary": "Accept"}
 _VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "LICENSE", "NOTICE"})
+
+_COMPRESSED_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
+"""Files that are stored as `NAME.gz`: each is one long line, which would drown a search through the sources."""
+
+_CHUNK_BYTES: Final = 64 * 1024
 
 
 def unready_reason(edge: AppState) -> str | None:
@@ -83,12 +91,12 @@ async def docs(edge: AppStateDep) -> Response:
 
 
 @router.get("/docs/{name:segment}")
-async def docs_file(edge: AppStateDep, name: str) -> Response:
+async def docs_file(edge: AppStateDep, request: Request, name: str) -> Response:
     """Return a file of the viewer."""
     _not_in_production(edge)
     if name not in _VIEWER_FILES:
         raise Problem("not-found")
-    return _file(_VIEWER, name)
+    return _compressed_file(_VIEWER, name, request) if name in _COMPRESSED_FILES else _file(_VIEWER, name)
 
 
 @router.get("/problems")
@@ -140,6 +148,33 @@ def _prefers_json(request: Request) -> bool:
     """Return True if a client would rather have JSON than a page; the page is the default."""
     accept = request.headers.get("accept", "")
     return json_quality(accept) > quality(accept, HTML)
+
+
+def _compressed_file(folder: Path, name: str, request: Request) -> Response:
+    """Return a file that is stored compressed, decompressed for a client that does not accept gzip."""
+    headers = {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    media_type = mimetypes.guess_type(name)[0]
+    stored = folder / f"{name}.gz"
+    if _accepts_gzip(request.headers.get("accept-encoding", "")):
+        return file_response(stored, media_type=media_type, headers=headers | {"Content-Encoding": "gzip"})
+    content = gzip.decompress(stored.read_bytes())
+    headers["Content-Length"] = str(len(content))
+    return StreamingResponse(_chunks(content), media_type=media_type, headers=headers)
+
+
+async def _chunks(content: bytes) -> AsyncIterator[bytes]:
+    """Yield a long body piece by piece, so that a client that reads slowly holds little of it in a buffer."""
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield content[start : start + _CHUNK_BYTES]
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Return whether an `Accept-Encoding` names gzip, or everything, and does not give it the weight 0."""
+    weights = {}
+    for part in header.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        weights[coding.strip()] = not re.fullmatch(r"q=0(\.0*)?", parameters.replace(" ", ""))
+    return weights.get("gzip", weights.get("*", False))
 
 
 def _file(folder: Path, name: str) -> Response:
