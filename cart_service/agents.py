@@ -130,24 +130,15 @@ class CartAgents:
                 self.retries.discard(user_id, request_id)
                 continue
             try:
-                request = model.retry_request(user_id, pending)
-            except (ValueError, TypeError) as error:  # written by another version; retry the others anyway
+                retry = _retry_event(user_id, pending)
+                retry.encode()
+            except (ValueError, TypeError, OverflowError) as error:  # of another version; retry the others anyway
                 log.warning(
                     "cannot retry the request that user %s has pending under id %s: %s", user_id, request_id, error
                 )
                 self.retries.discard(user_id, request_id)
                 continue
-            requests.append(
-                Envelope.of(
-                    request,
-                    source=SOURCE,
-                    subject=user_id,
-                    request_id=request_id,
-                    time=pending.since,
-                    traceparent=trace_context.child_traceparent(None),
-                    validate=False,
-                )
-            )
+            requests.append(retry)
         await self.publish(inventory.REQUESTS, requests)
 
     async def on_permanent_failure(
@@ -187,6 +178,18 @@ def _event(cause: Envelope, message: Message, subject: str | None = None) -> Env
         cause=cause,
         subject=subject or cause.subject,
         validate=False,  # its parts were validated; validating them again took a tenth of a batch's time
+    )
+
+
+def _retry_event(user_id: str, pending: cart.PendingRequest) -> Envelope:
+    return Envelope.of(
+        model.retry_request(user_id, pending),
+        source=SOURCE,
+        subject=user_id,
+        request_id=pending.id,
+        time=pending.since,
+        traceparent=trace_context.child_traceparent(None),
+        validate=False,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from cart_service.agents import SOURCE
 from cart_service.model import Cart, to_response
 from contracts import cart, inventory
-from contracts.envelope import Envelope
+from contracts.envelope import Envelope, UnreadableBatch
 from infrastructure.audit.topic_auditor import (
     MAX_CLOCK_SKEW,
     AuditedTopic,
     AuditWindow,
     RecordPosition,
+    format_key,
     format_position,
     position_of,
+    record_time,
     throttled,
     truncate_violations,
 )
@@ -97,11 +99,13 @@ class CartTopicAudit:
 
     def add_cart(self, record: Any) -> None:
         """Add a record of the table's changelog; the last record of each key counts."""
+        if isinstance(record.value, UnreadableBatch):  # of a cache: nothing is lost with it
+            return
         self.stuck_requests.pop(record.key, None)
         self.invalid_carts.pop(record.key, None)
         if record.value is None:
             return
-        written = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+        written = record_time(record)
         late = self.window.now - self.window.grace
         try:
             pending = Cart.model_validate_json(record.value).pending
@@ -138,12 +142,12 @@ class CartTopicAudit:
                 if self.expected_responses.get((user, id_)) not in (frame, None)
             ],
             [
-                f"request {id_} of {key.decode(errors='replace')} is still pending"
+                f"request {id_} of {format_key(key)} is still pending"
                 for key, ids in self.stuck_requests.items()
                 for id_ in ids
             ],
             [
-                f"the stored cart of {key.decode(errors='replace')} ({position}) is invalid"
+                f"the stored cart of {format_key(key)} ({position}) is invalid"
                 for key, position in self.invalid_carts.items()
             ],
         ]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from contracts.trace_context import child_traceparent
 
@@ -26,8 +26,14 @@ DeadLetterReason = Literal[
     "no_key",
     "wrong_key",
     "wrong_source",
+    "unreadable",
     "failed",
 ]
+
+EARLIEST_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC)
+"""The first time that is accepted, and the first one that is not any more. No event of a shop is older than Kafka, and
+time differences and time zones never lead from this range out of the years that Python and PostgreSQL can represent."""
 
 
 def rfc3339(moment: datetime) -> str:
@@ -36,8 +42,42 @@ def rfc3339(moment: datetime) -> str:
     return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"  # without the +00:00 at the end
 
 
-Timestamp = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+def require_plausible_time(moment: datetime) -> datetime:
+    """Return `moment`. Raise `ValueError` unless it lies between `EARLIEST_TIME` and `LATEST_TIME`."""
+    if not EARLIEST_TIME <= moment < LATEST_TIME:
+        raise ValueError(f"a time lies from {rfc3339(EARLIEST_TIME)} on and before {rfc3339(LATEST_TIME)}")
+    return moment
+
+
+PlausibleTime = Annotated[AwareDatetime, AfterValidator(require_plausible_time)]
+"""A time with any UTC offset, from 2000 to 2099: the type of each time that comes from outside."""
+Timestamp = Annotated[PlausibleTime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
 """A time in a message: read with any UTC offset, written by `rfc3339`."""
+
+
+class UnreadableBatch(bytes):
+    """The bytes of records that Kafka's client cannot decode, in the place of a record's value.
+
+    It stands for all offsets from `first_offset` to `last_offset` of its partition. `reason` is the decoder's error.
+    """
+
+    first_offset: int
+    last_offset: int
+    reason: str
+
+    def __new__(cls, raw: bytes, *, first_offset: int, last_offset: int, reason: str) -> Self:
+        """Return `raw` with the offsets that it stands for."""
+        value = super().__new__(cls, raw)
+        value.first_offset, value.last_offset, value.reason = first_offset, last_offset, reason
+        return value
+
+    @property
+    def explanation(self) -> str:
+        """A sentence for people: which offsets cannot be read, and why."""
+        offsets = f"offset {self.first_offset}"
+        if self.last_offset > self.first_offset:
+            offsets = f"offsets {self.first_offset} to {self.last_offset}"
+        return f"{offsets} cannot be decoded: {self.reason}"
 
 
 class UndecodableError(ValueError):
@@ -84,7 +124,7 @@ class Envelope(BaseModel):
     source: str = Field(pattern=r"^/[a-z-]+$")
     type: str = Field(pattern=r"^holdfast\.[a-z.-]+$")
     subject: str = Field(min_length=1, max_length=128)
-    time: AwareDatetime
+    time: PlausibleTime
     datacontenttype: Literal["application/json"] = "application/json"
     traceparent: str | None = None
     requestid: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[ -~]+$")
@@ -175,19 +215,11 @@ class Envelope(BaseModel):
     @classmethod
     def decode(cls, key: bytes | None, value: bytes | None) -> Self:
         """Return the event in a record. Raise `UndecodableError` with what is wrong if there is none."""
+        if isinstance(value, UnreadableBatch):
+            raise UndecodableError("unreadable", value.explanation)
         if not key:
             raise UndecodableError("no_key", "the record has no key; send it with its subject as key")
-        if value is None:
-            raise UndecodableError("not_json", "the record has no value")
-        if len(value) > MAX_VALUE_BYTES:
-            raise UndecodableError("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
-        try:
-            value.decode()
-            fields = orjson.loads(value)
-        except UnicodeDecodeError as error:
-            raise UndecodableError("not_utf8", str(error)) from None
-        except orjson.JSONDecodeError as error:
-            raise UndecodableError("not_json", str(error)) from None
+        fields = _parse_json(value)
         if not isinstance(fields, dict):
             raise UndecodableError("not_cloudevent", "a CloudEvent is a JSON object")
         if "specversion" not in fields:  # required of others; the default is for our own events
@@ -199,6 +231,20 @@ class Envelope(BaseModel):
         if event.subject.encode() != key:
             raise UndecodableError("wrong_key", f"the key is not the subject {event.subject!r}")
         return event
+
+
+def _parse_json(value: bytes | None) -> Any:
+    if value is None:
+        raise UndecodableError("not_json", "the record has no value")
+    if len(value) > MAX_VALUE_BYTES:
+        raise UndecodableError("too_big", f"{len(value)} bytes; a value has at most {MAX_VALUE_BYTES}")
+    try:
+        value.decode()
+        return orjson.loads(value)
+    except UnicodeDecodeError as error:
+        raise UndecodableError("not_utf8", str(error)) from None
+    except orjson.JSONDecodeError as error:
+        raise UndecodableError("not_json", str(error)) from None
 
 
 def first_error(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """The expiry scanner: finds carts that are due and sends an expiry request for each."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection
 from inventory_service.pg_arrays import array_literals
 from inventory_service.store import QUERIES, expiry_id
+
+log = logging.getLogger(__name__)
 
 SCAN_SECONDS: Final = 0.5
 SCAN_LIMIT: Final = 500
@@ -58,7 +61,7 @@ class ExpiryScanner:
         self._sent = {cart: at for cart, at in self._sent.items() if at > resend_before}
         unsent: list[tuple[str, datetime, int]] = [cart for cart in (*due, *undelivered) if cart not in self._sent]
         if unsent:
-            await self.publish(REQUESTS, [expire_request(*cart) for cart in unsent])
+            await self.publish(REQUESTS, [request for cart in unsent if (request := _expire_request(cart))])
             failpoint("inventory.knocked")
             self._sent |= dict.fromkeys(unsent, time.monotonic())
             metrics.EXPIRY_REQUESTS.inc(len(unsent))
@@ -66,6 +69,15 @@ class ExpiryScanner:
             values = array_literals(zip(*delivered, strict=True))
             await connection.execute(QUERIES["delete_undelivered_expiries"], values)
         return len(unsent)
+
+
+def _expire_request(cart: tuple[str, datetime, int]) -> Envelope | None:
+    """Return the request for a cart; `None`, with an entry in the log, for one that no request can be built for."""
+    try:
+        return expire_request(*cart)
+    except (ValueError, OverflowError) as error:
+        log.error("the cart of user %s cannot expire: %s", cart[0], error)  # noqa: TRY400 - the reason says it all
+        return None
 
 
 def expire_request(user: str, due: datetime, revision: int) -> Envelope:

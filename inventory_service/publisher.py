@@ -7,10 +7,13 @@ missed, and a transaction that stays open for an hour delays no other.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-from contracts.envelope import Envelope
+from pydantic import ValidationError
+
+from contracts.envelope import Envelope, first_error
 from contracts.inventory import PRODUCTS, STOCK, Money, Product, Stock
 from contracts.topics import Topic
 from infrastructure.observability import metrics
@@ -18,6 +21,8 @@ from infrastructure.process.clock import now
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, try_lock
 from inventory_service.store import QUERIES
+
+log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS: Final = 0.25
 """Seconds between two passes, and so at most four states per second of one product."""
@@ -78,20 +83,8 @@ class Publisher:
             )
             for code, received, held, sold, v in await _fetch_all(connection, query, since)
         ]
-        products = [
-            Product(
-                code=code,
-                name=name,
-                category=category,
-                images=tuple(images),
-                deleted=deleted,
-                version=version,
-                price=Money(amount=amount, currency=currency),
-            )
-            for code, name, category, images, deleted, version, amount, currency in await _fetch_all(
-                connection, "changed_products", since
-            )
-        ]
+        rows = await _fetch_all(connection, "changed_products", since)
+        products = [product for row in rows if (product := _product(row))]
         # Products first, so that a consumer of a stock already knows its product.
         published = await self._publish_new(PRODUCTS, products)
         if products or stock:
@@ -112,6 +105,24 @@ class Publisher:
             self._sent |= {_state_key(state): state.version for state in part}
             metrics.PUBLISHED.labels(topic.name).inc(len(part))
         return len(unsent)
+
+
+def _product(row: tuple[Any, ...]) -> Product | None:
+    """Return the product of a row; `None`, with an entry in the log, if its consumers would not accept it."""
+    code, name, category, images, deleted, version, amount, currency = row
+    try:
+        return Product(
+            code=code,
+            name=name,
+            category=category,
+            images=tuple(images),
+            deleted=deleted,
+            version=version,
+            price=Money(amount=amount, currency=currency),
+        )
+    except ValidationError as error:
+        log.error("the product %s is not published: %s", code, first_error(error))  # noqa: TRY400
+        return None
 
 
 async def _fetch_all(connection: Connection, name: str, values: dict[str, str] | None = None) -> list[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ frames about them for the shopper, and the open commands.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,15 +15,18 @@ from contracts import cart, deliveries, inventory, orders, payments
 from contracts.envelope import Envelope, Message
 from contracts.topics import Topic
 from contracts.trace_context import child_traceparent
-from infrastructure.messaging.batch_processor import ReceivedMessage
+from infrastructure.messaging.batch_processor import TRANSIENT_ERRORS, ReceivedMessage
 from infrastructure.observability import metrics
 from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
+from infrastructure.storage import postgres
 from order_service.commands import SagaCommand, next_commands
 from order_service.model import Incoming, RequestReply
 from order_service.outcomes import InventoryOutcome
 from order_service.state import Order
 from order_service.store import OrderBatch, OrderStore
+
+log = logging.getLogger(__name__)
 
 POLL_INTERVAL: Final = 0.5
 """Seconds between two polls for passed deadlines."""
@@ -64,7 +68,7 @@ class OrderAgents:
         due = await self.store.claim_due(MAX_DUE_PER_POLL)
         if due:
             failpoint("orders.claimed")
-            await self.handle_batch(due, {})
+            await self._handle_deadlines(due)
         return len(due)
 
     async def run_deadlines(self) -> None:
@@ -72,6 +76,20 @@ class OrderAgents:
         while True:
             if await self.handle_due_orders() < MAX_DUE_PER_POLL:
                 await asyncio.sleep(POLL_INTERVAL)
+
+    async def _handle_deadlines(self, due: Sequence[Incoming]) -> None:
+        """Handle deadlines together; if that fails permanently, one by one, without the order that it fails for."""
+        try:
+            await self.handle_batch(due, {})
+        except (*TRANSIENT_ERRORS, *postgres.TRANSIENT_ERRORS):
+            raise
+        except Exception as error:
+            if len(due) == 1:
+                log.exception("the deadline of order %s cannot be handled", due[0].order_id)
+                return
+            log.warning("handling deadlines one by one, since %r", error)
+            for each in due:
+                await self._handle_deadlines([each])
 
     async def on_permanent_failure(self, received: ReceivedMessage[Any], error: Exception) -> None:
         """Do nothing: the dead letter is the only report of a message that fails permanently."""

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
-from contracts.envelope import DeadLetterReason, Envelope, Message, MessageRegistry, UndecodableError
+from contracts.envelope import (
+    EARLIEST_TIME,
+    LATEST_TIME,
+    DeadLetterReason,
+    Envelope,
+    Message,
+    MessageRegistry,
+    UndecodableError,
+)
 from infrastructure.messaging import dead_letters
 from infrastructure.observability import metrics
 from infrastructure.process import clock
@@ -23,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_LISTED: Final = 20
 """Violations of one kind that are listed; the rest is only counted."""
+MAX_KEY_CHARACTERS: Final = 64
 DELETION_MARGIN: Final = timedelta(hours=12)
 """Records that Kafka will delete within this time are not audited."""
 REST_FACTOR: Final = 20
@@ -63,6 +72,12 @@ def print_report(report: Mapping[str, Any], *, as_json: bool) -> int:
     return 0 if report["ok"] else 1
 
 
+def record_time(record: Any) -> datetime:
+    """Return the time of a record; the nearest accepted time if its timestamp, which its sender chose, is not one."""
+    first, last = (round(limit.timestamp() * 1000) for limit in (EARLIEST_TIME, LATEST_TIME))
+    return datetime.fromtimestamp(min(max(record.timestamp, first), last) / 1000, UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class AuditWindow:
     """The records that are audited at `now`: older than `grace`, and not to be deleted soon."""
@@ -76,7 +91,7 @@ class AuditWindow:
 
     def covers(self, record: Any) -> bool:
         """Return whether all effects of `record` must be there: it is neither too new nor too old."""
-        age = self.now - datetime.fromtimestamp(record.timestamp / 1000, UTC)
+        age = self.now - record_time(record)
         return self.grace <= age < min(self.retention - DELETION_MARGIN, self.max_age)
 
     def is_within_retention(self, event: Envelope) -> bool:
@@ -128,6 +143,12 @@ class AuditedTopic(Generic[M]):
 def position_of(record: Any) -> RecordPosition:
     """Return the position of a record."""
     return record.topic, record.partition, record.offset
+
+
+def format_key(key: bytes) -> str:
+    """Return a record's key for a sentence: the beginning of a long one, and bytes that are not UTF-8 escaped."""
+    text = key[: MAX_KEY_CHARACTERS + 1].decode(errors="backslashreplace")
+    return text if len(text) <= MAX_KEY_CHARACTERS else f"{text[:MAX_KEY_CHARACTERS]}…"
 
 
 def format_position(position: RecordPosition) -> str:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, NoReturn, TypeVar
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from contracts.envelope import DeadLetterReason, Envelope, Message, MessageRegistry, UndecodableError
+from contracts.envelope import DeadLetterReason, Envelope, Message, MessageRegistry, UndecodableError, UnreadableBatch
 from contracts.topics import Topic
 from infrastructure.messaging.broker import partition_of
 from infrastructure.messaging.dead_letter_limit import DeadLetterLimit
-from infrastructure.messaging.dead_letters import Record, dead_letter_event
+from infrastructure.messaging.dead_letters import Record, dead_letter_event, dead_letter_key
 from infrastructure.observability import metrics
 from infrastructure.process.clock import now
 from infrastructure.process.failpoints import failpoint
@@ -41,6 +41,10 @@ SendRecord = Callable[[str, bytes | None, bytes], Awaitable[None]]
 
 class Transient(Exception):
     """A failure that may pass: the same attempt is made again."""
+
+
+TRANSIENT_ERRORS: Final[tuple[type[BaseException], ...]] = (Transient, TimeoutError, KafkaError, OSError)
+"""Errors of Kafka and the network that pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class BatchProcessor(Generic[M]):
         self.send = send
         self.on_shutdown = on_shutdown
         self.limit = limit or DeadLetterLimit(settings.dead_letter_limit_per_minute, settings.dead_letter_limit_share)
-        self.retried = (Transient, TimeoutError, KafkaError, OSError, *handler.transient_errors)
+        self.retried = (*TRANSIENT_ERRORS, *handler.transient_errors)
         self.attempts = 0
         """Number of attempts so far, by which the liveness probe distinguishes a retry from a stall."""
         self._held: str | None = None
@@ -140,7 +144,9 @@ class BatchProcessor(Generic[M]):
 
     def _passes_prefilter(self, record: Record) -> bool:
         prefilter = self.handler.prefilter
-        if prefilter is None or record.value is None or prefilter(record.value):
+        if prefilter is None or record.value is None or isinstance(record.value, UnreadableBatch):
+            return True
+        if prefilter(record.value):
             return True
         self.attempts += 1  # for the liveness probe: skipping a record is progress too
         return False
@@ -166,10 +172,19 @@ class BatchProcessor(Generic[M]):
     async def _dead_letter(self, record: Record, reason: DeadLetterReason, detail: str, attempts: int = 1) -> None:
         if self.limit.reached:
             await self._hold(reason, detail)
-        dead_letter = dead_letter_event(
-            record, reason=reason, detail=detail, service=self.service, attempts=attempts, now=now()
-        ).encode()
-        await self._until_done(lambda: self.send(f"{self.name}.dlq", record.key, dead_letter))
+        build = partial(
+            dead_letter_event, record, reason=reason, detail=detail, service=self.service, attempts=attempts, now=now()
+        )
+
+        async def send() -> None:
+            event = build()
+            key = dead_letter_key(record, event)
+            try:
+                await self.send(f"{self.name}.dlq", key, event.encode())
+            except MessageSizeTooLargeError:  # the topic's limit was changed: without a dead letter nothing goes on
+                await self.send(f"{self.name}.dlq", key, build(with_content=False).encode())
+
+        await self._until_done(send)
         failpoint("guard.put_aside")
         self.limit.count_dead_letter()
         metrics.DEAD_LETTERS.labels(self.name, reason).inc()

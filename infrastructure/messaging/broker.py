@@ -77,10 +77,20 @@ def _send_or_break(self: AIOKafkaConnection, request: Any, expect_response: bool
 setattr(AIOKafkaConnection, "send", _send_or_break)  # noqa: B010 - a patch, and seen as one
 
 
-@lru_cache(maxsize=65_536)
+MAX_CACHED_KEY_BYTES: Final = 128
+
+
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of `key` on a topic with `partitions`: murmur2, the default of Kafka's Java clients."""
+    # Keys of foreign records may have a megabyte each, and are not worth a place in memory.
+    return _cached_partition(key, partitions) if len(key) <= MAX_CACHED_KEY_BYTES else _partition(key, partitions)
+
+
+def _partition(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+_cached_partition = lru_cache(maxsize=65_536)(_partition)
 
 
 async def ensure_topics(settings: Settings, topics: Sequence[Topic], *, wait: float = WAIT_SECONDS) -> None:

@@ -12,10 +12,14 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from contracts.envelope import DeadLetterReason, Envelope
+from contracts.envelope import DeadLetterReason, Envelope, UnreadableBatch
+from contracts.topics import MAX_FOREIGN_BYTES
 
 DEAD_LETTER_TYPE: Final = "holdfast.dead-letter"
 SETTLED_TYPE: Final = "holdfast.dead-letter-settled"
+
+MAX_KEY_BYTES: Final = 1024
+"""Longest key of an original that is also the key of its dead letter."""
 
 Settlement = Literal["redriven", "dropped"]
 
@@ -33,10 +37,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter as read from its topic: its own `event`, and the `original` record."""
+    """A dead letter as read from its topic: its own `event`, and the `original` record.
+
+    `incomplete` says why the original cannot be sent again; it is `None` if it can.
+    """
 
     event: Envelope
     original: Record
+    incomplete: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +55,54 @@ class SettledMarker:
     how: str
 
 
-def dead_letter_event(
-    record: Record, *, reason: DeadLetterReason, detail: str, service: str, attempts: int, now: datetime
+def dead_letter_event(  # noqa: PLR0913 - the parts of a dead letter
+    record: Record,
+    *,
+    reason: DeadLetterReason,
+    detail: str,
+    service: str,
+    attempts: int,
+    now: datetime,
+    with_content: bool = True,
 ) -> Envelope:
-    """Return the event to publish on `<topic>.dlq` for `record`. The same record always gets the same id."""
+    """Return the event to publish on `<topic>.dlq` for `record`. The same record always gets the same id.
+
+    Its size has a limit, whatever the original is: a key and a value that are too big together, as a compressed record
+    or a changed topic allows, are left out and only counted. Without `with_content` they are always left out.
+    """
     position = f"{record.topic}/{record.partition}/{record.offset}"
     data: dict[str, Any] = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        **_text_or_base64("key", record.key),
-        **_text_or_base64("value", record.value),
+        **_content(record, with_content=with_content),
         "reason": reason,
-        "detail": detail[:2000],
+        "detail": detail[:2000].encode(errors="replace").decode(),
         "service": service,
         "attempts": attempts,
     }
-    subject = record.key.decode(errors="replace")[:128] if record.key else position
+    subject = record.key[:512].decode(errors="replace")[:128] if record.key else position[-128:]
     return Envelope(id=position, source=f"/{service}", type=DEAD_LETTER_TYPE, subject=subject, time=now, data=data)
+
+
+def dead_letter_key(record: Record, event: Envelope) -> bytes | None:
+    """Return the key of a dead letter's record: that of the original, unless it is very long."""
+    return record.key if record.key is None or len(record.key) <= MAX_KEY_BYTES else event.key
+
+
+def _content(record: Record, *, with_content: bool) -> dict[str, Any]:
+    """Return the fields with the original's key and value, or with their sizes where they are left out."""
+    key, value = record.key, record.value
+    fields: dict[str, Any] = {}
+    if isinstance(value, UnreadableBatch):
+        fields["last_offset"] = value.last_offset
+    size = len(key or b"") + len(value or b"")
+    if not with_content or size > MAX_FOREIGN_BYTES:
+        kept = key if with_content and len(key or b"") <= MAX_KEY_BYTES else None
+        return fields | {**_text_or_base64("key", kept), "value": None, "left_out_bytes": size - len(kept or b"")}
+    if isinstance(value, UnreadableBatch):
+        return fields | {"key": None, "value": None, "batch_base64": base64.b64encode(value).decode()}
+    return {**_text_or_base64("key", key), **_text_or_base64("value", value)}
 
 
 def settled_event(dead_letter: Envelope, how: Settlement, now: datetime) -> Envelope:
@@ -87,11 +125,20 @@ def decode(value: bytes | None) -> DeadLetter | SettledMarker | None:
         data = event.data
         position = (str(data["topic"]), int(data["partition"]), int(data["offset"]))
         if event.type == DEAD_LETTER_TYPE:
-            return DeadLetter(event, Record(*position, _bytes(data, "key"), _bytes(data, "value")))
+            original = Record(*position, _bytes(data, "key"), _bytes(data, "value"))
+            return DeadLetter(event, original, _incomplete(data))
         if event.type == SETTLED_TYPE:
             return SettledMarker("/".join(map(str, position)), str(data["how"]))
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
         pass  # other programs can write to the topic too
+    return None
+
+
+def _incomplete(data: dict[str, Any]) -> str | None:
+    if "last_offset" in data:
+        return f"the records from offset {data['offset']} to {data['last_offset']} could not be decoded"
+    if "left_out_bytes" in data:
+        return f"the record was too big to be kept: {data['left_out_bytes']} bytes are left out"
     return None
 
 

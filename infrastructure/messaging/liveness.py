@@ -49,7 +49,7 @@ class LivenessProbe:
         tried = (sum(processor.attempts for processor in self._batch_processors), recovered)
         yield "nothing was asked of Kafka", (consumer and consumer.completed_fetches, tried), bool(settled and assigned)
         ours = {processor.name for processor in self._batch_processors}
-        waiting = {tp: _waits(consumer, tp) for tp in assigned if tp.topic in ours}
+        waiting = {tp: consumer.has_unfinished_records(tp) for tp in assigned if tp.topic in ours}
         yield "records wait, but none was tried", tried, any(waiting.values())
         # A single partition may stall while the others go on. Attempts that fail again and again are not a stall.
         failed = {
@@ -64,12 +64,6 @@ class LivenessProbe:
         """Return the sum of recovered offsets. It grows during a long recovery, which a restart would only prolong."""
         tables: Any = self._app.tables
         return sum(offset or 0 for offset in tables.recovery.active_offsets.values()) if len(tables) else 0
-
-
-def _waits(consumer: Any, tp: Any) -> bool:
-    """Return whether a partition has unacknowledged records, as far as the last fetch said."""
-    end = consumer.highwater(tp)
-    return bool(end) and (_committed(consumer, tp) or 0) < end
 
 
 def _committed(consumer: Any, tp: Any) -> int | None:

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infrastructure.messaging.broker import BrokerUnavailableError
+from infrastructure.messaging.consumers import create_consumer, position, unreached
 from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
@@ -30,9 +31,7 @@ async def read_topic(
     or from `since`, up to the end offsets at the time of the call. Records are ordered within a partition only. Each
     has `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and `value`. Raises `BrokerUnavailableError`.
     """
-    reader = AIOKafkaConsumer(
-        **client_options(settings), enable_auto_commit=False, request_timeout_ms=int(PATIENCE_SECONDS * 1000)
-    )
+    reader = create_consumer(settings, auto_offset_reset="earliest", request_timeout_ms=int(PATIENCE_SECONDS * 1000))
     try:
         partitions = await _partitions(settings, names, partition)
         if not partitions:
@@ -44,19 +43,23 @@ async def read_topic(
         # `seek_to_beginning` would be overridden by the reset to the end after `assign`.
         for tp, start in starts.items():
             reader.seek(tp, start)
-        unread = {tp for tp in partitions if tp in starts and starts[tp] < ends[tp]}
+        # Partitions without a record from `since` on are assigned too, but not read.
+        unread = {tp: ends[tp] for tp, start in starts.items() if start < ends[tp]}
+        reader.pause(*(tp for tp in partitions if tp not in unread))
         silent = 0.0
         while unread:
+            before = {tp: position(reader, tp) for tp in unread}
             batch = await reader.getmany(timeout_ms=500, max_records=MAX_POLL_RECORDS)
-            silent = 0.0 if batch else silent + 0.5
+            has_moved = any(position(reader, tp) != offset for tp, offset in before.items())
+            silent = 0.0 if batch or has_moved else silent + 0.5
             if silent > PATIENCE_SECONDS:
                 raise BrokerUnavailableError(f"Kafka at {settings.kafka} no longer responds")
             for tp, records in batch.items():
                 for record in records:
                     if record.offset < ends[tp]:
                         yield record
-            for tp in [tp for tp in unread if await reader.position(tp) >= ends[tp]]:
-                unread.remove(tp)
+            for tp in unread.keys() - unreached(reader, unread):
+                del unread[tp]
                 reader.pause(tp)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"Kafka at {settings.kafka} does not respond: {error}") from error
@@ -68,7 +71,7 @@ async def _starts(
     reader: AIOKafkaConsumer, partitions: Collection[TopicPartition], since: datetime
 ) -> dict[TopicPartition, int]:
     """Return the first offset of each partition from `since` on; partitions without such a record are left out."""
-    found = await reader.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+    found = await reader.offsets_for_times(dict.fromkeys(partitions, max(0, int(since.timestamp() * 1000))))
     return {partition: at.offset for partition, at in found.items() if at}
 
 

@@ -184,7 +184,10 @@ class Worker(ServiceProcess):
 
     def _write(self) -> None:
         for write in self._writers:
-            write()
+            try:
+                write()
+            except Exception:  # a cache that cannot be written must not stop the other ones, a rebalance or a stop
+                log.exception("a table could not be written; trying again")
 
     async def _on_partitions_revoked(self, *_: Any, **__: Any) -> None:
         self._write()

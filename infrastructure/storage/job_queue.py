@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -54,6 +55,8 @@ LEASE_MARGIN_SECONDS: Final = 5.0
 """Time to write the result: a lease is longer than the deadline by this, but at most twice as long."""
 JOB_QUEUE_OPTIONS: Final = "-c statement_timeout=5s -c lock_timeout=2s -c enable_seqscan=off -c jit=off"
 """Server settings of a job queue's connection."""
+UNREADABLE_PAUSE: Final = timedelta(hours=1)
+"""Time after which a row that cannot be read is tried again: a new version may be able to."""
 NOW: Final = sql.SQL("now()")
 """Value for a column: Postgres' clock when the lease ends."""
 
@@ -160,10 +163,27 @@ class PostgresJobRows:
         name = self.job.name
         async with (await self._open_connection()).cursor(row_factory=dict_row) as cursor:
             await cursor.execute(self._take, {"limit": limit, "lease": lease})
-            return [
-                LeasedRow(row, row[self.job.key], row[f"{name}_attempts"], row[f"{name}_at"], row[f"{name}_lease"])
-                for row in await cursor.fetchall()
-            ]
+            leased = []
+            for number in range(cursor.rowcount):
+                try:
+                    row = await cursor.fetchone()
+                except (psycopg.DataError, ValueError) as error:  # a value that an older version could store
+                    await cursor.scroll(1)
+                    await self._put_aside(cursor.pgresult, number, error)
+                    continue
+                if row is not None:
+                    times = row[f"{name}_at"], row[f"{name}_lease"]
+                    leased.append(LeasedRow(row, row[self.job.key], row[f"{name}_attempts"], *times))
+            return leased
+
+    async def _put_aside(self, result: Any, number: int, error: Exception) -> None:
+        """Postpone a row that cannot be read for `UNREADABLE_PAUSE`, so that it takes no place of a readable one."""
+        key = (result.get_value(number, result.fnumber(self.job.key.encode())) or b"").decode(errors="replace")
+        log.error("%s %s cannot be read and waits for an hour: %s", self.job.table, key, error)
+        statement = sql.SQL("UPDATE {table} SET {lease} = NULL, {at} = now() + {pause} WHERE {key} = {of}").format(
+            pause=UNREADABLE_PAUSE, of=key, **self._names
+        )
+        await (await self._open_connection()).execute(statement)
 
     async def finish(self, leased: LeasedRow, after: timedelta | None, *, attempts: int, columns: Row) -> bool:
         """End a lease, as in `JobRows`."""
@@ -313,6 +333,11 @@ class JobWorker:
             except TRANSIENT_ERRORS as error:
                 log.warning("%s: the result of %s is not written yet: %s", self.name, leased.key, error)
                 await asyncio.sleep(0.2)
+            except Exception as error:  # noqa: BLE001 - the row must not be repeated at the end of each lease
+                log.error("%s: the result of %s cannot be written: %s", self.name, leased.key, error)  # noqa: TRY400
+                if isinstance(result, Retry) and not result.columns:
+                    break
+                return await self._finish(leased, Retry(), lease_end)
         log.warning("%s: the lease of %s expired; its attempt is repeated", self.name, leased.key)
         return False
 

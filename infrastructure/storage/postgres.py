@@ -8,13 +8,18 @@ import asyncio
 import logging
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Format
 
+from contracts.envelope import EARLIEST_TIME, LATEST_TIME
 from infrastructure.process.environment import remove_foreign_variables
 from infrastructure.process.failpoints import failpoint
 from infrastructure.process.settings import Settings
@@ -48,6 +53,35 @@ _CONNECTION_PARAMETERS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 8000,
 }
 _OPTIONS: Final = "-c client_connection_check_interval=1000 -c TimeZone=UTC"
+
+
+_TIMESTAMPTZ: Final = psycopg.adapters.types["timestamptz"].oid
+_TimestamptzLoader: Final = psycopg.adapters.get_loader(_TIMESTAMPTZ, Format.TEXT)
+
+
+class BoundedTimestamptzLoader(Loader):
+    """Loader of times that PostgreSQL can store and Python cannot represent: each is the nearest accepted time.
+
+    psycopg raises an error for them, and with such a row it refuses the whole result. The rows of others must not wait
+    for one that an older version has stored.
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        assert _TimestamptzLoader is not None
+        self._load = _TimestamptzLoader(oid, context).load
+
+    def load(self, data: Buffer) -> datetime:
+        """Return the time."""
+        try:
+            loaded: datetime = self._load(data)
+        except psycopg.DataError:
+            text = bytes(data)
+            return EARLIEST_TIME if text.startswith(b"-") or text.endswith(b"BC") else LATEST_TIME
+        return loaded
+
+
+psycopg.adapters.register_loader("timestamptz", BoundedTimestamptzLoader)
 
 
 def load_queries(path: Path) -> dict[str, str]:

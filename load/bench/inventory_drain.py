@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 
 import aiohttp
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from psycopg import AsyncConnection, sql
 
 from contracts.envelope import Envelope
@@ -29,6 +29,7 @@ from contracts.topics import Topic
 from infrastructure.local.servers.probes import free_port
 from infrastructure.local.supervision.services import python_path
 from infrastructure.messaging.broker import ensure_topics, partition_of
+from infrastructure.messaging.consumers import create_consumer, unreached
 from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 from infrastructure.storage.postgres import conninfo
@@ -254,7 +255,7 @@ class _Reader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._consumer = AIOKafkaConsumer(**client_options(settings), max_poll_records=5000)
+        self._consumer = create_consumer(settings, max_poll_records=5000)
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()
@@ -280,11 +281,10 @@ class _Reader:
         for partition in partitions:
             self._consumer.seek(partition, begin[partition])
         responses: list[tuple[str, TimedOutcome]] = []
-        missing = sum(end[partition] - begin[partition] for partition in partitions)
+        ends = {partition: end[partition] for partition in partitions}
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            while missing > 0:
+            while unreached(self._consumer, ends):
                 for records in (await self._consumer.getmany(timeout_ms=1000)).values():
-                    missing -= len(records)
                     for record in records:
                         event = orjson.loads(record.value)
                         answer = TimedOutcome(event["data"]["outcome"]["type"], record.timestamp / 1000)

@@ -4,6 +4,7 @@ A number is added in the transaction that stores the key of its fact, so each fa
 read. All statements lock rows in the same order.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from pydantic import ValidationError
 
 from contracts import orders
+from contracts.envelope import first_error
 from contracts.ids import derive_id
 from contracts.insights import MAX_RELATED, Figures, Related, RelatedProduct, Takings, window_key
 from infrastructure.process.failpoints import failpoint
@@ -27,6 +30,8 @@ from order_service.insights.model import (
     shoppers_in_windows,
     sum_by_window,
 )
+
+log = logging.getLogger(__name__)
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -138,12 +143,20 @@ class InsightsStore:
 
 
 async def unpublished_figures(connection: Connection, limit: int) -> list[Figures]:
-    """Return the figures of windows with unpublished changes, the oldest first."""
-    found = await _rows(connection, "unpublished_windows", {"limit": limit})
-    return [
-        _figures(by, start, version, zip(figures, currencies, values, strict=True))
-        for by, start, version, figures, currencies, values in found
-    ]
+    """Return the figures of windows with unpublished changes, the oldest first.
+
+    A window that no consumer would accept, as of a time far ahead, is marked as published: others must not wait for it.
+    """
+    result = []
+    for by, start, version, figures, currencies, values in await _rows(
+        connection, "unpublished_windows", {"limit": limit}
+    ):
+        try:
+            result.append(_figures(by, start, version, zip(figures, currencies, values, strict=True)))
+        except ValidationError as error:
+            log.error("the %s of %s is not published: %s", by, start, first_error(error))  # noqa: TRY400
+            await _execute(connection, "mark_windows_published", {"by": [by], "start": [start], "version": [version]})
+    return result
 
 
 async def mark_figures_published(connection: Connection, published: Sequence[Figures]) -> None:

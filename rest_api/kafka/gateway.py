@@ -26,6 +26,7 @@ from infrastructure.messaging.broker import (
     partition_of,
     stop_consumer,
 )
+from infrastructure.messaging.consumers import create_consumer, offset_behind
 from infrastructure.messaging.kafka_security import client_options
 from infrastructure.observability import metrics
 from infrastructure.process import clock
@@ -150,17 +151,17 @@ class KafkaGateway:
         self._producer, self._consumer = self._new_producer(), self._new_consumer()
         await self._producer.start()
         await self._consumer.start()
-        self._consumer.assign(all_partitions(self._settings, RESPONSES))
-        await self._consumer.seek_to_end()
-        self._next_offsets = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
+        places = all_partitions(self._settings, RESPONSES)
+        self._consumer.assign(places)
+        self._next_offsets = await self._consumer.end_offsets(places)
+        self._seek()  # not `seek_to_end`: the reset to the beginning, which `assign` has begun, may override it
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **client_options(self._settings),
+        # Only `start` begins at the end: a position that is gone is one before records that were not read yet.
+        return create_consumer(
+            self._settings,
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="latest",
+            auto_offset_reset="earliest",
             request_timeout_ms=5_000,
             retry_backoff_ms=100,
         )
@@ -246,7 +247,7 @@ class KafkaGateway:
                 await self._ensure_consumer_alive()
             for place, records in polled.items():
                 # Before the handler: a record that cannot be handled must not come again.
-                self._next_offsets[place] = records[-1].offset + 1
+                self._next_offsets[place] = offset_behind(records[-1])
                 await self._handle(records)
 
     def _seek(self) -> None:

@@ -14,11 +14,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from contracts.envelope import Envelope, MessageRegistry
 from contracts.topics import Topic
 from infrastructure.messaging.broker import ensure_fetcher_alive, stop_consumer
-from infrastructure.messaging.kafka_security import client_options
+from infrastructure.messaging.consumers import create_consumer, offset_behind, unreached
 from infrastructure.observability import metrics
 from infrastructure.process.settings import Settings
 from rest_api.kafka.gateway import Check, all_partitions, decode_record
-from rest_api.read_models.store import ReadPosition, Store
+from rest_api.read_models.store import UNAVAILABLE_ERRORS, ReadPosition, Store
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,9 @@ class Projector:
         """
         if positions is None:
             positions = await self._store.positions(self.topic_names)
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings),
+        consumer = create_consumer(
+            self._settings,
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}-{self._name.replace(' ', '-')}",
-            group_id=None,
-            enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_records=MAX_RECORDS,
             retry_backoff_ms=200,
@@ -107,6 +105,7 @@ class Projector:
                     await self._project(polled)
                 else:
                     ensure_fetcher_alive(consumer)
+                self._update_lag(consumer)
         finally:
             await stop_consumer(consumer)
 
@@ -127,16 +126,36 @@ class Projector:
                 del lag[partition]
         self._lag = lag
 
+    def _update_lag(self, consumer: AIOKafkaConsumer) -> None:
+        """Remove the partitions that have been read up to their ends, even if no record was before the end."""
+        if self._lag:
+            behind = unreached(consumer, self._lag)
+            self._lag = {partition: end for partition, end in self._lag.items() if partition in behind}
+
     async def _project(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
-        positions = [(topic, number, records[-1].offset + 1) for (topic, number), records in polled.items()]
+        positions = [(topic, number, offset_behind(records[-1])) for (topic, number), records in polled.items()]
         for (topic, _), records in polled.items():
             metrics.EDGE_PROJECTED.labels(topic).inc(len(records))
-        await self._apply([event for records in polled.values() for event in self._decode(records)], positions)
-        if self._lag:
-            for topic, number, offset in positions:
-                partition = TopicPartition(topic, number)
-                if offset >= self._lag.get(partition, 0):
-                    self._lag.pop(partition, None)
+        events = [event for records in polled.values() for event in self._decode(records)]
+        try:
+            await self._apply(events, positions)
+        except UNAVAILABLE_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 - one message that cannot be stored must not stop the others
+            log.warning("the read model of %s: storing events one by one, since %r", self._name, error)
+            await self._apply_one_by_one(events, positions)
+
+    async def _apply_one_by_one(self, events: Sequence[Event], positions: Sequence[ReadPosition]) -> None:
+        """Store each event by itself, without those that fail permanently, then the positions behind them."""
+        for event in events:
+            try:
+                await self._apply([event], positions[:0])
+            except UNAVAILABLE_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                metrics.IGNORED.labels(self._settings.topic(event.topic)).inc()
+                log.error("%s %s cannot be stored: %s", event.topic.name, event.envelope.id, error)  # noqa: TRY400
+        await self._apply([], positions)
 
     def _decode(self, records: Iterable[ConsumerRecord]) -> Iterable[Event]:
         for record in records:

@@ -295,6 +295,8 @@ class Store:
 
 async def put_positions(connection: AsyncConnection[Row], positions: Sequence[ReadPosition]) -> None:
     """Store read positions; call this in the transaction that stores the records read."""
+    if not positions:
+        return
     topics, partitions, offsets = zip(*positions, strict=True)
     columns = {"topic": list(topics), "partition": list(partitions), "next_offset": list(offsets)}
     await connection.execute(_QUERIES["put_positions"], columns)

@@ -4,7 +4,7 @@ The parts of aiokafka that count records as read are the real ones: they do not 
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,26 +15,39 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
+from intervaltree import IntervalTree
 
 from infrastructure.messaging.broker import ConsumerCrashedError
 from infrastructure.messaging.faust.driver import LoopConsumer, LoopConsumerThread
+from infrastructure.messaging.faust.recovery import count_as_recovered
 
 HERE = TopicPartition("changelog", 0)
 TIMEOUT = 60.0
 """Longer than any test: only an event ends the wait."""
 
 
+class FakeRecord(int):
+    """Record that is known by its offset only."""
+
+    @property
+    def offset(self) -> int:
+        return int(self)
+
+
 class Fetched:
     """Fake of the records of one partition from one fetch."""
 
-    def __init__(self, first: int, last: int) -> None:
+    def __init__(self, first: int, last: int, empty: int = 0) -> None:
         self.next_fetch_offset = first
         self.last = last
+        self.empty = empty
+        """Number of offsets behind the last record that have none, like the marker of a transaction's end."""
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[FakeRecord]:
         while self.next_fetch_offset <= self.last:
             self.next_fetch_offset += 1
-            yield self.next_fetch_offset - 1
+            yield FakeRecord(self.next_fetch_offset - 1)
+        self.next_fetch_offset += self.empty
 
 
 class Reader:
@@ -52,8 +65,8 @@ class Reader:
             "_wait_consume_future": None,
             "_loop": asyncio.get_running_loop(),
         }
-        self.kafka: Any = SimpleNamespace(_fetcher=self.fetcher, _closed=False)
-        self.consumer = SimpleNamespace(flow_active=True)
+        self.kafka: Any = SimpleNamespace(_fetcher=self.fetcher, _closed=False, _subscription=self.subscriptions)
+        self.consumer = SimpleNamespace(flow_active=True, taken={})
         self.active = {HERE}
         self.assign()
 
@@ -67,10 +80,10 @@ class Reader:
         offset: int = self.subscriptions.subscription.assignment.state_value(HERE).position
         return offset
 
-    def comes(self, last: int) -> None:
+    def comes(self, last: int, empty: int = 0) -> None:
         """Add records as a fetch does."""
         assignment = self.subscriptions.subscription.assignment
-        records = Fetched(self.position, last)
+        records = Fetched(self.position, last, empty)
         self.fetcher._records[HERE] = FetchResult(HERE, assignment=assignment, partition_records=records, backoff=0)
         for waiter in self.fetcher._fetch_waiters:
             self.fetcher._notify(waiter)
@@ -181,13 +194,17 @@ class PassingOn:
         self.thread.consumer, self.thread._consumer = self.consumer, reader.kafka
         self.consumer.__dict__ |= {
             "_thread": self.thread,
+            "taken": {},
+            "_acked": defaultdict(list),
+            "_acked_index": defaultdict(set),
+            "_gap": defaultdict(IntervalTree),
             "_read_offset": defaultdict(lambda: None),
-            "_committed_offset": {},
+            "_committed_offset": defaultdict(lambda: None),
             "_active_partitions": {TP(*HERE)},
             "in_hand": set(),
             "flow_active": True,
             "callback": self.hand_over,
-            "app": SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: True)),
+            "app": SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: True), in_recovery=False),
             "_add_gap": self.no_gap,
         }
         reader.kafka._max_poll_records = 500
@@ -216,7 +233,7 @@ class PassingOn:
         return list(records[HERE])
 
     async def take_over(self, offset: int) -> None:
-        await self.consumer._pass_on(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic))
+        await self.consumer._pass_on(TP(*HERE), SimpleNamespace(offset=offset, topic=HERE.topic, value=b""))
 
 
 async def test_a_partition_sought_while_a_queue_was_full_is_read_again_from_there(reader: Reader) -> None:
@@ -252,6 +269,126 @@ async def test_a_partition_without_a_committed_offset_is_read_from_its_beginning
     await taking.take_over(second)
     assert taking.handed == [first]
     assert reader.position == 0
+
+
+# ---- offsets without a record ---------------------------------------------------------------------------------------
+
+
+def committable(taking: PassingOn) -> int | None:
+    """Return the offset that a commit would store now."""
+    offsets: dict[TP, int] = taking.consumer._filter_committable_offsets(
+        list(taking.consumer._filter_tps_with_pending_acks())
+    )
+    taking.consumer._committed_offset.update(offsets)
+    return offsets.get(TP(*HERE))
+
+
+def acknowledge(taking: PassingOn, *offsets: int) -> None:
+    for offset in offsets:
+        taking.consumer._acked_index[TP(*HERE)].add(offset)
+        taking.consumer._acked[TP(*HERE)].append(offset)
+
+
+@pytest.fixture
+def taking(reader: Reader) -> PassingOn:
+    passing = PassingOn(reader, committed=-1)
+    passing.consumer.assignment = reader.kafka.assignment
+    return passing
+
+
+async def test_offsets_behind_the_last_record_are_committed_when_it_is_acknowledged(
+    reader: Reader, taking: PassingOn
+) -> None:
+    """The marker of a transaction is the last offset of its partition, and nothing ever comes for it."""
+    reader.comes(last=1, empty=2)
+    for offset in await taking.take():
+        await taking.take_over(offset)
+    assert committable(taking) is None
+    acknowledge(taking, 0)
+    assert committable(taking) == 1
+    acknowledge(taking, 1)
+    assert committable(taking) == 4
+    assert committable(taking) is None
+
+
+async def test_a_partition_without_any_record_is_committed_too(reader: Reader, taking: PassingOn) -> None:
+    reader.subscriptions.seek(HERE, 5)  # the records before were deleted, or belong to an aborted transaction
+    assert committable(taking) == 5
+
+
+async def test_nothing_is_committed_over_records_that_are_passed_on(reader: Reader, taking: PassingOn) -> None:
+    reader.comes(last=1, empty=1)
+    await taking.take()
+    assert committable(taking) is None
+    await taking.take_over(0)
+    assert committable(taking) is None
+
+
+async def test_a_position_that_was_reset_over_deleted_records_is_committed(reader: Reader, taking: PassingOn) -> None:
+    taking.consumer._committed_offset[TP(*HERE)] = taking.consumer.taken[TP(*HERE)] = 3
+    reader.subscriptions.seek(HERE, 9)
+    assert committable(taking) == 9
+
+
+@pytest.mark.parametrize(
+    ("committed", "taken", "position", "end", "unfinished"),
+    [
+        (None, None, 4, 4, False),
+        (None, None, 2, 4, True),
+        (None, 4, 4, 4, True),
+        (4, 4, 4, 4, False),
+        (3, 4, 4, 4, True),
+        (4, 4, 4, 9, True),
+    ],
+)
+async def test_work_is_what_is_not_acknowledged_up_to_the_readable_end(  # noqa: PLR0917
+    reader: Reader,
+    taking: PassingOn,
+    committed: int | None,
+    taken: int | None,
+    position: int,
+    end: int,
+    unfinished: bool,
+) -> None:
+    reader.subscriptions.seek(HERE, position)
+    state = reader.subscriptions.subscription.assignment.state_value(HERE)
+    state.highwater, state.lso = 100, end  # records of an open transaction are between
+    taking.consumer._committed_offset[TP(*HERE)] = committed
+    if taken is not None:
+        taking.consumer.taken[TP(*HERE)] = taken
+    assert taking.consumer.has_unfinished_records(TP(*HERE)) is unfinished
+
+
+class Recovering:
+    """Recovery of a table with one changelog, of which the record at offset 3 was applied last."""
+
+    def __init__(self, end: int) -> None:
+        self.tables = SimpleNamespace(recovery=self)
+        self.active_tps = {TP(*HERE)}
+        self.active_offsets = Counter({TP(*HERE): 3})
+        self.end = end
+        self.in_recovery = True
+        self.signal_recovery_end = asyncio.Event()
+        self.flushed = 0
+
+    def need_recovery(self) -> bool:
+        return self.active_offsets[TP(*HERE)] < self.end - 1
+
+    def flush_buffers(self) -> None:
+        self.flushed += 1
+
+    def _set_recovery_ended(self) -> None:
+        self.in_recovery = False
+
+
+async def test_a_recovery_ends_at_offsets_without_a_record() -> None:
+    app = Recovering(end=6)
+    count_as_recovered(app, TP(*HERE), 5, 6)
+    assert app.active_offsets[TP(*HERE)] == 3, "the record at offset 4 is still on its way"
+    count_as_recovered(app, TP(*HERE), 4, 5)
+    assert (app.in_recovery, app.flushed) == (True, 0)
+    count_as_recovered(app, TP(*HERE), 4, 6)
+    assert (app.in_recovery, app.flushed, app.signal_recovery_end.is_set()) == (False, 1, True)
 
 
 # ---- what ends it ---------------------------------------------------------------------------------------------------

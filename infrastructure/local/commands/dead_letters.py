@@ -38,6 +38,8 @@ class DeadLetterEntry:
     """Position of the dead letter itself."""
     settled: str | None = None
     """How the dead letter was settled (`redriven`, `dropped`), `None` if it was not."""
+    incomplete: str | None = None
+    """Why the original cannot be sent again, `None` if it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ async def load_dead_letters(settings: Settings) -> DeadLetterList:
         starts, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
         async for record in topic_reader.read_range(reader, starts, ends):
             match decode(record.value):
-                case DeadLetter(event, original):
+                case DeadLetter(event, original, incomplete):
                     # A worker that crashed after writing a dead letter writes it again: both records count as one.
                     entries.setdefault(
                         event.id,
@@ -101,6 +103,7 @@ async def load_dead_letters(settings: Settings) -> DeadLetterList:
                             original.key,
                             event_ids(original.value),
                             (TopicPartition(record.topic, record.partition), record.offset),
+                            incomplete=incomplete,
                         ),
                     )
                 case SettledMarker(id_, how):

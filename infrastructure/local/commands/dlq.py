@@ -129,6 +129,7 @@ def _as_json(entry: DeadLetterEntry, dead_letter: DeadLetter) -> dict[str, Any]:
         "time": rfc3339(event.time),
         **cause,
         "settled": entry.settled,
+        **({"incomplete": dead_letter.incomplete} if dead_letter.incomplete else {}),
         "key": None if original.key is None else original.key.decode(errors="backslashreplace"),
         **decode_value(original.value),
     }
@@ -146,7 +147,8 @@ def redrive(
     """Send dead letters back to their topics with their original keys and values, each once.
 
     Fix the cause first. A request that was answered `refused: failed` repeats that answer, because the shopper has
-    already received it. A record that still cannot be read becomes a new dead letter.
+    already received it. A record that still cannot be read becomes a new dead letter. One that could not be decoded or
+    was too big to be kept is not sent: use `dlq drop`.
     """
     _settle(DeadLetterFilter(topic, reason, id_, key), "redriven", again=again, as_json=as_json)
 
@@ -172,13 +174,18 @@ def _settle(choice: DeadLetterFilter, how: Settlement, *, again: bool, as_json: 
     dead_letters = asyncio.run(load_dead_letters(settings))
     matching = _require_matching(dead_letters, choice, settings)
     entries = [entry for entry in matching if again or not entry.settled]
+    before = len(matching) - len(entries)
+    if how == "redriven":
+        for entry in entries:
+            if entry.incomplete:
+                typer.echo(f"{entry.id} is not sent again: {entry.incomplete}; settle it with `dlq drop`", err=True)
+        entries = [entry for entry in entries if not entry.incomplete]
     done = asyncio.run(settle(settings, entries, how))
     _warn_of_unreadable(dead_letters)
     if as_json:
         topics = Counter(entry.topic for entry in entries)
-        output.echo(json.dumps({how: done, "settled_before": len(matching) - len(entries), "topics": topics}))
+        output.echo(json.dumps({how: done, "settled_before": before, "topics": topics}))
         return
-    before = len(matching) - len(entries)
     hint = f"; {before} settled before" + (" (--again includes them)" if how == "redriven" else "")
     output.echo(f"{done} dead {'letter' if done == 1 else 'letters'} {how}" + (hint if before else ""))
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import orjson
@@ -13,7 +13,7 @@ import typer
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.progress import Progress
 
-from contracts.envelope import rfc3339
+from contracts.envelope import UnreadableBatch
 from infrastructure.local.commands import connection, output, topic_reader
 from infrastructure.local.commands.output import AsJson
 from infrastructure.local.commands.topic_reader import Record, TopicState
@@ -65,7 +65,7 @@ class RecordSelection:
         starts: dict[TopicPartition, int] = await reader.beginning_offsets(partitions)
         ends: dict[TopicPartition, int] = await reader.end_offsets(partitions)
         if isinstance(self.since, datetime):
-            at = _milliseconds(self.since)
+            at = max(0, _milliseconds(self.since))  # Kafka takes negative times for something else
             found = await reader.offsets_for_times(dict.fromkeys(partitions, at))
             starts = {p: ends[p] if (position := found.get(p)) is None else position.offset for p in partitions}
         elif self.since is not None:
@@ -84,11 +84,13 @@ class RecordSelection:
             return False
         if record.key is None and record.value is None:  # an empty record: nothing to send
             return False
+        if isinstance(record.value, UnreadableBatch):
+            return False
         return self.id is None or self.id in event_ids(record.value)
 
 
 def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def event_ids(value: bytes | None) -> tuple[str | None, str | None]:
@@ -202,7 +204,7 @@ def _as_json(record: Record) -> dict[str, Any]:
     return {
         "partition": record.partition,
         "offset": record.offset,
-        "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
+        "timestamp": topic_reader.format_timestamp(record.timestamp),
         "key": None if record.key is None else record.key.decode(errors="replace"),
         "type": _parse_event(record.value).get("type"),
         "id": event_id,

@@ -5,9 +5,10 @@ import base64
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,12 +16,16 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
+from contracts.envelope import UnreadableBatch, rfc3339
 from infrastructure.local.errors import StackError, UsageError
+from infrastructure.messaging import record_batches
+from infrastructure.messaging.consumers import create_consumer, has_reached, position
 from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
 """Seconds to wait for the broker."""
+NO_TIMESTAMP: Final = -1
 BUFFERED_RECORDS: Final = 500
 """Buffered records from which a partition is paused until the other partitions have caught up."""
 
@@ -68,10 +73,28 @@ class TopicState:
         }
 
 
+def format_timestamp(milliseconds: int) -> str:
+    """Return a record's timestamp as `rfc3339` does, or `timestamp -62135596800001` if no year from 1 to 9999 has it.
+
+    The timestamp is the sender's and can be any number; -1 says that the record has none.
+    """
+    if milliseconds == NO_TIMESTAMP:
+        return "no timestamp"
+    try:
+        return rfc3339(datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds))
+    except OverflowError:
+        return f"timestamp {milliseconds}"
+
+
 def decode_value(value: bytes | None) -> dict[str, Any]:
-    """Return a record's value as JSON, else as text, both named `value`; else in base64, named `value_base64`."""
+    """Return a record's value as JSON, else as text, both named `value`; else in base64, named `value_base64`.
+
+    `unreadable` says which records could not be decoded, and why.
+    """
     if value is None:
         return {"value": None}
+    if isinstance(value, UnreadableBatch):
+        return {"value": None, "unreadable": value.explanation}
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -85,7 +108,9 @@ def decode_value(value: bytes | None) -> dict[str, Any]:
 @contextmanager
 def convert_broker_errors(settings: Settings) -> Iterator[None]:
     """Convert the client libraries' errors for an unreachable broker into a `StackError`."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the `StackError` reports what the library would log
+    # The `StackError` reports what the library would log, and the command what cannot be read.
+    for name in ("aiokafka", record_batches.__name__):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     except BrokenPipeError:  # the reader of standard output is gone; a lost broker connection raises KafkaError
@@ -99,7 +124,7 @@ def convert_broker_errors(settings: Settings) -> Iterator[None]:
 async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer without a group. Raises `StackError` if the broker does not answer, at the start or later."""
     with convert_broker_errors(settings):
-        reader = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+        reader = create_consumer(settings, auto_offset_reset="earliest")
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await reader.start()
@@ -204,7 +229,7 @@ async def read_range(
     for partition, offset in starts.items():
         reader.seek(partition, offset)
     waiting: dict[TopicPartition, deque[Record]] = {p: deque() for p in starts if starts[p] < ends[p]}
-    unread = set(waiting)
+    unread = set(waiting)  # partitions whose end the position has not reached yet, whatever lies before it
     reader.pause(*(p for p in starts if p not in unread))
     while True:
         while all(waiting[partition] for partition in unread):
@@ -214,19 +239,26 @@ async def read_range(
             yield waiting[min(heads, key=lambda p: (waiting[p][0].timestamp, p))].popleft()
         reader.resume(*(p for p in unread if len(waiting[p]) < BUFFERED_RECORDS))
         reader.pause(*(p for p in unread if len(waiting[p]) >= BUFFERED_RECORDS))
-        for partition, records in (await _next_batch(reader)).items():
+        for partition, records in (await _next_batch(reader, unread)).items():
             waiting[partition].extend(record for record in records if record.offset < ends[partition])
-        for partition in [p for p in unread if await reader.position(p) >= ends[p]]:
+        for partition in [p for p in unread if has_reached(reader, p, ends[p])]:
             unread.remove(partition)
             reader.pause(partition)
 
 
-async def _next_batch(reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Record]]:
-    """Return the next records, at least one. Raises `TimeoutError` if none arrives for `TIMEOUT_SECONDS`."""
+async def _next_batch(
+    reader: AIOKafkaConsumer, partitions: Collection[TopicPartition]
+) -> Mapping[TopicPartition, Sequence[Record]]:
+    """Return the next records; none if only the position in one of `partitions` has moved, as at an empty batch.
+
+    Raises `TimeoutError` if nothing happens for `TIMEOUT_SECONDS`.
+    """
+    before = {each: position(reader, each) for each in partitions}
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        while not (batch := await reader.getmany(timeout_ms=500)):
-            pass
-    return cast("Mapping[TopicPartition, Sequence[Record]]", batch)
+        while True:
+            batch = await reader.getmany(timeout_ms=100)
+            if batch or any(position(reader, each) != offset for each, offset in before.items()):
+                return cast("Mapping[TopicPartition, Sequence[Record]]", batch)
 
 
 async def read_new(reader: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> AsyncIterator[Record]:

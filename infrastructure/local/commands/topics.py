@@ -7,14 +7,13 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from contracts.envelope import rfc3339
+from contracts.envelope import UnreadableBatch
 from infrastructure.local.commands import connection, output, topic_reader
 from infrastructure.local.commands.topic_reader import Record, TopicState, decode_value
 from infrastructure.process.settings import Settings
@@ -155,6 +154,9 @@ async def _print_records(records: AsyncIterator[Record], printer: Callable[[Reco
 
 def _print_plain(record: Record) -> None:
     """Print key TAB value, with `null` for a missing key or value."""
+    if isinstance(record.value, UnreadableBatch):  # a producer could not send its bytes again
+        output.echo(f"{record.topic}/{record.partition}: {record.value.explanation}", err=True)
+        return
     line = b"\t".join(b"null" if part is None else _printable(part) for part in (record.key, record.value))
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
@@ -179,7 +181,7 @@ def _print_json(record: Record) -> None:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "timestamp": rfc3339(datetime.fromtimestamp(record.timestamp / 1000, UTC)),
+        "timestamp": topic_reader.format_timestamp(record.timestamp),
         "key": None if record.key is None else record.key.decode(errors="replace"),
     }
     output.echo(json.dumps(position | decode_value(record.value), ensure_ascii=False))
@@ -195,7 +197,7 @@ def _type(record: Record) -> str | None:
 def _print_pretty(record: Record) -> None:
     event = decode_value(record.value).get("value")
     line = Text()
-    line.append(f"{datetime.fromtimestamp(record.timestamp / 1000, UTC):%H:%M:%S.%f}"[:-3], "dim")
+    line.append(_format_time(record.timestamp), "dim")
     line.append(f" {record.partition:>2}@{record.offset:<6} ", "dim")
     if isinstance(event, dict) and isinstance(event.get("data"), dict) and isinstance(event.get("type"), str):
         line.append(event["type"].removeprefix(TYPE_PREFIX).ljust(18) + " ", "bold cyan")
@@ -203,10 +205,19 @@ def _print_pretty(record: Record) -> None:
         if event.get("requestid"):
             line.append(f"{event['requestid']} ", "yellow")
         line.append(json.dumps({k: v for k, v in event["data"].items() if k != "user_id"}, ensure_ascii=False))
+    elif isinstance(record.value, UnreadableBatch):
+        line.append("unreadable".ljust(18) + " ", "bold red")
+        line.append(record.value.explanation)
     else:
         line.append("not an event".ljust(18) + " ", "bold red")
         line.append(f"{record.key!r} {record.value!r}")
     output.SafeConsole(highlight=False, soft_wrap=True).print(line)
+
+
+def _format_time(milliseconds: int) -> str:
+    """Return the time of day, as `03:24:41.118`; the whole timestamp if it is not of this century."""
+    text = topic_reader.format_timestamp(milliseconds)
+    return text[len("2026-11-21T") : -1] if text.startswith("20") else text
 
 
 def register(app: typer.Typer) -> None:

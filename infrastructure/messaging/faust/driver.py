@@ -9,17 +9,23 @@ on, an error that ends the client's tasks ends the worker, and a worker that sto
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import Service
 
+from contracts.envelope import UnreadableBatch
+from infrastructure.messaging import consumers
 from infrastructure.messaging.broker import ensure_fetcher_alive
 from infrastructure.messaging.faust.leave_group import leave_group
+from infrastructure.messaging.faust.recovery import count_as_recovered
+
+log = logging.getLogger(__name__)
 
 YIELD_EVERY: Final = 100
 """Messages passed to agents before other tasks get a chance to run."""
@@ -75,6 +81,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001 - Faust hard-codes its own value
+        consumer._isolation_level = consumers.ISOLATION_LEVEL  # noqa: SLF001 - Faust derives it from `exactly_once`
         return consumer
 
     def _count_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,6 +144,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         if read := [partition for partition in never if states._assigned_state(partition).has_valid_position]:  # noqa: SLF001
             for partition, offset in (await consumer.beginning_offsets(read)).items():
                 self._seek_if_needed(partition, offset)
+        for partition in never:
+            self.consumer.taken.pop(partition, None)
         return committed
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
@@ -150,6 +159,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     def _seek_if_needed(self, partition: Any, offset: int) -> None:
         """Seek to `offset` unless the position is there already: a seek discards prefetched records."""
         self.consumer.in_transit.discard(partition)
+        self.consumer.taken[partition] = offset
         consumer = self._ensure_consumer()
         state = consumer._subscription._assigned_state(partition)  # noqa: SLF001
         if not (state.has_valid_position and state.position == offset):
@@ -188,7 +198,18 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         in_rebalance = fetcher._subscriptions.reassignment_in_progress  # noqa: SLF001
         if not self.consumer.flow_active or not active_partitions or in_rebalance:
             return {}
-        return await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
+        records = await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
+        for partition, taken in records.items():
+            self.consumer.taken[partition] = taken[-1].offset + 1
+        return records
+
+    def current_position(self, partition: Any) -> int | None:
+        """Return the offset up to which a partition has been read; `None` if it has no position now."""
+        return None if self._consumer is None else consumers.position(self._consumer, partition)
+
+    def readable_end(self, partition: Any) -> int | None:
+        """Return the offset up to which a partition could be read at the last fetch; `None` before the first one."""
+        return None if self._consumer is None else consumers.readable_end(self._consumer, partition)
 
     def wake_fetches(self) -> None:
         """Wake waiting fetches: records that have arrived already may be taken now."""
@@ -207,6 +228,13 @@ class LoopConsumer(driver.Consumer):
         super().__init__(*args, **options)
         self.in_transit: set[TP] = set()
         """Partitions of the records that are being passed on, except those sought meanwhile: they are read again."""
+        self.taken: dict[TP, int] = {}
+        """The offset behind the last record that was taken from a partition, or that was sought.
+
+        The position may be greater: the offsets in between have no record for the agents. They belong to markers of
+        transactions, to records of aborted ones, or to deleted records. They count as acknowledged when everything
+        before them is, since nothing comes for them that could be acknowledged.
+        """
 
     @property
     def completed_fetches(self) -> int:
@@ -249,7 +277,49 @@ class LoopConsumer(driver.Consumer):
             return None, active
         records = await self._getmany(active_partitions=active, timeout=timeout) or None
         self.in_transit = set(records or ())
+        self._report_recovered_offsets()
         return records, active
+
+    def _report_recovered_offsets(self) -> None:
+        """Count offsets of changelogs without a record as recovered: a recovery waits for the last offset of each."""
+        if self.app.in_recovery:
+            recovery: Any = cast("Any", self.app.tables).recovery
+            for partition in recovery.active_tps:
+                taken, position = self.taken.get(partition), self._thread.current_position(partition)
+                if position is not None and partition not in self.in_transit:
+                    count_as_recovered(self.app, partition, taken, position)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget what was taken from the revoked partitions."""
+        await super().on_partitions_revoked(revoked)
+        for partition in revoked:
+            self.taken.pop(partition, None)
+
+    def has_unfinished_records(self, tp: TP) -> bool:
+        """Return whether a partition has records that are not acknowledged, as far as the last fetch said."""
+        end, committed = self._thread.readable_end(tp), self._committed_offset[tp]
+        if not end:
+            return False
+        if committed is None and tp not in self.taken:
+            position = self._thread.current_position(tp)
+            return position is not None and position < end
+        return (committed or 0) < end
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        for partition in self.assignment():
+            self._acked[partition]  # a partition without an entry is passed over, even if its position has changed
+        yield from super()._filter_tps_with_pending_acks(topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Return the offset to commit: the position, if all records that were taken before it are acknowledged."""
+        offset: int | None = super()._new_offset(tp)
+        position, taken = self._thread.current_position(tp), self.taken.get(tp)
+        if not position or not self.app.topics.acks_enabled_for(tp.topic):
+            return offset
+        done = self._committed_offset[tp] if offset is None else offset
+        if taken is None:  # no record was taken yet, and none was before
+            return position if done is None or done < position else offset
+        return position if done == taken < position else offset
 
     async def _drain_messages(self, fetcher: Any) -> None:
         count = 0
@@ -278,7 +348,12 @@ class LoopConsumer(driver.Consumer):
         read = self._read_offset[partition]
         if read is not None and message.offset < read:
             return
-        if read and message.offset - read > 1 and self.app.topics.acks_enabled_for(message.topic):
+        if isinstance(message.value, UnreadableBatch) and self._is_changelog_tp(partition):
+            # The table is a cache: its source restores the lost entries. It gets the deletion of a key that nobody has,
+            # and with it the offset.
+            log.error("%s/%s, the changelog of a table: %s", *partition, message.value.explanation)
+            message.key, message.value = b"", None
+        if read is not None and message.offset - read > 1 and self.app.topics.acks_enabled_for(message.topic):
             await self._add_gap(partition, read + 1, message.offset)
         try:
             await self.callback(message)
