@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import subprocess
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+
+HURRY_SECONDS = 0.2
+"""Seconds that programs have for their end after a second Ctrl-C."""
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -47,6 +55,11 @@ def find_by_environment(name: str, test: Callable[[str], bool]) -> list[psutil.P
     return found
 
 
+def find_by_title(test: Callable[[str], bool]) -> list[psutil.Process]:
+    """Return the live processes, except this one, whose title (their command line as one text) passes the test."""
+    return find_by_command(lambda argv: test(" ".join(argv).rstrip()))
+
+
 def find_by_working_directory(folder: str) -> list[psutil.Process]:
     """Return the live processes with this working directory (PostgreSQL's children have their data directory)."""
     found = []
@@ -55,6 +68,32 @@ def find_by_working_directory(folder: str) -> list[psutil.Process]:
             if process.cwd() == folder and is_alive(process):
                 found.append(process)
     return found
+
+
+def wait_for_end(process: psutil.Process, timeout: float) -> None:
+    """Wait until the process ends, at most `timeout` seconds; without `pidfd` (only Linux has it) wait that long."""
+    try:
+        watched = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        time.sleep(timeout if is_alive(process) else 0.0)
+        return
+    try:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        poll.poll(timeout * 1000)
+    finally:
+        os.close(watched)
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with its output appended to a file.
+
+    Ctrl-C in the terminal must reach only the supervisor, which stops all programs in order.
+    """
+    with output.open("ab") as out:
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=cwd, env=env, start_new_session=True
+        )
 
 
 def process_tree(process: psutil.Process) -> list[psutil.Process]:
@@ -140,26 +179,37 @@ def send_signal(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def wait_until_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait up to `timeout` seconds for the processes to end; return those that are still alive.
+def wait_until_gone(
+    processes: Iterable[psutil.Process], timeout: float, hurry: threading.Event | None = None
+) -> list[psutil.Process]:
+    """Wait up to `timeout` seconds, or until `hurry` is set, for the processes to end; return those still alive.
 
     Zombies count as gone: in a container without an init process, which reaps no orphans, they stay indefinitely.
     """
     end = time.monotonic() + timeout
     left = [p for p in processes if is_alive(p)]
-    while left and time.monotonic() < end:
+    while left and time.monotonic() < end and not (hurry and hurry.is_set()):
         time.sleep(0.02)
         left = [p for p in left if is_alive(p)]
     return left
 
 
-def terminate(processes: Iterable[psutil.Process], number: int = signal.SIGTERM, timeout: float = 5.0) -> None:
-    """Send the processes a signal, wait up to `timeout` seconds, then kill the remaining ones and their children."""
+def terminate(
+    processes: Iterable[psutil.Process],
+    number: int = signal.SIGTERM,
+    timeout: float = 5.0,
+    hurry: threading.Event | None = None,
+) -> None:
+    """Send the processes a signal, wait up to `timeout` seconds, then kill the remaining ones and their children.
+
+    If `hurry` is set meanwhile, wait only a moment longer.
+    """
     processes = list(processes)
     # A stopped process receives the signal only after SIGCONT.
     send_signal(processes, number)
     send_signal(processes, signal.SIGCONT)
-    for process in wait_until_gone(processes, timeout):
+    left = wait_until_gone(processes, timeout, hurry)
+    for process in wait_until_gone(left, min(timeout, HURRY_SECONDS)) if hurry and hurry.is_set() else left:
         kill(process)
 
 

@@ -23,7 +23,7 @@ class SmtpPort:
     STARTTLS gets no mail. The server's certificate is verified, with the CA certificates in `ca_file` or the system's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a mail needs, each by its name
         self,
         url: str,
         sender: MailSender,

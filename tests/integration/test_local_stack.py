@@ -270,6 +270,12 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: StubStack) -> None
     until(lambda: all(shop.entry(name)["state"] == "ready" for name in services))
     assert shop.status()["services"]["kafka"]["pid"] == services["kafka"]["pid"]
 
+    [fork_server] = [each for each in shop.ours() if "infrastructure.process.fork_server" in each.cmdline()]
+    fork_server.kill()
+    psutil.Process(shop.entry("cart-1")["pid"]).kill()
+    until(lambda: shop.entry("cart-1")["restarts"] == 2 and shop.entry("cart-1")["state"] == "ready")
+    assert shop.entry("cart-2")["restarts"] == 0, "children outlive the process that they were forked from"
+
     supervisor = psutil.Process(shop.status()["supervisor"])
     supervisor.kill()
     assert shop("status").code == 1

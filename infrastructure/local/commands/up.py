@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
     from infrastructure.local.supervision.startup_plan import UpOptions
 
+MAX_STOP_SECONDS = 46.0
+"""Seconds after which `down` kills a supervisor that does not end; it needs less."""
 REPORT_OPTION = "--report-to"
 """Hidden option of `up`: file descriptor to which a detached supervisor writes its events."""
 
@@ -41,7 +43,7 @@ def run_supervisor(root: Root, options: UpOptions, emit: EventSink) -> int:
     try:
         root.create()
         # A supervisor that is stopping releases the lock as its last step, so wait for it.
-        with root.acquire_lock(16.0 if root.load().get("state") == "stopping" else 1.0) as acquired:
+        with root.acquire_lock(MAX_STOP_SECONDS if root.load().get("state") == "stopping" else 1.0) as acquired:
             if not acquired:
                 emit(Event("running"))
                 return 0
@@ -202,7 +204,7 @@ def down(root: Root) -> int:
             supervisor = [psutil.Process(pid)] if pid else []
             processes.send_signal(supervisor, signal.SIGTERM)
             processes.send_signal(supervisor, signal.SIGCONT)
-        while root.has_supervisor() and time.monotonic() - started < 16.0:  # noqa: PLR2004 - seconds; a supervisor needs less
+        while root.has_supervisor() and time.monotonic() - started < MAX_STOP_SECONDS:
             time.sleep(0.05)
         if root.has_supervisor() and pid:
             processes.kill(psutil.Process(pid))

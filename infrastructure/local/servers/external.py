@@ -110,9 +110,9 @@ class ExternalServerMonitor(threading.Thread):
             self.became_ready.set()
             self.stop_requested.wait(3.0)
 
-    def stop(self, timeout: float) -> None:
+    def stop(self, timeout: float, hurry: threading.Event) -> None:
         """Stop checking; the external server itself is not stopped."""
-        del timeout
+        del timeout, hurry
         self.stop_requested.set()
 
     def _accepts_connections(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infrastructure.local.servers import jars, port_reservations, probes
+from infrastructure.local.servers.java_cache import WRITE_SECONDS, JavaCache
 from infrastructure.local.servers.probes import LOOPBACK
 from infrastructure.local.servers.server import (
     Server,
@@ -27,6 +28,8 @@ CLUSTER_ID = "aG9sZGZhc3QtZGV2LTAwMA"
 """Cluster id: any 16 bytes in base64, but always the same."""
 
 LOCALE = {"LC_ALL": "C.UTF-8"}
+CACHE_FOLDER = ".holdfast"
+"""Folder of the broker's cache, beside the jars."""
 TOOL_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-Xmx128m")
 """JVM options of short-lived tools: the compiler that starts fastest."""
 BROKER_JVM_OPTIONS = ("-Xms64m", "-Xmx256m")
@@ -48,6 +51,7 @@ class Kafka(Server):
         super().__init__(root, port, secrets)
         self.progress = progress
         self.config = self.data_dir / "server.properties"
+        self._cache: JavaCache | None = None
 
     def _prepare(self) -> None:
         jars.ensure_jars(self.progress)
@@ -75,9 +79,23 @@ class Kafka(Server):
         return server_environment(LOCALE)
 
     def argv(self) -> list[str]:
-        """Return the broker's command, with a small heap unless HOLDFAST_KAFKA_JVM sets other JVM options."""
-        override = tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split())
-        return java_command("kafka.Kafka", str(self.config), jvm=override or BROKER_JVM_OPTIONS, log="broker")
+        """Return the broker's command, with a small heap and a cache unless HOLDFAST_KAFKA_JVM sets the JVM options."""
+        arguments = ("kafka.Kafka", str(self.config))
+        if override := tuple(os.environ.get("HOLDFAST_KAFKA_JVM", "").split()):
+            return java_command(*arguments, jvm=override, log="broker")
+        binary, *options = java_command(*arguments, jvm=BROKER_JVM_OPTIONS, log="broker")
+        self._cache = JavaCache("broker", [binary, *options[: -len(arguments)]], jars.maven_repository() / CACHE_FOLDER)
+        return [binary, *self._cache.options(), *options]
+
+    @property
+    def extra_stop_seconds(self) -> float:
+        """Seconds that the broker needs once to write the cache of its classes."""
+        return WRITE_SECONDS if self._cache and self._cache.is_writing else 0.0
+
+    def after_stop(self) -> None:
+        """Keep the cache that the broker has written."""
+        if self._cache:
+            self._cache.keep()
 
     def is_answering(self) -> bool:
         """Return whether the broker answers a request for its protocol versions."""

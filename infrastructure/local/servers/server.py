@@ -103,6 +103,18 @@ class Server:
         """Return the whole environment of the command: no secret, and no variable of another program."""
         return server_environment()
 
+    def start(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start the server's process. Call `prepare` first. Raises `OSError` or `StackError`."""
+        return processes.start(self.argv(), env=self.environment(), cwd=self.cwd, output=log)
+
+    @property
+    def extra_stop_seconds(self) -> float:
+        """Seconds that the server may need beyond the usual time for its end."""
+        return 0.0
+
+    def after_stop(self) -> None:
+        """Do what remains after the process has ended on request."""
+
     def health(self) -> Health:
         """Probe the server in its own protocol."""
         return Health.READY if self.is_answering() else Health.NO_ANSWER

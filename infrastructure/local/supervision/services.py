@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from infrastructure.local.errors import UsageError, convert_os_error
 from infrastructure.local.servers import probes
 from infrastructure.local.servers.probes import LOOPBACK, Health
 from infrastructure.process.environment import SERVER_SECRETS, child_environment
+from infrastructure.process.fork_server import ForkServer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import psutil
 
     from infrastructure.local.state import Root
+    from infrastructure.process.fork_server import ForkedProcess
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,14 @@ SERVICE_TYPES = (
     ServiceType("push", "notification_service.push", has_migrations=False, has_audit=False),
     ServiceType("catcher", MAILBOX_MODULE, scalable=False, has_migrations=False, has_audit=False, secrets=frozenset()),
 )
+LATE_IMPORTS = (
+    "infrastructure.messaging.topic_history",
+    "infrastructure.messaging.worker",
+    "psycopg_pool",
+    "redis.asyncio",
+    "uvicorn.lifespan.on",
+)
+"""Modules that services import while they run, for the fork server to import beforehand."""
 SEED_MODULE = "inventory_service"
 """Module whose `seed` sub-command loads the catalogue."""
 
@@ -149,6 +160,8 @@ class WorkerProcess:
     def __init__(self, root: Root, kind: ServiceType, name: str, port: int, settings: Mapping[str, str]) -> None:
         self.root, self.service_type, self.name, self.port, self.settings = root, kind, name, port, settings
         self.cwd = root.service_dir(name)
+        self.fork_server: ForkServer | None = None
+        """Where the process is forked from; `None` to start it with a Python of its own."""
         self.metrics: str | None = None if kind.port_setting else f"http://{LOOPBACK}:{port}/metrics"
 
     def prepare(self) -> None:
@@ -173,13 +186,32 @@ class WorkerProcess:
             own[self.service_type.port_setting] = str(self.port)
         return child_environment({**self.settings, **own, **python_path()}, self.service_type.secrets)
 
+    def start(self, log: Path) -> subprocess.Popen[bytes] | ForkedProcess:
+        """Start the worker's process, forked from the fork server if there is one. Raises `OSError`."""
+        environment = self.environment()
+        if self.fork_server is None:
+            return processes.start(self.argv(), env=environment, cwd=self.cwd, output=log)
+        _, _, module, *arguments = self.argv()
+        return self.fork_server.start(module, arguments, env=environment, cwd=self.cwd, output=log)
+
+    @property
+    def extra_stop_seconds(self) -> float:
+        """Seconds beyond the usual time for the worker's end: none."""
+        return 0.0
+
+    def after_stop(self) -> None:
+        """Do nothing: a worker leaves nothing behind."""
+
     def health(self) -> Health:
         """Probe the worker's `/livez` and `/readyz`."""
         return probes.service_health(self.port)
 
     def find_processes(self) -> list[psutil.Process]:
         """Return the running processes of this worker, including those of an earlier supervisor."""
-        return processes.find_by_environment("HOLDFAST_STATE_DIR", lambda given: given == str(self.cwd))
+        return [
+            *processes.find_by_environment("HOLDFAST_STATE_DIR", lambda given: given == str(self.cwd)),
+            *processes.find_by_title(lambda title: title.endswith(f" [{self.cwd}]")),
+        ]
 
     def url(self) -> str:
         """Return the worker's URL."""
@@ -205,4 +237,7 @@ def python_path() -> dict[str, str]:
 def find_worker_processes(root: Root) -> list[psutil.Process]:
     """Return all running processes of any service of this root directory."""
     under = str(root.path / "run") + os.sep
-    return processes.find_by_environment("HOLDFAST_STATE_DIR", lambda given: given.startswith(under))
+    return [
+        *processes.find_by_environment("HOLDFAST_STATE_DIR", lambda given: given.startswith(under)),
+        *processes.find_by_title(lambda title: f" [{under}" in title and title.endswith("]")),
+    ]

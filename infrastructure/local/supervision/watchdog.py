@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from infrastructure.local.events import EventSink
     from infrastructure.local.state import Root
+    from infrastructure.process.fork_server import ForkedProcess
 
 PROBE_INTERVAL_SECONDS = 1.0
 """Seconds between two probes of a program that has been ready."""
@@ -53,8 +54,10 @@ class Program(Protocol):  # implemented by `Server`, which describes the members
     @property
     def port(self) -> int: ...  # noqa: D102
     def prepare(self) -> None: ...  # noqa: D102
-    def argv(self) -> list[str]: ...  # noqa: D102
-    def environment(self) -> dict[str, str]: ...  # noqa: D102
+    def start(self, log: Path) -> subprocess.Popen[bytes] | ForkedProcess: ...  # noqa: D102
+    @property
+    def extra_stop_seconds(self) -> float: ...  # noqa: D102
+    def after_stop(self) -> None: ...  # noqa: D102
     def health(self) -> Health: ...  # noqa: D102
     def find_processes(self) -> list[psutil.Process]: ...  # noqa: D102
     def url(self) -> str: ...  # noqa: D102
@@ -78,7 +81,7 @@ class Watchdog(threading.Thread):
         self._start_lock = threading.Lock()
         """Held from the check of `stop_requested` until the new process is recorded: none starts after a stop."""
         self._process: psutil.Process | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def run(self) -> None:
         """Start the program, and restart it whenever it ends, until `stop_requested` is set."""
@@ -99,14 +102,16 @@ class Watchdog(threading.Thread):
             self.emit(Event("lost", name=self.program.name, text=str(reason), done=self.failures))
             self.stop_requested.wait(RESTART_DELAYS[min(self.failures, len(RESTART_DELAYS)) - 1])
 
-    def stop(self, timeout: float) -> None:
-        """Send the program its stop signal, wait up to `timeout` seconds, then kill it."""
+    def stop(self, timeout: float, hurry: threading.Event) -> None:
+        """Send the program its stop signal, wait up to `timeout` seconds or until `hurry` is set, then kill it."""
         self.stop_requested.set()
         with self._start_lock:
             # `find_processes` also finds a setup step (initdb) that runs at this moment.
             found = {p.pid: p for p in (self._process, *self.program.find_processes()) if p is not None}
-        processes.terminate(found.values(), self.program.stop_signal, timeout)
+        patience = timeout + self.program.extra_stop_seconds
+        processes.terminate(found.values(), self.program.stop_signal, patience, hurry)
         self._reap()
+        self.program.after_stop()
         self.state = "stopped"
 
     def _run_process(self, started: float) -> str:
@@ -144,7 +149,7 @@ class Watchdog(threading.Thread):
             # After a crash the state stays `restarting` or `failed` until the program is ready again.
             if tracker.has_been_ready or self.state == "starting":
                 self._set_state(tracker.state)
-            self.stop_requested.wait(PROBE_INTERVAL_SECONDS if tracker.has_been_ready else 0.1)
+            processes.wait_for_end(process, PROBE_INTERVAL_SECONDS if tracker.has_been_ready else 0.1)
         return "stopped"
 
     def _set_state(self, state: str) -> None:
@@ -169,20 +174,13 @@ class Watchdog(threading.Thread):
         self.program.prepare()
         log = self.program.root.log_file(self.program.name)
         try:
-            with log.open("ab") as out, self._start_lock:
+            with self._start_lock:
                 if self.stop_requested.is_set():
                     return
-                self._child = subprocess.Popen(
-                    self.program.argv(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    cwd=self.program.cwd,
-                    env=self.program.environment(),
-                    # Ctrl-C in the terminal must reach only the supervisor, which stops all programs in order.
-                    start_new_session=True,
-                )
+                self._child = self.program.start(log)
                 self._process = psutil.Process(self._child.pid)
+        except psutil.NoSuchProcess:
+            raise StackError(self._exit_reason()) from None
         except OSError as error:
             raise convert_os_error(error, self.program.cwd) from error
 
