@@ -48,9 +48,10 @@ faults: .venv/.dev ## what happens when processes and servers crash, stall, repe
 	@$(BIN)/pytest -q tests/faults/test_chaos.py
 	@$(TESTS) --ignore tests/faults/test_chaos.py tests/faults
 
-release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, the full chaos: about 20 minutes
+release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, all tools, a broker with TLS, the full chaos: about 20 minutes
 	@$(BIN)/python -m tests.testkit.browser
-	@$(BIN)/pytest -q --durations 20 --durations-min 1 tests/release
+	@$(BIN)/pytest -q tests/release/test_chaos_full.py
+	@$(TESTS) --ignore tests/release/test_chaos_full.py tests/release
 
 # The longest files come first, so that both processes are busy to the end.
 TESTS = $(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 1

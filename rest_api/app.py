@@ -131,8 +131,7 @@ def create_app(edge: AppState) -> FastAPI:
         ],
     )
     app.add_middleware(HeadMiddleware)
-    any_host_paths = PROBES if edge.settings.profile == "production" else ()
-    app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts(), any_host_paths=any_host_paths)
+    app.add_middleware(LimitsMiddleware, hosts=edge.settings.accepted_hosts(), any_host_paths=PROBES)
     app.add_middleware(RequestTargetMiddleware)
     app.add_middleware(NetworkBudgetMiddleware, limiter=edge.address_limiter)
     app.add_middleware(HeaderLinesMiddleware)

@@ -134,8 +134,12 @@ class Root:
     def create(self) -> None:
         """Create missing directories, accessible to this user only. Raise `PermissionDenied` or `DiskFull`."""
         try:
-            for folder in (self.path, self.path / "logs", self.path / "run"):
+            folders = (self.path, self.path / "logs", self.path / "run")
+            for folder in folders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for (
+                folder
+            ) in folders:  # after all are there: a directory that may not be written to is reported, not changed
                 folder.chmod(0o700)
             with self.lock_file.open("a"):
                 pass

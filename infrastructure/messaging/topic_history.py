@@ -39,7 +39,7 @@ async def read_topic(
         await reader.start()
         reader.assign(partitions)
         ends = await reader.end_offsets(partitions)
-        starts = await _starts(reader, partitions, since) if since else await reader.beginning_offsets(partitions)
+        starts = await _starts(reader, partitions, since)
         # `seek_to_beginning` would be overridden by the reset to the end after `assign`.
         for tp, start in starts.items():
             reader.seek(tp, start)
@@ -68,10 +68,12 @@ async def read_topic(
 
 
 async def _starts(
-    reader: AIOKafkaConsumer, partitions: Collection[TopicPartition], since: datetime
+    reader: AIOKafkaConsumer, partitions: Collection[TopicPartition], since: datetime | None
 ) -> dict[TopicPartition, int]:
     """Return the first offset of each partition from `since` on; partitions without such a record are left out."""
-    found = await reader.offsets_for_times(dict.fromkeys(partitions, max(0, int(since.timestamp() * 1000))))
+    if since is None or since.timestamp() <= 0:  # Kafka has no search for times before 1970
+        return dict(await reader.beginning_offsets(partitions))
+    found = await reader.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
     return {partition: at.offset for partition, at in found.items() if at}
 
 

@@ -170,7 +170,7 @@ class Worker(ServiceProcess):
                 self._started = False
                 # Faust's stop hangs if a handler does. Then the process ends hard and acknowledges nothing.
                 self._exit_hard_after(STOP_SECONDS)
-                self._write()
+                self._write_as_far_as_possible()
         if stop.is_set():
             log.info("stopped")
             return 0
@@ -183,14 +183,25 @@ class Worker(ServiceProcess):
             self._write()
 
     def _write(self) -> None:
+        """Write all tables; raise the last error after that, so that one table does not stop the others."""
+        failed: Exception | None = None
         for write in self._writers:
             try:
                 write()
-            except Exception:  # a cache that cannot be written must not stop the other ones, a rebalance or a stop
-                log.exception("a table could not be written; trying again")
+            except Exception as error:  # noqa: BLE001 - raised below
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _write_as_far_as_possible(self) -> None:
+        """Write the tables before a rebalance or a stop, which a table that cannot be written must not prevent."""
+        try:
+            self._write()
+        except Exception:
+            log.exception("a table could not be written")
 
     async def _on_partitions_revoked(self, *_: Any, **__: Any) -> None:
-        self._write()
+        self._write_as_far_as_possible()
 
     @contextlib.contextmanager
     def _replica_lock(self) -> Any:

@@ -23,15 +23,22 @@ _CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "w
 CLIENTS_REACH: Final = (
     "cart_service",
     "infrastructure.messaging.batch_processor",
+    "infrastructure.messaging.faust.driver",
+    "infrastructure.messaging.record_batches",
     "infrastructure.storage.job_queue",
+    "inventory_service.expiry_scanner",
+    "inventory_service.publisher",
     "notification_service.sender",
     "notification_service.sms",
+    "order_service.agents",
+    "order_service.insights.store",
     "order_service.payment.provider.server",
     "order_service.payment.provider.webhooks",
     "rest_api.http",
     "rest_api.kafka",
     "rest_api.read_models",
     "rest_api.security",
+    "rest_api.server",
     "rest_api.websocket",
 )
 """Loggers with messages that a client or a foreign record can cause. A test finds a log call that is missing here."""

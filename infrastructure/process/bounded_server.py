@@ -7,7 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 UNREAD_SECONDS: Final = 10.0
 """Time for which a peer may leave sent bytes unread, also after the protocol has closed the connection."""
@@ -61,13 +61,12 @@ class BoundedProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the connection's lifetime."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=0)  # `pause_writing` then reports any unread byte
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self.transport.set_write_buffer_limits(high=0)  # `pause_writing` then reports any unread byte
         self._server.add(self)
         bounds = self._server.bounds
         if bounds.lifetime_seconds is not None:
-            self._lifetime = asyncio.get_running_loop().call_later(bounds.lifetime_seconds, transport.abort)
+            self._lifetime = asyncio.get_running_loop().call_later(bounds.lifetime_seconds, self.transport.abort)
         self._protocol.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -133,7 +133,8 @@ class _Connection:
                 raise OSError("the fork server does not answer")
             if "error" in reply:
                 raise OSError(reply["errno"], reply["error"])
-            return self._children[reply["pid"]]
+            started: ForkedProcess = reply["child"]  # it may have ended already
+            return started
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -151,7 +152,7 @@ class _Connection:
                         child.ended.set()
                         continue
                     if "pid" in message:
-                        self._children[message["pid"]] = ForkedProcess(message["pid"])
+                        message["child"] = self._children[message["pid"]] = ForkedProcess(message["pid"])
                     self._replies[message["id"]] = message
                     self._arrived.notify_all()
         with self._arrived:

@@ -34,7 +34,13 @@ GROUP_TOPICS: Final[Mapping[str, tuple[str, ...]]] = {
     "payment": ("payments.requests.v1",),
     "delivery": ("deliveries.requests.v1",),
     "insights": ("orders.events.v1", "payments.events.v1", "cart.responses.v1"),
-    "notifications": ("notifications.requests.v1", "orders.requests.v1", "orders.events.v1", "cart.responses.v1"),
+    "notifications": (
+        "notifications.requests.v1",
+        "orders.requests.v1",
+        "orders.events.v1",
+        "cart.responses.v1",
+        "catalogue.products.v1",
+    ),
 }
 """Topics of each consumer group, read from the beginning. Services without a group, such as the edge, commit nothing.
 """

@@ -87,7 +87,7 @@ def count_user_request(edge: AppState, connection: HTTPConnection, user_id: str,
     allowance, size = (user.change_allowance, rules.changes) if changing else (user.other_allowance, rules.others)
     if allowance is None or size is None:
         return
-    method, route = connection.scope.get("method", "GET"), getattr(connection.scope.get("route"), "path", "")
+    method, route = connection.scope.get("method", "GET"), getattr(connection.scope.get("route"), "path_format", "")
     cost = route_cost(method, route, connection.query_params.get("limit", ""), size)
     enforce_limit(connection, allowance, size, clock.now().timestamp(), cost)
     if cost > 1:

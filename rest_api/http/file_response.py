@@ -28,7 +28,7 @@ def file_response(
     status = path.stat()
     given = {"Cache-Control": cache_control, **(headers or {})}
     described = FileResponse(path, headers=given, media_type=media_type, stat_result=status).headers
-    del described["accept-ranges"]
+    described["accept-ranges"] = "none"
     return Response(_content(path, _version(status)), headers=dict(described))
 
 

@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 
 from rest_api.http.methods import has_representation
 from rest_api.protocol.problems import Problem, json_pointer
-from rest_api.security.authentication import SAFE_METHODS
+from rest_api.security.costs import SAFE_METHODS
 
 
 async def check_request(request: Request) -> None:

@@ -3,12 +3,14 @@
 const LOW = 5; // at most this many: the number left is shown
 
 // Decimals by ISO 4217, as in contracts/currencies.py; a browser's own table differs for some currencies.
-const NO_DECIMALS = new Set("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(" "));
+const NO_DECIMALS = new Set("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split(" "));
+const FOUR_DECIMALS = new Set(["CLF", "UYW"]);
 const THREE_DECIMALS = new Set("BHD IQD JOD KWD LYD OMR TND".split(" "));
 
 /** Return the number of decimals of a currency. */
 export function decimals(currency) {
   if (NO_DECIMALS.has(currency)) return 0;
+  if (FOUR_DECIMALS.has(currency)) return 4;
   return THREE_DECIMALS.has(currency) ? 3 : 2;
 }
 

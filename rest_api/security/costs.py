@@ -100,6 +100,8 @@ ROUTES: Final[Mapping[str, RouteCost]] = {
     "GET /asyncapi.json": Budget.NETWORK,
     "GET /docs": Budget.NETWORK,
     "GET /docs/{name}": Budget.NETWORK,
+    "GET /problems": Budget.NETWORK,
+    "GET /problems/": Budget.NETWORK,
     "GET /problems/{slug}": Budget.NETWORK,
     "GET /": Budget.NETWORK,
     "GET /analytics": Budget.NETWORK,

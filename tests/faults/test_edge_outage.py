@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from contracts.cart import RESPONSE_REGISTRY, RESPONSES
 from contracts.topics import Topic
 from infrastructure.messaging.broker import ConsumerCrashedError, ensure_topics
+from infrastructure.messaging.consumers import create_consumer
 from infrastructure.process.settings import Settings
 from rest_api.__main__ import TOPICS
 from rest_api.kafka.gateway import KafkaGateway, cart_request_envelope
@@ -368,14 +369,14 @@ async def test_a_read_model_that_reads_nothing_any_more_says_so(
     taken: list[Sequence[ReadPosition]] = []
     made: list[AIOKafkaConsumer] = []
 
-    def make(**options: Any) -> AIOKafkaConsumer:
-        made.append(AIOKafkaConsumer(**options))
+    def make(*arguments: Any, **options: Any) -> AIOKafkaConsumer:
+        made.append(create_consumer(*arguments, **options))
         return made[-1]
 
     async def take(_: object, positions: Sequence[ReadPosition]) -> None:
         taken.append(positions)
 
-    monkeypatch.setattr(projector, "AIOKafkaConsumer", make)
+    monkeypatch.setattr(projector, "create_consumer", make)
     no_store: Any = None
     topics = {RESPONSES: RESPONSE_REGISTRY}
     running = asyncio.create_task(Projector(settings, no_store, "a test", topics, take).run(()))

@@ -6,10 +6,12 @@ carts equal the holds, and nothing is left uncommitted.
 
 import asyncio
 import queue
+import re
 import secrets
 import shutil
 import signal
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
@@ -292,9 +294,8 @@ async def test_carts_recover_from_a_changelog_with_records_that_are_no_carts(
             await pool.settled()
             await pool.check()
         assert worker.exits == []
-        told = "\n".join(worker.messages())
-        for user, value in damaged.items():
-            assert value is None or f"the stored cart of user {user} is invalid" in told, "it did not come so far"
+        # Equal messages are limited to one per second, so the first one stands for the others.
+        assert any(re.match("the stored cart of user .* is invalid", text) for text in worker.messages())
     await clean_up(settings)
 
 
@@ -778,7 +779,7 @@ async def test_a_worker_that_gets_no_records_is_put_away_and_its_successor_works
         assert ("unhealthy" in event.text) == (verdict != "silent"), event.text
         await asyncio.to_thread(_next, told, "ready")
     finally:
-        await asyncio.to_thread(keeper.stop, 10)
+        await asyncio.to_thread(keeper.stop, 10, threading.Event())
         keeper.join()
     await clean_up(settings)
 

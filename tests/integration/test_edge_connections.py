@@ -36,7 +36,7 @@ SHORT: Final = {
 @pytest.fixture(scope="module")
 def edge(servers: Servers) -> Iterator[Running]:
     """An edge with short time limits."""
-    with running_edge(servers, f"ec{secrets.token_hex(3)}.", max_descriptors=DESCRIPTORS, **SHORT) as running:
+    with running_edge(servers, f"ec{secrets.token_hex(3)}.", DESCRIPTORS, **SHORT) as running:
         yield running
 
 
@@ -398,7 +398,7 @@ def patient(servers: Servers) -> Iterator[Running]:
         "HOLDFAST_REQUEST_SECONDS": "60",
         "HOLDFAST_LIMIT_ADDRESS_CONNECTIONS": "20",
     }
-    with running_edge(servers, f"ec{secrets.token_hex(3)}.", max_descriptors=DESCRIPTORS, **more) as running:
+    with running_edge(servers, f"ec{secrets.token_hex(3)}.", DESCRIPTORS, **more) as running:
         yield running
 
 

@@ -6,6 +6,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -59,6 +60,18 @@ def service(edge: Running) -> Iterator[httpx.Client]:
         yield found
 
 
+def _is_readable(client: httpx.Client, address: str) -> bool:
+    return client.get(address).status_code == 200
+
+
+def _has(client: httpx.Client, address: str, name: str, value: object) -> bool:
+    return bool(client.get(address).json()[name] == value)
+
+
+def _items(client: httpx.Client, address: str) -> object:
+    return client.get(address).json()["items"]
+
+
 # ---- ids that need encoding -----------------------------------------------------------------------------------------
 
 
@@ -69,7 +82,7 @@ def test_products_are_found_by_any_code(edge: Running) -> None:
             found = visitor.get(address)
             assert (found.status_code, found.json()["code"], found.json()["available"]) == (200, code, 7)
             assert visitor.head(address).headers["etag"] == found.headers["etag"]
-            until(lambda address=address: visitor.get(f"{address}/related").json()["items"])
+            until(partial(_items, visitor, f"{address}/related"))
             assert [item["code"] for item in visitor.get(f"{address}/related").json()["items"]] == ["A"]
 
 
@@ -95,12 +108,12 @@ def test_reservations_are_settled_under_any_id(service: httpx.Client, end: str) 
         assert accepted.status_code == 202, accepted.text
         address = accepted.headers["location"]
         assert re.fullmatch(r"/v1/reservations/[A-Za-z0-9._~%-]+", address)
-        until(lambda address=address: service.get(address).status_code == 200)
+        until(partial(_is_readable, service, address))
         assert service.get(address).json()["reservation_id"] == name
         settle = service.post(f"{address}/commit") if end == "commit" else service.delete(address)
         assert (settle.status_code, settle.headers["location"]) == (202, address)
         state = "COMMITTED" if end == "commit" else "CANCELLED"
-        until(lambda address=address, state=state: service.get(address).json()["state"] == state)
+        until(partial(_has, service, address, "state", state))
 
 
 def test_orders_are_read_and_changed_by_any_id(edge: Running, client: httpx.Client) -> None:
@@ -117,8 +130,8 @@ def test_orders_are_read_and_changed_by_any_id(edge: Running, client: httpx.Clie
         ):
             edge.carts.publish(told.topic, told.source, told.kind, told.key, told.data)
         address = f"/v1/orders/{encode_segment(odd)}"
-        until(lambda address=address: client.get(address).status_code == 200)
-        until(lambda address=address: client.get(address).json()["order_version"] == 2)
+        until(partial(_is_readable, client, address))
+        until(partial(_has, client, address, "order_version", 2))
         assert client.get(address).json()["order_id"] == odd
         problem(client.get(f"{address}/shipment"), 404, "not-found")
         assert client.get(f"{address}/payments").json()["items"] == []
@@ -129,7 +142,7 @@ def test_orders_are_read_and_changed_by_any_id(edge: Running, client: httpx.Clie
         assert [event["version"] for event in first.json()["items"] + rest.json()["items"]] == [1, 2]
         cancelled = client.post(f"{address}/cancel")
         assert (cancelled.status_code, cancelled.headers["location"]) == (202, address)
-        until(lambda address=address: client.get(address).json()["status"] == "cancelled")
+        until(partial(_has, client, address, "status", "cancelled"))
 
 
 async def test_outcomes_are_read_by_any_id_of_a_frame(edge: Running) -> None:

@@ -495,7 +495,8 @@ def test_the_viewers_long_files_are_stored_compressed_and_read_by_every_client(
 ) -> None:
     path = f"/docs/{name}"
     compressed = visitor.get(path, headers={"Accept-Encoding": "br, GZIP;q=0.5"})
-    assert (compressed.headers["content-encoding"], compressed.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert "Accept-Encoding" in compressed.headers["vary"]
     for accepted in ("identity", "gzip;q=0, br", "", "*;q=0.000"):
         plain = visitor.get(path, headers={"Accept-Encoding": accepted})
         assert plain.status_code == 200

@@ -329,6 +329,13 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         await made.stop()
 
 
+async def written(settings: Settings, topic: Topic) -> int:
+    """Return how many records were ever written; compaction removes some of those that `read` would count."""
+    async with AIOKafkaConsumer(bootstrap_servers=settings.kafka) as reader:
+        partitions = [TopicPartition(settings.topic(topic), number) for number in range(PARTITIONS)]
+        return sum((await reader.end_offsets(partitions)).values())
+
+
 async def read(settings: Settings, topic: Topic) -> list[Envelope]:
     """Return all records of a topic."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, auto_offset_reset="earliest")
@@ -422,12 +429,12 @@ def _metrics(replica: Replica) -> str:
 
 async def test_all_of_it_is_published_again_on_demand(world: InsightsService) -> None:
     await world.published()
-    before = len(await read(world.settings, FIGURES)), len(await read(world.settings, RELATED))
+    before = await written(world.settings, FIGURES), await written(world.settings, RELATED)
     done = world.shop.run("order_service.insights", "republish")
     assert done.returncode == 0, done.stderr
     figures, lists = await world.published()
-    assert len(await read(world.settings, FIGURES)) >= before[0] + len(figures)
-    assert len(await read(world.settings, RELATED)) >= before[1] + len(lists)
+    assert await written(world.settings, FIGURES) >= before[0] + len(figures)
+    assert await written(world.settings, RELATED) >= before[1] + len(lists)
 
 
 # ---- the store ------------------------------------------------------------------------------------------------------

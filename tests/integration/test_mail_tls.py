@@ -17,6 +17,7 @@ from infrastructure.process.background_service import BackgroundService
 from notification_service.email.__main__ import build_port
 from notification_service.email.mail import SmtpPort
 from notification_service.processor import PortContext
+from notification_service.recipients import RecipientLimiter
 from notification_service.sender import Notice
 from notification_service.settings import Settings
 
@@ -32,6 +33,8 @@ NOTICE = {
     "too_late_at": None,
     "traceparent": None,
     "params": {"title": "Hello", "body": "b"},
+    "by_service": False,
+    "proven_only": False,
 }
 
 
@@ -87,12 +90,21 @@ async def mail_server(folder: Path, kind: str) -> AsyncIterator[MailServer]:
 
 
 async def _ann(*_: object) -> list[tuple[Any, ...]]:
-    return [("ann@mail.example", None)]
+    return [("ann", "ann@mail.example", None, True, False)]
 
 
 def port(url: str, **more: Any) -> SmtpPort:
     settings = Settings.model_validate({"smtp_url": url, "notice_seconds": 10, **more})
-    return build_port(PortContext(settings, _Contacts(), BackgroundService(settings)))  # type: ignore[arg-type]  # one method
+    built = build_port(PortContext(settings, _Contacts(), BackgroundService(settings)))  # type: ignore[arg-type]  # one method
+    built.limiter = _Unlimited(built.limiter.connection.connect, "email", built.limiter.limits)
+    return built
+
+
+class _Unlimited(RecipientLimiter):
+    """Grants every claim, without a database: `test_notification_recipients.py` is about the real one."""
+
+    async def claim(self, notice: Notice, recipient: str) -> None:
+        pass
 
 
 class _Contacts:

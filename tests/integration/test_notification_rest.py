@@ -118,7 +118,7 @@ async def test_no_text_of_a_notice_is_stored_with_its_key(
             "UPDATE claim SET fingerprint = %s WHERE id = %s", (f"POST {URL} {text}", first.json()["request_id"])
         )
         assert changed.rowcount == 1
-        migration = (SQL_FOLDER / "migrations" / "0005_notice_reasons.sql").read_text()
+        migration = (SQL_FOLDER / "migrations" / "0006_notice_reasons.sql").read_text()
         connection.execute(migration[migration.index("UPDATE claim") :].encode())
     repeated = await edge.post(URL, json=wanted, headers=service)
     assert (repeated.status_code, repeated.json()) == (202, first.json())

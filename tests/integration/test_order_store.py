@@ -360,7 +360,7 @@ async def test_tokens_that_an_earlier_version_kept_are_erased_by_the_migration(h
     bob = Buying("bob")
     await saga.on_order_requests([bob.place()])
     await here.connection.execute("""UPDATE order_private SET payment = '{"token": "tok_approve"}'""")
-    await here.connection.execute("DELETE FROM schema_migration WHERE number = 3")
+    await here.connection.execute("DELETE FROM schema_migration WHERE number = 4")
     await postgres.migrate(here.settings, "orders", MIGRATIONS)
     assert (await token_of(here, ANN), await token_of(here, bob)) == (None, "tok_approve")
 

@@ -294,7 +294,7 @@ class Running:
 
 @contextmanager
 def running_edge(
-    servers: Servers, prefix: str, *, max_descriptors: int | None = None, **more: str
+    servers: Servers, prefix: str, max_descriptors: int | None = None, /, **more: str
 ) -> Iterator[Running]:
     """An edge on a port that it chose, ready; gone afterwards with its topics and tables."""
     settings = servers.settings(prefix)

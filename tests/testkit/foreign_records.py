@@ -68,8 +68,12 @@ def _produce(producer: Producer, places: Iterable[Place], record: Mapping[str, A
     assert producer.flush(60) == 0
 
 
-async def write_at(kafka: str, places: Iterable[Place], timestamp: int) -> None:
-    """Write one record with this timestamp, in milliseconds since 1970, to each place."""
+def write_at(kafka: str, places: Iterable[Place], timestamp: int) -> None:
+    """Write one record with this timestamp, in milliseconds since 1970, to each place. Has an event loop of its own."""
+    asyncio.run(_write_at(kafka, places, timestamp))
+
+
+async def _write_at(kafka: str, places: Iterable[Place], timestamp: int) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
         for topic, partition in places:
             await producer.send_and_wait(topic, b'{"x":1}', b"foreign", partition=partition, timestamp_ms=timestamp)
@@ -91,7 +95,7 @@ WRITERS: dict[str, Callable[[str, list[Place]], None]] = {
     "megabyte": partial(write, value=b"\xff" * 1_040_000),
     "key of a megabyte": partial(write, key=b"\xff" * 1_040_000),
     **{
-        f"timestamp {number}": lambda kafka, places, number=number: asyncio.run(write_at(kafka, places, number))
+        f"timestamp {number}": partial(write_at, timestamp=number)
         for number in (FIRST_MILLISECOND - 1, -1, 0, -(2**62))
     },
 }

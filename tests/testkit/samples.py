@@ -15,7 +15,12 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
-TEXTS: Final = (("GBP", "EUR"), ("GB", "FR"), ("ann@shop.example", "bob@shop.example"), ("+44 123", "+33 123"))
+TEXTS: Final = (
+    ("GBP", "EUR"),
+    ("GB", "FR"),
+    ("ann@shop.example", "bob@shop.example"),
+    ("+442071838750", "+33140205050"),
+)
 """Pairs of texts for fields whose pattern an ordinary word does not match."""
 
 

@@ -81,7 +81,7 @@ class SecureKafka(Kafka):
             done = subprocess.run(tool, capture_output=True, text=True, check=False, timeout=60, env=LOCALE)
             assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self, started: list[Any]) -> None:
+    def bring_up(self, started: list[Any]) -> None:
         bring(self, started)
         self.add_scram_user()
 

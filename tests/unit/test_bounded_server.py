@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from infrastructure.process import health
@@ -148,6 +149,18 @@ async def test_every_connection_is_closed(serving: tuple[str, Serving], trickles
                         for client in clients:
                             client.trickle()
                     await asyncio.sleep(0.1)
+
+
+def test_the_health_server_answers_on_the_loop_of_the_edge() -> None:
+    async def ask() -> bytes:
+        async with health_server() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            found = await reader.read()
+            writer.close()
+            return found
+
+    assert uvloop.run(ask()).startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_one_connection_more_than_the_limit_ends_the_oldest(serving: tuple[str, Serving]) -> None:

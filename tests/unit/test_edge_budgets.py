@@ -66,7 +66,7 @@ def routes() -> set[str]:
         each: Any
         for each in included.routes if included else [route]:
             if not isinstance(each, WebSocketRoute):
-                found |= {f"{method} {each.path}" for method in each.methods}
+                found |= {f"{method} {each.path_format}" for method in each.methods}
     return found
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from contracts.ids import uuid7
-from infrastructure.process.settings import DEVELOPMENT_SECRET
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from rest_api.http.middleware.request_limits import MAX_BODY_BYTES
 from tests.testkit.odd_ids import RouteEntry, edge_app, edge_routes

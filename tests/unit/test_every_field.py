@@ -189,7 +189,7 @@ def test_an_order_keeps_every_field_of_its_request(form: dict[str, Any]) -> None
     for name, pair in variants(orders.Place, **ORDER, **form).items():
         kept = [(placed(place), PersonalData.of(place)) for place in pair]
         assert kept[0] != kept[1], name
-        assert [read_personal_data(*(each.model_dump_json() for each in data)) for _, data in kept] == [
+        assert [read_personal_data(*(each.model_dump_json() for each in data if each)) for _, data in kept] == [
             data for _, data in kept
         ]
 

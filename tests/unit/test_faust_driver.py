@@ -311,6 +311,17 @@ async def test_offsets_behind_the_last_record_are_committed_when_it_is_acknowled
     assert committable(taking) is None
 
 
+async def test_further_offsets_without_a_record_are_committed_too(reader: Reader, taking: PassingOn) -> None:
+    """A committed transaction is followed by an aborted one: nothing is taken in between."""
+    reader.comes(last=0, empty=1)
+    for offset in await taking.take():
+        await taking.take_over(offset)
+    acknowledge(taking, 0)
+    assert committable(taking) == 2
+    reader.subscriptions.seek(HERE, 4)  # as the fetcher does behind an empty batch
+    assert committable(taking) == 4
+
+
 async def test_a_partition_without_any_record_is_committed_too(reader: Reader, taking: PassingOn) -> None:
     reader.subscriptions.seek(HERE, 5)  # the records before were deleted, or belong to an aborted transaction
     assert committable(taking) == 5

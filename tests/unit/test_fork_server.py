@@ -129,6 +129,10 @@ def test_children_outlive_the_client(nursery: Nursery) -> None:
     assert processes.is_alive(psutil.Process(child.pid))
 
 
+def test_a_child_that_ends_at_once_is_reported(nursery: Nursery) -> None:
+    assert [nursery.start("words").wait(30) for _ in range(50)] == [1] * 50
+
+
 def test_output_that_cannot_be_opened_is_an_error(nursery: Nursery) -> None:
     nursery.output = nursery.folder / "missing/log"
     with pytest.raises(FileNotFoundError):

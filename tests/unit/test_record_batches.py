@@ -1,6 +1,6 @@
 """Batches that aiokafka refuses: what can be read of them is returned, and the position goes on behind the rest.
 
-Each batch is fed to the real `PartitionRecords` of aiokafka's fetcher, as it comes from the broker.
+Each batch is read by the real `PartitionRecords` of aiokafka's fetcher, from the bytes that a broker sends.
 """
 
 import struct
@@ -157,7 +157,7 @@ def test_one_bad_record_costs_no_other() -> None:
 
 
 def test_a_damaged_header_is_passed_over_one_offset_at_a_time() -> None:
-    """Its last offset cannot be believed: good records must not be skipped with it."""
+    """A damaged last offset cannot be believed: good records must not be skipped with it."""
     raw = batch(b"a", b"b")
     raw = raw[:23] + struct.pack(">i", 1_000_000) + raw[27:]
     found, position = read(raw)

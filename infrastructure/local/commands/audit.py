@@ -182,13 +182,13 @@ def _part(violations: Sequence[Any], figures: Mapping[str, Any], *, ok: bool) ->
 
 def _show(report: Mapping[str, Any]) -> None:
     """Print the verdict, the violations, and the figures of each service under its name."""
-    console = output.SafeConsole(highlight=False)
+    console = output.wide_console()
     services: Mapping[str, Mapping[str, Any]] = report["services"]
-    console.print(verdict(report), style="green" if report["ok"] else "red", markup=False)
+    console.print(verdict(report), style="green" if report["ok"] else "red", markup=False, soft_wrap=True)
     for name, part in services.items():
         for violation in part["violations"]:
             text = violation if isinstance(violation, str) else json.dumps(violation)
-            console.print(f"violation ({name}): {text}", style="red", markup=False)
+            console.print(f"violation ({name}): {text}", style="red", markup=False, soft_wrap=True)
     for name, part in services.items():
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(style="dim", min_width=40)

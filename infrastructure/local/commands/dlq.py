@@ -178,7 +178,7 @@ def _settle(choice: DeadLetterFilter, how: Settlement, *, again: bool, as_json: 
     if how == "redriven":
         for entry in entries:
             if entry.incomplete:
-                typer.echo(f"{entry.id} is not sent again: {entry.incomplete}; settle it with `dlq drop`", err=True)
+                output.echo(f"{entry.id} is not sent again: {entry.incomplete}; settle it with `dlq drop`", err=True)
         entries = [entry for entry in entries if not entry.incomplete]
     done = asyncio.run(settle(settings, entries, how))
     _warn_of_unreadable(dead_letters)

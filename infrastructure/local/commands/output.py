@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -106,7 +105,7 @@ class ProgressPrinter:
                 self.close()
 
 
-def wide_console() -> Console:
+def wide_console() -> SafeConsole:
     """Return a console for tables; in a pipe, which has no width, it is wide enough to neither cut nor wrap lines."""
     return SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
 
@@ -177,7 +176,7 @@ def _helper_urls(state: dict[str, Any]) -> dict[str, str]:
 
 def print_status(content: dict[str, Any]) -> None:
     """Print a `status` as a table and a list of addresses and limits."""
-    console = SafeConsole(highlight=False, soft_wrap=not os.isatty(1))
+    console = wide_console()
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("service", "state", "pid", "MiB", "restarts", "since", "address"):
         grid.add_column(title, justify="right" if title in ("pid", "MiB", "restarts") else "left")

@@ -65,14 +65,17 @@ class RecordSelection:
         starts: dict[TopicPartition, int] = await reader.beginning_offsets(partitions)
         ends: dict[TopicPartition, int] = await reader.end_offsets(partitions)
         if isinstance(self.since, datetime):
-            at = max(0, _milliseconds(self.since))  # Kafka takes negative times for something else
+            if (at := _milliseconds(self.since)) <= 0:  # Kafka has no search for them; `matches` compares each record
+                return starts, self._limit(ends)
             found = await reader.offsets_for_times(dict.fromkeys(partitions, at))
             starts = {p: ends[p] if (position := found.get(p)) is None else position.offset for p in partitions}
         elif self.since is not None:
             starts = {p: max(first, self.since) for p, first in starts.items()}
-        if isinstance(self.until, int):
-            ends = {p: min(end, self.until) for p, end in ends.items()}
-        return starts, ends
+        return starts, self._limit(ends)
+
+    def _limit(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        until = self.until
+        return {p: min(end, until) for p, end in ends.items()} if isinstance(until, int) else ends
 
     def matches(self, record: Record) -> bool:
         """Return whether `record` is selected. Its offset is not checked: `resolve_offsets` limits the offsets."""

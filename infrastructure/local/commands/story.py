@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from infrastructure.local.commands import connection, output
@@ -74,7 +73,7 @@ def story(
     if not steps:
         raise StackError(_not_found(id_, user, topics, local=local))
     if as_json:
-        typer.echo(json.dumps({"id": id_, "complete": not search.is_cut, "steps": [step.as_json() for step in steps]}))
+        output.echo(json.dumps({"id": id_, "complete": not search.is_cut, "steps": [step.as_json() for step in steps]}))
         return
     _show(steps, search, user)
 
@@ -204,7 +203,7 @@ def _not_found(id_: str, user: str | None, topics: TopicsRead, *, local: bool) -
 
 
 def _show(steps: list[Step], search: Search, user: str | None) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = output.SafeConsole(highlight=False, soft_wrap=True)
     width = max(len(step.place) for step in steps)
     day = None
     for step in steps:

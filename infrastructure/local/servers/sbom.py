@@ -6,6 +6,7 @@ Swagger UI, each with its version and, where the lock file has them, the SHA-256
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
@@ -49,7 +50,8 @@ def jar_components(lock: Path = jars.LOCK_FILE) -> list[Component]:
 
 def vendored_components(checkout: Path) -> list[Component]:
     """Return the components whose files are part of this repository."""
-    bundle = (checkout / "rest_api/vendor/swagger_ui/swagger-ui-bundle.js").read_text(encoding="utf-8")
+    stored = (checkout / "rest_api/vendor/swagger_ui/swagger-ui-bundle.js.gz").read_bytes()
+    bundle = gzip.decompress(stored).decode()
     version = _SWAGGER_VERSION.search(bundle)
     if version is None:
         raise ValueError("swagger-ui-bundle.js names no version: expected PACKAGE_VERSION, as in Swagger UI 5")

@@ -319,7 +319,7 @@ class LoopConsumer(driver.Consumer):
         done = self._committed_offset[tp] if offset is None else offset
         if taken is None:  # no record was taken yet, and none was before
             return position if done is None or done < position else offset
-        return position if done == taken < position else offset
+        return position if done is not None and taken <= done < position else offset
 
     async def _drain_messages(self, fetcher: Any) -> None:
         count = 0

@@ -5,7 +5,9 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+from rest_api.http.methods import METHODS
+
+_ALLOW: Final = {"Allow": ", ".join(METHODS)}
 
 
 class UnroutedTargets:
@@ -17,6 +19,6 @@ class UnroutedTargets:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or WebSocket."""
         if scope["type"] == "http" and scope["path"] == "*":
-            await Response(status_code=204, headers={"Allow": _METHODS})(scope, receive, send)
+            await Response(status_code=204, headers=_ALLOW)(scope, receive, send)
             return
         await self.app(scope, receive, send)

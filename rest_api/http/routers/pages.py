@@ -1,16 +1,17 @@
 """Routes outside the API: probes, metrics, API descriptions and their viewer, problem pages, and the shop's page."""
 
 import gzip
+import hashlib
 import html
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import rest_api
@@ -35,8 +36,6 @@ _VIEWER_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "sta
 
 _COMPRESSED_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 """Files that are stored as `NAME.gz`: each is one long line, which would drown a search through the sources."""
-
-_CHUNK_BYTES: Final = 64 * 1024
 
 
 def unready_reason(edge: AppState) -> str | None:
@@ -125,9 +124,12 @@ async def shop(edge: AppStateDep) -> Response:
     """Return the shop's page. In the local profile it has links to figures, mails and descriptions."""
     if edge.settings.profile != "local":
         return _file(_PAGES, "index.html")
-    page = (_PAGES / "index.html").read_text(encoding="utf-8")
+    shared = _file(_PAGES, "index.html")
     footer = _local_footer(edge.settings.mails_url)
-    return HTMLResponse(page.replace(_FOOTER_PLACE, footer), headers={"Cache-Control": "no-cache"})
+    page = bytes(shared.body).replace(_FOOTER_PLACE.encode(), footer.encode())
+    validators = {name: shared.headers[name] for name in ("cache-control", "accept-ranges", "last-modified")}
+    etag = f'"{hashlib.blake2b(page, digest_size=12).hexdigest()}"'
+    return HTMLResponse(page, headers={**validators, "ETag": etag})
 
 
 @router.get("/static/{name:segment}")
@@ -157,15 +159,13 @@ def _compressed_file(folder: Path, name: str, request: Request) -> Response:
     stored = folder / f"{name}.gz"
     if _accepts_gzip(request.headers.get("accept-encoding", "")):
         return file_response(stored, media_type=media_type, headers=headers | {"Content-Encoding": "gzip"})
-    content = gzip.decompress(stored.read_bytes())
-    headers["Content-Length"] = str(len(content))
-    return StreamingResponse(_chunks(content), media_type=media_type, headers=headers)
+    return Response(_decompressed(stored), media_type=media_type, headers=headers)
 
 
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    """Yield a long body piece by piece, so that a client that reads slowly holds little of it in a buffer."""
-    for start in range(0, len(content), _CHUNK_BYTES):
-        yield content[start : start + _CHUNK_BYTES]
+@cache
+def _decompressed(stored: Path) -> bytes:
+    """Return the content of a vendored file; all responses share it, so clients that do not read cost no memory."""
+    return gzip.decompress(stored.read_bytes())
 
 
 def _accepts_gzip(header: str) -> bool:

@@ -38,7 +38,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     root.create()
     kafka, started = SecureKafka(root, Certificates(folder)), []  # type: ignore[var-annotated]  # processes
     try:
-        kafka.start(started)
+        kafka.bring_up(started)
         yield kafka
     finally:
         for child in started:

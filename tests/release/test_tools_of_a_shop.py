@@ -51,21 +51,21 @@ def product(own_shop: Shop) -> str:
     return code
 
 
-def buy(shop: Shop, product: str, key: str, token: str = "tok_approve") -> tuple[str, str, httpx.Client]:
-    """Order one product as a new guest; return the guest, the order, and a client of the guest."""
-    client = shop.client()
-    guest = client.post("/v1/guests").json()
-    client.headers["Authorization"] = f"Bearer {guest['token']}"
-    body = wanted(items=[{"product": product, "quantity": 1}], payment={"token": token})
-    client.headers["Prefer"] = "wait=10"
-    placed = client.post("/v1/orders", json=body, headers={"Idempotency-Key": key})
+def buy(shop: Shop, product: str, key: str, token: str = "tok_approve") -> tuple[str, str, dict[str, str]]:
+    """Order one product as a new guest; return the guest, the order, and the headers of the guest."""
+    with shop.client() as client:
+        guest = client.post("/v1/guests").json()
+        headers = {"Authorization": f"Bearer {guest['token']}", "Prefer": "wait=10"}
+        body = wanted(items=[{"product": product, "quantity": 1}], payment={"token": token})
+        placed = client.post("/v1/orders", json=body, headers={**headers, "Idempotency-Key": key})
     assert placed.is_success, placed.text
-    return guest["user_id"], placed.json()["order_id"], client
+    return guest["user_id"], placed.json()["order_id"], headers
 
 
-def wait_for(shop: Shop, client: httpx.Client, order: str, status: str) -> None:
+def wait_for(shop: Shop, headers: dict[str, str], order: str, status: str) -> None:
     """Return when an order has a status."""
-    shop.until(lambda: client.get(f"/v1/orders/{order}").json().get("status") == status, 60)
+    with shop.client() as client:
+        shop.until(lambda: client.get(f"/v1/orders/{order}", headers=headers).json().get("status") == status, 60)
 
 
 def run_story(shop: Shop, *arguments: str) -> dict[str, Any]:
@@ -74,10 +74,10 @@ def run_story(shop: Shop, *arguments: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_story_of_an_order_has_every_step_from_any_of_its_ids(own_shop: Shop, product: str) -> None:
-    user, order, client = buy(own_shop, product, "story-1")
-    wait_for(own_shop, client, order, "delivered")
+    user, order, guest = buy(own_shop, product, "story-1")
+    wait_for(own_shop, guest, order, "delivered")
     other_user, other_order, _ = buy(own_shop, product, "story-1")
     report = run_story(own_shop, order)
     assert report["complete"] is True
@@ -248,32 +248,36 @@ def listed(shop: Shop, beginning: str) -> list[str]:
         return [code for code in found if code.startswith(beginning)]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_proof_leaves_nothing_on_the_shelf(own_shop: Shop) -> None:
-    proof = json.loads(own_shop.holdfast("prove", "oversell", "--buyers", "10", "--stock", "3", "--json").stdout)
+    proof = json.loads(
+        own_shop.holdfast("prove", "oversell", "--buyers", "10", "--stock", "3", "--json", timeout=280).stdout
+    )
     assert proof["ok"] is True
     own_shop.until(lambda: listed(own_shop, "PROOF-") == [])
     with own_shop.client() as client:
         assert client.get(f"/v1/products/{proof['product']}").status_code == 404
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_load_leaves_nothing_on_the_shelf_and_its_next_run_sells_it_again(own_shop: Shop) -> None:
     for _ in range(2):
-        run = own_shop.holdfast("load", "--rate", "10", "--seconds", "1", "--products", "3", "--json", check=False)
+        run = own_shop.holdfast(
+            "load", "--rate", "10", "--seconds", "1", "--products", "3", "--json", check=False, timeout=280
+        )
         told = json.loads(run.stdout)
         assert (told["ok"], told["outcomes"].get("refused")) == (True, None)
         own_shop.until(lambda: listed(own_shop, "LOAD-") == [])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_audit_has_its_verdict_first_and_each_figure_with_owner_and_unit(own_shop: Shop, product: str) -> None:
-    _, order, client = buy(own_shop, product, "for-the-audit")
-    wait_for(own_shop, client, order, "delivered")
-    report = json.loads(own_shop.holdfast("audit", "--json").stdout)
+    _, order, guest = buy(own_shop, product, "for-the-audit")
+    wait_for(own_shop, guest, order, "delivered")
+    report = json.loads(own_shop.holdfast("audit", "--json", timeout=280).stdout)
     assert report.keys() >= {"ok", "violations", "digest", "figures", "services"}
     assert report["services"]["between services"]["figures"]["orders_compared"] >= 1
-    verdict, *lines = own_shop.holdfast("audit").stdout.splitlines()
+    verdict, *lines = own_shop.holdfast("audit", timeout=280).stdout.splitlines()
     assert verdict.startswith("no violations in cart, inventory, ")
     heads = [line for line in lines if line and not line.startswith(" ")]
     assert heads[:-1] == [*report["services"]]
@@ -289,12 +293,12 @@ def test_the_audit_has_its_verdict_first_and_each_figure_with_owner_and_unit(own
         assert len(labels[name]) == len(part["figures"]), name
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_forged_records_that_every_service_believes_are_violations_that_name_the_order(
     own_shop: Shop, product: str
 ) -> None:
-    unpaid_user, unpaid, client = buy(own_shop, product, "unpaid", "tok_timeout")
-    wait_for(own_shop, client, unpaid, "committed")
+    unpaid_user, unpaid, guest = buy(own_shop, product, "unpaid", "tok_timeout")
+    wait_for(own_shop, guest, unpaid, "committed")
     price = inventory.Money(amount=500, currency="GBP")
     ids = {"order_id": unpaid, "user_id": unpaid_user}
     captured = payments.Captured(**ids, payment_id=derive_id(unpaid, "payment"), amount=price)
@@ -306,17 +310,20 @@ def test_forged_records_that_every_service_believes_are_violations_that_name_the
     free_user, free, _ = buy(own_shop, product, "sold-for-nothing", "tok_timeout")
     sell = inventory.Sell(order_id=free, user_id=free_user)
     asyncio.run(_forge(own_shop, captured, ghost, sell))
-    wait_for(own_shop, client, unpaid, "delivered")
+    wait_for(own_shop, guest, unpaid, "delivered")
 
-    def violations() -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "infrastructure.local", "audit", "--json"],
+    def run_audit(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "infrastructure.local", "audit", *options],
             env={**own_shop.environment, "HOLDFAST_AUDIT_GRACE_SECONDS": "1"},
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=280,
         )
+
+    def violations() -> list[str]:
+        done = run_audit("--json")
         report = json.loads(done.stdout)
         assert done.returncode == (0 if report["ok"] else 1)
         return list(report["violations"])
@@ -336,7 +343,7 @@ def test_forged_records_that_every_service_believes_are_violations_that_name_the
         if not missing:
             break
     assert missing == [], texts
-    printed = own_shop.holdfast("audit", check=False).stdout
+    printed = run_audit().stdout
     assert printed.startswith("the audit found violations: ")
     assert f"violation (between services): order {unpaid}: " in printed.replace("\n", " ")
 
