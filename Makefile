@@ -44,7 +44,7 @@ else
 	@$(TESTS) tests/unit tests/integration tests/e2e
 endif
 
-faults: .venv/.dev ## what happens when processes and servers crash, stall, repeat and lie: about 12 minutes
+faults: .venv/.dev ## what happens when processes and servers crash, stall, repeat and lie: about 20 minutes
 	@$(BIN)/pytest -q tests/faults/test_chaos.py
 	@$(TESTS) --ignore tests/faults/test_chaos.py tests/faults
 

@@ -11,17 +11,18 @@ import pytest
 from contracts import cart
 from contracts import notifications as notices
 from infrastructure.local.commands.dead_letters import DeadLetterEntry, load_dead_letters, settle
-from infrastructure.process.failpoints import EXIT_KILLED, VARIABLE
+from infrastructure.process.failpoints import EXIT_KILLED
 from tests.testkit.notifications import (
-    AT_WORK,
     HANDED_OVER,
     PUT_ASIDE,
     NoticeStack,
     Order,
     asked,
+    held,
     notice_stack,
     product,
     responses,
+    until_sent,
 )
 from tests.testkit.processes import PATIENCE
 from tests.testkit.servers import Servers
@@ -96,7 +97,7 @@ async def test_a_dead_mail_server_holds_nothing_else_up_and_gets_everything_when
     here.catcher.stop(signal.SIGKILL)
     try:
         await here.say(*order.confirmed())
-        await _until(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
+        await until_sent(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
         await _attempts(here, user, 2)
         assert here.notices(user)["order_confirmed", "email"] == "queued"
     finally:
@@ -112,7 +113,7 @@ async def test_a_slow_mail_server_holds_nothing_else_up_and_gets_everything_in_t
     here.catcher.kill(signal.SIGSTOP)
     try:
         await here.say(*order.confirmed())
-        await _until(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
+        await until_sent(here, user, {("order_confirmed", "sms"): "sent", ("order_confirmed", "push"): "sent"})
         await _attempts(here, user, 2)  # the first one ran into its deadline
         assert here.notices(user)["order_confirmed", "email"] == "queued"
     finally:
@@ -131,38 +132,6 @@ async def test_a_crash_before_a_mail_is_marked_sent_repeats_it_once_at_most(here
     assert mail["copies"] == 2, "the second has the Message-ID of the first"
     told = [each for each in await here.heard(notices.EVENTS, user) if each.data["channel"] == "email"]
     assert len(told) == 1
-
-
-@pytest.mark.timeout(300)
-async def test_a_worker_that_crashes_at_every_failpoint_in_turn(here: NoticeStack, user: str) -> None:
-    """Each successor is armed for the next point, so that one preference, one order and one cart meet all of them."""
-    order, deaths = Order(user), len(here.worker.exits)
-    here.worker.arm(f"{AT_WORK[0]}:1")
-    ends = datetime.now(UTC) + timedelta(hours=1)
-    for number, point in enumerate([*AT_WORK[1:], None], start=1):
-        here.worker.environment[VARIABLE] = f"{point}:1" if point else ""
-        if number == 1:
-            await here.say(asked(user, notices.Prefer(user_id=user, email=True, sms=True, push=True)))
-        if number == 2:
-            await here.say(order.place(), *responses(user, _held(user, 1, ends)))
-            async with asyncio.timeout(PATIENCE):
-                while not here.rows("SELECT 1 FROM contact NATURAL JOIN cart WHERE user_id = %s", user):
-                    await asyncio.sleep(0.05)
-            await here.say(*order.confirmed())
-        if point is None:
-            here.rows("UPDATE cart SET due_at = now() WHERE user_id = %s", user)
-        async with asyncio.timeout(PATIENCE):
-            while len(here.worker.exits) < deaths + number or here.worker.health("/livez") == "silent":
-                await asyncio.sleep(0.05)
-    await _until(here, user, {("order_confirmed", "email"): "sent", ("cart_expiring", "push"): "sent"})
-    await here.settled(user, 5)
-    assert here.worker.exits[deaths:] == [EXIT_KILLED] * len(AT_WORK), here.worker.log_tail()
-    mails = here.mails(order.email)
-    assert sorted(mail["template"] for mail in mails) == ["cart_expiring", "order_confirmed"]
-    assert {mail["copies"] for mail in mails} == {1}
-    async with asyncio.timeout(PATIENCE):  # a worker that crashed after a warning left a lease, which must run out
-        while here.audit()["violations"]:
-            await asyncio.sleep(0.5)
 
 
 async def test_a_failed_mail_is_sent_once_by_a_redrive_and_by_no_replay(here: NoticeStack, user: str) -> None:
@@ -199,7 +168,7 @@ async def test_a_failed_mail_is_sent_once_by_a_redrive_and_by_no_replay(here: No
     assert here.mails(order.email) == []
 
     assert await settle(here.settings, [second], "redriven") == 1
-    await _until(here, user, {("order_confirmed", "email"): "sent"})
+    await until_sent(here, user, {("order_confirmed", "email"): "sent"})
     await here.at_rest()
     after = here.everything()
     await here.replay()  # the redriven requests lie there, too
@@ -233,8 +202,8 @@ async def test_a_cart_is_warned_of_once_at_its_last_end(here: NoticeStack, user:
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=2, seconds=2)
     later = soon + timedelta(seconds=1)
     await here.say(
-        *responses(user, _held(user, 1, soon), _held(user, 2, later), _held(user, 1, soon)),
-        *responses(other, _held(other, 1, soon), cart.Removed(user_id=other, id="x", version=2)),
+        *responses(user, held(user, 1, soon), held(user, 2, later), held(user, 1, soon)),
+        *responses(other, held(other, 1, soon), cart.Removed(user_id=other, id="x", version=2)),
     )
     await here.settled(user, 2)
     assert here.notices(user) == {("cart_expiring", "push"): "sent", ("cart_expiring", "email"): "skipped"}
@@ -261,12 +230,6 @@ async def test_a_forgotten_user_gets_no_old_notices(here: NoticeStack, user: str
     assert len(here.mails(order.email)) == 1
 
 
-def _held(user: str, version: int, ends: datetime) -> cart.Held:
-    return cart.Held(
-        user_id=user, id=f"h{version}", product="MUG", quantity=1, line_quantity=1, expires_at=ends, version=version
-    )
-
-
 async def _letters(here: NoticeStack, user: str, count: int) -> list[DeadLetterEntry]:
     """The dead letters of a user's requests, the oldest first, when there are so many."""
     async with asyncio.timeout(PATIENCE):
@@ -275,12 +238,6 @@ async def _letters(here: NoticeStack, user: str, count: int) -> list[DeadLetterE
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.1)
-
-
-async def _until(here: NoticeStack, user: str, expected: dict[tuple[str, str], str]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not expected.items() <= here.notices(user).items():
-            await asyncio.sleep(0.05)
 
 
 async def _pushed(here: NoticeStack, user: str) -> list[str]:

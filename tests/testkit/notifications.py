@@ -330,3 +330,15 @@ def product(code: str, name: str, version: int = 1) -> tuple[Topic, Envelope]:
 def asked(user: str, request: Message, time: datetime | None = None, source: str = "/edge") -> tuple[Topic, Envelope]:
     """A request to the notification service."""
     return notices.REQUESTS, event(request, source, user, f"{user}/{uuid7()}", time)
+
+
+def held(user: str, version: int, ends: datetime) -> cart.Held:
+    return cart.Held(
+        user_id=user, id=f"h{version}", product="MUG", quantity=1, line_quantity=1, expires_at=ends, version=version
+    )
+
+
+async def until_sent(here: NoticeStack, user: str, expected: dict[tuple[str, str], str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not expected.items() <= here.notices(user).items():
+            await asyncio.sleep(0.05)
