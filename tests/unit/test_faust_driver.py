@@ -6,6 +6,7 @@ The parts of aiokafka that count records as read are the real ones: they do not 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,7 +67,7 @@ class Reader:
             "_loop": asyncio.get_running_loop(),
         }
         self.kafka: Any = SimpleNamespace(_fetcher=self.fetcher, _closed=False, _subscription=self.subscriptions)
-        self.consumer = SimpleNamespace(flow_active=True, taken={})
+        self.consumer = SimpleNamespace(flow_active=True, taken={}, nothing_taken=set())
         self.active = {HERE}
         self.assign()
 
@@ -195,16 +196,24 @@ class PassingOn:
         self.consumer.__dict__ |= {
             "_thread": self.thread,
             "taken": {},
+            "nothing_taken": set(),
             "_acked": defaultdict(list),
             "_acked_index": defaultdict(set),
             "_gap": defaultdict(IntervalTree),
             "_read_offset": defaultdict(lambda: None),
             "_committed_offset": defaultdict(lambda: None),
             "_active_partitions": {TP(*HERE)},
-            "in_hand": set(),
+            "in_transit": set(),
+            "diag": SimpleNamespace(set_flag=lambda _: None, unset_flag=lambda _: None),
+            "_paused_partitions": set(),
+            "_on_partitions_revoked": self.clear_queues,
             "flow_active": True,
             "callback": self.hand_over,
-            "app": SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: True), in_recovery=False),
+            "app": SimpleNamespace(
+                topics=SimpleNamespace(acks_enabled_for=lambda _: True),
+                in_recovery=False,
+                _start_span_from_rebalancing=lambda _: nullcontext(),
+            ),
             "_add_gap": self.no_gap,
         }
         reader.kafka._max_poll_records = 500
@@ -219,6 +228,9 @@ class PassingOn:
 
     async def committed_offsets(self, _: object) -> dict[TP, OffsetAndMetadata]:
         return {TP(*HERE): OffsetAndMetadata(self.committed, "")}
+
+    async def clear_queues(self, _: object) -> None:
+        self.handed.clear()
 
     async def no_gap(self, *_: object) -> None:
         raise AssertionError("what lies between was never read, and would be committed")
@@ -323,6 +335,7 @@ async def test_further_offsets_without_a_record_are_committed_too(reader: Reader
 
 
 async def test_a_partition_without_any_record_is_committed_too(reader: Reader, taking: PassingOn) -> None:
+    await taking.consumer.perform_seek()
     reader.subscriptions.seek(HERE, 5)  # the records before were deleted, or belong to an aborted transaction
     assert committable(taking) == 5
 
@@ -332,6 +345,21 @@ async def test_nothing_is_committed_over_records_that_are_passed_on(reader: Read
     await taking.take()
     assert committable(taking) is None
     await taking.take_over(0)
+    assert committable(taking) is None
+
+
+async def test_nothing_is_committed_for_a_revoked_partition(reader: Reader, taking: PassingOn) -> None:
+    """Faust clears its agents' queues at once, and the old position stays until the group has a new assignment."""
+    await taking.consumer.perform_seek()
+    reader.comes(last=3)
+    for offset in await taking.take():
+        await taking.take_over(offset)
+    acknowledge(taking, 0)
+    assert committable(taking) == 1
+    await taking.consumer.on_partitions_revoked({TP(*HERE)})
+    assert reader.position == 4
+    assert committable(taking) is None
+    await taking.consumer.perform_seek()
     assert committable(taking) is None
 
 

@@ -146,6 +146,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
                 self._seek_if_needed(partition, offset)
         for partition in never:
             self.consumer.taken.pop(partition, None)
+            self.consumer.nothing_taken.add(partition)
         return committed
 
     async def _seek_wait(self, _: Any, partitions: Mapping[TP, int]) -> None:
@@ -200,6 +201,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
         records = await fetcher.fetched_records(active_partitions, timeout=0, max_records=max_records)
         for partition, taken in records.items():
+            self.consumer.nothing_taken.discard(partition)
             self.consumer.taken[partition] = taken[-1].offset + 1
         return records
 
@@ -235,6 +237,8 @@ class LoopConsumer(driver.Consumer):
         transactions, to records of aborted ones, or to deleted records. They count as acknowledged when everything
         before them is, since nothing comes for them that could be acknowledged.
         """
+        self.nothing_taken: set[TP] = set()
+        """Partitions without a committed offset from which no record was taken since they were sought."""
 
     @property
     def completed_fetches(self) -> int:
@@ -290,10 +294,15 @@ class LoopConsumer(driver.Consumer):
                     count_as_recovered(self.app, partition, taken, position)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Forget what was taken from the revoked partitions."""
+        """Forget what was taken from the revoked partitions.
+
+        They stay in the assignment, with their old positions, until the group has a new one. Records that were taken
+        before the position may never have been processed, because Faust has cleared its agents' queues.
+        """
         await super().on_partitions_revoked(revoked)
         for partition in revoked:
             self.taken.pop(partition, None)
+            self.nothing_taken.discard(partition)
 
     def has_unfinished_records(self, tp: TP) -> bool:
         """Return whether a partition has records that are not acknowledged, as far as the last fetch said."""
@@ -317,8 +326,8 @@ class LoopConsumer(driver.Consumer):
         if not position or not self.app.topics.acks_enabled_for(tp.topic):
             return offset
         done = self._committed_offset[tp] if offset is None else offset
-        if taken is None:  # no record was taken yet, and none was before
-            return position if done is None or done < position else offset
+        if taken is None:
+            return position if tp in self.nothing_taken and (done or 0) < position else offset
         return position if done is not None and taken <= done < position else offset
 
     async def _drain_messages(self, fetcher: Any) -> None:
