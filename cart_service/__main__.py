@@ -8,8 +8,6 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from cart_service.agents import CartAgents
 from cart_service.audit import audit, audit_partition
 from cart_service.store import CartStore
@@ -92,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Run the command and return its exit status."""
     try:
-        return cli.execute(parse(), service="cart", settings=Settings, loop_factory=uvloop.new_event_loop)
+        return cli.execute(parse(), service="cart", settings=Settings)
     except BrokerUnavailableError as error:
         print(f"cart_service: {error}", file=sys.stderr)
         return 1

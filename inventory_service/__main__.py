@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
 import inventory_service
 from contracts.inventory import PRODUCTS, REQUEST_REGISTRY, REQUESTS, RESPONSES, STOCK
 from infrastructure.audit import table_auditor
@@ -170,7 +168,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Run the sub-command and return its exit status."""
-    return cli.execute(parse(), service=SERVICE, settings=Settings, loop_factory=uvloop.new_event_loop)
+    return cli.execute(parse(), service=SERVICE, settings=Settings)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PLACE_TYPE: Final = f'"{orders.Place.TYPE}"'.encode()
 _AT_ONCE: Final[dict[str, Any]] = {"concurrency": 50, "deadline": 3.0, "pauses": (0.2, 5.0)}
 """Both jobs only write to Kafka, which is either fast or down."""
+FETCH_INTERVAL: Final = 0.2
+"""Seconds between two fetches: the busiest topic has the changes of carts, of which few are worth a notice."""
 MAX_CARTS: Final = 500
 """Responses of carts in one transaction. They are frequent, and only the last one per shopper counts."""
 
@@ -41,7 +43,7 @@ def build(settings: Settings) -> Worker:
         Worker,  # imported here because only `run` needs Faust, which is slow to import
     )
 
-    worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS])
+    worker = Worker(settings, SERVICE, topics=[REQUESTS, EVENTS], fetch_interval=FETCH_INTERVAL)
     store = Store(partial(postgres.connect, settings, SERVICE, options=STORE_OPTIONS))
     notices = NotificationAgents(store, worker.publish, settings.topic)
     handler = partial(

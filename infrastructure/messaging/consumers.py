@@ -20,6 +20,9 @@ from infrastructure.messaging.kafka_security import client_options
 from infrastructure.process.settings import Settings
 
 ISOLATION_LEVEL: Final = "read_committed"
+IDLE_FETCH_MAX_WAIT_MS: Final = 2_500
+"""Time that a broker holds a fetch that finds nothing, for a reader whose partitions stay the same. Other requests on
+the connection wait for it."""
 Offsets = Mapping[TopicPartition, int]
 
 

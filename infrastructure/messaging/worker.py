@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import uvloop
 from faust.contrib.asgi import faust_app_running
 
 from contracts.envelope import HEADERS, Envelope, Message
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LEAVE_SECONDS: Final = 5.0
 """Time for which a failing batch is still retried after the app has begun to stop or to rebalance."""
-WRITE_SECONDS: Final = 0.25
+WRITE_SECONDS: Final = 0.5
 """Seconds by which a table may lag behind its worker. The table is a cache, so a lost write does no harm."""
 
 M = TypeVar("M", bound=Message)
@@ -52,16 +51,18 @@ class Worker(ServiceProcess):
 
     Build it, register handlers with `add_agent` and loops, checks and closers as in `ServiceProcess`, then call `run`
     once. `topics` are the topics that the service publishes to: they are created at the start, like those of its
-    agents.
+    agents. Records are fetched at most once per `fetch_interval` seconds: a service that nobody waits for processes
+    the records of a busy topic in larger batches.
     """
 
-    def __init__(self, settings: Settings, service: str, *, topics: Sequence[Topic]) -> None:
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    def __init__(
+        self, settings: Settings, service: str, *, topics: Sequence[Topic], fetch_interval: float = 0.0
+    ) -> None:
         super().__init__(settings)
         self.service = service
         self._process_id = uuid7()
         self.topics = [*topics]
-        self.app = create_app(settings, service)
+        self.app = create_app(settings, service, fetch_interval=fetch_interval)
         self._destinations: dict[Topic, tuple[str, int]] = {}
         """The broker's name and the number of partitions of each topic that was published to."""
         self._batch_processors: list[BatchProcessor[Any]] = []

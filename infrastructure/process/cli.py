@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
+import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -68,7 +69,6 @@ def execute(
     *,
     service: str,
     settings: Callable[[], S],
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Configure the logs of `service`, run the command that `arguments` names, and return the exit status."""
     act: Command[S] = arguments.act
@@ -78,5 +78,5 @@ def execute(
         print(explain(error), file=sys.stderr)
         return EXIT_USAGE
     logs.configure(service, given)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(act(given, arguments))

@@ -15,6 +15,8 @@ from order_service.insights import basket_report
 from order_service.insights.settings import Settings
 
 SERVICE: Final = "insights"
+FETCH_INTERVAL: Final = 0.3
+"""Seconds between two fetches: nobody waits for a figure."""
 
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
@@ -26,7 +28,8 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
-    worker = Worker(settings, SERVICE, topics=[orders.EVENTS, payments.EVENTS, cart.RESPONSES, RELATED, FIGURES])
+    topics = [orders.EVENTS, payments.EVENTS, cart.RESPONSES, RELATED, FIGURES]
+    worker = Worker(settings, SERVICE, topics=topics, fetch_interval=FETCH_INTERVAL)
 
     def counting() -> agents.InsightsAgents:
         insights_store = store.InsightsStore(partial(connect, options=store.STORE_OPTIONS))

@@ -26,7 +26,7 @@ from infrastructure.messaging.broker import (
     partition_of,
     stop_consumer,
 )
-from infrastructure.messaging.consumers import create_consumer, offset_behind
+from infrastructure.messaging.consumers import IDLE_FETCH_MAX_WAIT_MS, create_consumer, offset_behind
 from infrastructure.messaging.kafka_security import client_options
 from infrastructure.observability import metrics
 from infrastructure.process import clock
@@ -163,6 +163,7 @@ class KafkaGateway:
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}",
             auto_offset_reset="earliest",
             request_timeout_ms=5_000,
+            fetch_max_wait_ms=IDLE_FETCH_MAX_WAIT_MS,
             retry_backoff_ms=100,
         )
 

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from contracts.envelope import Envelope, MessageRegistry
 from contracts.topics import Topic
 from infrastructure.messaging.broker import ensure_fetcher_alive, stop_consumer
-from infrastructure.messaging.consumers import create_consumer, offset_behind, unreached
+from infrastructure.messaging.consumers import IDLE_FETCH_MAX_WAIT_MS, create_consumer, offset_behind, unreached
 from infrastructure.observability import metrics
 from infrastructure.process.settings import Settings
 from rest_api.kafka.gateway import Check, all_partitions, decode_record
@@ -94,6 +94,7 @@ class Projector:
             client_id=f"{self._settings.prefix}edge-{self._settings.replica}-{self._name.replace(' ', '-')}",
             auto_offset_reset="earliest",
             max_poll_records=MAX_RECORDS,
+            fetch_max_wait_ms=IDLE_FETCH_MAX_WAIT_MS,
             retry_backoff_ms=200,
         )
         await consumer.start()

@@ -58,14 +58,14 @@ def _never_ask() -> None:
     async def nothing(*_: Any) -> None:
         await asyncio.sleep(3600)
 
-    LoopConsumerThread._count_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+    LoopConsumerThread._pace_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
 
 
 def _kill_the_fetcher() -> None:
     async def nothing(*_: Any) -> None:
         raise MemoryError("planted")
 
-    LoopConsumerThread._count_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
+    LoopConsumerThread._pace_fetches = lambda *_: nothing  # type: ignore[method-assign]  # a planted bug
 
 
 def _lose_one_partition() -> None:

@@ -4,6 +4,7 @@ The parts of aiokafka that count records as read are the real ones: they do not 
 """
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,13 +14,15 @@ from typing import Any
 import pytest
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 from intervaltree import IntervalTree
 
 from infrastructure.messaging.broker import ConsumerCrashedError
-from infrastructure.messaging.faust.driver import LoopConsumer, LoopConsumerThread
+from infrastructure.messaging.faust import driver
+from infrastructure.messaging.faust.driver import FetchConnection, LoopConsumer, LoopConsumerThread
 from infrastructure.messaging.faust.recovery import count_as_recovered
 
 HERE = TopicPartition("changelog", 0)
@@ -89,8 +92,8 @@ class Reader:
         for waiter in self.fetcher._fetch_waiters:
             self.fetcher._notify(waiter)
 
-    def taking(self, driver: type[AIOKafkaConsumerThread] = LoopConsumerThread) -> "asyncio.Task[Any]":
-        thread: Any = driver.__new__(driver)
+    def taking(self, kind: type[AIOKafkaConsumerThread] = LoopConsumerThread) -> "asyncio.Task[Any]":
+        thread: Any = kind.__new__(kind)
         thread.consumer, thread._consumer = self.consumer, self.kafka
         return asyncio.create_task(thread._fetch_records(self.kafka, self.active, timeout=TIMEOUT, max_records=100))
 
@@ -396,6 +399,134 @@ async def test_work_is_what_is_not_acknowledged_up_to_the_readable_end(  # noqa:
     if taken is not None:
         taking.consumer.taken[TP(*HERE)] = taken
     assert taking.consumer.has_unfinished_records(TP(*HERE)) is unfinished
+
+
+# ---- fetches --------------------------------------------------------------------------------------------------------
+
+
+class Broker:
+    """Kafka's client that answers fetches with `has_records` and keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[type, object]] = []
+        self._conns: dict[tuple[int, object], Any] = {}
+
+    async def send(self, node: int, request: object, *, group: object = "default") -> str:
+        self.sent.append((type(request), group))
+        self._conns.setdefault((node, group), SimpleNamespace(close=lambda: self.sent.append((type(None), group))))
+        return "response"
+
+
+def fetch_request() -> FetchRequest:
+    return FetchRequest(250, 1, 1, 0, [])
+
+
+async def test_a_fetch_delays_no_other_request_and_a_rebalance_no_later_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "IDLE_FETCH_MAX_WAIT_MS", -1000)  # the old connection is closed at once
+    broker = Broker()
+    connection = FetchConnection(broker)
+    assert await connection.send(1, fetch_request()) == "response"
+    await connection.send(1, "offsets")
+    connection.renew()
+    await connection.send(1, fetch_request())
+    await asyncio.sleep(0.01)
+    groups = [group for _, group in broker.sent]
+    assert groups == ["fetch-0", "default", "fetch-1", "fetch-0"]
+    assert list(broker._conns) == [(1, "default"), (1, "fetch-1")]
+
+
+def pacing(reader: Reader, interval: float = 0.0) -> Any:
+    thread: Any = LoopConsumerThread.__new__(LoopConsumerThread)
+    thread._consumer = reader.kafka
+    thread.app = SimpleNamespace(fetch_interval=interval)
+    thread.completed_fetches, thread._active_at, thread._fetched_at = 0, time.monotonic(), 0.0
+    return thread
+
+
+async def test_a_broker_holds_fetches_of_an_idle_worker_for_longer(reader: Reader) -> None:
+    thread, found = pacing(reader), [False]
+
+    async def fetch() -> bool:
+        return found[0]
+
+    paced = thread._pace_fetches(fetch)
+    assert await paced() is False
+    assert reader.fetcher._fetch_max_wait_ms == driver.FETCH_MAX_WAIT_MS
+    thread._active_at -= driver.IDLE_SECONDS + 1
+    await paced()
+    assert reader.fetcher._fetch_max_wait_ms == driver.IDLE_FETCH_MAX_WAIT_MS
+    found[0] = True
+    assert await paced() is True
+    assert reader.fetcher._fetch_max_wait_ms == driver.FETCH_MAX_WAIT_MS
+    assert thread.completed_fetches == 3
+
+
+async def test_fetches_of_a_service_that_nobody_waits_for_have_an_interval(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def fetch() -> bool:
+        return True
+
+    paced = pacing(reader, interval=60.0)._pace_fetches(fetch)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await paced()
+    assert pauses == []
+    await paced()
+    assert [round(pause, -1) for pause in pauses] == [60.0]
+
+
+async def test_a_cancelled_pause_ends_like_a_cancelled_fetch(reader: Reader) -> None:
+    """aiokafka awaits the tasks that it has cancelled, and expects no error."""
+
+    async def fetch() -> bool:
+        return True
+
+    paced = pacing(reader, interval=60.0)._pace_fetches(fetch)
+    await paced()
+    waiting = asyncio.create_task(paced())
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    assert await waiting is False
+
+
+async def test_a_failed_fetch_counts_as_completed(reader: Reader) -> None:
+    async def fetch() -> bool:
+        raise ConnectionError
+
+    thread = pacing(reader)
+    with pytest.raises(ConnectionError):
+        await thread._pace_fetches(fetch)()
+    assert thread.completed_fetches == 1
+
+
+# ---- commits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_only_an_accepted_commit_counts(taking: PassingOn, accepted: bool) -> None:
+    """Faust's own method remembers a commit that the group refused, and never makes it again."""
+    committed: list[dict[TP, int]] = []
+
+    async def commit(offsets: dict[TP, int]) -> bool:
+        committed.append(offsets)
+        return accepted
+
+    async def flush() -> None:
+        """Do nothing: nothing was sent."""
+
+    taking.consumer._commit = commit
+    taking.consumer.app.producer = SimpleNamespace(flush=flush)
+    taking.consumer.app.tables = SimpleNamespace(on_commit=lambda _: None)
+    assert await taking.consumer._commit_offsets({TP(*HERE): 5, TP("revoked", 1): 7}) is accepted
+    assert committed == [{TP(*HERE): 5}]
+    assert taking.consumer._committed_offset[TP(*HERE)] == (5 if accepted else None)
+    assert await taking.consumer._commit_offsets({TP("revoked", 1): 7}) is False
+    assert len(committed) == 1
 
 
 class Recovering:

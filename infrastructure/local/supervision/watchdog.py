@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
     from infrastructure.process.fork_server import ForkedProcess
 
-PROBE_INTERVAL_SECONDS = 1.0
+PROBE_INTERVAL_SECONDS = 2.0
 """Seconds between two probes of a program that has been ready."""
 RESTART_DELAYS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0)
 """Seconds to wait before a restart, by the number of crashes in a row."""

@@ -39,11 +39,17 @@ def credentials(settings: Settings) -> Credentials | None:
     return SSLCredentials(tls_context(settings)) if settings.uses_kafka_tls else None
 
 
-def create_app(settings: Settings, service: str) -> faust.App:
+class ShopApp(faust.App):
+    """Faust app that fetches records at most once per `fetch_interval` seconds."""
+
+    fetch_interval: float = 0.0
+
+
+def create_app(settings: Settings, service: str, *, fetch_interval: float = 0.0) -> ShopApp:
     """Return a Faust app for one replica of `service`. Call it once, in the composition root."""
     setattr(recovery.Recovery, "on_recovery_completed", _without_fetching)  # noqa: B010 - visibly a patch
     setattr(recovery.Recovery, "_resume_streams", _without_fetching_either)  # noqa: B010 - visibly a patch
-    return faust.App(
+    app = ShopApp(
         settings.prefix + service,
         env={},  # or variables such as BROKER_URL, meant for other programs, would go before these settings
         broker_credentials=credentials(settings),
@@ -59,10 +65,10 @@ def create_app(settings: Settings, service: str) -> faust.App:
         web_enabled=False,
         worker_redirect_stdouts=False,
         cython_optimizations=True,
-        broker_commit_interval=0.3,
+        broker_commit_interval=1.0,  # a replay of what was done since is harmless
         broker_max_poll_records=500,
         broker_session_timeout=6.0,  # a broker's minimum by default; the partitions of a crashed worker wait for it
-        broker_heartbeat_interval=0.25,  # the delay until members notice a rebalance
+        broker_heartbeat_interval=0.5,  # the delay until members notice a rebalance
         broker_request_timeout=15.0,
         consumer_auto_offset_reset="earliest",
         consumer_metadata_max_age_ms=5_000,  # a broker that has just restarted may not list all topics to the leader
@@ -71,6 +77,8 @@ def create_app(settings: Settings, service: str) -> faust.App:
         producer_request_timeout=15.0,
         producer_max_request_size=MAX_DEAD_LETTER_BYTES + 64 * 1024,
     )
+    app.fetch_interval = fetch_interval
+    return app
 
 
 class PartitionedTable:

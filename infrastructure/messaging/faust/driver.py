@@ -10,11 +10,13 @@ on, an error that ends the client's tasks ends the worker, and a worker that sto
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from inspect import isawaitable
 from typing import Any, ClassVar, Final, cast
 
 from aiokafka.errors import ConsumerStoppedError
+from aiokafka.protocol.fetch import FetchRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.services import Service
@@ -30,10 +32,47 @@ log = logging.getLogger(__name__)
 YIELD_EVERY: Final = 100
 """Messages passed to agents before other tasks get a chance to run."""
 FETCH_MAX_WAIT_MS: Final = 250
-"""Time that a broker holds a fetch that finds nothing. Requests behind it on the same connection wait for it, like the
-first ones after a rebalance, which Faust's own 1500 ms would delay by as much."""
+"""Time that a broker holds a fetch that finds nothing, while records arrive or the group is changing."""
+IDLE_FETCH_MAX_WAIT_MS: Final = 5_000
+"""Time that a broker holds a fetch of an idle worker that finds nothing."""
+IDLE_SECONDS: Final = 2.0
+"""A worker is idle if no record has arrived, and no rebalance was made, for this time."""
 RETRY_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 1.0
+
+
+class FetchConnection:
+    """Kafka's client for the fetcher: fetches have a connection of their own, and a new one after each rebalance.
+
+    A broker answers the requests of one connection in order. So every request behind a fetch that finds nothing waits
+    for it.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._group = "fetch-0"
+        self._renewals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def send(self, node_id: int, request: Any) -> Any:
+        """Send a request and return the response."""
+        if isinstance(request, FetchRequest):
+            return await self._client.send(node_id, request, group=self._group)
+        return await self._client.send(node_id, request)
+
+    def renew(self) -> None:
+        """Send the next fetch on a new connection. The old one is closed after the broker has answered its last."""
+        old = self._group
+        self._renewals += 1
+        self._group = f"fetch-{self._renewals}"
+        asyncio.get_running_loop().call_later(IDLE_FETCH_MAX_WAIT_MS / 1000 + 1, self._close, old)
+
+    def _close(self, group: str) -> None:
+        connections = self._client._conns  # noqa: SLF001 - aiokafka has no public way
+        for key in [key for key in connections if key[1] == group]:
+            connections.pop(key).close()
 
 
 class LoopConsumerThread(driver.AIOKafkaConsumerThread):
@@ -46,6 +85,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         super().__init__(consumer, loop=loop, thread_loop=loop, **options)
         self.completed_fetches = 0
         """Number of completed fetches, with or without records or with an error: a sign that the client still works."""
+        self._connection: FetchConnection | None = None
+        self._active_at = self._fetched_at = 0.0
 
     # ---- life -------------------------------------------------------------------------------------------------------
 
@@ -58,7 +99,8 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         """Connect, and begin to count fetches."""
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001 - aiokafka has no public way, in Faust's code neither
-        fetcher._proc_fetch_request = self._count_fetches(fetcher._proc_fetch_request)  # noqa: SLF001
+        fetcher._proc_fetch_request = self._pace_fetches(fetcher._proc_fetch_request)  # noqa: SLF001
+        fetcher._client = self._connection = FetchConnection(fetcher._client)  # noqa: SLF001
 
     async def stop(self) -> None:
         """Stop. Does nothing if it was not started."""
@@ -84,14 +126,29 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = consumers.ISOLATION_LEVEL  # noqa: SLF001 - Faust derives it from `exactly_once`
         return consumer
 
-    def _count_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
-        async def counted(*args: Any) -> Any:
+    def _pace_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `fetch`, begun at most once per `app.fetch_interval`, with its completed calls counted."""
+        fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001
+        interval: float = getattr(self.app, "fetch_interval", 0.0)
+
+        async def paced(*args: Any) -> Any:
+            has_records = False
             try:
-                return await fetch(*args)
+                if (pause := self._fetched_at + interval - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+                self._fetched_at = time.monotonic()
+                has_records = await fetch(*args)
+            except asyncio.CancelledError:  # as `fetch` does: its caller awaits a task that it has cancelled
+                return False
             finally:
                 self.completed_fetches += 1
+                if has_records:
+                    self._active_at = time.monotonic()
+                is_idle = time.monotonic() - self._active_at > IDLE_SECONDS
+                fetcher._fetch_max_wait_ms = IDLE_FETCH_MAX_WAIT_MS if is_idle else FETCH_MAX_WAIT_MS  # noqa: SLF001
+            return has_records
 
-        return counted
+        return paced
 
     def _stopped_set(self) -> None:
         self._stopped.set()
@@ -117,11 +174,16 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(fun, *args, **kwargs)
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        """Pass the revoked partitions on to the consumer."""
+        """Pass the revoked partitions on to the consumer. Fetches of the next ones do not wait for the last one."""
+        self._active_at = time.monotonic()
+        self._ensure_consumer()._fetcher._fetch_max_wait_ms = FETCH_MAX_WAIT_MS  # noqa: SLF001
+        if self._connection is not None:
+            self._connection.renew()
         await self.consumer.on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
         """Pass the assigned partitions on to the consumer."""
+        self._active_at = time.monotonic()
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -329,6 +391,21 @@ class LoopConsumer(driver.Consumer):
         if taken is None:
             return position if tp in self.nothing_taken and (done or 0) < position else offset
         return position if done is not None and taken <= done < position else offset
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: Any = None) -> bool:  # noqa: ARG002 - Faust's signature
+        """Commit `offsets` of the assigned partitions. Faust's own method draws a table for its log each time."""
+        assigned = self.assignment()
+        if not (offsets := {partition: offset for partition, offset in offsets.items() if partition in assigned}):
+            return False
+        await self.app.producer.flush()
+        committed = await self._commit(offsets)
+        if committed:
+            self.app.tables.on_commit(cast("Any", offsets))
+            self._committed_offset.update(offsets)
+        return committed
+
+    async def verify_all_partitions_active(self) -> None:
+        """Do nothing: the liveness probe notices a stall. Faust's own method yields to the loop for each partition."""
 
     async def _drain_messages(self, fetcher: Any) -> None:
         count = 0
