@@ -262,6 +262,14 @@ class RawBatches:
         return int(struct.unpack_from(">q", self._data, self._at)[0])
 
 
+_NO_BATCHES: Final = MemoryRecords(b"")
+
+
+def open_batches(data: bytes | None) -> Any:
+    """Return the batches of one partition in a fetch. Most partitions have none: that must cost next to nothing."""
+    return RawBatches(data) if data else _NO_BATCHES
+
+
 _wrong_checksums: Final[Counter[tuple[TopicPartition, int]]] = Counter()
 """Number of fetches in which a batch had a wrong checksum, by partition and first offset."""
 
@@ -348,7 +356,7 @@ def _has_valid_checksum(batch: bytes) -> bool:
 
 
 # The classes and functions below are looked up by these names in aiokafka's modules when a fetch has arrived.
-fetcher.MemoryRecords = RawBatches
+fetcher.MemoryRecords = open_batches
 fetcher.PartitionRecords = TolerantRecords
 for _batch in (default_records.DefaultRecordBatch, legacy_records.LegacyRecordBatch):
     _module = sys.modules[_batch.__module__]  # in C, or in Python where there is no compiled one

@@ -409,6 +409,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.sent: list[tuple[type, object]] = []
+        self.cluster = object()
         self._conns: dict[tuple[int, object], Any] = {}
 
     async def send(self, node: int, request: object, *, group: object = "default") -> str:

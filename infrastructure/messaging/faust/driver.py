@@ -50,6 +50,7 @@ class FetchConnection:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self.cluster = client.cluster  # looked up for each partition of each fetch
         self._group = "fetch-0"
         self._renewals = 0
 
