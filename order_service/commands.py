@@ -67,6 +67,11 @@ def needs_payment_token(order: Order) -> bool:
     return order.captured is None and order.reason is None and order.status != "cancelled"
 
 
+def needs_personal_data(order: Order) -> bool:
+    """Return False once the order was refused before any stock was held for it: nothing is sent to its address."""
+    return order.status != "cancelled" or order.total is not None
+
+
 def _forward_commands(order: Order, personal_data: PersonalData | None, *, late: bool) -> tuple[SagaCommand, ...]:
     ids = {"order_id": order.order_id, "user_id": order.user_id}
     match order.status:

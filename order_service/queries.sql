@@ -66,6 +66,10 @@ SELECT o, a::jsonb, c::jsonb, p::jsonb
 -- Erase the payment tokens of orders whose charge has its outcome.
 UPDATE order_private SET payment = '{}' WHERE order_id = ANY(%s::text[])
 
+-- name: delete_personal_data
+-- Delete the personal data of orders that were refused before any stock was held for them.
+DELETE FROM order_private WHERE order_id = ANY(%s::text[])
+
 -- name: add_waiting
 -- Store early messages.
 INSERT INTO waiting (order_id, request_id, type, user_id, message)

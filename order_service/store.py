@@ -16,7 +16,7 @@ from contracts.orders import EVENT_REGISTRY, Address, Contact, Event, Payment
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, load_queries
 from infrastructure.storage.retention import Sweep
-from order_service.commands import PersonalData, needs_payment_token, next_deadline
+from order_service.commands import PersonalData, needs_payment_token, needs_personal_data, next_deadline
 from order_service.model import (
     Deadline,
     FollowUpRequest,
@@ -222,6 +222,16 @@ class OrderStore:
                     and entry.personal_data is not None
                     and entry.personal_data.payment is not None
                     and not needs_payment_token(entry.state)
+                ],
+            ),
+            (
+                "delete_personal_data",
+                [
+                    (entry.order_id,)
+                    for entry in entries.values()
+                    if entry.state is not None
+                    and entry.personal_data is not None
+                    and not needs_personal_data(entry.state)
                 ],
             ),
             (

@@ -26,6 +26,7 @@ from contracts.envelope import (
 from infrastructure.messaging import dead_letters
 from infrastructure.observability import metrics
 from infrastructure.process import clock
+from infrastructure.process.terminal import escape_controls
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def print_report(report: Mapping[str, Any], *, as_json: bool) -> int:
         figures = ", ".join(f"{name} {count}" for name, count in report["figures"].items())
         digest = [f"digest {report['digest']}"] if "digest" in report else []
         verdict = "everything adds up" if report["ok"] else f"{len(report['violations'])} violations"
-        lines = [*report["violations"], figures, *digest, verdict]
+        lines = [*map(escape_controls, report["violations"]), figures, *digest, verdict]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if report["ok"] else 1
 

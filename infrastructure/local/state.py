@@ -62,7 +62,10 @@ def find_http_url() -> str:
 
     If none runs here, print a message and exit with status 1: the shop of a default port may be somebody else's.
     """
-    return os.environ.get("HOLDFAST_HTTP_URL") or require_running().http
+    try:
+        return os.environ.get("HOLDFAST_HTTP_URL") or require_running().http
+    except StackError as fault:
+        exit_with_error(str(fault), fault.code)
 
 
 def find_root() -> Root:

@@ -16,8 +16,11 @@ _FOREIGN_PREFIXES: Final = (
     "AIOKAFKA_",
     "AIOSMTPD_",
     "BROKER_",
+    "FASTAPI_",
     "FAUST_",
+    "F_",  # Faust's second prefix
     "KAFKA_",
+    "LOG4J_",
     "OTEL_",
     "PROMETHEUS_",
     "PSYCOPG_",
@@ -29,9 +32,6 @@ _FOREIGN_NAMES: Final = frozenset(
         # Faust and mode read these at import; the other settings of Faust are switched off in `messaging/faust/app.py`.
         "DEVLOG",
         "DJANGO_SETTINGS_MODULE",
-        "F_DATADIR",
-        "F_LOOP",
-        "F_WORKDIR",
         "NO_CYTHON",
         "NODE_HOSTNAME",
         "TYPEXPR_DEBUG",
@@ -40,6 +40,7 @@ _FOREIGN_NAMES: Final = frozenset(
         "NETRC",
         "SSLKEYLOGFILE",  # would write the keys of all TLS connections to a file
         "WEB_CONCURRENCY",
+        "prometheus_multiproc_dir",  # still obeyed, as the old spelling
         # Java.
         "JAVA_TOOL_OPTIONS",
         "JDK_JAVA_OPTIONS",
@@ -64,8 +65,12 @@ SECRETS: Final = frozenset(
     )
 )
 """Settings that are secret or may contain a password. Each can be given in a file, named by the variable `…_FILE`."""
-SERVER_SECRETS: Final = frozenset({"HOLDFAST_KAFKA_KEY_PASSWORD", "HOLDFAST_KAFKA_PASSWORD", "HOLDFAST_POSTGRES_URL"})
-"""Secrets of every service that uses Kafka and PostgreSQL."""
+KAFKA_SECRETS: Final = frozenset({"HOLDFAST_KAFKA_KEY_PASSWORD", "HOLDFAST_KAFKA_PASSWORD"})
+"""Secrets of every service that uses Kafka."""
+POSTGRES_SECRETS: Final = frozenset({"HOLDFAST_POSTGRES_URL"})
+"""Secrets of every service that uses PostgreSQL."""
+SERVER_SECRETS: Final = KAFKA_SECRETS | POSTGRES_SECRETS
+"""Secrets of every service that uses both."""
 FILE_SUFFIX: Final = "_FILE"
 
 
@@ -104,14 +109,18 @@ def child_environment(
     """Return the environment of a child process: `own` settings over those inherited from this process.
 
     Variables of other programs are left out, and all secrets except those named in `secrets`. With `libpq` false, the
-    variables of libpq are left out even if no database is named.
+    variables of libpq are left out even if no database is named. A process without the secrets of Kafka gets no
+    settings of Kafka at all: they would be incomplete.
     """
     before = os.environ if inherited is None else inherited
     merged = {**{name: value for name, value in before.items() if name.upper() not in own}, **own}
     withheld = SECRETS.difference(secrets)
     foreign = foreign_variables(merged, libpq=libpq)
+    unused = () if KAFKA_SECRETS.intersection(secrets) else (f"{PREFIX}KAFKA",)
     return {
         name: value
         for name, value in merged.items()
-        if (name in own or name not in foreign) and name.upper().removesuffix(FILE_SUFFIX) not in withheld
+        if (name in own or name not in foreign)
+        and name.upper().removesuffix(FILE_SUFFIX) not in withheld
+        and not name.upper().startswith(unused)
     }

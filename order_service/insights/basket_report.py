@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infrastructure.process.terminal import escape_controls
 from order_service.insights.basket_file import BasketsError, count_item_sets
 from order_service.insights.baskets import ItemSetCounts, Rule
 
@@ -122,5 +123,5 @@ def _table(title: str, rules: Iterable[Rule]) -> Table:
         table.add_column(name, justify="right")
     for rule in rules:
         numbers = (f"{rule.support:.4f}", f"{rule.confidence:.3f}", f"{rule.lift:.2f}")
-        table.add_row(Text(" + ".join(rule.left)), Text(rule.right), *numbers)
+        table.add_row(*(Text(escape_controls(text)) for text in (" + ".join(rule.left), rule.right)), *numbers)
     return table

@@ -63,7 +63,7 @@ class LegacyStream:
             return
         await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
         body = await self._respond(connection, user_id, await _payload(connection, receive))
-        with contextlib.suppress(OSError):  # the client is gone
+        with contextlib.suppress(OSError, RuntimeError):  # the client is gone, or was disconnected for a bad frame
             await send({"type": "websocket.send", "text": orjson.dumps(body).decode()})
             await send({"type": "websocket.close", "code": 1000, "reason": ""})
 

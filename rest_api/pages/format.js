@@ -139,6 +139,7 @@ function cancellationText(reason) {
     case "expired": return "Not placed: the time of your cart had run out.";
     case "out_of_stock": return "Not placed: not everything was available any more.";
     case "unknown_product": return "Not placed: one of the products is no longer for sale.";
+    case "other_currency": return "Not placed: its products are priced in different currencies.";
     case "limit": return "Not placed: that was more than one order can hold.";
     default: return "The shop could not process it.";
   }

@@ -142,7 +142,7 @@ def _subprotocol(offered: list[str]) -> str | None:
 async def _close_unserved(send: Send, receive: Receive, retry_after: int) -> None:
     """Close at once with 1013: a browser can read the reason of a close, but not the status of a failed upgrade."""
     metrics.EDGE_CLOSES.labels("1013").inc()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # the client is gone, or was disconnected for a bad frame
         await send({"type": "websocket.close", "code": 1013, "reason": f"retry_after={retry_after}"})
         while (await receive())["type"] != "websocket.disconnect":
             pass

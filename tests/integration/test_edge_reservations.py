@@ -84,7 +84,17 @@ def test_a_service_has_names_of_its_own(service: httpx.Client, edge: Running) ->
 
 def test_an_unknown_reservation_is_not_found(service: httpx.Client) -> None:
     problem(service.get("/v1/reservations/none"), 404, "not-found")
-    problem(service.delete("/v1/reservations/none", headers=WAIT), 404, "not-found")
+    problem(service.post("/v1/reservations/none/commit", headers=WAIT), 404, "not-found")
+
+
+def test_a_release_that_comes_first_closes_the_reservation(service: httpx.Client) -> None:
+    name = f"closed-{secrets.token_hex(3)}"
+    closed = {"reservation_id": name, "state": "CANCELLED", "lines": []}
+    released = service.delete(f"/v1/reservations/{name}", headers=WAIT)
+    assert (released.status_code, released.json()) == (200, closed)
+    late = service.post("/v1/reservations", json={"items": ONE, "reservation_id": name}, headers=WAIT)
+    problem(late, 503, "unavailable")
+    assert service.get(f"/v1/reservations/{name}").json() == closed
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,21 @@ async def test_a_nul_in_a_notice_is_refused(
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid"), answer.text
 
 
+async def test_a_notice_that_fits_into_a_body_and_into_no_record_is_refused(
+    here: NoticeStack, edge: httpx.AsyncClient, user: str
+) -> None:
+    body = {"user_id": user, "channel": "push", "params": {"title": "t"}}
+    texts = {f"p_{chr(ord('a') + number)}": "x" * 4000 for number in range(16)}
+    empty = len(json.dumps({**body, "params": {**texts, "body": ""}}, separators=(",", ":")))
+    for room in range(40, 0, -8):  # the body is never too large, the record is
+        params = {**texts, "body": "x" * (64 * 1024 - empty - room)}
+        content = json.dumps({**body, "params": params}, separators=(",", ":"))
+        headers = {**bearer(here, "billing", "service"), "Content-Type": "application/json"}
+        answer = await edge.post(URL, content=content, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid"), answer.text
+        assert [each["pointer"] for each in answer.json()["errors"]] == ["/params"]
+
+
 async def test_no_text_of_a_notice_is_stored_with_its_key(
     here: NoticeStack, edge: httpx.AsyncClient, user: str
 ) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -268,6 +269,33 @@ async def test_a_webhook_follows_no_redirect_and_no_stored_url_elsewhere() -> No
             await sender.close()
             await runner.cleanup()
     assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "key", "status"),
+    [
+        ("GET", "/v1/history", b"", KEY.encode() + b"\xff", 401),
+        ("GET", f"/v1/history?after={10**30}", b"", KEY.encode(), 422),
+        ("GET", f"/v1/history?after=-{10**30}", b"", KEY.encode(), 422),
+        ("GET", f"/v1/history?after={'9' * 5000}", b"", KEY.encode(), 422),
+        ("GET", f"/v1/history?limit={10**30}", b"", KEY.encode(), 200),
+        ("POST", "/v1/charges", b'{"key":"k","amount":%d,"currency":"GBP","token":"tok_approve"}', KEY.encode(), 422),
+        ("POST", "/v1/charges/k/refunds", b'{"key":"r","amount":%d}', KEY.encode(), 422),
+    ],
+)
+async def test_numbers_and_keys_of_any_kind_are_answered(
+    method: str, path: str, body: bytes, key: bytes, status: int
+) -> None:
+    async with provider() as (_, client):
+        parts = urlsplit(client.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        content = body % 10**30 if body else b""
+        head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+        length = b"Content-Length: %d\r\n\r\n" % len(content)
+        writer.write(head.encode() + b"Authorization: Bearer " + key + b"\r\n" + length + content)
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
 
 
 def test_kill_9_forgets_no_capture(tmp_path: Path) -> None:

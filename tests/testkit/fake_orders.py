@@ -10,6 +10,8 @@ from contracts.topics import Topic
 
 PRICE: dict[str, Any] = {"amount": 295, "currency": "GBP"}
 SCARCE = "SCARCE"
+RELEASED_BEFORE: dict[str, Any] = {"state": "CANCELLED", "lines": []}
+"""A reservation whose release came before its items, which closes it."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,16 @@ class FakeOrders:
             case inventory.Commit(lines=lines) if any(line.product == SCARCE for line in lines or ()):
                 refused = {"user_id": user, "id": event.requestid, "reason": "out_of_stock", "available": 0}
                 return OutgoingRecord(cart.RESPONSES, "/cart", cart.Refused.TYPE, user, {**refused, "product": SCARCE})
+            case inventory.Commit(order_id=order_id) if self.reservations.get(order_id) == RELEASED_BEFORE:
+                refused = {"user_id": user, "id": event.requestid, "reason": "failed"}
+                return OutgoingRecord(cart.RESPONSES, "/cart", cart.Refused.TYPE, user, refused)
             case inventory.Commit(order_id=order_id, lines=lines):
                 held = [{**line.model_dump(), "price": PRICE} for line in lines or ()]
                 self.reservations.setdefault(order_id, {"state": "PENDING", "lines": held})
             case inventory.Sell(order_id=order_id):
                 self._end(order_id, "COMMITTED")
             case inventory.ReleaseOrder(order_id=order_id):
+                self.reservations.setdefault(order_id, dict(RELEASED_BEFORE))
                 self._end(order_id, "CANCELLED")
             case inventory.ReadReservation(order_id=order_id):
                 pass

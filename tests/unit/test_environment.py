@@ -19,8 +19,12 @@ FOREIGN = {
     "KAFKA_OPTS": "-Dx=y",
     "FAUST_LOOP": "gevent",
     "F_DATADIR": "/tmp/elsewhere",
+    "F_BLOCKING_TIMEOUT": "1",
+    "FASTAPI_OTEL_AUTO_CONFIGURE": "true",
+    "LOG4J_CONFIGURATION_FILE": "/tmp/elsewhere.xml",
     "DJANGO_SETTINGS_MODULE": "other.settings",
     "PROMETHEUS_MULTIPROC_DIR": "/tmp/elsewhere",
+    "prometheus_multiproc_dir": "/tmp/elsewhere",
     "UVICORN_HOST": "0.0.0.0",
     "WEB_CONCURRENCY": "4",
     "FORWARDED_ALLOW_IPS": "*",
@@ -79,6 +83,14 @@ def test_only_the_edge_can_sign_tokens_and_only_payment_can_pay() -> None:
         secret: {kind.name for kind in services.SERVICE_TYPES if f"HOLDFAST_{secret}" in kind.secrets}
         for secret in ("SECRET", "WEBHOOK_SECRET", "PROVIDER_KEY", "SMTP_URL", "REDIS_URL")
     }
+    names = {kind.name for kind in services.SERVICE_TYPES}
+    for secret, strangers in {
+        "POSTGRES_URL": {"cart", "provider", "catcher"},
+        "KAFKA_PASSWORD": {"email", "sms", "provider", "catcher"},
+        "KAFKA_KEY_PASSWORD": {"email", "sms", "provider", "catcher"},
+    }.items():
+        holders[secret] = {kind.name for kind in services.SERVICE_TYPES if f"HOLDFAST_{secret}" in kind.secrets}
+        assert holders.pop(secret) == names - strangers, secret
     assert holders == {
         "SECRET": {"edge"},
         "WEBHOOK_SECRET": {"edge", "provider"},
@@ -86,6 +98,34 @@ def test_only_the_edge_can_sign_tokens_and_only_payment_can_pay() -> None:
         "SMTP_URL": {"email"},
         "REDIS_URL": {"edge", "inventory"},
     }
+
+
+@pytest.mark.parametrize("kind", services.SERVICE_TYPES, ids=lambda kind: kind.name)
+def test_the_settings_of_a_worker_without_a_password_are_complete(
+    kind: services.ServiceType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In an operator's shell that names a broker with a password, and a database by the variables of libpq."""
+    for name, value in {
+        "HOLDFAST_KAFKA": "kafka.example:9093",
+        "HOLDFAST_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "HOLDFAST_KAFKA_USERNAME": "shop",
+        "HOLDFAST_KAFKA_PASSWORD": "p",
+        "HOLDFAST_REDIS_URL": "rediss://redis.example",
+        "PGHOST": "db.example",
+        "PGPASSWORD": "p",
+        "PGSSLMODE": "verify-full",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HOLDFAST_POSTGRES_URL", raising=False)
+    given = services.WorkerProcess(Root(tmp_path), kind, kind.name, 1, {}).environment()
+    uses_kafka, uses_postgres = ("HOLDFAST_KAFKA_PASSWORD" in given, "PGPASSWORD" in given)
+    assert uses_kafka == ("HOLDFAST_KAFKA_PASSWORD" in kind.secrets)
+    assert uses_postgres == ("HOLDFAST_POSTGRES_URL" in kind.secrets)
+    for name in [*os.environ]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert Settings(profile="production").uses_kafka_sasl == uses_kafka
 
 
 @pytest.mark.parametrize(
@@ -131,6 +171,21 @@ def test_a_process_started_by_hand_ignores_them_before_a_library_reads_them() ->
     # FAUST_LOOP=gevent would have ended the import, as gevent is not installed; Faust itself leaves its variables.
     assert done.returncode == 0, done.stderr
     assert not set(eval(done.stdout)) - {"FAUST_LOOP", "F_LOOP"}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("infrastructure.process.health", "PROMETHEUS_MULTIPROC_DIR"),
+        ("infrastructure.observability.metrics", "prometheus_multiproc_dir"),
+        ("notification_service.email.__main__", "PROMETHEUS_MULTIPROC_DIR"),
+    ],
+)
+def test_a_process_started_by_hand_keeps_its_metrics_to_itself(module: str, name: str) -> None:
+    program = f"import {module}; from prometheus_client import values; print(values.ValueClass.__name__)"
+    environment = {**os.environ, name: "/no/such/folder", **services.python_path()}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "MutexValue\n"), done.stderr
 
 
 def test_psql_connects_as_the_url_says() -> None:

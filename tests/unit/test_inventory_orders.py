@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from contracts.envelope import MAX_VALUE_BYTES
 from contracts.inventory import (
     MAX_LINES,
+    MAX_LOOKUP_IDS,
     MAX_QUANTITY,
     REQUEST_REGISTRY,
     Clear,
@@ -16,6 +18,7 @@ from contracts.inventory import (
     Fail,
     IdReused,
     Line,
+    Lookup,
     Money,
     ReadReservation,
     Refused,
@@ -323,6 +326,17 @@ def test_a_release_that_comes_before_its_commit_closes_the_order(shop: Inventory
     shop.forget()
     assert shop.ask(commit(2), "c") == refused("failed"), "for ever"
     assert shop.ask(commit(2, "o2"), "c2").version == 3
+
+
+def test_the_outcomes_of_the_longest_orders_fit_into_a_record() -> None:
+    codes = [f"P{number:03}".ljust(64, "x") for number in range(MAX_LINES)]
+    shop = InventoryModel(**dict.fromkeys(codes, 1000))
+    ids = tuple(f"c{number:02}".ljust(64, "x") for number in range(MAX_LOOKUP_IDS))
+    for each in ids:
+        assert len(shop.ask(take(each, "ann", None, **dict.fromkeys(codes, 1)), each).lines) == MAX_LINES
+    found = shop.ask(Lookup(user_id="ann", session="s", ids=ids))
+    assert [stored.outcome.order_id for stored in found.outcomes] == [*ids]
+    assert len(found.model_dump_json()) < MAX_VALUE_BYTES / 2, "the other half is for the cart"
 
 
 def test_a_reservation_is_read_in_order_and_leaves_no_trace(shop: InventoryModel) -> None:

@@ -133,6 +133,20 @@ def test_the_address_is_that_of_the_environment_or_of_the_shop_here_and_never_a_
     assert "its shop is stopped" in capsys.readouterr().err
 
 
+def test_an_example_below_the_root_of_another_user_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".holdfast").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOLDFAST_ROOT", "HOLDFAST_HTTP_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SystemExit) as ended:
+        state.find_http_url()
+    assert ended.value.code == 2
+    assert "belongs to user id" in capsys.readouterr().err
+
+
 def test_exports_are_quoted_for_the_shell(tmp_path: Path) -> None:
     root = Root(tmp_path / 'it\'s $HOME `x` "q"')
     root.create()

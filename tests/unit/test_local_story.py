@@ -1,6 +1,7 @@
 """The search for the story of an id: what belongs to it, what is followed, and how it is bounded."""
 
 import json
+import shlex
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -208,6 +209,17 @@ def test_the_time_in_an_id_bounds_the_search_and_no_other_id_does() -> None:
 def test_a_record_of_any_time_can_be_shown(milliseconds: int) -> None:
     record = type("Record", (), {"timestamp": milliseconds})()
     assert story._time_of_record(record) - story.MARGIN >= datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_the_example_of_an_option_is_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    search = Search("r1")
+    shopper, other = "$(id) it's", "zoe"
+    for number, user in enumerate((shopper, other)):
+        event = {"type": "holdfast.cart.add", "subject": user, "requestid": "r1", "data": {"user_id": user}}
+        search.add(record_step(f"t 0@{number}", NOON, user, event, json.dumps(event)))
+    story._show(search.story(), search, None)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "for example --user" in line]
+    assert shlex.split(line.partition("for example --user ")[2]) == [shopper]
 
 
 def test_strings_are_found_at_any_depth() -> None:

@@ -1,5 +1,6 @@
 """Text of others on an operator's terminal: nothing in it controls the terminal."""
 
+import argparse
 import ast
 import io
 import json
@@ -13,10 +14,12 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from infrastructure.audit.topic_auditor import format_key, print_report
 from infrastructure.local import state
 from infrastructure.local.commands import output, topics
 from infrastructure.observability.logs import JsonFormatter
 from infrastructure.process.terminal import escape_controls
+from order_service.insights import basket_report
 
 COMMANDS = Path(__file__).resolve().parents[2] / "infrastructure" / "local"
 LOAD = Path(__file__).resolve().parents[2] / "load"
@@ -80,6 +83,24 @@ def test_a_line_of_the_log_is_escaped_and_still_the_same_json() -> None:
     line = JsonFormatter("edge", "edge").format(record)
     assert is_harmless(line)
     assert json.loads(line)["message"] == HOSTILE
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_report_of_a_services_own_audit_is_escaped(capsys: pytest.CaptureFixture[str], *, as_json: bool) -> None:
+    violation = f"the cart of {format_key(HOSTILE.encode())} cannot be read"
+    assert print_report({"ok": False, "violations": [violation], "figures": {}}, as_json=as_json) == 1
+    assert is_harmless(capsys.readouterr().out)
+
+
+def test_the_items_of_a_file_of_baskets_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "baskets.csv"
+    file.write_text("one\x9b2J,two\x1b]0;t\x07,three\u202e\n" * 3, encoding="utf-8")
+    arguments = argparse.ArgumentParser()
+    basket_report.add_arguments(arguments)
+    assert basket_report.report(arguments.parse_args([str(file)])) == 0
+    shown = capsys.readouterr().out
+    assert "\\u009b2J" in shown
+    assert is_harmless(shown)
 
 
 class ARecord:

@@ -8,7 +8,15 @@ from typing import Final
 
 import pytest
 
+from tests.testkit import browser
+
 TESTS: Final = Path(__file__).resolve().parents[1]
+
+
+class Done:
+    """A command that has succeeded."""
+
+    returncode = 0
 
 
 def imported_tests(source: str) -> set[str]:
@@ -80,3 +88,23 @@ def test_a_fixture_for_other_files_is_found() -> None:
     assert unused_fixtures(fixture + "def test_a(shop):\n    pass\n") == set()
     assert unused_fixtures(fixture + "@pytest.mark.usefixtures('shop')\ndef test_a():\n    pass\n") == set()
     assert unused_fixtures(fixture.replace("fixture", "fixture(autouse=True)")) == set()
+
+
+def test_no_browser_is_installed_without_being_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def run(arguments: list[str], **_: object) -> Done:
+        started.append(arguments)
+        return Done()
+
+    monkeypatch.setattr("tests.testkit.browser.shutil.which", lambda _: None)
+    monkeypatch.setattr("tests.testkit.browser.subprocess.run", run)
+    for name in ("HOLDFAST_CHROMIUM", "HOLDFAST_TEST_INSTALL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(LookupError, match="HOLDFAST_TEST_INSTALL=yes"):
+        browser.chromium_path()
+    assert started == []
+    monkeypatch.setenv("HOLDFAST_TEST_INSTALL", "yes")
+    with pytest.raises(LookupError):
+        browser.chromium_path()
+    assert [arguments[0] for arguments in started] == ["apt-get"] * 2

@@ -8,6 +8,7 @@ that were found, and read from a little before the first match.
 import asyncio
 import json
 import logging
+import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ def _show(steps: list[Step], search: Search, user: str | None) -> None:
     if user is None and len(shoppers := search.shoppers()) > 1:
         console.print(
             f"{len(shoppers)} shoppers used the request id {search.wanted!r}: choose one with --user,"
-            f" for example --user {shoppers[0]}",
+            f" for example --user {shlex.quote(shoppers[0])}",
             style="yellow",
             markup=False,
         )

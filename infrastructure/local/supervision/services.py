@@ -21,7 +21,7 @@ from infrastructure.local import processes
 from infrastructure.local.errors import UsageError, convert_os_error
 from infrastructure.local.servers import probes
 from infrastructure.local.servers.probes import LOOPBACK, Health
-from infrastructure.process.environment import SERVER_SECRETS, child_environment
+from infrastructure.process.environment import KAFKA_SECRETS, POSTGRES_SECRETS, SERVER_SECRETS, child_environment
 from infrastructure.process.fork_server import ForkServer
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class ServiceType:
     has_audit: bool = True
     """True if the service has an `audit` sub-command."""
     secrets: frozenset[str] = SERVER_SECRETS
-    """Settings of `environment.SECRETS` that the service uses; its processes receive no others."""
+    """Settings of `environment.SECRETS` that the service uses; its processes receive no others.
+
+    Without those of Kafka they receive no settings of Kafka, and without that of PostgreSQL no variables of libpq.
+    """
     has_order_account: bool = False
     """True if the audit can print what the service has recorded about each order."""
 
@@ -78,7 +81,7 @@ SERVICE_TYPES = (
         secrets=SERVER_SECRETS
         | {"HOLDFAST_REDIS_URL", "HOLDFAST_SECRET", "HOLDFAST_SECRET_PREVIOUS", "HOLDFAST_WEBHOOK_SECRET"},
     ),
-    ServiceType("cart", "cart_service"),
+    ServiceType("cart", "cart_service", secrets=KAFKA_SECRETS),
     ServiceType(
         "inventory", "inventory_service", secrets=SERVER_SECRETS | {"HOLDFAST_REDIS_URL"}, has_order_account=True
     ),
@@ -103,9 +106,9 @@ SERVICE_TYPES = (
         "notification_service.email",
         has_migrations=False,
         has_audit=False,
-        secrets=SERVER_SECRETS | {"HOLDFAST_SMTP_URL"},
+        secrets=POSTGRES_SECRETS | {"HOLDFAST_SMTP_URL"},
     ),
-    ServiceType("sms", "notification_service.sms", has_migrations=False, has_audit=False),
+    ServiceType("sms", "notification_service.sms", has_migrations=False, has_audit=False, secrets=POSTGRES_SECRETS),
     ServiceType("push", "notification_service.push", has_migrations=False, has_audit=False),
     ServiceType("catcher", MAILBOX_MODULE, scalable=False, has_migrations=False, has_audit=False, secrets=frozenset()),
 )
@@ -184,7 +187,9 @@ class WorkerProcess:
         }
         if self.service_type.port_setting:
             own[self.service_type.port_setting] = str(self.port)
-        return child_environment({**self.settings, **own, **python_path()}, self.service_type.secrets)
+        secrets = self.service_type.secrets
+        given = {**self.settings, **own, **python_path()}
+        return child_environment(given, secrets, libpq=not POSTGRES_SECRETS.isdisjoint(secrets))
 
     def start(self, log: Path) -> subprocess.Popen[bytes] | ForkedProcess:
         """Start the worker's process, forked from the fork server if there is one. Raises `OSError`."""

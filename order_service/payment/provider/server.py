@@ -33,6 +33,8 @@ TOKENS: Final = ("tok_approve", "tok_decline", "tok_timeout", "tok_late", "tok_t
 SILENT_TOKENS: Final = frozenset({"tok_timeout", "tok_late"})
 BODY_SECONDS: Final = 10.0
 """Time limit for the body of a request."""
+MAX_INTEGER: Final = 2**63 - 1
+"""The greatest integer that the database can store."""
 HANG_SECONDS: Final = 60.0
 """The time for which the connection of a client without a response is kept open."""
 
@@ -52,7 +54,7 @@ class NewCharge(_RequestBody):
     """The body of `POST /v1/charges`."""
 
     key: Identifier
-    amount: int = Field(gt=0)
+    amount: int = Field(gt=0, le=MAX_INTEGER)
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     token: Token
     webhook_url: str | None = Field(default=None, pattern=r"^https?://", max_length=500)
@@ -63,7 +65,7 @@ class NewRefund(_RequestBody):
     """The body of `POST /v1/charges/{key}/refunds`."""
 
     key: Identifier
-    amount: int = Field(gt=0)
+    amount: int = Field(gt=0, le=MAX_INTEGER)
 
 
 class Control(_RequestBody):
@@ -124,7 +126,7 @@ class ProviderServer:
         return await self._handle_authenticated(request, handler)
 
     async def _handle_authenticated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), self._key):
+        if not hmac.compare_digest(_bytes_of(request.headers.get("Authorization", "")), self._key):
             return _problem(401, "unauthenticated", "the API key is missing or wrong")
         try:
             return await handler(request)
@@ -193,6 +195,8 @@ class ProviderServer:
             after, limit = int(request.query.get("after", "0")), int(request.query.get("limit", "100"))
         except ValueError:
             return _problem(422, "invalid", "after and limit must be integers")
+        if not -MAX_INTEGER <= after <= MAX_INTEGER:
+            return _problem(422, "invalid", f"after must be an integer from {-MAX_INTEGER} to {MAX_INTEGER}")
         return web.json_response({"items": self.database.history(after, max(1, min(limit, 1000)))})
 
     # ---- late captures ----------------------------------------------------------------------------------------------
@@ -251,6 +255,11 @@ def _outcome(body: NewCharge) -> ChargeOutcome | None:
             return "captured", max(body.amount - 1, 1)
         case _:
             return "captured", body.amount
+
+
+def _bytes_of(header: str) -> bytes:
+    """Return the bytes of a header, which aiohttp decodes as UTF-8 where they are."""
+    return header.encode(errors="surrogateescape")
 
 
 def _disconnect(request: web.Request) -> web.Response:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from contracts import notifications as notices
-from contracts.envelope import rfc3339
+from contracts.envelope import MAX_VALUE_BYTES, Envelope, rfc3339
 from contracts.ids import derive_id
 from contracts.inventory import Identifier
 from rest_api.http import pagination
@@ -101,20 +101,27 @@ class NotificationCommand:
         """Derive the request id from the user, the route and the key."""
         return derive_id(self.user_id, self.method, self.route, key)
 
-    async def check(self, edge: AppState, request_id: str) -> None:
-        """Accept every command: none can be ruled out in advance."""
+    async def check(self, edge: AppState, request_id: str) -> None:  # noqa: ARG002 - the protocol of commands
+        """Raise `Problem` for texts that are too large for a record; it would be dead-lettered."""
+        size = len(self._envelope(request_id).encode())
+        if size > MAX_VALUE_BYTES:
+            detail = f"the notice has {size} bytes as a record, which has at most {MAX_VALUE_BYTES}; shorten its texts"
+            raise Problem("invalid", errors=[{"pointer": "/params", "detail": detail}])
 
     async def send(self, edge: AppState, request_id: str) -> bool:
         """Send the request to the notification service. It does not count as one of the user's unanswered requests."""
+        sent = await edge.connections.send(self._envelope(request_id), notices.REQUESTS)
+        edge.connections.user_state(self.user_id).release(request_id)
+        return sent
+
+    def _envelope(self, request_id: str) -> Envelope:
         command: notices.Request
         if isinstance(self.request, NewNotice):
             fields = self.request.model_dump()
             command = notices.Send(**{**fields, "cause": self.request.cause or f"request/{request_id}"})
         else:
             command = self.request
-        sent = await edge.connections.send(request_envelope(command, request_id), notices.REQUESTS)
-        edge.connections.user_state(self.user_id).release(request_id)
-        return sent
+        return request_envelope(command, request_id)
 
     def accepted(self, request_id: str) -> tuple[dict[str, Any], str]:
         """Return the request id, and where the result can be read."""

@@ -39,7 +39,7 @@ _COMPRESSED_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 
 
 def unready_reason(edge: AppState) -> str | None:
-    """Return the reason reason the edge is not ready; `None` if it is ready."""
+    """Return the reason why the edge is not ready; `None` if it is ready."""
     return edge.connections.fault or edge.catalogue.fault or edge.order_projector.fault
 
 
@@ -51,7 +51,7 @@ async def livez() -> Response:
 
 @router.get("/readyz")
 async def readyz(edge: AppStateDep) -> Response:
-    """Report whether requests are accepted, and if not, reason."""
+    """Report whether requests are accepted, and if not, the reason."""
     reason = unready_reason(edge)
     metrics.READY.set(reason is None)
     body = {"status": "ok"} if reason is None else {"status": "unavailable", "detail": reason}
