@@ -32,6 +32,7 @@ from rest_api.http.routers.notifications import resolve_preferences
 from rest_api.http.routers.pages import unready_reason
 from rest_api.kafka.gateway import KafkaGateway
 from rest_api.read_models.catalogue import CatalogueReadModel
+from rest_api.read_models.claims import ClaimStore
 from rest_api.read_models.insights import InsightReadModel
 from rest_api.read_models.notices import NoticeReadModel
 from rest_api.read_models.orders.projector import OrderProjector
@@ -96,6 +97,7 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
         settings,
         connections,
         store,
+        ClaimStore(settings),
         catalogue,
         order_store,
         OrderProjector(settings, store, order_store),
@@ -124,6 +126,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
         await gateway.start(connections.dispatch_responses)
         await migrate(settings, SERVICE, MIGRATIONS)
         await store.open()
+        await edge.claims.open()
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as loops:
@@ -156,6 +159,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
             await gateway.stop()
+            await edge.claims.close()
             await store.close()
             await redis.aclose()
             await health.stop()

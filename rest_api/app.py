@@ -12,6 +12,7 @@ from starlette.routing import WebSocketRoute
 from rest_api.http.dependencies import AppState
 from rest_api.http.legacy_stream import LegacyStream
 from rest_api.http.methods import METHODS, allowed_methods
+from rest_api.http.middleware.admission import AdmissionMiddleware
 from rest_api.http.middleware.conditional import ConditionalMiddleware
 from rest_api.http.middleware.errors import ErrorsMiddleware
 from rest_api.http.middleware.head import HeadMiddleware
@@ -105,6 +106,7 @@ def create_app(edge: AppState) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(RequestBodyMiddleware)
     app.add_middleware(ConditionalMiddleware)
+    app.add_middleware(AdmissionMiddleware, connections=edge.connections)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=sorted(edge.authenticator.origins),

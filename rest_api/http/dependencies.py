@@ -12,6 +12,7 @@ from infrastructure.process import clock
 from infrastructure.security.tokens import Identity
 from rest_api.protocol.problems import Problem
 from rest_api.read_models.catalogue import CatalogueReadModel
+from rest_api.read_models.claims import ClaimStore
 from rest_api.read_models.insights import InsightReadModel
 from rest_api.read_models.notices import NoticeReadModel
 from rest_api.read_models.orders.projector import OrderProjector
@@ -32,6 +33,7 @@ class AppState:
     settings: EdgeSettings
     connections: ConnectionManager
     store: Store
+    claims: ClaimStore
     catalogue: CatalogueReadModel
     order_queries: OrderStore
     order_projector: OrderProjector
@@ -52,9 +54,25 @@ async def _app_state(request: Request) -> AppState:
     return app_state(request)
 
 
+class _DescribedBearer(HTTPBearer):
+    """The scheme in the OpenAPI document. `authenticate` reads the header, so this does not."""
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Do nothing."""
+
+
+class _DescribedCookie(APIKeyCookie):
+    """The scheme in the OpenAPI document. `authenticate` reads the cookie, so this does not."""
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Do nothing."""
+
+
 _SCHEMES = (
-    Security(HTTPBearer(auto_error=False, description="a token of POST /v1/guests")),
-    Security(APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="the cookie of POST /v1/guests")),
+    Security(_DescribedBearer(scheme_name="HTTPBearer", description="a token of POST /v1/guests")),
+    Security(
+        _DescribedCookie(name=SESSION_COOKIE, scheme_name="APIKeyCookie", description="the cookie of POST /v1/guests")
+    ),
 )
 
 

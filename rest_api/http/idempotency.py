@@ -1,13 +1,16 @@
 """Idempotent execution of HTTP commands: claim the key, send the request, wait for the answer.
 
 A request with an `Idempotency-Key` is claimed in the edge's schema before it is sent, so that a repeat finds the claim:
-answered (the same answer is returned), open (409), or made for another content (422). The id on the topics is derived
-from the key, so even a claim that is taken over cannot be executed twice.
+answered (the same answer is returned), open (the repeat waits, or gets 409), or made for another content (422). The id
+on the topics is derived from the key, so even a claim that is taken over cannot be executed twice.
+
+A request takes room in the admission control of the edge before it waits for its claim.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -18,13 +21,15 @@ from fastapi import Response
 from contracts import cart
 from contracts.ids import derive_id, uuid7
 from contracts.url_paths import encode_segment
+from infrastructure.process import clock
 from infrastructure.process.failpoints import failpoint
 from rest_api.http.dependencies import AppState
 from rest_api.http.fields.preferences import wait_seconds
 from rest_api.kafka.gateway import RETRY_AFTER, cart_request_envelope
 from rest_api.protocol.effects import Publish
 from rest_api.protocol.problems import Problem
-from rest_api.read_models.store import UNAVAILABLE_ERRORS, IdempotencyRecord
+from rest_api.read_models.claims import IdempotencyRecord
+from rest_api.read_models.store import UNAVAILABLE_ERRORS
 from rest_api.websocket.connections import ConnectionManager
 from rest_api.websocket.in_flight import Registration, Reply
 from rest_api.websocket.user_state import UserState
@@ -34,6 +39,9 @@ log = logging.getLogger(__name__)
 MAX_KEY_LENGTH: Final = 255
 ACCEPTED: Final = 202
 CLAIM_TIMEOUT_SECONDS: Final = 10.0
+FIRST_POLL_SECONDS: Final = 0.02
+LAST_POLL_SECONDS: Final = 0.5
+"""The first and the longest pause between two reads of a claim that a repeated request waits for."""
 READS_BEYOND_LIMIT: Final = 8
 """Reads of a user over HTTP that may be unanswered beyond the limit of unanswered requests."""
 
@@ -141,62 +149,113 @@ async def read_from_carts(
 
 async def execute(edge: AppState, user_id: str, command: Command, *, key: str | None, prefer: str | None) -> Response:
     """Execute a command of a user, and return 202, or with `Prefer: wait` the outcome."""
-    seconds = wait_seconds(prefer)
+    limit = WaitLimit(wait_seconds(prefer))
     if key is None:
         request_id = uuid7()
         await command.check(edge, request_id)
-        return await send_command(edge, request_id, command, seconds)
+        return await send_command(edge, request_id, command, limit)
     if not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise Problem("bad-request", f"an Idempotency-Key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     request_id = command.request_id(key)
     try:
-        kept = await _claim(edge, user_id, request_id, command, seconds)
+        with _reserved_room(edge.connections):
+            kept = await _claim(edge, user_id, request_id, command, limit)
         if kept is not None:
             return kept
     except UNAVAILABLE_ERRORS:
         raise Problem("unavailable", "idempotency keys are unavailable", retry_after=RETRY_AFTER) from None
     try:
-        response = await send_command(edge, request_id, command, seconds)
+        response = await send_command(edge, request_id, command, limit)
     except Problem:
-        await _persist_best_effort(edge.store.release_claim(user_id, request_id))
+        await _persist_best_effort(edge.claims.release(user_id, request_id))
         raise
     failpoint("edge.answered")
     await _persist_best_effort(
-        edge.store.store_response(user_id, request_id, response.status_code, bytes(response.body))
+        edge.claims.store_response(user_id, request_id, response.status_code, bytes(response.body))
     )
     return response
 
 
-async def _claim(
-    edge: AppState, user_id: str, request_id: str, command: Command, seconds: int | None
-) -> Response | None:
+class WaitLimit:
+    """The time that a request may wait for its outcome: `seconds` from now on, or no time without `Prefer: wait`."""
+
+    __slots__ = ("_until", "seconds")
+
+    def __init__(self, seconds: int | None) -> None:
+        self.seconds = seconds
+        self._until = time.monotonic() + (seconds or 0)
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left, not below 0."""
+        return max(0.0, self._until - time.monotonic())
+
+
+@contextlib.contextmanager
+def _reserved_room(connections: ConnectionManager) -> Iterator[None]:
+    """Take room for a request that waits for its key; raise `Problem` if the shop has too many in flight."""
+    if not connections.in_flight.reserve(clock.now().timestamp()):
+        raise overloaded()
+    try:
+        yield
+    finally:
+        connections.in_flight.unreserve()
+
+
+async def _claim(edge: AppState, user_id: str, request_id: str, command: Command, limit: WaitLimit) -> Response | None:
     """Return `None` if the request is to be sent, or the answer of the first one; raise `Problem` for 409 and 422."""
-    claimed = await edge.store.claim_key(user_id, request_id, command.fingerprint)
+    claimed = await edge.claims.claim(user_id, request_id, command.fingerprint)
+    while claimed is not None and claimed.status is None and claimed.fingerprint == command.fingerprint:
+        if claimed.claim_age >= CLAIM_TIMEOUT_SECONDS and await edge.claims.take_over(
+            user_id, request_id, CLAIM_TIMEOUT_SECONDS
+        ):
+            return None
+        if not limit.left:
+            raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
+        claimed = await _await_first(edge, user_id, request_id, command, limit)
     if claimed is None:
         failpoint("edge.claimed")
         try:
             await command.check(edge, request_id)
         except Problem:
-            await _persist_best_effort(edge.store.release_claim(user_id, request_id))
+            await _persist_best_effort(edge.claims.release(user_id, request_id))
             raise
         return None
     if claimed.fingerprint != command.fingerprint:
         raise _key_reused("the first request with this key had a different content")
-    if claimed.status is not None:
-        # The first request was only accepted; to wait for its outcome now, the same request is sent again.
-        return (
-            None if claimed.status == ACCEPTED and seconds else _stored_response(claimed, request_id, command, seconds)
-        )
-    if claimed.claim_age >= CLAIM_TIMEOUT_SECONDS and await edge.store.take_over_claim(
-        user_id, request_id, CLAIM_TIMEOUT_SECONDS
-    ):
+    # The first request was only accepted; to wait for its outcome now, the same request is sent again.
+    if claimed.status == ACCEPTED and limit.seconds:
         return None
-    raise Problem("request-in-progress", "the first request with this key has no answer yet", retry_after=1)
+    return _stored_response(claimed, request_id, command, limit.seconds)
 
 
-async def send_command(edge: AppState, request_id: str, command: Command, seconds: int | None) -> Response:
-    """Send a command under this id, and return 202, or the outcome if it arrives within `seconds`."""
-    connections = edge.connections
+async def _await_first(
+    edge: AppState, user_id: str, request_id: str, command: Command, limit: WaitLimit
+) -> IdempotencyRecord | None:
+    """Wait until the first request has a response, or has given its claim up; return what `ClaimStore.claim` returns.
+
+    The outcome reaches this edge too, whichever edge has sent the request; soon after it the response is stored. The
+    claim is also read now and then, because a request may end without an outcome.
+    """
+    pause = FIRST_POLL_SECONDS
+    with edge.connections.wait_for_reply(command.reply_to_user, request_id) as reply:
+        while True:
+            if reply.done():
+                await asyncio.sleep(min(pause, limit.left))
+            else:
+                await asyncio.wait([reply], timeout=min(pause, limit.left))
+                if reply.done():
+                    pause = FIRST_POLL_SECONDS
+            claimed = await edge.claims.claim(user_id, request_id, command.fingerprint)
+            is_open = claimed is not None and claimed.status is None and claimed.claim_age < CLAIM_TIMEOUT_SECONDS
+            if not is_open or not limit.left:
+                return claimed
+            pause = min(2 * pause, LAST_POLL_SECONDS)
+
+
+async def send_command(edge: AppState, request_id: str, command: Command, limit: WaitLimit) -> Response:
+    """Send a command under this id, and return 202, or the outcome if it arrives within `limit`."""
+    connections, seconds = edge.connections, limit.seconds
     if connections.fault:
         raise Problem("unavailable", "no new requests are accepted now", retry_after=RETRY_AFTER)
     user = connections.user_state(command.reply_to_user)
@@ -210,7 +269,7 @@ async def send_command(edge: AppState, request_id: str, command: Command, second
                 "unavailable", "it is unknown if the request was accepted; send it again", retry_after=RETRY_AFTER
             )
         if answer is not None:
-            done, _ = await asyncio.wait([answer], timeout=seconds)
+            done, _ = await asyncio.wait([answer], timeout=limit.left)
             if done:
                 return await _outcome_response(edge, command, answer.result(), _preference_applied(seconds))
     body, location = command.accepted(request_id)
@@ -225,7 +284,12 @@ def _register(user: UserState, request_id: str, spare: int = 0) -> None:
         case Registration.TOO_MANY:
             raise Problem("rate-limited", f"{user.limits.unanswered} requests are unanswered", retry_after=1)
         case Registration.OVERLOADED:
-            raise Problem("overloaded", "nothing was done; send the request again", retry_after=1)
+            raise overloaded()
+
+
+def overloaded() -> Problem:
+    """Return the problem of a request that is refused because the shop has too many in flight."""
+    return Problem("overloaded", "nothing was done; send the request again", retry_after=1)
 
 
 async def _outcome_response(edge: AppState, command: Command, answer: Reply, headers: dict[str, str]) -> Response:

@@ -105,7 +105,9 @@ class LegacyStream:
         change = idempotency.CartCommand(
             user_id, "add" if adds else "remove", {"product": product, **adds}, "GET", ROUTE
         )
-        response = await idempotency.send_command(self._edge, update_id, change, RESPONSE_SECONDS)
+        response = await idempotency.send_command(
+            self._edge, update_id, change, idempotency.WaitLimit(RESPONSE_SECONDS)
+        )
         if response.status_code == idempotency.ACCEPTED:
             return 202, "accepted; the outcome is not known yet"
         outcome = orjson.loads(response.body)

@@ -91,30 +91,6 @@ SELECT code, name, category, amount, currency, images, available, version, stock
 -- The number of products that match; it stops counting at a limit.
 SELECT count(*) FROM (SELECT FROM product WHERE version > 0 AND NOT deleted {conditions} LIMIT %(limit)s) AS found;
 
--- name: claim
--- Claim an idempotency key; no row if it is already in use.
-INSERT INTO claim (user_id, id, fingerprint) VALUES (%(user_id)s, %(id)s, %(fingerprint)s)
-ON CONFLICT (user_id, id) DO NOTHING RETURNING true;
-
--- name: idempotency_record
--- The request that holds the key, the age of its claim in seconds, and its response.
-SELECT fingerprint, extract(epoch FROM now() - claimed_at)::float8, status, answer
-  FROM claim WHERE user_id = %(user_id)s AND id = %(id)s;
-
--- name: take_over
--- Take over a claim that has been unanswered for too long. Of concurrent attempts exactly one succeeds.
-UPDATE claim SET claimed_at = now()
- WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL
-   AND claimed_at <= now() - make_interval(secs => %(seconds)s)
-RETURNING true;
-
--- name: release
--- The send failed: backdate the claim, so that the next request may take it over at once.
-UPDATE claim SET claimed_at = now() - interval '1 day' WHERE user_id = %(user_id)s AND id = %(id)s AND status IS NULL;
-
--- name: store_response
-UPDATE claim SET status = %(status)s, answer = %(answer)s WHERE user_id = %(user_id)s AND id = %(id)s;
-
 -- name: delete_old_claims
 -- Delete some claims that are older than two days, oldest first.
 DELETE FROM claim WHERE (user_id, id) IN (

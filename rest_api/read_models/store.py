@@ -1,6 +1,7 @@
-"""The edge's Postgres schema: the read model of the catalogue, and idempotency keys.
+"""The edge's Postgres schema: the read model of the catalogue, sessions of guests, and retention.
 
-`orders/queries.py` keeps the read model of orders in the same schema, over the same pool.
+`orders/queries.py` keeps the read model of orders in the same schema, over the same pool; `claims.py` has the
+idempotency keys, over a pool of its own.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -78,19 +79,6 @@ class ProductFilters:
     available_min: int | None = None
     available_max: int | None = None
     sort: str = "code"
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyRecord:
-    """The record of an idempotency key that is already in use.
-
-    `claim_age` is the age of the current claim; `status` and `answer` are `None` until the request has been answered.
-    """
-
-    fingerprint: str
-    claim_age: float
-    status: int | None
-    response: bytes | None
 
 
 class Store:
@@ -231,32 +219,6 @@ class Store:
         """Return words of the catalogue, now or formerly, that may be at most one edit from a word."""
         rows = await self.fetch_all(_QUERIES["similar_words"], {"keys": search_terms.lookup_keys(word)})
         return [row[0] for row in rows]
-
-    # ---- idempotency keys -------------------------------------------------------------------------------------------
-
-    async def claim_key(self, user_id: str, request_id: str, fingerprint: str) -> IdempotencyRecord | None:
-        """Claim an idempotency key; return `None` on success, or the existing record."""
-        key = {"user_id": user_id, "id": request_id}
-        while True:
-            if await self.fetch_all(_QUERIES["claim"], {**key, "fingerprint": fingerprint}):
-                return None
-            rows = await self.fetch_all(_QUERIES["idempotency_record"], key)
-            if rows:
-                return IdempotencyRecord(*rows[0])
-
-    async def take_over_claim(self, user_id: str, request_id: str, seconds: float) -> bool:
-        """Take over a claim that has been unanswered for `seconds`; return False if another request was faster."""
-        found = await self.fetch_all(_QUERIES["take_over"], {"user_id": user_id, "id": request_id, "seconds": seconds})
-        return bool(found)
-
-    async def release_claim(self, user_id: str, request_id: str) -> None:
-        """Make an unanswered claim available to the next request at once."""
-        await self.fetch_all(_QUERIES["release"], {"user_id": user_id, "id": request_id})
-
-    async def store_response(self, user_id: str, request_id: str, status: int, response: bytes) -> None:
-        """Store the response to the request that holds the claim."""
-        parameters = {"user_id": user_id, "id": request_id, "status": status, "answer": response}
-        await self.fetch_all(_QUERIES["store_response"], parameters)
 
     # ---- sessions of guests -----------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SESSION_COOKIE: Final = "holdfast_session"
 """Name of the session cookie. In production it has the prefix `__Host-`, so that no sibling host can set it."""
 TICKET_SECONDS: Final = 30
+MAX_VERIFIED: Final = 10_000
+"""Tokens whose verification is remembered, about 1 KiB each; the oldest one is dropped first."""
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -42,6 +44,8 @@ class Authenticator:
         self._secret = settings.secret.get_secret_value()
         previous = settings.secret_previous
         self._previous = previous.get_secret_value() if previous else None
+        self._verified: dict[str, Identity] = {}
+        """Tokens with a valid signature, oldest first."""
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +123,9 @@ class Authenticator:
 
     def _verify(self, token: str) -> Identity:
         now = clock.now()
+        known = self._verified.get(token)
+        if known is not None and known.issued_at <= now < known.expires_at:
+            return self._within_session(known, now)
         try:
             identity = verify(self._secret, token, now=now, previous=self._previous)
         except ExpiredToken:
@@ -126,6 +133,13 @@ class Authenticator:
         except InvalidToken as error:
             log.info("token rejected: %s", error)
             raise Problem("unauthenticated", "the token is not valid") from None
+        if len(self._verified) >= MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]
+        self._verified[token] = identity
+        return self._within_session(identity, now)
+
+    def _within_session(self, identity: Identity, now: datetime) -> Identity:
+        """Return the identity; raise `Problem` if the session of a guest has ended."""
         if is_guest(identity) and identity.auth_time + self._max_session <= now:
             raise Problem(
                 "token-expired", "the session has ended; begin a new one with POST /v1/guests without a token"

@@ -107,6 +107,8 @@ class InFlight:
         """Index of requests with an `admitted_at`, in the order of admission."""
         self._sockets: dict[str, _Socket] = {}
         """Index by session."""
+        self._preparing = 0
+        """Requests that take room and are not registered yet."""
 
     # ---- queries ----------------------------------------------------------------------------------------------------
 
@@ -144,6 +146,31 @@ class InFlight:
         return [name for name, deadline in _deadlines(socket).items() if deadline <= now] if socket else []
 
     # ---- before the send --------------------------------------------------------------------------------------------
+
+    def has_room(self, now: float) -> bool:
+        """Return True if `Admission` has room for one more request."""
+        while self._admitted and self._oldest_admission() < now - FORGET_SECONDS:
+            self._unadmit(next(iter(self._admitted.values())))
+        oldest = self._oldest_admission() if self._admitted else None
+        return self._admission.has_room(len(self._admitted) + self._preparing, now, oldest)
+
+    def observe_turn(self, seconds: float, now: float) -> None:
+        """Take notice of a turn of the event loop; see `Admission.observe_turn`."""
+        self._admission.observe_turn(seconds, now)
+
+    def reserve(self, now: float) -> bool:
+        """Take room in `Admission` for a request that will be registered later; False if there is none.
+
+        Call `unreserve` right before it is registered, or when it will not be.
+        """
+        if not self.has_room(now):
+            return False
+        self._preparing += 1
+        return True
+
+    def unreserve(self) -> None:
+        """Undo `reserve`."""
+        self._preparing -= 1
 
     def register(  # noqa: PLR0913 - sender, request, time and two limits
         self,
@@ -299,9 +326,7 @@ class InFlight:
     def _admit(self, request: InFlightRequest, now: float) -> bool:
         if request.admitted_at is not None or not self._admission.is_limited:
             return True
-        while self._admitted and self._oldest_admission() < now - FORGET_SECONDS:
-            self._unadmit(next(iter(self._admitted.values())))
-        if not self._admission.has_room(len(self._admitted), now):
+        if not self.has_room(now):
             return False
         request.admitted_at = now
         self._admitted[request.user_id, request.key] = request

@@ -200,7 +200,7 @@ async def test_an_edge_that_crashes_at(point: str, shop: Processes, pool: Shoppe
                 await asyncio.sleep(0.05)
         assert victim.exits[deaths:] == [EXIT_KILLED], victim.log_tail()
         _move_claims(shop.settings, "now()")  # the start may have taken long
-        answer = await client.post("/v1/cart/items", json=change)
+        answer = await client.post("/v1/cart/items", json=change, headers={"Prefer": "wait=0"})
         assert (answer.status_code, answer.headers["retry-after"]) == (409, "1"), "the first one's claim is still open"
         _move_claims(shop.settings, "now() - interval '10 seconds'")
         answer = await client.post("/v1/cart/items", json=change)

@@ -295,6 +295,36 @@ def test_a_request_whose_first_answer_is_open(edge: Running, client: httpx.Clien
         assert first.result().status_code == 202
 
 
+def test_a_repeat_waits_for_the_answer_of_the_first(edge: Running) -> None:
+    guest = edge.guest()
+    name = derive_id("POST", "/v1/cart/items", "twice")
+    body, headers = {"product": SILENT, "quantity": 1}, {"Idempotency-Key": "twice", "Prefer": "wait=20"}
+
+    def sent() -> int:
+        return sum(event.requestid == name and event.subject == guest["user_id"] for event in edge.carts.requests)
+
+    with edge.client(guest["token"]) as client, ThreadPoolExecutor() as pool:
+        first = pool.submit(client.post, "/v1/cart/items", json=body, headers=headers)
+        _until(sent)
+        repeats = [pool.submit(client.post, "/v1/cart/items", json=body, headers=headers) for _ in range(3)]
+        other = client.post("/v1/cart/items", json={**body, "quantity": 2}, headers=headers)
+        problem(other, 422, "idempotency-key-reused")
+        problem(
+            client.post("/v1/cart/items", json=body, headers={**headers, "Prefer": "wait=1"}),
+            409,
+            "request-in-progress",
+        )
+        assert not any(each.done() for each in (first, *repeats))
+        held = {"user_id": guest["user_id"], "id": name, "product": SILENT, "quantity": 1, "line_quantity": 1}
+        end = datetime.now(UTC) + timedelta(days=1)
+        edge.carts.answer(guest["user_id"], name, "held", {**held, "expires_at": end.isoformat(), "version": 1})
+        answers = [each.result() for each in (first, *repeats)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert {answer.content for answer in answers} == {answers[0].content}
+        assert "replayed" not in answers[0].json()
+        assert sent() == 1
+
+
 def test_an_unanswered_claim_is_taken_over_under_the_same_id(edge: Running) -> None:
     guest = edge.guest()
     name = derive_id("POST", "/v1/cart/items", "lost")
@@ -309,13 +339,15 @@ def test_an_unanswered_claim_is_taken_over_under_the_same_id(edge: Running) -> N
         edge.client(guest["token"]) as client,
     ):
         database.execute(f"{insert}8 seconds')".encode(), row)
-        problem(client.post("/v1/cart/items", json=body, headers=key), 409, "request-in-progress")
+        unasked = {"Idempotency-Key": "lost"}
+        problem(client.post("/v1/cart/items", json=body, headers=unasked), 409, "request-in-progress")
         database.execute(f"UPDATE \"{schema}\".claim SET claimed_at = now() - interval '10 seconds'".encode())
         with ThreadPoolExecutor() as pool:
             answers = [pool.submit(client.post, "/v1/cart/items", json=body, headers=key) for _ in range(4)]
         done = [answer.result() for answer in answers]
-        assert {answer.status_code for answer in done} <= {200, 409}
-        assert next(answer for answer in done if answer.status_code == 200).json()["id"] == name
+        assert [answer.status_code for answer in done] == [200] * 4, "the others wait for the first one's answer"
+        assert {answer.content for answer in done} == {done[0].content}
+        assert done[0].json()["id"] == name
         assert client.get("/v1/cart").json()["lines"][0]["quantity"] == 2
 
 

@@ -66,6 +66,20 @@ class Carts:
         event = Envelope(id=f"{key}/{time.time_ns()}", source=source, type=kind, subject=key, time=NOW(), data=data)
         asyncio.run_coroutine_threadsafe(self._send(topic, event), self._loop).result(20)
 
+    def answer(self, user_id: str, request_id: str, kind: str, data: dict[str, Any]) -> None:
+        """Answer a request to the carts, such as one for SILENT."""
+        name = f"{user_id}/{request_id}/{kind}"
+        event = Envelope(
+            id=name,
+            source="/cart",
+            type=f"holdfast.cart.{kind}",
+            subject=user_id,
+            time=NOW(),
+            requestid=request_id,
+            data=data,
+        )
+        asyncio.run_coroutine_threadsafe(self._send(cart.RESPONSES, event), self._loop).result(20)
+
     async def _send(self, topic: Topic, event: Envelope) -> None:
         await self._producer.send_and_wait(self.settings.topic(topic), event.encode(), key=event.key)
 

@@ -4,7 +4,16 @@ from collections import deque
 
 import pytest
 
-from rest_api.security.admission import FORGET_SECONDS, WAIT_SECONDS, Admission
+from rest_api.security.admission import (
+    FORGET_SECONDS,
+    LONG_TURN_SECONDS,
+    MIN_IN_FLIGHT,
+    RELAPSE_SECONDS,
+    RUSH_SECONDS,
+    TURN_VALID_SECONDS,
+    WAIT_SECONDS,
+    Admission,
+)
 from rest_api.websocket.in_flight import InFlight, Registration
 
 
@@ -60,6 +69,13 @@ def test_excess_load_is_refused_and_the_rest_is_served_at_full_pace(times: int) 
     assert longest <= 2 * WAIT_SECONDS
 
 
+def test_a_slow_shop_is_not_given_more_than_it_can_answer_soon() -> None:
+    admitted, refused, longest = run(pace=200, rate=1000, seconds=12, room=1024)
+    assert refused > 0
+    assert admitted >= 0.9 * 200 * 12
+    assert longest <= (MIN_IN_FLIGHT + 1000 * RUSH_SECONDS) / 200, "not what 1,024 requests take"
+
+
 def test_a_burst_is_admitted_however_slow_the_shop_was() -> None:
     admission = Edge(200)
     assert [admission.admits("u", str(number), 5.0) for number in range(201)] == [True] * 200 + [False]
@@ -84,3 +100,59 @@ def test_a_request_without_an_answer_is_forgotten() -> None:
 def test_without_a_limit_everything_is_admitted() -> None:
     admission = Edge(None)
     assert all(admission.admits("u", str(number), 1.0) for number in range(10_000))
+
+
+# ---- a slow event loop ----------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """An edge with room for everything, whose turns last as long as the test says."""
+
+    def __init__(self) -> None:
+        self.edge = Edge(10_000)
+        self.now = 100.0
+        self.open: list[str] = []
+
+    def turn(self, seconds: float, requests: int = 400, *, is_measured: bool = True) -> int:
+        """Answer all, measure a turn of the event loop, and offer requests; return how many are admitted."""
+        self.now += seconds
+        while self.open:
+            self.edge.settle("u", self.open.pop())
+        if is_measured:
+            self.edge.in_flight.observe_turn(seconds, self.now)
+        names = [f"{self.now}-{number}" for number in range(requests)]
+        self.open = [name for name in names if self.edge.admits("u", name, self.now)]
+        return len(self.open)
+
+
+def test_a_moment_of_long_turns_is_a_rush_and_nothing_is_refused() -> None:
+    loop = Loop()
+    assert [loop.turn(0.1), loop.turn(0.2), loop.turn(0.01), loop.turn(0.3)] == [400] * 4
+
+
+def test_while_turns_stay_long_only_few_requests_are_in_flight() -> None:
+    loop = Loop()
+    assert loop.turn(RUSH_SECONDS) == MIN_IN_FLIGHT, "fewer are never refused for it"
+    assert loop.turn(0.1) == MIN_IN_FLIGHT
+    assert loop.turn(LONG_TURN_SECONDS) == 400, "this turn is not long"
+    assert loop.turn(0.1) == MIN_IN_FLIGHT, "from the first long turn on, because the last refusals were just now"
+
+
+def test_long_turns_of_the_past_are_forgotten() -> None:
+    loop = Loop()
+    loop.turn(RUSH_SECONDS)
+    assert loop.turn(TURN_VALID_SECONDS + 0.1, is_measured=False) == 400, "nothing was measured since"
+    loop.turn(0.01)
+    loop.turn(RELAPSE_SECONDS, is_measured=False)
+    assert [loop.turn(0.1), loop.turn(0.2)] == [400, 400]
+
+
+def test_room_is_reserved_before_a_request_is_registered() -> None:
+    in_flight = InFlight(Admission(2))
+    assert [in_flight.reserve(1.0) for _ in range(3)] == [True, True, False]
+    assert in_flight.register("u", "a", 1.0, limit=None) is Registration.OVERLOADED
+    in_flight.unreserve()
+    assert in_flight.register("u", "a", 1.0, limit=None) is Registration.ACCEPTED
+    assert not in_flight.has_room(1.0)
+    in_flight.unreserve()
+    assert in_flight.has_room(1.0)

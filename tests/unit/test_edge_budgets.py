@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 
 from infrastructure.process import clock
+from infrastructure.security.secrets import DEVELOPMENT_SECRET
+from infrastructure.security.tokens import issue
 from rest_api.__main__ import build_state
 from rest_api.app import create_app
 from rest_api.http import idempotency
 from rest_api.protocol.client_frames import CLIENT_FRAMES
 from rest_api.protocol.effects import Close, Publish, StartWatching
 from rest_api.protocol.problems import Problem
+from rest_api.security import authentication
 from rest_api.security.address_limiter import AddressLimiter
 from rest_api.security.admission import Admission
 from rest_api.security.costs import FRAMES, ROUTES, WHOLE_STOCK, Budget, Cost, frame_cost, route_cost
@@ -33,6 +37,7 @@ from rest_api.websocket.stock_broadcaster import REPEAT_SECONDS, StockBroadcaste
 from tests.testkit.edge_session import NOW, error, frames_of, make_app_state, make_session, make_user, send
 
 FAR = "203.0.113.9"
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
@@ -310,3 +315,58 @@ def test_the_documented_budgets_are_those_of_the_code() -> None:
     for name, cost in [*ROUTES.items(), *FRAMES.items()]:
         if isinstance(cost, Cost) and name not in {"watch", "POST /v1/guests"}:
             assert (table[name][2].strip(), table[name][3].strip()) == (str(cost.of(600)), str(cost.per_minute)), name
+
+
+# ---- overload -------------------------------------------------------------------------------------------------------
+
+
+async def test_changes_of_an_overloaded_edge_are_refused_before_anything_else() -> None:
+    state = build_state(EdgeSettings(), 8080)[0]
+    state.connections.in_flight = InFlight(Admission(0))
+    transport = httpx.ASGITransport(create_app(state), client=(FAR, 40000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
+        for method, path in (("POST", "/v1/cart/items"), ("DELETE", "/v1/cart"), ("POST", "/v1/orders")):
+            response = await client.request(method, path, content=b"{" if method == "POST" else None)
+            assert (response.status_code, response.json()["type"]) == (503, "/problems/overloaded")
+            assert response.headers["retry-after"] == "1"
+        assert (await client.post("/v1/guests")).status_code == 201
+        assert (await client.get("/problems/")).status_code == 200
+
+
+# ---- tokens ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_verified_once_and_still_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = []
+    real = authentication.verify
+
+    def verify(secret: str, token: str, **more: Any) -> Any:
+        verified.append(token)
+        return real(secret, token, **more)
+
+    monkeypatch.setattr(authentication, "verify", verify)
+    monkeypatch.setattr(authentication, "MAX_VERIFIED", 2)
+    authenticator = build_state(EdgeSettings(), 8080)[0].authenticator
+    now = clock.now()
+    tokens = [
+        issue(DEVELOPMENT_SECRET, user_id=f"u{number}", roles=["guest"], lifetime=HOUR, now=now)[0]
+        for number in range(3)
+    ]
+
+    def user(token: str) -> str:
+        scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]}
+        identity = authenticator.read_credentials(HTTPConnection(scope))
+        assert identity is not None
+        return identity.user_id
+
+    assert [user(tokens[number]) for number in (0, 0, 1, 0)] == ["u0", "u0", "u1", "u0"]
+    assert verified == tokens[:2]
+    assert [user(tokens[number]) for number in (2, 1, 0)] == ["u2", "u1", "u0"], "the oldest one was dropped"
+    assert verified == [*tokens, tokens[0]]
+    with pytest.raises(Problem) as caught:
+        user(tokens[0][:-2] + ("AA" if tokens[0][-2:] != "AA" else "BB"))
+    assert caught.value.slug == "unauthenticated"
+    monkeypatch.setattr(clock, "now", lambda: now + 2 * HOUR)
+    with pytest.raises(Problem) as caught:
+        user(tokens[0])
+    assert caught.value.slug == "token-expired"

@@ -234,7 +234,7 @@ ROOM = 5
 class FixedCapacity(Admission):
     """Admits `MIN_FREE_BYTES` requests, however many were answered lately."""
 
-    def has_room(self, in_flight: int, _: float) -> bool:
+    def has_room(self, in_flight: int, _: float, _oldest: float | None = None) -> bool:
         return in_flight < ROOM
 
 
