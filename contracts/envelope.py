@@ -6,6 +6,7 @@ The value is complete: the key repeats the subject, and headers add nothing that
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
 import orjson
@@ -36,6 +37,7 @@ LATEST_TIME: Final = datetime(2100, 1, 1, tzinfo=UTC)
 time differences and time zones never lead from this range out of the years that Python and PostgreSQL can represent."""
 
 
+@lru_cache(maxsize=256)  # the events of a batch have few different times, and formatting one takes two microseconds
 def rfc3339(moment: datetime) -> str:
     """Return `moment` in UTC with milliseconds, the contract's format of a time: `2026-11-21T03:24:41.118Z`."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
@@ -158,7 +160,8 @@ class Envelope(BaseModel):
 
         If the data is already available as JSON, pass the message's class as `message`, with `subject` and `data`.
 
-        Pass `validate=False` only where every attribute was validated before: it saves a tenth of the time of a batch.
+        Pass `validate=False` only where every attribute was validated before: validation takes a tenth of the time of a
+        batch.
         """
         if cause is not None:
             request_id = request_id or cause.request_id
@@ -172,7 +175,7 @@ class Envelope(BaseModel):
             if not isinstance(message, Message):
                 raise TypeError(f"{message.__name__} is a class: pass an instance, or its data")
             data = message.model_dump(mode="json", exclude_none=exclude_none)
-        build: Callable[..., Envelope] = cls if validate else cls.model_construct
+        build: Callable[..., Envelope] = cls if validate else cls._unchecked
         return build(
             id=event_id,
             source=source,
@@ -183,6 +186,24 @@ class Envelope(BaseModel):
             requestid=request_id,
             data=data,
         )
+
+    @classmethod
+    def _unchecked(cls, **attributes: Any) -> Self:
+        """Return an event of attributes that were validated before.
+
+        pydantic's `model_construct` does the same, and takes five times as long to look for defaults and aliases.
+        """
+        event = cls.__new__(cls)
+        state = {"specversion": "1.0", "datacontenttype": "application/json", **attributes}
+        event.__setstate__(
+            {
+                "__dict__": state,
+                "__pydantic_fields_set__": set(attributes),
+                "__pydantic_extra__": None,
+                "__pydantic_private__": None,
+            }
+        )
+        return event
 
     @property
     def key(self) -> bytes:

@@ -34,9 +34,9 @@ SERVICE: Final = "inventory"
 
 async def run(settings: Settings, _: argparse.Namespace) -> int:
     """Migrate the schema, then process requests until stopped."""
-    from infrastructure.messaging.worker import (
-        Worker,  # imported here because only `run` needs Faust, which is slow to import
-    )
+    # Imported here because only `run` needs Faust, which is slow to import.
+    from infrastructure.messaging.event_publisher import EventPublisher
+    from infrastructure.messaging.worker import Worker
 
     await migrate(settings, _)
     connect = partial(postgres.connect, settings, SERVICE)
@@ -45,7 +45,8 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
         RedisContentionLocks(settings.redis_url, settings.prefix) if settings.locks else NoContentionLocks()
     )
     worker = Worker(settings, SERVICE, topics=[REQUESTS, RESPONSES, STOCK, PRODUCTS])
-    inventory = InventoryAgents(store, locks, worker.publish, LockPolicy(settings.lock_above, settings.lock_remaining))
+    publish = EventPublisher(worker.app, settings).publish
+    inventory = InventoryAgents(store, locks, publish, LockPolicy(settings.lock_above, settings.lock_remaining))
     worker.add_agent(
         Handler(
             REQUESTS,
@@ -58,10 +59,10 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
     )
     publish_as = f"{settings.schema_name(SERVICE)} publisher"
     worker.add_background_loop(
-        "publisher", Publisher(partial(connect, options=publisher.PUBLISHER_OPTIONS), worker.publish, publish_as).run
+        "publisher", Publisher(partial(connect, options=publisher.PUBLISHER_OPTIONS), publish, publish_as).run
     )
     worker.add_background_loop(
-        "expiry scanner", ExpiryScanner(partial(connect, options=BACKGROUND_OPTIONS), worker.publish).run
+        "expiry scanner", ExpiryScanner(partial(connect, options=BACKGROUND_OPTIONS), publish).run
     )
     worker.add_background_loop("retention", RetentionJob(partial(connect, options=BACKGROUND_OPTIONS)).run)
     if settings.audit_seconds:

@@ -1,5 +1,6 @@
 """The agents of the inventory service: decide a batch of requests in one transaction, then publish the replies."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -117,10 +118,10 @@ def reply_events(result: BatchResult, causes: dict[int, Envelope]) -> list[Envel
 
     A cart is serialised once per revision, not once per reply. `causes` maps `id(command)` to the event of the command.
     """
+    _count(result.replies)
     carts: dict[int, Any] = {}
     events = []
     for reply in result.replies:
-        _count(reply)
         cart = carts.get(id(reply.cart))
         if cart is None:
             cart = carts[id(reply.cart)] = reply.cart.model_dump(mode="json")
@@ -163,9 +164,9 @@ def _read_fields(request: Request) -> dict[str, str]:
             return {}
 
 
-def _count(reply: Reply) -> None:
-    if reply.replayed:
-        metrics.DUPLICATES.inc()
-    else:
-        reason = reply.outcome.reason if isinstance(reply.outcome, Refused) else ""
-        metrics.OUTCOMES.labels(reply.outcome.type, reason).inc()
+def _count(replies: Sequence[Reply]) -> None:
+    metrics.DUPLICATES.inc(sum(reply.replayed for reply in replies))
+    decided = [reply.outcome for reply in replies if not reply.replayed]
+    reasons = [outcome.reason if isinstance(outcome, Refused) else "" for outcome in decided]
+    for (type_, reason), number in Counter(zip((outcome.type for outcome in decided), reasons, strict=True)).items():
+        metrics.OUTCOMES.labels(type_, reason).inc(number)

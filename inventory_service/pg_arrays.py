@@ -22,13 +22,14 @@ def array_literals(columns: Iterable[Iterable[Element]]) -> list[str]:
     for column in columns:
         elements = []
         for value in column:
-            if value is None:
+            if isinstance(value, str):  # the most frequent first
+                elements.append(_quoted(value))
+            elif value is None:
                 elements.append("NULL")
             elif isinstance(value, int | datetime):
                 elements.append(f'"{value}"')
             else:
-                text = value if isinstance(value, str) else _json(value)
-                elements.append('"' + text.replace("\\", r"\\").replace('"', r"\"") + '"')
+                elements.append(_quoted(_json(value)))
         literals.append("{" + ",".join(elements) + "}")
     return literals
 
@@ -36,6 +37,10 @@ def array_literals(columns: Iterable[Iterable[Element]]) -> list[str]:
 def array_parameters(columns: Mapping[str, Iterable[Element]]) -> dict[str, str]:
     """Return one array literal per column, by the names of the columns."""
     return dict(zip(columns, array_literals(columns.values()), strict=True))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
 def _json(value: Mapping[str, Any] | BaseModel) -> str:

@@ -9,7 +9,8 @@ missed, and a transaction that stays open for an hour delays no other.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -37,6 +38,20 @@ A publisher that is stopped, or waits too long for Kafka, loses its session and 
 over."""
 
 
+class ProductState(NamedTuple):
+    """The stock or the catalogue entry of a product at a version, as the data of its event."""
+
+    message: type[Stock | Product]
+    product: str
+    version: int
+    data: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[type[Stock | Product], str]:
+        """Key that all versions of this state share."""
+        return self.message, self.product
+
+
 class Publisher:
     """Publisher of stock and products.
 
@@ -54,7 +69,8 @@ class Publisher:
         self.publish = publish
         self.name = name
         self._stored = self._position = ""
-        self._sent: dict[str, int] = {}
+        self._sent: dict[tuple[type[Stock | Product], str], int] = {}
+        """The version of each state that was sent last."""
 
     async def run(self) -> None:
         """Wait for the lock, then publish as long as the session lasts; raises when the session is lost."""
@@ -78,10 +94,8 @@ class Publisher:
         # From position 0, read the stock table itself, which is much shorter than the ledger.
         query = "all_stock" if self._position == "0" else "changed_stock"
         stock = [
-            Stock.model_construct(
-                product=code, available=received - held - sold, received=received, held=held, sold=sold, version=v
-            )
-            for code, received, held, sold, v in await _fetch_all(connection, query, since)
+            _stock(code, received, held, sold, version)
+            for code, received, held, sold, version in await _fetch_all(connection, query, since)
         ]
         rows = await _fetch_all(connection, "changed_products", since)
         products = [product for row in rows if (product := _product(row))]
@@ -97,21 +111,34 @@ class Publisher:
             self._stored = safe if result.rowcount else stored  # on a mismatch, `republish` has reset it
         return published
 
-    async def _publish_new(self, topic: Topic, states: Iterable[Stock | Product]) -> int:
-        unsent = [state for state in states if state.version > self._sent.get(_state_key(state), 0)]
+    async def _publish_new(self, topic: Topic, states: Iterable[ProductState]) -> int:
+        unsent = [state for state in states if state.version > self._sent.get(state.key, 0)]
         for start in range(0, len(unsent), BATCH_SIZE):
-            part = unsent[start : start + BATCH_SIZE]
-            await self.publish(topic, [_event(state) for state in part])
-            self._sent |= {_state_key(state): state.version for state in part}
+            part, time = unsent[start : start + BATCH_SIZE], now()
+            await self.publish(topic, [_event(state, time) for state in part])
+            self._sent |= {state.key: state.version for state in part}
             metrics.PUBLISHED.labels(topic.name).inc(len(part))
         return len(unsent)
 
 
-def _product(row: tuple[Any, ...]) -> Product | None:
+def _stock(product: str, received: int, held: int, sold: int, version: int) -> ProductState:
+    """Return the state of a product's stock. A message is not built first: that would double the cost."""
+    data = {
+        "product": product,
+        "available": received - held - sold,
+        "received": received,
+        "held": held,
+        "sold": sold,
+        "version": version,
+    }
+    return ProductState(Stock, product, version, data)
+
+
+def _product(row: tuple[Any, ...]) -> ProductState | None:
     """Return the product of a row; `None`, with an entry in the log, if its consumers would not accept it."""
     code, name, category, images, deleted, version, amount, currency = row
     try:
-        return Product(
+        product = Product(
             code=code,
             name=name,
             category=category,
@@ -123,25 +150,21 @@ def _product(row: tuple[Any, ...]) -> Product | None:
     except ValidationError as error:
         log.error("the product %s is not published: %s", code, first_error(error))  # noqa: TRY400
         return None
+    return ProductState(Product, code, version, product.model_dump(mode="json"))
 
 
 async def _fetch_all(connection: Connection, name: str, values: dict[str, str] | None = None) -> list[tuple[Any, ...]]:
     return await (await connection.execute(QUERIES[name], values)).fetchall()
 
 
-def _state_key(state: Stock | Product) -> str:
-    """Return the key of a state, which all its versions share."""
-    return f"stock {state.product}" if isinstance(state, Stock) else f"product {state.code}"
-
-
-def _event(state: Stock | Product) -> Envelope:
-    key, role = (state.product, "stock") if isinstance(state, Stock) else (state.code, "product")
+def _event(state: ProductState, time: datetime) -> Envelope:
+    role = "stock" if state.message is Stock else "product"
     return Envelope.of(
-        state,
+        state.message,
         source="/inventory",
-        subject=key,
-        event_id=f"{key}/{role}/{state.version}",
-        time=now(),
-        exclude_none=False,
+        subject=state.product,
+        event_id=f"{state.product}/{role}/{state.version}",
+        time=time,
+        data=state.data,
         validate=False,
     )

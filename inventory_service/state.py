@@ -213,14 +213,13 @@ def is_due(cart: CartState, now: datetime) -> bool:
 
 def truncate_to_milliseconds(time: datetime) -> datetime:
     """Truncate a time to milliseconds. Messages carry milliseconds, so the stored time equals the published one."""
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+    return time - timedelta(microseconds=time.microsecond % 1000)
 
 
 # ---- commands, decisions and replies --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A request with its id and the time of its first acceptance."""
 
     id: str
@@ -261,8 +260,7 @@ class Decision(NamedTuple):
     """New holds of the order; `None` if they do not change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The reply to request `id`, which differs from `command.id` if the request found its cart due."""
 
     command: Command

@@ -31,6 +31,7 @@ from contracts.inventory import (
 )
 from infrastructure.process.failpoints import failpoint
 from infrastructure.storage.postgres import Connection, load_queries
+from infrastructure.storage.statement_pipeline import StatementPipeline, number_placeholders
 from inventory_service.model import fold
 from inventory_service.pg_arrays import EMPTY_ARRAY, array_literals, array_parameters
 from inventory_service.state import (
@@ -49,6 +50,33 @@ from inventory_service.state import (
 
 QUERIES: Final = load_queries(Path(__file__).with_name("queries.sql"))
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
+
+READS: Final = (
+    "insert_missing_holders",
+    "lock_holders",
+    "stored_outcomes",
+    "open_holds",
+    "order_holds",
+    "lock_stock",
+)
+"""The statements of round trip one, in order."""
+READS_WITHOUT_ORDERS: Final = tuple(name for name in READS if name != "order_holds")
+WRITES: Final = (
+    "save_holders",
+    "save_holds",
+    "delete_holds",
+    "save_reservations",
+    "save_order_holds",
+    "append_ledger",
+    "append_log",
+    "insert_undelivered_expiries",
+    "save_stock",
+)
+"""The statements of round trip two, in order: the most contended rows, of stock, come last."""
+STATEMENTS: Final = {
+    name: number_placeholders(query) for name, query in {"begin": "BEGIN", **QUERIES, "commit": "COMMIT"}.items()
+}
+"""All statements by name, and those that begin and end a transaction."""
 
 STORE_OPTIONS: Final = " ".join(
     f"-c {option}"
@@ -151,18 +179,18 @@ class PostgresStore:
         self.connect = connect
         self.time_limits = time_limits or TimeLimits()
         self.holding_limits = holding_limits or HoldingLimits()
-        self._connection: Connection | None = None
+        self._pipeline: StatementPipeline | None = None
 
     async def transact(self, batch: Sequence[Command]) -> BatchResult:
         """Decide `batch` in its order."""
         try:
-            if self._connection is None:
-                self._connection = await self.connect()
-                self._connection.prepare_threshold = 0  # prepare at first use: the statements never vary
-            state = await self._lock_and_read(self._connection, batch)
+            if self._pipeline is None:
+                self._pipeline = StatementPipeline(await self.connect(), STATEMENTS)
+            pipeline = self._pipeline
+            state = await self._lock_and_read(pipeline, batch)
             failpoint("inventory.locked")
             replies = fold(state, batch)
-            await self._write(self._connection, state)
+            await self._write(pipeline, state)
         except BaseException:
             await self.close()  # it is unknown whether COMMIT arrived; the log knows
             raise
@@ -170,43 +198,32 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Close the connection; the next batch opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            await pipeline.close()
 
-    async def _lock_and_read(self, connection: Connection, batch: Sequence[Command]) -> State:
+    async def _lock_and_read(self, pipeline: StatementPipeline, batch: Sequence[Command]) -> State:
         values = _keys(batch)
-        order_queries = ("order_holds",) if values["orders"] != EMPTY_ARRAY else ()
-        names = (
-            "insert_missing_holders",
-            "lock_holders",
-            "stored_outcomes",
-            "open_holds",
-            *order_queries,
-            "lock_stock",
-        )
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            _, locked, log, holds, *orders, stock = [await connection.execute(QUERIES[name], values) for name in names]
-            rows = await locked.fetchall()  # the first fetch flushes the pipeline; the others read its results
-            now: datetime = rows[0][0]
-            carts = {user: CartState(*cart) for _, user, *cart in rows}
-            stock_levels = {
-                code: StockLevel(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
-                async for code, received, held, sold, price, currency, version, for_sale in stock
-            }
-            entries = {
-                (user, id_): LogEntry(command, STORED_OUTCOME_ADAPTER.validate_json(outcome))
-                async for user, id_, command, outcome in log
-            }
-            pending: Counter[tuple[str, str]] = Counter()
-            async for user, code, quantity, amount, currency, in_cart in holds:
-                if in_cart:
-                    price = Money(amount=amount, currency=currency)
-                    carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
-                else:
-                    pending[user, code] += quantity
-            holds_by_order = _order_holds([row for cursor in orders async for row in cursor]) if orders else {}
+        names = READS if values["orders"] != EMPTY_ARRAY else READS_WITHOUT_ORDERS
+        results = await pipeline.execute([("begin", ()), *((name, values) for name in names)])
+        rows = dict(zip(("begin", *names), results, strict=True))
+        now: datetime = rows["lock_holders"][0][0].astimezone(UTC)
+        carts = {user: CartState(*cart) for _, user, *cart in rows["lock_holders"]}
+        stock_levels = {
+            code: StockLevel(received, held, sold, Money(amount=price, currency=currency), version, for_sale)
+            for code, received, held, sold, price, currency, version, for_sale in rows["lock_stock"]
+        }
+        entries = {
+            (user, id_): LogEntry(command, STORED_OUTCOME_ADAPTER.validate_json(outcome))
+            for user, id_, command, outcome in rows["stored_outcomes"]
+        }
+        pending: Counter[tuple[str, str]] = Counter()
+        for user, code, quantity, amount, currency, in_cart in rows["open_holds"]:
+            if in_cart:
+                price = Money(amount=amount, currency=currency)
+                carts[user].lines[code] = Line(product=code, quantity=quantity, price=price)
+            else:
+                pending[user, code] += quantity
         return State(
             now,
             carts,
@@ -214,54 +231,44 @@ class PostgresStore:
             entries,
             _expiry_ids(carts, now),
             self.time_limits,
-            holds_by_order,
+            _order_holds(rows.get("order_holds", ())),
             self.holding_limits,
             pending,
         )
 
-    async def _write(self, connection: Connection, state: State) -> None:
+    async def _write(self, pipeline: StatementPipeline, state: State) -> None:
         """Write one row per key, with one statement per table; the most contended rows, of stock, come last."""
         carts = [(user, state.carts[user]) for user in state.changed_carts]
         lines = [(user, code, state.carts[user].lines.get(code)) for user, code in state.changed_lines]
         new_orders = [(order_id, state.order_holds[order_id]) for order_id in state.new_orders]
         changed_orders = [(order_id, state.order_holds[order_id]) for order_id in state.changed_orders]
         stock = [(code, state.stock_levels[code]) for code in {row.product for row in state.ledger_rows}]
-        plan: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
-            ("save_holders", [(user, h.revision, h.first_held_at, h.expires_at, h.just_expired) for user, h in carts]),
-            (
-                "save_holds",
-                [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
-            ),
-            ("delete_holds", [(user, code) for user, code, x in lines if not x]),
-            ("save_reservations", [(id_, o.user, o.purpose, o.revision) for id_, o in new_orders]),
-            (
-                "save_order_holds",
-                [
-                    (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
-                    for id_, o in changed_orders
-                    for line in o.lines
-                ],
-            ),
-            (
-                "append_ledger",
-                [
-                    (row.product, row.version, *row.key, row.cause, row.received, row.held, row.sold, row.order_id)
-                    for row in state.ledger_rows
-                ],
-            ),
-            (
-                "append_log",
-                [(*key, entry.fingerprint, entry.outcome, revision) for key, entry, revision in state.new_log_entries],
-            ),
-            ("insert_undelivered_expiries", state.undelivered),
-            ("save_stock", [(code, s.received, s.held, s.sold, s.version) for code, s in stock]),
+        rows_by_statement: dict[str, Sequence[tuple[Any, ...]]] = {
+            "save_holders": [(user, h.revision, h.first_held_at, h.expires_at, h.just_expired) for user, h in carts],
+            "save_holds": [(user, code, x.quantity, x.price.amount, x.price.currency) for user, code, x in lines if x],
+            "delete_holds": [(user, code) for user, code, x in lines if not x],
+            "save_reservations": [(id_, o.user, o.purpose, o.revision) for id_, o in new_orders],
+            "save_order_holds": [
+                (o.user, line.product, line.quantity, line.price.amount, line.price.currency, id_, o.state)
+                for id_, o in changed_orders
+                for line in o.lines
+            ],
+            "append_ledger": [
+                (row.product, row.version, *row.key, row.cause, row.received, row.held, row.sold, row.order_id)
+                for row in state.ledger_rows
+            ],
+            "append_log": [
+                (*key, entry.fingerprint, entry.outcome, revision) for key, entry, revision in state.new_log_entries
+            ],
+            "insert_undelivered_expiries": state.undelivered,
+            "save_stock": [(code, s.received, s.held, s.sold, s.version) for code, s in stock],
+        }
+        writes = [
+            (name, array_literals(zip(*rows, strict=True))) for name in WRITES if (rows := rows_by_statement[name])
         ]
-        async with connection.pipeline():
-            for name, rows in plan:
-                if rows:
-                    await connection.execute(QUERIES[name], array_literals(zip(*rows, strict=True)))
-            failpoint("inventory.written")
-            await connection.execute("COMMIT")
+        pipeline.enqueue(writes)
+        failpoint("inventory.written")
+        await pipeline.execute([("commit", ())])
 
 
 def _keys(batch: Sequence[Command]) -> dict[str, str]:

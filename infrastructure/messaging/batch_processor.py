@@ -7,10 +7,11 @@ batch processor only after its effects are stored and sent, or its records are d
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
@@ -47,8 +48,7 @@ TRANSIENT_ERRORS: Final[tuple[type[BaseException], ...]] = (Transient, TimeoutEr
 """Errors of Kafka and the network that pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedMessage(Generic[M]):
+class ReceivedMessage(NamedTuple, Generic[M]):
     """A decoded record: its event, the message in it, and its position."""
 
     event: Envelope
@@ -130,8 +130,8 @@ class BatchProcessor(Generic[M]):
                 originals = {(record.partition, record.offset): record for record in relevant}
                 for received in batch:  # at least one record fails permanently: find it
                     await self._process_one(received, originals[received.partition, received.offset])
-        for received in batch:
-            metrics.RECORDS.labels(self.name, received.event.type).inc()
+        for type_, number in Counter(received.event.type for received in batch).items():
+            metrics.RECORDS.labels(self.name, type_).inc(number)
 
     async def _process_one(self, received: ReceivedMessage[M], original: Record) -> None:
         error = await self._attempt(lambda: self.handler.handle([received]))

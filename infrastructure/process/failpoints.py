@@ -27,7 +27,7 @@ FAILPOINTS: Final = {
     "cart.taken": "a decided cart is in the table, the outcome is not published",
     "cart.told": "the outcome is published, the decision is not acknowledged",
     "inventory.locked": "rows are locked and read, nothing is written",
-    "inventory.written": "everything is written, nothing is committed",
+    "inventory.written": "all writes are handed to the connection, nothing is committed",
     "inventory.committed": "the decision is committed, the outcome is not published",
     "inventory.told": "the outcome is stored in Kafka, the request is not acknowledged",
     "inventory.described": "products are published, their stock is not",
