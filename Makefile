@@ -11,7 +11,7 @@ PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up down dev check types layers unit test faults release-check lock sbom clean
+.PHONY: help up down dev check types layers unit test faults release-check opponents lock sbom clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -48,7 +48,9 @@ faults: .venv/.dev ## what happens when processes and servers crash, stall, repe
 	@$(BIN)/pytest -q tests/faults/test_chaos.py
 	@$(TESTS) --ignore tests/faults/test_chaos.py tests/faults
 
-release-check: .venv/.dev ## the README from a clean clone, the pages in a browser, all tools, a broker with TLS, the full chaos: about 20 minutes
+opponents: .opponents/.installed ## install DBOS and Restate in .opponents, for `holdfast bench opponents`
+
+release-check: .venv/.dev .opponents/.installed ## the README from a clean clone, the pages in a browser, all tools, a broker with TLS, the full chaos: about 20 minutes
 	@$(BIN)/python -m tests.testkit.browser
 	@$(BIN)/pytest -q tests/release/test_chaos_full.py
 	@$(TESTS) --ignore tests/release/test_chaos_full.py tests/release
@@ -59,6 +61,8 @@ TESTS = $(BIN)/pytest -q -n $(PARALLEL) --dist loadfile --no-loadscope-reorder -
 lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/run.txt pyproject.toml
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/dev.txt --group dev -c requirements/run.txt pyproject.toml
+	@$(UV) pip compile --upgrade $(LOCK) -o requirements/opponents.txt --group opponents
+	@cd requirements/restate && npm update --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	@printf 'uv\nhatchling\neditables\n' | $(UV) pip compile --upgrade $(LOCK) -o requirements/uv.txt -
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 
@@ -66,7 +70,7 @@ sbom: .venv/.run ## write sbom.json: what a shop runs, in CycloneDX, for scanner
 	@$(BIN)/python -m infrastructure.local.servers.sbom > sbom.json
 
 clean: down ## remove the environment and caches; the shop's data in .holdfast stays
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv .opponents .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: an environment is brought up to date when a file it is made from is newer.
@@ -91,6 +95,19 @@ INSTALL = $(UV) pip sync --python $(BIN)/python --require-hashes $(1) \
 	@echo 'installing the shop' >&2
 	@rm -f .venv/.dev
 	@$(call INSTALL,requirements/run.txt)
+	@touch $@
+
+# Their packages are in an environment of their own: their versions differ from those of the shop.
+.opponents/.installed: .venv/.uv requirements/opponents.txt requirements/restate/package-lock.json
+	@echo 'installing the opponents of the bench' >&2
+	@$(BIN)/python -m venv --clear --without-pip .opponents
+	@$(UV) pip sync --python .opponents/bin/python --require-hashes requirements/opponents.txt
+	@if command -v npm >/dev/null; then \
+	  cp requirements/restate/package.json requirements/restate/package-lock.json .opponents/ \
+	  && npm ci --prefix .opponents --ignore-scripts --no-audit --no-fund --silent; \
+	else \
+	  echo 'npm is missing, so the Restate server is not installed: the bench will skip Restate.' >&2; \
+	fi
 	@touch $@
 
 .venv/.dev: .venv/.uv requirements/dev.txt requirements/run.txt pyproject.toml

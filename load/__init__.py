@@ -14,7 +14,9 @@ lab start shops through `infrastructure.local`. The fault lab (`chaos`) kills pr
 | `prove_oversell` | sends many buyers for one product of a running shop |
 | `unguarded_control` | the same rush against a shop with the classic race, which the verdict must detect |
 | `schedule`, `measurements` | send times of the open loop, its results, and whether they are valid |
-| `driver`, `raw_websocket`, `precise_timer` | the open loop: many sockets, intended send times |
+| `driver`, `raw_websocket`, `raw_http` | the open loop: many sockets, intended send times |
+| `precise_timer`, `priority` | the driver's clock, and its priority over the processes that it measures |
+| `driver_process`, `driver_client` | the same as a process of its own, for the benchmarks |
 | `load_run` | `holdfast load`: connects shoppers, measures at a steady rate, disconnects |
 | `order_file`, `order_replay`, `ledger` | `holdfast shoppers`: replays a file of real orders and balances every unit |
 | `cli` | the commands `load`, `shoppers` and `bench` |

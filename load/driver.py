@@ -7,7 +7,6 @@ driver measures mostly itself.
 
 import asyncio
 import gc
-import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -18,13 +17,13 @@ from typing import Any, Final, Protocol
 import orjson
 
 from load.measurements import ANSWER_TIMEOUT_SECONDS, Measurement
-from load.precise_timer import PreciseTimer
+from load.precise_timer import PreciseTimer, poll_seconds
+from load.priority import raised_priority
+from load.raw_http import RawHttpConnection, open_http_connection
 from load.raw_websocket import RawClientConnection, open_connection
 from load.schedule import RequestMix
 
 MAX_CONCURRENT_CONNECTS: Final = 32
-NICE_VALUE: Final = -10
-"""Nice value of the driver while it runs, if the system permits: it needs little CPU time, but promptly."""
 NON_OUTCOME_TYPES: Final = frozenset({"pending", "stock", "welcome", "cart", "expiring", "expired", "notice"})
 
 
@@ -39,7 +38,7 @@ class ShopperPool:
     """Shoppers on open sockets, numbered from 0. Their frames are passed to `on_frame`, or dropped if it is `None`."""
 
     def __init__(self) -> None:
-        self.connections: list[RawClientConnection] = []
+        self.connections: list[RawClientConnection | RawHttpConnection] = []
         self.on_frame: FrameHandler | None = None
         self.lost_connections = 0
         """Number of connections lost, not counting those that `close` closed."""
@@ -51,12 +50,13 @@ class ShopperPool:
         headers: Sequence[Mapping[str, str]],
         on_connected: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open one more connection to `url` for each of `headers`; raise `OSError` if one fails."""
+        """Open one more connection to `url` (`ws:` or `http:`) for each of `headers`; raise `OSError` if one fails."""
+        open_one = open_http_connection if url.startswith("http:") else open_connection
         slots = asyncio.Semaphore(MAX_CONCURRENT_CONNECTS)
 
-        async def connect_one(number: int, each: Mapping[str, str]) -> RawClientConnection:
+        async def connect_one(number: int, each: Mapping[str, str]) -> RawClientConnection | RawHttpConnection:
             async with slots:
-                connection = await open_connection(url, each, lambda text: self._on_text(number, text), self._on_closed)
+                connection = await open_one(url, each, lambda text: self._on_text(number, text), self._on_closed)
             on_connected()
             return connection
 
@@ -158,13 +158,13 @@ async def run_open_loop(
     """Send one request at each of `instants` (seconds from now, ascending), round-robin over the shoppers."""
     measured = Measurement(rate, seconds, len(pool.connections))
     run = _Run(pool, baskets, measured)
-    timer = PreciseTimer()
+    timer, poll = PreciseTimer(), poll_seconds(rate)
     with measurement_window(pool, run.on_frame, measured):
         started = perf_counter()
         try:
             for number, instant in enumerate(instants):
                 due = started + instant
-                await timer.sleep_until(due)
+                await timer.sleep_until(due, poll)
                 measured.lateness.record(max(0.0, perf_counter() - due))
                 run.send_request(number, number % len(pool.connections), due)
                 on_sent()
@@ -183,7 +183,7 @@ async def run_closed_loop(pool: ShopperPool, baskets: RequestMix, *, in_flight: 
     """
     measured = Measurement(0.0, seconds, len(pool.connections))
     run = _Run(pool, baskets, measured)
-    with measurement_window(pool, run.on_frame, measured):
+    with measurement_window(pool, run.on_frame, measured, real_time=False):
         numbers = iter(range(1 << 62))
         run.on_answer = lambda shopper: run.send_request(next(numbers), shopper, perf_counter())
         for each in range(in_flight):
@@ -194,22 +194,21 @@ async def run_closed_loop(pool: ShopperPool, baskets: RequestMix, *, in_flight: 
 
 
 @contextmanager
-def measurement_window(pool: ShopperPool, on_frame: FrameHandler, measured: Measurement) -> Iterator[None]:
-    """Pass all frames of one run to `on_frame`, with high priority and existing objects exempt from garbage collection.
+def measurement_window(
+    pool: ShopperPool, on_frame: FrameHandler, measured: Measurement, *, real_time: bool = True
+) -> Iterator[None]:
+    """Pass all frames of one run to `on_frame`, with high priority and without garbage collection of what exists.
 
-    On exit `measured` has the driver's share of a core and the number of connections lost.
+    On exit `measured` has the driver's priority, its share of a core and the number of connections lost.
     """
     pool.on_frame = on_frame
     gc.collect()
     gc.freeze()
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(nice, NICE_VALUE))
     lost_before, started, cpu_before = pool.lost_connections, perf_counter(), time.process_time()
     try:
-        yield
+        with raised_priority(real_time=real_time) as measured.priority:
+            yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
         gc.unfreeze()
         pool.on_frame = None
         measured.core_share = (time.process_time() - cpu_before) / max(1e-9, perf_counter() - started)

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Self
 
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]  # the package is not typed
 
@@ -31,6 +31,17 @@ class Histogram:
     def percentile(self, percentile: float) -> float:
         """Return the given percentile (0 to 100) in milliseconds, or 0 if nothing was recorded."""
         return round(self._counts.get_value_at_percentile(percentile) / 1000, 3) if len(self) else 0.0
+
+    def encode(self) -> str:
+        """Return all counts as text, for `decode`."""
+        return str(self._counts.encode().decode())
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Return the histogram that `encode` wrote."""
+        histogram = cls()
+        histogram._counts = HdrHistogram.decode(text.encode())
+        return histogram
 
     def summary(self) -> dict[str, float]:
         """Return `p50`, `p90`, `p99`, `p999` and `max`, in milliseconds."""
@@ -61,6 +72,8 @@ class Measurement:
     """Actual minus intended send times."""
     core_share: float = 0.0
     """The driver's own use of one core, from 0 to 1."""
+    priority: str = ""
+    """The driver's scheduling priority, as `priority.raised_priority` describes it."""
 
     @property
     def goodput(self) -> float:
@@ -71,6 +84,17 @@ class Measurement:
     def invalid_reason(self) -> str | None:
         """Reason why the latencies are not valid, or `None`."""
         return driver_invalid_reason(self.lateness.percentile(99), self.core_share)
+
+    def as_message(self) -> dict[str, Any]:
+        """Return everything as JSON values, for `from_message` in another process."""
+        message = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value.encode() if isinstance(value, Histogram) else value for name, value in message.items()}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Self:
+        """Return the result that `as_message` wrote."""
+        histograms = {name: Histogram.decode(message[name]) for name in ("latency", "errors", "lateness")}
+        return cls(**{**message, **histograms, "outcomes": Counter(message["outcomes"])})
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON values; times are in milliseconds."""
@@ -88,6 +112,7 @@ class Measurement:
             "driver": {
                 "late_p99_ms": self.lateness.percentile(99),
                 "core": round(self.core_share, 3),
+                "priority": self.priority,
                 "fault": self.invalid_reason,
             },
         }
@@ -115,7 +140,7 @@ def format_measurement(measured: Mapping[str, Any]) -> list[str]:
             f"rate      {measured['sent']} sent in {measured['seconds']:.1f} s by {measured['shoppers']} shoppers, "
             f"{answered} answered, {measured['goodput']:.0f}/s in time"
         ),
-        f"driver    p99 {driver['late_p99_ms']:.2f} ms late, {driver['core']:.2f} of a core",
+        f"driver    p99 {driver['late_p99_ms']:.2f} ms late, {driver['core']:.2f} of a core, {driver['priority']}",
         *([f"          not valid: {driver['fault']}"] if driver["fault"] else []),
         *([f"          {measured['cut']} connections were lost"] if measured["cut"] else []),
     ]

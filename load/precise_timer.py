@@ -1,4 +1,8 @@
-"""Timer of microsecond precision. Event loops sleep in whole milliseconds on Linux; a timer descriptor does not."""
+"""Timer of microsecond precision. Event loops sleep in whole milliseconds on Linux; a timer descriptor does not.
+
+A virtual machine wakes a sleeping process about a tenth of a millisecond late. The timer can therefore end its sleep
+early and poll the loop until the instant, so that sockets are read meanwhile.
+"""
 
 import asyncio
 import ctypes
@@ -11,6 +15,14 @@ from typing import Final
 _MONOTONIC: Final = 1
 _NONBLOCK_CLOEXEC: Final = 0o4000 | 0o2000000
 _ABSOLUTE: Final = 1
+MAX_POLL_SECONDS: Final = 0.0003
+MAX_POLL_SHARE: Final = 0.1
+"""Share of the time between two instants that may be spent polling, which occupies a core."""
+
+
+def poll_seconds(rate: float) -> float:
+    """Return for how long to poll before each of `rate` instants per second."""
+    return min(MAX_POLL_SECONDS, MAX_POLL_SHARE / rate) if rate > 0 else 0.0
 
 
 class _Timespec(ctypes.Structure):
@@ -35,8 +47,13 @@ class PreciseTimer:
                 raise OSError(ctypes.get_errno(), "timerfd_create")
             self._loop.add_reader(self._descriptor, self._on_readable)
 
-    async def sleep_until(self, instant: float) -> None:
-        """Sleep until `instant`; return at once if it has passed."""
+    async def sleep_until(self, instant: float, poll: float = 0.0) -> None:
+        """Sleep until `instant`, polling the loop for the last `poll` seconds; return at once if it has passed."""
+        await self._sleep_until(instant - poll)
+        while perf_counter() < instant:  # noqa: ASYNC110 - there is no event for an instant
+            await asyncio.sleep(0)
+
+    async def _sleep_until(self, instant: float) -> None:
         ahead = instant - perf_counter()
         if ahead <= 0:
             return

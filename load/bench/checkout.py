@@ -5,29 +5,24 @@ stage of an order needs at least. It decides nothing and contacts no payment pro
 path is measured as one value in the same round.
 """
 
-import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
-from load.bench.targets import pool_at_baseline
-from load.driver import ShopperPool, measurement_window
+from load.bench.steadiness import Window
+from load.bench.targets import pool_at_baseline, shop_pool
+from load.driver_client import DriverPool
 from load.holdfast_commands import seed_products
 from load.http_client import ShopClient
-from load.load_run import UNITS_PER_PRODUCT, connected_pool, load_product_codes
-from load.measurements import ANSWER_TIMEOUT_SECONDS, Histogram, Measurement
-from load.precise_timer import PreciseTimer
+from load.load_run import UNITS_PER_PRODUCT, load_product_codes
 
 BARE_CHAIN: Final = "bare hops and commits"
 RATE: Final = 10
 PRODUCTS: Final = 100
-WARM_ROUNDS: Final = 2
+FILL_SECONDS: Final = 60.0
 
 
 class OrderStage(NamedTuple):
@@ -53,10 +48,7 @@ REACHED_STAGES: Final = {
     "shipped": ("committed", "paid", "confirmed"),
     "delivered": ("committed", "paid", "confirmed"),
 }
-"""Stages that an order of a given status has reached."""
-
-FrameBuilder = Callable[[int], Mapping[str, Any]]
-"""Function that returns a shopper's next frame, without an id."""
+"""Stages that an order of a given status has reached: only frames of type `order` have a status."""
 
 
 @asynccontextmanager
@@ -68,114 +60,74 @@ async def checkout_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side
     async with AsyncExitStack() as stack:
         shop = await stack.enter_async_context(ShopClient(bench.shop.url))
         await shop.wait_until_listed(products[-1])
-        pool, _ = await stack.enter_async_context(connected_pool(shop, await shop.create_guests(shoppers)))
+        pool = await stack.enter_async_context(shop_pool(bench.driver, shop, shoppers))
         chains = {stage: await stack.enter_async_context(_chain(bench, stage, shoppers)) for stage in STAGES}
-        for _ in range(1 if bench.quick else WARM_ROUNDS):
-            await _measure_shop(bench, pool, products)
-            await _measure_chains(bench, chains)
-        yield {OURS: partial(_measure_shop, bench, pool, products), BARE_CHAIN: partial(_measure_chains, bench, chains)}
+        measures = {OURS: partial(_measure_shop, pool, products), BARE_CHAIN: partial(_measure_chains, chains)}
+        yield {name: Side(measure, partial(_warm, measure)) for name, measure in measures.items()}
 
 
 @asynccontextmanager
-async def _chain(bench: BenchContext, stage: OrderStage, shoppers: int) -> AsyncIterator[ShopperPool]:
+async def _chain(bench: BenchContext, stage: OrderStage, shoppers: int) -> AsyncIterator[DriverPool]:
     arguments = ("--kafka", bench.shop.environment["HOLDFAST_KAFKA"])
     sizes = ("--hops", str(stage.hops), "--commits", str(stage.commits), "--prefix", f"bare-{stage.name}.")
-    async with pool_at_baseline("load.baselines.echo", *arguments, *sizes, shoppers=shoppers) as (pool, _):
+    async with pool_at_baseline(bench.driver, "load.baselines.echo", *arguments, *sizes, shoppers=shoppers) as (
+        pool,
+        _,
+    ):
         yield pool
 
 
-async def _measure_shop(bench: BenchContext, pool: ShopperPool, products: Sequence[str]) -> SideResult:
-    versions = await _fill_carts(pool, products)
+async def _warm(measure: Callable[[], Awaitable[SideResult]]) -> Window:
+    values = (await measure()).values
+    return {name: value for name, value in values.items() if name.endswith("_p50")}
+
+
+async def _measure_shop(pool: DriverPool, products: Sequence[str]) -> SideResult:
+    run = secrets.token_hex(4)
+    held = await pool.request_all(
+        [
+            {"id": f"fill-{run}-{number}", "type": "add", "product": products[number % len(products)], "quantity": 1}
+            for number in range(pool.size)
+        ],
+        "held",
+        FILL_SECONDS,
+    )
     checkout = {
         "type": "checkout",
         "address": {"name": "A", "line1": "B", "city": "C", "postal_code": "D", "country": "GB"},
         "payment": {"token": "tok_approve"},
     }
-    names = [stage.name for stage in STAGES]
+    frames = [
+        # One address gets a limited number of mails, so each order has its own.
+        {**checkout, "version": each["version"], "contact": {"email": f"bench-{secrets.token_hex(8)}@example.com"}}
+        for each in held
+    ]
+    return await _measure(pool, frames, "status", REACHED_STAGES)
 
-    def frame(shopper: int) -> dict[str, Any]:
-        contact = {"email": f"bench-{secrets.token_hex(8)}@example.com"}  # one address gets a limited number of mails
-        return {**checkout, "version": versions[shopper], "contact": contact}
 
-    return await _measure(bench, pool, frame, _reached_stages, names)
-
-
-async def _measure_chains(bench: BenchContext, chains: Mapping[OrderStage, ShopperPool]) -> SideResult:
+async def _measure_chains(chains: Mapping[OrderStage, DriverPool]) -> SideResult:
     result = SideResult()
     for stage, pool in chains.items():
-        names = [stage.name]
-        stage_result = await _measure(bench, pool, lambda _: {"type": "checkout"}, lambda _: names, names)  # noqa: B023 - called at once
+        frames = [{"type": "checkout"}] * pool.size
+        stage_result = await _measure(pool, frames, "type", {"held": (stage.name,)})
         result.values |= stage_result.values
         result.invalid_reasons |= stage_result.invalid_reasons
     return result
 
 
-def _reached_stages(frame: Mapping[str, Any]) -> Sequence[str]:
-    return REACHED_STAGES.get(frame.get("status", ""), ()) if frame["type"] == "order" else ()
-
-
 async def _measure(
-    bench: BenchContext,
-    pool: ShopperPool,
-    build_frame: FrameBuilder,
-    reached: Callable[[Mapping[str, Any]], Sequence[str]],
-    names: Sequence[str],
+    pool: DriverPool, frames: Sequence[Mapping[str, Any]], field: str, stages: Mapping[str, Sequence[str]]
 ) -> SideResult:
     """Send one request per shopper at a steady rate, and measure from the intended send time to each stage."""
     run = secrets.token_hex(4)
-    open_stages: dict[str, set[str]] = {}
-    due: dict[str, float] = {}
-    latency = {name: Histogram() for name in names}
-    measured = Measurement(RATE, bench.seconds, len(pool.connections))
-    done = asyncio.Event()
-
-    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:  # noqa: ARG001 - the id identifies the shopper
-        now, id_ = perf_counter(), frame.get("id") or ""
-        for name in open_stages.get(id_, set()).intersection(reached(frame)):
-            open_stages[id_].discard(name)
-            latency[name].record(now - due[id_])
-        if len(due) == len(pool.connections) and not any(open_stages.values()):
-            done.set()
-
-    timer = PreciseTimer()
-    with measurement_window(pool, on_frame, measured):
-        started = perf_counter()
-        try:
-            for shopper, connection in enumerate(pool.connections):
-                id_ = f"{run}-{shopper}"
-                due[id_], open_stages[id_] = started + shopper / RATE, set(names)
-                await timer.sleep_until(due[id_])
-                measured.lateness.record(max(0.0, perf_counter() - due[id_]))
-                with suppress(ConnectionError):  # the order then reaches no stage and is counted as such
-                    connection.send(orjson.dumps({"id": id_, **build_frame(shopper)}))
-        finally:
-            timer.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
+    staged = await pool.run_stages(
+        [{"id": f"{run}-{number}", **frame} for number, frame in enumerate(frames)], RATE, field, stages
+    )
     result = SideResult()
-    for name in names:
-        lost = sum(name in waiting for waiting in open_stages.values())
-        invalid_reason = measured.invalid_reason or (f"{lost} of {len(due)} orders were never {name}" if lost else None)
-        result.add(f"{name}_p50", latency[name].percentile(50), invalid_reason)
-        result.add(f"{name}_p99", latency[name].percentile(99), invalid_reason)
+    for name, latency in staged.latency.items():
+        lost = staged.missed[name]
+        missed = f"{lost} of {len(frames)} orders were never {name}" if lost else None
+        invalid_reason = staged.measured.invalid_reason or missed
+        result.add(f"{name}_p50", latency.percentile(50), invalid_reason)
+        result.add(f"{name}_p99", latency.percentile(99), invalid_reason)
     return result
-
-
-async def _fill_carts(pool: ShopperPool, products: Sequence[str]) -> dict[int, int]:
-    """Add one unit to every cart and return the version of each cart afterwards."""
-    versions: dict[int, int] = {}
-    done = asyncio.Event()
-
-    def on_frame(shopper: int, frame: Mapping[str, Any]) -> None:
-        if frame["type"] == "held":
-            versions[shopper] = frame["version"]
-            if len(versions) == len(pool.connections):
-                done.set()
-
-    pool.on_frame = on_frame
-    for shopper, connection in enumerate(pool.connections):
-        frame = {"id": secrets.token_hex(8), "type": "add", "product": products[shopper % len(products)], "quantity": 1}
-        connection.send(orjson.dumps(frame))
-    await asyncio.wait_for(done.wait(), ANSWER_TIMEOUT_SECONDS)
-    pool.on_frame = None
-    return versions

@@ -5,10 +5,13 @@ from typing import Final
 from load.bench.checkout import BARE_CHAIN as HOPS_AND_COMMITS
 from load.bench.checkout import RATE, STAGES, checkout_sides
 from load.bench.growth import growth_sides
-from load.bench.holds import BARE_STATEMENT, WITHOUT_LOCK, holds_sides, lock_sides
+from load.bench.holds import BARE_STATEMENT, STEADINESS, WITHOUT_LOCK, holds_sides, lock_sides
 from load.bench.latency import RATES, latency_sides, limits_sides
-from load.bench.rounds import BarChart, Experiment, LineChart, Row
+from load.bench.opponents import DBOS, RESTATE, opponents_sides
+from load.bench.opponents import RATES as OPPONENT_RATES
+from load.bench.rounds import BarChart, Breakdown, Experiment, LineChart, Row
 from load.bench.sockets import sockets_sides
+from load.bench.start import start_sides
 from load.bench.targets import ECHO, PLAIN
 
 LATENCY: Final = Experiment(
@@ -32,7 +35,8 @@ LATENCY: Final = Experiment(
             ("kafka", "Kafka", ECHO),
             ("postgres", "Postgres", PLAIN),
         )
-    ),
+    )
+    + tuple(Row(f"late@{rate}", f"lateness of the driver, p99 at {rate}/s", "ms") for rate in RATES),
     (LineChart("latency.svg", "Add to cart: latency against rate", ("p50", "p99"), "requests per second", "ms"),),
 )
 
@@ -81,6 +85,7 @@ HOLDS: Final = Experiment(
             "holds per second",
         ),
     ),
+    steadiness=STEADINESS,
 )
 
 LOCK: Final = Experiment(
@@ -90,6 +95,7 @@ LOCK: Final = Experiment(
     "locks and the CHECK in Postgres decide in both cases.",
     lock_sides,
     (Row("hot", "one hot product, two workers", "holds/s", WITHOUT_LOCK, is_main_result=True),),
+    steadiness=STEADINESS,
 )
 
 CHECKOUT: Final = Experiment(
@@ -165,4 +171,80 @@ GROWTH: Final = Experiment(
     once=True,
 )
 
-EXPERIMENTS: Final = {each.name: each for each in (LATENCY, LIMITS, CHECKOUT, HOLDS, LOCK, SOCKETS, GROWTH)}
+START: Final = Experiment(
+    "start",
+    "Start, rest, and the first seconds",
+    "The whole shop, all services and servers, as `holdfast up` starts it on data that is already there. Ready is when "
+    "`up --detach` returns. The first load, 100 changes per second, begins as soon as the shop is ready; the same load "
+    "is repeated when two consecutive windows agree. Memory has shared pages divided among their users (PSS).",
+    start_sides,
+    (
+        Row("up_s", "`up` until ready", "s", is_main_result=True),
+        *(
+            Row(f"{when}_p{percentile}", f"p{percentile} at 100/s, {label}", unit)
+            for percentile in (50, 90, 99)
+            for when, label, unit in (
+                ("first", "directly after the start", "ms"),
+                ("warm", "when warm", "ms"),
+                ("ratio", "after the start ÷ when warm", ""),
+            )
+        ),
+        Row("first_lost", "lost directly after the start", "requests"),
+        Row("warm_windows", "windows of load until warm", ""),
+        Row("memory_total", "memory of all processes at rest", "MiB"),
+        Row("after_total", "memory of all processes after load", "MiB"),
+        Row("rest_total", "CPU of all processes at rest", "% of a core"),
+        Row("rest_own", "CPU of our own processes at rest", "% of a core"),
+        Row("request_total", "CPU of all processes per request at 100/s", "ms"),
+        Row("request_own", "CPU of our own processes per request at 100/s", "ms"),
+        Row("saturated_total", "CPU of all processes per request, saturated", "ms"),
+        Row("saturated_own", "CPU of our own processes per request, saturated", "ms"),
+        Row("saturation", "saturation, 256 in flight", "/s"),
+        Row("late", "lateness of the driver, p99", "ms"),
+    ),
+    breakdown=Breakdown(
+        (
+            ("memory", "memory at rest", "MiB"),
+            ("rest", "CPU at rest", "% of a core"),
+            ("request", "CPU per request at 100/s", "ms"),
+            ("saturated", "CPU per request, saturated", "ms"),
+        )
+    ),
+    own_shop=True,
+)
+
+OPPONENTS: Final = Experiment(
+    "opponents",
+    "Beside other systems for durable execution",
+    "Shoppers add and remove; each change is a durable hold that never oversells, answered to its shopper. The shop is "
+    "edge, cart and inventory over WebSocket. DBOS is FastAPI with a durable workflow per change over Postgres, in two "
+    "processes of four threads. Restate is its server and a virtual object per product and per cart, over its HTTP "
+    "ingress. One system runs at a time, with the servers that it needs. CPU and memory are of all its processes.",
+    opponents_sides,
+    tuple(
+        Row(figure, label, unit, base, is_main_result=figure == f"p50@{OPPONENT_RATES[1]}")
+        for figure, label, unit in (
+            *(
+                (f"{figure}@{rate}", f"{figure} at {rate}/s", "ms")
+                for rate in OPPONENT_RATES
+                for figure in ("p50", "p99")
+            ),
+            ("cpu@100", "CPU per request at 100/s", "ms"),
+            ("saturation", "saturation, 64 in flight, 2,000 products", "/s"),
+            ("saturation_cpu", "CPU per request, saturated", "ms"),
+            ("hot", "saturation, 64 in flight, one product", "/s"),
+            ("memory", "memory after the load", "MiB"),
+        )
+        for base in (DBOS, RESTATE)
+    ),
+    (
+        LineChart(
+            "opponents.svg", "Add to cart and remove: latency against rate", ("p50",), "requests per second", "ms"
+        ),
+    ),
+    own_shop=True,
+)
+
+EXPERIMENTS: Final = {
+    each.name: each for each in (LATENCY, LIMITS, OPPONENTS, START, CHECKOUT, HOLDS, LOCK, SOCKETS, GROWTH)
+}

@@ -25,7 +25,7 @@ QUICK_DIVISOR: Final = 50
 @asynccontextmanager
 async def growth_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield the one side of this experiment, which measures three growth laws."""
-    yield {OURS: partial(_measure_growth, bench)}
+    yield {OURS: Side(partial(_measure_growth, bench))}
 
 
 async def _measure_growth(bench: BenchContext) -> SideResult:

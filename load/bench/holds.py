@@ -1,14 +1,16 @@
 """Holds per second of the inventory worker alone, for one product and for many, and with the Redis lock on and off."""
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from load.baselines.bare_hold import CONNECTIONS, holds_per_second
 from load.bench.inventory_drain import InventoryDrain
 from load.bench.rounds import OURS, BenchContext, Side, SideResult
+from load.bench.steadiness import Steadiness, Window
 from load.bench.targets import PLAIN, Target, plain_shop_target
 
 BARE_STATEMENT: Final = "bare statement"
@@ -20,6 +22,9 @@ RATE_GUESS: Final = 4000
 LOCKED_QUANTITY: Final = 6
 """Quantity above five, for which a request takes the lock."""
 PLAIN_IN_FLIGHT: Final = 64
+WARM_SECONDS: Final = 2.0
+STEADINESS: Final = Steadiness(tolerance=0.2, most_windows=4)
+"""Each window starts a worker, so a throughput varies more from one to the next than a latency does."""
 
 
 def request_count(bench: BenchContext) -> int:
@@ -37,11 +42,27 @@ async def holds_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
         bench.report_progress(f"holds: preparing {where}")
         await hop.prepare(products[where])
     async with plain_shop_target(bench) as target:
+        warm = warm_up_context(bench)
         yield {
-            OURS: partial(_measure_worker, bench, hops, products),
-            BARE_STATEMENT: partial(_measure_statement, bench, many),
-            PLAIN: partial(_measure_plain_shop, bench, target, products),
+            OURS: Side(
+                partial(_measure_worker, bench, hops, products),
+                partial(_warm, partial(_measure_worker, warm, hops, products)),
+            ),
+            BARE_STATEMENT: Side(partial(_measure_statement, bench, many)),
+            PLAIN: Side(
+                partial(_measure_plain_shop, bench, target, products),
+                partial(_warm, partial(_measure_plain_shop, warm, target, products)),
+            ),
         }
+
+
+def warm_up_context(bench: BenchContext) -> BenchContext:
+    """Return the context of a shorter measurement, for a window of warm-up."""
+    return replace(bench, seconds=min(bench.seconds, WARM_SECONDS))
+
+
+async def _warm(measure: Callable[[], Awaitable[SideResult]]) -> Window:
+    return (await measure()).values
 
 
 async def _measure_worker(
@@ -99,7 +120,13 @@ async def lock_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     }
     for hop in hops.values():
         await hop.prepare(["HOT"])
-    yield {side: partial(_measure_contention, bench, hop) for side, hop in hops.items()}
+    yield {
+        side: Side(
+            partial(_measure_contention, bench, hop),
+            partial(_warm, partial(_measure_contention, warm_up_context(bench), hop)),
+        )
+        for side, hop in hops.items()
+    }
 
 
 async def _measure_contention(bench: BenchContext, hop: InventoryDrain) -> SideResult:

@@ -7,7 +7,7 @@ from typing import Final
 
 from load.bench.rounds import BenchContext, Side, SideResult
 from load.bench.significance import KNEE_MS, knee, next_rate
-from load.bench.targets import Target, all_targets
+from load.bench.targets import Target, all_targets, target_side
 from load.measurements import Measurement
 
 RATES: Final = (10, 100, 500)
@@ -22,7 +22,10 @@ PROBE_SECONDS: Final = 3.0
 async def latency_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield a measurement of p50, p99 and CPU at each rate, for each target."""
     async with all_targets(bench) as targets:
-        yield {name: partial(_measure_steady, bench, target) for name, target in targets.items()}
+        yield {
+            name: target_side(bench, target, partial(_measure_steady, bench, target))
+            for name, target in targets.items()
+        }
 
 
 async def _measure_steady(bench: BenchContext, target: Target) -> SideResult:
@@ -45,7 +48,10 @@ async def _measure_steady(bench: BenchContext, target: Target) -> SideResult:
 async def limits_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield a measurement of knee, saturation and overload, for each target."""
     async with all_targets(bench) as targets:
-        yield {name: partial(_measure_limits, bench, target) for name, target in targets.items()}
+        yield {
+            name: target_side(bench, target, partial(_measure_limits, bench, target))
+            for name, target in targets.items()
+        }
 
 
 async def _measure_limits(bench: BenchContext, target: Target) -> SideResult:

@@ -3,12 +3,15 @@
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+
+from infrastructure.local import processes
 
 MS: Final = 1000.0
 
@@ -16,7 +19,7 @@ MS: Final = 1000.0
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Return the CPU time used so far by processes and their children, including reaped children."""
     total = 0.0
-    for process in _tree(pids):
+    for process in process_tree(pids):
         with suppress(psutil.Error):
             used = process.cpu_times()
             total += used.user + used.system + used.children_user + used.children_system
@@ -26,20 +29,21 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def rss_bytes(pids: Iterable[int]) -> int:
     """Return the resident memory of processes and their children."""
     total = 0
-    for process in _tree(pids):
+    for process in process_tree(pids):
         with suppress(psutil.Error):
             total += process.memory_info().rss
     return total
 
 
-def _tree(pids: Iterable[int]) -> list[psutil.Process]:
-    processes: dict[int, psutil.Process] = {}
+def process_tree(pids: Iterable[int]) -> list[psutil.Process]:
+    """Return the processes of these ids and all their children, each once."""
+    tree: dict[int, psutil.Process] = {}
     for pid in pids:
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             for each in (process, *process.children(recursive=True)):
-                processes[each.pid] = each
-    return [*processes.values()]
+                tree[each.pid] = each
+    return [*tree.values()]
 
 
 def busy_seconds() -> float:
@@ -62,6 +66,36 @@ class CpuMeter:
 
     def _read(self) -> dict[str, float]:
         return {name: cpu_seconds(pids) for name, pids in self._groups.items()}
+
+
+class ProcessMeter:
+    """CPU time by name of a process, counted from construction; each name stands for some processes."""
+
+    def __init__(self, families: Mapping[str, Sequence[psutil.Process]]) -> None:
+        self._families = families
+        self._began, self._started = time.perf_counter(), self._read()
+
+    def milliseconds_per(self, requests: int) -> dict[str, float]:
+        """Return the milliseconds per request, by name."""
+        return {name: seconds * MS / max(1, requests) for name, seconds in self._used().items()}
+
+    def percent_of_a_core(self) -> dict[str, float]:
+        """Return the mean use of one core in percent, by name."""
+        elapsed = max(1e-9, time.perf_counter() - self._began)
+        return {name: 100 * seconds / elapsed for name, seconds in self._used().items()}
+
+    def _used(self) -> dict[str, float]:
+        return {name: max(0.0, seconds - self._started[name]) for name, seconds in self._read().items()}
+
+    def _read(self) -> dict[str, float]:
+        return {name: sum(processes.cpu_times(family).values()) for name, family in self._families.items()}
+
+
+def mebibytes_by_name(families: Mapping[str, Sequence[psutil.Process]]) -> dict[str, float]:
+    """Return the memory by name, with each shared page divided among its users (PSS); empty where it is unknown."""
+    found = {name: processes.proportional_bytes(family) for name, family in families.items()}
+    known = {name: size / 2**20 for name, size in found.items() if size is not None}
+    return known if len(known) == len(found) else {}
 
 
 def describe_machine() -> dict[str, Any]:

@@ -13,24 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from infrastructure.local.state import Root, find_running
 from infrastructure.local.supervision.services import python_path
+from load.bench import machine
 from load.http_client import ShopUnavailableError
 
 PREFIX: Final = "HOLDFAST_"
 READY_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 15.0
 SERVERS: Final = ("kafka", "postgres", "redis")
+SUPERVISOR: Final = "supervisor"
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredShop:
     """Running shop without rate limits; `environment` has its `HOLDFAST_…` variables."""
 
-    root: Path
+    root: Root
     environment: Mapping[str, str]
     pids: dict[str, int]
-    """Process ids by the names of `holdfast status`."""
+    """Process ids by the names of `holdfast status`, and that of the `supervisor`."""
 
     async def restart(self, name: str) -> int:
         """Stop a service, wait until the supervisor has restarted it, and return its new process id.
@@ -54,9 +58,21 @@ class MeasuredShop:
         """HTTP address of the shop."""
         return self.environment["HOLDFAST_HTTP_URL"]
 
+    @staticmethod
+    def is_server(name: str) -> bool:
+        """Return True if the process of this name is Kafka, Postgres or Redis."""
+        return name in SERVERS
+
+    def families(self) -> dict[str, list[psutil.Process]]:
+        """Return the processes of each name with their children; `supervisor` has those of no other name."""
+        families = {name: machine.process_tree([pid]) for name, pid in self.pids.items() if name != SUPERVISOR}
+        others = {process.pid for family in families.values() for process in family}
+        supervisor = machine.process_tree([self.pids[SUPERVISOR]])
+        return {**families, SUPERVISOR: [process for process in supervisor if process.pid not in others]}
+
     def services(self) -> list[int]:
         """Return the process ids of the shop's own services, without Kafka, Postgres and Redis."""
-        return [pid for name, pid in self.pids.items() if name not in SERVERS]
+        return [pid for name, pid in self.pids.items() if name not in SERVERS and name != SUPERVISOR]
 
     def groups(self) -> dict[str, list[int]]:
         """Return the process ids of the shop's services, of Kafka and of Postgres."""
@@ -70,27 +86,51 @@ async def measured_shop(services: str) -> AsyncIterator[MeasuredShop]:
     Inside the context this process's environment is that of the shop. Raise `ShopUnavailableError` if the shop does not
     start.
     """
+    async with temporary_root() as root:
+        yield await start_shop(root, "--no-limits", "--only", services)
+
+
+@asynccontextmanager
+async def temporary_root() -> AsyncIterator[Root]:
+    """Yield a temporary root directory; on exit its shop is stopped, the directory removed, the environment restored.
+
+    Inside the context this process's environment names no other shop.
+    """
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]  # neither measure nor disturb a shop that the user is running
     folder = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
     os.environ["HOLDFAST_ROOT"] = str(folder / "root")
     try:
-        status, _, stderr = await run_holdfast("up", "--detach", "--no-limits", "--only", services)
-        stack = find_running(Root(folder / "root"))
-        if status or stack is None:
-            raise ShopUnavailableError(
-                f"no shop to measure: `holdfast up` failed with exit status {status}: {stderr.strip()[-500:]}"
-            )
-        os.environ.update(stack.environment())
-        _, stdout, _ = await run_holdfast("status", "--json")
-        pids = {name: service["pid"] for name, service in json.loads(stdout)["services"].items()}
-        yield MeasuredShop(stack.root, stack.environment(), pids)
+        yield Root(folder / "root")
     finally:
-        await asyncio.shield(run_holdfast("down"))
+        await asyncio.shield(stop_shop())
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def start_shop(root: Root, *options: str) -> MeasuredShop:
+    """Run `holdfast up --detach OPTIONS` and return the shop when it is ready, with its addresses in the environment.
+
+    Raise `ShopUnavailableError` if it does not start.
+    """
+    status, _, stderr = await run_holdfast("up", "--detach", *options)
+    stack = find_running(root)
+    if status or stack is None:
+        raise ShopUnavailableError(
+            f"no shop to measure: `holdfast up` failed with exit status {status}: {stderr.strip()[-500:]}"
+        )
+    os.environ.update(stack.environment())
+    _, stdout, _ = await run_holdfast("status", "--json")
+    found = json.loads(stdout)
+    pids = {name: service["pid"] for name, service in found["services"].items()}
+    return MeasuredShop(root, stack.environment(), {**pids, SUPERVISOR: found["supervisor"]})
+
+
+async def stop_shop() -> None:
+    """Run `holdfast down`, which does nothing if no shop runs."""
+    await run_holdfast("down")
 
 
 async def run_holdfast(*arguments: str) -> tuple[int, str, str]:
@@ -112,10 +152,12 @@ async def run_command(argv: Sequence[str], environment: Mapping[str, str]) -> tu
 
 
 @asynccontextmanager
-async def baseline_process(module: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
+async def baseline_process(
+    module: str, *arguments: str, python: str = sys.executable
+) -> AsyncIterator[tuple[str, int]]:
     """Run `python -m MODULE …` as a process and yield the address that it prints, and its process id."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         "-m",
         module,
         *arguments,

@@ -11,6 +11,8 @@ from typing import Any, Final
 from load.bench import machine
 from load.bench.processes import MeasuredShop
 from load.bench.significance import Inconclusive, Pair, Ratio, Spread, compare, spread
+from load.bench.steadiness import DEFAULT_STEADINESS, Steadiness, Window, describe_windows, has_settled
+from load.driver_client import Driver
 
 EXTRA_ROUNDS: Final = 2
 """Maximum number of extra rounds, used when the planned ones do not yield a trustworthy headline ratio."""
@@ -37,7 +39,13 @@ class SideResult:
             self.invalid_reasons[name] = invalid_reason
 
 
-Side = Callable[[], Awaitable[SideResult]]
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: how to measure it, and how to warm it up."""
+
+    measure: Callable[[], Awaitable[SideResult]]
+    warm: Callable[[], Awaitable[Window]] | None = None
+    """Load of one window, and its figures; `None` for a side that starts its own processes for each measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +84,24 @@ class BarChart:
 
 
 @dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Table with a row per process: each column shows the figures `name.PROCESS` of the shop."""
+
+    columns: tuple[tuple[str, str, str], ...]
+    """Name, heading and unit of each column; the rows are sorted by the first one."""
+
+
+@dataclass(frozen=True, slots=True)
 class BenchContext:
-    """Context of an experiment: the shop, the duration of a measurement, whether it is a smoke test, progress."""
+    """Context of an experiment: the shop, the driver, the duration of a measurement, whether it is a smoke test."""
 
     shop: MeasuredShop
+    driver: Driver
     seconds: float
     quick: bool
     report_progress: Callable[[str], None]
+    skipped: list[str] = field(default_factory=list)
+    """Sentences about opponents that are not installed."""
 
 
 OURS: Final = "holdfast"
@@ -98,6 +117,10 @@ class Experiment:
     sides: Callable[[BenchContext], AbstractAsyncContextManager[Mapping[str, Side]]]
     rows: tuple[Row, ...]
     charts: tuple[LineChart | BarChart, ...] = ()
+    breakdown: Breakdown | None = None
+    steadiness: Steadiness = DEFAULT_STEADINESS
+    own_shop: bool = False
+    """True if the experiment starts and stops a whole shop, so that no other one may run."""
     once: bool = False
     """True if further rounds add nothing, since the experiment compares sizes instead of sides."""
 
@@ -113,25 +136,48 @@ async def run_experiment(experiment: Experiment, bench: BenchContext, rounds: in
     }
     planned = 1 if experiment.once else rounds
     async with experiment.sides(bench) as sides:
+        record["warm_up"] = await warm_up(experiment.name, sides, bench, experiment.steadiness)
+        record["skipped"] = list(bench.skipped)
         number = 0
         while number < planned or (
             number < planned + EXTRA_ROUNDS and not bench.quick and _unsettled(experiment, record)
         ):
-            record["rounds"].append(await _round(experiment.name, number, sides, bench))
+            record["rounds"].append(await _round(experiment, number, sides, bench))
+            record["driver"] = bench.driver.priority
             number += 1
             yield record
 
 
-async def _round(name: str, number: int, sides: Mapping[str, Side], bench: BenchContext) -> Record:
-    order = [*sides] if number % 2 == 0 else [*sides][::-1]
+async def warm_up(name: str, sides: Mapping[str, Side], bench: BenchContext, rule: Steadiness) -> Record:
+    """Load all sides in turn, one window each, until two consecutive windows of each side agree, or to the bound.
+
+    All sides share the broker and the database, so these get the same load before any side is measured.
+    """
+    windows: dict[str, list[Window]] = {side: [] for side, each in sides.items() if each.warm is not None}
+    most = 1 if bench.quick else rule.most_windows
+    while windows and not all(has_settled(each, rule) for each in windows.values()):
+        number = min(map(len, windows.values()))
+        if number >= most:
+            break
+        for side in [*windows] if number % 2 == 0 else [*windows][::-1]:
+            bench.report_progress(f"{name}: warming up, window {number + 1}, {side}")
+            warm = sides[side].warm
+            assert warm is not None  # only such sides have windows
+            windows[side].append(await warm())
+    return {side: describe_windows(each, rule) for side, each in windows.items()}
+
+
+async def _round(experiment: Experiment, number: int, sides: Mapping[str, Side], bench: BenchContext) -> Record:
+    name, order = experiment.name, [*sides] if number % 2 == 0 else [*sides][::-1]
     before, started = machine.load_average(), time.perf_counter()
     results: dict[str, Record] = {}
     for side in order:
         bench.report_progress(f"{name}: round {number + 1}, {side}")
-        meter = _Others(bench.shop)
-        figures = await sides[side]()
+        meter = OthersMeter(bench.shop.pids)
+        figures = await sides[side].measure()
         others = meter.cores()
-        if invalid_reason := interference_reason(others):
+        # An experiment that starts its own processes meters them itself.
+        if not experiment.own_shop and (invalid_reason := interference_reason(others)):
             figures.invalid_reasons = dict.fromkeys(figures.values, invalid_reason) | figures.invalid_reasons
         results[side] = {"figures": figures.values, "faults": figures.invalid_reasons, "others": round(others, 3)}
     return {
@@ -142,11 +188,11 @@ async def _round(name: str, number: int, sides: Mapping[str, Side], bench: Bench
     }
 
 
-class _Others:
-    """Meter of the CPU that other programs use, counted from construction."""
+class OthersMeter:
+    """Meter of the CPU that other programs use, counted from construction; `pids` are the shop's processes."""
 
-    def __init__(self, shop: MeasuredShop) -> None:
-        self._shop = shop
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
         self._started = time.perf_counter()
         self._busy, self._ours = self._read()
 
@@ -156,7 +202,7 @@ class _Others:
         return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(1e-9, time.perf_counter() - self._started)
 
     def _read(self) -> tuple[float, float]:
-        return machine.busy_seconds(), machine.cpu_seconds([os.getpid(), *self._shop.pids.values()])
+        return machine.busy_seconds(), machine.cpu_seconds([os.getpid(), *self._pids.values()])
 
 
 def interference_reason(cores: float) -> str | None:

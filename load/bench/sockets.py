@@ -40,7 +40,7 @@ def socket_counts(bench: BenchContext) -> tuple[int, ...]:
 async def sockets_sides(bench: BenchContext) -> AsyncIterator[Mapping[str, Side]]:
     """Yield the shop's edge, and a plain FastAPI service that sends nothing to an idle socket."""
     await seed_products(dict.fromkeys(load_product_codes(1), UNITS_PER_PRODUCT))
-    yield {OURS: partial(_measure_edge, bench), PLAIN: partial(_measure_plain_shop, bench)}
+    yield {OURS: Side(partial(_measure_edge, bench)), PLAIN: Side(partial(_measure_plain_shop, bench))}
 
 
 async def _measure_edge(bench: BenchContext) -> SideResult:

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from load.baselines.bare_hold import PgbenchError
 from load.bench import chart, report
 from load.bench.experiments import EXPERIMENTS, GROWTH, LATENCY
 from load.bench.inventory_drain import TimedOutcome, _summarize_drain
-from load.bench.machine import busy_seconds, cpu_seconds, rss_bytes
+from load.bench.machine import ProcessMeter, busy_seconds, cpu_seconds, mebibytes_by_name, rss_bytes
 from load.bench.rounds import SideResult, compute_ratio, interference_reason
 from load.bench.significance import Inconclusive, Pair, Ratio, Spread, compare, knee, next_rate, slope, spread
 
@@ -124,6 +126,60 @@ def test_the_page_has_a_table_a_ratio_or_the_reason_there_is_none(tmp_path: Path
         root = ET.fromstring((tmp_path / each.file).read_text())
         assert root.tag.endswith("svg")
     assert json.loads((tmp_path / "raw" / "latency.json").read_text())["rounds"]
+
+
+def test_a_page_says_what_the_numbers_mean_for_the_records_that_it_has(tmp_path: Path) -> None:
+    assert report.meaning({}) == []
+    latency = {"holdfast": {"p50@100": 9.5, "p99@100": 30.0}, "plain FastAPI": {"p50@100": 1.6}}
+    report.save(tmp_path, record_of("latency", latency))
+    report.save(tmp_path, record_of("start", {"holdfast": {"first_p99": 300.0, "warm_p99": 40.0}}))
+    page = report.write(tmp_path).read_text()
+    assert "a shopper waits 9.5 ms for the outcome of an add, and one in a hundred waits 30 ms" in page
+    assert "answers in 1.6 ms" in page
+    assert "p99 is 300 ms instead of 40 ms" in page
+    assert "DBOS" not in page
+    opponents = {"holdfast": {"p50@100": 8.0, "saturation": 1400.0}, "DBOS": {"p50@100": 11.0, "saturation": 200.0}}
+    (beside,) = report.meaning({"opponents": record_of("opponents", opponents)})
+    assert beside.startswith("Beside DBOS,")
+    assert beside.endswith("8 ms to 11 ms, and the saturated throughput 1,400 to 200 per second.")
+
+
+def test_a_page_has_a_row_per_process_largest_first(tmp_path: Path) -> None:
+    figures = {"up_s": 9.0, "memory.edge": 30.0, "memory.kafka": 200.0, "rest.edge": 3.0, "rest.kafka": 12.0}
+    report.save(tmp_path, record_of("start", {"holdfast": figures}))
+    page = report.write(tmp_path).read_text()
+    assert "| `up` until ready | 9 s |" in page
+    kafka, edge = "| kafka | 200 MiB | 12 % of a core | - | - |", "| edge | 30 MiB | 3 % of a core | - | - |"
+    assert f"{kafka}\n{edge}\n" in page
+    assert "memory.edge" not in page
+
+
+def test_a_page_says_how_its_sides_were_warmed_up_and_what_drove_them(tmp_path: Path) -> None:
+    windows = [{"p50": 3.0}, {"p50": 2.0}]
+    record = three(9, 3) | {
+        "driver": "SCHED_FIFO 1",
+        "skipped": ["DBOS is not installed."],
+        "warm_up": {"bare echo": {"windows": windows, "steady": False, "figure": "p50", "change": 0.33}},
+    }
+    report.save(tmp_path, record)
+    page = report.write(tmp_path).read_text()
+    assert "bare echo was not steady (p50 still changed by 33%)" in page
+    assert "driver: its own process, SCHED_FIFO 1" in page
+    assert "DBOS is not installed.\n" in page
+
+
+def test_the_time_and_memory_of_processes_are_counted_by_name() -> None:
+    me = psutil.Process()
+    meter = ProcessMeter({"me": [me], "nobody": []})
+    began = time.process_time()
+    while time.process_time() - began < 0.1:
+        pass
+    used = meter.milliseconds_per(2)
+    assert used["me"] >= 30
+    assert used["nobody"] == 0
+    assert meter.percent_of_a_core()["me"] > 0
+    memory = mebibytes_by_name({"me": [me], "nobody": []})
+    assert not memory or (memory["me"] > 1 and memory["nobody"] == 0)
 
 
 def test_the_summary_for_machines_has_no_ratio_that_cannot_be_trusted() -> None:
