@@ -6,5 +6,6 @@
 | `ids` | time-ordered ids, and ids derived from their cause |
 | `topics` | names, keys, partitions, retention and settings of topics |
 | `trace_context` | W3C trace context |
-| `cart`, `inventory`, `orders`, `payments`, `deliveries`, `insights`, `notifications` | messages and topics of each |
+| `accounts`, `cart`, `inventory`, `orders` | messages and topics of each |
+| `payments`, `deliveries`, `insights`, `notifications` | messages and topics of each |
 """

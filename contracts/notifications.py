@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
-from contracts.envelope import Message, MessageRegistry, Timestamp
+from contracts.envelope import Envelope, Message, MessageRegistry, Timestamp
 from contracts.inventory import Identifier
 from contracts.topics import Topic
 
@@ -23,6 +23,10 @@ Template = Literal[
     "order_delivered",
     "cart_expiring",
     "cart_changed",
+    "account_confirm",
+    "account_exists",
+    "password_reset",
+    "password_changed",
     "message",
 ]
 """Name of a text. `message` takes `title` and `body` as parameters, for services with texts of their own."""
@@ -34,6 +38,14 @@ Cause = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[ -~]+$")]
 """Reason for a notice. Each event has one, so that repeats of the event lead to one notice."""
 RequestPosition = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+/[0-9]+$")]
 """Position of a request on its topic: `partition/offset`."""
+
+
+ACCOUNT_TEMPLATES: Final[frozenset[Template]] = frozenset(
+    {"account_confirm", "account_exists", "password_reset", "password_changed"}
+)
+"""Texts about a user's own account, which only the account service may send, and which nobody can mute."""
+SECRET_PARAMS: Final = frozenset({"token", "link"})
+"""Parameters of the texts of accounts with which an account can be opened. No event contains them."""
 
 
 class _OfUser(Message):
@@ -50,6 +62,9 @@ class Send(_OfUser):
     without one to the user's latest contact. `until` is the time after which the notice is not sent. `redrives` is for
     dead letters: it names the request whose notices failed permanently, and those are tried again, once.
 
+    `recipient` is the address of the user's account: the mail goes to it, whatever channels the user prefers. Only the
+    account service knows it.
+
     With `proven_only`, e-mail and SMS go only to an address or number to which this user has paid an order before.
     """
 
@@ -62,6 +77,15 @@ class Send(_OfUser):
     until: Timestamp | None = None
     redrives: RequestPosition | None = None
     proven_only: bool = False
+    recipient: Annotated[str, Field(max_length=254, pattern=r"^[^\x00]*$")] | None = None
+
+    def contradiction(self, event: Envelope) -> str | None:
+        """Return why the request cannot be: only the account service sends texts of accounts, with their recipient."""
+        if self.recipient is None and self.template not in ACCOUNT_TEMPLATES:
+            return None
+        if event.source != "/accounts":
+            return f"only /accounts may name a recipient or send {self.template!r}, not {event.source!r}"
+        return None if self.recipient and self.channel == "email" else "a text of an account is a mail to a recipient"
 
 
 class Prefer(_OfUser):
@@ -81,7 +105,7 @@ class Forget(_OfUser):
 
 Request = Send | Prefer | Forget
 REQUEST_REGISTRY: Final[MessageRegistry[Request]] = MessageRegistry(
-    get_args(Request), sources=("/edge", "/orders", "/notifications")
+    get_args(Request), sources=("/accounts", "/edge", "/orders", "/notifications")
 )
 
 # ---- events ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from contracts.ids import derive_id
 from contracts.notifications import (
     EVENTS,
     REQUESTS,
+    SECRET_PARAMS,
     Event,
     Failed,
     Forget,
@@ -211,7 +212,8 @@ def _answer(received: ReceivedMessage[Request], preferences: Mapping[str, Prefer
 
 
 def _outcome(row: Row) -> Envelope:
-    text = render(row["template"], row["params"])
+    public = {name: value for name, value in row["params"].items() if name not in SECRET_PARAMS}
+    text = render(row["template"], public)
     fields = {name: row[name] for name in ("user_id", "notice_id", "template", "channel", "cause", "accepted_at")}
     fields |= {"title": text.title, "body": text.body}
     outcome: Sent | Failed | Skipped

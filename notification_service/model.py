@@ -24,6 +24,10 @@ DEFAULT_CHANNELS: Final[Mapping[Template, tuple[Channel, ...]]] = {
     "order_delivered": ("email", "sms", "push"),
     "cart_expiring": ("email", "push"),
     "cart_changed": ("push",),
+    "account_confirm": ("email",),
+    "account_exists": ("email",),
+    "password_reset": ("email",),
+    "password_changed": ("email",),
     "message": ("email", "push"),
 }
 """Channels of each template, for requests that name none."""
@@ -89,6 +93,8 @@ def plan_notices(
     """
     channels = DEFAULT_CHANNELS[send.template] if send.channel is None else (send.channel,)
     reachable = set(CHANNELS) if send.order_id or send.channel else {"push", *contact_channels}
+    if send.recipient is not None:
+        preferences = Preferences()  # nobody can mute the mails about an account
     return tuple(_plan_channel(channel, preferences, reachable, age) for channel in channels)
 
 

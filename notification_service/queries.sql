@@ -19,11 +19,11 @@ SELECT DISTINCT ON (user_id) user_id, phone IS NOT NULL
 -- however often it is redriven or replayed.
 INSERT INTO notice AS n
   (notice_id, user_id, cause, channel, template, params, order_id, too_late_at, accepted_at, status, reason,
-   traceparent, request, partition, record_offset, by_service, proven_only, due_at)
+   traceparent, request, partition, record_offset, by_service, proven_only, recipient, due_at)
 VALUES
   (%(notice_id)s, %(user_id)s, %(cause)s, %(channel)s, %(template)s, %(params)s, %(order_id)s, %(until)s,
    %(accepted_at)s, %(status)s, %(reason)s, %(traceparent)s, %(request)s, %(partition)s, %(offset)s,
-   %(by_service)s, %(proven_only)s,
+   %(by_service)s, %(proven_only)s, %(recipient)s,
    CASE WHEN %(status)s = 'queued' THEN now() END)
 ON CONFLICT (user_id, cause, channel) DO UPDATE
    SET request = excluded.request, partition = excluded.partition, record_offset = excluded.record_offset,
@@ -63,7 +63,7 @@ DELETE FROM bought WHERE user_id = %(user_id)s
 -- name: erase_notices
 -- Erase the content of a user's notices. Their keys stay, so that old requests do not create them again.
 UPDATE notice
-   SET params = '{}', request = NULL, due_at = NULL, told_at = NULL, order_id = NULL,
+   SET params = '{}', request = NULL, recipient = NULL, due_at = NULL, told_at = NULL, order_id = NULL,
        status = CASE WHEN status IN ('queued', 'failed') THEN 'skipped' ELSE status END, reason = 'forgotten'
  WHERE user_id = %(user_id)s AND accepted_at <= %(at)s
 

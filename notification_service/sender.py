@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from contracts.notifications import Channel, Template
 from infrastructure.observability import metrics
@@ -62,6 +63,8 @@ class Notice:
     proven_only: bool
     """True if e-mail and SMS go only to a contact to which the user has paid an order before."""
     text: RenderedText
+    recipient: str | None = None
+    """Address of the user's account, for the mails about it."""
 
     @classmethod
     def from_row(cls, row: Row) -> "Notice":
@@ -79,6 +82,7 @@ class Notice:
             by_service=row["by_service"],
             proven_only=row["proven_only"],
             text=render(row["template"], row["params"]),
+            recipient=row["recipient"],
         )
 
 
@@ -120,10 +124,12 @@ class ContactLookup:
         self.fetch = fetch
 
     async def __call__(self, notice: Notice) -> Contact:
-        """Return the contact of the notice's order, else the latest to which the user has paid an order.
+        """Return the notice's own recipient, or the contact of its order, or the latest with which an order was paid.
 
         Raises `LookupError` if none is known yet, and `UndeliverableError` if the order is another user's.
         """
+        if notice.recipient is not None:
+            return Contact(notice.recipient, None, email_proven=True, phone_proven=False)
         query = "contact" if notice.order_id else "latest_contact"
         rows = await self.fetch(query, {"order_id": notice.order_id, "user_id": notice.user_id})
         if not rows:
@@ -172,4 +178,8 @@ def _finish(notice: Notice, attempt: int, status: str, reason: str, *, published
     """Return the columns of a finished notice. `told_at` queues the publication of its outcome."""
     metrics.NOTICES.labels(notice.channel, status).inc()
     publish_at = NOW if published or status in {"sent", "failed"} else None
-    return Done({"status": status, "reason": reason, "settled_at": NOW, "tries": attempt, "told_at": publish_at})
+    columns = {"status": status, "reason": reason, "settled_at": NOW, "tries": attempt, "told_at": publish_at}
+    if notice.recipient is not None and status != "failed":
+        # The mail was the only purpose of these. A failed notice is redriven with them.
+        columns |= {"recipient": None, "request": None, "params": Jsonb({})}
+    return Done(columns)

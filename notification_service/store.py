@@ -239,6 +239,7 @@ async def _insert_notices(
             "redrives": send.redrives,
             "by_service": received.by_service,
             "proven_only": send.proven_only,
+            "recipient": send.recipient,
         }
         await connection.execute(QUERIES["upsert_notice"], values)
 

@@ -84,6 +84,39 @@ TEMPLATES: Final[Mapping[Template, TemplateText]] = {
             "{lines}",
         ),
     ),
+    "account_confirm": TemplateText(
+        "Confirm your e-mail address",
+        (
+            "Somebody has registered an account with this address. If it was you, confirm the address.",
+            "Open {link}",
+            "Your code is {token}",
+            "The code is valid for 24 hours and once. If it was not you, ignore this mail.",
+        ),
+    ),
+    "account_exists": TemplateText(
+        "You have an account already",
+        (
+            "Somebody has tried to register an account with this address, which has one already.",
+            "If it was you, log in, or set another password if you do not know yours any more.",
+            "If it was not you, you need not do anything.",
+        ),
+    ),
+    "password_reset": TemplateText(
+        "Set a new password",
+        (
+            "Somebody has asked to set a new password for your account.",
+            "Open {link}",
+            "Your code is {token}",
+            "The code is valid for 30 minutes and once. If it was not you, ignore this mail: your password stays.",
+        ),
+    ),
+    "password_changed": TemplateText(
+        "Your password was changed",
+        (
+            "The password of your account was changed, and other devices were logged out.",
+            "If it was not you, set a new password now.",
+        ),
+    ),
     "message": TemplateText("{title}", ("{body}",)),
 }
 

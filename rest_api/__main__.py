@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from contracts import cart, deliveries, insights, inventory, orders, payments
+from contracts import accounts, cart, deliveries, insights, inventory, orders, payments
 from contracts import notifications as notices
 from infrastructure.messaging.broker import ensure_topics
 from infrastructure.observability import logs
 from infrastructure.process.health import HealthServer
 from infrastructure.process.settings import explain
+from infrastructure.security.tokens import Identity
 from infrastructure.storage.postgres import migrate
 from infrastructure.storage.retention import RUN_SECONDS
 from rest_api.app import create_app
@@ -31,6 +32,8 @@ from rest_api.http.dependencies import AppState
 from rest_api.http.routers.notifications import resolve_preferences
 from rest_api.http.routers.pages import unready_reason
 from rest_api.kafka.gateway import KafkaGateway
+from rest_api.protocol.effects import Close
+from rest_api.read_models.accounts import AccountEvents
 from rest_api.read_models.catalogue import CatalogueReadModel
 from rest_api.read_models.claims import ClaimStore
 from rest_api.read_models.insights import InsightReadModel
@@ -39,6 +42,9 @@ from rest_api.read_models.orders.projector import OrderProjector
 from rest_api.read_models.orders.queries import OrderStore
 from rest_api.read_models.payment_status import PaymentStatus
 from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, Store
+from rest_api.security.account_client import AccountClient
+from rest_api.security.account_keys import AccountKeys
+from rest_api.security.account_sessions import AccountSessions
 from rest_api.security.address_limiter import AddressLimiter
 from rest_api.security.admission import Admission
 from rest_api.security.authentication import Authenticator
@@ -56,6 +62,7 @@ RESTART_DELAY_SECONDS: Final = 1.0
 REDIS_CONNECTIONS: Final = 8
 """Most connections to Redis. Further requests with tickets wait for one, for at most a second."""
 TOPICS: Final = (
+    accounts.EVENTS,
     cart.REQUESTS,
     cart.RESPONSES,
     inventory.REQUESTS,
@@ -79,6 +86,12 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
     store, stock_broadcaster = Store(settings), StockBroadcaster()
     order_store = OrderStore(store)
     catalogue = CatalogueReadModel(settings, store, stock_broadcaster)
+    account_client, account_sessions = AccountClient(settings), AccountSessions()
+
+    def close_of_ended(identity: Identity) -> Close | None:
+        refusal = account_sessions.refusal(identity)
+        return None if refusal is None else Close(refusal.close_code, refusal.detail)
+
     connections = ConnectionManager(
         KafkaGateway(settings),
         product_names=catalogue.product_names,
@@ -87,7 +100,9 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
         stock_broadcaster=stock_broadcaster,
         orders_closed=lambda order_id: orders_closed(edge, order_id),
         admission=Admission(settings.limit_under_way),
+        close_of_ended=close_of_ended,
     )
+    account_events = AccountEvents(settings, store, account_sessions, connections)
     redis = Redis.from_pool(
         BlockingConnectionPool.from_url(
             settings.redis_url, max_connections=REDIS_CONNECTIONS, timeout=1, socket_timeout=1, socket_connect_timeout=1
@@ -109,8 +124,13 @@ def build_state(settings: EdgeSettings, port: int) -> tuple[AppState, Redis]:
             redis,
             settings.accepted_origins(port),
             GuestSessions(store, overlap=settings.renewed_token_seconds, errors=UNAVAILABLE_ERRORS),
+            AccountKeys(account_client.key_set),
+            account_sessions,
+            accounts_fault=lambda: account_events.fault,
         ),
         AddressLimiter(settings),
+        account_client,
+        account_events,
     )
     return edge, redis
 
@@ -127,6 +147,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
         await migrate(settings, SERVICE, MIGRATIONS)
         await store.open()
         await edge.claims.open()
+        await edge.account_client.open()
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as loops:
@@ -138,6 +159,8 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             loops.create_task(_run_forever("the retention of notices", lambda: _run_notice_retention(edge)))
             loops.create_task(_run_forever("the sweep", connections.run_sweeps))
             loops.create_task(_run_forever("the sessions of guests", edge.authenticator.guest_sessions.run))
+            loops.create_task(_run_forever("the events of accounts", edge.account_events.run))
+            loops.create_task(_run_forever("the keys of accounts", edge.authenticator.account_keys.run))
             loops.create_task(_run_forever("the stock broadcaster", connections.stock_broadcaster.run))
             loops.create_task(
                 _run_forever(
@@ -162,6 +185,7 @@ def build_app(settings: EdgeSettings, port: int) -> FastAPI:
             await edge.claims.close()
             await store.close()
             await redis.aclose()
+            await edge.account_client.close()
             await health.stop()
 
     app = create_app(edge)

@@ -28,6 +28,7 @@ from rest_api.http.middleware.request_target import RequestTargetMiddleware
 from rest_api.http.middleware.unrouted_targets import UnroutedTargets
 from rest_api.http.request_checks import check_request
 from rest_api.http.routers import (
+    accounts,
     analytics,
     cart,
     catalogue,
@@ -38,6 +39,7 @@ from rest_api.http.routers import (
     related_products,
     reservations,
     sessions,
+    users,
     webhooks,
 )
 from rest_api.protocol.problems import MEDIA_TYPE, Problem, ProblemDocument, json_pointer, request_id
@@ -48,6 +50,8 @@ METHOD_NOT_ALLOWED: Final = 405
 SERVER_ERROR: Final = 500
 _ROUTES: Final = (
     sessions,
+    accounts,
+    users,
     cart,
     catalogue,
     related_products,

@@ -1,6 +1,7 @@
 """Settings of the edge, in addition to those that every service has."""
 
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -21,6 +22,12 @@ class EdgeSettings(WebhookSettings, TokenSettings):
     )
     forwarded_allow_ips: str = Field(
         default="", description="comma-separated proxies whose X-Forwarded-* headers are trusted; empty: none"
+    )
+    accounts_url: str = Field(
+        default="http://127.0.0.1:8086", pattern=r"^https?://[!-~]+$", description="URL of the account service"
+    )
+    accounts_timeout_seconds: float = Field(
+        default=5, gt=0, le=60, description="seconds within which the account service must answer"
     )
     currency: str = Field(default="GBP", pattern=r"^[A-Z]{3}$", description="currency of an empty cart's total")
     ping_seconds: int = Field(
@@ -92,6 +99,16 @@ class EdgeSettings(WebhookSettings, TokenSettings):
     @model_validator(mode="after")
     def _production_has_different_secrets(self) -> Self:
         require_distinct(self, "secret", "secret_previous", "webhook_secret")
+        return self
+
+    @model_validator(mode="after")
+    def _passwords_are_sent_over_tls_in_production(self) -> Self:
+        url = urlsplit(self.accounts_url)
+        if url.scheme != "https" and self.requires_tls("accounts", url.hostname or ""):
+            raise ValueError(
+                f"HOLDFAST_ACCOUNTS_URL is {url.scheme}://{url.hostname}, and production sends passwords over TLS only:"
+                " use https://, or add accounts to HOLDFAST_ALLOW_PLAINTEXT if the network between is private"
+            )
         return self
 
     def accepted_origins(self, port: int) -> frozenset[str]:

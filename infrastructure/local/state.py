@@ -107,12 +107,14 @@ class Secrets:
     """Signs the webhooks of the simulated payment provider."""
     provider_key: str
     """Authenticates the shop to the simulated payment provider."""
+    accounts: str
+    """Encrypts the keys of the account service."""
 
     @classmethod
     def create(cls) -> Secrets:
         """Return new random secrets."""
         passwords = secrets.token_hex(16), secrets.token_hex(16)
-        return cls(*passwords, *(secrets.token_urlsafe(32) for _ in range(3)))
+        return cls(*passwords, *(secrets.token_urlsafe(32) for _ in range(4)))
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ class Stack:
     secret: str
     webhook_secret: str
     provider_key: str
+    accounts_secret: str
     limits: str
     metrics: dict[str, str]
     """Process name → URL of its `/metrics`, for every service (`edge`, `cart-1` …)."""
@@ -270,6 +273,7 @@ class Stack:
             "HOLDFAST_HTTP_HOST": host,
             "HOLDFAST_HTTP_PORT": port,
             "HOLDFAST_SECRET": self.secret,
+            "HOLDFAST_ACCOUNTS_SECRET": self.accounts_secret,
             **self.provider_settings(),
             "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
             "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", self.prefix),
@@ -314,6 +318,7 @@ def find_running(root: Root) -> Stack | None:
             secret=own.signing,
             webhook_secret=own.webhooks,
             provider_key=own.provider_key,
+            accounts_secret=own.accounts,
             limits=state["limits"],
             partitions=int(state.get("partitions", PARTITIONS)),
             prefix=state.get("prefix", ""),

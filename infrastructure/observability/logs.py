@@ -21,6 +21,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _CHATTY: Final = ("aiokafka", "faust", "mode", "kafka", "asyncio", "uvicorn", "websockets", "mail")
 """Libraries whose INFO is about their internals. aiokafka's DEBUG takes a tenth of a worker's CPU even if unprinted."""
 CLIENTS_REACH: Final = (
+    "account_service",
     "cart_service",
     "infrastructure.messaging.batch_processor",
     "infrastructure.messaging.faust.driver",

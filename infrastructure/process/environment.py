@@ -53,6 +53,8 @@ _POSTGRES_URL: Final = f"{PREFIX}POSTGRES_URL"
 SECRETS: Final = frozenset(
     PREFIX + name
     for name in (
+        "ACCOUNTS_SECRET",
+        "ACCOUNTS_SECRET_PREVIOUS",
         "KAFKA_KEY_PASSWORD",
         "KAFKA_PASSWORD",
         "POSTGRES_URL",

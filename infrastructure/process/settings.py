@@ -13,7 +13,7 @@ from contracts.topics import MOST_PARTITIONS, PARTITIONS, Topic
 from infrastructure.process.environment import FILE_SUFFIX, PREFIX, SECRETS
 from infrastructure.process.loopback import is_loopback_address, resolves_to_loopback
 
-Server = Literal["kafka", "postgres", "redis", "smtp", "provider"]
+Server = Literal["kafka", "postgres", "redis", "smtp", "provider", "accounts"]
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     )
     allow_plaintext: str = Field(
         default="",
-        description="comma-separated servers (kafka, postgres, redis, smtp, provider) that production may use without"
-        " TLS",
+        description="comma-separated servers (kafka, postgres, redis, smtp, provider, accounts) that production may use"
+        " without TLS",
     )
     replica: str = Field(
         default="solo",

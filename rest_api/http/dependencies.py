@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from infrastructure.process import clock
 from infrastructure.security.tokens import Identity
 from rest_api.protocol.problems import Problem
+from rest_api.read_models.accounts import AccountEvents
 from rest_api.read_models.catalogue import CatalogueReadModel
 from rest_api.read_models.claims import ClaimStore
 from rest_api.read_models.insights import InsightReadModel
@@ -19,9 +20,10 @@ from rest_api.read_models.orders.projector import OrderProjector
 from rest_api.read_models.orders.queries import OrderStore
 from rest_api.read_models.payment_status import PaymentStatus
 from rest_api.read_models.store import Store
+from rest_api.security.account_client import AccountClient
 from rest_api.security.address_limiter import AddressLimiter, enforce_limit
 from rest_api.security.authentication import SESSION_COOKIE, Authenticator
-from rest_api.security.costs import is_change, route_cost
+from rest_api.security.costs import ROUTES, Cost, is_change, route_cost
 from rest_api.settings import EdgeSettings
 from rest_api.websocket.connections import ConnectionManager
 
@@ -42,6 +44,16 @@ class AppState:
     notices: NoticeReadModel
     authenticator: Authenticator
     address_limiter: AddressLimiter
+    account_client: AccountClient
+    account_events: AccountEvents
+
+
+@dataclass(frozen=True, slots=True)
+class AccountToken:
+    """A verified access token, to be passed on to the account service, and its claims."""
+
+    identity: Identity
+    token: str
 
 
 def app_state(request: Request) -> AppState:
@@ -69,9 +81,13 @@ class _DescribedCookie(APIKeyCookie):
 
 
 _SCHEMES = (
-    Security(_DescribedBearer(scheme_name="HTTPBearer", description="a token of POST /v1/guests")),
+    Security(_DescribedBearer(scheme_name="HTTPBearer", description="a token of POST /v1/guests or POST /v1/sessions")),
     Security(
-        _DescribedCookie(name=SESSION_COOKIE, scheme_name="APIKeyCookie", description="the cookie of POST /v1/guests")
+        _DescribedCookie(
+            name=SESSION_COOKIE,
+            scheme_name="APIKeyCookie",
+            description="the cookie of POST /v1/guests or POST /v1/sessions",
+        )
     ),
 )
 
@@ -134,6 +150,35 @@ async def authenticate_new_guest(request: Request) -> Identity | None:
     return identity
 
 
+async def count_without_user(request: Request) -> None:
+    """Count a request that brings its own proof against the limits of its network; refuse a foreign page.
+
+    A token or cookie of the request does not matter here.
+    """
+    edge = app_state(request)
+    edge.authenticator.check_origin(request)
+    edge.address_limiter.count_request(request)
+    cost = ROUTES.get(f"{request.method} {getattr(request.scope.get('route'), 'path_format', '')}")
+    if isinstance(cost, Cost):
+        edge.address_limiter.count_any(request, cost=cost.of(edge.settings.limit_network_others) - 1)
+
+
+async def require_account(request: Request) -> AccountToken:
+    """Authenticate a request about the user's own account. The account service refuses the token of a guest."""
+    return _with_token(request, await require_user(request))
+
+
+async def require_admin(request: Request) -> AccountToken:
+    """Authenticate a request of an administrator."""
+    return _with_token(request, await _require_role("admin")(request))
+
+
+def _with_token(request: Request, identity: Identity) -> AccountToken:
+    token = app_state(request).authenticator.credential(request)
+    assert token is not None
+    return AccountToken(identity, token)
+
+
 async def require_user(request: Request) -> Identity:
     """Authenticate a request; raise `Problem` if it has no credentials."""
     identity = await authenticate(request)
@@ -157,6 +202,8 @@ NewGuest = Annotated[Identity | None, Depends(authenticate_new_guest)]
 OptionalUser = Annotated[Identity | None, Depends(authenticate_optional)]
 CurrentUser = Annotated[Identity, Depends(require_user)]
 AdminUser = Annotated[Identity, Depends(_require_role("admin"))]
+AccountUser = Annotated[AccountToken, Depends(require_account)]
+AdminToken = Annotated[AccountToken, Depends(require_admin)]
 StaffUser = Annotated[Identity, Depends(_require_role(*sorted(STAFF_ROLES)))]
 ServiceUser = Annotated[Identity, Depends(_require_role("service"))]
 SECURITY_DEPENDENCIES = list(_SCHEMES)

@@ -1,6 +1,6 @@
 """The dependency of every route: refuses what a client sends and the route would otherwise ignore silently."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -8,6 +8,9 @@ from fastapi.routing import APIRoute
 from rest_api.http.methods import has_representation
 from rest_api.protocol.problems import Problem, json_pointer
 from rest_api.security.costs import SAFE_METHODS
+
+CONDITIONAL_PATHS: Final = frozenset({"/v1/me"})
+"""Paths whose changes can depend on `If-Match`."""
 
 
 async def check_request(request: Request) -> None:
@@ -17,7 +20,7 @@ async def check_request(request: Request) -> None:
         raise Problem("invalid", errors=_surplus(body))
     if request.method in SAFE_METHODS:
         return
-    if "if-match" in request.headers:
+    if "if-match" in request.headers and request.url.path not in CONDITIONAL_PATHS:
         raise Problem("precondition-failed", "changes do not support If-Match, and nothing was changed")
     if "if-none-match" in request.headers and has_representation(request):
         raise Problem("precondition-failed", "changes do not support If-None-Match, and nothing was changed")

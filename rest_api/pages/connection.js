@@ -156,7 +156,8 @@ async function renewSession() {
   const post = () => fetch("/v1/guests", { method: "POST", signal: AbortSignal.timeout(TIMEOUT) });
   try {
     const response = await (navigator.locks ? navigator.locks.request("holdfast.guest", post) : post());
-    return response.ok ? null : 1000 * (Number(response.headers.get("Retry-After")) || 0);
+    // 403: the cookie is an account's, which needs no renewal here.
+    return response.ok || response.status === 403 ? null : 1000 * (Number(response.headers.get("Retry-After")) || 0);
   } catch {
     return 0;
   }

@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from contracts import cart, deliveries, insights, inventory, orders, payments
+from contracts import accounts, cart, deliveries, insights, inventory, orders, payments
 from contracts import notifications as notices
 from contracts.envelope import Envelope, MessageRegistry
 from contracts.topics import PARTITIONS, Topic
@@ -32,6 +32,7 @@ _TOPICS: Final[tuple[tuple[Topic, MessageRegistry[Any], str], ...]] = (
     (insights.FIGURES, insights.FIGURES_REGISTRY, "receive"),
     (notices.REQUESTS, notices.REQUEST_REGISTRY, "send"),
     (notices.EVENTS, notices.EVENT_REGISTRY, "receive"),
+    (accounts.EVENTS, accounts.EVENT_REGISTRY, "receive"),
 )
 _REF: Final = "#/components/schemas/{model}"
 

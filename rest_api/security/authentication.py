@@ -1,8 +1,12 @@
-"""Authentication by bearer token, session cookie, or WebSocket ticket. No other module of the edge verifies any."""
+"""Authentication by bearer token, session cookie, or WebSocket ticket. No other module of the edge verifies any.
+
+Tokens of guests are the edge's own. Those of accounts are verified with the public keys of the account service.
+"""
 
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,8 +17,18 @@ from starlette.requests import HTTPConnection
 
 from contracts.ids import uuid7
 from infrastructure.process import clock
-from infrastructure.security.tokens import ExpiredToken, Identity, InvalidToken, issue, verify
+from infrastructure.security.tokens import (
+    ExpiredToken,
+    Identity,
+    InvalidToken,
+    account_key_id,
+    issue,
+    verify,
+    verify_for_account,
+)
 from rest_api.protocol.problems import Problem
+from rest_api.security.account_keys import AccountKeys
+from rest_api.security.account_sessions import AccountSessions
 from rest_api.security.costs import SAFE_METHODS
 from rest_api.security.guest_sessions import GuestSessions, is_guest
 from rest_api.settings import EdgeSettings
@@ -23,6 +37,9 @@ log = logging.getLogger(__name__)
 
 SESSION_COOKIE: Final = "holdfast_session"
 """Name of the session cookie. In production it has the prefix `__Host-`, so that no sibling host can set it."""
+REFRESH_COOKIE: Final = "holdfast_refresh"
+"""Name of the cookie with the refresh token of an account, for the routes of sessions only."""
+REFRESH_COOKIE_PATH: Final = "/v1/sessions"
 TICKET_SECONDS: Final = 30
 MAX_VERIFIED: Final = 10_000
 """Tokens whose verification is remembered, about 1 KiB each; the oldest one is dropped first."""
@@ -32,12 +49,26 @@ _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 class Authenticator:
     """Issues and verifies tokens and tickets."""
 
-    def __init__(
-        self, settings: EdgeSettings, redis: "Redis", origins: frozenset[str], guest_sessions: GuestSessions
+    def __init__(  # noqa: PLR0913 - the parts that verify a token
+        self,
+        settings: EdgeSettings,
+        redis: "Redis",
+        origins: frozenset[str],
+        guest_sessions: GuestSessions,
+        account_keys: AccountKeys,
+        account_sessions: AccountSessions,
+        *,
+        accounts_fault: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`accounts_fault` returns why it is not known which tokens of accounts have ended, or `None`."""
         self.origins = origins
         self.guest_sessions = guest_sessions
-        self.cookie = f"__Host-{SESSION_COOKIE}" if settings.profile == "production" else SESSION_COOKIE
+        self.account_keys = account_keys
+        self.account_sessions = account_sessions
+        self.accounts_fault = accounts_fault
+        production = settings.profile == "production"
+        self.cookie = f"__Host-{SESSION_COOKIE}" if production else SESSION_COOKIE
+        self.refresh_cookie = f"__Secure-{REFRESH_COOKIE}" if production else REFRESH_COOKIE
         self._max_session = timedelta(hours=settings.guest_session_hours)
         self._settings = settings
         self._redis = redis
@@ -69,6 +100,8 @@ class Authenticator:
 
         Raise `Problem` for the token of any other role: its holder would get a guest's token for the same user.
         """
+        if identity.session_id is not None:
+            raise Problem("forbidden", "this token belongs to an account; refresh it with POST /v1/sessions/refresh")
         if not is_guest(identity):
             roles = ", ".join(sorted(identity.roles))
             raise Problem(
@@ -81,33 +114,40 @@ class Authenticator:
     async def authenticate(self, connection: HTTPConnection) -> Identity | None:
         """Authenticate a request or WebSocket handshake; return `None` if it has no credentials.
 
-        Raise `Problem` if the credentials are invalid, or if a guest's token was replaced by a newer one.
+        Raise `Problem` if the credentials are invalid, or if the token has ended before its time.
         """
-        identity = self.read_credentials(connection)
-        if identity is not None:
-            await self.guest_sessions.check(identity)
+        token = self.credential(connection)
+        if token is None:
+            return None
+        key_id = account_key_id(token)
+        identity = self._verify(token) if key_id is None else await self._verify_for_account(token, key_id)
+        await self._check_not_ended(identity)
         return identity
 
-    def read_credentials(self, connection: HTTPConnection) -> Identity | None:
-        """Verify the token or cookie of a request or WebSocket handshake; return `None` if it has none.
+    def credential(self, connection: HTTPConnection) -> str | None:
+        """Return the token or cookie of a request or WebSocket handshake, not verified; `None` if it has none.
 
-        Raise `Problem` if the credentials are invalid. A cookie is accepted only from an allowed page, because a
-        browser attaches it to requests of any page.
+        Raise `Problem` for another scheme. A cookie is accepted only from an allowed page, because a browser attaches
+        it to requests of any page.
         """
         bearer = connection.headers.get("authorization")
         if bearer is not None:
             scheme, _, token = bearer.partition(" ")
             if scheme.lower() != "bearer":
                 raise Problem("unauthenticated", "unsupported authorization scheme; use Bearer")
-            return self._verify(token.strip())
+            return token.strip()
         # The plain name is still accepted: cookies live for a month.
         cookie = connection.cookies.get(self.cookie) or connection.cookies.get(SESSION_COOKIE)
         if not cookie:
             return None
+        self.check_page(connection)
+        return cookie
+
+    def check_page(self, connection: HTTPConnection) -> None:
+        """Raise `Problem` if a cookie must not count: for a change or a socket that no allowed page asks for."""
         method = connection.scope.get("method", "")  # a WebSocket handshake has no method
         if method not in SAFE_METHODS and not self._from_allowed_page(connection, socket=not method):
             raise Problem("bad-origin", "the session cookie is accepted only from an allowed Origin")
-        return self._verify(cookie)
 
     def check_origin(self, connection: HTTPConnection) -> None:
         """Raise `Problem` if an `Origin` header is not allowed, regardless of credentials."""
@@ -146,6 +186,23 @@ class Authenticator:
             )
         return identity
 
+    async def _verify_for_account(self, token: str, key_id: str) -> Identity:
+        if self.accounts_fault() is not None:
+            raise Problem("unavailable", "tokens of accounts cannot be checked now", retry_after=2)
+        try:
+            return verify_for_account(await self.account_keys.with_key(key_id), token, now=clock.now())
+        except ExpiredToken:
+            raise Problem("token-expired", "the token has expired; refresh it") from None
+        except InvalidToken as error:
+            log.info("token rejected: %s", error)
+            raise Problem("unauthenticated", "the token is not valid") from None
+
+    async def _check_not_ended(self, identity: Identity) -> None:
+        refusal = self.account_sessions.refusal(identity)
+        if refusal is not None:
+            raise Problem(refusal.slug, refusal.detail)
+        await self.guest_sessions.check(identity)
+
     # ---- tickets ----------------------------------------------------------------------------------------------------
 
     async def issue_ticket(self, identity: Identity) -> str:
@@ -158,6 +215,8 @@ class Authenticator:
             "token_id": identity.token_id,
             "issued_at": identity.issued_at.timestamp(),
             "auth_time": identity.auth_time.timestamp(),
+            "session_id": identity.session_id,
+            "account_version": identity.account_version,
         }
         try:
             await self._redis.set(self._key(ticket), orjson.dumps(identity_fields), ex=TICKET_SECONDS)
@@ -187,8 +246,10 @@ class Authenticator:
             identity_fields["token_id"],
             datetime.fromtimestamp(identity_fields.get("issued_at", now), UTC),
             datetime.fromtimestamp(identity_fields.get("auth_time", now), UTC),
+            identity_fields.get("session_id"),
+            identity_fields.get("account_version", 0),
         )
-        await self.guest_sessions.check(identity)
+        await self._check_not_ended(identity)
         return identity
 
     def _key(self, ticket: str) -> str:

@@ -55,6 +55,8 @@ FIGURES: Final = Cost(120)
 """A page of windows, each with all figures."""
 RENEWAL: Final = Cost(60)
 """A fresh token for a guest: a write to Postgres. A new guest is counted as an anonymous request and as a guest."""
+PASSWORD: Final = Cost(60)
+"""A request that hashes a password, or sends a mail: tens of milliseconds of a core."""
 HANDSHAKE: Final = Cost(60)
 """A socket: a session, a greeting, and a read of the cart."""
 WHOLE_STOCK: Final = Cost(8)
@@ -64,6 +66,24 @@ RouteCost = Cost | Budget
 ROUTES: Final[Mapping[str, RouteCost]] = {
     "POST /v1/guests": RENEWAL,
     "POST /v1/ws-tickets": Budget.ONE,
+    "POST /v1/accounts": PASSWORD,
+    "POST /v1/accounts/confirm": Budget.ONE,
+    "POST /v1/accounts/password-reset": PASSWORD,
+    "POST /v1/accounts/password": PASSWORD,
+    "POST /v1/sessions": PASSWORD,
+    "POST /v1/sessions/refresh": Budget.ONE,
+    "GET /v1/sessions": Budget.ONE,
+    "DELETE /v1/sessions": Budget.ONE,
+    "DELETE /v1/sessions/{session_id}": Budget.ONE,
+    "GET /v1/me": Budget.ONE,
+    "PATCH /v1/me": Budget.ONE,
+    "DELETE /v1/me": PASSWORD,
+    "PUT /v1/me/password": PASSWORD,
+    "GET /v1/users": Budget.LIST,
+    "GET /v1/users/{user_id}": Budget.ONE,
+    "PUT /v1/users/{user_id}/roles": Budget.ONE,
+    "POST /v1/users/{user_id}/disable": Budget.ONE,
+    "GET /.well-known/jwks.json": Budget.NETWORK,
     "GET /v1/products": Budget.LIST,
     "GET /v1/products/{code}": Budget.ONE,
     "GET /v1/products/{code}/related": Budget.ONE,

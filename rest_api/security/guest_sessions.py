@@ -36,7 +36,7 @@ GUEST_ROLES: Final = frozenset({"guest", "shopper"})
 
 def is_guest(identity: Identity) -> bool:
     """Return whether a token is a guest's, which `POST /v1/guests` may renew."""
-    return identity.roles <= GUEST_ROLES
+    return identity.session_id is None and identity.roles <= GUEST_ROLES
 
 
 class GuestSession(NamedTuple):

@@ -13,6 +13,7 @@ from contracts.envelope import Envelope
 from contracts.topics import Topic
 from infrastructure.observability import metrics
 from infrastructure.process import clock
+from infrastructure.security.tokens import Identity
 from rest_api.kafka.gateway import RETRY_AFTER, KafkaGateway, Records, cart_request_envelope, decode_record
 from rest_api.protocol import frame_encoder
 from rest_api.protocol.effects import Close, Effect, Publish, StartWatching, StopWatching
@@ -33,6 +34,8 @@ MAX_USERS: Final = 50_000
 FRESH_SECONDS: Final = 30.0
 """A response older than this is marked `replayed`, unless a request here waits for it: it was sent before."""
 
+CloseOfEnded = Callable[[Identity], Close | None]
+"""Returns how to close the sockets of a token that has ended before its time; `None` if it has not."""
 ProductNames = Callable[[Iterable[str]], Awaitable[Mapping[str, str]]]
 """Returns the names of products, as far as they are known."""
 OrdersClosed = Callable[[str], Awaitable[bool]]
@@ -50,6 +53,8 @@ class Connection:
 
     session: Session
     queue: SendQueue
+    identity: Identity | None = None
+    """The claims of the token that opened the socket."""
 
 
 class ConnectionManager:
@@ -69,6 +74,7 @@ class ConnectionManager:
         stock_broadcaster: StockBroadcaster,
         orders_closed: OrdersClosed = orders_never_closed,
         admission: Admission | None = None,
+        close_of_ended: CloseOfEnded = lambda _: None,
     ) -> None:
         self.product_names = product_names
         self.orders_closed = orders_closed
@@ -76,6 +82,7 @@ class ConnectionManager:
         self.user_limits = user_limits
         self.stock_broadcaster = stock_broadcaster
         self.gateway = gateway
+        self.close_of_ended = close_of_ended
         self.in_flight = InFlight(admission)
         self._users: dict[str, UserState] = {}
         self._connections: dict[str, Connection] = {}
@@ -103,11 +110,27 @@ class ConnectionManager:
         user.seen_at = clock.now().timestamp()
         return user
 
-    async def connect(self, session: Session, send_queue: SendQueue) -> None:
-        """Add an open socket and greet it. Call `disconnect` when the socket is gone, on every path."""
-        self._connections[session.id] = Connection(session, send_queue)
+    async def connect(self, session: Session, send_queue: SendQueue, identity: Identity | None = None) -> None:
+        """Add an open socket and greet it. Call `disconnect` when the socket is gone, on every path.
+
+        If the token of `identity` has ended since it was verified, the socket is closed instead.
+        """
+        connection = self._connections[session.id] = Connection(session, send_queue, identity)
         metrics.EDGE_SOCKETS.inc()
-        await self.execute(session, session.open(clock.now().timestamp()))
+        if not self._close_if_ended(connection):
+            await self.execute(session, session.open(clock.now().timestamp()))
+
+    def close_ended(self, user_id: str) -> None:
+        """Close the sockets of a user whose tokens have ended before their time."""
+        user = self._users.get(user_id)
+        for connection in [self._connections[session_id] for session_id in user.sessions] if user else []:
+            self._close_if_ended(connection)
+
+    def _close_if_ended(self, connection: Connection) -> bool:
+        close = self.close_of_ended(connection.identity) if connection.identity is not None else None
+        if close is not None:
+            connection.queue.close(close)
+        return close is not None
 
     def disconnect(self, session: Session) -> None:
         """Remove a socket that is gone."""

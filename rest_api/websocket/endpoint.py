@@ -71,7 +71,7 @@ class StreamEndpoint:
                     ping=self._ping,
                     network=self._limiter.allowances(scope),
                 )
-                await self._serve(session, receive, send)
+                await self._serve(session, identity, receive, send)
 
     async def _authenticate(self, connection: HTTPConnection, offered: list[str]) -> Identity:
         tickets = [protocol.removeprefix(_TICKET_PREFIX) for protocol in offered if protocol.startswith(_TICKET_PREFIX)]
@@ -100,12 +100,12 @@ class StreamEndpoint:
             raise Problem("unauthenticated", "a WebSocket needs a token, a cookie or a ticket")
         return identity
 
-    async def _serve(self, session: Session, receive: Receive, send: Send) -> None:
+    async def _serve(self, session: Session, identity: Identity, receive: Receive, send: Send) -> None:
         connections = self._connections
         send_queue = SendQueue(send, connections.stock_broadcaster.stock_frame)
         send_queue.start()
         try:
-            await connections.connect(session, send_queue)
+            await connections.connect(session, send_queue, identity)
             while (message := await receive())["type"] == "websocket.receive":
                 metrics.EDGE_FRAMES_IN.inc()
                 text = message.get("text")

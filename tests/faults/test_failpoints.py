@@ -37,6 +37,7 @@ MIGRATION = "migrate.applied"
 PLACED = "cart.placed"
 INTEGRATION = Path(__file__).parents[1] / "integration"
 ELSEWHERE = {
+    "accounts": "test_account_service.py",
     "orders": "test_order_worker.py",
     "payment": "test_payment_process.py",
     "delivery": "test_delivery_process.py",

@@ -78,10 +78,10 @@ def test_a_worker_gets_only_its_own_secrets(
     assert services.module_environment(kind.module, dict.fromkeys(SECRETS, "x")).keys() == kind.secrets
 
 
-def test_only_the_edge_can_sign_tokens_and_only_payment_can_pay() -> None:
+def test_only_the_edge_and_accounts_can_sign_tokens_and_only_payment_can_pay() -> None:
     holders = {
         secret: {kind.name for kind in services.SERVICE_TYPES if f"HOLDFAST_{secret}" in kind.secrets}
-        for secret in ("SECRET", "WEBHOOK_SECRET", "PROVIDER_KEY", "SMTP_URL", "REDIS_URL")
+        for secret in ("SECRET", "ACCOUNTS_SECRET", "WEBHOOK_SECRET", "PROVIDER_KEY", "SMTP_URL", "REDIS_URL")
     }
     names = {kind.name for kind in services.SERVICE_TYPES}
     for secret, strangers in {
@@ -92,7 +92,8 @@ def test_only_the_edge_can_sign_tokens_and_only_payment_can_pay() -> None:
         holders[secret] = {kind.name for kind in services.SERVICE_TYPES if f"HOLDFAST_{secret}" in kind.secrets}
         assert holders.pop(secret) == names - strangers, secret
     assert holders == {
-        "SECRET": {"edge"},
+        "SECRET": {"accounts", "edge"},
+        "ACCOUNTS_SECRET": {"accounts"},
         "WEBHOOK_SECRET": {"edge", "provider"},
         "PROVIDER_KEY": {"payment", "provider"},
         "SMTP_URL": {"email"},

@@ -8,7 +8,15 @@ LONG_LINE = 5000
 """Bytes of a line that no terminal shows in one piece."""
 ROOT = Path(__file__).resolve().parents[2]
 LINT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-SERVICES = {"cart_service", "inventory_service", "load", "notification_service", "order_service", "rest_api"}
+SERVICES = {
+    "account_service",
+    "cart_service",
+    "inventory_service",
+    "load",
+    "notification_service",
+    "order_service",
+    "rest_api",
+}
 
 
 def modules() -> set[str]:

@@ -58,6 +58,7 @@ def row(**more: Any) -> dict[str, Any]:
         "traceparent": None,
         "by_service": False,
         "proven_only": False,
+        "recipient": None,
         "params": {"title": "Ça va?", "body": "<b>Hello</b> & good-bye"},
         **more,
     }

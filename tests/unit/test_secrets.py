@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from account_service.settings import Settings as AccountSettings
 from infrastructure.local import errors, state
 from infrastructure.local.state import Root
 from infrastructure.process.environment import SECRETS
@@ -24,6 +25,7 @@ from rest_api.settings import EdgeSettings
 
 WORKERS = [Settings, InventorySettings, OrderSettings, DeliverySettings, InsightSettings, NoticeSettings]
 EDGE: dict[str, Any] = {"profile": "production", "secret": "s" * 32, "webhook_secret": "w" * 32}
+ACCOUNTS: dict[str, Any] = {"profile": "production", "secret": "s" * 32, "accounts_secret": "a" * 32}
 PAYMENT: dict[str, Any] = {"profile": "production", "provider_key": "k" * 32, "provider_url": "https://pay.example"}
 SASL: dict[str, Any] = {
     "kafka_security_protocol": "SASL_SSL",
@@ -53,6 +55,10 @@ def test_a_worker_needs_and_knows_no_secret_of_the_edge_in_production(kind: type
         (EdgeSettings, EDGE, {"webhook_secret": DEVELOPMENT_SECRET}, "HOLDFAST_WEBHOOK_SECRET must be set"),
         (EdgeSettings, EDGE, {"webhook_secret": "s" * 32}, "must be different secrets"),
         (EdgeSettings, EDGE, {"secret_previous": "w" * 32}, "must be different secrets"),
+        (EdgeSettings, EDGE, {"accounts_url": "http://10.0.0.1:1"}, "HOLDFAST_ACCOUNTS_URL is http://10.0.0.1"),
+        (AccountSettings, ACCOUNTS, {"accounts_secret": DEVELOPMENT_SECRET}, "HOLDFAST_ACCOUNTS_SECRET must be set"),
+        (AccountSettings, ACCOUNTS, {"accounts_secret": "s" * 32}, "must be different secrets"),
+        (AccountSettings, ACCOUNTS, {"secret": DEVELOPMENT_SECRET}, "HOLDFAST_SECRET must be set"),
         (EdgeSettings, EDGE, {"limits": "off"}, "HOLDFAST_LIMITS is off"),
         (EdgeSettings, EDGE, {"kafka": "kafka.example:9092"}, "kafka at kafka.example would be reached without TLS"),
         (EdgeSettings, EDGE, {"kafka": "127.0.0.1:1,10.0.0.1:2"}, "kafka at 10.0.0.1 would be reached without TLS"),
@@ -138,7 +144,7 @@ def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_secret_setting_is_known_as_one() -> None:
-    kinds: list[type[Settings]] = [EdgeSettings, PaymentSettings, *WORKERS]
+    kinds: list[type[Settings]] = [EdgeSettings, AccountSettings, PaymentSettings, *WORKERS]
     hidden = {
         f"HOLDFAST_{name.upper()}"
         for kind in kinds
@@ -156,7 +162,7 @@ def test_each_root_has_secrets_of_its_own_all_different(tmp_path: Path) -> None:
     for root in made:
         root.create()
     found = [value for root in made for value in vars(root.secrets()).values()]
-    assert len(set(found)) == len(found) == 10
+    assert len(set(found)) == len(found) == 12
     assert not {DEVELOPMENT_SECRET, DEVELOPMENT_KEY} & set(found)
 
 

@@ -1,4 +1,4 @@
-"""`holdfast seed`, `withdraw`, `migrate`, `republish`, delegated to the services, and the commands of `load`.
+"""`holdfast seed`, `withdraw`, `migrate`, `republish`, `user`, delegated to the services, and the commands of `load`.
 
 Each runs as a process with the shop's environment, so that this module imports no service. Its output and its exit
 status are passed on.
@@ -14,7 +14,12 @@ import typer
 
 from infrastructure.local.commands import connection, output
 from infrastructure.local.commands.output import AsJson
-from infrastructure.local.supervision.services import SEED_MODULE, SERVICE_TYPES, module_environment
+from infrastructure.local.supervision.services import (
+    ACCOUNTS_MODULE,
+    SEED_MODULE,
+    SERVICE_TYPES,
+    module_environment,
+)
 
 BASKETS_MODULE: Final = "order_service.insights"
 """Module whose `baskets` sub-command computes related products from a file."""
@@ -101,6 +106,15 @@ def _exec_load(*arguments: str, needed: tuple[str, ...]) -> None:
     )
 
 
+def user(ctx: typer.Context) -> None:
+    """List, show, add, disable or delete accounts, or set their roles. The first administrator is added here."""
+    argv = [sys.executable, "-m", ACCOUNTS_MODULE, "user", *ctx.args]
+    if "--help" in ctx.args or not ctx.args:
+        connection.exec_program(argv, connection.inherited_environment())
+    environ = connection.child_environment("HOLDFAST_POSTGRES_URL")
+    connection.exec_program(argv, module_environment(ACCOUNTS_MODULE, environ))
+
+
 def prove_oversell(ctx: typer.Context) -> None:
     """Let more buyers compete for a product than it has units, and check that exactly these units are held."""
     needed = ("HOLDFAST_POSTGRES_URL",) if "--control" in ctx.args else ("HOLDFAST_HTTP_URL", "HOLDFAST_POSTGRES_URL")
@@ -153,6 +167,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: holdfast withdraw 85123A")(withdraw)
     app.command(epilog="Example: holdfast migrate")(migrate)
     app.command(epilog="Example: holdfast republish")(republish)
+    app.command(context_settings=PASS_THROUGH, add_help_option=False)(user)
     for command in (guests, load, shoppers, bench, baskets):
         app.command(context_settings=PASS_THROUGH, add_help_option=False)(command)
     app.command(context_settings=PASS_THROUGH, add_help_option=False)(chaos)

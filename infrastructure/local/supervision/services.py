@@ -81,6 +81,19 @@ SERVICE_TYPES = (
         secrets=SERVER_SECRETS
         | {"HOLDFAST_REDIS_URL", "HOLDFAST_SECRET", "HOLDFAST_SECRET_PREVIOUS", "HOLDFAST_WEBHOOK_SECRET"},
     ),
+    ServiceType(
+        "accounts",
+        "account_service",
+        scalable=False,
+        has_audit=False,
+        secrets=SERVER_SECRETS
+        | {
+            "HOLDFAST_ACCOUNTS_SECRET",
+            "HOLDFAST_ACCOUNTS_SECRET_PREVIOUS",
+            "HOLDFAST_SECRET",
+            "HOLDFAST_SECRET_PREVIOUS",
+        },
+    ),
     ServiceType("cart", "cart_service", secrets=KAFKA_SECRETS),
     ServiceType(
         "inventory", "inventory_service", secrets=SERVER_SECRETS | {"HOLDFAST_REDIS_URL"}, has_order_account=True
@@ -120,6 +133,8 @@ LATE_IMPORTS = (
     "uvicorn.lifespan.on",
 )
 """Modules that services import while they run, for the fork server to import beforehand."""
+ACCOUNTS_MODULE = "account_service"
+"""Module that has an HTTP port for the edge in addition to its health port, and the `user` sub-command."""
 SEED_MODULE = "inventory_service"
 """Module whose `seed` sub-command loads the catalogue."""
 

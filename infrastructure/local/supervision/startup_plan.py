@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from infrastructure.local.state import Root
 
 DEFAULT_PORTS = {"http": 8080, "kafka": 9092, "postgres": 5432, "redis": 6379}
-_HOST_SETTINGS = frozenset({"HOLDFAST_HEALTH_HOST", "HOLDFAST_HTTP_HOST", "HOLDFAST_PROVIDER_HOST"})
+ACCOUNTS_PORT = "accounts-http"
+"""Name of the port on which the account service answers the edge."""
+_HOST_SETTINGS = frozenset(
+    {"HOLDFAST_ACCOUNTS_HOST", "HOLDFAST_HEALTH_HOST", "HOLDFAST_HTTP_HOST", "HOLDFAST_PROVIDER_HOST"}
+)
 _SERVERS: dict[str, type[Server]] = {"kafka": Kafka, "postgres": Postgres, "redis": Redis}
 
 
@@ -121,6 +125,8 @@ def make_plan(
     ]
     if any(kind.module == services.MAILBOX_MODULE for kind in kinds_to_run):
         _reserve_health_port("smtp", previous_ports, plan.ports)
+    if any(kind.module == services.ACCOUNTS_MODULE for kind in kinds_to_run):
+        _reserve_health_port(ACCOUNTS_PORT, previous_ports, plan.ports)
     settings = _service_settings(root, plan, limits=options.limits)
     for (kind, name), port in zip(workers, ports, strict=True):
         plan.workers.append(services.WorkerProcess(root, kind, name, port, settings))
@@ -234,6 +240,12 @@ def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[st
             "HOLDFAST_MAILS_URL": f"http://{LOOPBACK}:{plan.ports['catcher']}/",
             "HOLDFAST_SMTP_URL": os.environ.get("HOLDFAST_SMTP_URL", caught),
         }
+    accounts = {"HOLDFAST_ACCOUNTS_SECRET": secrets.accounts}
+    if ACCOUNTS_PORT in plan.ports:
+        accounts |= {
+            "HOLDFAST_ACCOUNTS_PORT": str(plan.ports[ACCOUNTS_PORT]),
+            "HOLDFAST_ACCOUNTS_URL": f"http://{LOOPBACK}:{plan.ports[ACCOUNTS_PORT]}",
+        }
     return {
         "HOLDFAST_KAFKA": plan.addresses["kafka"],
         "HOLDFAST_POSTGRES_URL": plan.addresses["postgres"],
@@ -244,6 +256,7 @@ def _service_settings(root: Root, plan: StartupPlan, *, limits: bool) -> dict[st
         "HOLDFAST_SECRET": secrets.signing,
         **provider,
         **mails,
+        **accounts,
         "HOLDFAST_PROFILE": os.environ.get("HOLDFAST_PROFILE", "local"),
         "HOLDFAST_PREFIX": os.environ.get("HOLDFAST_PREFIX", ""),
         "HOLDFAST_LIMITS": "on" if limits else "off",

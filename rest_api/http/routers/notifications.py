@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from contracts import notifications as notices
 from contracts.envelope import MAX_VALUE_BYTES, Envelope, rfc3339
@@ -70,6 +70,13 @@ class NewNotice(BaseModel):
     params: Annotated[dict[notices.ParamName, notices.Param], Field(max_length=32)] = {}
     cause: notices.Cause | None = None
     order_id: Identifier | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _is_not_about_an_account(cls, template: notices.Template) -> notices.Template:
+        if template in notices.ACCOUNT_TEMPLATES:
+            raise ValueError("only the account service sends this text")
+        return template
 
 
 class Accepted(BaseModel):

@@ -40,7 +40,8 @@ _COMPRESSED_FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 
 def unready_reason(edge: AppState) -> str | None:
     """Return the reason why the edge is not ready; `None` if it is ready."""
-    return edge.connections.fault or edge.catalogue.fault or edge.order_projector.fault
+    own = edge.connections.fault or edge.catalogue.fault or edge.order_projector.fault
+    return own or edge.account_events.fault
 
 
 @router.get("/livez")
