@@ -62,7 +62,6 @@ lock: .venv/.dev ## resolve requirements/*.txt anew, with hashes
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/run.txt pyproject.toml
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/dev.txt --group dev -c requirements/run.txt pyproject.toml
 	@$(UV) pip compile --upgrade $(LOCK) -o requirements/opponents.txt --group opponents
-	@cd requirements/restate && npm update --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	@printf 'uv\nhatchling\neditables\n' | $(UV) pip compile --upgrade $(LOCK) -o requirements/uv.txt -
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 

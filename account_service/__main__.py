@@ -35,19 +35,26 @@ async def run(settings: Settings, _: argparse.Namespace) -> int:
         await store.open()
         await asyncio.to_thread(common_passwords)
 
+    listening = asyncio.Event()
+
     async def answer() -> None:
         await keys.refresh(clock.now())
         app = AccountServer(commands, keys, host=settings.accounts_host).app()
-        async with serve(app, settings.accounts_host, settings.accounts_port):
-            while True:
-                await asyncio.sleep(KEY_POLL_SECONDS)
-                await keys.refresh(clock.now())
+        try:
+            async with serve(app, settings.accounts_host, settings.accounts_port):
+                listening.set()
+                while True:
+                    await asyncio.sleep(KEY_POLL_SECONDS)
+                    await keys.refresh(clock.now())
+        finally:
+            listening.clear()
 
     retention = RetentionJob(
         lambda: postgres.connect(settings, SERVICE, options=RETENTION_OPTIONS),
         *(Sweep(QUERIES[name], {}) for name in SWEEPS),
     )
     service.add_background_loop("server", answer)
+    service.add_readiness_check(lambda: None if listening.is_set() else "the server does not listen yet")
     service.add_background_loop("outbox", outbox.run)
     service.add_background_loop("retention", retention.run)
     service.add_closer(store.close)

@@ -116,7 +116,9 @@ class UserCommands:
 
 def add_parsers(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands to the parser of `user`."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.prog = "holdfast user"
+    parser.description = "List, show, add, disable or delete accounts, or set their roles."
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", prog=parser.prog)
 
     def add(name: str, run: Run, example: str) -> argparse.ArgumentParser:
         text = (run.__doc__ or "").strip()

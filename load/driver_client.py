@@ -63,7 +63,7 @@ class Driver:
                     if not line:
                         raise DriverError(f"the driver exited with status {await self._child.wait()} during {name}")
                     answer = orjson.loads(line)
-            except (BrokenPipeError, ConnectionResetError) as error:
+            except (ConnectionError, RuntimeError) as error:  # uvloop raises the latter for a pipe that is closed
                 raise DriverError(f"the driver has exited before {name}") from error
         if "error" in answer:
             raise DriverError(f"the driver failed: {answer['error']}")
@@ -171,6 +171,7 @@ async def driver_process() -> AsyncIterator[Driver]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=MAX_LINE_BYTES,
+        start_new_session=True,  # Ctrl-C must not end it before its sockets are closed
     )
     try:
         yield Driver(child)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 import uvloop
@@ -167,5 +167,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):  # Ctrl-C reaches the whole process group; the bench closes standard input
-        uvloop.run(cast("Any", serve()))
+    uvloop.run(serve())

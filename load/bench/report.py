@@ -48,7 +48,7 @@ def write(folder: Path) -> Path:
     records = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
     sections = [HEAD]
     if sentences := meaning(records):
-        sections += ["## What the numbers mean", "", " ".join(sentences), ""]
+        sections += ["## Meaning for a user", "", " ".join(sentences), ""]
     for name, record in records.items():
         sections += _section(EXPERIMENTS[name], record)
         for file_name, svg in charts(EXPERIMENTS[name], record):

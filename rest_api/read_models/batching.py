@@ -15,6 +15,9 @@ TIMEOUT_SECONDS: Final = 3.0
 """Time limit of a call. Its items fail after that, and so do the ones that wait behind it."""
 STALL_SECONDS: Final = 1.0
 """An item that arrives while a call has been under way for longer fails at once."""
+STEPS: Final = 30
+"""A call is waited for in so many steps. A step takes at least one turn of the event loop, so long turns alone do not
+make a call look as if it hung."""
 
 
 class BatchStalledError(TimeoutError):
@@ -47,7 +50,8 @@ class Batcher(Generic[Item, Result]):
         self._on_late = on_late
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._runner: asyncio.Task[None] | None = None
-        self._call_since: float | None = None
+        self._waited: float | None = None
+        """The seconds that the present call has been waited for; `None` if there is none."""
         self._has_failed = False
         """The last call failed, and none has succeeded since."""
         self._late: set[asyncio.Future[Any]] = set()
@@ -59,7 +63,7 @@ class Batcher(Generic[Item, Result]):
         Raise what the call raises, or `BatchStalledError` if calls do not return.
         """
         loop = asyncio.get_running_loop()
-        if self._call_since is not None and (self._has_failed or loop.time() - self._call_since > STALL_SECONDS):
+        if self._waited is not None and (self._has_failed or self._waited > STALL_SECONDS):
             raise BatchStalledError("the call before this one does not return")
         done: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, done))
@@ -97,16 +101,19 @@ class Batcher(Generic[Item, Result]):
             self._runner = None
 
     async def _call(self, items: list[Item]) -> Sequence[Result]:
-        loop = asyncio.get_running_loop()
-        self._call_since = loop.time()
+        self._waited = 0.0
         call = asyncio.ensure_future(self._execute(items))
         try:
-            await asyncio.wait([call], timeout=TIMEOUT_SECONDS)
+            for _ in range(STEPS):
+                await asyncio.wait([call], timeout=TIMEOUT_SECONDS / STEPS)
+                if call.done():
+                    break
+                self._waited += TIMEOUT_SECONDS / STEPS
         except asyncio.CancelledError:
             call.cancel()
             raise
         finally:
-            self._call_since = None
+            self._waited = None
         if not call.done():
             # It may still succeed. To cancel it could take longer than its items may wait.
             self._late.add(call)

@@ -37,7 +37,7 @@ MIGRATION = "migrate.applied"
 PLACED = "cart.placed"
 INTEGRATION = Path(__file__).parents[1] / "integration"
 ELSEWHERE = {
-    "accounts": "test_account_service.py",
+    "accounts": "../faults/test_account_crashes.py",
     "orders": "test_order_worker.py",
     "payment": "test_payment_process.py",
     "delivery": "test_delivery_process.py",

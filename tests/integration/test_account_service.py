@@ -16,13 +16,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from contracts import accounts
-from infrastructure.process.failpoints import EXIT_KILLED, FAILPOINTS
 from tests.testkit.accounts import PASSWORD, AccountShop, Login, running_accounts
 from tests.testkit.processes import until
 from tests.testkit.servers import Servers
 
 OTHER_PASSWORD = "another way to the sea"
-POINTS = [point for point in FAILPOINTS if point.startswith("accounts.")]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +227,8 @@ def test_two_clients_with_one_refresh_token_at_the_same_instant_get_one_answer_a
 ) -> None:
     for _ in range(2):
         login = shop.new_login()
-        start, answers = threading.Barrier(2), []
+        start = threading.Barrier(2)
+        answers: list[httpx.Response] = []
 
         def refresh(login: Login = login, start: threading.Barrier = start, answers: list[Any] = answers) -> None:
             start.wait(10)
@@ -393,42 +392,10 @@ def test_while_the_account_service_is_gone_nobody_is_logged_out_and_nobody_can_l
     shop.log_in(login.email)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_crash_at_any_point_loses_no_event_and_publishes_each_under_one_id(shop: AccountShop, point: str) -> None:
-    email = f"crash-{secrets.token_hex(4)}@example.org"
-    crashes = shop.service.exits.count(EXIT_KILLED)
-    shop.service.arm(f"{point}:1")
-    body = {"email": email, "password": PASSWORD}
-    with shop.client() as client:
-        first = client.post("/v1/accounts", json=body)
-        until(lambda: shop.service.exits.count(EXIT_KILLED) > crashes, why=shop.service.log_tail)
-        shop.service.wait_ready()
-        assert point == "accounts.told" or first.status_code == 503, first.text
-        if first.status_code == 503:
-            assert client.post("/v1/accounts", json=body).status_code == 202
-    login = shop.log_in(email)
-    until(lambda: bool(shop.events(login.user_id)))
-    registered = {each.id for each in shop.events(login.user_id) if each.type == accounts.Registered.TYPE}
-    assert registered == {f"{login.user_id}/1/registered"}
-    shop.mail(email, "account_confirm")
-    until(lambda: _count(shop, "outbox") == 0)
-    assert _count(shop, "account", f"email = '{email}'") == 1
-    assert shop.refresh(login.refresh_token).status_code == 200
-
-
-def _count(shop: AccountShop, table: str, condition: str = "true") -> int:
-    settings = shop.shop.settings
-    with psycopg.connect(settings.postgres_url) as connection:
-        schema = settings.schema_name("accounts")
-        row = connection.execute(f'SELECT count(*) FROM "{schema}".{table} WHERE {condition}'.encode()).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def test_nothing_that_opens_an_account_lies_in_a_table_or_a_log(shop: AccountShop) -> None:
     login = shop.new_login()
     token = shop.mail(login.email, "account_confirm")["token"]
-    until(lambda: _count(shop, "outbox") == 0)
+    until(lambda: shop.count("outbox") == 0)
     settings = shop.shop.settings
     stored = ""
     with psycopg.connect(settings.postgres_url) as connection:

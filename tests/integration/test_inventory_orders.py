@@ -33,6 +33,7 @@ from contracts.inventory import (
 )
 from infrastructure.process.settings import Settings as Shared
 from infrastructure.storage import postgres
+from infrastructure.storage.statement_pipeline import StatementPipeline
 from inventory_service.audit import audit
 from inventory_service.state import Command, Reply, State
 from inventory_service.store import PostgresStore, expiry_id
@@ -416,15 +417,15 @@ async def test_workers_side_by_side_keep_every_rule_of_orders(real: Schema) -> N
 class CrashBeforeWriting(PostgresStore):
     """Crash like a process that is killed between the round trips."""
 
-    async def _write(self, connection: postgres.Connection, state: State) -> None:  # noqa: ARG002 - never written
+    async def _write(self, pipeline: StatementPipeline, state: State) -> None:  # noqa: ARG002 - never written
         raise psycopg.OperationalError("killed")
 
 
 class CrashAfterCommit(PostgresStore):
     """Crash like a process that is killed before it can publish."""
 
-    async def _write(self, connection: postgres.Connection, state: State) -> None:
-        await super()._write(connection, state)
+    async def _write(self, pipeline: StatementPipeline, state: State) -> None:
+        await super()._write(pipeline, state)
         raise psycopg.OperationalError("killed")
 
 

@@ -38,6 +38,7 @@ from contracts.inventory import (
 from infrastructure.process.settings import Settings as Shared
 from infrastructure.storage import postgres
 from infrastructure.storage.retention import DELETE_LIMIT
+from infrastructure.storage.statement_pipeline import StatementPipeline
 from inventory_service.audit import audit
 from inventory_service.retention import delete_old_outcomes
 from inventory_service.state import Command, Reply, State
@@ -272,8 +273,8 @@ async def test_workers_side_by_side_keep_every_rule(real: Schema, shoppers: str,
 class CutAfterCommit(PostgresStore):
     """The connection is lost when COMMIT has arrived and its answer has not."""
 
-    async def _write(self, connection: postgres.Connection, state: State) -> None:
-        await super()._write(connection, state)
+    async def _write(self, pipeline: StatementPipeline, state: State) -> None:
+        await super()._write(pipeline, state)
         raise psycopg.OperationalError("the connection was lost")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from websockets.sync.client import ClientConnection, connect
 
 from account_service.__main__ import parse
@@ -125,6 +126,15 @@ class AccountShop:
         ) as opened:
             assert "welcome" in str(opened.recv(10))
             yield opened
+
+    def count(self, table: str, condition: str = "true") -> int:
+        """Return the number of rows in a table of the service."""
+        settings = self.shop.settings
+        with psycopg.connect(settings.postgres_url) as connection:
+            query = f'SELECT count(*) FROM "{settings.schema_name("accounts")}".{table} WHERE {condition}'
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def records(self, topic: Topic) -> list[Envelope]:
         """Return all records of a topic."""

@@ -124,13 +124,13 @@ def test_3_expired_after_the_leeway_and_not_before() -> None:
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 def test_3_from_the_future(claim: str) -> None:
     with pytest.raises(InvalidToken):
-        verify_for_account(KEYS, token(**{claim: int(NOW.timestamp()) + 31}), now=NOW)
+        verify_for_account(KEYS, token(None, KEY, **{claim: int(NOW.timestamp()) + 31}), now=NOW)
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "aud", "iss", "sub", "jti", "sid", "ver"])
 def test_4_a_claim_is_missing(claim: str) -> None:
     with pytest.raises(InvalidToken):
-        verify_for_account(KEYS, token(**{claim: None}), now=NOW)
+        verify_for_account(KEYS, token(None, KEY, **{claim: None}), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_4_a_claim_is_missing(claim: str) -> None:
 )
 def test_5_a_claim_is_not_ours(claim: str, value: object) -> None:
     with pytest.raises(InvalidToken):
-        verify_for_account(KEYS, token(**{claim: value}), now=NOW)
+        verify_for_account(KEYS, token(None, KEY, **{claim: value}), now=NOW)
 
 
 @pytest.mark.parametrize("kind", ["JWT", "refresh+jwt", ""])

@@ -53,7 +53,7 @@ def test_records_without_a_committed_offset_are_unread(
 async def test_the_groups_read_what_their_services_are_built_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, set[str]] = {}
 
-    def built(_: Any, service: str, *, topics: Any) -> MagicMock:
+    def built(_: Any, service: str, *, topics: Any, fetch_interval: float = 0.0) -> MagicMock:
         worker = MagicMock(run=_nothing)
         worker.add_agent = lambda handler: found.setdefault(service, set()).add(handler.topic.name)
         return worker

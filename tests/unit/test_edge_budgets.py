@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 
 from infrastructure.process import clock
+from infrastructure.security import tokens as tokens_module
 from infrastructure.security.secrets import DEVELOPMENT_SECRET
 from infrastructure.security.tokens import issue
 from rest_api.__main__ import build_state
@@ -338,11 +339,10 @@ async def test_changes_of_an_overloaded_edge_are_refused_before_anything_else() 
 
 async def test_a_token_is_verified_once_and_still_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     verified = []
-    real = authentication.verify
 
     def verify(secret: str, token: str, **more: Any) -> Any:
         verified.append(token)
-        return real(secret, token, **more)
+        return tokens_module.verify(secret, token, **more)
 
     monkeypatch.setattr(authentication, "verify", verify)
     monkeypatch.setattr(authentication, "MAX_VERIFIED", 2)
@@ -355,9 +355,9 @@ async def test_a_token_is_verified_once_and_still_expires(monkeypatch: pytest.Mo
 
     def user(token: str) -> str:
         scope = {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]}
-        identity = authenticator.read_credentials(HTTPConnection(scope))
-        assert identity is not None
-        return identity.user_id
+        credential = authenticator.credential(HTTPConnection(scope))
+        assert credential is not None
+        return authenticator._verify(credential).user_id
 
     assert [user(tokens[number]) for number in (0, 0, 1, 0)] == ["u0", "u0", "u1", "u0"]
     assert verified == tokens[:2]

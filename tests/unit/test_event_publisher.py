@@ -36,7 +36,7 @@ class FakeProducer:
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[None]:
         """Keep the records of a batch."""
         assert topic == "mine.inventory.responses.v1"
-        records = MemoryRecords(bytes(batch._build()))  # noqa: SLF001 - as aiokafka's sender does
+        records = MemoryRecords(bytes(batch._build()))
         while (records_of_batch := records.next_batch()) is not None:
             for record in records_of_batch:
                 self.sent[partition].append(record.value)

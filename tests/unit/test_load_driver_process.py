@@ -9,6 +9,7 @@ from dataclasses import fields
 from time import perf_counter
 
 import pytest
+import uvloop
 
 from load.driver_client import DriverError, driver_process
 from load.measurements import Histogram, Measurement
@@ -120,3 +121,17 @@ async def test_a_failed_call_is_a_sentence_and_the_driver_goes_on() -> None:
         assert (await pool.run_open_loop(["A"], 100, 0.05)).lost == 0
     with pytest.raises(DriverError, match="exited"):
         await pool.run_open_loop(["A"], 100, 0.05)
+
+
+def test_a_driver_that_is_gone_is_a_sentence_on_every_event_loop() -> None:
+    async def call_twice() -> None:
+        async with driver_process() as driver:
+            child = driver._child
+            child.kill()
+            await child.wait()
+            for _ in range(2):
+                with pytest.raises(DriverError, match="exited"):
+                    await driver.call("clear_carts", pool=1)
+
+    asyncio.run(call_twice())
+    uvloop.run(call_twice())
