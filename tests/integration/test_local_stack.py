@@ -254,7 +254,7 @@ def test_a_shop_survives_what_happens_to_its_processes(empty: StubStack) -> None
     content = shop.status()
     assert content["limits"] == "off"
     services = content["services"]
-    ours = {"edge", "cart-1", "cart-2", "inventory-1", "orders-1", "notifications-1"}
+    ours = {"edge", "accounts", "cart-1", "cart-2", "inventory-1", "orders-1", "notifications-1"}
     assert set(services) == {*ours, "kafka", "postgres", "redis"}
     assert {entry["state"] for entry in services.values()} == {"ready"}
     assert all(entry["rss_bytes"] > 0 and entry["restarts"] == 0 for entry in services.values())

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from infrastructure.process.settings import Settings as Shared
-from infrastructure.storage.postgres import Connection
+from infrastructure.storage.statement_pipeline import StatementPipeline, number_placeholders
 from inventory_service import store as stores
 from inventory_service.store import PostgresStore
 from tests.testkit.inventory_store import Schema, add, command, schema
@@ -62,17 +62,11 @@ async def test_batches_that_want_the_same_products_never_deadlock(here: Schema) 
     assert await meet_in_the_middle(here, here.store(), here.store()) == []
 
 
-async def test_one_worker_that_locks_in_reverse_is_caught(here: Schema, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_worker_that_locks_in_reverse_is_caught(here: Schema) -> None:
     right, wrong = here.store(), here.store()
     query = stores.QUERIES["lock_stock"]
     assert ORDERED in query
-    lock = wrong._lock_and_read
-
-    async def reversed_lock(connection: Connection, batch: object) -> object:
-        with monkeypatch.context() as planted:
-            planted.setitem(stores.QUERIES, "lock_stock", query.replace(ORDERED, REVERSED))
-            return await lock(connection, batch)  # type: ignore[arg-type]  # passed on unchanged
-
-    monkeypatch.setattr(wrong, "_lock_and_read", reversed_lock)
+    planted = {**stores.STATEMENTS, "lock_stock": number_placeholders(query.replace(ORDERED, REVERSED))}
+    wrong._pipeline = StatementPipeline(await wrong.connect(), planted)
     (fault,) = await meet_in_the_middle(here, right, wrong)
     assert isinstance(fault, psycopg.errors.DeadlockDetected)

@@ -35,6 +35,7 @@ NOTICE = {
     "params": {"title": "Hello", "body": "b"},
     "by_service": False,
     "proven_only": False,
+    "recipient": None,
 }
 
 
