@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(__file__).parents[2]
-STUBS = ("rest_api", "cart_service", "inventory_service", "order_service", "notification_service")
+STUBS = ("rest_api", "account_service", "cart_service", "inventory_service", "order_service", "notification_service")
 """A stub has no part services: those are left out."""
 INFRA = ("up", "--detach", "--infra-only")
 
