@@ -26,6 +26,7 @@ from faust.tables.recovery import Recovery
 from contracts import cart
 from infrastructure.messaging import liveness, worker
 from infrastructure.messaging.batch_processor import Handler, ReceivedMessage, Transient
+from infrastructure.messaging.faust import driver
 from infrastructure.messaging.faust.driver import LoopConsumer, LoopConsumerThread
 from infrastructure.observability import logs
 from infrastructure.process.settings import Settings
@@ -89,6 +90,7 @@ FAULTS: Final[Mapping[str, Callable[[], None]]] = {
 def main() -> int:
     """Run until stopped; a stall shows after two seconds."""
     liveness.STALL_SECONDS = 2.0  # type: ignore[misc] # the point of this script: not half a minute a test
+    driver.IDLE_FETCH_MAX_WAIT_MS = 500  # type: ignore[misc] # as much shorter than a stall as in a service
     settings = Settings()
     logs.configure("stuck", settings)
     fault, lived = os.environ.get("STUCK_IN"), Path(settings.state_dir) / "lived"

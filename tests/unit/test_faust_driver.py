@@ -24,6 +24,7 @@ from infrastructure.messaging.broker import ConsumerCrashedError
 from infrastructure.messaging.faust import driver
 from infrastructure.messaging.faust.driver import FetchConnection, LoopConsumer, LoopConsumerThread
 from infrastructure.messaging.faust.recovery import count_as_recovered
+from infrastructure.messaging.liveness import STALL_SECONDS
 
 HERE = TopicPartition("changelog", 0)
 TIMEOUT = 60.0
@@ -460,6 +461,11 @@ async def test_a_broker_holds_fetches_of_an_idle_worker_for_longer(reader: Reade
     assert await paced() is True
     assert reader.fetcher._fetch_max_wait_ms == driver.FETCH_MAX_WAIT_MS
     assert thread.completed_fetches == 3
+
+
+def test_an_idle_worker_does_not_look_stalled() -> None:
+    """A completed fetch is the only sign of life of an idle worker."""
+    assert 2 * driver.IDLE_FETCH_MAX_WAIT_MS / 1000 < STALL_SECONDS
 
 
 async def test_fetches_of_a_service_that_nobody_waits_for_have_an_interval(
