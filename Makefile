@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 UV := $(BIN)/uv --quiet
-CODE := cart_service contracts infrastructure inventory_service load notification_service order_service rest_api tests
+CODE := account_service cart_service contracts infrastructure inventory_service load notification_service order_service rest_api tests
 # Processes that run test files side by side; each has servers and a shop of its own.
 PARALLEL ?= 2
 # One of these is used, the first that is new enough; PYTHON=/path/to/python comes before them.
