@@ -10,7 +10,15 @@ import pytest
 from infrastructure.observability.logs import CLIENTS_REACH, RateLimitFilter
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("cart_service", "infrastructure", "inventory_service", "notification_service", "order_service", "rest_api")
+SERVICES = (
+    "account_service",
+    "cart_service",
+    "infrastructure",
+    "inventory_service",
+    "notification_service",
+    "order_service",
+    "rest_api",
+)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 OWN = {
     "infrastructure.audit.table_auditor": "one round of the audit per minute",
