@@ -71,20 +71,9 @@ def issue(
 
     `auth_time` is the time of the first token, if this one renews another.
     """
-    issued_at = int(now.timestamp())
-    expires_at = issued_at + int(lifetime.total_seconds())
-    claims = {
-        "iss": ISSUER,
-        "aud": AUDIENCE,
-        "sub": user_id,
-        "jti": uuid7(),
-        "iat": issued_at,
-        "exp": expires_at,
-        "auth_time": issued_at if auth_time is None else int(auth_time.timestamp()),
-        "roles": sorted(roles),
-    }
+    claims = _claims(user_id, roles, lifetime, now, auth_time or now)
     token = jwt.encode(claims, secret, algorithm="HS256", headers={"typ": TYPE, "kid": _key_id(secret)})
-    return token, datetime.fromtimestamp(expires_at, UTC)
+    return token, datetime.fromtimestamp(claims["exp"], UTC)
 
 
 def issue_for_account(  # noqa: PLR0913 - the claims of a token
@@ -100,22 +89,26 @@ def issue_for_account(  # noqa: PLR0913 - the claims of a token
     auth_time: datetime,
 ) -> tuple[str, datetime]:
     """Return a token for a session of an account, and the time of its expiry in whole seconds."""
+    claims = _claims(user_id, roles, lifetime, now, auth_time) | {"sid": session_id, "ver": account_version}
+    token = jwt.encode(claims, key, algorithm=ALGORITHM, headers=_account_header(key_id))
+    return token, datetime.fromtimestamp(claims["exp"], UTC)
+
+
+def _claims(
+    user_id: str, roles: Iterable[str], lifetime: timedelta, now: datetime, auth_time: datetime
+) -> dict[str, Any]:
+    """Return the claims of every token."""
     issued_at = int(now.timestamp())
-    expires_at = issued_at + int(lifetime.total_seconds())
-    claims = {
+    return {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": user_id,
         "jti": uuid7(),
         "iat": issued_at,
-        "exp": expires_at,
+        "exp": issued_at + int(lifetime.total_seconds()),
         "auth_time": int(auth_time.timestamp()),
         "roles": sorted(roles),
-        "sid": session_id,
-        "ver": account_version,
     }
-    token = jwt.encode(claims, key, algorithm=ALGORITHM, headers=_account_header(key_id))
-    return token, datetime.fromtimestamp(expires_at, UTC)
 
 
 def account_key_id(token: str) -> str | None:
