@@ -79,7 +79,7 @@ class OutboxPublisher:
         # Sent in this order; the producer keeps the order of each partition.
         sent = [await self._send(producer, row) for row in rows]
         await asyncio.gather(*sent)
-        failpoint("accounts.told")
+        failpoint("accounts.published")
         async with self._store.transaction() as transaction:
             await transaction.delete_outbox([row.seq for row in rows])
         return len(rows) == BATCH

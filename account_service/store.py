@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from account_service.model import Account, AccountChange, Email, Purpose, Session
 from account_service.settings import Settings
@@ -22,7 +22,7 @@ from contracts.envelope import Envelope
 from contracts.ids import uuid7
 from contracts.topics import Topic
 from infrastructure.process.failpoints import failpoint
-from infrastructure.storage.postgres import TRANSIENT_ERRORS, conninfo, load_queries
+from infrastructure.storage.postgres import TRANSIENT_ERRORS, create_pool, load_queries
 
 SERVICE: Final = "accounts"
 SOURCE: Final = "/accounts"
@@ -63,21 +63,7 @@ class Store:
     """The pool of connections. Call `open` before use and `close` at the end."""
 
     def __init__(self, settings: Settings, *, size: int = POOL_SIZE) -> None:
-        schema = settings.schema_name(SERVICE)
-        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
-            conninfo(settings.postgres_url),
-            kwargs={
-                "autocommit": True,
-                "application_name": f"{settings.prefix}{SERVICE}/{settings.replica}",
-                "options": f'-c search_path="{schema}" -c TimeZone=UTC {_OPTIONS}',
-                "connect_timeout": 5,
-            },
-            min_size=1,
-            max_size=size,
-            timeout=2.0,
-            max_waiting=256,
-            open=False,
-        )
+        self._pool = create_pool(settings, SERVICE, size=size, options=f"-c TimeZone=UTC {_OPTIONS}", max_waiting=256)
 
     async def open(self) -> None:
         """Start the pool, which connects and reconnects in the background."""

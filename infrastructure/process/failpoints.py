@@ -20,7 +20,7 @@ EXIT_KILLED: Final = 137
 FAILPOINTS: Final = {
     "accounts.written": "an account, a session or a mail is written, nothing is committed",
     "accounts.committed": "the change is committed, nobody is answered and nothing is published",
-    "accounts.told": "events and mails of accounts are stored in Kafka, the outbox does not know",
+    "accounts.published": "events and mails of accounts are stored in Kafka, the outbox does not know",
     "edge.claimed": "an idempotency key is claimed, the request is not sent",
     "edge.sent": "a request is stored in Kafka, its sender does not know",
     "edge.answered": "the response is known, it is not stored under its idempotency key",

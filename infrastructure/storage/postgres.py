@@ -18,6 +18,7 @@ from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Format
+from psycopg_pool import AsyncConnectionPool
 
 from contracts.envelope import EARLIEST_TIME, LATEST_TIME
 from infrastructure.process.environment import remove_foreign_variables
@@ -82,6 +83,30 @@ class BoundedTimestamptzLoader(Loader):
 
 
 psycopg.adapters.register_loader("timestamptz", BoundedTimestamptzLoader)
+
+
+def create_pool(
+    settings: Settings, service: str, *, size: int, options: str, max_waiting: int = 0
+) -> AsyncConnectionPool[Connection]:
+    """Return a pool of connections to the schema of `service`, which is not open yet.
+
+    It has at most `size` connections, with the server settings of `options`. A request for one waits for two seconds at
+    most. If `max_waiting` requests wait already, a further one fails at once; 0 means without a limit.
+    """
+    return AsyncConnectionPool(
+        conninfo(settings.postgres_url),
+        kwargs={
+            "autocommit": True,
+            "application_name": f"{settings.prefix}{service}/{settings.replica}",
+            "options": f'-c search_path="{settings.schema_name(service)}" {options}',
+            "connect_timeout": 5,
+        },
+        min_size=1,
+        max_size=size,
+        timeout=2.0,
+        max_waiting=max_waiting,
+        open=False,
+    )
 
 
 def load_queries(path: Path) -> dict[str, str]:

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
-
 from infrastructure.process.settings import Settings
-from infrastructure.storage.postgres import conninfo, load_queries
+from infrastructure.storage.postgres import create_pool, load_queries
 from rest_api.read_models.batching import Batcher
-from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS, Row
+from rest_api.read_models.store import SERVICE, SQL_FOLDER, UNAVAILABLE_ERRORS
 
 _QUERIES: Final = load_queries(SQL_FOLDER / "claims.sql")
 CONNECTIONS: Final = 4
@@ -75,20 +72,7 @@ class ClaimStore:
     """
 
     def __init__(self, settings: Settings) -> None:
-        schema = settings.schema_name(SERVICE)
-        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
-            conninfo(settings.postgres_url),
-            kwargs={
-                "autocommit": True,
-                "application_name": f"{settings.prefix}{SERVICE}/{settings.replica}",
-                "options": f'-c search_path="{schema}" {OPTIONS}',
-                "connect_timeout": 5,
-            },
-            min_size=1,
-            max_size=CONNECTIONS,
-            timeout=2.0,
-            open=False,
-        )
+        self._pool = create_pool(settings, SERVICE, size=CONNECTIONS, options=OPTIONS)
         self._claims: Batcher[Claim, IdempotencyRecord | None] = Batcher(
             self._write_claims, key=_claim_key, on_late=self._release_late
         )

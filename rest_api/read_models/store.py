@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import orjson
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from contracts.inventory import Product, Stock
 from infrastructure.process.settings import Settings
-from infrastructure.storage.postgres import TRANSIENT_ERRORS, conninfo, load_queries
+from infrastructure.storage.postgres import TRANSIENT_ERRORS, create_pool, load_queries
 from infrastructure.storage.retention import DELETE_LIMIT, delete_in_batches
 from rest_api.read_models import search_terms
 from rest_api.read_models.search_terms import SearchQuery
@@ -88,21 +88,7 @@ class Store:
     """
 
     def __init__(self, settings: Settings) -> None:
-        schema = settings.schema_name(SERVICE)
-        self._pool: AsyncConnectionPool[AsyncConnection[Row]] = AsyncConnectionPool(
-            conninfo(settings.postgres_url),
-            kwargs={
-                "autocommit": True,
-                "application_name": f"{settings.prefix}{SERVICE}/{settings.replica}",
-                "options": f'-c search_path="{schema}" -c statement_timeout=5000',
-                "connect_timeout": 5,
-            },
-            min_size=1,
-            max_size=6,
-            timeout=2.0,
-            max_waiting=256,
-            open=False,
-        )
+        self._pool = create_pool(settings, SERVICE, size=6, options="-c statement_timeout=5000", max_waiting=256)
 
     async def open(self) -> None:
         """Start the pool, which connects and reconnects in the background."""

@@ -30,7 +30,7 @@ def test_a_crash_at_any_point_loses_no_event_and_publishes_each_under_one_id(sho
         first = client.post("/v1/accounts", json=body)
         until(lambda: shop.service.exits.count(EXIT_KILLED) > crashes, why=shop.service.log_tail)
         shop.service.wait_ready()
-        assert point == "accounts.told" or first.status_code == 503, first.text
+        assert point == "accounts.published" or first.status_code == 503, first.text
         if first.status_code == 503:
             assert client.post("/v1/accounts", json=body).status_code == 202
     login = shop.log_in(email)

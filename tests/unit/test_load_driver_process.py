@@ -68,12 +68,12 @@ async def small_shop() -> AsyncIterator[str]:
 
     def hear(peer: RawServerConnection, text: bytes) -> None:
         frame = json.loads(text)
-        told = {"id": frame["id"], "version": len(peers)}
+        fields = {"id": frame["id"], "version": len(peers)}
         if frame["type"] != "checkout":
-            peer.send(json.dumps({"type": "held", **told}).encode())
+            peer.send(json.dumps({"type": "held", **fields}).encode())
             return
         for status in ("committed", "confirmed") if frame["id"] != "stuck" else ("committed",):
-            peer.send(json.dumps({"type": "order", "status": status, **told}).encode())
+            peer.send(json.dumps({"type": "order", "status": status, **fields}).encode())
 
     def peer() -> RawServerConnection:
         peers.append(RawServerConnection(hear))

@@ -130,7 +130,7 @@ class LoopConsumerThread(driver.AIOKafkaConsumerThread):
     def _pace_fetches(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
         """Return `fetch`, begun at most once per `app.fetch_interval`, with its completed calls counted."""
         fetcher = self._ensure_consumer()._fetcher  # noqa: SLF001
-        interval: float = getattr(self.app, "fetch_interval", 0.0)
+        interval: float = cast("Any", self.app).fetch_interval
 
         async def paced(*args: Any) -> Any:
             has_records = False
